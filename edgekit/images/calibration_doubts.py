@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 
+from edgekit.images.dataset import UNLABELLED
 from edgekit.images.selection import Selection
 
 FEWEST = 32
@@ -20,12 +21,14 @@ def doubts(calibration: Selection, classes: int, evaluation: Selection | None = 
         reasons.append(
             f"{count} calibration images are few: ranges depend on the choice of images; use {FEWEST} or more"
         )
-    if len(per_class) < min(count, classes) / 2:
+    if set(per_class) == {UNLABELLED}:
+        per_class = Counter()  # nobody knows their classes
+    if per_class and len(per_class) < min(count, classes) / 2:
         reasons.append(
             f"the calibration images are one-sided: they cover {len(per_class)} of the model's {classes} classes, but "
             f"{count} images could cover {min(count, classes)}; use images of every class"
         )
-    elif count >= FEWEST and (most := max(per_class.values())) > max(4 * count / len(per_class), 4):
+    elif per_class and count >= FEWEST and (most := max(per_class.values())) > max(4 * count / len(per_class), 4):
         reasons.append(
             f"the calibration images are one-sided: {most} of {count} belong to one of {len(per_class)} classes"
         )

@@ -8,15 +8,21 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from PIL import Image
 
 from edgekit.errors import DataError, ImageError
 from edgekit.images.class_indices import LabelledSet, class_indices, match_names
 from edgekit.images.decoding import open_image
-from edgekit.images.layouts.layout import EVALUATION_SPLITS, TRAINING_SPLITS, Contents, Part, Store, Terms
+from edgekit.images.layouts.in_memory import InMemory
+from edgekit.images.layouts.layout import EVALUATION_SPLITS, TRAINING_SPLITS, Contents, Layout, Part, Store, Terms
 from edgekit.images.layouts.lookup import VALID, open_layout
 
+ImageSet: TypeAlias = str | os.PathLike[str] | Any
+"""A path of labelled images, or images in memory: a data set of torch, or an iterable of (image, label)."""
+UNLABELLED = -1
+"""Label of the images of a set without labels, which can only calibrate a network."""
 _SHOWN = 4
 """Most classes that a message lists."""
 
@@ -73,9 +79,7 @@ class Datasets:
     """The splits and what each is for, in words; None for a set without splits."""
 
 
-def open_datasets(
-    path: str | os.PathLike[str], labels: Sequence[str], folders: Sequence[str] | None = None
-) -> Datasets:
+def open_datasets(source: ImageSet, labels: Sequence[str], folders: Sequence[str] | None = None) -> Datasets:
     """List the images of a set in any layout, or of a part of one (`images.zip/val`), with their class indices.
 
     The split train, if there is one, is for the calibration, and val or test for the evaluation. `labels` are the
@@ -84,7 +88,7 @@ def open_datasets(
     class and there are as many different ones as classes, they are the classes in sorted order, or in the order that
     the set gives. Raises DataError otherwise.
     """
-    listed = _ListedSet(Path(path), labels, folders)
+    listed = _ListedSet(source, labels, folders)
     if listed.training is listed.evaluation:
         whole = listed.dataset(listed.training)
         return Datasets(whole, whole)
@@ -96,9 +100,9 @@ def open_datasets(
     )
 
 
-def open_dataset(path: str | os.PathLike[str], labels: Sequence[str], folders: Sequence[str] | None = None) -> Dataset:
+def open_dataset(source: ImageSet, labels: Sequence[str], folders: Sequence[str] | None = None) -> Dataset:
     """The images to evaluate on: val or test of a set with splits, or the whole set. Otherwise as `open_datasets`."""
-    listed = _ListedSet(Path(path), labels, folders)
+    listed = _ListedSet(source, labels, folders)
     evaluation = listed.dataset(listed.evaluation)
     if listed.training is listed.evaluation:
         return evaluation
@@ -107,16 +111,36 @@ def open_dataset(path: str | os.PathLike[str], labels: Sequence[str], folders: S
     return replace(evaluation, origin=origin)
 
 
+def open_calibration(source: ImageSet, labels: Sequence[str]) -> Dataset:
+    """The images to calibrate on: train of a set with splits, or the whole set. All of them may be without a label."""
+    listed = _ListedSet(source, labels, None)
+    if not any(image.label is not None for image in listed.training.images):
+        return listed.unlabelled(listed.training)
+    return listed.dataset(listed.training)
+
+
 class _ListedSet:
     """The images of a set, and its parts for calibration and evaluation, which may be the same one."""
 
-    def __init__(self, path: Path, labels: Sequence[str], folders: Sequence[str] | None) -> None:
-        layout = open_layout(path)
+    def __init__(self, source: ImageSet, labels: Sequence[str], folders: Sequence[str] | None) -> None:
+        layout: Layout | InMemory
+        self._path = Path(source) if isinstance(source, str | os.PathLike) else None
+        layout = InMemory(source) if self._path is None else open_layout(self._path)
         self._terms, self._contents = layout.terms, layout.contents()
         self._labels, self._folders = labels, folders
-        self.training, self.evaluation = _purposes(path, self._contents)
-        self.splits = f"'{path}' has the splits {', '.join(part.split for part in self._contents.parts)}"
+        self.training, self.evaluation = _purposes(self._path, self._contents)
+
+    @property
+    def splits(self) -> str:
         """The splits of the set, in words."""
+        return f"'{self._path}' has the splits {', '.join(part.split for part in self._contents.parts)}"
+
+    def unlabelled(self, part: Part) -> Dataset:
+        """The images of a part that has no labels. Raises DataError if it has no images either."""
+        _check_any(part)
+        samples = (Sample(image.name, UNLABELLED, "") for image in part.images)
+        ordered = sorted(samples, key=lambda sample: sample.name)
+        return Dataset(part.path, tuple(ordered), part.store, self._terms.label)
 
     def dataset(self, part: Part) -> Dataset:
         """The images of one part as a data set, whose classes are those of the part for calibration."""
@@ -145,7 +169,7 @@ class _ListedSet:
         )
 
 
-def _purposes(path: Path, contents: Contents) -> tuple[Part, Part]:
+def _purposes(path: Path | None, contents: Contents) -> tuple[Part, Part]:
     """The parts for calibration and evaluation. Raises DataError for splits of which one of the two is missing."""
     parts = {part.split.casefold(): part for part in contents.parts}
     if len(contents.parts) == 1:
@@ -161,10 +185,14 @@ def _purposes(path: Path, contents: Contents) -> tuple[Part, Part]:
     return training, evaluation
 
 
-def _check(part: Part, terms: Terms) -> None:
-    """Raise DataError for a set without images, images without a label, or an image with two labels."""
+def _check_any(part: Part) -> None:
     if not part.images:
         raise DataError(f"'{part.path}' contains no images", valid=VALID)
+
+
+def _check(part: Part, terms: Terms) -> None:
+    """Raise DataError for a set without images, images without a label, or an image with two labels."""
+    _check_any(part)
     if unlabelled := [image.name for image in part.images if image.label is None]:
         raise DataError(
             f"'{part.path}' has {len(unlabelled)} images {terms.unlabelled}, such as '{unlabelled[0]}'", fix=terms.fix

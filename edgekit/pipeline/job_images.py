@@ -7,7 +7,7 @@ from edgekit.config.recipes import Recipe
 from edgekit.errors import UsageError
 from edgekit.images.calibration_doubts import doubts
 from edgekit.images.calibration_list import CalibrationList
-from edgekit.images.dataset import Dataset, Datasets, open_dataset, open_datasets
+from edgekit.images.dataset import Dataset, Datasets, open_calibration, open_dataset, open_datasets
 from edgekit.images.overlap import copies_of, lookalikes
 from edgekit.images.selection import Selection, missing_classes, select, select_listed
 from edgekit.models.soup_record import held_out_of
@@ -36,8 +36,8 @@ def datasets_of(options: Options, labels: Sequence[str]) -> Datasets:
     """
     if options.calibration_data is None:
         return open_datasets(options.data, labels)
-    calibration, evaluation = open_datasets(options.calibration_data, labels), open_dataset(options.data, labels)
-    return Datasets(calibration.calibration, evaluation, evaluation.origin)
+    calibration, evaluation = open_calibration(options.calibration_data, labels), open_dataset(options.data, labels)
+    return Datasets(calibration, evaluation, evaluation.origin)
 
 
 def choose_calibration(

@@ -19,6 +19,7 @@ EVALUATION_SPLITS = ("val", "valid", "validation", "test")
 SPLITS = (*TRAINING_SPLITS, *EVALUATION_SPLITS)
 PATH_COLUMNS = ("path", "filepath", "imagepath", "file", "filename", "imagefile", "image", "img")
 LABEL_COLUMNS = ("label", "class", "category", "target", "labels", "classname", "cls")
+IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "imagebytes", "bytes", "pixels")
 """Names of columns as `plain_column` writes them; the first one that a table has is used."""
 
 Label = str | int

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from edgekit.errors import DataError
 from edgekit.images.layouts.layout import (
+    IMAGE_COLUMNS,
     LABEL_COLUMNS,
     MAX_IMAGE_BYTES,
     Contents,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 EXTRA = "parquet"
 LARGEST_GROUP = 256 << 20
 """Most bytes of images in a row group, which is read as a whole. Hubs write groups of 100 images."""
-IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "imagebytes", "bytes", "pixels")
 
 
 @dataclass(frozen=True)

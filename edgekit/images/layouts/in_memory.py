@@ -1,0 +1,204 @@
+"""Images in memory: a data set of torch or of Hugging Face, or any sequence or iterable of images with labels."""
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from edgekit.errors import DataError, ImageError
+from edgekit.images.decoding import open_image
+from edgekit.images.layouts.layout import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    Contents,
+    Label,
+    ListedImage,
+    Part,
+    Terms,
+    find_column,
+)
+
+VALID = "pairs (image, label), or images alone to calibrate on: PIL images, uint8 arrays [H,W,3] or tensors [3,H,W]"
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Images with or without labels, which are read when they are needed.
+
+    An item of the sequence or iterable is an image, a pair of image and label, or a dict with columns such as `image`
+    and `label`. The `transform` of a data set is left out: edgekit prepares images itself. Images that aren't in a
+    sequence are collected.
+    """
+
+    items: Any
+    terms: ClassVar[Terms] = Terms("label", "without a label", "Leave them out, or calibrate on them alone")
+
+    def contents(self) -> Contents:
+        """List the images by their index. Raises DataError for items that are neither images nor pairs."""
+        items = _sequence(self.items)
+        labels = _labels(items)
+        names = [f"{index:0{len(str(len(labels)))}}" for index in range(len(labels))]
+        store = MemoryStore(items)
+        ends = [_sha256_of(store, name) for name in (*names[:1], *names[-1:])]
+        # Two sets have the same path only if they are equal: images of the same path and name are the same image.
+        digest = hashlib.sha256(repr((labels, ends)).encode()).hexdigest()[:8]
+        path = Path(f"{type(_innermost(self.items)).__name__} in memory ({digest})")
+        images = tuple(map(ListedImage, names, labels))
+        return Contents((Part("", path, images, store),), _class_names(self.items))
+
+
+@dataclass(frozen=True)
+class MemoryStore:
+    """Reads images by their index as files in the format PPM: the pixels, behind a header with their size."""
+
+    items: Sequence[Any]
+
+    def read(self, name: str) -> bytes:
+        """The pixels of an image as RGB with 8 bits per channel. The same pixels give the same bytes."""
+        file = BytesIO()
+        open_image(_picture(_image(self.items[int(name)])), f"image {name}").save(file, "PPM")
+        return file.getvalue()
+
+
+def _sha256_of(store: MemoryStore, name: str) -> str | None:
+    """Hash of an image; None for one that can't be decoded, which is reported when it is chosen."""
+    try:
+        return hashlib.sha256(store.read(name)).hexdigest()
+    except ImageError:
+        return None
+
+
+def transform_of(data: Any) -> Any:
+    """The transform that a data set in memory applies to its images; None if it has none."""
+    inner = _innermost(data)
+    return getattr(inner, "transform", None) if _is_dataset(inner) else None
+
+
+def _innermost(data: Any) -> Any:
+    """The data set in a DataLoader or a Subset of torch."""
+    while _is_wrapper(data):
+        data = data.dataset
+    return data
+
+
+def _is_wrapper(data: Any) -> bool:
+    return hasattr(data, "dataset") and (hasattr(data, "indices") or hasattr(data, "batch_sampler"))
+
+
+def _is_dataset(data: Any) -> bool:
+    return hasattr(data, "__getitem__") and hasattr(data, "__len__")
+
+
+def _sequence(data: Any) -> Any:
+    """The items as a sequence, without a DataLoader and without transforms."""
+    if hasattr(data, "batch_sampler"):  # a DataLoader, which joins items to batches
+        return _sequence(data.dataset)
+    if _is_wrapper(data):
+        subset = copy.copy(data)
+        subset.dataset = _sequence(data.dataset)
+        return subset
+    if not _is_dataset(data):
+        try:
+            return list(data)
+        except TypeError as error:
+            raise DataError(f"images in memory are a {type(data).__name__}", valid=VALID) from error
+    if not callable(getattr(data, "transform", None)):
+        return data
+    plain = copy.copy(data)
+    plain.transform = _unchanged
+    if hasattr(getattr(data, "transforms", None), "transform"):  # of torchvision, for the image and for the label
+        plain.transforms = copy.copy(data.transforms)
+        plain.transforms.transform = _unchanged
+    return plain
+
+
+def _unchanged(image: Any) -> Any:
+    return image
+
+
+def _labels(items: Any) -> list[Label | None]:
+    """The label of each item: from the list of all of them that torchvision's data sets have, or else one by one."""
+    if hasattr(items, "indices") and hasattr(items, "dataset"):
+        labels = _labels(items.dataset)
+        return [labels[index] for index in items.indices]
+    targets = getattr(items, "targets", None)
+    if targets is not None and getattr(items, "target_transform", None) is None and len(targets) == len(items):
+        return [_label(target) for target in targets]
+    return [_label(_label_in(items[index])) for index in range(len(items))]
+
+
+def _image(item: Any) -> Any:
+    if isinstance(item, Mapping):
+        column = find_column([*item], IMAGE_COLUMNS)
+        if column is None:
+            raise DataError(f"an item has the keys {', '.join(map(repr, item))}", valid=VALID)
+        return item[column]
+    return item[0] if isinstance(item, tuple | list) else item
+
+
+def _label_in(item: Any) -> Any:
+    if isinstance(item, Mapping):
+        column = find_column([*item], LABEL_COLUMNS)
+        return None if column is None else item[column]
+    if isinstance(item, tuple | list):
+        if len(item) != 2:
+            raise DataError(f"an item has {len(item)} parts", valid=VALID)
+        return item[1]
+    return None
+
+
+def _label(value: Any) -> Label | None:
+    """A label, which may be a number of numpy or torch. Negative numbers stand for unknown labels."""
+    if hasattr(value, "item"):
+        if getattr(value, "ndim", 0) and value.shape != (1,):
+            raise DataError(
+                f"a label has the shape {list(value.shape)}", valid="the name or the index of a class for each image"
+            )
+        value = value.item()
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise DataError(f"a label is {value!r}", valid="the name or the index of a class for each image")
+    return value if value >= 0 else None
+
+
+def _picture(image: Any) -> Any:
+    """An image in a form that can be decoded: tensors are [C,H,W], and their values levels, or levels / 255."""
+    if isinstance(image, Image.Image | bytes | str) or hasattr(image, "__fspath__"):
+        return image
+    is_tensor = hasattr(image, "detach")
+    try:
+        array = np.asarray(image.detach().cpu() if is_tensor else image)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"an image is a {type(image).__name__}", valid=VALID) from error
+    if is_tensor and array.ndim == 3:
+        array = array.transpose(1, 2, 0)
+    if array.dtype.kind == "f":
+        levels = np.rint(255 * array)
+        if not (np.abs(255 * array - levels) < 1e-2).all() or levels.min() < 0 or levels.max() > 255:
+            raise DataError(
+                f"an image has values from {array.min():.3g} to {array.max():.3g} that aren't levels of 0 to 255, or "
+                "those divided by 255, so it is normalized already",
+                valid=VALID,
+                fix="Pass images before they are normalized, and the transform that normalizes them beside the network",
+            )
+        array = levels.astype(np.uint8)
+    return array
+
+
+def _class_names(data: Any) -> tuple[str, ...]:
+    """Names of the classes in the order of the labels: torchvision's `classes`, or Hugging Face's `ClassLabel`."""
+    inner = _innermost(data)
+    names = getattr(inner, "classes", None)
+    features = getattr(inner, "features", None)
+    if names is None and isinstance(features, Mapping):
+        names = getattr(features.get(find_column([*features], LABEL_COLUMNS) or ""), "names", None)
+    return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
