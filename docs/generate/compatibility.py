@@ -1,20 +1,22 @@
 """Tables of supported platforms and of combinations that fail, from the file that `edgekit doctor` reads."""
 
-from docs.generate.markdown import code, plain, table
-from edgekit.config.compatibility import KnownBad, Support, load_compatibility
+from collections import defaultdict
 
-NOTHING = "–"  # noqa: RUF001
+from docs.generate.markdown import code, plain, table
+from edgekit.config.compatibility import KnownBad, load_compatibility
 
 
 def supported() -> str:
-    """A line for each runtime on each kind of processor."""
-    heads = ("runtime", "package", "processor", "Python", "glibc", "edgekit is tested on")
-    return table(heads, map(_support_cells, load_compatibility().support)) + "\n"
-
-
-def _support_cells(row: Support) -> tuple[str, ...]:
-    tested = ", ".join(row.tested) or NOTHING
-    return row.title, code(row.package), row.machine, ", ".join(row.pythons), f"{row.glibc} or newer", tested
+    """A line for each runtime, and what the tests run on."""
+    packages: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    tested: dict[str, list[str]] = defaultdict(list)
+    for row in load_compatibility().support:
+        packages[row.title, code(row.package), ", ".join(row.pythons)].append(f"{row.machine}: {row.glibc}")
+        tested[f"{row.machine}: {', '.join(row.tested) or 'not tested'}"].append(row.title)
+    heads = ("runtime", "package", "Python", "oldest glibc")
+    lines = [f"- {', '.join(titles)} on {where}" for where, titles in tested.items()]
+    rows = [(*facts, ", ".join(versions)) for facts, versions in packages.items()]
+    return "\n".join((table(heads, rows), "", "What edgekit's own tests run on:", "", *lines, ""))
 
 
 def known_bad() -> str:
@@ -24,12 +26,7 @@ def known_bad() -> str:
 
 def _section(row: KnownBad) -> tuple[str, ...]:
     sources = ", ".join(f"[{plain(text)}]({address})" if address else plain(text) for text, address in row.links)
-    facts = {
-        "Packages": plain(row.versions),
-        "Machines": row.board,
-        "Python": plain(row.python) or "any",
-        "Effect": f"{plain(row.effect)} ({row.status})",
-        "Cure": plain(row.cure),
-        "Sources": sources,
-    }
-    return f"### {row.name}", "\n".join(f"- **{label}:** {text}" for label, text in facts.items())
+    python = f", Python {plain(row.python)}" if row.python else ""
+    where = "" if row.board == "any" else f" on {row.board}"
+    effect = f"{code(row.versions)}{python}{where}: {plain(row.effect)} ({row.status})."
+    return f"### {row.name}", f"{effect} {plain(row.cure)}. Sources: {sources}."

@@ -1,15 +1,28 @@
 """The errors, from what `edgekit explain` prints."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 
-from docs.generate.markdown import anchor, code, plain
+from docs.generate.markdown import anchor, code, plain, table
 from edgekit import errors
-from edgekit.errors import EdgekitError
 from edgekit.support.error_text import explain
 
 
+def error_tree() -> str:
+    """A line for each class that others derive from: its exit code, and those that do."""
+    kinds = defaultdict(list)
+    for name in errors.error_names():
+        kinds[getattr(errors, name).__base__.__name__].append(_link(name))
+    rows = [
+        (_link(base), str(explain(base).exit_code), ", ".join(kinds[base]))
+        for base in errors.error_names()
+        if base in kinds
+    ]
+    return table(("error", "exit code", "kinds of it"), rows) + "\n"
+
+
 def error_sections() -> str:
-    """A section for each error: what happened, cause, cure and exit code."""
+    """A section for each error: what happened, cause and cure."""
     return "\n\n".join(part for name in errors.error_names() for part in (f"## {name}", *_section(name))) + "\n"
 
 
@@ -20,9 +33,6 @@ def _section(name: str) -> Iterator[str]:
         yield f"**Cause:** {plain(explanation.cause)}"
     if explanation.cure:
         yield f"**Cure:** {plain(explanation.cure)}"
-    base = getattr(errors, name).__base__
-    kind = f", a kind of {_link(base.__name__)}" if issubclass(base, EdgekitError) else ""
-    yield f"Exit code {explanation.exit_code}{kind}."
 
 
 def _link(name: str) -> str:

@@ -5,7 +5,7 @@ from textwrap import fill
 from docs.generate import trained
 from docs.generate.figures import TIMES, machine_of, processor
 from docs.generate.markdown import code, table
-from docs.generate.peers import FILE, Peers, peers_of
+from docs.generate.peers import FILE, Peers, peers, peers_of
 from edgekit.config.runtimes import RUNTIMES
 
 WIDTH = 130
@@ -25,14 +25,14 @@ def headlines() -> str:
     first = trained.loss_of(trained.DEMO, next(iter(RUNTIMES)))
     where = f" on an {processor(first.cpu)}" if first.cpu else ""
     here = "docs/concepts/comparison.md"
+    networks = len({row.model for row in peers()})
     text = (
-        f"Times are of an {machine_of(FILE)}, with one thread. The fastest float is edgekit's or the stock tools', in "
-        "f32 or bf16. Stock INT8 is that of NNCF, ONNX Runtime's `quantize_static` and litert-quantizer, dynamic range "
-        f"included. The loss, with its 95 % interval, is of {first.images:,} held-out images{where}; torch classifies "
-        f"{100 * first.float_top1:.2f} % of them correctly. [Beside the stock tools]({here}) has every "
-        "network, also where edgekit loses. `edgekit demo` and `python -m benchmarks.peers --models demo --json "
-        "mine.json --results mine.md` check the demo's times with nothing but this repository; the rest needs "
-        f"[images that it can't contain]({here}#measure-it-yourself)."
+        f"Both networks are ConvNeXt V2; [Beside the stock tools]({here}) has {networks}, also where edgekit gains "
+        f"nothing or loses. Times are of an {machine_of(FILE)}, with one thread. The fastest float is edgekit's or the "
+        "stock tools', in f32 or bf16; stock INT8 is that of NNCF, ONNX Runtime's `quantize_static` and "
+        f"litert-quantizer. The loss, with its 95 % interval, is of {first.images:,} held-out images{where}; torch "
+        f"classifies {100 * first.float_top1:.2f} % of them correctly. [These commands]({here}#measure-it-yourself) "
+        "measure it again."
     )
     wrapped = fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
     return f"{table(heads, rows)}\n\n{wrapped}\n"

@@ -1,6 +1,7 @@
 """The fields of report.json that people read, from its JSON schema, and the figures, from their table."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,11 +9,10 @@ from docs.generate.markdown import anchor, code, plain, table
 from edgekit.report import report_schema
 from edgekit.report.figure import all_figures
 
-READ = (
-    "Report", "Model", "Calibration", "Evaluation", "Reference", "Row", "DeviceFacts", "Gate", "Failure",
-    "Recommendation",
-)  # fmt: skip
+READ = ("Report", "Evaluation", "Reference", "Row", "Gate", "Failure", "Recommendation")
 """The objects whose fields the page shows, by their names in the schema; the schema has the others."""
+OLD = re.compile(r"(; null|, and) in reports of an edgekit [^.;]*")
+"""What the page says once of all fields."""
 
 
 def report_sections() -> str:
@@ -73,7 +73,7 @@ def _name(key: str, field: dict[str, Any], paths: dict[str, str]) -> str:
 def _meaning(field: dict[str, Any]) -> str:
     """The description, and the values of a field that has few, unless the description has them."""
     values = [code(json.dumps(value)) for value in field.get("enum", ())]
-    text = plain(field["description"])
+    text = plain(OLD.sub("", field["description"]))
     if all(value.strip("`") in text for value in values):
         return text
     return f"{text} {'One of' if len(values) > 1 else 'Always'} {', '.join(values)}."

@@ -23,6 +23,8 @@ NAMES = (
     "edgekit.images.preprocess.Preprocessing",
 )
 """What the page documents, by the names that an app imports."""
+INNER = frozenset({"digests", "from_dict", "recorded", "to_dict"})
+"""Methods that apps have no use for."""
 ERRORS = re.compile(rf"`?\b({'|'.join(error_names())})\b`?")
 
 
@@ -46,7 +48,11 @@ def _of_class(item: griffe.Class) -> Iterator[str]:
     own = sorted(
         (member for member in item.members.values() if member.has_docstring), key=lambda each: each.lineno or 0
     )
-    public = [member for member in own if not member.name.startswith("_") or member.name == "__call__"]
+    public = [
+        member
+        for member in own
+        if member.name == "__call__" or not (member.name.startswith("_") or member.name in INNER)
+    ]
     attributes = [member for member in public if isinstance(member, griffe.Attribute)]
     if attributes:
         rows = [(code(each.name), _type(each.annotation), _line(each)) for each in attributes]
@@ -71,8 +77,8 @@ def _docstring(item: griffe.Object) -> Iterator[str]:
             case Kind.text:
                 yield _linked(section.value)
             case Kind.parameters:
-                rows = [(code(each.name), _type(each.annotation), plain(each.description)) for each in section.value]
-                yield table(("argument", "type", "meaning"), rows)
+                rows = [(code(each.name), plain(each.description)) for each in section.value]
+                yield table(("argument", "meaning"), rows)
             case Kind.returns:
                 yield "**Returns:** " + " ".join(plain(each.description) for each in section.value)
             case Kind.raises:

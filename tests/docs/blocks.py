@@ -37,7 +37,6 @@ SLOW = frozenset(
         "README.md",
         "docs/reference/sdk.md",
         "docs/how-to/apps.md",
-        "docs/how-to/bill-of-materials.md",
         "docs/how-to/checkpoints.md",
         "docs/how-to/choose.md",
         "docs/how-to/data-layouts.md",
@@ -49,7 +48,7 @@ SLOW = frozenset(
         "docs/how-to/signatures.md",
         "docs/how-to/soups.md",
         "docs/how-to/updates.md",
-        "docs/tutorials/int8-slower-or-less-accurate.md",
+        "docs/tutorials/int8-gains-too-little.md",
         "docs/tutorials/your-own-model.md",
     )
 )

@@ -122,7 +122,7 @@ def test_a_recorded_page_says_when_and_where() -> None:
     page = stamped("# A\n\n<!-- recorded -->\nold\n\nold\n", "2026-11-28", "AMD EPYC (family 25, model 17)")
     assert page.endswith("\n\nold\n")
     assert "are of 2026-11-28, from an AMD EPYC (family 25, model 17: Zen 4);" in page
-    for name in ("your-own-model", "int8-slower-or-less-accurate"):
+    for name in ("your-own-model", "int8-gains-too-little"):
         assert "<!-- recorded -->\nThe outputs" in (ROOT / f"docs/tutorials/{name}.md").read_text()
 
 

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 LONGEST = (
     "devices/test_emulated.py",
-    "tutorials/int8-slower-or-less-accurate.md",
+    "tutorials/int8-gains-too-little.md",
     "pipeline/test_families.py",
     "pipeline/test_deploy.py",
     "pipeline/test_builder.py",
