@@ -26,9 +26,8 @@ from edgekit.models.identity import NetworkIdentity
 from edgekit.pipeline import build, evaluation_images, steps
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.evaluation_images import ReferenceInputs, torch_answers
-from edgekit.pipeline.repair_store import Ranking, RepairInputs, RepairState, RepairStore
 from edgekit.pipeline.request import BundleInputs, CalibrationInputs
-from edgekit.report.recipe_search import RepairAttempt
+from edgekit.report.measurement import Measurement
 from edgekit.report.sensitivity_document import TargetSensitivity
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.hashes import Inputs
@@ -36,14 +35,13 @@ from edgekit.support.progress import Reporter, no_step
 from edgekit.support.run_folder import RunFolder, open_run
 from edgekit.tuning import analysis
 from edgekit.tuning.analysis import SensitivityInputs
-from edgekit.tuning.space import Choices
-from edgekit.tuning.study import Searcher, StudyInputs, StudyStore
-from edgekit.tuning.trial import Figures
+from edgekit.tuning.plan import SearchLoop
+from edgekit.tuning.study import Candidate, StudyInputs, StudyStore
 from tests.helpers.changes import changes
 from tests.helpers.measurements import device, measurement
 from tests.helpers.searches import sensitivity
 from tests.helpers.tiny import MakeBundle
-from tests.helpers.trials import FakeBench, figures
+from tests.helpers.trials import FakeBench, measured
 
 QUIET = Reporter(quiet=True)
 VERSIONS = {"edgekit": "0.1", "torch": "2.12"}
@@ -71,13 +69,9 @@ ROW = GroupInputs(
 )
 SHARD = ShardInputs("18", 1, ("f6",), (0,), "Zen 3", VERSIONS)
 SENSITIVITY = SensitivityInputs((BUNDLE,), REFERENCE, 1.0, 1, device(), "3a")
-STUDY = StudyInputs((BUNDLE,), REFERENCE, Timing(), device(), "3a")
+STUDY = StudyInputs((BUNDLE,), REFERENCE, Timing(), device(), "ssh://pi@pi4", "3a")
 
-REPAIR = RepairInputs((BUNDLE,), REFERENCE, Timing(), device(), "ssh://pi@pi4", "3a")
-
-SAMPLES: dict[type[Inputs], Inputs] = {
-    type(each): each for each in (BUNDLE, REFERENCE, ROW, SHARD, SENSITIVITY, STUDY, REPAIR)
-}
+SAMPLES: dict[type[Inputs], Inputs] = {type(each): each for each in (BUNDLE, REFERENCE, ROW, SHARD, SENSITIVITY, STUDY)}
 """Inputs of each kind of stored result."""
 CHANGES = [(inputs, path, changed) for inputs in SAMPLES.values() for path, changed in changes(inputs)]
 NAMES = [f"{type(inputs).__name__}.{path}" for inputs, path, _ in CHANGES]
@@ -215,21 +209,13 @@ def make_sensitivity(place: Place, inputs: Any) -> None:
 def make_study(place: Place, inputs: Any) -> None:
     """Run a trial of a study with these inputs, or reuse it."""
 
-    def measure(choices: Choices) -> Figures:
+    def measure(candidate: Candidate) -> Measurement:
         place.made()
-        return figures(choices)
+        return measured(candidate)
 
-    searcher = Searcher(StudyStore(place.run, "onnx", inputs), FakeBench(measure), Gates(), QUIET)
-    assert [trial.state for trial in searcher.search(load_recipe("convnextv2"), 1).trials] == ["complete"]
-
-
-def make_repair(place: Place, inputs: Any) -> None:
-    """Begin a repair with these inputs, or resume it."""
-    store = RepairStore(place.run, "onnx", inputs)
-    if store.load() is None:
-        place.made()
-        store.save(RepairState(Ranking(8, (("fc",),)), (RepairAttempt(drop_top1_points=2.0),), device(), None))
-    assert store.load() is not None
+    bench = FakeBench(measure)
+    loop = SearchLoop(StudyStore(place.run, "onnx", inputs, "study"), QUIET, Gates(), bench, limit=1)
+    assert [trial.state for trial in loop.search(load_recipe("convnextv2"), bench.layers)] == ["complete"]
 
 
 MAKERS: Sequence[tuple[type[Inputs], Callable[[Place, Inputs], None]]] = [
@@ -240,7 +226,6 @@ MAKERS: Sequence[tuple[type[Inputs], Callable[[Place, Inputs], None]]] = [
     (ShardInputs, make_shard),
     (SensitivityInputs, make_sensitivity),
     (StudyInputs, make_study),
-    (RepairInputs, make_repair),
 ]
 """For each stored result, a function that makes it or, if it was stored with equal inputs, reuses it."""
 

@@ -30,7 +30,7 @@ from edgekit.report.measurement import Accuracy
 from edgekit.runtime.session import open_session
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
-from edgekit.tuning.repair import rank_layers
+from edgekit.tuning.repair import repairs_of
 
 
 class Bench:
@@ -102,7 +102,7 @@ class Bench:
         options = replace(
             self.options, targets=(runtime,), num_eval_samples=len(self.crops), gates=gates, output=folder / "run"
         )
-        (row,) = (row for row in deploy(options, self.reporter, rank_layers).results if row.name == f"{runtime}-int8")
+        (row,) = (row for row in deploy(options, self.reporter, repairs_of).results if row.name == f"{runtime}-int8")
         if row.failure or row.accuracy is None or row.int8 is None:
             raise EdgekitError(str(row.failure))
         attempts = row.repair.attempts if row.repair else ()

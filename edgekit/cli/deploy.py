@@ -139,7 +139,7 @@ def _run(given: GivenJob, command: tuple[str, ...], files: ForPipelines, printin
         with loading(reporter):
             from edgekit.pipeline.deploy import deploy as do_job
             from edgekit.pipeline.deploy import plan
-            from edgekit.tuning.repair import rank_layers
+            from edgekit.tuning.repair import repairs_of
         if printing.dry_run:
             planned = plan(options, reporter)
             if printing.json:
@@ -147,7 +147,7 @@ def _run(given: GivenJob, command: tuple[str, ...], files: ForPipelines, printin
             else:
                 out.writelines(f"{key}: {value}\n" for key, value in vars(planned).items())
             return 0
-        report = do_job(options, reporter, None if given.wanted.no_repair else rank_layers)
+        report = do_job(options, reporter, None if given.wanted.no_repair else repairs_of)
         if printing.json:
             emit(out, report)
         else:

@@ -178,7 +178,6 @@ def tune(
     run folder. After an interruption, the same command resumes.
     """
     from edgekit.support.progress import Reporter
-    from edgekit.tuning.options import Search
 
     given = GivenJob(model=model, making=making, calibrating=calibrating, measuring=measuring, source=source)
     command: tuple[str, ...] = context.obj
@@ -189,16 +188,13 @@ def tune(
         announce(run, command, quiet)
         given = with_output(given, making.output or run.with_name(f"{run.name}-tuned"))
     options = _options(given, command)
-    search = Search(
-        trials=searching.trials,
-        minutes=searching.budget_minutes,
-        num_tuning_samples=searching.num_tuning_samples,
-    )
     with clean_stdout() as out:
         import_needed("tomlkit", "tune")
         reporter = Reporter(quiet)
         with loading(reporter):
+            from edgekit.tuning.search import Search
             from edgekit.tuning.search import tune as search_recipe
+        search = Search(searching.trials, searching.budget_minutes, searching.num_tuning_samples)
         report = search_recipe(options, search, reporter)
         if json_:
             emit(out, report)

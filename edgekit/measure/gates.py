@@ -38,7 +38,7 @@ def judge(measured: Measurement, gates: Gates, random_weights: bool, near_chance
     outcomes = (
         chance_gate(random_weights, near_chance),
         drop,
-        _speed_gate(measured, gates, only_int8),
+        speed_gate(measured, gates, only_int8),
         _timing_gate(measured, gates),
     )
     verdict, reasons = verdict_of(outcomes)
@@ -95,7 +95,9 @@ def drop_gate(accuracy: Accuracy | None, gates: Gates, not_applicable: str | Non
     return replace(gate, verdict="inconclusive" if gates.must_show_drop else "pass", reasons=(unconfirmed,))
 
 
-def _speed_gate(measured: Measurement, gates: Gates, not_applicable: str | None, baselines: Sequence[str] = ()) -> Gate:
+def speed_gate(
+    measured: Measurement, gates: Gates, not_applicable: str | None = None, baselines: Sequence[str] = ()
+) -> Gate:
     """Compare the speed-up with the smallest one required, unless there is a reason why the gate doesn't apply.
 
     `baselines` are the names of the bundles to beat; without them, it is the runtime's float bundle.
@@ -145,7 +147,7 @@ def judge_latency(measured: Measurement, gates: Gates | None = None, baselines: 
         return _row(measured, "error", [str(measured.failure)])
     if gates is None:
         return _row(measured, "pass", (), [*remarks_on(measured), *unsteady(measured)])
-    speed = _speed_gate(measured, gates, None if baselines else COMPARED, baselines)
+    speed = speed_gate(measured, gates, None if baselines else COMPARED, baselines)
     outcomes = (speed, _timing_gate(measured, gates))
     verdict, reasons = verdict_of(outcomes)
     steady = () if gates.needs_steady_timing else unsteady(measured)

@@ -30,14 +30,13 @@ from edgekit.measure.recommendation import recommend
 from edgekit.models import Network
 from edgekit.pipeline.builder import Builder, build_all, builder_of
 from edgekit.pipeline.evaluation_images import crop_images
+from edgekit.pipeline.improvement import Improve, Improvement, restore
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.job_settings import with_device_class
 from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.plan import Refusals, refusals
 from edgekit.pipeline.relabel import keys_without_labels
-from edgekit.pipeline.repair import Repairs, repairs_of
-from edgekit.pipeline.repair_store import RankLayers, restore
 from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.stability import check_stability
 from edgekit.pipeline.thumbnails import make_thumbnails
@@ -67,17 +66,17 @@ from edgekit.support.run_folder import RunFolder, check_output, open_run
 REPORT_PACKAGES = ("jinja2", "matplotlib")
 
 
-def deploy(options: Options, reporter: Reporter, rank: RankLayers | None = None) -> Report:
+def deploy(options: Options, reporter: Reporter, improve: Improve | None = None) -> Report:
     """Run the whole job and write the run folder. Returns the report; its rows' verdicts tell whether gates passed.
 
-    With `rank`, INT8 bundles that miss the accuracy bound are repaired: the layers that it ranks first stay in float.
+    With `improve`, the bundles that were measured are improved, such as INT8 bundles that miss the accuracy bound.
     """
     check_tools(options)
     with serving(options.devices, reporter) as pages:
-        return _deploy(with_device_class(options), reporter, rank, pages)
+        return _deploy(with_device_class(options), reporter, improve, pages)
 
 
-def _deploy(options: Options, reporter: Reporter, rank: RankLayers | None, pages: Pages | None) -> Report:
+def _deploy(options: Options, reporter: Reporter, improve: Improve | None, pages: Pages | None) -> Report:
     """Run the whole job, with the pages of its browsers."""
     refused = Refusals() if options.force else refusals(options)
     spec, images = load_job(options, reporter)
@@ -85,18 +84,21 @@ def _deploy(options: Options, reporter: Reporter, rank: RankLayers | None, pages
         reporter.warn(f"memory and sizes were not checked in advance: {refused.unplanned.problem}", refused.unplanned)
     with open_run(options.folder) as run:
         run.keep_job(options.as_given)
-        repairs = repairs_of(spec, images, options, run, rank, reporter) if rank else None
-        if repairs:
-            spec = replace(spec, recipe=repairs.recipe)
+        improvement = None
+        if improve and "int8" in options.precisions:
+            judging = options.targets, options.devices, options.timing, options.gates
+            improvement = improve(spec, images, *judging, run, reporter)
+        if improvement:
+            spec = replace(spec, recipe=improvement.recipe)
         restore(spec, options.targets, run)
         with builder_of(spec, run, refused.peak_bytes) as builder:
             spec = builder.spec  # a large network's, so that the one in memory is freed
             write_list(run.path / "calibration.json", spec.calibration, spec.recipe, options.seed)
             rows, reference, finals = bundles_and_rows(
-                builder, images, options, run, reporter, refused.reasons, repairs, pages
+                builder, images, options, run, reporter, refused.reasons, improvement, pages
             )
-            if repairs:
-                write_list(run.path / "calibration.json", spec.calibration, repairs.recipe, options.seed)
+            if improvement:
+                write_list(run.path / "calibration.json", spec.calibration, improvement.recipe, options.seed)
             stability = (
                 check_stability(builder.graphs(reporter), images, options.targets, reporter)
                 if options.check_stability
@@ -171,13 +173,13 @@ def bundles_and_rows(
     run: RunFolder,
     reporter: Reporter,
     refused: Mapping[str, str] = MappingProxyType({}),
-    repairs: Repairs | None = None,
+    improvement: Improvement | None = None,
     pages: Pages | None = None,
 ) -> tuple[list[Row], Reference, Finals | None]:
     """Build or reuse the bundles, evaluate and time them. Returns the report's rows, torch's accuracy, and the finals.
 
-    A bundle in `refused` is skipped, and its row has the reason. With `repairs`, one that misses the accuracy bound is
-    repaired, unless the reference is near chance, where no accuracy means anything. Browsers need `pages`.
+    A bundle in `refused` is skipped, and its row has the reason. With `improvement`, they are improved
+    unless the reference is near chance, where no accuracy means anything. Browsers need `pages`.
     """
     network = builder.spec.network
     random = network.weights == "random"
@@ -199,11 +201,11 @@ def bundles_and_rows(
             return measure_on_device(device, bundles, options.timing, reporter, evaluation, store, pages)
 
         measured = each_device(options.devices, lambda device: measure(device, built))
-        if repairs and not reference.near_chance:
-            measured = repairs.repair(built, measured, measure, builder.graphs(reporter))
+        if improvement and not reference.near_chance:
+            measured = improvement.improve(built, measured, measure, builder.graphs(reporter))
     shareable = (_shareable(_with_class_names(row, network.labels), run.path) for row in measured)
     rows = [judge(row, options.gates, random, reference.near_chance) for row in shareable]
-    rows = [repairs.described(row) for row in rows] if repairs else rows
+    rows = [improvement.described(row) for row in rows] if improvement else rows
     here = [row for row in rows if row.device.name == THIS.name]
     shipped = {row.bundle: read_bundle(run.path / row.bundle) for row in here if row.bundle}
     return rows, reference, time_finals(here, shipped, store, reporter)

@@ -1,16 +1,14 @@
 """`edgekit sensitivity`: measure a job's layers for each target, and write a document and a picture."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from edgekit import __version__
-from edgekit.compiler.layers import layers
 from edgekit.config.precisions import PRECISIONS
 from edgekit.errors import InputError, StageError, UsageError
-from edgekit.images.crops import LabelledCrops, crop_samples
+from edgekit.images.crops import crop_samples
 from edgekit.measure import machine
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.evaluation_images import ReferenceInputs, reference_inputs
@@ -39,12 +37,11 @@ from edgekit.support.hashes import Inputs, code_sha256
 from edgekit.support.libraries import import_needed, quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, check_output, open_run
-from edgekit.tuning.sensitivity import Trials, measure
-from edgekit.tuning.simulate import Simulation
+from edgekit.tuning.mixtures import layer_macs, simulate
+from edgekit.tuning.sensitivity import measure
+from edgekit.tuning.study import ROOMS
 
 FILE, PICTURE = "sensitivity.json", "sensitivity.svg"
-ROOMS = ("measure", "runtime", "tuning")
-"""Folders of the package whose code simulates, profiles and searches."""
 
 
 def analyse(options: Options, reporter: Reporter) -> Sensitivity:
@@ -134,9 +131,9 @@ def _analysed(
         reporter.say(f"{target}: reused from an earlier run")
         return earlier
     to_compile, preprocessing = graphs.graph_to_compile(target, "int8"), graphs.spec.network.preprocessing
-    trials = simulate(graphs, to_compile, crop_samples(images.dataset, images.evaluation.samples, preprocessing))
+    mixtures = simulate(graphs, to_compile, crop_samples(images.dataset, images.evaluation.samples, preprocessing))
     measured = measure(
-        trials,
+        mixtures,
         target,
         layer_macs(graphs),
         options.gates.max_drop,
@@ -145,22 +142,6 @@ def _analysed(
     )
     run.remember(f"sensitivity-{target}", inputs, measured)
     return measured
-
-
-def simulate(graphs: JobGraphs, to_compile: GraphToCompile, images: LabelledCrops) -> Trials:
-    """Trials of a graph that was calibrated for one target, on these images."""
-    spec = graphs.spec
-    rounded = spec.recipe.weight_rounding != "nearest"
-    simulation = Simulation(to_compile.graph, graphs.unrounded(to_compile.facts.target) if rounded else None)
-    return Trials(simulation, images, spec.network.preprocessing)
-
-
-def layer_macs(graphs: JobGraphs) -> dict[str, int]:
-    """Multiply-accumulates of each layer."""
-    macs: Counter[str] = Counter()
-    for _, layer in layers(graphs.exported()):
-        macs[layer.name] += layer.macs
-    return macs
 
 
 def layer_times(

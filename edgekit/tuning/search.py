@@ -2,44 +2,98 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import cache
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 from edgekit.compiler.rewrites import PASSES
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.devices.registry import THIS
 from edgekit.devices.web.pages import Pages, serving
-from edgekit.errors import BundleError, StageError, UsageError
+from edgekit.errors import BundleError, DataError, EngineError, StageError, UsageError
 from edgekit.images.calibration_list import write_list
-from edgekit.measure.settings import Gates
+from edgekit.images.selection import Selection, split
+from edgekit.measure import machine
+from edgekit.measure.evaluation_images import EvaluationImages
+from edgekit.measure.group import measure_group
+from edgekit.measure.settings import Gates, Timing
+from edgekit.pipeline.build import build_one
+from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.deploy import assemble, bundles_and_rows, check_tools
 from edgekit.pipeline.evaluation_images import crop_images
 from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.job_images import JobImages
+from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.options import Options
+from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.pipeline.thumbnails import make_thumbnails
 from edgekit.report import write_report
 from edgekit.report.document import Report
+from edgekit.report.measurement import Measurement
 from edgekit.report.recipe_search import SearchSummary, TargetSearch, draw_tuning
 from edgekit.report.sensitivity_document import ImageSet
 from edgekit.report.write import write_thumbnails
-from edgekit.runtime.bundle import read_bundle
+from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.files import replace_text, writing
 from edgekit.support.hashes import digest
+from edgekit.support.libraries import import_needed, quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, open_run
 from edgekit.tuning.analysis import check_max_drop
-from edgekit.tuning.bench import TargetBench
-from edgekit.tuning.options import Search
-from edgekit.tuning.ranking import best, describe, summary
-from edgekit.tuning.space import to_toml, with_choices
-from edgekit.tuning.split_job import SplitJob, load_split_job
-from edgekit.tuning.study import Searcher, Study, StudyStore, study_inputs
+from edgekit.tuning.mixtures import order_layers
+from edgekit.tuning.plan import SearchLoop, best, describe, summary
+from edgekit.tuning.study import Candidate, StudyStore, Trial, study_inputs
 
 RECIPE, PICTURE = "recipe.toml", "tuning.svg"
-Studies = Mapping[str, Study]
-"""The study of each target."""
+Searches = Mapping[str, Sequence[Trial]]
+"""The trials of each target, also those that did not run."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """Options of `edgekit tune` in addition to those of the job."""
+
+    trials: int | None = None
+    """Maximum number of recipes to try for each target; None for the whole plan."""
+    minutes: float | None = None
+    """Minutes after which no further trial starts; None for no limit."""
+    num_tuning_samples: int | None = None
+    """Number of images to search on; None for half of the images that calibration leaves."""
+
+
+@dataclass(frozen=True)
+class SplitJob:
+    """The job of a search, and the images that it never sees."""
+
+    spec: BuildSpec
+    """What the bundles are built from."""
+    images: JobImages
+    """The images of the search, which evaluates on the tuning images."""
+    held_out: Selection
+    """Images for the verdict."""
+
+
+def load_split_job(options: Options, search: Search, reporter: Reporter) -> SplitJob:
+    """Load the network, then choose and split the images. DataError if one part would be empty."""
+    tuning, held_out = search.num_tuning_samples, options.num_eval_samples
+    for name, count in (("--num-tuning-samples", tuning), ("--num-eval-samples", held_out)):
+        if count is not None and count < 1:
+            raise UsageError(f"{name} is {count}", valid="a whole number from 1")
+    both = tuning + held_out if tuning and held_out else None
+    spec, images = load_job(replace(options, num_eval_samples=both), reporter)
+    total = len(images.evaluation.samples)
+    count = tuning or (total - held_out if held_out else total // 2)
+    first, rest = split(images.evaluation, max(0, count))
+    if held_out:
+        rest, _ = split(rest, held_out)
+    if not first.samples or not rest.samples or len(rest.samples) < (held_out or 0):
+        raise DataError(
+            f"'{options.data}' has {total} images besides those for calibration; {max(0, count)} of them for tuning "
+            f"leave {len(rest.samples)} for the verdict",
+            fix="Add images, or reduce --num-tuning-samples",
+        )
+    return SplitJob(spec, replace(images, evaluation=first), rest)
 
 
 def tune(options: Options, search: Search, reporter: Reporter) -> Report:
@@ -56,10 +110,10 @@ def tune(options: Options, search: Search, reporter: Reporter) -> Report:
                 f"trials are timed on this machine, so the search doesn't judge their speed; {options.devices[0].name} "
                 "times the result"
             )
-        studies = run_studies(ready, options, search, run, reporter)
-        check_completed(studies)
-        recipe = write_recipe(run.path / RECIPE, ready, studies, trial_gates(options))
-        return verdict(run, ready, recipe, options, studies, reporter, pages)
+        searches = run_searches(ready, options, search, run, reporter)
+        check_completed(searches)
+        recipe = write_recipe(run.path / RECIPE, ready, searches, trial_gates(options))
+        return verdict(run, ready, recipe, options, searches, reporter, pages)
 
 
 def check_search(options: Options) -> None:
@@ -70,26 +124,51 @@ def check_search(options: Options) -> None:
 
 
 def trial_gates(options: Options) -> Gates:
-    """The gates of trials. They run on this machine, whose speed says nothing about another device's: see `verdict`."""
-    return options.gates if options.devices[0] == THIS else replace(options.gates, min_speedup=0)
+    """The gates of trials, which judge the measured drop: `verdict` judges its interval on the held-out images.
+
+    They run on this machine, whose speed says nothing about another device's.
+    """
+    min_speedup = options.gates.min_speedup if options.devices[0] == THIS else 0
+    return replace(options.gates, must_show_drop=False, min_speedup=min_speedup)
 
 
-def run_studies(ready: SplitJob, options: Options, search: Search, run: RunFolder, reporter: Reporter) -> Studies:
-    """Run the study of each target, one after the other."""
+def run_searches(ready: SplitJob, options: Options, search: Search, run: RunFolder, reporter: Reporter) -> Searches:
+    """Search for each target, one after the other."""
     until = time.monotonic() + 60 * search.minutes if search.minutes else float("inf")
-    spec, studies = ready.spec, {}
+    spec, images, searches = ready.spec, ready.images, {}
     with run.workspace("tune") as workspace:
         graphs = JobGraphs(spec, Reporter(quiet=True))
-        evaluated = cache(
-            lambda: crop_images(spec.network, ready.images, workspace, run, reporter)
-        )  # only for trials that still have to run
+        # Only for trials that still have to run.
+        evaluated = cache(partial(crop_images, spec.network, images, workspace, run, reporter))
         for target, end in shares(options.targets, until):
-            bench = TargetBench(graphs, target, options.timing, run, workspace, ready.images, evaluated)
-            inputs = study_inputs(spec, ready.images, target, options.timing)
-            store = StudyStore(run, target, inputs, digest(spec.network.labels))
-            searcher = Searcher(store, bench, trial_gates(options), reporter)
-            studies[target] = searcher.search(spec.recipe, search.trials, end)
-    return studies
+            inputs = study_inputs(spec, images, target, options.timing)
+            store = StudyStore(run, target, inputs, "study", digest(spec.network.labels))
+            bench = partial(make_trial, graphs, target, options.timing, run.path, workspace, evaluated)
+            loop = SearchLoop(store, reporter, trial_gates(options), bench, search.trials, end)
+            searches[target] = loop.search(spec.recipe, partial(order_layers, graphs, target, images))
+    return searches
+
+
+def make_trial(
+    graphs: JobGraphs,
+    target: str,
+    timing: Timing,
+    folder: Path,
+    workspace: Path,
+    evaluated: Callable[[], EvaluationImages],
+    candidate: Candidate,
+) -> tuple[Bundle, Measurement]:
+    """Build a candidate's bundle in the workspace, and measure it beside the float bundle in the run's folder."""
+    quietly, name, base = Reporter(quiet=True), f"{target}-int8", f"{target}-float"
+    group = {base: build_one(graphs, target, "float", folder / base, quietly)}
+    recipe = candidate.applied(graphs.spec.recipe, target)
+    to_compile = graphs.with_recipe(recipe).graph_to_compile(target, "int8")
+    with quiet():
+        group[name], _ = compile_stage(to_compile, workspace / name)
+    measured = measure_group(group, timing, machine.describe(), quietly, evaluated())[name]
+    if measured.failure is None and measured.speedup is None:
+        raise EngineError("its float bundle can't be timed, so its speedup is unknown")
+    return group[name], measured
 
 
 def shares(
@@ -101,27 +180,27 @@ def shares(
         yield target, start + max(0.0, until - start) / (len(targets) - index)
 
 
-def check_completed(studies: Studies) -> None:
+def check_completed(searches: Searches) -> None:
     """Raise StageError, with what failed, if a target has no completed trial."""
-    for target, study in studies.items():
-        if any(trial.state == "complete" for trial in study.trials):
+    for target, trials in searches.items():
+        if any(trial.state == "complete" for trial in trials):
             continue
-        reasons = dict.fromkeys(trial.reason for trial in study.trials if trial.reason is not None)
-        is_stopped = any(trial.state == "untried" for trial in study.trials)
+        reasons = dict.fromkeys(trial.error for trial in trials if trial.error is not None)
+        is_stopped = any(trial.state == "untried" for trial in trials)
         raise StageError(
             f"{target}: no trial was completed: {'; '.join(reasons)}",
             fix="Allow more time with --budget-minutes to try other recipes" if is_stopped else "",
         )
 
 
-def write_recipe(path: Path, ready: SplitJob, studies: Studies, gates: Gates) -> Recipe:
+def write_recipe(path: Path, ready: SplitJob, searches: Searches, gates: Gates) -> Recipe:
     """Write the best choices of each target, which has a completed trial, as one recipe."""
     spec = ready.spec
     recipe, notes = spec.recipe, []
-    for target, study in studies.items():
-        winner = best(study.trials, gates)
+    for target, trials in searches.items():
+        winner = best(trials, gates)
         assert winner is not None
-        recipe = with_choices(recipe, target, winner.choices, study.layers)
+        recipe = winner.candidate.applied(recipe, target)
         notes.append(f"{target}: {describe(winner, gates)}")
     recipe = replace(
         recipe,
@@ -136,12 +215,27 @@ def write_recipe(path: Path, ready: SplitJob, studies: Studies, gates: Gates) ->
     return load_recipe(path, PASSES)
 
 
+def to_toml(recipe: Recipe, comment: str) -> str:
+    """The recipe as TOML, from which `load_recipe` reads the same recipe. MissingExtraError without tomlkit."""
+    toml = import_needed("tomlkit", "tune")
+    plain = {key: value for key, value in asdict(recipe).items() if key != "targets"}
+    tables = {name: asdict(row) for name, row in recipe.targets.items()}
+    text: str = toml.dumps(_without_defaults(plain | tables))
+    return "".join(f"# {line}\n" for line in comment.splitlines()) + text
+
+
+def _without_defaults(table: Mapping[str, object]) -> dict[str, object]:
+    """The table without keys that are None, which TOML can't express, or empty tables."""
+    values = {key: _without_defaults(value) if isinstance(value, Mapping) else value for key, value in table.items()}
+    return {key: value for key, value in values.items() if value is not None and value != {}}
+
+
 def verdict(
     run: RunFolder,
     ready: SplitJob,
     recipe: Recipe,
     options: Options,
-    studies: Studies,
+    searches: Searches,
     reporter: Reporter,
     pages: Pages | None = None,
 ) -> Report:
@@ -150,7 +244,7 @@ def verdict(
     write_list(run.path / "calibration.json", spec.calibration, spec.recipe, options.seed)
     rows, reference, finals = bundles_and_rows(SingleProcessBuilder(spec), images, options, run, reporter, pages=pages)
     gates = trial_gates(options)
-    parts = [summary(target, study.trials, gates) for target, study in studies.items()]
+    parts = [summary(target, trials, gates) for target, trials in searches.items()]
     tuning = SearchSummary(
         recipe=RECIPE,
         max_drop_points=gates.max_drop,

@@ -1,197 +1,230 @@
-"""A study: the trials for one target, which run one after the other and are stored in the run folder as they end.
+"""Studies: candidate recipes for one target, which are built and measured one after the other until one is good enough.
 
-Only one trial runs at a time, because a calibration next to it would distort its latency.
+A study is stored in the run folder whenever a trial ends, so that the same command resumes. It depends on no bound: a
+command with other bounds judges the same trials anew, and makes only those that are missing. Only one trial runs at a
+time, because a calibration next to it would distort its latency.
 """
 
-import time
-from collections.abc import Callable, Collection, Sequence
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Self
 
 from edgekit.config.precisions import PRECISIONS
-from edgekit.config.recipes import Recipe
-from edgekit.errors import EdgekitError, costs_a_row
+from edgekit.config.recipes import Estimator, Recipe
+from edgekit.devices.registry import THIS, Device
+from edgekit.errors import costs_a_row
 from edgekit.measure import machine
+from edgekit.measure.gates import drop_gate, speed_gate
+from edgekit.measure.measurement_store import lost_with_device
 from edgekit.measure.settings import Gates, Timing
 from edgekit.pipeline.evaluation_images import ReferenceInputs, reference_inputs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.request import BuildSpec, BundleInputs
 from edgekit.report.device import DeviceFacts
-from edgekit.support import tracebacks
+from edgekit.report.measurement import Failure, Measurement
+from edgekit.runtime.bundle import Bundle
+from edgekit.support.files import without_folders
 from edgekit.support.hashes import Inputs, code_sha256
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
-from edgekit.tuning.analysis import ROOMS
-from edgekit.tuning.ranking import describe, title, within
-from edgekit.tuning.space import Choices, plan
-from edgekit.tuning.trial import Figures, Trial
+
+ROOMS = ("measure", "runtime", "tuning")
+"""Folders of the package whose code simulates, chooses, times and profiles layers."""
 
 
 @dataclass(frozen=True)
-class StudyInputs(Inputs):
-    """Inputs of the figures of a study's trials, except for the choices of each trial.
+class Candidate:
+    """Changes of a recipe for one target, by default none. Where a field is None, the recipe's value holds."""
 
-    Bounds and budgets are not among them, so a search with other bounds reuses the trials.
-    """
+    float_layers: tuple[str, ...] = ()
+    """Layers that stay in float in addition to those of the recipe."""
+    estimator: Estimator | None = None
+    """Estimator of activation ranges."""
+    smooth_quant: bool | None = None
+    """Whether to apply SmoothQuant."""
+    bias_correction: Literal["none", "fast", "accurate"] | None = None
+    """Bias correction."""
 
-    bundles: tuple[BundleInputs, ...]
-    """Inputs of the float bundle, and of the int8 bundle of the recipe to improve, without the names of classes."""
-    reference: ReferenceInputs
-    """Inputs of torch's predictions for the tuning images."""
-    timing: Timing
-    """Settings with which the trials are timed."""
-    device: DeviceFacts
-    """The machine on which they are timed."""
-    code_sha256: str
-    """Hash of edgekit's code in `ROOMS`."""
+    def applied(self, recipe: Recipe, target: str) -> Recipe:
+        """The recipe with these changes for a target; the very same recipe if there are none."""
+        if self == Candidate():
+            return recipe
+        recipe = recipe.keeping_in_float(target, self.float_layers)
+        names = ("estimator", "smooth_quant", "bias_correction")
+        changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        row = replace(recipe.targets[target], **changes)
+        return replace(recipe, targets={**recipe.targets, target: row})
 
 
-def study_inputs(spec: BuildSpec, images: JobImages, target: str, timing: Timing) -> StudyInputs:
-    """Inputs of the trials of a job for one target."""
-    return StudyInputs(
-        bundles=tuple(replace(spec.request(target, precision).inputs, labels=()) for precision in PRECISIONS),
-        reference=reference_inputs(spec.network, images),
-        timing=timing,
-        device=machine.describe(),
-        code_sha256=code_sha256(ROOMS),
-    )
+@dataclass(frozen=True)
+class Trial:
+    """One candidate, and the measurement of its bundle."""
+
+    number: int
+    """Position of the candidate in its study, from 0."""
+    candidate: Candidate
+    """Changes of the recipe."""
+    state: Literal["complete", "fail", "pruned", "untried"]
+    """Outcome. Only those that ran are stored: "complete" with a measurement, "fail" with an error."""
+    measured: Measurement | None = None
+    """Measurement of the bundle, without the series and lists that only reports need."""
+    error: str | None = None
+    """Message of the error because of which the bundle could not be made or measured."""
+    files: dict[str, str] | None = None
+    """SHA-256 of each model file by its name; None if the classes had other names then."""
+
+    @classmethod
+    def of(cls, number: int, candidate: Candidate, measured: Measurement, bundle: Bundle | None = None) -> Self:
+        """The trial of a candidate with this measurement of its bundle."""
+        if measured.failure:
+            return cls(number, candidate, "fail", error=str(measured.failure))
+        accuracy = measured.accuracy and replace(measured.accuracy, changes=None, right_by_class=None)
+        files = bundle.manifest.files if bundle else {}
+        return cls(
+            number,
+            candidate,
+            "complete",
+            replace(measured, accuracy=accuracy, thermal=None, profile=None),
+            files={name: entry["sha256"] for name, entry in files.items() if name.startswith("model")},
+        )
+
+    @property
+    def drop(self) -> float | None:
+        """Drop in top-1, in percentage points."""
+        accuracy = self.measured.accuracy if self.measured else None
+        return accuracy.drop_top1_points if accuracy else None
+
+    def keeps_drop(self, gates: Gates) -> bool:
+        """Whether the bundle keeps the bound of the drop."""
+        return self.measured is not None and drop_gate(self.measured.accuracy, gates).verdict == "pass"
+
+    def is_fast(self, gates: Gates) -> bool:
+        """Whether the bundle isn't too slow."""
+        return self.measured is not None and speed_gate(self.measured, gates).verdict != "fail"
 
 
 @dataclass(frozen=True)
 class Study:
-    """The trials for one target."""
+    """The candidates for one target, and the trials so far."""
 
-    layers: tuple[str, ...]
-    """The layers in the order in which trials leave them in float."""
+    candidates: tuple[Candidate, ...]
+    """Candidates in the order in which they are tried."""
     trials: tuple[Trial, ...] = ()
-    """The trials in the order of the plan. The stored study has only those that ran."""
+    """Trials that have ended, in the order in which they ran."""
     labels: str = ""
     """Hash of the names of the classes, which the trials' model files contain."""
 
 
 @dataclass(frozen=True)
+class StudyInputs(Inputs):
+    """Inputs of a study's trials, except for the candidate of each. Bounds and budgets are not among them."""
+
+    bundles: tuple[BundleInputs, ...]
+    """Inputs of the float bundle, and of the int8 bundle of the recipe to improve, without the names of classes."""
+    reference: ReferenceInputs
+    """Inputs of torch's predictions for the images that judge the trials."""
+    timing: Timing
+    """Settings with which the trials are timed."""
+    device: DeviceFacts | None
+    """This machine if it measures the trials, otherwise None."""
+    address: str | None
+    """Address of the device that measures them, otherwise None."""
+    code_sha256: str
+    """Hash of edgekit's code in `ROOMS`."""
+
+
+def study_inputs(spec: BuildSpec, images: JobImages, target: str, timing: Timing, device: Device = THIS) -> StudyInputs:
+    """Inputs of the trials of a job for one target, measured on this device."""
+    return StudyInputs(
+        bundles=tuple(replace(spec.request(target, precision).inputs, labels=()) for precision in PRECISIONS),
+        reference=reference_inputs(spec.network, images),
+        timing=timing,
+        device=machine.describe() if device == THIS else None,
+        address=device.url,
+        code_sha256=code_sha256(ROOMS),
+    )
+
+
+@dataclass(frozen=True)
 class StudyStore:
-    """One target's study in the run folder, from which the same command resumes after an interruption."""
+    """One target's study in the run folder."""
 
     run: RunFolder
     target: str
     inputs: Inputs
+    purpose: str
+    """What the study is for, such as "repair"."""
     labels: str = ""
     """Hash of the names of the classes."""
 
     def load(self) -> Study | None:
-        """The study of an earlier run with the same inputs.
+        """The study of an earlier command with the same inputs.
 
         If the classes had other names, the hashes of the trials' model files are left out: no recipe gives them again.
         """
-        study = self.run.recall(f"study-{self.target}", self.inputs, Study)
+        study = self.run.recall(f"{self.purpose}-{self.target}", self.inputs, Study)
         if study is None or study.labels == self.labels:
             return study
-        return replace(study, trials=tuple(map(_without_files, study.trials)))
+        return replace(study, trials=tuple(replace(trial, files=None) for trial in study.trials))
 
     def save(self, study: Study) -> None:
         """Replace the stored study."""
-        self.run.remember(f"study-{self.target}", self.inputs, replace(study, labels=self.labels))
-
-
-def _without_files(trial: Trial) -> Trial:
-    return replace(trial, figures=trial.figures and replace(trial.figures, files=None))
-
-
-class Bench(Protocol):
-    """Measures trials for one target."""
-
-    def layers(self) -> tuple[str, ...]:
-        """The layers in the order in which trials leave them in float."""
-        ...
-
-    def measure(self, choices: Choices, layers: Sequence[str]) -> Figures:
-        """Measure a trial, with the order of `layers`. Raises StageError if it can't be built or measured."""
-        ...
+        self.run.remember(f"{self.purpose}-{self.target}", self.inputs, replace(study, labels=self.labels))
 
 
 @dataclass(frozen=True)
-class Searcher:
-    """Runs the trials of a study that no earlier run has finished."""
+class Loop(ABC):
+    """Makes the trials of one study. A subclass chooses the next candidate by the results so far."""
 
     store: StudyStore
-    bench: Bench
-    gates: Gates
     reporter: Reporter
-    now: Callable[[], float] = time.monotonic
-    """Clock in seconds."""
+    gates: Gates
+    """Gates that the trials are judged by."""
 
-    def search(self, recipe: Recipe, limit: int | None = None, until: float = float("inf")) -> Study:
-        """Run the plan for this recipe, at most `limit` trials of it. Pruned ones don't count.
+    @abstractmethod
+    def make(self, candidate: Candidate) -> tuple[Bundle, Measurement]:
+        """Build the bundle of a candidate and measure it. Raises StageError."""
 
-        After the time `until` only the first trial runs, so that every study has one. Once a trial meets the bounds,
-        those with more layers in float are pruned, because they can't be better. If a trial raises a StageError or hits
-        a bug in edgekit, only that trial fails. Other errors, such as a full disk, and KeyboardInterrupt end the
-        search; trials that have ended stay stored.
+    @abstractmethod
+    def propose(self, study: Study) -> int | None:
+        """Number of the candidate to try next; None to end the loop."""
+
+    @abstractmethod
+    def title(self, trial: Trial) -> str:
+        """Name of a trial in the output."""
+
+    @abstractmethod
+    def tell(self, study: Study) -> None:
+        """Print a line about the last trial."""
+
+    def run(self, study: Study) -> Study:
+        """Make trials until none is proposed. Each is stored as soon as it ends.
+
+        If a trial raises a StageError or hits a bug in edgekit, only that trial fails. Other errors, such as a full
+        disk, and KeyboardInterrupt end the loop, and so does the loss of the device; the same command then resumes.
         """
-        target = self.store.target
-        layers, done = self._resumed()
-        points = plan(recipe.for_target(target), len(layers))
-        trials: list[Trial] = []
-        for number, choices in enumerate(points):
-            if limit is not None and _count(trials) >= limit:
+        while (number := self.propose(study)) is not None:
+            trial = self.attempt(number, study.candidates[number])
+            if trial is None:
                 break
-            if choices in done:
-                trial = replace(done[choices], number=number)
-            elif choices.layers_in_float > self._most_in_float(trials):
-                trial = Trial(number, choices, "pruned")
-            elif done and self.now() >= until:
-                trial = Trial(number, choices, "untried")
-            else:
-                trial = done[choices] = self._run(number, choices, layers)
-                self.store.save(Study(layers, tuple(done.values())))
-                self._report([*trials, trial], points, done, limit)
-            trials.append(trial)
-        if untried := sum(trial.state == "untried" for trial in trials):
-            self.reporter.say(f"{target}: the time is up: {untried} recipes were not tried")
-        return Study(layers, tuple(trials))
-
-    def _resumed(self) -> tuple[tuple[str, ...], dict[Choices, Trial]]:
-        """The order of the layers, and the trials that ended in an earlier run."""
-        target = self.store.target
-        study = self.store.load()
-        if study is None:
-            with self.reporter.stage(f"{target}: order the layers by their noise"):
-                study = Study(self.bench.layers())
+            study = replace(study, trials=(*study.trials, trial))
             self.store.save(study)
-        if study.trials:
-            self.reporter.say(f"{target}: {len(study.trials)} trials reused from an earlier run")
-        return study.layers, {trial.choices: trial for trial in study.trials}
+            self.tell(study)
+        return study
 
-    def _most_in_float(self, trials: Sequence[Trial]) -> float:
-        """Number of layers in float above which a trial can't be the best any more."""
-        return min((trial.choices.layers_in_float for trial in within(trials, self.gates)), default=float("inf"))
-
-    def _report(
-        self, trials: Sequence[Trial], points: Sequence[Choices], done: Collection[Choices], limit: int | None
-    ) -> None:
-        """Print a line for the last trial if it is complete. That of a failed one has been printed."""
-        trial = trials[-1]
-        if trial.state == "complete":
-            most = self._most_in_float(trials)
-            left = sum(point.layers_in_float <= most and point not in done for point in points)
-            left = left if limit is None else min(left, limit - _count(trials))
-            self.reporter.say(f"{self.store.target}: {describe(trial, self.gates)}; {left} to go")
-
-    def _run(self, number: int, choices: Choices, layers: Sequence[str]) -> Trial:
-        trial = Trial(number, choices, "fail")
-        name = f"{self.store.target}: {title(trial)}"
+    def attempt(self, number: int, candidate: Candidate) -> Trial | None:
+        """Make one trial; None if the device was lost. Its error doesn't name the run's folder: reports are shared."""
         try:
-            with self.reporter.stage(name):
-                return replace(trial, state="complete", figures=self.bench.measure(choices, layers))
+            bundle, measured = self.make(candidate)
         except Exception as error:
             if not costs_a_row(error):
                 raise
-            self.reporter.failed(name, error)
-            is_bug = not isinstance(error, EdgekitError)
-            return replace(trial, reason=f"bug in edgekit: {tracebacks.summary_of(error)}" if is_bug else str(error))
-
-
-def _count(trials: Sequence[Trial]) -> int:
-    """Number of trials without the pruned ones."""
-    return sum(trial.state != "pruned" for trial in trials)
+            failure = Failure.of("compile", error)
+            message = failure.message if failure.stage == "compile" else str(failure)
+            trial = Trial(number, candidate, "fail", error=without_folders(message, [self.store.run.path]))
+            self.reporter.failed(self.title(trial), error)
+            return trial
+        if lost_with_device(measured):
+            return None
+        trial = Trial.of(number, candidate, measured, bundle)
+        return replace(trial, error=trial.error and without_folders(trial.error, [self.store.run.path]))

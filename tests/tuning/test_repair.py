@@ -1,41 +1,450 @@
-"""The layers that each attempt of a repair keeps in float."""
+"""INT8 bundles that miss the accuracy bound: layers stay in float until they keep it."""
 
-from collections.abc import Iterable, Mapping
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from edgekit.tuning.repair import _attempts
+from edgekit.cli.main import main
+from edgekit.devices.registry import THIS
+from edgekit.errors import CompileError
+from edgekit.measure.settings import Gates, Timing
+from edgekit.pipeline import deploy as pipeline
+from edgekit.pipeline.build import build_one
+from edgekit.report import load_report
+from edgekit.report.recipe_search import Repair, RepairAttempt, repair_words
+from edgekit.report.row import Row
+from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import STATE, open_run
+from edgekit.tuning import mixtures
+from edgekit.tuning import repair as repairing
+from edgekit.tuning.repair import (
+    MOST_ATTEMPTS,
+    MeasuredBundles,
+    RepairLoop,
+    Repairs,
+    attempt_of,
+    decision,
+    is_of,
+    misses_bound,
+    repairs_of,
+    within_reach,
+)
+from edgekit.tuning.study import Candidate, Study, StudyStore, Trial
+from tests.helpers import fake_runtime, fragile
+from tests.helpers.interrupts import interrupting
+from tests.helpers.measurements import accuracy, device, failed, measurement, speedup
+from tests.helpers.sharing import made_once
+from tests.helpers.tiny import MakeBundle
+
+RECIPE = """
+name = "whole-ranges"
+description = "Weights rounded to nearest, so that nothing makes up for the range of the middle layer"
+estimator = "minmax"
+
+# ONNX Runtime has no integer kernel for convolutions whose output isn't quantized, so they would stay in float anyway.
+[onnx]
+rewrites = []
+activations = "uint8"
+quantize_outputs = true
+quantize_depthwise = true
+"""
+QUIET = Reporter(quiet=True)
+Ranked = tuple[tuple[str, ...], ...]
 
 
-class Noises:
-    """Stands for `Trials` of layers whose noises add up."""
+@pytest.fixture(scope="module")
+def arguments(photos: Path, shared_folder: Path) -> list[str]:
+    """Arguments of `edgekit deploy` for the fragile network, without --target and --output."""
 
-    def __init__(self, noises: Mapping[str, float]) -> None:
-        self._noises, self.everything = noises, frozenset(noises)
-        self._ran = {self.everything}
+    def make(folder: Path) -> None:
+        fragile.save_trained(photos, folder / "fragile.safetensors")
+        (folder / "recipe.toml").write_text(RECIPE)
 
-    def run(self, mixtures: Iterable[frozenset[str]], on_image: Any) -> None:
-        self._ran |= set(mixtures)
+    folder = made_once(shared_folder, "fragile", make)
+    model = ["tests.helpers.fragile:network", "--weights", str(folder / "fragile.safetensors")]
+    size = ["--imgsz", "32", "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5", "--crop-pct", "1"]
+    counts = ["--num-calibration-samples", "10", "--iterations", "5", "--warmup", "1", "--threads", "1"]
+    making = ["--data", str(photos), "--recipe", str(folder / "recipe.toml"), "--min-speedup", "0"]
+    return [*model, *size, *counts, *making]
 
-    def noise(self, mixture: frozenset[str]) -> float:
-        assert mixture in self._ran
-        return sum(self._noises[name] for name in mixture)
+
+@pytest.fixture
+def deploy(arguments: list[str], tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """A function that deploys for the fake runtime to tmp_path/run."""
+    with fake_runtime.added():
+        yield lambda *more: main(["deploy", *arguments, "--target", "fake", "-o", str(tmp_path / "run"), *more])
+
+
+def int8_row(folder: Path) -> Row:
+    (row,) = (row for row in load_report(folder).results if row.precision == "int8")
+    return row
+
+
+def calibrations(progress: str) -> int:
+    """How often a command calibrated."""
+    return sum(line.startswith(("calibrate: ", "fake-int8: calibrate: ")) for line in progress.splitlines())
+
+
+def unneeded(*_: object) -> Ranked:
+    raise AssertionError("the layers are ranked although nothing has to be repaired")
+
+
+def test_the_destroyed_layer_alone_stays_in_float(arguments: list[str], tmp_path: Path, capfd: Any) -> None:
+    folder = tmp_path / "run"
+    assert main(["deploy", *arguments, "--target", "onnx", "-o", str(folder)]) == 0
+    out = " ".join(capfd.readouterr().out.split())
+    row = int8_row(folder)
+    assert row.verdict == "pass"
+    assert row.accuracy
+    assert row.accuracy.drop_top1_points <= 1
+    assert row.repair
+    before, after = row.repair.attempts
+    assert (before.float_layers, after.float_layers) == ((), (fragile.FRAGILE,))
+    assert (row.repair.chosen, row.repair.ranking_images, row.repair.device) == (1, 10, "local")
+    assert before.drop_top1_points is not None
+    assert before.drop_top1_points > 20
+    assert after.drop_top1_points == row.accuracy.drop_top1_points
+    assert repair_words(row.repair) in out
+    bundle = read_bundle(folder / "onnx-int8")
+    assert [layer["name"] for layer in bundle.manifest.layers if not layer["int8"]] == [fragile.FRAGILE]
+    listed = json.loads((folder / "calibration.json").read_text())
+    assert listed["recipe"]["targets"]["onnx"]["float_layers"] == [fragile.FRAGILE]
+
+
+def test_without_repair_the_row_fails(deploy: Callable[..., int], tmp_path: Path) -> None:
+    assert deploy("--no-repair") == 1
+    row = int8_row(tmp_path / "run")
+    assert (row.verdict, row.repair) == ("fail", None)
+    assert not (tmp_path / "run" / STATE / "attempts").exists()
+
+
+def test_other_commands_in_the_folder_make_no_bundle_anew(
+    deploy: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    folder = tmp_path / "run"
+    assert deploy() == 0
+    first = int8_row(folder)
+    fingerprint = read_bundle(folder / "fake-int8").manifest.fingerprint
+    assert calibrations(capfd.readouterr().err) == 1, "the recipe's own, also for the ranking and the attempt"
+    monkeypatch.setattr(repairing, "rank_layers", unneeded)
+    assert deploy() == 0
+    err = capfd.readouterr().err
+    assert "fake-int8: reused from an earlier run" in err
+    assert calibrations(err) == 0
+    assert err.count("fake-int8: evaluate") == 1, "only the repaired bundle is measured again"
+    assert int8_row(folder).repair == first.repair
+    assert deploy("--max-drop", "100") == 0
+    assert calibrations(capfd.readouterr().err) == 0
+    loose = int8_row(folder)
+    assert loose.repair is None, "the recipe's own bundle keeps this bound"
+    assert read_bundle(folder / "fake-int8").manifest.fingerprint != fingerprint
+    assert deploy("--no-repair") == 1
+    labels = tmp_path / "labels.txt"
+    labels.write_text("".join(f"class_{label}\n" for label in reversed(range(10))))
+    assert deploy("--labels", str(labels)) == 1, "nothing is right in this order, so nothing is concluded"
+    assert deploy() == 0
+    assert calibrations(capfd.readouterr().err) == 0
+    assert read_bundle(folder / "fake-int8").manifest.fingerprint == fingerprint
+
+
+def test_the_list_of_calibration_images_reproduces_the_repaired_bundle(
+    deploy: Callable[..., int], arguments: list[str], tmp_path: Path, capfd: Any
+) -> None:
+    assert deploy() == 0
+    capfd.readouterr()
+    own = {"--recipe", "--num-calibration-samples"}
+    pairs = zip(arguments[1::2], arguments[2::2], strict=True)
+    rest = [text for pair in pairs if pair[0] not in own for text in pair]
+    listed = ["--calibration-list", str(tmp_path / "run" / "calibration.json"), "--no-repair", "--target", "fake"]
+    assert main(["deploy", arguments[0], *rest, *listed, "-o", str(tmp_path / "run")]) == 0
+    assert "fake-int8: reused from an earlier run" in capfd.readouterr().err
+
+
+def ranked(*attempts: tuple[str, ...]) -> Callable[..., Ranked]:
+    return lambda *_: attempts
+
+
+def test_at_most_three_attempts_and_the_best_of_them(
+    deploy: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = [("last",), ("last", "head"), ("last", "head", "first"), ("last", "head", "first", "middle")]
+    monkeypatch.setattr(repairing, "rank_layers", ranked(*sets))
+    assert deploy() == 1
+    row = int8_row(tmp_path / "run")
+    assert row.verdict == "fail"
+    assert row.repair
+    assert [attempt.float_layers for attempt in row.repair.attempts] == [(), *sets[:MOST_ATTEMPTS]]
+    drops = [attempt.drop_top1_points or 0.0 for attempt in row.repair.attempts]
+    assert row.repair.chosen == drops.index(min(drops))
+    assert row.accuracy
+    assert row.accuracy.drop_top1_points == min(drops), "the row has the bundle of that attempt"
+    assert any(note.startswith("not repaired: kept in float, last: drop ") for note in row.notes)
+    assert any("the evaluation images judged 4 INT8 bundles" in note for note in row.notes)
+
+
+def test_an_attempt_that_fails_costs_itself(
+    deploy: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.setattr(repairing, "rank_layers", ranked(("last",), ("last", "middle")))
+    real = build_one
+
+    def refuse(graphs: Any, target: str, precision: Any, path: Path, reporter: Reporter) -> Any:
+        if path.name.endswith("-1"):
+            raise CompileError(f"can't write {tmp_path / 'run'}/secret")
+        return real(graphs, target, precision, path, reporter)
+
+    monkeypatch.setattr(repairing, "build_one", refuse)
+    assert deploy() == 0
+    repair = int8_row(tmp_path / "run").repair
+    assert repair
+    assert repair.chosen == 2
+    assert "can't write" in (repair.attempts[1].error or "")
+    assert str(tmp_path) not in (repair.attempts[1].error or ""), "reports are shared"
+    assert "fake-int8: repair: can't write" in capfd.readouterr().err
+
+
+def test_layers_that_cannot_be_ranked_leave_the_row_as_it_is(
+    deploy: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    def refuse(*_: object) -> Ranked:
+        raise CompileError("NNCF can't calibrate the graph")
+
+    monkeypatch.setattr(repairing, "rank_layers", refuse)
+    assert deploy() == 1
+    row = int8_row(tmp_path / "run")
+    assert (row.verdict, row.repair) == ("fail", None)
+    assert "fake-int8: repair: NNCF can't calibrate the graph" in capfd.readouterr().err
+
+
+POINTS: list[tuple[Any, str, int]] = [
+    (mixtures, "simulate", 0),
+    (repairing, "build_one", 0),
+    (pipeline, "measure_here", 1),
+    (repairing, "copy_bundle", 0),
+    (pipeline, "write_report", 0),
+]
+"""Where Ctrl-C arrives, in the order of a repair: (owner, function, number of calls that still succeed)."""
+
+
+def test_an_interrupted_repair_resumes(deploy: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
+    folder, calibrated = tmp_path / "run", 0
+    for owner, name, spared in POINTS:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, name, interrupting(getattr(owner, name), spared))
+            assert deploy() == 130, name
+        calibrated += calibrations(capfd.readouterr().err)
+        assert read_bundle(folder / "fake-int8")
+    assert deploy() == 0
+    assert calibrated + calibrations(capfd.readouterr().err) == 3, "for each command that builds or ranks"
+    row = int8_row(folder)
+    assert row.repair
+    assert row.repair.result.float_layers == (fragile.FRAGILE,)
+    left = [path.name for path in (folder / STATE).rglob(".*")]
+    assert left == []
+
+
+def test_a_guessing_reference_is_not_repaired(
+    deploy: Callable[..., int], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The classes of these folders are in another order than the network's."""
+    for label in range(10):
+        shutil.copytree(photos / f"class_{(label + 3) % 10}", tmp_path / "data" / f"class_{label}")
+    monkeypatch.setattr(repairing, "rank_layers", unneeded)
+    assert deploy("--data", str(tmp_path / "data"), "--max-drop", "0") == 1
+    row = int8_row(tmp_path / "run")
+    assert (row.verdict, row.repair) == ("inconclusive", None)
+
+
+@pytest.mark.parametrize(("weights", "params"), [("random", 1000), ("w", 50_000_000)])
+def test_jobs_that_are_never_repaired(weights: str, params: int) -> None:
+    spec: Any = SimpleNamespace(network=SimpleNamespace(weights=weights, params=params))
+    images: Any = None
+    run: Any = None
+    assert repairs_of(spec, images, ("onnx",), (THIS,), Timing(), Gates(), run, QUIET) is None
+
+
+def test_calibration_images_unlike_the_others_are_not_repaired_for() -> None:
+    dark, bright = (SimpleNamespace(brightness=np.array([level, level + 1])) for level in (20.0, 120.0))
+    network = SimpleNamespace(weights="w", params=1000)
+    spec: Any = SimpleNamespace(network=network, calibration=dark)
+    images: Any = SimpleNamespace(evaluation=bright)
+    run: Any = None
+    assert repairs_of(spec, images, ("onnx",), (THIS,), Timing(), Gates(), run, QUIET) is None
+
+
+FAST, SLOW = speedup(1.5, 1.4, 1.6), speedup(1.0, 0.9, 1.1)
+
+
+def test_only_an_accuracy_that_is_too_low_is_repaired() -> None:
+    def int8(drop: float, speed: Any = FAST, **more: Any) -> Any:
+        return measurement(precision="int8", accuracy=accuracy(drop), speedup=speed, **more)
+
+    assert misses_bound(int8(1.2), Gates())
+    assert not misses_bound(int8(0.9), Gates())
+    assert misses_bound(int8(0.9), Gates(must_show_drop=True)), "the interval doesn't confirm the stated bound"
+    assert not misses_bound(int8(0.3), Gates(must_show_drop=True))
+    assert not misses_bound(int8(1.2, SLOW), Gates()), "layers in float make it slower still"
+    assert misses_bound(int8(1.2, SLOW), Gates(min_speedup=0))
+    assert misses_bound(int8(1.2, SLOW, device=device(emulated=True)), Gates())
+    assert not misses_bound(failed(), Gates())
+
+
+def state(*attempts: tuple[float | None, float | None], sets: int = 3) -> Study:
+    """A repair with these drops and speedups, of which the first is the recipe's own bundle."""
+    candidates = tuple(Candidate(tuple("abc"[:count])) for count in range(sets + 1))
+    trials = []
+    for number, (drop, speed) in enumerate(attempts):
+        if drop is None:
+            trials.append(Trial(number, candidates[number], "fail", error="refused"))
+            continue
+        where = device(emulated=True) if speed is None else device()
+        fast = None if speed is None else speedup(speed, speed - 0.1, speed + 0.1)
+        figures = accuracy(drop, drop_ci95_points=(drop - 0.4, drop + 0.4))
+        measured = measurement(accuracy=figures, speedup=fast, device=where, engine="onnxruntime 1.0")
+        trials.append(Trial.of(number, candidates[number], measured))
+    return Study(candidates, tuple(trials))
+
+
+def number_of(trial: Trial | None) -> int | None:
+    return trial.number if trial else None
 
 
 @pytest.mark.parametrize(
-    ("noises", "attempts"),
+    ("repair", "number"),
     [
-        ({"a": 100, "b": 20, "c": 4, "d": 1, "e": 0.5}, ["a", "ab", "abc"]),
-        ({"a": 1000, "b": 1, "c": 1}, ["a", "ab"]),
-        ({"a": 1, "b": 1, "c": 1, "d": 1, "e": 1, "f": 1, "g": 1, "h": 1}, ["abcdef"]),
-        ({"a": 1, "b": 1}, []),
-        ({"a": 1}, []),
+        (state((3.0, 1.5)), None),
+        (state((3.0, 1.5), sets=0), 0),
+        (state((3.0, 1.5), (0.5, 1.4)), 1),
+        (state((3.0, 1.5), (2.0, 1.4)), None),
+        (state((3.0, 1.5), (0.5, 1.05)), 0),
+        (state((3.0, 1.5), (2.0, 1.4), (1.5, 1.05)), 1),
+        (state((3.0, 1.5), (None, None)), None),
+        (state((3.0, 1.5), (None, None), (0.5, 1.4)), 2),
+        (state((3.0, 1.5), (2.0, 1.4), (4.0, 1.3), (3.5, 1.3)), 1),
+        (state((3.0, 1.5), (3.0, 1.4), (3.0, 1.3), (3.0, 1.3)), 0),
+        (state((0.9, 1.5), (0.5, 1.4)), 0),
+        (state((3.0, None), (0.5, None)), 1),
     ],
-    ids=["each layer a quarter", "one destroyed layer", "equal layers", "half is not enough", "the only layer"],
+    ids=[
+        "the first attempt", "nothing to try", "within the bound", "the next attempt", "no longer faster",
+        "the most accurate that is faster", "a failed attempt", "after a failed attempt", "used up", "none helped",
+        "a looser bound than before", "an emulated device",
+    ],
+)  # fmt: skip
+def test_decisions(repair: Study, number: int | None) -> None:
+    assert number_of(decision(repair, Gates())) == number
+
+
+@pytest.mark.parametrize(
+    ("repair", "number"),
+    [
+        (state((0.9, 1.5)), None),
+        (state((0.6, 1.5)), 0),
+        (state((3.0, 1.5), (0.9, 1.4)), None),
+        (state((3.0, 1.5), (0.9, 1.4), (0.5, 1.3)), 2),
+        (state((3.0, 1.5), (0.9, 1.4), (0.8, 1.3), (0.7, 1.2)), 1),
+        (state((3.0, 1.5), (0.9, 1.4), (0.5, 1.05)), 1),
+    ],
+    ids=["unconfirmed", "confirmed", "the next attempt", "the first confirmed", "none confirmed", "no longer faster"],
 )
-def test_each_attempt_keeps_the_fewest_layers_that_cut_the_noise_enough(
-    noises: Mapping[str, float], attempts: list[str]
+def test_a_stated_bound_needs_the_whole_interval(repair: Study, number: int | None) -> None:
+    assert number_of(decision(repair, Gates(must_show_drop=True))) == number
+    assert number_of(decision(repair, Gates())) in (0, 1), "without it, the measured drop decides"
+
+
+@pytest.mark.parametrize(("images", "confirmed"), [(0, False), (300, False), (400, True)])
+def test_a_bound_that_no_bundle_could_confirm_is_judged_by_the_measured_drop(images: int, confirmed: bool) -> None:
+    assert within_reach(Gates(must_show_drop=True), images).must_show_drop is confirmed
+    assert not within_reach(Gates(), images).must_show_drop
+
+
+def test_attempts_count_on_the_device_and_runtime_that_measured_them() -> None:
+    repair = state((3.0, 1.5))
+    row = measurement(precision="int8", device=device(), engine="onnxruntime 1.0")
+    assert is_of(repair, row)
+    assert not is_of(repair, replace(row, engine="onnxruntime 1.1"))
+    assert not is_of(repair, replace(row, device=device(memory_bytes=2)))
+
+
+def test_on_another_device_the_repair_begins_with_the_recipes_own_bundle(
+    make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
-    trials: Any = Noises(noises)
-    assert list(_attempts(trials, sorted(noises))) == [tuple(attempt) for attempt in attempts]
+    bundle = read_bundle(make_bundle("onnx"))
+    row = measurement(precision="int8")
+    with open_run(tmp_path / "run") as run:
+        store = StudyStore(run, "onnx", Gates(), "repair")  # type: ignore[arg-type]
+
+        def build(candidate: Candidate, path: Path) -> Bundle:
+            assert candidate == Candidate()
+            shutil.copytree(bundle.path, path)
+            return read_bundle(path)
+
+        before = MeasuredBundles({"onnx-float": bundle, "onnx-int8": bundle}, {"onnx-int8": row})
+        loop = RepairLoop(store, QUIET, Gates(), before, build, lambda bundles: [row for _ in bundles])
+        after = loop.begin_again()
+    shipped = after.bundles["onnx-int8"]
+    assert isinstance(shipped, Bundle)
+    assert (shipped.path, after.rows["onnx-int8"]) == (tmp_path / "run/onnx-int8", row)
+
+
+def test_a_speedup_of_an_emulated_device_does_not_count() -> None:
+    measured = measurement(precision="int8", accuracy=accuracy(1.2), speedup=SLOW, device=device(emulated=True))
+    attempt = attempt_of(Trial.of(1, Candidate(("a",)), measured))
+    assert (attempt.speedup, attempt.speedup_ci95, attempt.float_layers) == (None, None, ("a",))
+
+
+def test_other_devices_measure_the_repaired_bundles_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: Any = {name: object() for name in ("onnx-float", "onnx-int8", "tflite-float", "tflite-int8")}
+    monkeypatch.setattr(repairing, "Bundle", object)
+    monkeypatch.setattr(repairing, "study_inputs", lambda *_: Gates())
+    monkeypatch.setattr(StudyStore, "load", lambda *_: None)
+
+    def repaired(self: Repairs, target: str, shipped: MeasuredBundles, measure: Any, graphs: Any) -> MeasuredBundles:
+        if target == "onnx":
+            return shipped
+        bundles: Any = {**shipped.bundles, "tflite-int8": "repaired"}
+        return MeasuredBundles(bundles, dict(zip(bundles, measure(bundles), strict=True)))
+
+    monkeypatch.setattr(Repairs, "_repair", repaired)
+    calls: list[tuple[str, list[str], bool]] = []
+
+    def measure(device: Any, bundles: Any) -> Any:
+        calls.append((device.name, list(bundles), bundles["tflite-int8"] == "repaired"))
+        return [f"new {name} on {device.name}" for name in bundles]
+
+    devices: Any = (SimpleNamespace(name="pi4"), SimpleNamespace(name="pi5"))
+    before: Any = [f"{name} on {device.name}" for device in devices for name in built]
+    images: Any = SimpleNamespace(evaluation=SimpleNamespace(samples=()))
+    spec: Any = None
+    graphs: Any = None
+    with open_run(tmp_path / "run") as run:
+        repairs = Repairs(spec, images, ("onnx", "tflite"), devices, Timing(), Gates(), run, QUIET)
+        after = repairs.improve(built, before, measure, graphs)
+    group = ["tflite-float", "tflite-int8"]
+    assert calls == [("pi4", group, True), ("pi5", group, True)]
+    for name, row in zip(before, after, strict=True):
+        assert row == (f"new {name}" if "tflite" in name else name)
+
+
+def test_words() -> None:
+    own = RepairAttempt(drop_top1_points=2.0, speedup=1.8)
+    kept = RepairAttempt(float_layers=("a", "b", "c", "d", "e"), drop_top1_points=0.25, speedup=1.6)
+    refused = RepairAttempt(float_layers=("a",), error="compile: refused")
+    common: Any = {"device": "local", "max_drop_points": 1.0, "ranking_images": 32}
+    assert repair_words(Repair(attempts=(own, kept), chosen=1, **common)) == (
+        "repaired: 5 layers (a, b, c, d, …) kept in float changed the drop from 2.00 to 0.25 points and the speedup "
+        "over float from 1.80x to 1.60x; the evaluation images judged 2 INT8 bundles"
+    )
+    assert repair_words(Repair(attempts=(own, refused), chosen=0, **common)) == (
+        "not repaired: kept in float, a: compile: refused; the evaluation images judged 2 INT8 bundles, and this is "
+        "the recipe's own bundle"
+    )
+    assert repair_words(Repair(attempts=(own,), chosen=0, **common)).startswith("not repaired: no set of layers")

@@ -18,11 +18,9 @@ from edgekit.images.selection import select, split
 from edgekit.report import load_report
 from edgekit.report.recipe_search import TargetSearch
 from edgekit.runtime.bundle import read_bundle
-from edgekit.tuning.bench import TargetBench
+from edgekit.tuning import search as searching
 from edgekit.tuning.search import check_completed, shares
-from edgekit.tuning.space import Choices
-from edgekit.tuning.study import Study
-from edgekit.tuning.trial import Trial
+from edgekit.tuning.study import Candidate, Trial
 from tests.helpers.measurements import without_fresh_processes
 
 INCONCLUSIVE = 1
@@ -49,15 +47,15 @@ def in_this_process() -> Iterator[None]:
 def interrupted(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a search that was interrupted in its second trial. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("interrupted") / "run"
-    measure_trial = TargetBench.measure
+    make_trial = searching.make_trial
 
-    def interrupt(bench: TargetBench, choices: Choices, layers: Any) -> Any:
+    def interrupt(*arguments: Any) -> Any:
         if (folder / ".edgekit" / "study-onnx.json").read_text().count('"number"'):
             raise KeyboardInterrupt
-        return measure_trial(bench, choices, layers)
+        return make_trial(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TargetBench, "measure", interrupt)
+        patch.setattr(searching, "make_trial", interrupt)
         assert main(["tune", *arguments, "--trials", "2", "-o", str(folder), "--quiet"]) == 130
     return folder
 
@@ -73,21 +71,21 @@ def tuned(interrupted: Path, arguments: list[str], tmp_path_factory: pytest.Temp
 
 def search_of(folder: Path) -> TargetSearch:
     """The search's only target."""
-    search = load_report(folder).tuning
-    assert search is not None
-    (target,) = search.targets
+    tuning = load_report(folder).tuning
+    assert tuning is not None
+    (target,) = tuning.targets
     return target
 
 
 def test_report(tuned: Path, capfd: pytest.CaptureFixture[str]) -> None:
     report = load_report(tuned)
     assert report.tuning is not None
-    (search,) = report.tuning.targets
-    assert len(search.complete) == 2
-    assert {trial.state for trial in search.trials} == {"complete", "pruned"}, "the recipe itself meets the bounds"
-    assert search.best in [trial.number for trial in search.trials if trial.met]
-    assert set(search.front) <= {trial.number for trial in search.complete}
-    assert search.reproduced is True
+    (target,) = report.tuning.targets
+    assert len(target.complete) == 2
+    assert {trial.state for trial in target.trials} == {"complete", "pruned"}, "the recipe itself meets the bounds"
+    assert target.best in [trial.number for trial in target.trials if trial.met]
+    assert set(target.front) <= {trial.number for trial in target.complete}
+    assert target.reproduced is True
     assert report.tuning.images.count == 10
     assert report.evaluation.count == 20
     assert report.evaluation.overlap_with_calibration == 0
@@ -107,7 +105,10 @@ def test_an_interrupted_search_is_resumed(
     stored = json.loads((interrupted / ".edgekit" / "study-onnx.json").read_text())
     (before,) = stored["value"]["trials"]
     first, *_ = search_of(tuned).trials
-    assert (first.p50_ms, first.speedup) == (before["figures"]["p50_ms"], before["figures"]["speedup"])
+    assert (first.p50_ms, first.speedup) == (
+        before["measured"]["latency_ms"]["p50"],
+        before["measured"]["speedup"]["ratio"],
+    )
     folder = tmp_path / "run"
     shutil.copytree(tuned, folder)
     capfd.readouterr()
@@ -185,11 +186,10 @@ def test_the_verdict_is_of_images_that_the_search_never_saw(photos: Path) -> Non
 def test_a_search_without_a_result_says_what_failed(
     reasons: list[str], is_stopped: bool, problem: str, fix: str
 ) -> None:
-    choices = Choices("histogram", False, "none", 0)
-    trials = [Trial(number, choices, "fail", reason) for number, reason in enumerate(reasons)]
-    untried = [Trial(len(trials), choices, "untried")] if is_stopped else []
+    trials = [Trial(number, Candidate(), "fail", error=reason) for number, reason in enumerate(reasons)]
+    untried = [Trial(len(trials), Candidate(), "untried")] if is_stopped else []
     with pytest.raises(StageError) as caught:
-        check_completed({"onnx": Study((), (*trials, *untried))})
+        check_completed({"onnx": [*trials, *untried]})
     assert caught.value.problem == f"onnx: no trial was completed: {problem}"
     assert fix in caught.value.fix
     assert bool(caught.value.fix) is is_stopped

@@ -21,7 +21,8 @@ from edgekit.report.sensitivity_document import LayerTime, Sensitivity
 from edgekit.report.serialization import parse
 from edgekit.support.progress import Reporter
 from edgekit.tuning import analysis
-from edgekit.tuning.sensitivity import Trials, block_of, measure
+from edgekit.tuning.mixtures import Mixtures
+from edgekit.tuning.sensitivity import block_of, measure
 from edgekit.tuning.simulate import Simulation
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
@@ -65,11 +66,11 @@ def quantized(graph: GraphModule, images: list[NDArray[np.float32]]) -> GraphMod
 
 
 @pytest.fixture(scope="module")
-def trials(graph: GraphModule, tiny_convnext: Any) -> Trials:
+def trials(graph: GraphModule, tiny_convnext: Any) -> Mixtures:
     """The tiny network on 20 random images."""
     crops = random_crops(LABELS)
     images = normalized(crops, tiny_convnext.preprocessing)
-    return Trials(Simulation(quantized(graph, images[:4])), crops, tiny_convnext.preprocessing)
+    return Mixtures(Simulation(quantized(graph, images[:4])), crops, tiny_convnext.preprocessing)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_blocks(layer: str, block: str) -> None:
     assert block_of(layer) == block
 
 
-def test_trials_equal_single_runs(trials: Trials) -> None:
+def test_trials_equal_single_runs(trials: Mixtures) -> None:
     simulation = trials.simulation
     mixtures = [frozenset([simulation.layers[3]]), trials.everything - {simulation.layers[5]}]
     steps: list[float] = []
@@ -103,7 +104,7 @@ def test_trials_equal_single_runs(trials: Trials) -> None:
 
 
 def test_signal_to_noise_by_hand() -> None:
-    trials = Trials(Any, random_crops([0, 1]), Any)  # type: ignore[arg-type]
+    trials = Mixtures(Any, random_crops([0, 1]), Any)  # type: ignore[arg-type]
     plain: NDArray[np.float32] = np.array([[3, 0], [0, 4]], np.float32)
     trials.logits = {frozenset(): plain, frozenset("a"): plain + np.float32(0.5), frozenset("b"): plain[:, ::-1]}
     assert trials.snr(frozenset("a")) == pytest.approx(10 * np.log10(25 / 1))
@@ -114,7 +115,7 @@ def test_signal_to_noise_by_hand() -> None:
     assert trials.top1() == 1
 
 
-def test_every_layer_and_block_is_measured(trials: Trials) -> None:
+def test_every_layer_and_block_is_measured(trials: Mixtures) -> None:
     macs = dict.fromkeys(trials.simulation.layers, 10)
     times = {name: LayerTime(3.0, 1.0, 2.0) for name in list(macs)[1:]}
     measured = measure(trials, "onnx", macs, 100, QUIET, lambda: times)
@@ -145,7 +146,7 @@ def test_the_worst_layer_is_named(graph: GraphModule, tiny_convnext: Any) -> Non
     images = list(tiny_convnext.preprocessing.normalize(pixels)[:, None])
     simulation = Simulation(quantized(graph, [images[0] / 1000]))
     labels = np.array([simulation.run(image, ()).logits.argmax() for image in images])
-    trials = Trials(simulation, LabelledCrops(pixels, labels), tiny_convnext.preprocessing)
+    trials = Mixtures(simulation, LabelledCrops(pixels, labels), tiny_convnext.preprocessing)
     measured = measure(trials, "onnx", {}, 0, QUIET)
     assert measured.verdict == "fail"
     assert measured.culprits.layers[0] == max(measured.layers, key=lambda layer: layer.noise_share).name

@@ -1,0 +1,100 @@
+"""Improvements of bundles after they were measured, such as layers kept in float, and the bundles that they try."""
+
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from edgekit.config.recipes import Recipe
+from edgekit.devices.registry import Device
+from edgekit.errors import BundleError
+from edgekit.measure.built_bundles import BuiltBundles
+from edgekit.measure.settings import Gates, Timing
+from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.job_images import JobImages
+from edgekit.pipeline.relabel import differs_in_labels
+from edgekit.pipeline.request import BuildSpec, BundleInputs
+from edgekit.report.measurement import Measurement
+from edgekit.report.row import Row
+from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.support.files import replacing, writing
+from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import ATTEMPTS, RunFolder
+
+Measure = Callable[[Device, BuiltBundles], Sequence[Measurement]]
+"""Measures bundles on a device, one measurement each."""
+
+
+class Improvement(Protocol):
+    """Replaces bundles of one job by better ones after they were measured."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the bundles in the run folder, with what the improvement has changed so far."""
+        ...
+
+    def improve(
+        self, built: BuiltBundles, measured: Sequence[Measurement], measure: Measure, graphs: JobGraphs
+    ) -> list[Measurement]:
+        """Improve the bundles. `measured` has the measurements of all bundles for each device in turn.
+
+        Returns them with those of the new bundles in place of the old ones. `graphs` made the bundles.
+        """
+        ...
+
+    def described(self, row: Row) -> Row:
+        """The row with the improvement of its bundle, if there was one."""
+        ...
+
+
+class Improve(Protocol):
+    """Makes the improvement of a job; None if nothing can be improved."""
+
+    def __call__(
+        self,
+        spec: BuildSpec,
+        images: JobImages,
+        targets: Sequence[str],
+        devices: Sequence[Device],
+        timing: Timing,
+        gates: Gates,
+        run: RunFolder,
+        reporter: Reporter,
+    ) -> Improvement | None: ...
+
+
+def attempt_path(run: RunFolder, name: str, layers: Sequence[str]) -> Path:
+    """Folder of the bundle that was tried instead of the run's bundle `name`, with these layers in float."""
+    return run.state / ATTEMPTS / f"{name}-{len(layers)}"
+
+
+def copy_bundle(source: Path, place: Path) -> Bundle:
+    """Replace what is at `place` by a copy of the bundle at `source`."""
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(place) as temporary:
+            shutil.copytree(source, temporary)
+    return read_bundle(place)
+
+
+def restore(spec: BuildSpec, targets: Iterable[str], run: RunFolder) -> None:
+    """Put bundles of earlier attempts back into their places where this job would make the same ones."""
+    for target in targets:
+        name = f"{target}-int8"
+        places = sorted((run.state / ATTEMPTS).glob(f"{name}-*"))
+        if not places:
+            continue
+        inputs = spec.request(target, "int8").inputs
+        if not _is_made_from(run.path / name, inputs):
+            source = next((place for place in places if _is_made_from(place, inputs)), None)
+            if source is not None:
+                copy_bundle(source, run.path / name)
+
+
+def _is_made_from(path: Path, inputs: BundleInputs) -> bool:
+    """Whether there is an intact bundle at `path` from these inputs, or from others in the names of classes only."""
+    try:
+        bundle = read_bundle(path)
+    except BundleError:
+        return False
+    return bundle.manifest.fingerprint == inputs.key or differs_in_labels(bundle, inputs)
