@@ -28,7 +28,6 @@ EXTRAS = {
     "scale",
     "tune",
     "trust",
-    "bom",
     "open-clip",
     "transformers",
     "onnx-models",

@@ -8,18 +8,14 @@ from edgekit.cli.checks import check_file
 from edgekit.cli.groups import ForPipelines
 from edgekit.errors import OutputError, UsageError
 from edgekit.support.files import append_text, replace_text
-from edgekit.support.libraries import import_needed
 
 
 def check_files(files: ForPipelines) -> None:
-    """Raise an InputError for a file that can't be written, or a missing package. Writes nothing."""
+    """Raise an InputError for a file that can't be written. Writes nothing."""
     check_file("--junit", files.junit)
     check_file("--summary", files.summary)
-    if files.junit is None:
-        return
-    if files.summary is not None and files.junit.resolve() == files.summary.resolve():
+    if files.junit is not None and files.summary is not None and files.junit.resolve() == files.summary.resolve():
         raise UsageError(f"--junit and --summary are both '{files.junit}'", valid="two different files")
-    import_needed("junitparser", "cli")
 
 
 def write_files(files: ForPipelines, junit: Callable[[], str], summary: Callable[[], str]) -> None:

@@ -15,7 +15,7 @@ from edgekit.support.interrupts import interruptible, noting
 from edgekit.support.libraries import SLEEPING
 
 CLI_PACKAGES = frozenset(
-    ("click", "filelock", "junitparser", "msgspec", "packaging", "platformdirs", "psutil", "rich", "tomlkit", "typer")
+    ("click", "filelock", "msgspec", "packaging", "platformdirs", "psutil", "rich", "tomlkit", "typer")
 )
 """Modules that the extra `cli` brings."""
 

@@ -3,134 +3,112 @@
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import quote
 
 from edgekit.report.document import Calibration, Evaluation, Report
-from edgekit.report.figure import Figure, all_figures, table_figures
+from edgekit.report.figure import Figure, figure_at, table_figures
 from edgekit.report.provenance import license_id, license_text
 from edgekit.report.row import Row
 from edgekit.report.serialization import to_json
 from edgekit.support.distribution import NAME
-from edgekit.support.libraries import needs
 
-if TYPE_CHECKING:
-    from cyclonedx.model.component import Component
-
+Component = dict[str, Any]
+"""A part of the document: a model, a bundle, a file, a set of images or a package."""
 FileHashes = Mapping[str, Mapping[str, str]]
 """SHA-256 of each file of each bundle, by the names of the bundle and the file."""
+SPDX = {"apache-2.0": "Apache-2.0", "bsd-2-clause": "BSD-2-Clause", "bsd-3-clause": "BSD-3-Clause"}
+"""Identifiers of licences that the SPDX list doesn't spell in capitals."""
 
 
 def render_bom(report: Report, files: FileHashes) -> str:
-    """The JSON text; MissingExtraError if cyclonedx-python-lib is not installed.
-
-    The same report and files give the same text. `files` may lack bundles, which are then listed without hashes.
-    """
-    with needs("bom"):
-        from cyclonedx.model.bom import Bom, BomMetaData
-        from cyclonedx.model.component import Component, ComponentType
-        from cyclonedx.model.tool import ToolRepository
-        from cyclonedx.output.json import JsonV1Dot6
-
-    tool = Component(name=NAME, version=report.edgekit, type=ComponentType.APPLICATION)
-    model, images = _model(report), _images(report)
-    runtimes = {engine: _runtime(engine) for row in report.results if (engine := row.engine)}
-    bundles = {name: _bundle(name, rows, files.get(name, {})) for name, rows in _by_bundle(report).items()}
-    bom = Bom(
-        serial_number=uuid.uuid5(uuid.NAMESPACE_OID, hashlib.sha256(to_json(report).encode()).hexdigest()),
-        metadata=BomMetaData(
-            timestamp=datetime.fromisoformat(report.created), component=model, tools=ToolRepository(components=[tool])
-        ),
-        components=[*images, *bundles.values(), *runtimes.values()],
-    )
-    bom.register_dependency(model, [*images, *bundles.values()])
-    for name, rows in _by_bundle(report).items():
-        bom.register_dependency(bundles[name], {runtimes[row.engine] for row in rows if row.engine})
-    document = json.loads(JsonV1Dot6(bom).output_as_string())
-    # cyclonedx-python-lib 11 has no class for model cards.
-    document["metadata"]["component"]["modelCard"] = _model_card(report, images)
+    """The JSON text. The same report and files give the same text; bundles that `files` lacks are without hashes."""
+    rows = [row for row in report.results if row.bundle and not row.failure]
+    bundles = {row.name: _bundle(row, files.get(row.name, {})) for row in reversed(rows)}
+    runtimes = {row.engine: _runtime(row.engine) for row in report.results if row.engine}
+    images = list(_images(report))
+    needed = {"model": [*images, *bundles.values()]} | {
+        bundle["bom-ref"]: [runtimes[row.engine] for row in rows if row.name == name and row.engine]
+        for name, bundle in bundles.items()
+    }
+    parts = [*images, *(bundles[name] for name in sorted(bundles)), *runtimes.values()]
+    document = {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": uuid.uuid5(uuid.NAMESPACE_OID, hashlib.sha256(to_json(report).encode()).hexdigest()).urn,
+        "version": 1,
+        "metadata": {
+            "timestamp": datetime.fromisoformat(report.created).isoformat(),
+            "tools": {"components": [{"type": "application", "name": NAME, "version": report.edgekit}]},
+            "component": {**_model(report), "modelCard": _model_card(report, images)},
+        },
+        "components": parts,
+        "dependencies": [
+            _dependency(ref, needed.get(ref, ())) for ref in ("model", *(part["bom-ref"] for part in parts))
+        ],
+    }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
-def _model(report: Report) -> "Component":
-    from cyclonedx.contrib.license.factories import LicenseFactory
-    from cyclonedx.model.component import Component, ComponentType
-    from cyclonedx.model.license import DisjunctiveLicense
+def _component(kind: str, ref: str, name: str, sha256: str | None = None, **others: object) -> Component:
+    hashes = [{"alg": "SHA-256", "content": sha256}] if sha256 else None
+    known = {key: value for key, value in {"hashes": hashes, **others}.items() if value}
+    return {"type": kind, "bom-ref": ref, "name": name, **known}
 
+
+def _dependency(ref: str, needed: Iterable[Component]) -> dict[str, object]:
+    refs = sorted({part["bom-ref"] for part in needed})
+    return {"ref": ref, **({"dependsOn": refs} if refs else {})}
+
+
+def _model(report: Report) -> Component:
     model, identifier = report.model, license_id(report.model)
-    known = LicenseFactory().make_from_string(identifier) if identifier else None
-    return Component(
-        name=model.name,
+    known = {"id": SPDX.get(identifier, identifier.upper())} if identifier else {"name": license_text(model)}
+    return _component(
+        "machine-learning-model",
+        "model",
+        model.name,
+        model.weights_sha256,
         version=model.weights,
-        type=ComponentType.MACHINE_LEARNING_MODEL,
-        bom_ref="model",
         description=f"{model.params:,} parameters, from {model.source}",
-        hashes=_hashes(model.weights_sha256),
-        licenses=[known or DisjunctiveLicense(name=license_text(model))],
+        licenses=[{"license": known}],
     )
 
 
-def _images(report: Report) -> list["Component"]:
-    from cyclonedx.model.component import Component, ComponentType
-
-    parts: Mapping[str, Calibration | Evaluation] = {
-        "calibration": report.calibration,
-        "evaluation": report.evaluation,
-    }
-    return [
-        Component(
-            name=f"{use} images",
-            type=ComponentType.DATA,
-            bom_ref=f"{use}-images",
-            description=f"{part.count:,} images",
-            hashes=_hashes(part.sha256),
-        )
-        for use, part in parts.items()
-        if part.count
-    ]
+def _images(report: Report) -> Iterator[Component]:
+    parts: Mapping[str, Calibration | Evaluation] = {"calibration": report.calibration, "evaluation": report.evaluation}
+    for use, part in parts.items():
+        if part.count:
+            description = f"{part.count:,} images"
+            yield _component("data", f"{use}-images", f"{use} images", part.sha256, description=description)
 
 
-def _by_bundle(report: Report) -> dict[str, list[Row]]:
-    """The measured rows of each bundle."""
-    bundles: dict[str, list[Row]] = {}
-    for row in report.results:
-        if row.bundle and not row.failure:
-            bundles.setdefault(row.bundle, []).append(row)
-    return bundles
-
-
-def _bundle(name: str, rows: Sequence[Row], files: Mapping[str, str]) -> "Component":
-    from cyclonedx.model.component import Component, ComponentType
-
-    return Component(
-        name=name,
-        type=ComponentType.MACHINE_LEARNING_MODEL,
-        bom_ref=f"bundle/{name}",
-        description=f"{rows[0].target}, {rows[0].scheme}",
-        components=[
-            Component(name=file, type=ComponentType.FILE, bom_ref=f"bundle/{name}/{file}", hashes=_hashes(sha256))
-            for file, sha256 in files.items()
-        ],
+def _bundle(row: Row, files: Mapping[str, str]) -> Component:
+    ref = f"bundle/{row.name}"
+    return _component(
+        "machine-learning-model",
+        ref,
+        row.name,
+        description=f"{row.target}, {row.scheme}",
+        components=[_component("file", f"{ref}/{name}", name, sha256) for name, sha256 in files.items()],
     )
 
 
-def _runtime(engine: str) -> "Component":
+def _runtime(engine: str) -> Component:
     """The distribution of a runtime, such as "onnxruntime 1.32.0", with the licence that its own metadata names."""
-    from cyclonedx.model.component import Component, ComponentType
-    from cyclonedx.model.license import DisjunctiveLicense
-    from packageurl import PackageURL
-
     package, _, version = engine.partition(" ")
-    found = _license_of(package, version)
-    return Component(
-        name=package,
+    license_ = _license_of(package, version)
+    return _component(
+        "library",
+        f"runtime/{package}@{version}",
+        package,
         version=version,
-        type=ComponentType.LIBRARY,
-        bom_ref=f"runtime/{package}@{version}",
-        purl=PackageURL("pypi", name=package, version=version),
-        licenses=[DisjunctiveLicense(name=found)] if found else [],
+        purl=f"pkg:pypi/{quote(package.lower().replace('_', '-'))}@{quote(version)}",
+        licenses=[{"license": {"name": license_}}] if license_ else [],
     )
 
 
@@ -145,13 +123,7 @@ def _license_of(package: str, version: str) -> str | None:
     return next(filter(None, named), None) if facts["Version"] == version else None
 
 
-def _hashes(sha256: str | None) -> list[Any]:
-    from cyclonedx.model import HashAlgorithm, HashType
-
-    return [HashType(alg=HashAlgorithm.SHA_256, content=sha256)] if sha256 else []
-
-
-def _model_card(report: Report, images: Sequence["Component"]) -> dict[str, object]:
+def _model_card(report: Report, images: Sequence[Component]) -> dict[str, object]:
     model = report.model
     shape = ", ".join(map(str, model.input_shape))
     return {
@@ -159,7 +131,7 @@ def _model_card(report: Report, images: Sequence["Component"]) -> dict[str, obje
             "approach": {"type": "supervised"},
             "task": "image-classification",
             "modelArchitecture": model.name,
-            "datasets": [{"ref": part.bom_ref.value} for part in images],
+            "datasets": [{"ref": part["bom-ref"]} for part in images],
             "inputs": [{"format": f"float32 [{shape}]"}],
             "outputs": [{"format": f"float32 [{model.input_shape[0]}, {model.classes}]"}],
         },
@@ -171,7 +143,7 @@ def _metrics(report: Report) -> Iterator[dict[str, object]]:
     """The accuracy of the float network, then the figures of the tables for each row."""
     meaningful, reference = report.model.accuracy_meaningful, report.reference
     if meaningful and report.evaluation.count:
-        (top1,) = (figure for figure in all_figures() if figure.path == "accuracy.top1")
+        top1 = figure_at("accuracy.top1")
         low, high = reference.top1_ci95 or (None, None)
         ends = None if low is None or high is None else (low * top1.scale, high * top1.scale)
         yield _metric(top1, reference.top1 * top1.scale, ends, reference.engine)

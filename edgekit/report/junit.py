@@ -1,8 +1,8 @@
 """JUnit XML: a test case for each row and gate, or for each row and compared figure."""
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from xml.etree import ElementTree
 
 from edgekit.report.answer import advised, decision
 from edgekit.report.compare import Comparison, RowComparison, compared_figures, describe_change, regression
@@ -10,11 +10,9 @@ from edgekit.report.document import Report
 from edgekit.report.figure import all_figures, main_figures
 from edgekit.report.row import Gate, Judged
 from edgekit.report.sentences import limits, warnings
-from edgekit.support.libraries import import_needed
 
-if TYPE_CHECKING:
-    from junitparser import TestCase
-    from junitparser.junitparser import Result
+Result = tuple[str, str, str]
+"""The element that says why a test case did not pass ("failure", "error" or "skipped"), its message and its type."""
 
 DECISION = "ship"
 """Name of the class of the test cases that say what to ship to each device."""
@@ -40,7 +38,7 @@ def junit_of_rows(title: str, rows: Sequence[Judged], meaningful: bool = True, d
 
     Doubts about the reference come first, each as a failure. A gate that failed or could not be confirmed is a failure,
     a row with an error is an error, and a gate that does not apply is skipped. `meaningful` is false for random
-    weights. Raises MissingExtraError without junitparser.
+    weights.
     """
     of_rows = [case for row in rows for case in _row_cases(row, meaningful)]
     return _document(title, [*_doubt_cases(doubts), *of_rows])
@@ -52,44 +50,33 @@ def junit_of_comparison(comparison: Comparison) -> str:
     return _document("edgekit compare", [case for row in comparison.results for case in _compared_cases(row, slowdown)])
 
 
-def _doubt_cases(doubts: Sequence[str]) -> "Iterable[TestCase]":
-    import_needed("junitparser", "cli")
-    from junitparser import Failure
-
+def _doubt_cases(doubts: Sequence[str]) -> Iterator[ElementTree.Element]:
     for doubt in doubts:
-        yield _case("reference", "above-chance", _result(Failure, doubt, "inconclusive"), [])
+        yield _case("reference", "above-chance", ("failure", doubt, "inconclusive"), [])
 
 
-def _decision_cases(report: Report) -> "Iterable[TestCase]":
+def _decision_cases(report: Report) -> Iterator[ElementTree.Element]:
     """What to ship to each device, and what that gains and costs; skipped for nothing, since rows fail themselves."""
-    import_needed("junitparser", "cli")
-    from junitparser import Skipped
-
     for advice in advised(report):
         headline, *details = decision(report, advice)
-        result = None if advice.bundle else _result(Skipped, headline, "nothing to ship")
+        result = None if advice.bundle else ("skipped", headline, "nothing to ship")
         lines = [*(() if result else (headline,)), *details, limits(report.results)]
         yield _case(DECISION, str(advice.device), result, [line for line in lines if line])
 
 
-def _row_cases(row: Judged, meaningful: bool) -> "Iterable[TestCase]":
-    import_needed("junitparser", "cli")
-    from junitparser import Error
-
+def _row_cases(row: Judged, meaningful: bool) -> Iterator[ElementTree.Element]:
     lines = [f"{figure.title}: {figure.words(row, meaningful)}" for figure in main_figures([row], meaningful)]
-    error = _result(Error, str(row.failure), row.failure.error) if row.failure else None
+    error = ("error", str(row.failure), row.failure.error) if row.failure else None
     of_gates = {reason for gate in row.gates for reason in gate.reasons}
     yield _case(row.label, MEASURED, error, lines + [note for note in row.notes if not error and note not in of_gates])
     for gate in row.gates:
         yield _case(row.label, gate.name, _outcome(gate), _measured(gate, row))
 
 
-def _outcome(gate: Gate) -> "Result | None":
-    """The element for a gate that did not pass."""
-    from junitparser import Failure, Skipped
-
-    kind = Skipped if gate.verdict == "skipped" else Failure
-    return None if gate.verdict == "pass" else _result(kind, "; ".join(gate.reasons), gate.verdict)
+def _outcome(gate: Gate) -> Result | None:
+    """The result of a gate that did not pass."""
+    kind = "skipped" if gate.verdict == "skipped" else "failure"
+    return None if gate.verdict == "pass" else (kind, "; ".join(gate.reasons), gate.verdict)
 
 
 def _measured(gate: Gate, row: Judged) -> list[str]:
@@ -101,52 +88,38 @@ def _measured(gate: Gate, row: Judged) -> list[str]:
     return [*(f"{figure.title}: {figure.words(row)}; limit: {gate.limit:g}" for figure in figures), *remarks]
 
 
-def _compared_cases(row: RowComparison, max_slowdown: float) -> "Iterable[TestCase]":
-    import_needed("junitparser", "cli")
-    from junitparser import Failure, Skipped
-
+def _compared_cases(row: RowComparison, max_slowdown: float) -> Iterator[ElementTree.Element]:
     of_figures = {figure.title: regression(figure, row, max_slowdown) for figure in compared_figures()}
     others = [text for text in row.regressions if text not in of_figures.values()]
     verdicts = " -> ".join(verdict or "missing" for verdict in row.verdicts)
-    yield _case(row.label, "verdict", _result(Failure, "; ".join(others), "fail") if others else None, [verdicts])
+    yield _case(row.label, "verdict", ("failure", "; ".join(others), "fail") if others else None, [verdicts])
     for figure in compared_figures():
         if change := row.changes.get(figure.csv_column):
             worse = of_figures[figure.title]
-            result = _result(Failure, worse, "fail") if worse else None
+            result = ("failure", worse, "fail") if worse else None
             if change.ci95 is None and figure.tolerance is None:
-                result = _result(Skipped, NOT_JUDGED, "skipped")
+                result = ("skipped", NOT_JUDGED, "skipped")
             yield _case(row.label, figure.title, result, [describe_change(figure, change)])
 
 
-def _case(row: str, name: str, result: "Result | None", output: Sequence[str]) -> "TestCase":
-    """A test case of a row, which passes if it has no result."""
-    from junitparser import TestCase
-
-    case = TestCase(name, _clean(row))
+def _case(row: str, name: str, result: Result | None, output: Sequence[str]) -> ElementTree.Element:
+    """A test case of a row, which passes if it has no result. Its message is in both places where pipelines look."""
+    case = ElementTree.Element("testcase", name=name, classname=_clean(row))
     if result:
-        case.result = [result]
+        kind, message, type_ = result
+        ElementTree.SubElement(case, kind, message=_clean(message), type=type_).text = _clean(message)
     if output:
-        case.system_out = _clean("\n".join(output))
+        ElementTree.SubElement(case, "system-out").text = _clean("\n".join(output))
     return case
 
 
-def _result(kind: "type[Result]", message: str, type_: str) -> "Result":
-    """A result with its message in both places where pipelines look for it."""
-    result = kind(_clean(message), type_)
-    result.text = _clean(message)
-    return result
-
-
-def _document(title: str, cases: "Sequence[TestCase]") -> str:
-    import_needed("junitparser", "cli")
-    from junitparser import JUnitXml, TestSuite
-
-    suite = TestSuite(_clean(title))
-    suite.add_testcases(cases)
-    document = JUnitXml("edgekit")
-    document.add_testsuite(suite)
-    document.update_statistics()
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{document.tostring().decode()}\n'
+def _document(title: str, cases: Sequence[ElementTree.Element]) -> str:
+    kinds = {"failures": "failure", "errors": "error", "skipped": "skipped"}
+    counts = {name: sum(case.find(kind) is not None for case in cases) for name, kind in kinds.items()}
+    totals = {name: str(count) for name, count in {"tests": len(cases), **counts, "time": 0}.items()}
+    document = ElementTree.Element("testsuites", name="edgekit", **totals)
+    ElementTree.SubElement(document, "testsuite", name=_clean(title), **totals).extend(cases)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(document, encoding="unicode")}\n'
 
 
 def _clean(text: str) -> str:

@@ -1,7 +1,6 @@
 """Bills of materials, held against CycloneDX's schema."""
 
 import json
-import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,14 +11,12 @@ from typing import Any
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.errors import MissingExtraError
 from edgekit.report import write_report
 from edgekit.report.bom import FileHashes, render_bom
 from edgekit.report.document import Reference, Report
 from edgekit.report.figure import table_figures
 from edgekit.runtime.bundle import MANIFEST, read_bundle
 from edgekit.support.hashes import file_sha256
-from tests.helpers.refusals import refuses
 from tests.helpers.reports import MODEL, RANDOM_MODEL, ROWS, report
 from tests.helpers.tiny import MakeBundle
 
@@ -157,9 +154,3 @@ def test_a_licence_has_its_identifier_or_says_what_is_known(
     else:
         assert set(found) == {"name"}
         assert (note is None) == ("cc-by-nc-4.0" not in found["name"])
-
-
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cyclonedx.model.bom", None)
-    with refuses(MissingExtraError, "cyclonedx"):
-        render_bom(report(), {})
