@@ -9,7 +9,7 @@ from docs.generate.markdown import anchor, code, plain, table
 from edgekit.report import report_schema
 from edgekit.report.figure import all_figures
 
-READ = ("Report", "Evaluation", "Reference", "Row", "Gate", "Failure", "Recommendation")
+READ = ("Report", "Evaluation", "Reference", "Row", "Gate", "Recommendation")
 """The objects whose fields the page shows, by their names in the schema; the schema has the others."""
 OLD = re.compile(r"(; null|, and) in reports of an edgekit [^.;]*")
 """What the page says once of all fields."""
@@ -19,7 +19,7 @@ def report_sections() -> str:
     """A section with a table of fields for each object that people read."""
     definitions = report_schema()["$defs"]
     paths = dict(_paths(definitions, "Report", ""))
-    figures = {figure.path for figure in all_figures()}
+    figures = {figure.path.partition(".")[0] for figure in all_figures()}
     parts = []
     for name, path in paths.items():
         definition = definitions[name]

@@ -19,11 +19,10 @@ NAMES = (
     "edgekit.runtime.SaturationWarning",
     "edgekit.runtime.UpdateWarning",
     "edgekit.runtime.bundle.Bundle",
-    "edgekit.runtime.manifest.Manifest",
     "edgekit.images.preprocess.Preprocessing",
 )
 """What the page documents, by the names that an app imports."""
-INNER = frozenset({"digests", "from_dict", "recorded", "to_dict"})
+INNER = frozenset({"compare_golden", "digests", "from_dict", "recorded", "to_dict"})
 """Methods that apps have no use for."""
 ERRORS = re.compile(rf"`?\b({'|'.join(error_names())})\b`?")
 
@@ -55,8 +54,7 @@ def _of_class(item: griffe.Class) -> Iterator[str]:
     ]
     attributes = [member for member in public if isinstance(member, griffe.Attribute)]
     if attributes:
-        rows = [(code(each.name), _type(each.annotation), _line(each)) for each in attributes]
-        yield table(("attribute", "type", "meaning"), rows)
+        yield table(("attribute", "meaning"), [(code(each.name), _line(each)) for each in attributes])
     for member in public:
         if isinstance(member, griffe.Function):
             yield f"### {code(f'{item.name}.{member.name}')}"
@@ -93,11 +91,6 @@ def _docstring(item: griffe.Object) -> Iterator[str]:
 def _line(item: griffe.Object) -> str:
     assert item.docstring
     return plain(item.docstring.value)
-
-
-def _type(annotation: object) -> str:
-    """A type; code in a table can't have a bar that code hosts and the site both show."""
-    return code(str(annotation).replace(" | ", " or ")) if annotation else ""
 
 
 def _linked(text: str) -> str:

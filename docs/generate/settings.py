@@ -11,7 +11,6 @@ from edgekit.compiler.rewrites import PASSES
 from edgekit.config.device_classes import DeviceClass, list_device_classes, load_device_class
 from edgekit.config.recipes import Recipe, TargetRecipe, list_recipes, load_recipe
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.config.toml_reader import data_folder
 from edgekit.runtime.backend import load_lowering
 
 TYPES = {str: "string", bool: "true or false", int: "integer above 0", float: "number above 0"}
@@ -28,7 +27,8 @@ def recipe_keys() -> str:
 
 
 def runtime_keys() -> str:
-    return _keys(TargetRecipe)
+    """The keys of a runtime's table, without those that replace the recipe's."""
+    return _keys(TargetRecipe, except_for=frozenset(each.name for each in fields(Recipe)))
 
 
 def rewrites() -> str:
@@ -63,15 +63,7 @@ def device_class_keys() -> str:
     return _keys(DeviceClass)
 
 
-def recipe_file() -> str:
-    return _file("calibration", "resnet")
-
-
-def device_class_file() -> str:
-    return _file("targets", "raspberry-pi-5")
-
-
-def _keys(cls: type[Any]) -> str:
+def _keys(cls: type[Any], except_for: frozenset[str] = frozenset()) -> str:
     """A table of the keys that a dataclass reads, the required ones first as in the class."""
     hints = get_type_hints(cls)
     metadata = {each.name: each.metadata for each in fields(cls)}
@@ -83,7 +75,7 @@ def _keys(cls: type[Any]) -> str:
             plain(field.description),
         )
         for field in fields_of(cls)
-        if "tables" not in metadata[field.name]
+        if "tables" not in metadata[field.name] and field.name not in except_for
     ]
     return table(("key", "takes", "default", "meaning"), rows) + "\n"
 
@@ -95,7 +87,7 @@ def _valid(hint: Any, choices: Iterable[str] | None) -> str:
     if get_origin(hint) is tuple:
         return "list of " + (", ".join(map(code, choices)) if choices else "strings")
     if get_origin(hint) is Literal:
-        return " or ".join(code(str(each)) for each in get_args(hint))
+        return ", ".join(code(str(each)) for each in get_args(hint))
     return TYPES.get(hint, "tables by pattern of device class")
 
 
@@ -112,7 +104,3 @@ def _first_sentence(docstring: str) -> str:
     """The first line of a docstring without what the function returns."""
     line = " ".join(inspect.cleandoc(docstring).split("\n\n")[0].split())
     return plain(line.partition(" Count of ")[0].replace("``", "`"))
-
-
-def _file(kind: Literal["targets", "calibration"], name: str) -> str:
-    return f"```toml\n{(data_folder(kind) / f'{name}.toml').read_text(encoding='utf-8').rstrip()}\n```\n"
