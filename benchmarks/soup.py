@@ -83,7 +83,7 @@ def memory(work: Path) -> None:
         for path in paths:
             save_file({name: torch.rand(shape) for name, shape in shapes.items()}, path)
         code = (
-            "import sys; from edgekit.cli.main import main; from edgekit.measure.memory import peak_rss_bytes; "
+            "import sys; from edgekit.cli.main import main; from edgekit.measure.fresh_process import peak_rss_bytes; "
             "code = main(sys.argv[1:]); print(peak_rss_bytes()); sys.exit(code)"
         )
         command = [sys.executable, "-c", code, "soup", *map(str, paths), "-o", str(work / "soup.safetensors"), "-q"]

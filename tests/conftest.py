@@ -17,8 +17,7 @@ from edgekit.cli.main import main
 from edgekit.devices.web.runtime_package import VERSION, RuntimeFiles, runtime_files
 from edgekit.errors import MissingExtraError
 from edgekit.images.crops import LabelledCrops
-from edgekit.measure.accuracy import Predictions
-from edgekit.measure.evaluation_images import EvaluationImages
+from edgekit.measure.accuracy import EvaluationImages, Predictions
 from edgekit.runtime.bundle import Golden, write_bundle
 from tests.helpers.environments import build, install_as_printed, new_environment
 from tests.helpers.measurements import without_fresh_processes

@@ -17,8 +17,7 @@ from edgekit.images.dataset import open_dataset
 from edgekit.images.preprocess import Preprocessing
 from edgekit.images.selection import select
 from edgekit.measure import shards
-from edgekit.measure.accuracy import Answers, Predictions
-from edgekit.measure.evaluation_images import EvaluationImages
+from edgekit.measure.accuracy import Answers, EvaluationImages, Predictions
 from edgekit.measure.measurement_store import GroupInputs, Machine, MeasurementStore
 from edgekit.measure.settings import Gates, Timing
 from edgekit.measure.shards import SerialExecutor, Shard, ShardInputs, evaluate_shards

@@ -57,8 +57,8 @@ def inspect(
 
 def _lines_of(inspection: "Inspection") -> Iterator[str]:
     from edgekit.config.device_classes import host_class
+    from edgekit.measure.gates import SIMULATED
     from edgekit.measure.inspect_bundle import portability, summary
-    from edgekit.measure.remarks import SIMULATED
     from edgekit.report.figure import all_figures
 
     ran = inspection.int8

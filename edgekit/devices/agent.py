@@ -25,10 +25,9 @@ from edgekit.devices.wire import Wire
 from edgekit.errors import DeviceError, EdgekitError
 from edgekit.images.crops import LabelledCrops
 from edgekit.measure import machine
-from edgekit.measure.accuracy import Predictions
-from edgekit.measure.evaluation_images import EvaluationImages
-from edgekit.measure.group import measure_group
+from edgekit.measure.accuracy import EvaluationImages, Predictions
 from edgekit.measure.inspect_bundle import inspect_bundle, inspect_model
+from edgekit.measure.measure_bundles import measure_group
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.support.tracebacks import kind_of, summary_of, text_of
 

@@ -15,7 +15,7 @@ from edgekit.errors import UsageError
 from edgekit.measure import machine
 from edgekit.measure.baselines import Group, baselines_of, is_baseline
 from edgekit.measure.gates import judge_latency
-from edgekit.measure.group import measure_group
+from edgekit.measure.measure_bundles import measure_group
 from edgekit.measure.settings import Gates, Timing
 from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Measurement

@@ -23,11 +23,10 @@ from edgekit.devices.setup import ensure_environment, send_files
 from edgekit.devices.transport import Connection, connect
 from edgekit.devices.web.pages import Pages
 from edgekit.errors import ConnectionCutError, DeviceError, EdgekitError, InputError
+from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.baselines import Group
-from edgekit.measure.built_bundles import BuiltBundles, measure_built
-from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.inspect_bundle import Inspection, inspect_bundle, inspect_model
-from edgekit.measure.measurement import failed_measurement
+from edgekit.measure.measure_bundles import BuiltBundles, failed_measurement, measure_built
 from edgekit.measure.measurement_store import Machine, MeasurementStore
 from edgekit.measure.settings import Timing
 from edgekit.report.device import DeviceFacts

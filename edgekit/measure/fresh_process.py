@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.errors import EngineError
-from edgekit.measure.memory import peak_rss_bytes
 from edgekit.support.child_process import run_python
 
 
@@ -62,6 +61,23 @@ def signal_name(number: int) -> str:
     except ValueError:
         return f"signal {number}"
     return f"{name} ({meanings[name]})" if name in meanings else name
+
+
+def peak_rss_bytes() -> int:
+    """Peak resident memory of this process. Works without psutil, which doesn't report it on Linux."""
+    try:
+        # The peak from getrusage includes the parent's, because it survives exec.
+        status = Path("/proc/self/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+    except (OSError, StopIteration):
+        pass
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def main(arguments: Sequence[str]) -> None:

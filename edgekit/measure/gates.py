@@ -1,14 +1,14 @@
-"""Decide which rows of a report pass."""
+"""Decide which rows of a report pass, and what to remark on them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 
+from edgekit.config.device_classes import list_device_classes, load_device_class
 from edgekit.measure.latency import FEWEST_FOR_INTERVAL
 from edgekit.measure.paired import images_needed
-from edgekit.measure.remarks import remarks_on
 from edgekit.measure.settings import Gates
-from edgekit.measure.steadiness import unreliable
-from edgekit.report.figure import points
+from edgekit.measure.steadiness import throttled, unreliable
+from edgekit.report.figure import counted, points
 from edgekit.report.measurement import Accuracy, Bound, LowPrecision, Measurement
 from edgekit.report.row import Gate, Row, Verdict
 from edgekit.report.times import Speedup
@@ -226,3 +226,35 @@ def float_of(speedup: Speedup) -> str:
     """Baseline of an INT8 bundle: "float", or "float in bf16" if that was faster."""
     computed_in = speedup.versus_precision or "f32"
     return "float" if computed_in == "f32" else f"float in {computed_in}"
+
+
+SIMULATED = "INT8 is simulated: the runtime computes it in floating point here, so it is smaller but not faster"
+SATURATING = "pairs of INT8 weights can saturate on x86 processors without VNNI, where this bundle is less accurate"
+DOT_PRODUCTS = {
+    "emulated": "the browser emulates the integer dot product here, so INT8 gains less than on a processor that has it",
+    "absent": "the browser lacks the integer dot product (relaxed SIMD), so INT8 gains less than in one that has it",
+}
+"""Remarks on INT8 in a browser, by the state of its dot product."""
+
+
+def remarks_on(measured: Measurement) -> Iterator[str]:
+    """Yield what a reader must know about the figures: simulation, saturation, heat, and streams that wait."""
+    if measured.int8 and measured.int8.simulated:
+        yield SIMULATED
+    if measured.int8 and measured.int8.pairs_that_can_saturate and not _is_arm(measured.device.device_class):
+        yield f"{measured.int8.pairs_that_can_saturate:,} {SATURATING}"
+    browser = measured.device.browser
+    if browser and measured.precision == "int8" and browser.dot_product in DOT_PRODUCTS:
+        yield DOT_PRODUCTS[browser.dot_product]
+    if measured.sustain and measured.thermal and not measured.device.emulated and (hot := throttled(measured.thermal)):
+        yield hot
+    energy, throughput, cores = measured.energy, measured.throughput, measured.device.cores
+    if energy and energy.inference_mj is not None and energy.inference_mj <= 0:
+        yield f"energy: {energy.source} does not show more power under load than idle, so the net energy means nothing"
+    if throughput and cores and throughput.streams > 1 and throughput.streams * throughput.threads > cores:
+        threads, on = counted(throughput.threads, "thread"), counted(cores, "core")
+        yield f"{throughput.streams} streams, with {threads} each, wait for each other on {on}"
+
+
+def _is_arm(device_class: str | None) -> bool:
+    return device_class in list_device_classes() and load_device_class(str(device_class)).is_arm

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.images.decoding import open_image
+from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.baselines import F32, Call, label_of
 from edgekit.measure.energy import EnergyMeter
-from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.latency import Times
 from edgekit.measure.opened_bundle import OpenedBundle, computes_in
 from edgekit.measure.settings import Timing

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from edgekit.config.precisions import Precision
 from edgekit.config.runtimes import find_runtime
 from edgekit.errors import GoldenError
+from edgekit.measure.gates import SATURATING
 from edgekit.measure.profile_summary import int8_of
-from edgekit.measure.remarks import SATURATING
 from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Int8
 from edgekit.runtime.bundle import read_bundle

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
+from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.baselines import Group
-from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.settings import Timing
 from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Measurement

@@ -14,7 +14,7 @@ from edgekit.images.dataset import Dataset, Sample
 from edgekit.images.selection import InspectedImage, Selection, inspect_image
 from edgekit.measure import machine
 from edgekit.measure.accuracy import Answers, Predictions, joined, predict
-from edgekit.measure.versions import measuring_versions
+from edgekit.measure.machine import measuring_versions
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.session import Session
 from edgekit.support.hashes import Inputs

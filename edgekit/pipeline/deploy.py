@@ -19,14 +19,12 @@ from edgekit.images.calibration_list import write_list
 from edgekit.images.layouts.lookup import open_layout
 from edgekit.images.overlap import copies_of
 from edgekit.measure import machine
-from edgekit.measure.accuracy import with_class_names
-from edgekit.measure.built_bundles import BuiltBundles, measure_here
+from edgekit.measure.accuracy import reference_of, with_class_names
 from edgekit.measure.by_class import evaluated_classes, right_by_class
-from edgekit.measure.chance import reference_of
-from edgekit.measure.finals import Finals, time_finals
 from edgekit.measure.gates import judge
+from edgekit.measure.measure_bundles import BuiltBundles, measure_here
 from edgekit.measure.measurement_store import MeasurementStore, lost_with_device
-from edgekit.measure.recommendation import recommend
+from edgekit.measure.recommendation import Finals, recommend, time_finals
 from edgekit.models import Network
 from edgekit.pipeline.builder import Builder, build_all, builder_of
 from edgekit.pipeline.evaluation_images import crop_images

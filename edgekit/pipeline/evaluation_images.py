@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.images.crops import LabelledCrops, crop_samples
-from edgekit.measure.accuracy import Answers, Predictions, joined, predict
-from edgekit.measure.evaluation_images import EvaluationImages
+from edgekit.measure.accuracy import Answers, EvaluationImages, Predictions, joined, predict
 from edgekit.models import Network
 from edgekit.models.identity import NetworkIdentity
 from edgekit.models.logits import batched_logits

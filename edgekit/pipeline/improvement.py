@@ -8,7 +8,7 @@ from typing import Protocol
 from edgekit.config.recipes import Recipe
 from edgekit.devices.registry import Device
 from edgekit.errors import BundleError
-from edgekit.measure.built_bundles import BuiltBundles
+from edgekit.measure.measure_bundles import BuiltBundles
 from edgekit.measure.settings import Gates, Timing
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages

@@ -21,7 +21,7 @@ from edgekit.config.recipes import Recipe, recipe_for
 from edgekit.config.runtimes import RUNTIMES, FileLimit, find_runtime
 from edgekit.errors import InputError, PlanError
 from edgekit.images.calibration_list import read_list
-from edgekit.measure.memory import machine_memory
+from edgekit.measure.machine import machine_memory
 from edgekit.models.identify import identify
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.job_settings import choose_class, choose_recipe, for_size

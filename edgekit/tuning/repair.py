@@ -13,8 +13,8 @@ from edgekit.config.recipes import Recipe
 from edgekit.devices.registry import Device
 from edgekit.errors import costs_a_row
 from edgekit.images.calibration_doubts import differ_in_brightness
-from edgekit.measure.built_bundles import BuiltBundles
 from edgekit.measure.gates import judge
+from edgekit.measure.measure_bundles import BuiltBundles
 from edgekit.measure.paired import paired_interval
 from edgekit.measure.settings import Gates, Timing
 from edgekit.pipeline.build import build_one

@@ -14,8 +14,8 @@ from edgekit.errors import BundleError, DataError, EngineError, StageError, Usag
 from edgekit.images.calibration_list import write_list
 from edgekit.images.selection import Selection, split
 from edgekit.measure import machine
-from edgekit.measure.evaluation_images import EvaluationImages
-from edgekit.measure.group import measure_group
+from edgekit.measure.accuracy import EvaluationImages
+from edgekit.measure.measure_bundles import measure_group
 from edgekit.measure.settings import Gates, Timing
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.compile import compile_stage

@@ -29,7 +29,7 @@ from edgekit.devices.messages import (
     encode,
 )
 from edgekit.errors import BundleError, DeviceError
-from edgekit.measure.evaluation_images import EvaluationImages
+from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.settings import Timing
 from tests.helpers.failing_engine import MESSAGE, Phase
 from tests.helpers.refusals import refuses

@@ -3,9 +3,9 @@
 import pytest
 
 from edgekit.errors import CompileError, StageError
-from edgekit.measure import built_bundles
-from edgekit.measure.built_bundles import by_runtime, measure_built, measure_here
-from edgekit.measure.evaluation_images import EvaluationImages
+from edgekit.measure import measure_bundles as built_bundles
+from edgekit.measure.accuracy import EvaluationImages
+from edgekit.measure.measure_bundles import by_runtime, measure_built, measure_here
 from edgekit.measure.measurement_store import MeasurementStore
 from edgekit.measure.settings import Timing
 from edgekit.report.measurement import Failure

@@ -10,7 +10,7 @@ from edgekit.images.calibration_list import write_list
 from edgekit.images.dataset import open_dataset
 from edgekit.images.overlap import DIGITS, short_hashes
 from edgekit.images.selection import Selection, select
-from edgekit.measure.calibrated_on import calibrated_on, calibration_images
+from edgekit.measure.evaluation import calibrated_on, calibration_images
 from edgekit.runtime.bundle import Bundle, read_bundle
 from tests.helpers.tiny import MakeBundle
 

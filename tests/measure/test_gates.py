@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from edgekit.measure.gates import NEAR_CHANCE, TOO_FEW_RUNS, judge, judge_latency, verdict_of
+from edgekit.measure.gates import NEAR_CHANCE, SIMULATED, TOO_FEW_RUNS, judge, judge_latency, verdict_of
 from edgekit.measure.recommendation import recommend
-from edgekit.measure.remarks import SIMULATED
 from edgekit.measure.settings import Gates
 from edgekit.report.measurement import Bound, Int8, LowPrecision
 from edgekit.report.row import Gate, GateName, Row

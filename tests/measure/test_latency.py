@@ -17,7 +17,7 @@ import pytest
 
 from edgekit.errors import EngineError, OutputError
 from edgekit.measure import latency
-from edgekit.measure.fresh_process import Fresh, main, measure_fresh
+from edgekit.measure.fresh_process import Fresh, main, measure_fresh, peak_rss_bytes
 from edgekit.measure.latency import (
     FEWEST_FOR_INTERVAL,
     LEAD_RUNS,
@@ -29,7 +29,6 @@ from edgekit.measure.latency import (
     ratio,
     speedup,
 )
-from edgekit.measure.memory import peak_rss_bytes
 from edgekit.report.figure import Interval
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import MakeBundle

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from edgekit.errors import UnreachableError
-from edgekit.measure.built_bundles import BuiltBundles, measure_built
-from edgekit.measure.evaluation_images import EvaluationImages
+from edgekit.measure.accuracy import EvaluationImages
+from edgekit.measure.measure_bundles import BuiltBundles, measure_built
 from edgekit.measure.measurement_store import Machine, MeasureGroup, MeasurementStore, lost_with_device
 from edgekit.measure.settings import Timing
 from edgekit.report.measurement import Failure, Measurement

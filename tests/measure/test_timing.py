@@ -5,11 +5,21 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from edgekit.errors import EngineError
+from edgekit.cli.options import seconds_of
+from edgekit.errors import EngineError, UsageError
 from edgekit.measure.fresh_process import Fresh
 from edgekit.measure.latency import LEAD_RUNS, TURN
 from edgekit.measure.settings import Timing
-from edgekit.measure.timing import latency_of, time_end_to_end, time_in_turns, without_failing
+from edgekit.measure.timing import (
+    POINTS,
+    latency_of,
+    sustained,
+    time_end_to_end,
+    time_in_turns,
+    time_sustained,
+    without_failing,
+)
+from edgekit.report.times import SustainedLatency
 from edgekit.support.progress import Reporter
 
 TIMING = Timing(threads=1, warmup=1, iterations=4)
@@ -115,3 +125,59 @@ def test_latency_of_drifting_times_has_a_spread() -> None:
 
 def test_a_single_time_has_no_deviation() -> None:
     assert latency_of(np.array([2.0]), 1, FRESH).std == 0.0
+
+
+def test_first_and_last_minute() -> None:
+    at = np.arange(0, 600, 0.5) + 2
+    times = np.where(at < 302, 5.0, 8.0)
+    run = sustained(times, at)
+    assert (run.window_s, run.seconds) == (60, 599.5)
+    assert (run.first.p50, run.last.p50) == (5, 8)
+    assert (run.first.count, run.last.count) == (121, 121)
+    assert run.change == pytest.approx(0.6)
+    assert len(run.series) <= POINTS + 1
+    assert sum(point.count for point in run.series) == len(times)
+    assert [point.p50 for point in run.series[:2]] == [5, 5]
+    assert run.series[-1].p50 == 8
+
+
+def test_a_run_of_less_than_two_minutes_is_halved() -> None:
+    at = np.arange(0, 90, 1.0)
+    run = sustained(at + 1, at)
+    assert run.window_s == 44.5
+    assert (run.first.count, run.last.count) == (45, 45)
+
+
+def test_a_single_round() -> None:
+    run = sustained(np.array([7.0]), np.array([3.0]))
+    assert run.first == run.last == SustainedLatency(p50=7, p90=7, p99=7, count=1)
+    assert run.change == 0
+
+
+@pytest.mark.usefixtures("all_lead_runs")
+def test_calls_take_turns_until_the_time_is_over() -> None:
+    order: list[str] = []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    times, runs, conditions = time_sustained(calls, 2, 1.2, "time", Reporter(quiet=True))
+    assert conditions.seconds >= 1.2
+    assert order[:4] == list("abab")
+    turns = (len(order) - 4) // (2 * (LEAD_RUNS + TURN))
+    assert len(times["a"]) == len(times["b"]) == turns * TURN
+    assert runs["a"].first.count + runs["a"].last.count >= len(times["a"])
+    assert conditions.series, "conditions were sampled during the run"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("90", 90), ("10m", 600), ("1h30m", 5400), ("1h", 3600), ("24h", 86400)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0s", "10 m", "-5", "1.5m", "ten", "25h", "m", "5m1h", "nan"])
+def test_bad_durations(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        seconds_of(text)
+    assert caught.value.problem == f"--sustain is '{text}'"
+    assert "1s to 24h" in caught.value.valid
+    assert seconds_of(None) is None

@@ -18,20 +18,19 @@ from edgekit.devices.web.runtime_package import NAME, VERSION, RuntimeFiles
 from edgekit.devices.web.server import PageServer
 from edgekit.errors import BrowserError, DeviceError
 from edgekit.images.dataset import Sample
-from edgekit.measure.accuracy import Predictions, SnrMeter, predict
+from edgekit.measure.accuracy import EvaluationImages, Predictions, SnrMeter, predict
 from edgekit.measure.baselines import F32, Call, Group
 from edgekit.measure.evaluation import EvaluatedBundle
-from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.fresh_process import Fresh
-from edgekit.measure.group import measure_with
 from edgekit.measure.group_times import GroupTimes
 from edgekit.measure.latency import Times
+from edgekit.measure.machine import ROOMS
+from edgekit.measure.measure_bundles import measure_with
 from edgekit.measure.opened_bundle import CheckedBundle, accuracy_of
 from edgekit.measure.profile_summary import ProfileSummary
 from edgekit.measure.settings import Timing
 from edgekit.measure.steadiness import repeat_until_steady
 from edgekit.measure.timing import Timed
-from edgekit.measure.versions import ROOMS
 from edgekit.report.device import Conditions, MachineState
 from edgekit.report.measurement import Int8, Measurement
 from edgekit.report.times import TimeProfile

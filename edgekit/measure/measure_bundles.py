@@ -1,0 +1,222 @@
+"""Measures the bundles of a run: accuracy, latency, memory and INT8 kernels, one runtime after the other.
+
+The bundles of a runtime are timed in turns. All measurements use the same sessions as apps do. A bundle that fails
+loses only its own measurement.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TypeVar
+
+import numpy as np
+
+from edgekit.config.device_classes import load_device_class
+from edgekit.config.precisions import Precision
+from edgekit.errors import EdgekitError
+from edgekit.measure.accuracy import EvaluationImages
+from edgekit.measure.baselines import F32, Call, Group, speedup_of
+from edgekit.measure.group_times import GroupTimes, time_group
+from edgekit.measure.machine import measuring_versions
+from edgekit.measure.measurement_store import Machine, MeasureGroup, MeasurementStore
+from edgekit.measure.opened_bundle import CheckedBundle, OpenedBundle, computes_in, open_bundle
+from edgekit.measure.settings import Timing
+from edgekit.measure.timing import Timed, latency_of
+from edgekit.report.device import DeviceFacts
+from edgekit.report.measurement import Failure, LowPrecision, Measurement, Stage
+from edgekit.report.times import EndToEnd, Roofline
+from edgekit.runtime.bundle import Bundle
+from edgekit.support.progress import Reporter, each_bundle
+
+B = TypeVar("B", bound=CheckedBundle)
+
+
+def measure_group(
+    group: Group, timing: Timing, device: DeviceFacts, reporter: Reporter, images: EvaluationImages | None = None
+) -> dict[str, Measurement]:
+    """Measure each bundle, with timing in turns in this process. An error of a bundle, or a bug, costs its row.
+
+    Float bundles also run in bf16 or f16 where their runtime would choose that: the baseline of an INT8 speed-up is the
+    fastest float. With images, the bundles are also evaluated. Without images, they are timed on a golden sample.
+    """
+    with ExitStack() as stack:
+
+        def opening(name: str) -> OpenedBundle:
+            return open_bundle(name, group, timing, images, stack, reporter)
+
+        def times_of(opened: Mapping[str, OpenedBundle]) -> GroupTimes:
+            return time_group(opened, timing, images, reporter)
+
+        return measure_with(opening, times_of, group, device, reporter, images)
+
+
+def measure_with(
+    opening: Callable[[str], B],
+    times_of: Callable[[Mapping[str, B]], GroupTimes],
+    group: Group,
+    device: DeviceFacts,
+    reporter: Reporter,
+    images: EvaluationImages | None,
+) -> dict[str, Measurement]:
+    """Measure each bundle wherever `opening` opens and checks it by its name, and `times_of` times those that work.
+
+    An error of a bundle, or a bug, costs its row. An error of the device is raised.
+    """
+    try:
+        measured, failures = _measured(opening, times_of, group, device, reporter, images)
+    except Exception as error:  # a bug in what the bundles share
+        if isinstance(error, EdgekitError):
+            raise
+        reporter.failed(f"measuring {', '.join(group)}", error)
+        measured, failures = {}, dict.fromkeys(group, Failure.of("benchmark", error))
+    return {
+        name: failed_measurement(name, bundle, failures[name], device, images) if name in failures else measured[name]
+        for name, bundle in group.items()
+    }
+
+
+def _measured(
+    opening: Callable[[str], B],
+    times_of: Callable[[Mapping[str, B]], GroupTimes],
+    group: Group,
+    device: DeviceFacts,
+    reporter: Reporter,
+    images: EvaluationImages | None,
+) -> tuple[dict[str, Measurement], dict[str, Failure]]:
+    """Measurements of the bundles that work, and why the others don't."""
+    stage: Stage = "benchmark" if images is None else "evaluate"
+    opened, unopened = each_bundle(group, opening, reporter)
+    times = times_of(opened)
+    timed = [name for name in opened if name not in times.failures]
+
+    def measurement(name: str) -> Measurement:
+        return measurement_of(name, group, opened[name], times, device, images)
+
+    measured, unmeasured = each_bundle(timed, measurement, reporter)
+    failures = {name: Failure.of(stage, error) for name, error in unopened.items()}
+    failures |= {name: Failure.of("benchmark", error) for name, error in {**times.failures, **unmeasured}.items()}
+    return measured, failures
+
+
+BuiltBundles = Mapping[str, Bundle | Exception]
+"""Bundles by name; instead of a bundle, the error of making it."""
+
+
+def measure_built(built: BuiltBundles, device: DeviceFacts, measure: MeasureGroup) -> list[Measurement]:
+    """Measure each bundle, and return one measurement per bundle or error in the same order.
+
+    `measure` gets the bundles of one runtime at a time.
+    """
+    measured = {name: _not_made(name, device, error) for name, error in built.items() if isinstance(error, Exception)}
+    for group in by_runtime(built).values():
+        measured |= measure(group)
+    return [measured[name] for name in built]
+
+
+def measure_here(
+    built: BuiltBundles,
+    device: DeviceFacts,
+    store: MeasurementStore,
+    reporter: Reporter,
+) -> Sequence[Measurement]:
+    """Measure the bundles of a report on this machine, with the images and the timing of the store."""
+
+    def measure(group: Group) -> Mapping[str, Measurement]:
+        return measure_group(group, store.timing, device, reporter, store.images)
+
+    def resumed(group: Group) -> Mapping[str, Measurement]:
+        target = next(iter(group.values())).manifest.target
+        return store.resumed(group, Machine(device, measuring_versions(target)), measure, reporter)
+
+    return measure_built(built, device, resumed)
+
+
+def by_runtime(built: BuiltBundles) -> dict[str, dict[str, Bundle]]:
+    """Group the bundles by target, without those that could not be made."""
+    groups: dict[str, dict[str, Bundle]] = {}
+    for name, bundle in built.items():
+        if isinstance(bundle, Bundle):
+            groups.setdefault(bundle.manifest.target, {})[name] = bundle
+    return groups
+
+
+def _not_made(name: str, device: DeviceFacts, error: Exception) -> Measurement:
+    """Measurement of a bundle that could not be made; its name is TARGET-PRECISION."""
+    target, _, precision = name.rpartition("-")
+    kind: Precision = "int8" if precision == "int8" else "float"
+    return Measurement(target=target, precision=kind, device=device, failure=Failure.of("compile", error))
+
+
+def measurement_of(
+    name: str,
+    group: Group,
+    this: CheckedBundle,
+    times: GroupTimes,
+    device: DeviceFacts,
+    images: EvaluationImages | None,
+) -> Measurement:
+    """Put together the measurement of one bundle."""
+    timed, manifest = times.timed, this.bundle.manifest
+    threads = this.threads
+    latency = latency_of(timed.times[name, F32], threads, this.fresh, timed.batches.get((name, F32), 1))
+    end_to_end = times.end_to_end.get(name)
+    macs = sum(layer["macs"] for layer in manifest.layers)
+    return Measurement(
+        target=manifest.target,
+        precision=manifest.precision,
+        device=device,
+        engine=this.engine,
+        bundle=name,
+        scheme=manifest.scheme,
+        size_bytes=this.bundle.size_bytes,
+        macs=macs,
+        accuracy=this.accuracy,
+        snr_db=this.snr_db,
+        latency_ms=latency,
+        end_to_end_ms=None if end_to_end is None else EndToEnd(float(np.median(end_to_end))),
+        speedup=speedup_of(name, group, timed),
+        int8=None if images is None and manifest.precision == "float" else this.profile.int8,
+        profile=this.profile.time,
+        limit=roofline(device, macs, manifest.precision, threads, latency.p50),
+        peak_rss_bytes=this.fresh.peak_rss_bytes,
+        low_precision=_low_precision(name, this, timed),
+        thermal=timed.conditions,
+        sustain=timed.sustained.get((name, F32)),
+        energy=times.energy.get(name),
+        throughput=times.throughput.get(name),
+    )
+
+
+def failed_measurement(
+    name: str, bundle: Bundle, failure: Failure, device: DeviceFacts, images: EvaluationImages | None
+) -> Measurement:
+    """Measurement of a bundle that doesn't run there. Only a benchmark, which has no images, names the bundle."""
+    return Measurement(
+        target=bundle.manifest.target,
+        precision=bundle.manifest.precision,
+        device=device,
+        bundle=name if images is None else None,
+        failure=failure,
+    )
+
+
+def _low_precision(name: str, this: CheckedBundle, timed: Timed[Call]) -> LowPrecision | None:
+    if this.low is None:
+        return None
+    computed_in = computes_in(this.low.session)
+    times = timed.times.get((name, computed_in))
+    if times is None:
+        return None
+    return LowPrecision(computes_in=computed_in, accuracy=this.low.accuracy, p50_ms=float(np.median(times)))
+
+
+def roofline(device: DeviceFacts, macs: int, precision: str, threads: int, p50_ms: float) -> Roofline | None:
+    """Latency at the nominal peak rate of the measured device, or None if its class is unknown.
+
+    The bundle may have been made for a different class.
+    """
+    if device.device_class is None:
+        return None
+    device_class = load_device_class(device.device_class)
+    cores = min(threads, device.cores or threads)
+    nominal = device_class.nominal_ms(macs, "int8" if precision == "int8" else "float", cores)
+    return Roofline(nominal, nominal / p50_ms)
