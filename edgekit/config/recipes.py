@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from edgekit.config.precisions import Precision, Scheme
-from edgekit.config.rewrite_lists import with_full_lists
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.config.toml_reader import build, read_table, shipped_names, unknown
-from edgekit.errors import ProfileError
+from edgekit.errors import ProfileError, as_sentences, did_you_mean
 
 Estimator: TypeAlias = Literal["histogram", "minmax", "mean-minmax", "mse"]
 """Estimators of activation ranges."""
@@ -26,16 +25,16 @@ class TargetRecipe:
     Its fields are the keys of the tables [openvino], [onnx] and [tflite].
     """
 
-    rewrites: tuple[str, ...]
-    """Names of the rewrites to apply to the graph; may be empty. Their order doesn't matter.
+    activations: Literal["uint8", "int8"]
+    """Integer type of quantized activations."""
+    rewrites: tuple[str, ...] = ()
+    """Names of the rewrites to apply to the graph. Their order doesn't matter.
 
     Under `on`, `{ add = [...], drop = [...] }` says what differs from the runtime's list.
     """
-    activations: Literal["uint8", "int8"]
-    """Integer type of quantized activations."""
-    quantize_outputs: bool
+    quantize_outputs: bool = False
     """Whether to quantize the outputs of dense layers (linear layers and convolutions) as well as their inputs."""
-    quantize_depthwise: bool
+    quantize_depthwise: bool = False
     """Whether to quantize depthwise convolutions too."""
     int8_rewrites: tuple[str, ...] | None = None
     """The value of `rewrites` for INT8 bundles; without the key, they get the same rewrites as float bundles.
@@ -85,7 +84,7 @@ class TargetRecipe:
         return next((pattern for pattern in self.on if fnmatchcase(device_class, pattern)), None)
 
 
-PLAIN = TargetRecipe(rewrites=(), activations="int8", quantize_outputs=False, quantize_depthwise=False)
+PLAIN = TargetRecipe(activations="int8")
 """The settings for a runtime that a recipe has no table for."""
 
 
@@ -213,7 +212,7 @@ def load_recipe(name_or_path: str | Path, rewrites: Collection[str] | None = Non
 def parse_recipe(table: Mapping[str, Any], where: str, rewrites: Collection[str] | None = None) -> Recipe:
     """Build a recipe from a table and check it as `load_recipe` does. Messages name `where` as the table's source."""
     full = {
-        key: with_full_lists(value, f"{where}: [{key}]") if key in RUNTIMES and isinstance(value, Mapping) else value
+        key: _with_full_lists(value, f"{where}: [{key}]") if key in RUNTIMES and isinstance(value, Mapping) else value
         for key, value in table.items()
     }
     recipe = build(Recipe, full, where)
@@ -226,6 +225,71 @@ def parse_recipe(table: Mapping[str, Any], where: str, rewrites: Collection[str]
     if recipe.equalization is not None and recipe.equalization > 1:
         raise ProfileError(f"{where}: equalization is {recipe.equalization}", valid="a number above 0, up to 1")
     return recipe
+
+
+@dataclass(frozen=True)
+class Change:
+    """The difference of a list of rewrites from the list that it extends."""
+
+    add: tuple[str, ...] = ()
+    """Rewrites that the other list doesn't have."""
+    drop: tuple[str, ...] = ()
+    """Rewrites that only the other list has."""
+
+
+def _with_full_lists(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A runtime's table, as TOML holds it, with full lists in place of tables with `add` and `drop`.
+
+    `int8_rewrites` extends `rewrites`. Under `on`, `rewrites` extends the runtime's `rewrites`, and the runtime's
+    `int8_rewrites` applies unless the variant has its own. Values of other types stay for the reader to refuse. Raises
+    ProfileError for a change that doesn't fit its list.
+    """
+    rewrites = table.get("rewrites")
+    if isinstance(rewrites, Mapping):
+        raise ProfileError(
+            f"{where}: rewrites has add and drop, but extends no list",
+            valid="a list of strings; add and drop belong in int8_rewrites, or in a table under `on`",
+        )
+    full = {**table, **_int8_list(table, rewrites, where)}
+    variants = table.get("on")
+    if isinstance(variants, Mapping):
+        full["on"] = {
+            pattern: _variant(table, keys, f"{where}.on.{pattern}") if isinstance(keys, Mapping) else keys
+            for pattern, keys in variants.items()
+        }
+    return full
+
+
+def _variant(table: Mapping[str, Any], keys: Mapping[str, Any], where: str) -> dict[str, Any]:
+    full = {**keys}
+    rewrites = table.get("rewrites")
+    if "rewrites" in keys:
+        full["rewrites"] = rewrites = _changed(rewrites, keys["rewrites"], f"{where}: rewrites")
+    return {**full, **_int8_list({**table, **keys}, rewrites, where)}
+
+
+def _int8_list(table: Mapping[str, Any], rewrites: Any, where: str) -> dict[str, Any]:
+    if "int8_rewrites" not in table:
+        return {}
+    base = [] if rewrites is None else rewrites
+    return {"int8_rewrites": _changed(base, table["int8_rewrites"], f"{where}: int8_rewrites")}
+
+
+def _changed(base: Any, value: Any, where: str) -> Any:
+    """`base` with a change applied; a value that is no change replaces the list."""
+    if not isinstance(value, Mapping) or not isinstance(base, list):
+        return value
+    change, names = build(Change, value, where), list(base)
+    for name in change.drop:
+        if name not in names:
+            fix = as_sentences(did_you_mean(name, names), "Remove it from `drop`")
+            raise ProfileError(f"{where} drops '{name}', which isn't in the list", valid=", ".join(names), fix=fix)
+        names.remove(name)
+    for name in change.add:
+        if name in names:
+            raise ProfileError(f"{where} adds '{name}', which is in the list already", fix="Remove it from `add`")
+        names.append(name)
+    return names
 
 
 def _check_names(names: Iterable[str], valid: Collection[str] | None, kind: str, where: str) -> None:

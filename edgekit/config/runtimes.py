@@ -101,6 +101,10 @@ class Runtime:
         """Requirement that pip installs on a device, the same as in the extra in pyproject.toml."""
         return f"{self.distributions[0]}>={self.oldest_version},<{self.excluded_version}"
 
+    def wheels_on(self, machine: str) -> Wheels | None:
+        """The platforms of the first distribution on one kind of processor, or None if it has no wheels there."""
+        return next((wheels for wheels in self.wheels if wheels.machine == machine), None)
+
     @property
     def engine_module(self) -> str:
         """Module that contains `Engine`."""

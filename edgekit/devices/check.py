@@ -6,7 +6,6 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from edgekit.config.compatibility import load_compatibility
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices.probe_result import InstalledPython, ProbeResult
 from edgekit.devices.registry import Device
@@ -120,10 +119,10 @@ def _verdict(device: str, facts: ProbeResult, runtime: str) -> Verdict:
 
 def wheel_problem(runtime: str, facts: ProbeResult) -> str | None:
     """Why one runtime can't be installed on a machine where others can, or None."""
-    support = load_compatibility().support_of(runtime, facts.machine)
+    support = RUNTIMES[runtime].wheels_on(facts.machine)
     if support is None or facts.glibc is None or release(facts.glibc, parts=2) >= release(support.glibc, parts=2):
         return None
-    wheels = f"the wheels of {support.requirement.name} for {facts.machine}"
+    wheels = f"the wheels of {RUNTIMES[runtime].distributions[0]} for {facts.machine}"
     return f"{wheels} need glibc {support.glibc} or newer, but it is {facts.glibc}"
 
 

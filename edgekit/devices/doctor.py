@@ -12,7 +12,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from edgekit import __version__
-from edgekit.config.compatibility import KnownBad, load_compatibility
+from edgekit.config.compatibility import KnownBad, known_bad
 from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Runtime
 from edgekit.devices.check import MACHINES, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_PYTHON, wheel_problem
 from edgekit.devices.probe_result import ProbeResult, read_probe
@@ -182,7 +182,7 @@ def _outdated(installed: Installed) -> Iterator[Finding]:
 
 def _known_bad(facts: ProbeResult, installed: Installed) -> Iterator[Finding]:
     """Known-bad combinations that apply to this machine."""
-    for row in load_compatibility().known_bad:
+    for row in known_bad():
         versions = row.applies(installed, facts.machine, facts.board, platform.python_version())
         if versions is not None:
             packages = ", ".join(f"{name} {version}" for name, version in versions.items())

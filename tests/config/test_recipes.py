@@ -156,13 +156,13 @@ def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
         ("[openvino]", "[targets]", "unknown key 'targets'", ["openvino", "estimator"], ""),
         ("[onnx]\nrewrites", "[onnx]\nrewrite", "[onnx]: unknown key 'rewrite'", ["activations"], "'rewrites'"),
         (
-            "quantize_outputs = false",
-            "quantize_outputs = 'no'",
-            "[openvino]: quantize_outputs is 'no'",
+            "quantize_gelu = true",
+            "quantize_gelu = 'no'",
+            "[tflite]: quantize_gelu is 'no'",
             ["true or false"],
             "",
         ),
-        ("float_layers = []", "float_layers = []\nother = 3", "unknown key 'other'", ["float_layers"], ""),
+        ("equalization = 0.5", "equalization = 0.5\nother = 3", "unknown key 'other'", ["float_layers"], ""),
         (
             'estimator = "mse"',
             'estimator = "mean_minmax"',
@@ -171,10 +171,10 @@ def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
             "'mean-minmax'",
         ),
         (
-            'bias_correction = "none"',
-            "bias_correction = false",
-            "bias_correction is false",
-            ["one of none, fast"],
+            'weight_rounding = "gptq"',
+            "weight_rounding = false",
+            "weight_rounding is false",
+            ["one of nearest, gptq"],
             "",
         ),
     ],
@@ -193,9 +193,9 @@ def test_missing_target_table(tmp_path: Path) -> None:
     path.write_text('name = "mine"\ndescription = "nothing"\n')
     assert all(row == profiles.PLAIN for row in profiles.load_recipe(path).targets.values())
     path.write_text('name = "mine"\ndescription = "nothing"\n[openvino]\nquantize_outputs = true\n')
-    with refuses(ProfileError, "[openvino]", "'rewrites'") as missing:
+    with refuses(ProfileError, "[openvino]", "'activations'") as missing:
         profiles.load_recipe(path)
-    assert missing.value.valid == "a list of strings"
+    assert missing.value.valid == "one of uint8, int8"
     path.write_text('name = "mine"\ndescription = "nothing"\nopenvino = 3\n')
     with pytest.raises(ProfileError, match=r"\[openvino\] is 3") as no_table:
         profiles.load_recipe(path)

@@ -14,7 +14,7 @@ import pytest
 
 from edgekit import __version__
 from edgekit.cli.main import main
-from edgekit.config.compatibility import load_compatibility
+from edgekit.config.compatibility import known_bad
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices import doctor
 from edgekit.devices.probe_result import ProbeResult, read_probe
@@ -150,7 +150,7 @@ def test_a_known_bad_combination_is_a_finding_with_its_cure(
 ) -> None:
     monkeypatch.setattr(doctor, "probe", lambda root: facts)
     findings = named(doctor.examine(hub=NOWHERE, installed=installed.get))
-    (row,) = (row for row in load_compatibility().known_bad if row.name in findings)
+    (row,) = (row for row in known_bad() if row.name in findings)
     finding = findings[row.name]
     assert finding.status == status
     assert all(f"{name} {version}" in finding.found for name, version in installed.items())
