@@ -296,7 +296,7 @@ class DeviceError(StageError):
     """A device can't be used, or failed during a measurement.
 
     Cause: A command on the device failed; the message quotes its last line.
-    Cure: Run `edgekit devices check NAME`.
+    Cure: Run `edgekit doctor NAME`.
     """
 
 

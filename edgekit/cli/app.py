@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from edgekit import __version__
 from edgekit.cli import panels
+from edgekit.cli.gone import check_not_gone
 from edgekit.cli.names import COMMAND, COMPLETION
 from edgekit.cli.usage import check_not_empty, usage_error_of
 from edgekit.compat.typer import plain_help, usage_error
@@ -56,6 +57,7 @@ def run(arguments: list[str]) -> int:
     if COMPLETION in os.environ:
         return _complete(command)
     check_not_empty(arguments)
+    check_not_gone(arguments)
     try:
         result = command.main(args=arguments, prog_name=COMMAND, standalone_mode=False, obj=tuple(arguments))
     except typer.Abort:

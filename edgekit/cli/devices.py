@@ -1,7 +1,7 @@
-"""`edgekit devices`, which manages the machines to measure on."""
+"""`edgekit devices`, which manages the machines to measure on, and `edgekit doctor`, which checks them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -9,21 +9,18 @@ from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.cli.shared import Json, Offline, WebNetwork, WebRuntime
-
-if TYPE_CHECKING:
-    from edgekit.devices.check import DeviceCheck
-    from edgekit.report.device import Throttling
+from edgekit.errors import printable
 
 EXAMPLES = """
 Examples:
   edgekit devices add pi5 ssh://pi@raspberrypi.local
-  edgekit devices check pi5
+  edgekit doctor pi5
   edgekit demo --device pi5
 """
 
 devices = typer.Typer(
     rich_markup_mode="rich",
-    help="Add, list, check, clean and remove devices, and show what runs there.\n\n"
+    help="Add, list, clean and remove devices, and show what runs there.\n\n"
     "A device is another machine that edgekit reaches over SSH.",
     epilog=EXAMPLES,
 )
@@ -115,13 +112,13 @@ def add(
 @devices.command(name="list")
 def list_(json_: Json = False) -> None:
     """List the saved devices."""
-    from edgekit.devices.registry import DeviceListing, read_devices
+    from edgekit.devices.registry import DeviceListing, read_devices, settings_of
     from edgekit.devices.trust import fingerprint_of
 
-    devices = tuple(read_devices().values())
+    devices = read_devices().values()
     with clean_stdout() as out:
         if json_:
-            emit(out, DeviceListing(devices=devices))
+            emit(out, DeviceListing(devices=tuple(map(settings_of, devices))))
             return
         for device in devices:
             facts = (
@@ -155,27 +152,9 @@ def remove(
 
 
 @devices.command()
-def check(name: Name, json_: Json = False) -> int:
-    """Show what a device is, what it lacks and which runtimes it can run.
-
-    Nothing on the device is changed. The exit code is 1 if it can run none.
-    """
-    from edgekit.devices.check import check
-    from edgekit.devices.registry import find_remote
-
-    with clean_stdout() as out:
-        result = check(find_remote(name))
-        if json_:
-            emit(out, result)
-        else:
-            out.writelines(f"{line}\n" for line in _lines(result))
-    return 0 if any(verdict.runs for verdict in result.targets.values()) else 1
-
-
-@devices.command()
 def clean(name: Name) -> None:
     """Delete the environments and files that edgekit keeps on a device."""
-    from edgekit.devices.check import probe
+    from edgekit.devices.probe_result import probe
     from edgekit.devices.registry import find_remote
     from edgekit.devices.setup import clean
     from edgekit.devices.transport import connect
@@ -220,43 +199,37 @@ def status(
     return 1 if damaged or any(device.failure for device in result.devices) else 0
 
 
-def _lines(result: "DeviceCheck") -> list[str]:
-    """The result of a check as lines of text."""
-    facts = result.facts
-    shown = {
-        "board": facts.board,
-        "processor": f"{facts.cpu or 'unknown'}, {facts.machine}, {facts.cores} cores",
-        "features": " ".join(facts.noted_features or ()) or None,
-        "class": result.device_class,
-        "emulated": "by QEMU: timings are not comparable" if facts.emulated else None,
-        "clock": f"{_measure(facts.clock_mhz, 'MHz')}, at most {_measure(facts.clock_max_mhz, 'MHz')}",
-        "governor": facts.governor,
-        "memory": f"{_megabytes(facts.memory_available_bytes)} free of {_megabytes(facts.memory_bytes)}",
-        "disk": f"{_megabytes(facts.disk_free_bytes)} free at {facts.cache}",
-        "temperature": _measure(facts.celsius, "°C"),
-        "throttled": None if facts.throttled is None else _throttled(facts.throttled),
-        "load": _measure(facts.load, "", 2),
-        "system": f"Linux {facts.kernel}, glibc {facts.glibc or 'none'}",
-        "Python": ", ".join(python.version for python in facts.pythons),
-    }
-    lines = [f"{key + ':':<12} {value or 'unknown'}" for key, value in shown.items() if key != "emulated" or value]
-    lines += [f"{'missing:':<12} {item}" for item in result.lacks]
-    for target, verdict in result.targets.items():
-        lines.append(f"{target + ':':<12} {'can run' if verdict.runs else f'cannot run: {verdict.reason}'}")
-    return lines
+@app.command(rich_help_panel=panels.COMMANDS)
+def doctor(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DEVICE",
+            autocompletion=completion.devices,
+            help="Devices to check: local (this machine), names from `edgekit devices list`, or ssh://USER@HOST; this "
+            "machine if there are none.",
+        ),
+    ] = None,
+    json_: Json = False,
+) -> int:
+    """Check whether this machine or a device is ready, and print the fix for each problem.
 
+    Looks at Python, glibc, the processor, the runtimes, memory and disk, and on
+    this machine also at installed packages and the model hub. Nothing on a
+    device is changed. The exit code is 1 if there is a problem.
+    """
+    from edgekit.devices.doctor import diagnose
+    from edgekit.devices.registry import LOCAL, find_machine
 
-def _throttled(throttling: "Throttling") -> str:
-    """The throttling that the firmware reports, now and since the device started."""
-    parts = {"now": throttling.now, "since boot": throttling.since_boot}
-    return "; ".join(f"{when}: {', '.join(names)}" for when, names in parts.items() if names) or (
-        "not now, and not since boot"
-    )
-
-
-def _measure(value: float | None, unit: str, digits: int = 0) -> str:
-    return "unknown" if value is None else f"{value:.{digits}f} {unit}".strip()
-
-
-def _megabytes(size: int | None) -> str:
-    return "unknown" if size is None else f"{size / 1e6:,.0f} MB"
+    with clean_stdout() as out:
+        diagnosis = diagnose([find_machine(name) for name in dict.fromkeys(names or [LOCAL])])
+        if json_:
+            emit(out, diagnosis)
+        else:
+            for finding in diagnosis.findings:
+                device = f"{finding.device}: " if names else ""
+                out.write(f"{finding.status:<8} {device}{finding.name}: {printable(finding.found)}\n")
+                if finding.fix:
+                    out.write(f"{'':<8} fix: {printable(finding.fix)}\n")
+            out.write("all checks passed\n" if diagnosis.healthy else "problems found; suggested fixes above\n")
+    return 0 if diagnosis.healthy else 1

@@ -100,7 +100,7 @@ def _class_of(device: str | None, device_class: str | None) -> tuple[DeviceClass
     if chosen == THIS:
         name = host_class()
         return (load_device_class(name) if name else None), True
-    from edgekit.devices.check import class_of_remote
+    from edgekit.devices.probe_result import class_of_remote
 
     name = class_of_remote(chosen)
     if name is None:

@@ -1,4 +1,4 @@
-"""Commands other than the pipeline: inspect, classify, compare and doctor."""
+"""Commands other than the pipeline: inspect, classify and compare."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,28 +157,6 @@ def compare(
             out.writelines(f"{line}\n" for line in _compared(comparison, answer_width()))
     write_files(files, lambda: junit_of_comparison(comparison), lambda: summary_of_comparison(comparison))
     return 0 if comparison.verdict == "pass" else 1
-
-
-@app.command(rich_help_panel=panels.COMMANDS)
-def doctor(json_: Json = False) -> int:
-    """Check this machine, and print the fix for each problem.
-
-    Looks at Python, glibc, the processor, the installed runtimes, memory, disk
-    and the model hub. The exit code is 1 if there is a problem.
-    """
-    from edgekit.devices.doctor import examine
-
-    with clean_stdout() as out:
-        diagnosis = examine()
-        if json_:
-            emit(out, diagnosis)
-        else:
-            for finding in diagnosis.findings:
-                out.write(f"{finding.status:<8} {finding.name}: {finding.found}\n")
-                if finding.fix:
-                    out.write(f"{'':<8} fix: {finding.fix}\n")
-            out.write("all checks passed\n" if diagnosis.healthy else "problems found; suggested fixes above\n")
-    return 0 if diagnosis.healthy else 1
 
 
 def _compared(comparison: "Comparison", width: int) -> Iterator[str]:

@@ -1,12 +1,10 @@
-"""Check this machine for what edgekit needs, with the fix for each problem. Needs neither torch nor a runtime."""
+"""Check whether this machine or a device is ready, with the fix for each problem. Needs neither torch nor a runtime."""
 
 import importlib.util
 import platform
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -14,11 +12,27 @@ from urllib.request import Request, urlopen
 from edgekit import __version__
 from edgekit.config.compatibility import KnownBad, known_bad
 from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Runtime
-from edgekit.devices.check import MACHINES, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_PYTHON, wheel_problem
-from edgekit.devices.probe_result import ProbeResult, read_probe
+from edgekit.devices.parallel import each_device
+from edgekit.devices.probe_result import (
+    MACHINES,
+    NEWEST_PYTHON,
+    OLDEST_GLIBC,
+    OLDEST_PYTHON,
+    ProbeResult,
+    dotted,
+    probe,
+    python_of,
+    read_probe,
+    supports_python,
+    wheel_problem,
+)
+from edgekit.devices.registry import LOCAL, THIS, Device
+from edgekit.devices.transport import connect
+from edgekit.errors import DeviceError, DevicePythonError, as_sentences
+from edgekit.support import interrupts
 from edgekit.support.child_process import run_python
 from edgekit.support.distribution import install_command, installed_version, pip_command, pip_install, release
-from edgekit.support.probe import probe
+from edgekit.support.probe import probe as probe_here
 
 Status = Literal["ok", "warning", "broken"]
 Installed = Callable[[str], str | None]
@@ -32,6 +46,8 @@ ENOUGH_DISK = 5 << 30
 """Free disk space in bytes for bundles: six of them take several times the model's weights."""
 BUILD_DISK = 6_300_000_000
 """Disk space in bytes that the extra `build` takes with the CUDA build of torch, while it isn't installed."""
+ENVIRONMENT_DISK = 400 << 20
+"""Disk space in bytes that a device's environment with one runtime needs, with its packages while pip unpacks them."""
 DOT_PRODUCT_FEATURES = frozenset(("asimddp", "avx512_vnni", "avx_vnni", "amx_int8"))
 
 
@@ -47,6 +63,8 @@ class Finding:
     """Finding of the check."""
     fix: str | None = None
     """Fix, as an imperative sentence without a final period; None if the status is "ok"."""
+    device: str = LOCAL
+    """Name of the machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,51 +79,130 @@ class Diagnosis:
     """Whether no check found anything broken."""
     findings: tuple[Finding, ...]
     """Results of all checks, in the order in which they ran."""
+    facts: Mapping[str, ProbeResult]
+    """Results of the probe of each machine that could be reached, by its name."""
 
 
-def examine(root: Path = Path("/"), hub: str = HUB, installed: Installed = installed_version) -> Diagnosis:
-    """Check this machine. `root` is the folder that contains proc and sys, `hub` the address of published weights."""
-    facts = read_probe(probe(root))
-    findings = (
-        *_system(facts),
-        *_runtimes(facts, installed),
-        _building(installed),
-        *_outdated(installed),
-        *_known_bad(facts, installed),
-        *_room(facts, installed),
-        _hub(hub),
-    )
-    return Diagnosis(healthy=all(finding.status != "broken" for finding in findings), findings=findings)
+def diagnose(devices: Sequence[Device] = (THIS,)) -> Diagnosis:
+    """Check this machine or devices. Nothing on a device is changed."""
+    findings: list[Finding] = []
+    facts: dict[str, ProbeResult] = {}
+    for name, probed, results in each_device(devices, lambda device: [_examined(device)]):
+        findings += [replace(finding, device=name) for finding in results]
+        if probed is not None:
+            facts[name] = probed
+    healthy = all(finding.status != "broken" for finding in findings)
+    return Diagnosis(healthy=healthy, findings=tuple(findings), facts=facts)
 
 
-def _system(facts: ProbeResult) -> Iterator[Finding]:
-    version, python = sys.version_info[:2], platform.python_version()
-    oldest, newest = (".".join(map(str, limit)) for limit in (OLDEST_PYTHON, NEWEST_PYTHON))
-    if OLDEST_PYTHON <= version <= NEWEST_PYTHON:
-        yield Finding("Python", "ok", python)
+def _examined(device: Device) -> tuple[str, ProbeResult | None, list[Finding]]:
+    """A machine's name, the result of its probe, and the findings; those of a device that can't be reached say so."""
+    if device == THIS:
+        facts = read_probe(probe_here())
+        return LOCAL, facts, list(examine_here(facts, HUB))
+    try:
+        with connect(device) as connection:
+            facts = probe(connection)
+    except DeviceError as error:
+        interrupts.check()  # an interrupt makes the main thread close the connections, which is not an error
+        fix = as_sentences(f"Needed: {error.valid}" if error.valid else "", error.fix)
+        return device.name, None, [Finding("connection", "broken", error.problem, fix)]
+    return device.name, facts, list(examine_device(device, facts))
+
+
+def examine_here(facts: ProbeResult, hub: str, installed: Installed = installed_version) -> Iterator[Finding]:
+    """Check this machine for what it lacks to make and measure bundles. `hub` is the address of published weights."""
+    fix = f"Make an environment with {_PYTHONS}: the runtimes publish no wheels for other versions"
+    version = platform.python_version()
+    yield _judged("Python", supports_python(version), version, fix, "broken")
+    yield from _machine(facts)
+    yield _device_class(facts, None, "Name the device class to make bundles for with --device-class")
+    yield from _runtimes(facts, installed)
+    yield _building(installed)
+    yield from _outdated(installed)
+    yield from _known_bad(facts, installed)
+    memory = facts.memory_available_bytes
+    yield _space("free memory", memory, ENOUGH_MEMORY, "Close programs, or make bundles elsewhere")
+    needed = ENOUGH_DISK if installed("torch") else ENOUGH_DISK + BUILD_DISK
+    fix = f"Free {needed / 1e9:.0f} GB of disk space before making bundles"
+    yield _space("free disk", facts.disk_free_bytes, needed, fix)
+    yield _hub(hub)
+
+
+def examine_device(device: Device, facts: ProbeResult) -> Iterator[Finding]:
+    """Check a device for what it lacks to measure bundles."""
+    versions = ", ".join(python.version for python in facts.pythons) or "none"
+    try:
+        python = python_of(device.name, facts)
+    except DevicePythonError as error:
+        yield Finding("Python", "broken", f"{versions}, but edgekit needs {error.valid}", error.fix)
     else:
-        fix = f"Make an environment with Python {oldest} to {newest}: the runtimes publish no wheels for other versions"
-        yield Finding("Python", "broken", python, fix)
-    supported = facts.machine in MACHINES
+        fix = "Run `sudo apt install python3-venv` there, or use --offline"
+        ready = python.ensurepip or device.offline
+        yield _judged("Python", ready, versions if ready else f"{python.path} has no ensurepip", fix)
+    yield from _machine(facts)
+    yield _device_class(facts, device.device_class, "Set one with `edgekit devices add --class`")
+    for runtime in RUNTIMES.values():
+        problem = wheel_problem(runtime.name, facts)
+        yield _judged(runtime.title, problem is None, problem or "can run", "Use another runtime or a newer Linux")
+    yield _space("free memory", facts.memory_available_bytes, 0, "")
+    fix = f"Free {ENVIRONMENT_DISK / 1e6:.0f} MB of disk space there, which a set-up may need"
+    yield _space("free disk", facts.disk_free_bytes, ENVIRONMENT_DISK, fix)
+    if not facts.cache_writable:
+        yield Finding("cache", "warning", f"'{facts.cache}' can't be written", "Make it writable for this user")
+
+
+_PYTHONS = f"Python {dotted(OLDEST_PYTHON)} to {dotted(NEWEST_PYTHON)}"
+
+
+def _judged(name: str, fits: bool, found: str, fix: str, status: Status = "warning") -> Finding:
+    """A finding that is in order, or has this status and its fix."""
+    return Finding(name, "ok", found) if fits else Finding(name, status, found, fix)
+
+
+def _machine(facts: ProbeResult) -> Iterator[Finding]:
+    """The hardware, its present state, and the system."""
+    if facts.board:
+        yield Finding("board", "ok", facts.board)
     fix = f"Measure on another device with --device: the runtimes publish wheels for {' and '.join(MACHINES)} only"
-    processor = f"{facts.cpu or 'unknown'}, {facts.machine}"
-    yield Finding("processor", "ok" if supported else "broken", processor, None if supported else fix)
-    fits = facts.glibc is not None and release(facts.glibc, parts=2) >= OLDEST_GLIBC
-    oldest_glibc = ".".join(map(str, OLDEST_GLIBC))
-    fix = f"Use a Linux with glibc {oldest_glibc} or newer, such as Debian 11; systems with musl are not supported"
-    yield Finding("glibc", "ok" if fits else "broken", facts.glibc or "none", None if fits else fix)
-    yield _device_class(facts)
+    processor = f"{facts.cpu or 'unknown'}, {facts.machine}" + (f", {facts.cores} cores" if facts.cores else "")
+    yield _judged("processor", facts.machine in MACHINES, processor, fix, "broken")
+    if facts.emulated:
+        yield Finding("emulated", "warning", "by QEMU: timings are not comparable", "Measure on a real machine")
     if DOT_PRODUCT_FEATURES.isdisjoint(facts.features or ()):
         fix = "Expect little speedup from INT8 on this machine, and measure on the device that you ship to"
         yield Finding("int8 instructions", "warning", "no dot product", fix)
+    for name, value, unit in (("clock", facts.clock_mhz, " MHz"), ("temperature", facts.celsius, " °C")):
+        if value is not None:
+            limit = f", at most {facts.clock_max_mhz:.0f} MHz" if name == "clock" and facts.clock_max_mhz else ""
+            yield Finding(name, "ok", f"{value:.0f}{unit}{limit}")
+    if facts.governor:
+        yield Finding("governor", "ok", facts.governor)
+    if facts.throttled is not None:
+        now, before = (", ".join(names) or "no" for names in (facts.throttled.now, facts.throttled.since_boot))
+        fix = "Check its power supply and cooling: timings would not be representative"
+        yield _judged("throttled", not facts.throttled.now, f"now: {now}; since boot: {before}", fix)
+    if facts.load is not None:
+        yield Finding("load", "ok", f"{facts.load:.2f}")
+    fits = facts.glibc is not None and release(facts.glibc, parts=2) >= OLDEST_GLIBC
+    fix = f"Use a Linux with glibc {dotted(OLDEST_GLIBC)} or newer, such as Debian 11"
+    yield _judged("glibc", fits, facts.glibc or "none", f"{fix}; systems with musl are not supported", "broken")
 
 
-def _device_class(facts: ProbeResult) -> Finding:
+def _device_class(facts: ProbeResult, saved: str | None, fix: str) -> Finding:
+    """The class that a device was saved with, or else the one that its hardware matches."""
     features = " ".join(facts.noted_features or ()) or "no relevant features"
-    if facts.matching_class:
-        return Finding("device class", "ok", f"{facts.matching_class} ({features})")
-    fix = "Name the device class to make bundles for with --device-class; `edgekit targets` lists them"
-    return Finding("device class", "warning", f"none matches ({features})", fix)
+    name = saved or facts.matching_class
+    return _judged(
+        "device class", bool(name), f"{name or 'none matches'} ({features})", f"{fix}; `edgekit targets` lists them"
+    )
+
+
+def _space(name: str, free: int | None, enough: int, fix: str) -> Finding:
+    """Free memory or disk space in bytes, which is scarce if it is less than `enough`."""
+    if free is None:
+        return Finding(name, "warning", "unknown", fix)
+    return _judged(name, free >= enough, f"{free / 1e9:.1f} GB", fix)
 
 
 def _runtimes(facts: ProbeResult, installed: Installed) -> list[Finding]:
@@ -199,19 +296,6 @@ def _cure(row: KnownBad) -> str:
     if row.extra:
         commands.append(install_command(row.extra))
     return f"{row.cure}: {' && '.join(commands)}"
-
-
-def _room(facts: ProbeResult, installed: Installed) -> Iterator[Finding]:
-    disk = ENOUGH_DISK if installed("torch") else ENOUGH_DISK + BUILD_DISK
-    for name, free, enough, fix in (
-        ("free memory", facts.memory_available_bytes, ENOUGH_MEMORY, "Close programs, or make bundles elsewhere"),
-        ("free disk", facts.disk_free_bytes, disk, f"Free {disk / 1e9:.0f} GB of disk space before making bundles"),
-    ):
-        if free is None:
-            yield Finding(name, "warning", "unknown", fix)
-        else:
-            scarce = free < enough
-            yield Finding(name, "warning" if scarce else "ok", f"{free / 1e9:.1f} GB", fix if scarce else None)
 
 
 def _hub(address: str) -> Finding:

@@ -9,9 +9,8 @@ from typing import Literal
 
 from edgekit.config.device_classes import list_device_classes, load_device_class
 from edgekit.devices.app_state import AppState, SlotRecord, Trial
-from edgekit.devices.check import python_of
 from edgekit.devices.messages import AgentJob, Refusal, SlotJob, Slotted
-from edgekit.devices.probe_result import ProbeResult
+from edgekit.devices.probe_result import ProbeResult, python_of
 from edgekit.devices.registry import Device
 from edgekit.devices.remote import Board, files_of, open_board
 from edgekit.devices.requests import AppsAnswer, RollbackAnswer, RollbackRequest

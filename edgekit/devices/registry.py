@@ -17,14 +17,11 @@ The file is edgekit/devices.toml in the user's configuration folder, or the one 
 
 import os
 import re
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
-
-import msgspec
-from msgspec.structs import replace
 
 from edgekit.errors import OutputError, UsageError, as_sentences, did_you_mean
 from edgekit.support.files import replace_text
@@ -55,7 +52,8 @@ class Address:
     """TCP port."""
 
 
-class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"device_class": "class"}):
+@dataclass(frozen=True)
+class Device:
     """A machine to measure on: one that ssh reaches, this machine, or a browser."""
 
     name: str
@@ -93,8 +91,8 @@ class DeviceListing:
 
     schema_version: Literal[1] = 1
     """Version of this document's format."""
-    devices: tuple[Device, ...]
-    """Devices in the order of the file."""
+    devices: tuple[Mapping[str, str | bool | None], ...]
+    """Name and settings of each device, with the keys of the file and in its order; null stands for the default."""
 
 
 THIS = Device(LOCAL)
@@ -126,6 +124,8 @@ def devices_file() -> Path:
 
 def read_devices() -> dict[str, Device]:
     """The user's devices by name; UsageError if the file is damaged."""
+    import msgspec  # `--help` must do without
+
     path = devices_file()
     try:
         tables = msgspec.toml.decode(path.read_bytes(), type=dict[str, dict[str, object]])
@@ -195,6 +195,11 @@ def find_remote(name: str, offline: bool = False) -> Device:
     return find_machine(name, offline)
 
 
+def settings_of(device: Device) -> dict[str, str | bool | None]:
+    """A device's name and settings, with the keys of the file."""
+    return {"class" if key == "device_class" else key: value for key, value in asdict(device).items()}
+
+
 def add_device(device: Device) -> None:
     """Add a device to the file; UsageError if its name exists or is not valid, or its address is wrong."""
     devices = read_devices()
@@ -208,9 +213,8 @@ def add_device(device: Device) -> None:
         raise UsageError(
             f"--ssh-config is '{device.ssh_config}', which doesn't exist", valid="an ssh configuration file"
         )
-    settings = {key: value for key, value in msgspec.to_builtins(device).items() if value}
     with _editing() as tables:
-        tables[settings.pop("name")] = settings
+        tables[device.name] = {key: value for key, value in settings_of(device).items() if value and key != "name"}
 
 
 def remove_device(name: str) -> None:
@@ -234,9 +238,14 @@ def check_name(name: str) -> None:
 
 
 def _device(name: str, table: dict[str, object], path: Path) -> Device:
+    from msgspec import ValidationError, convert
+
+    values = {"device_class" if key == "class" else key: value for key, value in table.items()} | {"name": name}
     try:
-        device = msgspec.convert(table | {"name": name}, Device)
-    except msgspec.ValidationError as error:
+        if unknown := values.keys() - vars(THIS).keys():
+            raise ValidationError(f"unknown keys {', '.join(sorted(unknown))}")
+        device = convert(values, Device)
+    except ValidationError as error:
         raise UsageError(
             f"device '{name}' in '{path}' is not valid: {error}",
             valid="a table with 'url' and the settings that `edgekit devices add` writes",

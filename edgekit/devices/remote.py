@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 
 from edgekit.config.runtimes import find_runtime
-from edgekit.devices.check import check_memory, probe, python_of, row_device, unknown_device
 from edgekit.devices.messages import AgentJob, Inspected, Measured, SentImages, SlotJob
+from edgekit.devices.probe_result import check_memory, probe, python_of, row_device, unknown_device
 from edgekit.devices.protocol import Answer, run_agent
 from edgekit.devices.registry import THIS, Device
 from edgekit.devices.requests import AppsAnswer, AppsRequest

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import IO
 
 from edgekit.config.runtimes import find_runtime
-from edgekit.devices.check import python_of, reason_against, wheel_problem
 from edgekit.devices.faults import exit_error, full_disk
-from edgekit.devices.probe_result import ProbeResult
+from edgekit.devices.probe_result import ProbeResult, python_of, reason_against, wheel_problem
 from edgekit.devices.requests import (
     CleanAnswer,
     CleanRequest,

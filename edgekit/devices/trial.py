@@ -57,7 +57,7 @@ def push(job: AgentJob, slot: SlotJob, slots: Slots, reporter: Reporter, trials:
         raise BundleRefusedError(
             f"the p99 of '{name}' is {milliseconds(trial.p99_ms)} with {threads_in_words(trial.threads)}",
             valid=f"at most {milliseconds(slot.max_p99_ms)}, {slot.bound}",
-            fix=f"See with `edgekit devices check {job.name}` whether it is throttled or busy, or give --max-p99 MS",
+            fix=f"See with `edgekit doctor {job.name}` whether it is throttled or busy, or give --max-p99 MS",
         )
     signed_by = None if key is None else fingerprint_of(public_pem(key).decode())
     with reporter.stage("switch"):  # the message ends this process if the host is gone

@@ -7,7 +7,7 @@ from edgekit.compiler.rewrites import PASSES
 from edgekit.config import sizes
 from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
 from edgekit.config.recipes import Recipe, load_recipe, recipe_for
-from edgekit.devices.check import class_of_remote
+from edgekit.devices.probe_result import class_of_remote
 from edgekit.devices.registry import THIS
 from edgekit.errors import DeviceError, UsageError
 from edgekit.images.calibration_list import CalibrationList, read_list

@@ -149,7 +149,7 @@ def after_failures(rows: Iterable[Any]) -> Iterator[NextStep]:
     browsers = [error for device, error in lost if device.browser or error == BROWSER_ERROR]
     boards = [device.name for device, error in lost if not device.browser and error != BROWSER_ERROR]
     for board in dict.fromkeys(boards):
-        yield NextStep(f"see what {board} lacks", (COMMAND, "devices", "check", board))
+        yield NextStep(f"see what {board} lacks", (COMMAND, "doctor", board))
     errors = [failure.error for _, failure in failures if failure.stage not in ("device", "bug in edgekit")] + browsers
     for error in dict.fromkeys(errors):
         yield NextStep(f"read the usual cause of {error}", (COMMAND, "explain", error))

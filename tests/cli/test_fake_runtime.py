@@ -189,9 +189,10 @@ def test_targets(checkout: Checkout) -> None:
     assert {"name": "fake", "runtime": "Fake"} in checkout.json("targets")["targets"]
 
 
-def test_devices_check(checkout: Checkout, board: Server) -> None:
+def test_doctor_on_a_device(checkout: Checkout, board: Server) -> None:
     checkout.run("devices", "add", "board", "ssh://device", "--ssh-config", board.config)
-    assert checkout.json("devices", "check", "board")["targets"]["fake"] == {"runs": True, "reason": None}
+    findings = {each["name"]: each for each in json.loads(checkout.run("doctor", "board", "--json"))["findings"]}
+    assert (findings["Fake"]["status"], findings["Fake"]["found"]) == ("ok", "can run")
 
 
 def test_its_scheme_is_checked(checkout: Checkout, vit_arguments: list[str], tmp_path: Path) -> None:

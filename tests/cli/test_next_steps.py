@@ -173,7 +173,7 @@ def test_errors_lead_to_their_explanation_and_to_the_device() -> None:
     lost = failed_row("tflite", "int8", failure=Failure("device", "DeviceError", "no route"))
     bug = failed_row("openvino", "int8", failure=Failure("bug in edgekit", "KeyError", "val"))
     assert after(JOB, with_rows(failed_row(), lost, bug)) == [
-        ["devices", "check", "local"],
+        ["doctor", "local"],
         ["explain", "CompileError"],
     ]
     left = failed_row("tflite", "int8", failure=Failure("device", "BrowserError", "the browser left"))

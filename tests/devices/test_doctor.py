@@ -1,10 +1,11 @@
 """Checks of this machine with its real packages and a real server, and of other machines from their files."""
 
 import json
+import platform
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -16,7 +17,7 @@ from edgekit import __version__
 from edgekit.cli.main import main
 from edgekit.config.compatibility import known_bad
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.devices import doctor
+from edgekit.devices import doctor, probe_result
 from edgekit.devices.probe_result import ProbeResult, read_probe
 from edgekit.support.distribution import install_command, pip_command, pip_install
 
@@ -45,14 +46,16 @@ def hub() -> Iterator[str]:
     server.server_close()
 
 
-def named(diagnosis: doctor.Diagnosis) -> dict[str, doctor.Finding]:
-    return {finding.name: finding for finding in diagnosis.findings}
+def named(findings: Iterable[doctor.Finding]) -> dict[str, doctor.Finding]:
+    return {finding.name: finding for finding in findings}
 
 
-def test_a_machine_that_tests_run_on_is_healthy(hub: str) -> None:
-    diagnosis = doctor.examine(hub=hub)
+def test_a_machine_that_tests_run_on_is_healthy(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "HUB", hub)
+    diagnosis = doctor.diagnose()
     assert diagnosis.healthy, diagnosis
-    findings = named(diagnosis)
+    assert diagnosis.facts["local"].machine == platform.machine()
+    findings = named(diagnosis.findings)
     for name in ("Python", "processor", "glibc", "OpenVINO", "ONNX Runtime", "LiteRT", "making bundles", "hub"):
         assert findings[name].status == "ok", name
         assert findings[name].fix is None
@@ -71,18 +74,16 @@ def test_a_hub_that_is_away_is_a_warning_with_the_option() -> None:
     assert "--weights FILE" in str(finding.fix)
 
 
-def test_every_finding_that_is_not_ok_has_its_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_finding_that_is_not_ok_has_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine about which nothing is known, with an old Python and no packages."""
     monkeypatch.setattr("edgekit.devices.doctor.importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr(doctor, "OLDEST_PYTHON", (9, 0))
-    monkeypatch.setattr(doctor, "probe", lambda root: {**FACTS, "machine": "riscv64", "glibc": None})
-    diagnosis = doctor.examine(tmp_path, NOWHERE, installed=lambda distribution: None)
-    assert not diagnosis.healthy
-    assert {finding.name for finding in diagnosis.findings if finding.status == "broken"} == {
-        "Python", "processor", "glibc", "runtimes",
-    }  # fmt: skip
-    assert all((finding.fix is None) == (finding.status == "ok") for finding in diagnosis.findings)
-    assert install_command("openvino") in str(named(diagnosis)["OpenVINO"].fix)
+    monkeypatch.setattr(probe_result, "OLDEST_PYTHON", (9, 0))
+    facts = read_probe({**FACTS, "machine": "riscv64", "glibc": None})
+    findings = named(doctor.examine_here(facts, NOWHERE, installed=lambda distribution: None))
+    broken = {name for name, finding in findings.items() if finding.status == "broken"}
+    assert broken == {"Python", "processor", "glibc", "runtimes"}
+    assert all((finding.fix is None) == (finding.status == "ok") for finding in findings.values())
+    assert install_command("openvino") in str(findings["OpenVINO"].fix)
 
 
 FACTS: dict[str, Any] = dict.fromkeys(each.name for each in fields(ProbeResult)) | {
@@ -94,20 +95,20 @@ FACTS: dict[str, Any] = dict.fromkeys(each.name for each in fields(ProbeResult))
 
 def test_old_glibc_and_little_room() -> None:
     facts = read_probe({**FACTS, "glibc": "2.17", "memory_available_bytes": 1 << 30})
-    system = {finding.name: finding for finding in doctor._system(facts)}
-    assert (system["glibc"].status, system["glibc"].found) == ("broken", "2.17")
-    assert "glibc 2.28 or newer" in str(system["glibc"].fix)
-    assert system["int8 instructions"].status == "warning"
-    memory, disk = doctor._room(facts, dict[str, str]().get)
-    assert (memory.status, memory.found) == ("warning", "1.1 GB")
-    assert disk.status == "warning"
+    findings = named(doctor.examine_here(facts, NOWHERE))
+    assert (findings["glibc"].status, findings["glibc"].found) == ("broken", "2.17")
+    assert "glibc 2.28 or newer" in str(findings["glibc"].fix)
+    assert findings["int8 instructions"].status == "warning"
+    assert (findings["free memory"].status, findings["free memory"].found) == ("warning", "1.1 GB")
+    assert findings["free disk"].status == "warning"
 
 
 def test_disk_space_counts_the_packages_that_are_not_installed_yet() -> None:
     """With torch they take 6.3 GB, as the README says."""
     facts = read_probe({**FACTS, "disk_free_bytes": 8 * 10**9})
-    _, before = doctor._room(facts, dict[str, str]().get)
-    _, after = doctor._room(facts, {"torch": "2.9"}.get)
+    before, after = (
+        named(doctor.examine_here(facts, NOWHERE, installed.get))["free disk"] for installed in ({}, {"torch": "2.9"})
+    )
     assert (before.status, before.fix) == ("warning", "Free 12 GB of disk space before making bundles")
     assert after.status == "ok"
 
@@ -146,10 +147,9 @@ PI_4 = {**FACTS, "machine": "aarch64", "board": "Raspberry Pi 4 Model B Rev 1.4"
     ],
 )
 def test_a_known_bad_combination_is_a_finding_with_its_cure(
-    facts: dict[str, Any], installed: dict[str, str], status: str, command: str, monkeypatch: pytest.MonkeyPatch
+    facts: dict[str, Any], installed: dict[str, str], status: str, command: str
 ) -> None:
-    monkeypatch.setattr(doctor, "probe", lambda root: facts)
-    findings = named(doctor.examine(hub=NOWHERE, installed=installed.get))
+    findings = named(doctor.examine_here(read_probe(facts), NOWHERE, installed.get))
     (row,) = (row for row in known_bad() if row.name in findings)
     finding = findings[row.name]
     assert finding.status == status
@@ -184,17 +184,17 @@ def test_a_runtime_that_dies_when_it_is_imported(
 @pytest.mark.parametrize("healthy", [True, False])
 def test_the_command(healthy: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     finding = doctor.Finding("glibc", "ok", "2.41") if healthy else doctor.Finding("glibc", "broken", "2.17", "a newer")
-    document = doctor.Diagnosis(healthy=healthy, findings=(finding,))
-    monkeypatch.setattr(doctor, "examine", lambda: document)
+    document = doctor.Diagnosis(healthy=healthy, findings=(finding,), facts={})
+    monkeypatch.setattr(doctor, "diagnose", lambda devices: document)
     assert main(["doctor"]) == (0 if healthy else 1)
     out = capfd.readouterr().out
     assert ("fix: a newer" in out) == (not healthy)
     assert main(["doctor", "--json"]) == (0 if healthy else 1)
-    shown = {"schema_version": 1, "edgekit": __version__, "healthy": healthy, "findings": [vars(finding)]}
+    shown = {"schema_version": 1, "edgekit": __version__, "healthy": healthy, "findings": [vars(finding)], "facts": {}}
     assert json.loads(capfd.readouterr().out) == shown
 
 
 def test_it_needs_neither_torch_nor_a_runtime() -> None:
-    code = "import sys, edgekit.devices.doctor as d; d.examine(hub='http://127.0.0.1:9'); " \
+    code = "import sys, edgekit.devices.doctor as d; d.HUB = 'http://127.0.0.1:9'; d.diagnose(); " \
         "assert not {'torch', 'openvino', 'onnxruntime'} & set(sys.modules)"  # fmt: skip
     subprocess.run([sys.executable, "-c", code], check=True)

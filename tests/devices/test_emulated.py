@@ -16,7 +16,7 @@ import pytest
 from benchmarks.pilib.debian import PYTHONS
 from edgekit.cli.main import main
 from edgekit.config.precisions import PRECISIONS
-from edgekit.devices.check import probe
+from edgekit.devices.probe_result import probe
 from edgekit.devices.remote import open_board
 from edgekit.devices.setup import fetch_wheels
 from edgekit.devices.transport import connect
@@ -155,11 +155,11 @@ def test_finished_bundles_on_a_board(
 def test_a_check_prints_the_lines_that_the_documentation_shows(
     boards: dict[str, Emulated], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    shown = re.search(r"edgekit devices check pi5\n```\n\n```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    shown = re.search(r"edgekit doctor pi5\n```\n\n```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert shown
-    assert main(["devices", "check", FIRST]) == 0
+    assert main(["doctor", FIRST]) == 0
     printed, documented = (
-        [line.partition(":")[0] for line in text.splitlines()] for text in (capfd.readouterr().out, shown[1])
+        [line.split(": ")[1:2] for line in text.splitlines()] for text in (capfd.readouterr().out, shown[1])
     )
     assert printed == documented
 

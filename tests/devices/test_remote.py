@@ -136,7 +136,7 @@ def test_a_device_that_is_gone_loses_only_its_own_rows(lent_board: Server, pair:
     lines = out.splitlines()
     assert len([line for line in lines if line.startswith(f"board: {pair[0]}: device: board: no connection")]) == 1
     assert len([line for line in lines if line.startswith(f"local: {pair[0]}: p50 ")]) == 1
-    assert lines[-1] == "Next, see what board lacks: edgekit devices check board"
+    assert lines[-1] == "Next, see what board lacks: edgekit doctor board"
     assert "Traceback" not in err
 
 

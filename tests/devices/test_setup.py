@@ -21,7 +21,7 @@ from edgekit import __version__
 from edgekit.cli.main import main
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices import setup, transport
-from edgekit.devices.check import probe
+from edgekit.devices.probe_result import probe
 from edgekit.devices.remote import open_board
 from edgekit.devices.requests import StoreRequest
 from edgekit.devices.transport import connect

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import pytest
 
 from edgekit.devices import setup
-from edgekit.devices.check import probe
+from edgekit.devices.probe_result import probe
 from edgekit.devices.registry import Device
 from edgekit.devices.transport import connect
 from edgekit.devices.wheel import own_wheel

@@ -1,4 +1,4 @@
-"""The probe on simulated machines, and `edgekit devices check` against a real sshd."""
+"""The probe on simulated machines, what follows from it, and `edgekit devices` and `doctor` against a real sshd."""
 
 import json
 import subprocess
@@ -10,7 +10,8 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.devices import check
+from edgekit.devices import probe_result
+from edgekit.devices.doctor import examine_device
 from edgekit.devices.probe_result import InstalledPython, ProbeResult, read_probe
 from edgekit.devices.registry import Device
 from edgekit.devices.scripts import PROBE, source
@@ -111,86 +112,102 @@ def test_the_script_runs_alone() -> None:
     ],
 )
 def test_reasons_against(facts: ProbeResult, change: dict[str, Any], reason: str | None) -> None:
-    actual = check.reason_against("pi", replace(facts, **change))
+    actual = probe_result.reason_against("pi", replace(facts, **change))
     assert actual is None if reason is None else reason in str(actual)
 
 
 def test_openvino_s_wheels_for_arm_need_a_newer_glibc(facts: ProbeResult) -> None:
     old = replace(facts, machine="aarch64", glibc="2.31")
-    problems = {runtime: check.wheel_problem(runtime, old) for runtime in RUNTIMES}
+    problems = {runtime: probe_result.wheel_problem(runtime, old) for runtime in RUNTIMES}
     assert {runtime for runtime, problem in problems.items() if problem} == {"openvino"}
     assert "glibc 2.35 or newer, but it is 2.31" in str(problems["openvino"])
-    assert check.reason_against("pi", old) is None
-    assert check.wheel_problem("openvino", replace(old, glibc="2.36")) is None
+    assert probe_result.reason_against("pi", old) is None
+    assert probe_result.wheel_problem("openvino", replace(old, glibc="2.36")) is None
 
 
 @pytest.mark.parametrize(
-    ("change", "part"),
+    ("change", "name", "status", "part"),
     [
-        ({"disk_free_bytes": 1 << 20}, "1 MB of disk space are free"),
-        ({"cache_writable": False}, "can't be written"),
-        ({"board": "Raspberry Pi 9"}, "no device class matches"),
-        ({"throttled": Throttling(1, ("under-voltage",), ())}, "the firmware reports under-voltage now"),
-        ({"pythons": (InstalledPython("/p", "3.11.2", False),)}, "sudo apt install python3-venv"),
+        ({"disk_free_bytes": 1 << 20}, "free disk", "warning", "419 MB"),
+        ({"cache_writable": False}, "cache", "warning", "can't be written"),
+        ({"board": "Raspberry Pi 9"}, "device class", "warning", "none matches"),
+        ({"throttled": Throttling(1, ("under-voltage",), ())}, "throttled", "warning", "now: under-voltage"),
+        ({"pythons": (InstalledPython("/p", "3.11.2", False),)}, "Python", "warning", "sudo apt install python3-venv"),
+        ({"pythons": (InstalledPython("/p", "3.9.2", True),)}, "Python", "broken", "needs Python 3.11 to 3.14"),
+        ({"machine": "armv7l"}, "processor", "broken", "armv7l"),
+        ({"glibc": "2.17"}, "glibc", "broken", "glibc 2.28 or newer"),
+        ({"glibc": "2.31"}, "OpenVINO", "warning", "glibc 2.35 or newer, but it is 2.31"),
+        ({"emulated": True}, "emulated", "warning", "by QEMU"),
     ],
 )
-def test_problems_of_a_device(facts: ProbeResult, change: dict[str, Any], part: str) -> None:
+def test_problems_of_a_device(facts: ProbeResult, change: dict[str, Any], name: str, status: str, part: str) -> None:
     pi = Device("pi", "ssh://pi")
-    assert check.lacks(pi, facts) == []
-    (problem,) = check.lacks(pi, replace(facts, **change))
-    assert part in problem
+    assert {finding.status for finding in examine_device(pi, facts)} == {"ok"}
+    problems = {finding.name: finding for finding in examine_device(pi, replace(facts, **change)) if finding.fix}
+    assert problems[name].status == status
+    assert part in f"{problems[name].found}. {problems[name].fix}"
+    assert set(problems) == {name, *(runtime.title for runtime in RUNTIMES.values() if name == "glibc")}
 
 
-def test_a_class_that_the_user_set_solves_the_problem(facts: ProbeResult) -> None:
-    strange = replace(facts, board="Raspberry Pi 9")
+def test_settings_of_a_saved_device_solve_problems(facts: ProbeResult) -> None:
+    strange = replace(facts, board="Raspberry Pi 9", pythons=(InstalledPython("/p", "3.11.2", False),))
     assert strange.matching_class is None
-    assert check.lacks(Device("pi", "ssh://pi", "raspberry-pi-5"), strange) == []
+    saved = Device("pi", "ssh://pi", "raspberry-pi-5", offline=True)
+    assert [finding for finding in examine_device(saved, strange) if finding.fix] == []
 
 
 def test_the_first_suitable_python(facts: ProbeResult) -> None:
     old, new = (InstalledPython(version, version, True) for version in ("3.9.2", "3.12.1"))
-    assert check.python_of("pi", replace(facts, pythons=(old, new))) == new
+    assert probe_result.python_of("pi", replace(facts, pythons=(old, new))) == new
     with refuses(DevicePythonError, "pi:", "3.9.2") as caught:
-        check.python_of("pi", replace(facts, pythons=(old,)))
+        probe_result.python_of("pi", replace(facts, pythons=(old,)))
     assert caught.value.valid == "Python 3.11 to 3.14"
 
 
 def test_memory_that_is_clearly_too_small(facts: ProbeResult) -> None:
     free = replace(facts, memory_available_bytes=300_000_000)
-    check.check_memory("pi", free, {"small": 10_000_000})
-    check.check_memory("pi", replace(facts, memory_available_bytes=None), {"big": 10**12})
-    check.check_memory("pi", free, {"float": 90_000_000})
+    probe_result.check_memory("pi", free, {"small": 10_000_000})
+    probe_result.check_memory("pi", replace(facts, memory_available_bytes=None), {"big": 10**12})
+    probe_result.check_memory("pi", free, {"float": 90_000_000})
     with refuses(DeviceMemoryError, "pi:", "300 MB") as caught:
-        check.check_memory("pi", free, {"float": 90_000_000, "int8": 30_000_000})
+        probe_result.check_memory("pi", free, {"float": 90_000_000, "int8": 30_000_000})
     with refuses(DeviceMemoryError, "5 streams"):
-        check.check_memory("pi", free, {"float": 90_000_000, "int8": 30_000_000}, streams=5)
+        probe_result.check_memory("pi", free, {"float": 90_000_000, "int8": 30_000_000}, streams=5)
     assert all(fact in caught.value.problem for fact in ("345 MB", "'float' (90 MB)", "'int8' (30 MB)"))
 
 
-def test_check(board: Server, capfd: Any) -> None:
+def test_doctor(board: Server, capfd: Any) -> None:
     capfd.readouterr()
-    assert main(["devices", "check", "board", "--json"]) == 0
+    assert main(["doctor", "board", "--json"]) == 0
     out, err = capfd.readouterr()
     document = json.loads(out)
     assert err == ""
-    assert document["facts"]["cache"] == str(board.cache)
-    assert {name for name, verdict in document["targets"].items() if verdict["runs"]} == set(RUNTIMES)
-    assert main(["devices", "check", "board"]) == 0
+    assert document["healthy"]
+    assert document["facts"]["board"]["cache"] == str(board.cache)
+    findings = {finding["name"]: finding for finding in document["findings"]}
+    assert {finding["device"] for finding in findings.values()} == {"board"}
+    assert all(findings[runtime.title]["found"] == "can run" for runtime in RUNTIMES.values())
+    assert main(["doctor", "board"]) == 0
     out, _ = capfd.readouterr()
-    assert "tflite:      can run" in out.splitlines()
+    assert "ok       board: LiteRT: can run" in out.splitlines()
     assert not list(board.home.iterdir()), "nothing is written"
 
 
-def test_no_python(tmp_path: Path, key_folder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_cannot_be_probed_is_a_finding(
+    tmp_path: Path, key_folder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EDGEKIT_DEVICES_FILE", str(tmp_path / "devices.toml"))
     with serve(tmp_path / "server", key_folder, path="/nowhere") as server:
         main(["devices", "add", "bare", "ssh://device", "--ssh-config", str(server.config)])
+        main(["devices", "add", "gone", "ssh://127.0.0.1:1", "--ssh-config", str(server.config)])
         capfd.readouterr()
-        assert main(["devices", "check", "bare", "--json"]) == 1
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert "bare: python3 can't be run there" in err
-    assert "sudo apt install python3 python3-venv" in err
+        assert main(["doctor", "bare", "gone", "--json"]) == 1
+    document = json.loads(capfd.readouterr().out)
+    bare, gone = document["findings"]
+    assert (document["healthy"], document["facts"]) == (False, {})
+    assert "bare: python3 can't be run there" in bare["found"]
+    assert "sudo apt install python3 python3-venv" in bare["fix"]
+    assert "gone: no connection" in gone["found"]
 
 
 def test_list_and_remove(board: Server, capfd: Any) -> None:
@@ -202,7 +219,7 @@ def test_list_and_remove(board: Server, capfd: Any) -> None:
            "offline": False, "web_network": None, "web_runtime": None}  # fmt: skip
     assert json.loads(capfd.readouterr().out) == {"schema_version": 1, "devices": [row]}
     assert main(["devices", "remove", "board"]) == 0
-    assert main(["devices", "check", "board"]) == 2
+    assert main(["doctor", "board"]) == 2
     assert "unknown device 'board'" in capfd.readouterr().err
 
 
@@ -214,8 +231,9 @@ def test_list_and_remove(board: Server, capfd: Any) -> None:
         (["add", "pi", "ssh://pi", "--class", "raspberry-pi-6"], "Did you mean 'raspberry-pi-"),
         (["add", "pi", "ssh://pi", "--class", "./my.toml"], "unknown device class './my.toml'"),
         (["add", "pi", "ssh://pi", "--ssh-config", "gone"], "doesn't exist\n  valid: an ssh configuration file"),
-        (["check", "local"], "'local' is this machine"),
-        (["check", "ssh://-oProxyCommand=id"], "the device's address is 'ssh://-oProxyCommand=id'"),
+        (["clean", "local"], "'local' is this machine"),
+        (["clean", "ssh://-oProxyCommand=id"], "the device's address is 'ssh://-oProxyCommand=id'"),
+        (["add", "phone", "web", "--class", "raspberry-pi-5"], "--class doesn't suit 'phone', which is a browser"),
     ],
 )
 def test_bad_input(
@@ -230,12 +248,12 @@ def test_bad_input(
 
 
 def test_the_shape_of_a_device_that_was_never_reached() -> None:
-    unknown = check.unknown_device(Device("pi", "ssh://pi", "raspberry-pi-5"))
+    unknown = probe_result.unknown_device(Device("pi", "ssh://pi", "raspberry-pi-5"))
     assert (unknown.name, unknown.device_class, unknown.cpu) == ("pi", "raspberry-pi-5", None)
 
 
 def test_the_shape_of_a_device_that_was_probed(facts: ProbeResult) -> None:
-    row = check.row_device(Device("pi", "ssh://pi"), facts)
+    row = probe_result.row_device(Device("pi", "ssh://pi"), facts)
     assert (row.name, row.device_class, row.cpu) == ("pi", "raspberry-pi-5", "Raspberry Pi 5 Model B Rev 1.0")
     assert (row.memory_bytes, row.python) == (4000 * 1024, "3.13.5")
     assert row.system is not None
@@ -247,5 +265,5 @@ def test_the_python_of_a_row_is_the_one_that_environments_are_made_with(facts: P
         InstalledPython("/usr/bin/python3", "3.9.2", True),
         InstalledPython("/usr/bin/python3.12", "3.12.1", True),
     )
-    assert check.row_device(Device("pi", "ssh://pi"), replace(facts, pythons=(old, suitable))).python == "3.12.1"
-    assert check.row_device(Device("pi", "ssh://pi"), replace(facts, pythons=(old,))).python is None
+    assert probe_result.row_device(Device("pi", "ssh://pi"), replace(facts, pythons=(old, suitable))).python == "3.12.1"
+    assert probe_result.row_device(Device("pi", "ssh://pi"), replace(facts, pythons=(old,))).python is None
