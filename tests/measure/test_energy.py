@@ -12,7 +12,7 @@ from edgekit.measure import energy
 from edgekit.measure.energy import IDLE_SAMPLES, EnergyMeter, Pmic, Rapl, find_sensor
 from edgekit.report.times import Energy
 from edgekit.support.progress import Reporter
-from tests.devices.test_check import root
+from tests.devices.test_probe_result import root
 from tests.helpers.pmic import IDLE_W, LOAD_W, PI4, adc, fake_pmic
 
 PACKAGE = "sys/class/powercap/intel-rapl:0"

@@ -9,7 +9,7 @@ import pytest
 from edgekit.measure import telemetry
 from edgekit.measure.telemetry import TelemetrySampler, throttling
 from edgekit.report.device import MachineState, Sample, Throttling
-from tests.devices.test_check import PI5, root
+from tests.devices.test_probe_result import PI5, root
 from tests.helpers.measurements import machine_state
 
 

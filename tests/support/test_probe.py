@@ -7,7 +7,7 @@ import pytest
 
 from edgekit.support import probe
 from edgekit.support.probe import available_cores
-from tests.devices.test_check import root
+from tests.devices.test_probe_result import root
 
 GIB = 2**30
 MACHINE = {"proc/meminfo": f"MemTotal: {16 * GIB // 1024} kB\nMemAvailable: {12 * GIB // 1024} kB\n"}
