@@ -21,7 +21,7 @@ from edgekit.errors import UsageError
 from edgekit.models.options import ModelOptions
 
 if TYPE_CHECKING:
-    from edgekit.models.soup_record import SoupRecord
+    from edgekit.models.soup import SoupRecord
 
 
 class Method(StrEnum):
@@ -112,7 +112,7 @@ def soup(
     with clean_stdout() as out:
         reporter = Reporter(quiet)
         with loading(reporter):
-            from edgekit.models.soup_search import SoupOptions, make_soup
+            from edgekit.models.soup import SoupOptions, make_soup
         greedy = choice.method is Method.greedy if choice.method else choice.data is not None
         options = SoupOptions(
             tuple(members),

@@ -1,35 +1,248 @@
-"""Model soups: the mean of several fine-tunes' weights (Wortsman et al., arXiv 2203.05482), read tensor by tensor."""
+"""Model soups: the mean of several fine-tunes' weights (Wortsman et al., arXiv 2203.05482), all or a greedy choice.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+`edgekit soup` averages tensor by tensor, and stores a record in the soup's file, by which a deploy leaves out the
+images that chose the members.
+"""
+
+import json
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from edgekit.errors import WeightsError
-from edgekit.models.soup_record import SoupRecord, record_metadata
-from edgekit.models.state_dict import State
+from edgekit import __version__
+from edgekit.errors import OutputError, UsageError, WeightsError
+from edgekit.images.crops import LabelledCrops, crop_samples
+from edgekit.images.dataset import open_dataset
+from edgekit.images.selection import select
+from edgekit.models import load_network
+from edgekit.models.checkpoint import read_checkpoint
+from edgekit.models.class_order import settle_classes
+from edgekit.models.logits import torch_logits
+from edgekit.models.options import ModelOptions
+from edgekit.models.state_dict import State, fit_weights
 from edgekit.support.files import replacing, writing
+from edgekit.support.hashes import file_sha256
+from edgekit.support.libraries import quiet
+from edgekit.support.progress import Reporter
+
+METADATA = "edgekit.soup"
+"""Metadata key of a soup's file that stores the record as JSON."""
+
+Method = Literal["uniform", "greedy"]
 
 
-@dataclass(frozen=True)
-class GreedyTrial:
-    """One step of a greedy soup: the candidate, the soup's held-out accuracy with it, and whether it was kept."""
+@dataclass(frozen=True, kw_only=True)
+class SoupMember:
+    """One of the checkpoints; its top-1 figures are on the held-out images, or None if nothing was measured."""
 
-    candidate: Path
-    accuracy: float
+    file: str
+    """Name of the checkpoint's file, without the folder."""
+    sha256: str
     kept: bool
+    """Whether its weights are in the soup."""
+    held_out_top1: float | None = None
+    """Top-1 of the member alone."""
+    greedy_top1: float | None = None
+    """Top-1 of the greedy soup when this member was tried."""
 
 
 @dataclass(frozen=True)
-class GreedyChoice:
-    """The members of a greedy soup, in the order in which they were added, and all trials."""
+class SoupAccuracy:
+    """Top-1 of one set of weights; `final_top1` is on images that chose no member, or None without such images."""
+
+    held_out_top1: float
+    final_top1: float | None
+
+
+@dataclass(frozen=True)
+class SoupAccuracies:
+    """Top-1 of the best member, of the mean of all members and of the greedy soup."""
+
+    best_single: SoupAccuracy
+    uniform: SoupAccuracy
+    greedy: SoupAccuracy
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The images that chose the members. Because of that, they can't tell how accurate the soup is."""
+
+    count: int
+    sha256: str
+    seed: int
+    images: tuple[str, ...]
+    """SHA-256 of each image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoupRecord:
+    """A soup: its members, the most accurate first, and the measured figures, or None if nothing was measured."""
+
+    schema_version: Literal[1] = 1
+    edgekit: str
+    method: Method
+    members: tuple[SoupMember, ...]
+    accuracy: SoupAccuracies | None = None
+    held_out: HeldOut | None = None
+    final_count: int | None = None
+    """Number of images on which `final_top1` was measured."""
+
+
+def read_record(path: Path) -> SoupRecord | None:
+    """Read the record in a soup's file; None if the file isn't a soup."""
+    if path.suffix.lower() != ".safetensors" or not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(METADATA)
+        return msgspec.json.decode(text, type=SoupRecord) if text else None
+    except (SafetensorError, msgspec.DecodeError):
+        return None  # reading the weights reports the damaged file
+
+
+def held_out_of(weights: str | None) -> tuple[str, ...]:
+    """SHA-256 of the images on which a soup's members were chosen; empty for other weights."""
+    record = read_record(Path(weights)) if weights else None
+    return record.held_out.images if record and record.held_out else ()
+
+
+@dataclass(frozen=True)
+class SoupOptions:
+    """Options of `edgekit soup`. Without `model` and `data` it averages all members and measures nothing."""
 
     members: tuple[Path, ...]
-    trials: tuple[GreedyTrial, ...]
-    """All candidates in the order in which they were tried; the best single member comes first."""
+    output: Path
+    method: Method = "greedy"
+    model: ModelOptions | None = None
+    data: Path | None = None
+    num_held_out_samples: int | None = None
+    """Number of images that choose the members, or None for half of them. The others give the final figures."""
+    seed: int = 0
+
+
+def make_soup(options: SoupOptions, reporter: Reporter) -> SoupRecord:
+    """Write the soup with its record in the metadata, and return the record.
+
+    Raises UsageError, WeightsError, DataError or OutputError before anything is written.
+    """
+    _check(options)
+    check_members(options.members)
+    with reporter.stage("hash members", len(options.members)) as step:
+        hashes = {}
+        for path in options.members:
+            hashes[path] = file_sha256(path)
+            step()
+    record = SoupRecord(
+        edgekit=__version__,
+        method=options.method,
+        members=tuple(SoupMember(file=path.name, sha256=hashes[path], kept=True) for path in options.members),
+    )
+    if options.model is not None and options.data is not None:
+        record = _measured(record, options, options.model, options.data, reporter)
+    kept = {member.file for member in record.members if member.kept}
+    paths = [path for path in options.members if path.name in kept]
+    with reporter.stage(f"average {len(paths)}"):
+        save_soup(mean(paths), options.output, record)
+    return record
+
+
+def _measured(
+    record: SoupRecord, options: SoupOptions, model: ModelOptions, data: Path, reporter: Reporter
+) -> SoupRecord:
+    """The record with the accuracies of members and soups, the most accurate member first, and the chosen members."""
+    with quiet():
+        network = load_network(replace(model, weights=str(options.members[0])), seed=options.seed)
+    dataset = open_dataset(data, network.labels)
+    if dataset.origin:
+        reporter.say(dataset.origin)
+    settle_classes(network, model, dataset, reporter)
+    held_out = select(dataset, options.num_held_out_samples or max(1, len(dataset.samples) // 2), options.seed)
+    rest = select(dataset, None, options.seed, exclude=held_out, exact=False)
+    images, final = (crop_samples(dataset, chosen.samples, network.preprocessing) for chosen in (held_out, rest))
+
+    def top1(state: State, crops: LabelledCrops = images) -> float:
+        fit_weights(network.module, state, options.output)
+        return float((torch_logits(network, crops.pixels).argmax(1) == crops.labels).mean())
+
+    def evaluate(paths: Sequence[Path]) -> SoupAccuracy:
+        state = mean(paths)
+        return SoupAccuracy(top1(state), top1(state, final) if len(final) else None)
+
+    alone = {}
+    with reporter.stage("evaluate members", len(options.members)) as step:
+        for path in options.members:
+            alone[path] = top1(read_checkpoint(path))
+            step()
+    with reporter.stage("greedy soup"):
+        chosen, tried = greedy(alone, top1)
+    with reporter.stage("evaluate soups"):
+        accuracies = SoupAccuracies(evaluate(chosen[:1]), evaluate(options.members), evaluate(chosen))
+    paths = {path.name: path for path in options.members}
+    members = [
+        replace(
+            member,
+            kept=options.method == "uniform" or paths[member.file] in chosen,
+            held_out_top1=alone[paths[member.file]],
+            greedy_top1=tried[paths[member.file]],
+        )
+        for member in record.members
+    ]
+    return replace(
+        record,
+        members=tuple(sorted(members, key=lambda member: -alone[paths[member.file]])),
+        accuracy=accuracies,
+        held_out=HeldOut(len(held_out.samples), held_out.sha256, options.seed, held_out.hashes),
+        final_count=len(final),
+    )
+
+
+def _check(options: SoupOptions) -> None:
+    if len(options.members) < 2:
+        raise UsageError(
+            f"the number of checkpoints is {len(options.members)}", valid="two or more", fix="Add another fine-tune"
+        )
+    paths, names = [path.resolve() for path in options.members], [path.name for path in options.members]
+    if repeated := _first_repeated(paths):
+        raise UsageError(f"checkpoint '{repeated}' is listed twice", fix="List each checkpoint once")
+    if repeated := _first_repeated(names):
+        raise UsageError(
+            f"two checkpoints have the file name '{repeated}', by which the record identifies them", fix="Rename one"
+        )
+    _check_output(options)
+    measurable = options.model is not None, options.data is not None
+    if options.method == "greedy" and not all(measurable):
+        raise UsageError(
+            "a greedy soup chooses members by accuracy and needs a model and held-out images",
+            fix="Add `--model NAME` and `--data PATH`, or average all checkpoints with `--method uniform`",
+        )
+    if any(measurable) and not all(measurable):
+        raise UsageError(
+            "only one of --model and --data is set",
+            valid="both, to measure the accuracy, or neither",
+            fix="Add the other option, or remove this one",
+        )
+    with writing(options.output):
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _first_repeated(values: Sequence[Hashable]) -> Hashable | None:
+    return next((value for index, value in enumerate(values) if value in values[:index]), None)
+
+
+def _check_output(options: SoupOptions) -> None:
+    fix = "Name another file with `--output FILE`"
+    if options.output.suffix.lower() != ".safetensors":
+        raise OutputError(f"the output '{options.output}' is not a .safetensors file", fix=fix)
+    if options.output.resolve() in {path.resolve() for path in options.members}:
+        raise OutputError(f"the output '{options.output}' is one of the soup's checkpoints", fix=fix)
+    if options.output.is_dir():
+        raise OutputError(f"the output '{options.output}' is a folder", fix=fix)
 
 
 def check_members(paths: Sequence[Path]) -> None:
@@ -60,29 +273,30 @@ def mean(paths: Sequence[Path]) -> State:
     return {name: _mean_of(name, paths) for name in _header(paths[0])}
 
 
-def greedy(paths: Sequence[Path], accuracies: Sequence[float], accuracy: Callable[[State], float]) -> GreedyChoice:
+def greedy(alone: Mapping[Path, float], accuracy: Callable[[State], float]) -> tuple[list[Path], dict[Path, float]]:
     """Add members one at a time, the most accurate first, and keep one only if the soup's accuracy strictly rises.
 
-    `accuracies` are those of the single members on held-out images; `accuracy` evaluates a state dict on the same
-    images. Members of equal accuracy are tried in the order of `paths`.
+    `alone` has the accuracy of each single member on held-out images; `accuracy` evaluates a state dict on the same
+    images. Members of equal accuracy are tried in their order. Returns the members of the soup, and the accuracy of the
+    soup when each member was tried.
     """
-    ranked = sorted(range(len(paths)), key=lambda index: -accuracies[index])
-    best, members = accuracies[ranked[0]], [paths[ranked[0]]]
-    trials = [GreedyTrial(members[0], best, True)]
-    for index in ranked[1:]:
-        trial = accuracy(mean([*members, paths[index]]))
-        trials.append(GreedyTrial(paths[index], trial, trial > best))
-        if trial > best:
-            best = trial
-            members.append(paths[index])
-    return GreedyChoice(tuple(members), tuple(trials))
+    members: list[Path] = []
+    tried: dict[Path, float] = {}
+    best = 0.0
+    for path in sorted(alone, key=lambda path: -alone[path]):
+        tried[path] = accuracy(mean([*members, path])) if members else alone[path]
+        if not members or tried[path] > best:
+            best = tried[path]
+            members.append(path)
+    return members, tried
 
 
 def save_soup(state: State, path: Path, record: SoupRecord) -> None:
     """Write a soup with its record in the metadata, atomically. Raises OutputError if the file can't be written."""
+    metadata = {"format": "pt", METADATA: json.dumps(msgspec.to_builtins(record))}
     with writing(path), replacing(path) as temporary:
         try:
-            save_file(state, temporary, metadata=record_metadata(record))
+            save_file(state, temporary, metadata=metadata)
         except SafetensorError as error:  # safetensors raises it for a full disk, too
             raise OSError(str(error)) from error
 

@@ -10,7 +10,7 @@ from edgekit.images.calibration_list import CalibrationList
 from edgekit.images.dataset import Dataset, Datasets, open_calibration, open_dataset, open_datasets
 from edgekit.images.overlap import copies_of, lookalikes
 from edgekit.images.selection import Selection, missing_classes, select, select_listed
-from edgekit.models.soup_record import held_out_of
+from edgekit.models.soup import held_out_of
 from edgekit.pipeline.options import Options
 from edgekit.support.progress import Reporter
 
