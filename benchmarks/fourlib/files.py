@@ -8,8 +8,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from benchmarks.fourlib.rounding import HIGH, LOW
-from edgekit.runtime.tflite.backend import packed
-from edgekit.runtime.tflite.float_ends import operation_code
+from edgekit.runtime.tflite.flatbuffer import operation_code, packed
 
 FULLY_CONNECTED, CONV_2D = schema.BuiltinOperator.FULLY_CONNECTED, schema.BuiltinOperator.CONV_2D
 VERSION = 6

@@ -17,6 +17,7 @@ from edgekit.compiler.export import trace
 from edgekit.compiler.graph import constant, copy_sharing, refresh, set_values
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.runtime.backend import load_lowering
+from edgekit.runtime.tflite import ranges, workarounds
 
 CALIBRATION = (
     "center_weights",
@@ -31,21 +32,8 @@ OTHERS = {
     "edgekit.compiler.quantize.calibrate": ("equalize", *CALIBRATION, *ROUNDING),
     "edgekit.runtime.onnx.backend": ("fold_weights",),
     "edgekit.runtime.openvino.backend": ("fold_weights", "decompose_weight_quantizers"),
-    "edgekit.runtime.tflite.backend": (
-        "flatten_single_rows",
-        "crop_transposed_convolutions",
-        "separate_products",
-        "multiply_expansions",
-        "separate_poolings",
-        "separate_paddings",
-        "requantize_paddings",
-        "separate_float_layers",
-        "concatenate_stacks",
-        "spell_out_branches",
-        "separate_joins",
-        "separate_quantizers",
-        "take_weights",
-    ),
+    "edgekit.runtime.tflite.backend": ("take_weights",),
+    "edgekit.runtime.tflite.workarounds": ("multiply_expansions",),
 }
 """The passes that change a graph and aren't in a table, by the module that calls them."""
 
@@ -123,6 +111,8 @@ def check_every_pass(patch: pytest.MonkeyPatch) -> None:
     for name, apply in rewrites.PASSES.items():
         patch.setitem(rewrites.PASSES, name, checked(apply, check_none_is_missing))
     patch.setattr(simplify, "PASSES", tuple(checked(apply, check_none_is_missing) for apply in simplify.PASSES))
+    for module in (ranges, workarounds):
+        patch.setattr(module, "PASSES", tuple(checked(apply, check_values) for apply in module.PASSES))
     for target in RUNTIMES:
         named: Any = load_lowering(target).named
         for name, lowering in named.items():

@@ -323,7 +323,7 @@ def test_a_compiler_that_refuses_and_a_bug_only_fail_their_rows(
         raise KeyError("val")
 
     monkeypatch.setattr("torch.onnx.export", refuse)
-    monkeypatch.setattr("edgekit.runtime.tflite.backend.flatten_single_rows", mistaken)
+    monkeypatch.setattr("edgekit.runtime.tflite.workarounds.multiply_expansions", mistaken)
     assert main(["deploy", *job_arguments, "-o", str(folder), "--json"]) == 1
     out, err = capfd.readouterr()
     assert "warning: onnx-int8: ONNX Runtime's compiler refused the graph: unsupported operation" in err

@@ -1,10 +1,8 @@
 """Compile for LiteRT (TensorFlow Lite): one flatbuffer."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import flatbuffers
 import litert_torch
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -17,27 +15,10 @@ from edgekit.compat.torch_program import exporting_by_copying
 from edgekit.compiler.graph import example_input
 from edgekit.config.device_classes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
-from edgekit.runtime.tflite.biases import rescale_biases
+from edgekit.runtime.tflite import ranges, workarounds
 from edgekit.runtime.tflite.engine import F16, F16_OFFERED
-from edgekit.runtime.tflite.float_ends import float_ends, tabulate_gelus
-from edgekit.runtime.tflite.ranges import (
-    concatenate_stacks,
-    requantize_paddings,
-    separate_float_layers,
-    separate_joins,
-    separate_paddings,
-    separate_poolings,
-    separate_quantizers,
-    spell_out_branches,
-)
-from edgekit.runtime.tflite.take_weights import take_weights
-from edgekit.runtime.tflite.weights import Key, Levels, put_weights
-from edgekit.runtime.tflite.workarounds import (
-    crop_transposed_convolutions,
-    flatten_single_rows,
-    multiply_expansions,
-    separate_products,
-)
+from edgekit.runtime.tflite.flatbuffer import finish, packed
+from edgekit.runtime.tflite.weights import Key, Levels, take_weights
 
 HALVES = b"fp16accfp16"
 """Value of the metadata that lets XNNPACK compute float layers in f16 where the processor has it natively."""
@@ -58,9 +39,8 @@ class Backend:
         keep_layout_marks()
         share_lowerings()
         graph.training = False
-        flatten_single_rows(graph)
-        crop_transposed_convolutions(graph)
-        separate_products(graph)
+        for apply in workarounds.PASSES:
+            apply(graph)
         for tensor in (*graph.parameters(), *graph.buffers()):
             # The converter frees its own contiguous copies before it reads them.
             tensor.data = tensor.data.contiguous()
@@ -72,17 +52,12 @@ class Backend:
             config = pt2e_quantizer.get_symmetric_quantization_config(is_per_channel=True)
             quantizer = pt2e_quantizer.PT2EQuantizer().set_global(config)
             extra = [(F16, HALVES)]
-            concatenate_stacks(graph)
-            spell_out_branches(graph)
-            separate_joins(graph)
-            separate_poolings(graph)
-            separate_paddings(graph)
-            requantize_paddings(graph)
-            separate_float_layers(graph)
-            separate_quantizers(graph)
+            for apply in ranges.PASSES:
+                apply(graph)
             options["quant_config"] = quant_config.QuantConfig(pt2e_quantizer=quantizer)
             weights = take_weights(graph)
-        multiply_expansions(graph)
+        workarounds.multiply_expansions(graph)
+        graph.recompile()
         example = example_input(graph)
         with compiler_errors("tflite"), exporting_by_copying(), decomposing_by_node():
             # Not assigned to a variable, so that the converter's model, with all weights in float, is freed.
@@ -95,32 +70,3 @@ class Backend:
         (entry,) = (entry for entry in model.metadata if entry.name == METADATA)
         model.buffers[entry.buffer].data = list(metadata.encode())
         model_file.write_bytes(packed(model, model_file.stat().st_size + len(metadata)))
-
-
-def finish(path: Path, entries: Sequence[tuple[bytes, bytes]], weights: Mapping[Key, Levels]) -> tuple[str, str]:
-    """Repair the flatbuffer, and add weights and metadata by name. Returns the names of its input and its output."""
-    model = schema.ModelT.InitFromPackedBuf(np.memmap(path, np.uint8, "r"))
-    put_weights(model, weights)
-    rescale_biases(model)
-    tabulate_gelus(model)
-    float_ends(model)
-    for name, content in entries:
-        buffer = schema.BufferT()
-        buffer.data = list(content)
-        model.buffers.append(buffer)
-        entry = schema.MetadataT()
-        entry.name, entry.buffer = name, len(model.buffers) - 1
-        model.metadata = [*(model.metadata or []), entry]
-    graph = model.subgraphs[0]
-    names = tuple(graph.tensors[ends[0]].name.decode() for ends in (graph.inputs, graph.outputs))
-    file = packed(model, path.stat().st_size + sum(len(content) for _, content in entries))
-    del model, graph  # which read the old file
-    path.write_bytes(file)
-    return names
-
-
-def packed(model: schema.ModelT, size: int) -> memoryview:
-    """A model as a flatbuffer, whose size is about `size` bytes."""
-    builder = flatbuffers.Builder(size + 1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return memoryview(builder.Bytes)[builder.Head() :]

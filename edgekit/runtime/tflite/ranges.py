@@ -18,7 +18,7 @@ from edgekit.compiler.quantizers import (
     quantizer_of,
     quantizers,
 )
-from edgekit.runtime.tflite.views import NEARLY_ONE, PARTS, VIEWS, multiply_by_nearly_one, source_of
+from edgekit.runtime.tflite.workarounds import NEARLY_ONE, PARTS, VIEWS, calls, nearly, separate, source_of
 
 JOINS = {A.cat.default, A.maximum.default, A.minimum.default, A.where.self}
 """Operations whose inputs and output have one scale in LiteRT."""
@@ -31,34 +31,25 @@ AROUND_LAYERS = JOINS | VIEWS | ACTIVATIONS | {A.pad.default}
 """Operations through which it finds these values."""
 
 
-def concatenate_stacks(graph: GraphModule) -> int:
-    """Replace each stack by a concatenation of values with one more axis, in place. Returns their number.
+def concatenate_stacks(graph: GraphModule) -> None:
+    """Replace each stack by a concatenation of values with one more axis, in place.
 
     LiteRT's converter does the same, but only after `separate_joins`.
     """
-    changed = 0
-    for stack in graph.graph.find_nodes(op="call_function", target=A.stack.default):
+    for stack in calls(graph, A.stack.default):
         axis = argument(stack, 1, 0)
         parts = [insert(graph, stack, A.unsqueeze.default, value, axis) for value in stack.args[0]]
         replace_layer(graph, stack, insert(graph, stack, A.cat.default, parts, axis))
-        changed += 1
-    graph.recompile()
-    return changed
 
 
-def spell_out_branches(graph: GraphModule) -> int:
-    """Replace Softplus, ELU and CELU by the choice between two branches that they are, in place. Returns their number.
+def spell_out_branches(graph: GraphModule) -> None:
+    """Replace Softplus, ELU and CELU by the choice between two branches that they are, in place.
 
     LiteRT's converter does the same, but only after `separate_joins`.
     """
-    changed = 0
-    for target, branches in BRANCHES.items():
-        for node in graph.graph.find_nodes(op="call_function", target=target):
-            call = partial(insert, graph, node)
-            replace_layer(graph, node, call(A.where.self, *branches(call, node)))
-            changed += 1
-    graph.recompile()
-    return changed
+    for node in calls(graph, *BRANCHES):
+        call = partial(insert, graph, node)
+        replace_layer(graph, node, call(A.where.self, *BRANCHES[node.target](call, node)))
 
 
 def _softplus(call: Callable[..., Node], node: Node) -> tuple[Node, Node, Node]:
@@ -81,8 +72,8 @@ BRANCHES = {A.softplus.default: _softplus, A.elu.default: _elu, A.celu.default: 
 """Activations of two branches, and the arguments of `where` that compute them."""
 
 
-def separate_joins(graph: GraphModule) -> int:
-    """Keep the ranges of the inputs of each operation in `JOINS`, in place. Returns how many operations it changed.
+def separate_joins(graph: GraphModule) -> None:
+    """Keep the ranges of the inputs of each operation in `JOINS`, in place.
 
     LiteRT's converter would give all inputs the scale of one of them or of the output and clip the others, such as the
     class token: the signal-to-noise ratio of pit_ti_224 was 12 instead of 26 dB. If all inputs are int8, so becomes the
@@ -90,25 +81,20 @@ def separate_joins(graph: GraphModule) -> int:
     multiplied by nearly 1, unless each reader quantizes the output. If one does, so are float inputs that other
     operations read: `maximum(x, 0.2 * x)` would multiply a clipped x.
     """
-    changed = 0
-    for join in [node for node in graph.graph.nodes if node.target in JOINS]:
-        found = {value: _quantizer_behind(value) for value in _joined(join)}
-        int8 = {value: quantizer for value, quantizer in found.items() if quantizer is not None}
+    for join in calls(graph, *JOINS):
+        inputs = {value: _quantizer_behind(value) for value in _joined(join)}
+        int8 = {value: quantizer for value, quantizer in inputs.items() if quantizer is not None}
         ranges = [quantizer for user in join.users if user.target is QUANTIZE and (quantizer := quantizer_of(user))]
         has_range = len(ranges) == len(join.users)
-        if not has_range and len(int8) == len(found):
+        if not has_range and len(int8) == len(inputs):
             again = _insert_quantizer(graph, join.next, join, _common_grid([*int8.values()], ranges))
             join.replace_all_uses_with(again, delete_user_cb=lambda user, again=again: user is not again.args[0])
-            changed += 1
             continue
         clipped = [] if has_range else [*int8]
         if _is_quantized(join):
-            clipped += [value for value in found if value not in int8 and len(value.users) > 1]
+            clipped += [value for value in inputs if value not in int8 and len(value.users) > 1]
         for value in clipped:
-            join.replace_input_with(value, insert(graph, join, A.mul.Tensor, value, NEARLY_ONE))
-        changed += bool(clipped)
-    graph.recompile()
-    return changed
+            join.replace_input_with(value, nearly(graph, join, value))
 
 
 def _is_quantized(value: Node, passed: Set[Any] = JOINS | VIEWS) -> bool:
@@ -124,40 +110,30 @@ def _joined(join: Node) -> Sequence[Any]:
     return [value for value in values if isinstance(value, Node)]
 
 
-def separate_poolings(graph: GraphModule) -> int:
-    """Keep the ranges of float values whose pooling is quantized, in place. Returns how many poolings it changed.
+def separate_poolings(graph: GraphModule) -> None:
+    """Keep the ranges of float values whose pooling is quantized, in place.
 
     LiteRT's converter moves the quantizer before the pooling, where it clips: averages have a narrower range, and
     others may read the value. The results of these poolings are multiplied by nearly 1.
     """
-    changed = 0
-    for pool in [node for node in graph.graph.nodes if node.target in POOLINGS]:
+    for pool in calls(graph, *POOLINGS):
         source = operand(pool)
-        if _quantizer_behind(source) is not None or not _is_quantized(pool):
-            continue
-        if pool.target in AVERAGES or len(source.users) > 1:
-            multiply_by_nearly_one(graph, pool)
-            changed += 1
-    graph.recompile()
-    return changed
+        is_clipped = pool.target in AVERAGES or len(source.users) > 1
+        if is_clipped and _quantizer_behind(source) is None and _is_quantized(pool):
+            separate(graph, pool)
 
 
-def requantize_paddings(graph: GraphModule) -> int:
-    """Put Q/DQ between the padding and the averaging of each int8 average pooling, in place. Returns their number.
+def requantize_paddings(graph: GraphModule) -> None:
+    """Put Q/DQ between the padding and the averaging of each int8 average pooling, in place.
 
     The values don't change. LiteRT's converter would move the quantizer after the pooling, whose range is narrower,
     to its input, where it clips.
     """
-    changed = 0
-    for pool in graph.graph.find_nodes(op="call_function", target=A.avg_pool2d.default):
+    for pool in calls(graph, A.avg_pool2d.default):
         padded = _explicit_padding(graph, pool)
         quantizer = quantizer_of(padded.args[0]) if padded.target is A.pad.default else None
-        if quantizer is None:
-            continue
-        pool.args = (_insert_quantizer(graph, pool, padded, quantizer.grid), *pool.args[1:])
-        changed += 1
-    graph.recompile()
-    return changed
+        if quantizer is not None:
+            pool.args = (_insert_quantizer(graph, pool, padded, quantizer.grid), *pool.args[1:])
 
 
 def _explicit_padding(graph: GraphModule, pool: Node) -> Node:
@@ -174,33 +150,24 @@ def _explicit_padding(graph: GraphModule, pool: Node) -> Node:
     return padded
 
 
-def separate_paddings(graph: GraphModule) -> int:
-    """Keep each padding with a constant outside of its input's range in float, in place. Returns their number."""
-    changed = 0
-    for pad in graph.graph.find_nodes(op="call_function", target=A.pad.default):
+def separate_paddings(graph: GraphModule) -> None:
+    """Keep each padding with a constant outside of its input's range in float, in place."""
+    for pad in calls(graph, A.pad.default):
         quantizer = _quantizer_behind(operand(pad))
         if quantizer is not None and not quantizer.represents(number(argument(pad, 3) or 0)):
             _read_in_float(graph, pad)
-            changed += 1
-    graph.recompile()
-    return changed
 
 
-def separate_float_layers(graph: GraphModule) -> int:
-    """Keep layers in float whose weights are float between INT8 values, in place. Returns their number.
+def separate_float_layers(graph: GraphModule) -> None:
+    """Keep layers in float whose weights are float between INT8 values, in place.
 
     LiteRT's converter would quantize their weights.
     """
-    changed = 0
-    for target in LAYERS:
-        for layer in graph.graph.find_nodes(op="call_function", target=target):
-            source = source_of(operand(layer), VIEWS | {A.pad.default})
-            in_float = operand(layer, 1).target is not DEQUANTIZE_CHANNELS
-            if in_float and source.target is DEQUANTIZE and _is_quantized(layer, AROUND_LAYERS):
-                _read_in_float(graph, layer)
-                changed += 1
-    graph.recompile()
-    return changed
+    for layer in calls(graph, *LAYERS):
+        source = source_of(operand(layer), VIEWS | {A.pad.default})
+        in_float = operand(layer, 1).target is not DEQUANTIZE_CHANNELS
+        if in_float and source.target is DEQUANTIZE and _is_quantized(layer, AROUND_LAYERS):
+            _read_in_float(graph, layer)
 
 
 def _read_in_float(graph: GraphModule, node: Node) -> None:
@@ -211,22 +178,31 @@ def _read_in_float(graph: GraphModule, node: Node) -> None:
     node.args = (insert(graph, node, A.leaky_relu.default, node.args[0], NEARLY_ONE), *node.args[1:])
 
 
-def separate_quantizers(graph: GraphModule) -> int:
-    """Keep the converter from moving quantizers to where they do harm, in place. Returns how many it changed.
+def separate_quantizers(graph: GraphModule) -> None:
+    """Keep the converter from moving quantizers to where they do harm, in place.
 
     LiteRT's converter moves a quantizer to the value that the views before it rearrange. If that is a softmax, it takes
     an INT8 kernel, which refuses every range except [0, 1). If a view takes a part of the value, all other parts, such
     as the class token, are clipped to the range of this one: coat_lite_tiny had 6 instead of 16 dB.
     """
-    changed = 0
     for quantizer in quantizers(graph):
         node, value = quantizer.node, quantizer.source
         source = source_of(value)
         if source.target is A.softmax.int or (source.target is not DEQUANTIZE and _takes_a_part(value)):
-            node.args = (insert(graph, node, A.mul.Tensor, value, NEARLY_ONE), *node.args[1:])
-            changed += 1
-    graph.recompile()
-    return changed
+            node.args = (nearly(graph, node, value), *node.args[1:])
+
+
+PASSES = (
+    concatenate_stacks,
+    spell_out_branches,
+    separate_joins,
+    separate_poolings,
+    separate_paddings,
+    requantize_paddings,
+    separate_float_layers,
+    separate_quantizers,
+)
+"""The rewrites of an INT8 graph, in order."""
 
 
 def _takes_a_part(value: Any) -> bool:

@@ -1,76 +1,64 @@
-"""Gives the converter's INT8 models the weights that it never saw.
+"""Takes the INT8 weights out of a graph, because LiteRT's converter would hold several copies of them in float.
 
-The converter holds several copies of all weights in float. It gets zeros instead, which it stores as a single number.
-Its model has the right scales and room for the weights, which then take their places.
+The converter gets zeros instead, which it stores as a single number. Its model has the right scales and room for the
+weights, which `flatbuffer` then puts in their places.
 """
 
-import math
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.fx import GraphModule, Node
 
-from edgekit.errors import CompileError
+from edgekit.compiler.constant_store import store_of
+from edgekit.compiler.graph import add_constant, constant, drop_constants, operand
+from edgekit.compiler.quantizers import QUANTIZE_CHANNELS
 
 Key: TypeAlias = tuple[int, bytes]
 """Identifies a weight in the graph and in the .tflite file: its number of values, and its scales as float32 bytes."""
 Levels: TypeAlias = NDArray[np.int8]
 """Weights in INT8, [out,in] or [out,in,H,W]."""
+AT_ONCE = 1 << 20
+"""Weights rounded per step; each needs several float64 temporaries."""
 
-DEPTHWISE_AXIS = 3
-"""Axis of the channels in the weights of a depthwise convolution, [1,H,W,channels]. All other weights have axis 0."""
 
+@torch.no_grad()
+def take_weights(graph: GraphModule) -> dict[Key, Levels]:
+    """Replace the float weights before Q/DQ by zeros, which take no memory, in place. Returns the weights.
 
-def put_weights(model: Any, weights: Mapping[Key, Levels]) -> None:
-    """Give a model (`ModelT`) that was made from the graph with zeros its weights.
-
-    Raises CompileError if it has no tensor for some, because the converter turned the graph into another one.
+    Weights with the same key but other values, such as two fixed filters, stay in the graph.
     """
-    tensors = [(tensor, _key(tensor)) for graph in model.subgraphs for tensor in graph.tensors]
-    used = {tensor.buffer for tensor, key in tensors if key not in weights}
-    for tensor, key in tensors:
-        if key in weights and tensor.buffer not in used:
-            model.buffers[tensor.buffer].data = None
-    free = {index for index, buffer in enumerate(model.buffers) if buffer.data is None} - used - {0}
-    buffers: dict[Key, int] = {}
-    for place, (tensor, key) in enumerate(tensors, start=1):
-        if key is None or key not in weights:
+    taken: dict[Key, list[tuple[Node, Tensor]]] = {}
+    for node in graph.graph.find_nodes(op="call_function", target=QUANTIZE_CHANNELS):
+        weight, scales = (constant(graph, operand(node, place)) for place in (0, 1))
+        if weight is None or scales is None or node.args[3] != 0:
             continue
-        if key not in buffers:
-            buffers[key] = _take_buffer(model, free, place)
-            model.buffers[buffers[key]].data = _in_order_of(weights[key], tensor)
-        tensor.buffer = buffers[key]
-    if missing := weights.keys() - buffers.keys():
-        shapes = [list(weights[key].shape) for key in missing]
-        raise CompileError(f"LiteRT's converter left no tensor for the weights of shape {shapes}")
+        levels = store_of(graph).keep(_rounded(weight, scales, *node.args[4:6]))
+        taken.setdefault((levels.numel(), scales.numpy().tobytes()), []).append((node, levels))
+    alike = {key: group for key, group in taken.items() if all(torch.equal(group[0][1], other) for _, other in group)}
+    for node, levels in (each for group in alike.values() for each in group):
+        _replace_by_zeros(graph, node, levels.shape)
+    return {key: group[0][1].numpy() for key, group in alike.items()}
 
 
-def _key(tensor: Any) -> Key | None:
-    """The key of an INT8 tensor with scales; None for others."""
-    details = tensor.quantization
-    if tensor.type != schema.TensorType.INT8 or details is None or details.scale is None:
-        return None
-    return math.prod(map(int, tensor.shape)), np.asarray(details.scale, np.float32).tobytes()
+def _rounded(weight: Tensor, scales: Tensor, low: int, high: int) -> Tensor:
+    """int8 levels of a weight as LiteRT's converter rounds them: in double, with halves away from zero."""
+    columns = scales.double().view(-1, *[1] * (weight.ndim - 1))
+    rows = max(1, AT_ONCE // weight[0].numel())
+    parts = []
+    for values, scale in zip(torch.split(weight, rows), torch.split(columns, rows), strict=True):
+        exact = values.double() / scale
+        whole = exact.trunc()
+        levels = (whole + exact.sign() * ((exact - whole).abs() >= 0.5)).clamp_(low, high)
+        parts.append(levels.to(torch.int8))
+    return torch.cat(parts)
 
 
-def _take_buffer(model: Any, free: set[int], place: int) -> int:
-    """Take a free buffer for the tensor at `place`, counted from 1, and return its index; append one if there is none.
-
-    The converter gives a tensor the buffer of its place, except after operations that contain others, such as a sum
-    over windows.
-    """
-    index = place if place in free else min(free, default=len(model.buffers))
-    free.discard(index)
-    if index == len(model.buffers):
-        model.buffers.append(schema.BufferT())
-    return index
-
-
-def _in_order_of(values: Levels, tensor: Any) -> NDArray[np.uint8]:
-    """Bytes of the weights in the order of a tensor's axes, where the kernel's height and width precede the inputs."""
-    if values.ndim == 4:
-        depthwise = tensor.quantization.quantizedDimension == DEPTHWISE_AXIS
-        values = values.transpose((1, 2, 3, 0) if depthwise else (0, 2, 3, 1))
-    return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+def _replace_by_zeros(graph: GraphModule, quantizer: Node, shape: torch.Size) -> None:
+    zeros = add_constant(graph, quantizer, f"{quantizer.name}.zeros", torch.zeros(1))
+    setattr(graph, str(zeros.target), torch.zeros(1).expand(shape))  # add_constant would store each of them
+    zeros.meta["val"] = zeros.meta["val"].expand(shape)
+    args, quantizer.args = quantizer.args, (zeros, *quantizer.args[1:])
+    drop_constants(graph, args[:1])

@@ -1,61 +1,74 @@
 """Rewrites of operations that LiteRT's converter refuses or computes wrongly, in float and in INT8."""
 
 import math
+from collections.abc import Iterator, Set
+from functools import partial
+from operator import getitem, is_not
+from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.graph import A, add_constant, argument, insert, pair, replace_layer, shape_of, value_of
 from edgekit.compiler.quantizers import DEQUANTIZE, QUANTIZE
-from edgekit.runtime.tflite.views import VIEWS, multiply_by_nearly_one, source_of
 
+PARTS = {A.slice.Tensor, A.select.int, A.narrow.default, A.index_select.default, getitem}
+"""Operations that take a part of a value, among them that of a split."""
+SPLITS = {A.chunk.default, A.split.Tensor, A.split_with_sizes.default, A.tensor_split.sections, A.unbind.int}
+VIEWS = PARTS | SPLITS | {
+    A.reshape.default, A.flatten.using_ints, A.unflatten.int, A.permute.default, A.transpose.int, A.expand.default,
+    A.unsqueeze.default, A.squeeze.dim, A.channel_shuffle.default, A.flip.default,
+}  # fmt: skip
+"""Operations through which LiteRT's converter passes a scale on."""
 PRODUCTS = {A.matmul.default, A.bmm.default}
+NEARLY_ONE = 1 + 2**-23
+"""The float32 next to 1: the converter would remove a product with 1."""
 
 
-def flatten_single_rows(graph: GraphModule) -> int:
-    """Compute each Linear on a single row [1,1,1,C], as after a pooling, on [1,C], in place; returns their number.
+def calls(graph: GraphModule, *targets: Any) -> Iterator[Any]:
+    """The nodes that call one of these operations. The caller may insert and erase nodes meanwhile."""
+    return (node for node in list(graph.graph.nodes) if node.target in targets)
+
+
+def source_of(value: Any, views: Set[Any] = VIEWS) -> Any:
+    """The node whose values a node only rearranges."""
+    while value.target in views:
+        value = value.args[0]
+    return value
+
+
+def nearly(graph: GraphModule, before: Node, value: Any) -> Node:
+    """Insert the product of a value and `NEARLY_ONE`, which the converter keeps apart from the value."""
+    return insert(graph, before, A.mul.Tensor, value, NEARLY_ONE)
+
+
+def separate(graph: GraphModule, value: Node) -> None:
+    """Let all readers of a value read `nearly` the value."""
+    product = nearly(graph, value.next, value)
+    value.replace_all_uses_with(product, delete_user_cb=partial(is_not, product))
+
+
+def flatten_single_rows(graph: GraphModule) -> None:
+    """Compute each Linear on a single row [1,1,1,C], as after a pooling, on [1,C], in place.
 
     LiteRT's converter makes a product of matrices of it that its own checks refuse.
     """
-    changed = 0
-    for node in graph.graph.find_nodes(op="call_function", target=A.linear.default):
+    for node in calls(graph, A.linear.default):
         shape = shape_of(node)
-        if len(shape) != 4 or math.prod(shape[:3]) != 1:
-            continue
-        row = insert(graph, node, A.reshape.default, node.args[0], [1, shape_of(node.args[0])[-1]], like=node)
-        flat = insert(graph, node, A.linear.default, row, *node.args[1:], like=node)
-        node.replace_all_uses_with(insert(graph, node, A.reshape.default, flat, list(shape), like=node))
-        graph.graph.erase_node(node)
-        changed += 1
-    graph.recompile()
-    return changed
+        if len(shape) == 4 and math.prod(shape[:3]) == 1:
+            row = insert(graph, node, A.reshape.default, node.args[0], [1, shape_of(node.args[0])[-1]], like=node)
+            flat = insert(graph, node, A.linear.default, row, *node.args[1:], like=node)
+            node.replace_all_uses_with(insert(graph, node, A.reshape.default, flat, list(shape), like=node))
+            graph.graph.erase_node(node)
 
 
-def separate_products(graph: GraphModule) -> int:
-    """Multiply each product of matrices that a convolution over one row reads by nearly 1, in place.
-
-    LiteRT's converter makes one product of both, of a rank that its own checks refuse. Returns their number.
-    """
-    products: dict[Node, None] = {}
-    for target in (A.conv1d.default, A.conv2d.default):
-        for convolution in graph.graph.find_nodes(op="call_function", target=target):
-            source = source_of(convolution.args[0], VIEWS | {QUANTIZE, DEQUANTIZE})
-            if shape_of(convolution)[2:-1] in {(), (1,)} and source.target in PRODUCTS:
-                products[source] = None
-    for product in products:
-        multiply_by_nearly_one(graph, product)
-    graph.recompile()
-    return len(products)
-
-
-def crop_transposed_convolutions(graph: GraphModule) -> int:
-    """Replace the paddings of each transposed convolution by cutting its output, in place. Returns their number.
+def crop_transposed_convolutions(graph: GraphModule) -> None:
+    """Replace the paddings of each transposed convolution by cutting its output, in place.
 
     LiteRT's converter refuses most of them. A padding cuts the output at both ends; an output padding extends it, as
     zeros after the input do.
     """
-    changed = 0
-    for convolution in graph.graph.find_nodes(op="call_function", target=A.conv_transpose2d.input):
+    for convolution in calls(graph, A.conv_transpose2d.input):
         stride, padding, extra = (
             pair(argument(convolution, place, default)) for place, default in ((3, 1), (4, 0), (5, 0))
         )
@@ -70,26 +83,35 @@ def crop_transposed_convolutions(graph: GraphModule) -> int:
         for axis, (start, size) in enumerate(zip(padding, shape_of(convolution)[2:], strict=True), 2):
             part = insert(graph, convolution, A.slice.Tensor, part, axis, start, start + size)
         replace_layer(graph, convolution, part)
-        changed += 1
-    graph.recompile()
-    return changed
 
 
-def multiply_expansions(graph: GraphModule) -> int:
-    """Expand each float value of four axes by a product with ones, in place; returns their number.
+def separate_products(graph: GraphModule) -> None:
+    """Multiply each product of matrices that a convolution over one row reads by nearly 1, in place.
+
+    LiteRT's converter makes one product of both, of a rank that its own checks refuse.
+    """
+    products: dict[Node, None] = {}
+    for convolution in calls(graph, A.conv1d.default, A.conv2d.default):
+        source = source_of(convolution.args[0], VIEWS | {QUANTIZE, DEQUANTIZE})
+        if shape_of(convolution)[2:-1] in {(), (1,)} and source.target in PRODUCTS:
+            products[source] = None
+    for product in products:
+        separate(graph, product)
+
+
+PASSES = (flatten_single_rows, crop_transposed_convolutions, separate_products)
+"""Rewrites of float and INT8 graphs, in order. `multiply_expansions` follows those of the ranges."""
+
+
+def multiply_expansions(graph: GraphModule) -> None:
+    """Expand each float value of four axes by a product with ones, in place.
 
     LiteRT's converter loses an axis of length 1 of some values that it computes channels last, and expands another one.
     """
-    changed = 0
-    for target in (A.expand.default, A.expand_as.default):
-        for node in graph.graph.find_nodes(op="call_function", target=target):
-            shape, before = shape_of(node), shape_of(node.args[0])
-            if len(shape) != 4 or shape == before or not value_of(node).is_floating_point():
-                continue
+    for node in calls(graph, A.expand.default, A.expand_as.default):
+        shape, before = shape_of(node), shape_of(node.args[0])
+        if len(shape) == 4 and shape != before and value_of(node).is_floating_point():
             before = (1,) * (4 - len(before)) + before
             added = [new if new != old else 1 for new, old in zip(shape, before, strict=True)]
             ones = add_constant(graph, node, f"{node.name}.ones", torch.ones(added))
             replace_layer(graph, node, insert(graph, node, A.mul.Tensor, node.args[0], ones))
-            changed += 1
-    graph.recompile()
-    return changed

@@ -18,7 +18,8 @@ from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.profile import profile_model
 from edgekit.runtime.tflite import engine
-from edgekit.runtime.tflite.backend import Backend, packed
+from edgekit.runtime.tflite.backend import Backend
+from edgekit.runtime.tflite.flatbuffer import packed
 from edgekit.support.libraries import quiet
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
