@@ -1,7 +1,7 @@
 """The SDK, from the signatures and docstrings of its source."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import griffe
 from griffe import DocstringSectionKind as Kind
@@ -68,24 +68,26 @@ def _of_function(item: griffe.Object, name: str) -> Iterator[str]:
 
 
 def _docstring(item: griffe.Object) -> Iterator[str]:
-    """The parts of a docstring: text, tables of arguments and errors, and examples."""
+    """The parts of a docstring: text, lists of arguments and errors, and examples."""
     assert item.docstring
     for section in item.docstring.parsed:
         match section.kind:
             case Kind.text:
                 yield _linked(section.value)
             case Kind.parameters:
-                rows = [(code(each.name), plain(each.description)) for each in section.value]
-                yield table(("argument", "meaning"), rows)
+                yield _list("Arguments", ((code(each.name), each.description) for each in section.value))
             case Kind.returns:
                 yield "**Returns:** " + " ".join(plain(each.description) for each in section.value)
             case Kind.raises:
-                errors = [(_linked(str(each.annotation)), plain(each.description)) for each in section.value]
-                yield table(("raises", "if"), errors)
+                yield _list("Raises", ((_linked(str(each.annotation)), each.description) for each in section.value))
             case Kind.examples:
                 yield from (text for _, text in section.value)
             case other:
                 raise NotImplementedError(f"{item.path}: a section of the kind {other.value}")
+
+
+def _list(title: str, items: Iterable[tuple[str, str]]) -> str:
+    return "\n".join((f"**{title}:**\n", *(f"- {name}: {plain(text)}" for name, text in items)))
 
 
 def _line(item: griffe.Object) -> str:

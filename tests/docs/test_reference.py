@@ -204,8 +204,8 @@ def test_the_sdk_has_every_argument_and_error_of_a_function() -> None:
     section = sdk.sdk_sections().partition("## edgekit.load\n")[2].partition("\n## ")[0]
     parameters = inspect.signature(edgekit.load).parameters
     assert parameters
-    assert all(f"\n| `{name}` | " in section for name in parameters)
-    assert "\n| [`GoldenError`](errors.md#goldenerror) | With `verify`" in section
+    assert all(f"\n- `{name}`: " in section for name in parameters)
+    assert "\n- [`GoldenError`](errors.md#goldenerror): With `verify`" in section
 
 
 def test_text_of_the_code_stays_what_it_is_in_markdown() -> None:
