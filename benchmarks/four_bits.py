@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgekit.pipeline.options import Options
+    from edgekit.job import Job
 
 HERE = Path(__file__).resolve().parent
 CACHE = Path.home() / ".cache" / "edgekit-bench"
@@ -116,13 +116,13 @@ def time_again(network: str, args: argparse.Namespace) -> list[Row]:
     return [row | {"time": timed[row["choice"]]} for row in rows]
 
 
-def options_of(network: str, args: argparse.Namespace) -> "Options":
+def options_of(network: str, args: argparse.Namespace) -> "Job":
     """The job of a network."""
     from benchmarks.peerlib.models import random_weights
     from benchmarks.trainedlib.images import Sets
     from benchmarks.trainedlib.subjects import SUBJECTS
     from benchmarks.trainedlib.weights import get_weights
-    from edgekit.pipeline.options import Options
+    from edgekit.job import Job
 
     sets = Sets(args.imagenet, args.cifar, args.cache)
     if network in TRAINED:
@@ -130,7 +130,7 @@ def options_of(network: str, args: argparse.Namespace) -> "Options":
         model, images = get_weights(TRAINED[network], subject, sets), sets.of(subject.images)
     else:
         model, images = random_weights(network).model, sets.of("imagenet")
-    return Options(model, *images, num_calibration_samples=args.calibration)
+    return Job(model, images[0], calibration_data=images[1], num_calibration_samples=args.calibration)
 
 
 def instructions(network: str, args: argparse.Namespace, folder: Path) -> dict[str, dict[str, int]]:

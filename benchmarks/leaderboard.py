@@ -34,19 +34,19 @@ def measure(
     """Measure one row for each target of a model, which is built with `model_args`."""
     from edgekit.config.precisions import Precision
     from edgekit.images.crops import crop_samples
+    from edgekit.job import Job
     from edgekit.models.logits import batched_logits
     from edgekit.models.options import ModelOptions
     from edgekit.pipeline.build import build_one
     from edgekit.pipeline.graphs import JobGraphs
     from edgekit.pipeline.loading import load_job
-    from edgekit.pipeline.options import Options
     from edgekit.runtime.profile import profile_bundle
     from edgekit.runtime.session import open_session
     from edgekit.support.progress import Reporter
 
     reporter = Reporter(quiet=True)
     network = ModelOptions(model, weights="random", imgsz=imgsz, model_args=dict(model_args))
-    spec, chosen = load_job(Options(network, data, num_calibration_samples=calibrate, num_eval_samples=count), reporter)
+    spec, chosen = load_job(Job(network, data, num_calibration_samples=calibrate, num_eval_samples=count), reporter)
     size = spec.network.preprocessing
     crops = crop_samples(chosen.dataset, chosen.evaluation.samples, size)
     expected = np.concatenate(list(batched_logits(spec.network, crops.pixels, 8)))

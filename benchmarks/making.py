@@ -28,7 +28,7 @@ from benchmarks.rows import Row, keep_rows
 from edgekit.support.libraries import SLEEPING
 
 if TYPE_CHECKING:
-    from edgekit.pipeline.options import Options
+    from edgekit.job import Job
 
 HERE = Path(__file__).resolve().parent
 MODELS = (
@@ -84,15 +84,15 @@ def seconds_of(maker: str, name: str, data: Path | None) -> dict[str, float]:
     return {part: round(seconds, 1) for part, seconds in {**parts, "whole": whole}.items()}
 
 
-def options_of(name: str, data: Path | None) -> "Options":
+def options_of(name: str, data: Path | None) -> "Job":
     """The job of a model."""
     from benchmarks.peerlib.models import SUBJECTS, random_weights
-    from edgekit.pipeline.options import Options
+    from edgekit.job import Job
 
     subject = SUBJECTS.get(name) or random_weights(name)
     images = subject.data or data
     assert images is not None
-    return Options(
+    return Job(
         subject.model,
         images,
         calibration_data=subject.calibration_data,
@@ -103,7 +103,6 @@ def options_of(name: str, data: Path | None) -> "Options":
 
 def edgekit_seconds(name: str, data: Path | None) -> dict[str, float]:
     """Deploy a model; returns the seconds of each part."""
-    from edgekit.measure.settings import Gates
     from edgekit.pipeline.deploy import deploy
     from edgekit.support.progress import Reporter, Step
 
@@ -120,7 +119,7 @@ def edgekit_seconds(name: str, data: Path | None) -> dict[str, float]:
             seconds[PARTS.get(title.rpartition(": ")[2].split()[0], "rest")] += time.monotonic() - start
 
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-        deploy(replace(options_of(name, data), gates=Gates(min_speedup=0), output=Path(folder) / "run"), Timed())
+        deploy(replace(options_of(name, data), min_speedup=0, output=Path(folder) / "run"), Timed())
     return dict(seconds)
 
 

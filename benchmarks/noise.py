@@ -25,10 +25,10 @@ from edgekit.compiler.execution.threads import at_once, side_by_side
 from edgekit.compiler.graph import A, Q
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.images.crops import crop_samples
+from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.options import Options
 from edgekit.support.progress import Reporter
 
 EVALUATION = 32
@@ -56,7 +56,7 @@ def main() -> None:
 def measure(name: str, target: str, data: Path) -> list[Row]:
     """A row for all quantizers and one for each kind alone, with the signal-to-noise ratio of the logits in dB."""
     subject, reporter = SUBJECTS[name], Reporter()
-    options = Options(subject.model, subject.data or data, calibration_data=subject.calibration_data,
+    options = Job(subject.model, subject.data or data, calibration_data=subject.calibration_data,
                       num_calibration_samples=CALIBRATION, num_eval_samples=EVALUATION)  # fmt: skip
     spec, chosen = load_job(options, reporter)
     spec = replace(spec, recipe=replace(spec.recipe, weight_rounding="nearest"))

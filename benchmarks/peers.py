@@ -131,14 +131,14 @@ def make(
     from benchmarks.peerlib.builds import Stock, edgekit_candidates
     from benchmarks.peerlib.models import SUBJECTS
     from edgekit.images.crops import crop_each, crop_samples
+    from edgekit.job import Job
     from edgekit.models.logits import torch_logits
     from edgekit.pipeline.builder import build_all
     from edgekit.pipeline.loading import load_job
-    from edgekit.pipeline.options import Options
     from edgekit.pipeline.side_by_side import SingleProcessBuilder
 
     subject, reporter = SUBJECTS[name], Reporter()
-    options = Options(
+    options = Job(
         model=subject.model,
         data=subject.data or args.data,
         calibration_data=subject.calibration_data,

@@ -26,6 +26,7 @@ from benchmarks.rows import Row, keep_rows
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.images.crops import crop_samples
+from edgekit.job import Job
 from edgekit.measure import machine
 from edgekit.measure.accuracy import snr_db
 from edgekit.measure.latency import alternate, ratio
@@ -33,7 +34,6 @@ from edgekit.models.logits import torch_logits
 from edgekit.pipeline.build import compile_graph
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.options import Options
 from edgekit.pipeline.request import BuildSpec
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.profile import profile_bundle
@@ -86,7 +86,7 @@ def main() -> None:
 def measure(name: str, target: str, data: Path, emulate: bool) -> Row:
     """Signal-to-noise ratios of the logits in dB, numbers of pairs that can saturate, and the ratio of the times."""
     subject = MODELS[name]
-    options = Options(
+    options = Job(
         subject.model,
         data,
         calibration_data=subject.calibration_data,

@@ -70,10 +70,10 @@ class Stages:
 
 def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, Any]]:
     """Measure the rows of one model and target: load it in this process, and run the other stages in new processes."""
+    from edgekit.job import Job
     from edgekit.measure import machine
     from edgekit.models.options import ModelOptions
     from edgekit.pipeline.loading import load_job_to_build
-    from edgekit.pipeline.options import Options
     from edgekit.pipeline.parked_job import ParkedJob
     from edgekit.pipeline.plan_shape import shape_of_model
     from edgekit.runtime.backend import load_backend
@@ -89,7 +89,7 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
         stages = Stages(peak)
         with stages.stage("load"):
             load_backend(target)
-            options = Options(network, data, targets=(target,), num_calibration_samples=count)
+            options = Job(network, data, targets=(target,), num_calibration_samples=count)
             spec = load_job_to_build(options, Reporter(quiet=True))
         with run.workspace("weights") as parking:
             parked = ParkedJob.write(spec, parking)

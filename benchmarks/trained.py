@@ -77,12 +77,15 @@ def measure(network: str, keys: Sequence[tuple[str, str, str]], args: argparse.N
     from benchmarks.trainedlib.subjects import SUBJECTS
     from benchmarks.trainedlib.table import line
     from benchmarks.trainedlib.weights import get_weights
-    from edgekit.pipeline.options import Options
+    from edgekit.job import Job
 
     subject, sets = SUBJECTS[network], Sets(args.imagenet, args.cifar, args.cache)
     model = get_weights(network, subject, sets)
     data, calibration_data = sets.of(subject.images)
-    bench = Bench(Options(model, data, calibration_data, num_calibration_samples=args.calibration), images=args.images)
+    bench = Bench(
+        Job(model, data, calibration_data=calibration_data, num_calibration_samples=args.calibration),
+        images=args.images,
+    )
     for _, runtime, choice in keys:
         figures = bench.measure(runtime, CHOICES[choice])
         if figures is None:

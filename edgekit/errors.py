@@ -35,8 +35,8 @@ EdgekitError
 
 Any other exception is a bug in edgekit. It costs a row, too, which has its name, and the exit code is 1.
 
-A class's docstring is what `edgekit explain NAME` prints and what the reference page of errors shows: a summary, the
-usual cause, and the cure. A message has three parts in fields of their own, so that tests check facts, not prose.
+A class's docstring is what the reference page of errors shows: a summary, the usual cause, and the cure. A message has
+three parts in fields of their own, so that tests check facts, not prose.
 """
 
 import re

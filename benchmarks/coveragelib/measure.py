@@ -18,6 +18,7 @@ from edgekit.config.precisions import Precision
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import EdgekitError, ModelError
 from edgekit.images.crops import crop_samples
+from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelArgs, ModelOptions
@@ -25,7 +26,6 @@ from edgekit.pipeline.build import build_one
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.options import Options
 from edgekit.pipeline.request import BuildSpec
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.profile import profile_bundle
@@ -111,7 +111,7 @@ class _Measured:
         sides = [] if request.full_size else [side for side in SIDES if side < request.side]
         for side in (*sides, request.side):
             options = ModelOptions(request.model, weights="random", imgsz=side, model_args=request.model_args or {})
-            counted = Options(
+            counted = Job(
                 options,
                 request.data,
                 num_calibration_samples=request.calibrate,

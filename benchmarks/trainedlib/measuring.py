@@ -16,16 +16,15 @@ from benchmarks.trainedlib.choices import MOST_DROP, Choice, varied
 from edgekit.errors import EdgekitError
 from edgekit.images.crops import crop_each, crop_samples
 from edgekit.images.selection import split
+from edgekit.job import Job
 from edgekit.measure import machine
 from edgekit.measure.accuracy import Predictions, compare, predict, snr_db
 from edgekit.measure.profile_summary import summarize_profile
-from edgekit.measure.settings import Gates
 from edgekit.models.logits import batched_logits
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.deploy import deploy
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.options import Options
 from edgekit.report.measurement import Accuracy
 from edgekit.runtime.session import open_session
 from edgekit.support.libraries import quiet
@@ -36,7 +35,7 @@ from edgekit.tuning.repair import repairs_of
 class Bench:
     """One network with its images and float logits."""
 
-    def __init__(self, options: Options, images: int) -> None:
+    def __init__(self, options: Job, images: int) -> None:
         self.reporter = Reporter(quiet=True)
         self.options = options
         self.spec, job_images = load_job(options, self.reporter)
@@ -98,9 +97,13 @@ class Bench:
 
         Its speed isn't gated, because a repair ends where INT8 is slower than float, which depends on the processor.
         """
-        gates = Gates(max_drop=MOST_DROP, min_speedup=0)
         options = replace(
-            self.options, targets=(runtime,), num_eval_samples=len(self.crops), gates=gates, output=folder / "run"
+            self.options,
+            targets=(runtime,),
+            num_eval_samples=len(self.crops),
+            max_drop=MOST_DROP,
+            min_speedup=0,
+            output=folder / "run",
         )
         (row,) = (row for row in deploy(options, self.reporter, repairs_of).results if row.name == f"{runtime}-int8")
         if row.failure or row.accuracy is None or row.int8 is None:

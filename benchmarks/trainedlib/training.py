@@ -43,7 +43,7 @@ def train(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     images, labels, _ = load_zip(cifar / TRAIN)
-    net = find_source(model.name).build_meta(model).train()
+    net = find_source(model).build_meta(model).train()
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optims = optimizers(net, LR, WEIGHT_DECAY) if schedule.optimizer == "muon" else [_sgd(net)]
     highest = [group["lr"] for group in _groups(optims)]

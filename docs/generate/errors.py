@@ -1,4 +1,4 @@
-"""The errors, from what `edgekit explain` prints."""
+"""The errors, from the docstrings of their classes."""
 
 from collections import defaultdict
 from collections.abc import Iterator

@@ -88,11 +88,26 @@ def _command() -> Any:
 def _finish(command: Any, version: Any) -> None:
     """Clear a command's help of types, and let it and its subcommands take `--version` as the application does."""
     plain_help(command, panels.OUTPUT)
+    if any(getattr(parameter, "hidden", False) for parameter in command.params):
+        everything = copy.copy(version)
+        everything.name, everything.opts, everything.expose_value = "help_all", ["--help-all"], False
+        everything.help, everything.rich_help_panel = "Show every option and exit.", panels.OUTPUT
+        everything.callback = _print_all_help
+        command.params.append(everything)
     own = copy.copy(version)
     own.hidden, own.expose_value = True, False
     command.params.append(own)
     for subcommand in getattr(command, "commands", {}).values():
         _finish(subcommand, version)
+
+
+def _print_all_help(context: Any, option: Any, wanted: bool) -> None:
+    """Print a command's help with the options that `--help` leaves out."""
+    if wanted:
+        for parameter in context.command.params:
+            parameter.hidden = parameter.name == "version"
+        print(context.get_help())
+        raise typer.Exit
 
 
 def _keep_summaries_whole(group: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgekit.cli import completion
+from edgekit.cli import completion, panels
 
 NAMES = (
     "timm name such as convnextv2_atto.fcmae_ft_in1k, torchvision:NAME, open_clip:NAME, hf_hub:USER/MODEL, "
@@ -19,7 +19,7 @@ ModelOrRun = Annotated[
     typer.Argument(
         metavar="MODEL",
         autocompletion=completion.models,
-        help=f"A {MODELS}; or a run folder, whose job is used.",
+        help=f"A {MODELS}; a run folder, whose job is used; or a TOML file with a job.",
     ),
 ]
 ModelOrRunOrDemo = Annotated[
@@ -27,7 +27,7 @@ ModelOrRunOrDemo = Annotated[
     typer.Argument(
         metavar="MODEL",
         autocompletion=completion.models_and_demo,
-        help=f"A run folder, whose job is used; demo for edgekit's own model; or a {MODELS}.",
+        help=f"A run folder, whose job is used; demo for edgekit's own model; a TOML file with a job; or a {MODELS}.",
     ),
 ]
 ModelOrGraphs = Annotated[
@@ -42,3 +42,19 @@ Bundles = Annotated[
     list[Path], typer.Argument(metavar="BUNDLE", help="Bundle folders, or run folders for all of their bundles.")
 ]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder.")]
+Junit = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=panels.OUTPUT,
+        help="JUnit XML file to write, with a test case for each row and gate.",
+    ),
+]
+Summary = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=panels.OUTPUT,
+        help="File to append a summary in Markdown to, such as $GITHUB_STEP_SUMMARY.",
+    ),
+]

@@ -1,36 +1,24 @@
 """The command benchmark: the latency, memory and energy of bundles, here or on devices."""
 
+import re
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from edgekit.cli import panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import Bundles
-from edgekit.cli.flat import flat
-from edgekit.cli.for_pipelines import check_files, write_files
-from edgekit.cli.groups import MOST_SPEEDUP, ForPipelines
-from edgekit.cli.options import devices_of, gates_of, seconds_of, timing_of
+from edgekit.cli.arguments import Bundles, Junit, Summary
+from edgekit.cli.command import states
+from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import answer_width, clean_stdout, emit, show_steps
-from edgekit.cli.saved_job import bundles_of
-from edgekit.cli.shared import (
-    Devices,
-    Iterations,
-    Json,
-    Offline,
-    Quiet,
-    Streams,
-    Sustain,
-    Threads,
-    Warmup,
-    WebNetwork,
-    WebRuntime,
-    Wide,
-)
-from edgekit.cli.typed import Typed
+from edgekit.cli.shared import Json, Quiet, Wide
 from edgekit.errors import UsageError
+from edgekit.job import Job
+from edgekit.job.saved import bundles_of
 
+LONGEST_S = 24 * 3600
+MOST_STREAMS = 256
 EXAMPLES = """
 Examples:
   edgekit benchmark runs/demo-pi5 --device pi5
@@ -43,32 +31,41 @@ Examples:
 
 
 @app.command(rich_help_panel=panels.COMMANDS, epilog=EXAMPLES)
-@flat
+@states(
+    *("devices", "offline", "web_runtime", "web_network", "threads", "warmup", "iterations", "min_speedup"),
+    defaults={"min_speedup": "no gate"},
+    helps={
+        "min_speedup": "Required speedup over the fastest float bundle of the runtime, or over the first bundle if all "
+        "of them have one precision. The whole 95 % confidence interval must lie above it.",
+    },
+    shown=("devices", "threads", "iterations", "min_speedup"),
+)
 def benchmark(
-    context: typer.Context,
     bundles: Bundles,
-    files: ForPipelines,
-    device: Devices = None,
-    offline: Offline = False,
-    web_runtime: WebRuntime = None,
-    web_network: WebNetwork = None,
-    threads: Threads = None,
-    warmup: Warmup = 20,
-    iterations: Iterations = None,
-    sustain: Sustain = None,
-    streams: Streams = None,
-    min_speedup: Annotated[
-        float | None,
+    stated: dict[str, Any],
+    sustain: Annotated[
+        str | None,
         typer.Option(
-            min=0,
-            max=MOST_SPEEDUP,
-            metavar="FACTOR",
-            show_default="no gate",
-            rich_help_panel=panels.GATES,
-            help="Required speedup over the fastest float bundle of the runtime, or over the first bundle if all of "
-            "them have one precision. The whole 95 % confidence interval must lie above it.",
+            metavar="TIME",
+            rich_help_panel=panels.MEASUREMENT,
+            help="Run for this long, such as 90s, 10m or 1h30m, in place of --iterations, and report a time series "
+            "with its first and last minute.",
         ),
     ] = None,
+    streams: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_STREAMS,
+            metavar="N",
+            show_default="not measured",
+            rich_help_panel=panels.MEASUREMENT,
+            help="Also measure the images per second of this many sessions side by side. They share the cores unless "
+            "--threads states each one's threads.",
+        ),
+    ] = None,
+    junit: Junit = None,
+    summary: Summary = None,
     wide: Wide = False,
     json_: Json = False,
     quiet: Quiet = False,
@@ -81,21 +78,20 @@ def benchmark(
     would choose that, and others with the first one. The exit code is 1 if a
     bundle misses --min-speedup, or if the timing is too unsteady to tell.
     """
-    if sustain is not None and iterations is not None:
+    if sustain is not None and "iterations" in stated:
         raise UsageError("--sustain and --iterations were both given", fix="Leave one of them out")
     from edgekit.devices.benchmark import benchmark_devices
     from edgekit.report.junit import junit_of_rows
     from edgekit.report.markdown import summary_of_rows
     from edgekit.support.progress import Reporter
 
-    check_files(files)
-    bundles = bundles_of(bundles)
+    files = ForPipelines(junit, summary)
+    files.check()
+    bundles, job = bundles_of(bundles), Job.of("", stated)
+    timing = replace(job.timing, sustain_s=seconds_of(sustain), streams=streams)
+    gates = job.gates if job.min_speedup else None
     with clean_stdout() as out:
-        timing = timing_of(threads, warmup, iterations, min_speedup)
-        timing = replace(timing, sustain_s=seconds_of(sustain), streams=streams)
-        devices = devices_of(device, offline, web_network, web_runtime)
-        gates = gates_of(min_speedup=min_speedup) if min_speedup else None
-        measured = benchmark_devices(bundles, devices, timing, Reporter(quiet), gates)
+        measured = benchmark_devices(bundles, job.machines, timing, Reporter(quiet), gates)
         if json_:
             emit(out, measured)
         else:
@@ -103,7 +99,19 @@ def benchmark(
             from edgekit.cli.next_steps import after_benchmark
 
             out.writelines(f"{line}\n" for line in latency_answer(measured.results, answer_width(), wide))
-            show_steps(after_benchmark(measured.results, Typed.of(context)), out)
+            show_steps(after_benchmark(measured.results), out)
     title, rows = "edgekit benchmark", measured.results
-    write_files(files, lambda: junit_of_rows(title, rows), lambda: summary_of_rows(title, rows))
+    files.write(lambda: junit_of_rows(title, rows), lambda: summary_of_rows(title, rows))
     return 0 if all(row.verdict == "pass" for row in measured.results) else 1
+
+
+def seconds_of(text: str | None) -> float | None:
+    """Seconds of "90s", "10m", "1h30m" or "90"."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s?)?", text.strip())
+    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if not 1 <= total <= LONGEST_S:
+        raise UsageError(f"--sustain is '{text}'", valid="a time from 1s to 24h, such as 90s, 10m or 1h30m")
+    return float(total)

@@ -6,9 +6,9 @@ import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.checks import check_recipe
 from edgekit.cli.output import clean_stdout, emit, loading
 from edgekit.cli.shared import Json
+from edgekit.config.recipes import load_recipe
 
 
 @app.command(rich_help_panel=panels.MORE)
@@ -49,7 +49,7 @@ def _list_rewrites(recipe: str, json_: bool) -> None:
     from edgekit.config.catalogue import list_rewrites
     from edgekit.support.progress import Reporter
 
-    check_recipe(recipe)
+    load_recipe(recipe)
     with clean_stdout() as out:
         with loading(Reporter(quiet=json_)):
             from edgekit.compiler.rewrites import PASSES

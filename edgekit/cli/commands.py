@@ -6,7 +6,6 @@ from edgekit.cli import (
     deploy,
     devices,
     evaluate,
-    explain,
     field,
     plan,
     report,
@@ -19,6 +18,6 @@ from edgekit.cli import (
 from edgekit.cli.app import app, run
 
 __all__ = [
-    "app", "benchmark", "catalogue", "deploy", "devices", "evaluate", "explain", "field", "plan", "report", "run",
+    "app", "benchmark", "catalogue", "deploy", "devices", "evaluate", "field", "plan", "report", "run",
     "signatures", "soup", "steps", "tune", "view",
 ]  # fmt: skip

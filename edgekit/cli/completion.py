@@ -15,7 +15,6 @@ from edgekit.config.precisions import PRECISIONS, SCHEMES
 from edgekit.config.recipes import list_recipes
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices.registry import LOCAL, WEB, read_devices
-from edgekit.errors import EdgekitError, error_names
 from edgekit.support.files import replace_text
 from edgekit.support.libraries import quiet
 
@@ -33,11 +32,6 @@ def _offering(source: Callable[..., Iterable[str]]) -> Callable[..., list[str]]:
             return []
 
     return offer
-
-
-def error_classes() -> tuple[str, ...]:
-    """Names of the errors that `edgekit explain` explains."""
-    return tuple(name for name in error_names() if name != EdgekitError.__name__)
 
 
 def runtimes(incomplete: str) -> list[str]:
@@ -88,11 +82,6 @@ def devices(incomplete: str) -> Iterable[str]:
 def measuring_devices(incomplete: str) -> Iterable[str]:
     """This machine, a browser, and the devices that the user saved."""
     return _behind_commas(incomplete, (LOCAL, WEB, *saved_devices()))
-
-
-def evaluation_devices() -> tuple[str, ...]:
-    """This machine, and a browser."""
-    return (LOCAL, WEB)
 
 
 @_offering

@@ -1,14 +1,15 @@
 """`edgekit devices`, which manages the machines to measure on, and `edgekit doctor`, which checks them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
+from edgekit.cli.command import states
 from edgekit.cli.output import clean_stdout, emit
-from edgekit.cli.shared import Json, Offline, WebNetwork, WebRuntime
+from edgekit.cli.shared import Json
 from edgekit.errors import printable
 
 EXAMPLES = """
@@ -35,7 +36,9 @@ Name = Annotated[
 
 
 @devices.command()
+@states("offline", "web_network", "web_runtime", shown=("offline", "web_network", "web_runtime"))
 def add(
+    stated: dict[str, Any],
     name: Annotated[
         str,
         typer.Argument(metavar="NAME", help="A name of your choice, made of letters, digits, '.', '_' and '-'."),
@@ -76,10 +79,7 @@ def add(
             "device keeps a copy at the first push, and then takes no other bundles from anybody.",
         ),
     ] = None,
-    offline: Offline = False,
-    web_network: WebNetwork = None,
-    web_runtime: WebRuntime = None,
-) -> None:
+) -> int:
     """Save a device or a browser under a name, with the options to reach it.
 
     Other commands then find it with --device NAME. Nothing is installed yet.
@@ -88,15 +88,16 @@ def add(
     from edgekit.devices.registry import Device, add_device
     from edgekit.devices.trust import read_trust
 
+    reached: dict[str, Any] = {
+        key: str(value.absolute()) if isinstance(value, Path) else value for key, value in stated.items()
+    }
     device = Device(
         name,
         url,
         device_class=shipped_class(class_).name if class_ else None,
         ssh_config=str(Path(ssh_config).absolute()) if ssh_config else None,
         trust=read_trust(trust) if trust else None,
-        offline=offline,
-        web_network=web_network,
-        web_runtime=str(web_runtime.absolute()) if web_runtime else None,
+        **reached,
     )
     add_device(device)
     print(
@@ -107,6 +108,7 @@ def add(
             else f"Check it with: edgekit doctor {name}"
         )
     )
+    return 0
 
 
 @devices.command(name="list")

@@ -1,37 +1,23 @@
 """The command evaluate: the accuracy of bundles on labelled images."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from edgekit.cli import panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import Bundles
-from edgekit.cli.checks import check_images, check_scheduler
-from edgekit.cli.flat import flat
-from edgekit.cli.for_pipelines import check_files, write_files
-from edgekit.cli.groups import ForPipelines
-from edgekit.cli.options import data_of, evaluation_browser, gates_of
+from edgekit.cli.arguments import Bundles, Junit, Summary
+from edgekit.cli.checks import check_scheduler
+from edgekit.cli.command import states
+from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import answer_width, clean_stdout, emit, show_steps
-from edgekit.cli.saved_job import bundles_of
-from edgekit.cli.shared import (
-    EVERY_CORE,
-    MOST_THREADS,
-    EvalCount,
-    EvaluationDevice,
-    Json,
-    Labelled,
-    Quiet,
-    Seed,
-    WebNetwork,
-    WebRuntime,
-    Wide,
-)
-from edgekit.cli.typed import Typed
-from edgekit.devices.registry import LOCAL
+from edgekit.cli.shared import Json, Quiet, Wide
+from edgekit.devices.registry import LOCAL, THIS, Device
 from edgekit.errors import UsageError
+from edgekit.job import Job
+from edgekit.job.job import EVERY_CORE, MOST_THREADS
+from edgekit.job.saved import bundles_of
 
 EXAMPLES = """
 Examples:
@@ -42,10 +28,28 @@ Examples:
 """
 
 
-@dataclass
-class Compared:
-    """The bundle that `edgekit evaluate` compares the others with, and how much they may lose against it."""
-
+@app.command(rich_help_panel=panels.MORE, epilog=EXAMPLES)
+@states(
+    *("data", "num_eval_samples", "seed", "devices", "web_runtime", "web_network", "threads", "max_drop"),
+    defaults={
+        "data": panels.REQUIRED,
+        "num_eval_samples": "all",
+        "threads": f"{EVERY_CORE}, or 1 for each of several workers",
+        "max_drop": "no gate",
+    },
+    helps={
+        "num_eval_samples": "Number of images to evaluate on, of each class in proportion to its size.",
+        "devices": "Device to evaluate on: local (this machine), or web for a browser, such as a phone's, that opens "
+        "the address which edgekit shows. A browser runs bundles for LiteRT.",
+        "threads": "Number of threads that the runtime uses in each process.",
+        "max_drop": "Largest loss of top-1 accuracy against the reference, in percentage points, with which a bundle "
+        "passes. Its whole 95 % confidence interval must lie within the bound. Float bundles are exempt if int8 "
+        "bundles are compared with one.",
+    },
+)
+def evaluate(
+    bundles: Bundles,
+    stated: dict[str, Any],
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -54,37 +58,7 @@ class Compared:
             rich_help_panel=panels.BUNDLES,
             help="Bundle that the others are compared with.",
         ),
-    ] = None
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=100,
-            metavar="POINTS",
-            show_default="no gate",
-            rich_help_panel=panels.GATES,
-            help="Largest loss of top-1 accuracy against the reference, in percentage points, with which a bundle "
-            "passes. Its whole 95 % confidence interval must lie within the bound. Float bundles are exempt if int8 "
-            "bundles are compared with one.",
-        ),
-    ] = None
-
-
-@dataclass
-class Scaling:
-    """The processes that evaluate, and the folder of what they have finished."""
-
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=MOST_THREADS,
-            metavar="N",
-            show_default=f"{EVERY_CORE}, or 1 for each of several workers",
-            rich_help_panel=panels.MEASUREMENT,
-            help="Number of threads that the runtime uses in each process.",
-        ),
-    ] = None
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -95,7 +69,7 @@ class Scaling:
             rich_help_panel=panels.MEASUREMENT,
             help="Number of processes to spread the images over.",
         ),
-    ] = None
+    ] = None,
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -105,7 +79,7 @@ class Scaling:
             "bundles and images at the same paths. Dask sends pickles, which can run code, so use it only between "
             "machines that you trust, on a private network.",
         ),
-    ] = None
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -115,23 +89,9 @@ class Scaling:
             rich_help_panel=panels.OUTPUT,
             help="Folder for finished parts, from which the same command resumes after an interruption.",
         ),
-    ] = None
-
-
-@app.command(rich_help_panel=panels.MORE, epilog=EXAMPLES)
-@flat
-def evaluate(
-    context: typer.Context,
-    bundles: Bundles,
-    files: ForPipelines,
-    compared: Compared,
-    scaling: Scaling,
-    data: Labelled = None,
-    num_eval_samples: EvalCount = None,
-    seed: Seed = 0,
-    device: EvaluationDevice = LOCAL,
-    web_runtime: WebRuntime = None,
-    web_network: WebNetwork = None,
+    ] = None,
+    junit: Junit = None,
+    summary: Summary = None,
     wide: Wide = False,
     json_: Json = False,
     quiet: Quiet = False,
@@ -148,30 +108,30 @@ def evaluate(
     from edgekit.support.progress import Reporter
     from edgekit.support.run_folder import check_output
 
-    bundles = bundles_of(bundles)
-    images = data_of(data)
-    check_images(images)
-    check_scheduler(scaling.scheduler)
-    check_files(files)
-    if scaling.output is not None:
-        check_output(scaling.output)
-    browser = evaluation_browser(device, web_network, web_runtime)
-    if browser is not None and (scaling.workers or scaling.scheduler or scaling.output):
+    bundles, files = bundles_of(bundles), ForPipelines(junit, summary)
+    job = Job.of("", stated)
+    job.check_data()
+    check_scheduler(scheduler)
+    files.check()
+    if output is not None:
+        check_output(output)
+    browser = _browser(job)
+    if browser is not None and (workers or scheduler or output):
         raise UsageError(
-            f"'{device}' is a browser, for which --workers, --scheduler and --output don't work",
+            f"'{browser.name}' is a browser, for which --workers, --scheduler and --output don't work",
             fix="Leave them out",
         )
-    gates = None if compared.max_drop is None else gates_of(max_drop=compared.max_drop)
+    gates = None if job.max_drop is None else job.gates
     with clean_stdout() as out:
         reporter = Reporter(quiet)
-        what = (bundles, images, num_eval_samples, seed, scaling.threads, reporter)
+        what = (bundles, job.data, job.num_eval_samples, job.seed, job.threads, reporter)
         if browser is not None:
             from edgekit.devices.web.evaluate import evaluate_in_browser
 
-            evaluation = evaluate_in_browser(browser, *what, reference=compared.reference, gates=gates)
+            evaluation = evaluate_in_browser(browser, *what, reference=reference, gates=gates)
         else:
-            scale = Scale(scaling.workers, scaling.scheduler, scaling.output)
-            evaluation = evaluate_bundles(*what, scale, reference=compared.reference, gates=gates)
+            scale = Scale(workers, scheduler, output)
+            evaluation = evaluate_bundles(*what, scale, reference=reference, gates=gates)
         if json_:
             emit(out, evaluation)
             for warning in evaluation.warnings:
@@ -182,11 +142,24 @@ def evaluate(
 
             out.writelines(f"{line}\n" for line in accuracy_answer(evaluation, answer_width(), wide))
             count = evaluation.evaluation.count
-            show_steps(after_evaluate(evaluation.results, count, images, Typed.of(context)), out)
+            some = job.data if job.num_eval_samples else None
+            show_steps(after_evaluate(evaluation.results, count, some, job.max_drop), out)
     title, rows, meaningful = "edgekit evaluate", evaluation.results, evaluation.accuracy_meaningful
-    write_files(
-        files,
+    files.write(
         lambda: junit_of_rows(title, rows, meaningful, evaluation.doubts),
         lambda: summary_of_rows(title, rows, meaningful, evaluation.warnings),
     )
     return 0 if all(row.verdict == "pass" for row in evaluation.results) else 1
+
+
+def _browser(job: Job) -> Device | None:
+    """The browser to evaluate in; None for this machine. Raises UsageError for a board."""
+    if job.machines == (THIS,):
+        return None
+    if len(job.machines) > 1 or not job.machines[0].is_browser:
+        raise UsageError(
+            f"--device is '{','.join(job.devices)}'",
+            valid=f"{LOCAL}, or web for a browser",
+            fix="`edgekit deploy --device` also evaluates on boards, and on several devices",
+        )
+    return job.machines[0]

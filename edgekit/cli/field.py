@@ -1,14 +1,15 @@
 """Commands for devices in the field: push and rollback."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import BundlePath
+from edgekit.cli.command import states
 from edgekit.cli.output import clean_stdout, emit
-from edgekit.cli.shared import Json, Offline, Quiet, Threads
+from edgekit.cli.shared import Json, Quiet
 
 if TYPE_CHECKING:
     from edgekit.devices.rollout import Pushed
@@ -80,6 +81,7 @@ ReturnTo = Annotated[
 
 
 @app.command(rich_help_panel=panels.MORE, epilog=PUSH_EXAMPLES)
+@states("threads", "offline")
 def push(
     bundle: BundlePath,
     names: Annotated[
@@ -88,12 +90,11 @@ def push(
             metavar="DEVICE", autocompletion=completion.saved_devices, help="Names of devices, or ssh://USER@HOST."
         ),
     ],
+    stated: dict[str, Any],
     name: AppName = APP,
     max_p99: MaxP99 = None,
-    threads: Threads = None,
     canary: Canary = 1,
     parallel: Parallel = 4,
-    offline: Offline = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -116,10 +117,10 @@ def push(
 
     check_app(name)
     with clean_stdout() as out:
-        devices = [find_remote(each, offline) for each in dict.fromkeys(names)]
+        devices = [find_remote(each, stated.get("offline", False)) for each in dict.fromkeys(names)]
         read = read_bundle(bundle)
         check_trust(read, devices)
-        bounds = {device: bound_for(read, device, max_p99, threads) for device in devices}
+        bounds = {device: bound_for(read, device, max_p99, stated.get("threads")) for device in devices}
         pushed = push_bundle(read, bounds, name, Reporter(quiet or json_), canary, parallel)
         if json_:
             emit(out, pushed)

@@ -2,30 +2,36 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.cli.checks import check_file
-from edgekit.cli.groups import ForPipelines
 from edgekit.errors import OutputError, UsageError
 from edgekit.support.files import append_text, replace_text
 
 
-def check_files(files: ForPipelines) -> None:
-    """Raise an InputError for a file that can't be written. Writes nothing."""
-    check_file("--junit", files.junit)
-    check_file("--summary", files.summary)
-    if files.junit is not None and files.summary is not None and files.junit.resolve() == files.summary.resolve():
-        raise UsageError(f"--junit and --summary are both '{files.junit}'", valid="two different files")
+@dataclass(frozen=True)
+class ForPipelines:
+    """Files in which a pipeline looks for the result. They are also written if a gate fails."""
 
+    junit: Path | None
+    summary: Path | None
 
-def write_files(files: ForPipelines, junit: Callable[[], str], summary: Callable[[], str]) -> None:
-    """Write the files that the user named. A JUnit file replaces an earlier one, a summary is appended."""
-    if files.junit is not None:
-        with writing("--junit", files.junit):
-            replace_text(files.junit.resolve(), junit())
-    if files.summary is not None:
-        with writing("--summary", files.summary):
-            append_text(files.summary, summary())
+    def check(self) -> None:
+        """Raise an InputError for a file that can't be written. Writes nothing."""
+        check_file("--junit", self.junit)
+        check_file("--summary", self.summary)
+        if self.junit is not None and self.summary is not None and self.junit.resolve() == self.summary.resolve():
+            raise UsageError(f"--junit and --summary are both '{self.junit}'", valid="two different files")
+
+    def write(self, junit: Callable[[], str], summary: Callable[[], str]) -> None:
+        """Write the files that the user named. A JUnit file replaces an earlier one, a summary is appended."""
+        if self.junit is not None:
+            with writing("--junit", self.junit):
+                replace_text(self.junit.resolve(), junit())
+        if self.summary is not None:
+            with writing("--summary", self.summary):
+                append_text(self.summary, summary())
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The commands to run next: to try the bundle to ship, or to repair what failed a gate, with the user's own options."""
+"""The commands to run next: to try the bundle to ship, or to repair what failed a gate."""
 
 import shlex
 import textwrap
@@ -7,22 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.cli.names import COMMAND
-from edgekit.cli.typed import Typed, Words
 from edgekit.errors import EdgekitError
+from edgekit.job.saved import continued
 from edgekit.report.next_steps import (
     NextStep,
+    Words,
     after_failures,
     more_images,
     rows_whose_gate,
     steps_after_run,
     target_option,
-    time_again,
-    tuned_output,
 )
+from edgekit.support.run_folder import JOB
 
 if TYPE_CHECKING:
     from edgekit.measure.evaluation import EvaluatedBundle
-    from edgekit.pipeline.options import Options
     from edgekit.report.document import Report
     from edgekit.report.row import Row
     from edgekit.report.sensitivity_document import Sensitivity
@@ -31,57 +30,55 @@ INDENT = "  "
 CONTINUED = " \\"
 
 
-def after_job(report: "Report", folder: Path, typed: Typed, options: "Options | None" = None) -> Iterator[NextStep]:
-    """The next commands after `edgekit deploy`, `demo` or `tune`: for the bundle to ship, and for what failed.
-
-    Without options, the run folder stands for its job, as after `edgekit report`.
-    """
+def after_job(report: "Report", folder: Path) -> Iterator[NextStep]:
+    """The next commands after `edgekit deploy`, `demo` or `tune`: for the bundle to ship, and for what failed."""
     left = None
     unsure = rows_whose_gate(report.results, "max-drop", "inconclusive")
-    if unsure and options and (options.num_eval_samples or typed.value("num_eval_samples")):
-        taken = 0 if options.calibration_data else report.calibration.count
-        left = _images_in(options.data, folder / str(unsure[0].bundle), taken + len(report.evaluation.unreadable))
-    return steps_after_run(report, folder, typed, left)
+    if unsure and keeps_job(folder) and (job := continued(folder, {})).num_eval_samples:
+        taken = 0 if job.calibration_data else report.calibration.count
+        left = _images_in(job.data, folder / str(unsure[0].bundle), taken + len(report.evaluation.unreadable))
+    return steps_after_run(report, folder, keeps_job(folder), left)
 
 
-def after_sensitivity(analysis: "Sensitivity", folder: Path, typed: Typed) -> Iterator[NextStep]:
+def after_sensitivity(analysis: "Sensitivity", folder: Path) -> Iterator[NextStep]:
     """The next command after `edgekit sensitivity`, for the runtimes whose loss is too large."""
-    if flagged := [part for part in analysis.targets if part.verdict != "pass"]:
-        without = ("target", "output", "num_eval_samples")
-        words = typed.again("tune", without, [*target_option(flagged), *tuned_output(folder)])
+    flagged = [part for part in analysis.targets if part.verdict != "pass"]
+    if flagged and keeps_job(folder):
+        words = (COMMAND, "tune", str(folder), *target_option(flagged))
         yield NextStep("search for a recipe that loses less", words)
 
 
-def after_benchmark(rows: Sequence["Row"], typed: Typed) -> Iterator[NextStep]:
+def after_benchmark(rows: Sequence["Row"]) -> Iterator[NextStep]:
     """The next commands after `edgekit benchmark`."""
     if slow := rows_whose_gate(rows, "min-speedup", "fail"):
         yield NextStep("see which of its layers run in float", (COMMAND, "inspect", slow[0].name))
     if rows_whose_gate(rows, "steady-timing", "inconclusive"):
-        yield time_again(typed.again("benchmark"))
+        yield NextStep("Run the same command again while nothing else runs.")
     yield from after_failures(rows)
 
 
-def after_evaluate(rows: Sequence["EvaluatedBundle"], images: int, data: Path, typed: Typed) -> Iterator[NextStep]:
-    """The next commands after `edgekit evaluate` on this number of the images in `data`."""
+def after_evaluate(
+    rows: Sequence["EvaluatedBundle"], images: int, data: Path | None, max_drop: float | None = None
+) -> Iterator[NextStep]:
+    """The next commands after `edgekit evaluate` on this number of the images in `data`; None if those are all."""
+    bound = ("--max-drop", f"{max_drop:g}") if max_drop is not None else ()
     lossy = [Path(row.bundle) for row in rows_whose_gate(rows, "max-drop", "fail")]
     for run in dict.fromkeys(bundle.parent for bundle in lossy):
         targets = ",".join(bundle.name.rpartition("-")[0] for bundle in lossy if bundle.parent == run)
-        bound = typed.again("sensitivity", [name for name, _ in typed.options if name != "max_drop"], arguments=[run])
         if keeps_job(run):
-            yield NextStep("see which layers lose the accuracy", (*bound, "--target", targets))
-            yield NextStep("search for a better recipe", (COMMAND, "tune", *bound[2:], "--target", targets))
+            words = (str(run), *bound, "--target", targets)
+            yield NextStep("see which layers lose the accuracy", (COMMAND, "sensitivity", *words))
+            yield NextStep("search for a better recipe", (COMMAND, "tune", *words))
         else:
             yield NextStep(f"Deploy the model again: {run} does not say how these bundles were made.")
     if unsure := rows_whose_gate(rows, "max-drop", "inconclusive"):
-        left = _images_in(data, Path(unsure[0].bundle), 0) if typed.value("num_eval_samples") else None
-        yield more_images(unsure, images, left, typed)
+        left = _images_in(data, Path(unsure[0].bundle), 0) if data else None
+        yield more_images(unsure, images, left, None)
     yield from after_failures(rows)
 
 
 def keeps_job(run: Path) -> bool:
     """Whether a run folder stands for its job, so that other commands take it as their model."""
-    from edgekit.support.run_folder import JOB
-
     return (run / JOB).is_file()
 
 

@@ -8,7 +8,7 @@ COMMAND_PANELS = (COMMANDS, MORE)
 COMMAND_ORDER = (
     "demo", "deploy", "benchmark", "inspect", "tune", "doctor",
     "quantize", "compile", "evaluate", "classify", "report", "sensitivity", "compare", "plan", "soup", "sign",
-    "verify", "targets", "devices", "push", "rollback", "explain",
+    "verify", "targets", "devices", "push", "rollback",
 )  # fmt: skip
 """The commands in the order in which `--help` shows them; others come last."""
 
@@ -23,3 +23,6 @@ OUTPUT = "Output"
 
 OPTION_PANELS = (MODEL, IMAGES, BUNDLES, SEARCH, DEVICE, MEASUREMENT, GATES, OUTPUT)
 """The panels of options, in the order in which `--help` shows them."""
+
+REQUIRED = "required"
+"""Beginning of an option's default in words if a command needs the option although Typer does not demand it."""

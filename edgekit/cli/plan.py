@@ -1,22 +1,20 @@
 """`edgekit plan`, which predicts the cost of a job before it starts."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Model
-from edgekit.cli.checks import check_recipe
-from edgekit.cli.flat import flat
-from edgekit.cli.groups import Source
-from edgekit.cli.options import model_options, targets_of
+from edgekit.cli.command import MODEL_FIELDS, states
 from edgekit.cli.output import clean_stdout, emit, loading
-from edgekit.cli.shared import Json, Quiet, RecipeName, Targets
+from edgekit.cli.shared import Json, Quiet
 from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
 from edgekit.config.recipes import load_recipe
 from edgekit.errors import UsageError
+from edgekit.job import Job
 
 if TYPE_CHECKING:
     from edgekit.pipeline.plan_document import Plan, PlannedBundle
@@ -24,12 +22,11 @@ if TYPE_CHECKING:
 GIB = 2**30
 
 
-@app.command(rich_help_panel=panels.MORE)
-@flat
+@app.command(hidden=True, rich_help_panel=panels.MORE)
+@states(*(name for name in MODEL_FIELDS if name not in ("weights", "labels")), "targets", "recipe")
 def plan(
     model: Model,
-    source: Source,
-    target: Targets = None,
+    stated: dict[str, Any],
     device: Annotated[
         str | None,
         typer.Option(
@@ -50,7 +47,6 @@ def plan(
             help="Device class that the bundles will run on, or a TOML file that describes one; in place of --device.",
         ),
     ] = None,
-    recipe: RecipeName = None,
     memory: Annotated[
         float | None,
         typer.Option(
@@ -70,17 +66,15 @@ def plan(
     """
     from edgekit.support.progress import Reporter
 
-    options = model_options(model, None, source)
-    targets = targets_of(target)
-    check_recipe(recipe)
+    job = Job.of(model, stated)
     with clean_stdout() as out:
         cls, is_here = _class_of(device, device_class)
         with loading(Reporter(quiet)):
             from edgekit.compiler.rewrites import PASSES
             from edgekit.pipeline.plan import plan_model
-        chosen = load_recipe(recipe, PASSES) if recipe else None
+        chosen = load_recipe(job.recipe, PASSES) if job.recipe else None
         bytes_ = None if memory is None else int(memory * GIB)
-        planned = plan_model(options, targets, cls, chosen, memory_of_class=not is_here, memory=bytes_)
+        planned = plan_model(job.model_options, job.targets, cls, chosen, memory_of_class=not is_here, memory=bytes_)
         if json_:
             emit(out, planned)
         else:

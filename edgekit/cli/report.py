@@ -1,20 +1,18 @@
 """The command report: a run's answer again, and other files made of the run."""
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.checks import check_file
-from edgekit.cli.flat import flat
+from edgekit.cli.command import states
 from edgekit.cli.for_pipelines import writing
 from edgekit.cli.output import clean_stdout, emit, show_report, show_steps
-from edgekit.cli.shared import Json, NoThumbnails, Wide
-from edgekit.cli.typed import Typed
+from edgekit.cli.shared import Json, Wide
 from edgekit.errors import MissingExtraError, OutputError
 from edgekit.support.files import replace_text
 
@@ -22,10 +20,11 @@ if TYPE_CHECKING:
     from edgekit.report.document import Report
 
 
-@dataclass
-class Also:
-    """Files to make of the run."""
-
+@app.command(rich_help_panel=panels.MORE)
+@states("thumbnails", shown=("thumbnails",))
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    stated: dict[str, Any],
     card: Annotated[
         Path | None,
         typer.Option(
@@ -33,7 +32,7 @@ class Also:
             rich_help_panel=panels.OUTPUT,
             help="Model card to write, in the form that model hubs read: a README.md with YAML metadata.",
         ),
-    ] = None
+    ] = None,
     bom: Annotated[
         Path | None,
         typer.Option(
@@ -42,16 +41,7 @@ class Also:
             help="Bill of materials to write, as CycloneDX 1.6 in JSON: the model with its figures and their "
             "intervals, the hashes of images and bundles, the runtimes and the licences.",
         ),
-    ] = None
-
-
-@app.command(rich_help_panel=panels.MORE)
-@flat
-def report(
-    context: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    also: Also,
-    no_thumbnails: NoThumbnails = False,
+    ] = None,
     wide: Wide = False,
     json_: Json = False,
 ) -> int:
@@ -59,31 +49,31 @@ def report(
     from edgekit.report import load_report, render_files
     from edgekit.report.card import render_card
 
-    check_file("--card", also.card)
-    check_file("--bom", also.bom)
+    check_file("--card", card)
+    check_file("--bom", bom)
     with clean_stdout() as out:
         document = load_report(folder)
         run = folder if folder.is_dir() else folder.parent
         try:
-            render_files(document, run, not no_thumbnails)
+            render_files(document, run, stated.get("thumbnails", True))
         except (OutputError, MissingExtraError) as error:
             print(f"warning: {error}", file=sys.stderr)
-        if also.card is not None:
-            with writing("--card", also.card):
-                replace_text(also.card.resolve(), render_card(document))
-        if also.bom is not None:
+        if card is not None:
+            with writing("--card", card):
+                replace_text(card.resolve(), render_card(document))
+        if bom is not None:
             from edgekit.report.bom import render_bom
 
-            with writing("--bom", also.bom):
-                replace_text(also.bom.resolve(), render_bom(document, _file_hashes(document, run)))
+            with writing("--bom", bom):
+                replace_text(bom.resolve(), render_bom(document, _file_hashes(document, run)))
         if json_:
             emit(out, document)
         else:
-            from edgekit.cli.next_steps import after_job, keeps_job
+            from edgekit.cli.next_steps import after_job
 
             show_report(document, out, wide)
-            if folder.is_dir() and keeps_job(folder):
-                show_steps(after_job(document, folder, Typed.of(context)), out)
+            if folder.is_dir():
+                show_steps(after_job(document, folder), out)
     return 0
 
 

@@ -1,24 +1,20 @@
 """`edgekit soup`, which averages several fine-tunes into one checkpoint."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import NAMES
-from edgekit.cli.checks import check_images, check_soup_output
-from edgekit.cli.flat import flat
-from edgekit.cli.groups import Source
-from edgekit.cli.options import model_options
+from edgekit.cli.checks import check_soup_output
+from edgekit.cli.command import MODEL_FIELDS, states
 from edgekit.cli.output import clean_stdout, emit, loading
-from edgekit.cli.shared import Json, LabelledOptional, Quiet, Seed
-from edgekit.compat.typer import REQUIRED
+from edgekit.cli.shared import Json, Quiet
 from edgekit.errors import UsageError
-from edgekit.models.options import ModelOptions
+from edgekit.job import Job
 
 if TYPE_CHECKING:
     from edgekit.models.soup import SoupRecord
@@ -31,10 +27,14 @@ class Method(StrEnum):
     greedy = "greedy"
 
 
-@dataclass
-class Choice:
-    """How the members of a soup are chosen."""
-
+@app.command(rich_help_panel=panels.MORE)
+@states(*(name for name in MODEL_FIELDS if name != "weights"), "data", "seed")
+def soup(
+    members: Annotated[
+        list[Path],
+        typer.Argument(metavar="CHECKPOINT", help="Checkpoints (.safetensors) of fine-tunes of one model."),
+    ],
+    stated: dict[str, Any],
     method: Annotated[
         Method | None,
         typer.Option(
@@ -43,7 +43,7 @@ class Choice:
             help="uniform averages all members; greedy adds a member only if it raises the accuracy on held-out "
             "images.",
         ),
-    ] = None
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -52,8 +52,7 @@ class Choice:
             rich_help_panel=panels.MODEL,
             help=f"Model of the checkpoints: demo for edgekit's own model, or a {NAMES}.",
         ),
-    ] = None
-    data: LabelledOptional = None
+    ] = None,
     num_held_out_samples: Annotated[
         int | None,
         typer.Option(
@@ -63,30 +62,18 @@ class Choice:
             rich_help_panel=panels.IMAGES,
             help="Number of images that choose the members. The remaining images give the final accuracy.",
         ),
-    ] = None
-
-
-@app.command(rich_help_panel=panels.MORE)
-@flat
-def soup(
-    members: Annotated[
-        list[Path],
-        typer.Argument(metavar="CHECKPOINT", help="Checkpoints (.safetensors) of fine-tunes of one model."),
-    ],
-    source: Source,
-    choice: Choice,
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
             metavar="FILE",
-            show_default=REQUIRED,
+            show_default=panels.REQUIRED,
             rich_help_panel=panels.OUTPUT,
             help="The .safetensors file to write.",
         ),
     ] = None,
-    seed: Seed = 0,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -96,7 +83,6 @@ def soup(
     --data and --model, only members that raise the accuracy on held-out
     images are averaged; the remaining images give the final accuracy.
     """
-    from edgekit.models.demo import demo_model
     from edgekit.support.progress import Reporter
 
     if output is None:
@@ -104,24 +90,21 @@ def soup(
             "no output was given", valid="the path of a .safetensors file", fix="Name one with --output FILE"
         )
     check_soup_output(output)
-    if choice.data is not None:
-        check_images(choice.data)
-    network: ModelOptions | None = model_options(choice.model or "", None, source)
-    if choice.model is None or choice.model == "demo":
-        network = demo_model() if choice.model else None
+    job = Job.of(model or "", stated)
+    network = job.model_options if model else None
     with clean_stdout() as out:
         reporter = Reporter(quiet)
         with loading(reporter):
             from edgekit.models.soup import SoupOptions, make_soup
-        greedy = choice.method is Method.greedy if choice.method else choice.data is not None
+        greedy = method is Method.greedy if method else job.data is not None
         options = SoupOptions(
             tuple(members),
             output,
             "greedy" if greedy else "uniform",
             network,
-            choice.data,
-            choice.num_held_out_samples,
-            seed,
+            job.data,
+            num_held_out_samples,
+            job.seed,
         )
         record = make_soup(options, reporter)
         if json_:

@@ -2,18 +2,17 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgekit.cli import panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import BundlePath
-from edgekit.cli.flat import flat
-from edgekit.cli.for_pipelines import check_files, write_files
-from edgekit.cli.groups import ForPipelines
+from edgekit.cli.arguments import BundlePath, Junit, Summary
+from edgekit.cli.command import states
+from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import answer_width, clean_stdout, emit, wrapped
-from edgekit.cli.shared import Json, Offline, OneDevice, Threads
+from edgekit.cli.shared import Json, OneDevice
 from edgekit.errors import printable
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 
 @app.command(rich_help_panel=panels.COMMANDS)
+@states("threads", "offline")
 def inspect(
     bundle: Annotated[
         Path,
@@ -29,11 +29,10 @@ def inspect(
             metavar="BUNDLE", help="A bundle folder, or a model file from any source (.onnx, .tflite or .xml)."
         ),
     ],
+    stated: dict[str, Any],
     device: OneDevice = "local",
-    offline: Offline = False,
-    threads: Threads = None,
     json_: Json = False,
-) -> None:
+) -> int:
     """Show what a bundle contains and which of its layers run in integer kernels.
 
     The first line says what ran where. Runs the bundle's golden samples and
@@ -46,13 +45,16 @@ def inspect(
     from edgekit.support.progress import Reporter
 
     with clean_stdout() as out:
-        inspection = inspect_on(find_machine(device, offline), bundle, threads, Reporter(quiet=json_))
+        inspection = inspect_on(
+            find_machine(device, stated.get("offline", False)), bundle, stated.get("threads"), Reporter(quiet=json_)
+        )
         if json_:
             emit(out, inspection)
         else:
             out.writelines(f"{printable(line)}\n" for line in _lines_of(inspection))
     if isinstance(inspection, BundleInspection) and (error := inspection.golden_error):
         raise error
+    return 0
 
 
 def _lines_of(inspection: "Inspection") -> Iterator[str]:
@@ -86,18 +88,19 @@ def _lines_of(inspection: "Inspection") -> Iterator[str]:
 
 
 @app.command(rich_help_panel=panels.MORE)
+@states("threads")
 def classify(
     bundle: BundlePath,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
+    stated: dict[str, Any],
     top: Annotated[
         int,
         typer.Option(
             min=1, metavar="N", rich_help_panel=panels.OUTPUT, help="Number of labels to print for each image."
         ),
     ] = 5,
-    threads: Threads = None,
     json_: Json = False,
-) -> None:
+) -> int:
     """Classify images with a bundle.
 
     Prints the best labels of each image with their softmax scores.
@@ -105,24 +108,23 @@ def classify(
     from edgekit.measure.inspect_bundle import classify_images
 
     with clean_stdout() as out:
-        classification = classify_images(bundle, images, top, threads)
+        classification = classify_images(bundle, images, top, stated.get("threads"))
         if json_:
             emit(out, classification)
-            return
+            return 0
         for result in classification.results:
             if len(images) > 1:
                 out.write(f"{result.image}\n")
             out.writelines(f"{scored.score:7.2%}  {printable(scored.label)}\n" for scored in result.top)
+    return 0
 
 
 @app.command(rich_help_panel=panels.MORE)
-@flat
 def compare(
     before: Annotated[
         Path, typer.Argument(metavar="RUN_A", help="The run folder to compare with, such as yesterday's.")
     ],
     after: Annotated[Path, typer.Argument(metavar="RUN_B", help="The run folder to judge.")],
-    files: ForPipelines,
     max_slowdown: Annotated[
         float | None,
         typer.Option(
@@ -135,6 +137,8 @@ def compare(
             "lies.",
         ),
     ] = None,
+    junit: Junit = None,
+    summary: Summary = None,
     json_: Json = False,
 ) -> int:
     """Compare two runs; exit with 1 if something got worse beyond the noise.
@@ -147,7 +151,8 @@ def compare(
     from edgekit.report.junit import junit_of_comparison
     from edgekit.report.markdown import summary_of_comparison
 
-    check_files(files)
+    files = ForPipelines(junit, summary)
+    files.check()
     with clean_stdout() as out:
         slowdown = MAX_SLOWDOWN if max_slowdown is None else max_slowdown
         comparison = compare_runs(load_report(before), load_report(after), slowdown)
@@ -155,7 +160,7 @@ def compare(
             emit(out, comparison)
         else:
             out.writelines(f"{line}\n" for line in _compared(comparison, answer_width()))
-    write_files(files, lambda: junit_of_comparison(comparison), lambda: summary_of_comparison(comparison))
+    files.write(lambda: junit_of_comparison(comparison), lambda: summary_of_comparison(comparison))
     return 0 if comparison.verdict == "pass" else 1
 
 

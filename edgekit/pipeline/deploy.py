@@ -18,6 +18,8 @@ from edgekit.images.calibration_doubts import differ_in_brightness, doubts
 from edgekit.images.calibration_list import write_list
 from edgekit.images.layouts.lookup import open_layout
 from edgekit.images.overlap import copies_of
+from edgekit.job import Job
+from edgekit.job.saved import kept
 from edgekit.measure import machine
 from edgekit.measure.accuracy import reference_of, with_class_names
 from edgekit.measure.by_class import evaluated_classes, right_by_class
@@ -32,7 +34,6 @@ from edgekit.pipeline.improvement import Improve, Improvement, restore
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.job_settings import with_device_class
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.options import Options
 from edgekit.pipeline.plan import Refusals, refusals
 from edgekit.pipeline.relabel import keys_without_labels
 from edgekit.pipeline.request import BuildSpec
@@ -64,27 +65,27 @@ from edgekit.support.run_folder import RunFolder, check_output, open_run
 REPORT_PACKAGES = ("jinja2", "matplotlib")
 
 
-def deploy(options: Options, reporter: Reporter, improve: Improve | None = None) -> Report:
+def deploy(options: Job, reporter: Reporter, improve: Improve | None = None) -> Report:
     """Run the whole job and write the run folder. Returns the report; its rows' verdicts tell whether gates passed.
 
     With `improve`, the bundles that were measured are improved, such as INT8 bundles that miss the accuracy bound.
     """
     check_tools(options)
-    with serving(options.devices, reporter) as pages:
+    with serving(options.machines, reporter) as pages:
         return _deploy(with_device_class(options), reporter, improve, pages)
 
 
-def _deploy(options: Options, reporter: Reporter, improve: Improve | None, pages: Pages | None) -> Report:
+def _deploy(options: Job, reporter: Reporter, improve: Improve | None, pages: Pages | None) -> Report:
     """Run the whole job, with the pages of its browsers."""
     refused = Refusals() if options.force else refusals(options)
     spec, images = load_job(options, reporter)
     if refused.unplanned:
         reporter.warn(f"memory and sizes were not checked in advance: {refused.unplanned.problem}", refused.unplanned)
     with open_run(options.folder) as run:
-        run.keep_job(options.as_given)
+        run.keep_job(kept(options))
         improvement = None
         if improve and "int8" in options.precisions:
-            judging = options.targets, options.devices, options.timing, options.gates
+            judging = options.targets, options.machines, options.timing, options.gates
             improvement = improve(spec, images, *judging, run, reporter)
         if improvement:
             spec = replace(spec, recipe=improvement.recipe)
@@ -133,7 +134,7 @@ class PlannedRun:
     bundles: tuple[str, ...]
 
 
-def plan(options: Options, reporter: Reporter) -> PlannedRun:
+def plan(options: Job, reporter: Reporter) -> PlannedRun:
     """Describe what the job would do. Checks the whole input and writes nothing."""
     check_tools(options)
     spec, images = load_job(options, reporter)
@@ -143,7 +144,7 @@ def plan(options: Options, reporter: Reporter) -> PlannedRun:
         params=spec.network.params,
         output=str(options.folder),
         targets=options.targets,
-        devices=tuple(device.name for device in options.devices),
+        devices=tuple(device.name for device in options.machines),
         recipe=spec.recipe.name,
         device_class=spec.device_class.name,
         calibration_images=len(images.calibration.samples),
@@ -152,10 +153,10 @@ def plan(options: Options, reporter: Reporter) -> PlannedRun:
     )
 
 
-def check_tools(options: Options) -> None:
+def check_tools(options: Job) -> None:
     """Raise an InputError for an unusable output, missing data or a missing package."""
     check_output(options.folder)
-    check_browsers(options.devices, options.timing, options.targets)
+    check_browsers(options.machines, options.timing, options.targets)
     for path in filter(None, (options.data, options.calibration_data)):
         open_layout(path)
     for package in REPORT_PACKAGES:
@@ -167,7 +168,7 @@ def check_tools(options: Options) -> None:
 def bundles_and_rows(
     builder: Builder,
     images: JobImages,
-    options: Options,
+    options: Job,
     run: RunFolder,
     reporter: Reporter,
     refused: Mapping[str, str] = MappingProxyType({}),
@@ -198,7 +199,7 @@ def bundles_and_rows(
                 return measure_here(bundles, machine.describe(), store, reporter)
             return measure_on_device(device, bundles, options.timing, reporter, evaluation, store, pages)
 
-        measured = each_device(options.devices, lambda device: measure(device, built))
+        measured = each_device(options.machines, lambda device: measure(device, built))
         if improvement and not reference.near_chance:
             measured = improvement.improve(built, measured, measure, builder.graphs(reporter))
     shareable = (_shareable(_with_class_names(row, network.labels), run.path) for row in measured)
@@ -228,7 +229,7 @@ def _shareable(measured: Measurement, folder: Path) -> Measurement:
 def assemble(
     spec: BuildSpec,
     images: JobImages,
-    options: Options,
+    options: Job,
     rows: Sequence[Row],
     reference: Reference,
     stability: Sequence[Stability] = (),

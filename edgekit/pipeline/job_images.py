@@ -10,8 +10,8 @@ from edgekit.images.calibration_list import CalibrationList
 from edgekit.images.dataset import Dataset, Datasets, open_calibration, open_dataset, open_datasets
 from edgekit.images.overlap import copies_of, lookalikes
 from edgekit.images.selection import Selection, missing_classes, select, select_listed
+from edgekit.job import Job
 from edgekit.models.soup import held_out_of
-from edgekit.pipeline.options import Options
 from edgekit.support.progress import Reporter
 
 
@@ -29,7 +29,7 @@ class JobImages:
     """(name, name of a calibration image) of the evaluation images that look like calibration images."""
 
 
-def datasets_of(options: Options, labels: Sequence[str]) -> Datasets:
+def datasets_of(options: Job, labels: Sequence[str]) -> Datasets:
     """Open the data sets of the options. Raises DataError if one isn't usable with these labels.
 
     If the images to calibrate on were given, those to evaluate on are all of `--data`, or its split for that.
@@ -43,7 +43,7 @@ def datasets_of(options: Options, labels: Sequence[str]) -> Datasets:
 def choose_calibration(
     datasets: Datasets,
     recipe: Recipe,
-    options: Options,
+    options: Job,
     reporter: Reporter,
     listed: CalibrationList | None = None,
     leave_half: bool = True,
@@ -73,13 +73,13 @@ def choose_calibration(
         return select(dataset, count, options.seed, order="turns for half" if shared else "turns", on_image=step)
 
 
-def choose_evaluation(dataset: Dataset, calibration: Selection, options: Options, reporter: Reporter) -> Selection:
+def choose_evaluation(dataset: Dataset, calibration: Selection, options: Job, reporter: Reporter) -> Selection:
     """Choose evaluation images that neither calibrate the network nor chose the members of a soup.
 
     A limited number of them has each class in proportion to its size, so that their top-1 estimates that of the set.
     Warns of classes without an image.
     """
-    chosen_on = held_out_of(options.model.weights)
+    chosen_on = held_out_of(options.model_options.weights)
     if chosen_on:
         reporter.say(
             f"the weights are a soup: the {len(chosen_on)} images that chose its members are excluded from the "

@@ -11,8 +11,9 @@ from edgekit.devices.probe_result import class_of_remote
 from edgekit.devices.registry import THIS
 from edgekit.errors import DeviceError, UsageError
 from edgekit.images.calibration_list import CalibrationList, read_list
+from edgekit.job import Job
+from edgekit.job.job import check_scheme
 from edgekit.models.identify import identify
-from edgekit.pipeline.options import Options, check_scheme
 from edgekit.support.progress import Reporter
 
 
@@ -28,7 +29,7 @@ class JobSettings:
     """The list of calibration images in the options, if there is one."""
 
 
-def choose_settings(options: Options) -> JobSettings:
+def choose_settings(options: Job) -> JobSettings:
     """The settings of a job. Raises UsageError for options that contradict each other."""
     listed = read_list(options.calibration_list, PASSES) if options.calibration_list else None
     recipe = choose_recipe(options, listed)
@@ -45,19 +46,21 @@ def choose_settings(options: Options) -> JobSettings:
     return JobSettings(recipe, device_class, listed)
 
 
-def choose_recipe(options: Options, listed: CalibrationList | None) -> Recipe:
+def choose_recipe(options: Job, listed: CalibrationList | None) -> Recipe:
     """The recipe of the options, or that of the list of calibration images, or that of the model's family."""
     if options.recipe:
         return load_recipe(options.recipe, PASSES)
-    return listed.recipe if listed else recipe_for(identify(options.model, options.command).options.name, PASSES)
+    return (
+        listed.recipe if listed else recipe_for(identify(options.model_options, options.command).options.name, PASSES)
+    )
 
 
-def choose_class(options: Options) -> DeviceClass:
+def choose_class(options: Job) -> DeviceClass:
     """The device class of the bundles: the one in the options, or that of the first device.
 
     Raises UsageError if no class fits the device, and DeviceError if the device can't be reached.
     """
-    first = options.devices[0]
+    first = options.machines[0]
     try:
         here = first == THIS or first.is_browser
         name = options.device_class or (host_class() if here else class_of_remote(first))
@@ -74,7 +77,7 @@ def choose_class(options: Options) -> DeviceClass:
     return load_device_class(name)
 
 
-def with_device_class(options: Options) -> Options:
+def with_device_class(options: Job) -> Job:
     """The options with the name of the device class that `choose_class` finds, so that a device is asked only once."""
     return options if options.device_class else replace(options, device_class=choose_class(options).name)
 

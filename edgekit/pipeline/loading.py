@@ -7,6 +7,7 @@ from edgekit.errors import ModelError
 from edgekit.images.crops import crop_samples
 from edgekit.images.dataset import Dataset, Datasets
 from edgekit.images.selection import Selection
+from edgekit.job import Job
 from edgekit.models import Network, load_network
 from edgekit.models.class_order import settle_classes
 from edgekit.models.logits import batched_logits
@@ -22,7 +23,6 @@ from edgekit.pipeline.job_images import (
     warn_of_unreadable,
 )
 from edgekit.pipeline.job_settings import JobSettings, choose_settings, for_size, report_rounding
-from edgekit.pipeline.options import Options
 from edgekit.pipeline.request import BuildSpec
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
@@ -31,7 +31,7 @@ IMPORT_TOLERANCE = 1e-3
 """Largest allowed difference between an imported network and its original, as a fraction of the largest output."""
 
 
-def load_job(options: Options, reporter: Reporter) -> tuple[BuildSpec, JobImages]:
+def load_job(options: Job, reporter: Reporter) -> tuple[BuildSpec, JobImages]:
     """Load the network, and choose the images for calibration and evaluation.
 
     This reports every mistake in the input before the long work starts.
@@ -50,7 +50,7 @@ def load_job(options: Options, reporter: Reporter) -> tuple[BuildSpec, JobImages
     return spec, JobImages(datasets.evaluation, evaluation, calibration, alike)
 
 
-def load_job_to_build(options: Options, reporter: Reporter) -> BuildSpec:
+def load_job_to_build(options: Job, reporter: Reporter) -> BuildSpec:
     """Load the network and choose calibration images, for bundles that are not evaluated. Otherwise as `load_job`."""
     settings = choose_settings(options)
     network, recipe = _load(options, settings, reporter)
@@ -62,13 +62,13 @@ def load_job_to_build(options: Options, reporter: Reporter) -> BuildSpec:
     return BuildSpec(network, recipe, settings.device_class, datasets.calibration, calibration)
 
 
-def _load(options: Options, settings: JobSettings, reporter: Reporter) -> tuple[Network, Recipe]:
+def _load(options: Job, settings: JobSettings, reporter: Reporter) -> tuple[Network, Recipe]:
     """Load the network; return it, and the recipe for its size."""
-    with reporter.stage(f"load {options.model.name}"), quiet():
-        network = load_network(options.model, seed=options.seed)
+    with reporter.stage(f"load {options.model_options.name}"), quiet():
+        network = load_network(options.model_options, seed=options.seed)
     recipe = for_size(settings.recipe, network.params)
     report_rounding(settings.recipe, recipe, network.params, reporter)
-    _report_origin(network, options.model, reporter)
+    _report_origin(network, options.model_options, reporter)
     return network, recipe
 
 
@@ -88,12 +88,12 @@ def _report_origin(network: Network, model: ModelOptions, reporter: Reporter) ->
         reporter.warn("the weights are random: accuracy is meaningless, but sizes, speed and agreement are valid")
 
 
-def _open(options: Options, network: Network, reporter: Reporter) -> tuple[Network, Datasets]:
+def _open(options: Job, network: Network, reporter: Reporter) -> tuple[Network, Datasets]:
     """Open the data sets, and settle the classes of the network, which is returned with their names."""
     datasets = datasets_of(options, network.labels)
     if datasets.origin:
         reporter.say(datasets.origin)
-    return settle_classes(network, options.model, datasets.evaluation, reporter), datasets
+    return settle_classes(network, options.model_options, datasets.evaluation, reporter), datasets
 
 
 def _check_network(network: Network, dataset: Dataset, calibration: Selection, reporter: Reporter) -> None:

@@ -21,11 +21,11 @@ from edgekit.config.recipes import Recipe, recipe_for
 from edgekit.config.runtimes import RUNTIMES, FileLimit, find_runtime
 from edgekit.errors import InputError, PlanError
 from edgekit.images.calibration_list import read_list
+from edgekit.job import Job
 from edgekit.measure.machine import machine_memory
 from edgekit.models.identify import identify
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.job_settings import choose_class, choose_recipe, for_size
-from edgekit.pipeline.options import Options
 from edgekit.pipeline.plan_document import Fit, NominalLatency, Plan, PlannedBundle, PlannedStage
 from edgekit.pipeline.plan_shape import Shape, shape_of_model
 from edgekit.support.libraries import quiet
@@ -108,7 +108,7 @@ class Refusals:
     """Reason why the job could not be planned, in which case no bundle is refused."""
 
 
-def refusals(options: Options) -> Refusals:
+def refusals(options: Job) -> Refusals:
     """Find the bundles of a job that do not fit on this machine. Raises PlanError if none of them fits.
 
     A valid job may be impossible to plan, such as one with a factory whose code needs real tensors. Loading the model
@@ -117,7 +117,7 @@ def refusals(options: Options) -> Refusals:
     try:
         calibration = read_list(options.calibration_list, PASSES) if options.calibration_list else None
         recipe = choose_recipe(options, calibration)
-        planned = plan_model(options.model, options.targets, choose_class(options), recipe)
+        planned = plan_model(options.model_options, options.targets, choose_class(options), recipe)
     except InputError as error:
         return Refusals(unplanned=error)
     reasons: dict[str, str] = {}
@@ -134,8 +134,8 @@ def refusals(options: Options) -> Refusals:
     if len(reasons) == len(bundles):
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise PlanError(
-            f"'{options.model.name}' ({planned.params / 1e6:,.0f} M parameters) does not fit on this machine: {listed}",
-            fix=f"Use `--force` to try anyway, or run `edgekit plan {options.model.name}` for details",
+            f"'{planned.model}' ({planned.params / 1e6:,.0f} M parameters) does not fit on this machine: {listed}",
+            fix=f"Use `--force` to try anyway, or run `edgekit plan {planned.model}` for details",
         )
     peaks = [bundle.peak_bytes or 0 for bundle in bundles if bundle.name not in reasons]
     return Refusals(reasons, max(peaks) or None)

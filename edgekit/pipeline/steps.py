@@ -7,12 +7,12 @@ from typing import Literal
 
 from edgekit.errors import InputError
 from edgekit.images.calibration_list import write_list
+from edgekit.job import Job
 from edgekit.pipeline.build import warn_of_unmatched
 from edgekit.pipeline.builder import build_all, builder_of
 from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.graph_to_compile import STAGE, load_graph, read_facts, save_facts, save_graph
 from edgekit.pipeline.loading import load_job_to_build
-from edgekit.pipeline.options import Options
 from edgekit.pipeline.request import BundleInputs
 from edgekit.report.measurement import Failure
 from edgekit.runtime.backend import load_backend
@@ -55,7 +55,7 @@ def not_made(errors: Mapping[str, Exception]) -> tuple[NotMade, ...]:
     return tuple(NotMade(name=name, failure=Failure.of("compile", error)) for name, error in errors.items())
 
 
-def quantize_model(options: Options, reporter: Reporter) -> QuantizedGraphs:
+def quantize_model(options: Job, reporter: Reporter) -> QuantizedGraphs:
     """Calibrate for each target, and write the graphs to `OUTPUT/<target>-int8-graph`."""
     check_output(options.folder)
     spec = load_job_to_build(options, reporter)
@@ -118,7 +118,7 @@ def compile_graphs(source: Path, output: Path, reporter: Reporter) -> CompiledBu
     return CompiledBundles(bundles=tuple(bundles.values()), failures=failures)
 
 
-def compile_model(options: Options, reporter: Reporter) -> CompiledBundles:
+def compile_model(options: Job, reporter: Reporter) -> CompiledBundles:
     """Build float bundles of a model, `OUTPUT/<target>-float`. A few images check their parity with torch."""
     check_output(options.folder)
     for target in options.targets:

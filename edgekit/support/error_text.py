@@ -38,7 +38,6 @@ def lines_of(error: EdgekitError) -> Iterator[str]:
     for label, text in (("valid", error.valid), ("fix", error.fix)):
         if text:
             yield f"  {label + ':':<6} {text}"
-    yield f"  {'more:':<6} edgekit explain {type(error).__name__}"
 
 
 def _line(paragraph: str) -> str:

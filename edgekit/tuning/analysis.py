@@ -9,6 +9,7 @@ from edgekit import __version__
 from edgekit.config.precisions import PRECISIONS
 from edgekit.errors import InputError, StageError, UsageError
 from edgekit.images.crops import crop_samples
+from edgekit.job import Job
 from edgekit.measure import machine
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.evaluation_images import ReferenceInputs, reference_inputs
@@ -16,7 +17,6 @@ from edgekit.pipeline.graph_to_compile import GraphToCompile
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.options import Options
 from edgekit.pipeline.request import BuildSpec, BundleInputs
 from edgekit.report import load_report, write_report
 from edgekit.report.device import DeviceFacts
@@ -44,7 +44,7 @@ from edgekit.tuning.study import ROOMS
 FILE, PICTURE = "sensitivity.json", "sensitivity.svg"
 
 
-def analyse(options: Options, reporter: Reporter) -> Sensitivity:
+def analyse(options: Job, reporter: Reporter) -> Sensitivity:
     """Measure every layer for each target and write OUTPUT/sensitivity.json and .svg. Returns the document.
 
     If the folder has a report of the same weights, the report shows the sensitivity too. A target whose compiler fails
@@ -68,14 +68,14 @@ def analyse(options: Options, reporter: Reporter) -> Sensitivity:
     return sensitivity
 
 
-def check_max_drop(options: Options) -> None:
+def check_max_drop(options: Job) -> None:
     """Raise UsageError for a --max-drop below 0, or one that is not a number."""
     if not options.gates.max_drop >= 0:
         valid = "percentage points of top-1, 0 or more"
         raise UsageError(f"--max-drop is {options.gates.max_drop:g}", valid=valid)
 
 
-def document(spec: BuildSpec, images: JobImages, options: Options, parts: Sequence[TargetSensitivity]) -> Sensitivity:
+def document(spec: BuildSpec, images: JobImages, options: Job, parts: Sequence[TargetSensitivity]) -> Sensitivity:
     """The document that sensitivity.json contains."""
     return Sensitivity(
         edgekit=__version__,
@@ -109,7 +109,7 @@ class SensitivityInputs(Inputs):
     """Hash of edgekit's code in `ROOMS`."""
 
 
-def sensitivity_inputs(graphs: JobGraphs, images: JobImages, target: str, options: Options) -> SensitivityInputs:
+def sensitivity_inputs(graphs: JobGraphs, images: JobImages, target: str, options: Job) -> SensitivityInputs:
     """Inputs of one target's part of the document."""
     return SensitivityInputs(
         bundles=tuple(replace(graphs.inputs(target, precision), labels=()) for precision in PRECISIONS),
@@ -122,7 +122,7 @@ def sensitivity_inputs(graphs: JobGraphs, images: JobImages, target: str, option
 
 
 def _analysed(
-    graphs: JobGraphs, images: JobImages, target: str, options: Options, run: RunFolder, reporter: Reporter
+    graphs: JobGraphs, images: JobImages, target: str, options: Job, run: RunFolder, reporter: Reporter
 ) -> TargetSensitivity:
     """One target's part of the document, measured or reused from an interrupted run."""
     inputs = sensitivity_inputs(graphs, images, target, options)

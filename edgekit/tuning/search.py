@@ -13,6 +13,7 @@ from edgekit.devices.web.pages import Pages, serving
 from edgekit.errors import BundleError, DataError, EngineError, StageError, UsageError
 from edgekit.images.calibration_list import write_list
 from edgekit.images.selection import Selection, split
+from edgekit.job import Job
 from edgekit.measure import machine
 from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.measure_bundles import measure_group
@@ -24,7 +25,6 @@ from edgekit.pipeline.evaluation_images import crop_images
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.options import Options
 from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.pipeline.thumbnails import make_thumbnails
@@ -52,7 +52,7 @@ Searches = Mapping[str, Sequence[Trial]]
 
 @dataclass(frozen=True)
 class Search:
-    """Options of `edgekit tune` in addition to those of the job."""
+    """Job of `edgekit tune` in addition to those of the job."""
 
     trials: int | None = None
     """Maximum number of recipes to try for each target; None for the whole plan."""
@@ -74,7 +74,7 @@ class SplitJob:
     """Images for the verdict."""
 
 
-def load_split_job(options: Options, search: Search, reporter: Reporter) -> SplitJob:
+def load_split_job(options: Job, search: Search, reporter: Reporter) -> SplitJob:
     """Load the network, then choose and split the images. DataError if one part would be empty."""
     tuning, held_out = search.num_tuning_samples, options.num_eval_samples
     for name, count in (("--num-tuning-samples", tuning), ("--num-eval-samples", held_out)):
@@ -96,19 +96,19 @@ def load_split_job(options: Options, search: Search, reporter: Reporter) -> Spli
     return SplitJob(spec, replace(images, evaluation=first), rest)
 
 
-def tune(options: Options, search: Search, reporter: Reporter) -> Report:
+def tune(options: Job, search: Search, reporter: Reporter) -> Report:
     """Search, write OUTPUT/recipe.toml, build its bundles and judge them on held-out images. Returns the report.
 
     An interrupted search resumes after its last trial. Raises StageError if no trial completes.
     """
     check_search(options)
     check_tools(options)
-    with serving(options.devices, reporter) as pages, open_run(options.folder) as run:
+    with serving(options.machines, reporter) as pages, open_run(options.folder) as run:
         ready = load_split_job(options, search, reporter)
-        if options.devices[0] != THIS:
+        if options.machines[0] != THIS:
             reporter.warn(
-                f"trials are timed on this machine, so the search doesn't judge their speed; {options.devices[0].name} "
-                "times the result"
+                "trials are timed on this machine, so the search doesn't judge their speed; "
+                f"{options.machines[0].name} times the result"
             )
         searches = run_searches(ready, options, search, run, reporter)
         check_completed(searches)
@@ -116,23 +116,23 @@ def tune(options: Options, search: Search, reporter: Reporter) -> Report:
         return verdict(run, ready, recipe, options, searches, reporter, pages)
 
 
-def check_search(options: Options) -> None:
+def check_search(options: Job) -> None:
     """Raise UsageError for options that make a search impossible."""
     check_max_drop(options)
-    if options.model.weights == "random":
+    if options.model_options.weights == "random":
         raise UsageError("the weights are random, so there is no accuracy to preserve", fix="Use --weights FILE")
 
 
-def trial_gates(options: Options) -> Gates:
+def trial_gates(options: Job) -> Gates:
     """The gates of trials, which judge the measured drop: `verdict` judges its interval on the held-out images.
 
     They run on this machine, whose speed says nothing about another device's.
     """
-    min_speedup = options.gates.min_speedup if options.devices[0] == THIS else 0
+    min_speedup = options.gates.min_speedup if options.machines[0] == THIS else 0
     return replace(options.gates, must_show_drop=False, min_speedup=min_speedup)
 
 
-def run_searches(ready: SplitJob, options: Options, search: Search, run: RunFolder, reporter: Reporter) -> Searches:
+def run_searches(ready: SplitJob, options: Job, search: Search, run: RunFolder, reporter: Reporter) -> Searches:
     """Search for each target, one after the other."""
     until = time.monotonic() + 60 * search.minutes if search.minutes else float("inf")
     spec, images, searches = ready.spec, ready.images, {}
@@ -234,7 +234,7 @@ def verdict(
     run: RunFolder,
     ready: SplitJob,
     recipe: Recipe,
-    options: Options,
+    options: Job,
     searches: Searches,
     reporter: Reporter,
     pages: Pages | None = None,

@@ -19,7 +19,6 @@ from edgekit.config.interpolations import INTERPOLATIONS
 from edgekit.config.precisions import PRECISIONS, SCHEMES
 from edgekit.config.recipes import list_recipes
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.errors import error_names
 
 Complete = Callable[..., list[str]]
 NAMES = ("convnextv2_atto.fcmae_ft_in1k", "resnet18.a1_in1k")
@@ -79,8 +78,6 @@ def complete(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
         (["quantize", "conv"], [NAMES[0]]),
         (["tune", "de"], ["demo"]),
         (["soup", "--model", "res"], [NAMES[1]]),
-        (["explain", "Bundle"], ["BundleError", "BundleRefusedError"]),
-        (["explain", ""], [name for name in error_names() if name != "EdgekitError"]),
         (["dep"], ["deploy"]),
         (["devices", "c"], ["clean"]),
         (["deploy", "--max"], ["--max-drop"]),

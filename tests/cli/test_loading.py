@@ -80,7 +80,7 @@ def test_quiet_says_nothing(command: list[str], tmp_path: Path) -> None:
     assert err.startswith(MARK)
 
 
-@pytest.mark.parametrize("command", [["targets"], ["doctor"], ["explain"], ["report", "gone"], ["benchmark", "gone"]])
+@pytest.mark.parametrize("command", [["targets"], ["doctor"], ["report", "gone"], ["benchmark", "gone"]])
 def test_commands_that_need_no_torch_say_nothing(command: list[str], tmp_path: Path) -> None:
     line = [sys.executable, "-c", CODE, *command]
     err = subprocess.run(line, capture_output=True, cwd=tmp_path, check=False).stderr.decode()

@@ -1,17 +1,11 @@
 """Facts about the machine, and None where they are unknown."""
 
 import platform
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from edgekit.cli.options import channels_of, size_of
 from edgekit.measure import machine
-from edgekit.measure.fresh_process import peak_rss_bytes
-from edgekit.measure.machine import machine_memory
 from edgekit.report.device import DeviceFacts
 from edgekit.report.serialization import parse, to_json
 from edgekit.support import probe
@@ -76,38 +70,3 @@ def test_the_processor_has_a_name_without_linux_files(tmp_path: Path, monkeypatc
     assert machine._cpu(tmp_path) == platform.machine()
     monkeypatch.setattr(platform, "machine", lambda: "")
     assert machine._cpu(tmp_path) is None
-
-
-def test_texts_of_options() -> None:
-    assert (size_of("224"), size_of("224X320"), size_of(None)) == (224, (224, 320), None)
-    assert channels_of("mean", "0.5, 0.25,1") == (0.5, 0.25, 1.0)
-    assert channels_of("std", "0.5") == (0.5,)
-
-
-def test_a_device_without_psutil_has_the_same_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    host = machine_memory()
-    monkeypatch.setitem(sys.modules, "psutil", None)
-    device = machine_memory()
-    assert device.total == host.total
-    assert host.total is not None
-    for available in (host.available, device.available):
-        assert available is not None
-        assert 0 < available < host.total
-
-
-def test_the_peak_includes_memory_that_was_freed() -> None:
-    code = """
-import numpy as np
-from edgekit.measure.fresh_process import peak_rss_bytes
-before = peak_rss_bytes()
-np.ones(200_000_000, np.uint8)
-print(peak_rss_bytes() - before)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) == pytest.approx(200e6, rel=0.1)
-
-
-def test_the_peak_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
-    assert before <= peak_rss_bytes() <= 1.1 * before

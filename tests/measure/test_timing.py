@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from edgekit.cli.options import seconds_of
+from edgekit.cli.benchmark import seconds_of
 from edgekit.errors import EngineError, UsageError
 from edgekit.measure.fresh_process import Fresh
 from edgekit.measure.latency import LEAD_RUNS, TURN

@@ -15,6 +15,7 @@ from edgekit.compiler.constant_store import MappedFiles
 from edgekit.config import sizes
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import CompileError, OutputError
+from edgekit.job import Job
 from edgekit.models import parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_one
@@ -22,7 +23,6 @@ from edgekit.pipeline.build_process import Wanted
 from edgekit.pipeline.builder import SeparateBuilder, builder_of
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.options import Options
 from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.report.measurement import Failure
@@ -38,7 +38,7 @@ from tests.helpers.tiny import TINY_ARGS, TINY_MODEL, TINY_VIT, VIT_ARGS
 @pytest.fixture(scope="module")
 def small(photos: Path) -> BuildSpec:
     model = ModelOptions(TINY_VIT[0], "random", parse_model_args(VIT_ARGS), imgsz=32)
-    spec, _ = load_job(Options(model, photos, num_calibration_samples=4, num_eval_samples=4), Reporter(quiet=True))
+    spec, _ = load_job(Job(model, photos, num_calibration_samples=4, num_eval_samples=4), Reporter(quiet=True))
     return spec
 
 
@@ -91,7 +91,7 @@ def test_constants_in_files_make_the_same_bundles(
 ) -> None:
     model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0)
     reporter = Reporter(quiet=True)
-    spec, _ = load_job(Options(model, photos, num_calibration_samples=10), reporter)
+    spec, _ = load_job(Job(model, photos, num_calibration_samples=10), reporter)
     monkeypatch.setattr(constant_store, "LARGE_BYTES", 0)
     graphs = JobGraphs(spec, reporter, MappedFiles(tmp_path))
     for target in RUNTIMES:
@@ -108,7 +108,7 @@ def test_weights_of_a_parked_job_are_mapped(small: BuildSpec, parked: SeparateBu
 def test_the_network_in_memory_is_freed(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sizes, "BUILT_APART_FROM", 0)
     model, reporter = ModelOptions(TINY_VIT[0], "random", parse_model_args(VIT_ARGS), imgsz=32), Reporter(quiet=True)
-    spec, _ = load_job(Options(model, photos), reporter)
+    spec, _ = load_job(Job(model, photos), reporter)
     places = {weight.data_ptr() for weight in spec.network.module.parameters()}
     assert in_memory(places) == places
     with open_run(tmp_path / "run") as run, builder_of(spec, run) as builder:
@@ -133,7 +133,7 @@ def test_weights_of_very_large_networks_are_not_fitted(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model = ModelOptions(TINY_VIT[0], "random", parse_model_args(VIT_ARGS), imgsz=32)
-    options = Options(model, photos, recipe="default", num_calibration_samples=4, num_eval_samples=4)
+    options = Job(model, photos, recipe="default", num_calibration_samples=4, num_eval_samples=4)
     assert load_job(options, Reporter(quiet=True))[0].recipe.weight_rounding == "fit"
     monkeypatch.setattr(sizes, "ROUNDED_TOGETHER_UP_TO", 0)
     recipe = load_job(options, Reporter(quiet=True))[0].recipe

@@ -14,12 +14,12 @@ from edgekit.config.recipes import Estimator
 from edgekit.errors import WeightsError
 from edgekit.images import crops
 from edgekit.images.preprocess import Preprocessing
+from edgekit.job import Job
 from edgekit.models import Network, logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import graphs as graphs_module
 from edgekit.pipeline.graphs import PARITY_IMAGES, JobGraphs
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.options import Options
 from edgekit.support.progress import Reporter
 from tests.helpers.refusals import refuses
 
@@ -40,7 +40,7 @@ def test_each_calibration_image_is_decoded_and_checked_once(
 ) -> None:
     """By the first of several processes, here several graphs of a job that share a folder."""
     model = ModelOptions("tests.helpers.odd:paddle", None, imgsz=16)
-    spec, _ = load_job(Options(model, photos, targets=("onnx",), num_calibration_samples=10), Reporter(quiet=True))
+    spec, _ = load_job(Job(model, photos, targets=("onnx",), num_calibration_samples=10), Reporter(quiet=True))
     decoded: list[str] = []
     predicted: list[NDArray[np.uint8]] = []
 
@@ -74,9 +74,7 @@ def test_a_network_that_returns_nan_for_a_calibration_image(estimator: Estimator
         grey = Image.effect_noise((16, 16), 20 + index).point(lambda value: value // 2)
         (grey if index < 10 else grey.point(lambda _: 255)).save(tmp_path / str(index % 2) / f"{index}.png")
     model = ModelOptions("tests.helpers.odd:dazzled", None, imgsz=16)
-    spec, chosen = load_job(
-        Options(model, tmp_path, targets=("onnx",), num_calibration_samples=10), Reporter(quiet=True)
-    )
+    spec, chosen = load_job(Job(model, tmp_path, targets=("onnx",), num_calibration_samples=10), Reporter(quiet=True))
     everything = (*spec.calibration.images, *chosen.evaluation.images)
     images = sorted(everything, key=lambda image: image.sample.name.endswith("10.png"))[1:]
     recipe = replace(spec.recipe, estimator=estimator)
@@ -89,7 +87,7 @@ def test_a_network_that_returns_nan_for_a_calibration_image(estimator: Estimator
 
 def test_graphs_with_other_recipes_share_the_export_and_the_images(photos: Path) -> None:
     model = ModelOptions("tests.helpers.odd:paddle", None, imgsz=16)
-    spec, _ = load_job(Options(model, photos, targets=("onnx",), num_calibration_samples=10), Reporter(quiet=True))
+    spec, _ = load_job(Job(model, photos, targets=("onnx",), num_calibration_samples=10), Reporter(quiet=True))
     reporter = CountingReporter()
     graphs = JobGraphs(spec, reporter)
     nearest = replace(spec.recipe, weight_rounding="nearest")

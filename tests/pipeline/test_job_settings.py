@@ -9,25 +9,25 @@ from edgekit.config import sizes
 from edgekit.config.recipes import load_recipe
 from edgekit.devices.registry import THIS, Device
 from edgekit.errors import UnreachableError, UsageError
+from edgekit.job import Job
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import job_settings
 from edgekit.pipeline.job_settings import for_size
-from edgekit.pipeline.options import Options
 from tests.helpers.refusals import refuses
 
 
 def test_a_machine_without_a_class_needs_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_settings, "host_class", lambda: None)
     with refuses(UsageError, "--device-class") as caught:
-        job_settings.choose_class(Options(ModelOptions("x"), Path("data")))
+        job_settings.choose_class(Job(ModelOptions("x"), Path("data")))
     assert "raspberry-pi-4" in str(caught.value)
-    chosen = job_settings.choose_class(Options(ModelOptions("x"), Path("data"), device_class="raspberry-pi-5"))
+    chosen = job_settings.choose_class(Job(ModelOptions("x"), Path("data"), device_class="raspberry-pi-5"))
     assert chosen.name == "raspberry-pi-5"
 
 
 def test_the_class_is_that_of_the_first_device(monkeypatch: pytest.MonkeyPatch) -> None:
     board = Device("pi", "ssh://pi", "raspberry-pi-5")
-    options = Options(ModelOptions("x"), Path("data"), devices=(board, THIS))
+    options = Job(ModelOptions("x"), Path("data"), devices=(board, THIS))
     assert job_settings.choose_class(options).name == "raspberry-pi-5"
 
     def unreachable(device: Device) -> str:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.images.crops import crop_samples
+from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.builder import build_all
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.options import Options
 from edgekit.pipeline.parity import PARITY, difference
 from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.side_by_side import SingleProcessBuilder
@@ -73,7 +73,7 @@ def deployed(
     """What became of a network on each runtime, or why there is no bundle."""
     model = ModelOptions("tests.helpers.networks:build", None, {"name": request.param}, imgsz=SIZE, crop_pct=1.0)
     reporter = Reporter(quiet=True)
-    spec, chosen = load_job(Options(model, pictures, num_calibration_samples=8, num_eval_samples=8), reporter)
+    spec, chosen = load_job(Job(model, pictures, num_calibration_samples=8, num_eval_samples=8), reporter)
     built = build_all(SingleProcessBuilder(spec), tuple(RUNTIMES), tmp_path_factory.mktemp("bundles"), reporter)
     rows = {
         target: row_of(request.param, spec, chosen, target, built[f"{target}-float"], built[f"{target}-int8"])

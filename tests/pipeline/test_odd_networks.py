@@ -13,13 +13,13 @@ import edgekit
 from edgekit.cli.main import main
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.images.crops import crop_samples
+from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.builder import build_all
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.options import Options
 from edgekit.pipeline.parity import PARITY
 from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.side_by_side import SingleProcessBuilder
@@ -87,7 +87,7 @@ def differences(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def loaded_job(name: str, size: tuple[int, int], pictures: Path) -> tuple[BuildSpec, JobImages]:
     model = ModelOptions(name, imgsz=size, crop_pct=1.0)
-    options = Options(model, pictures / "evaluation", pictures / "calibration", num_calibration_samples=CALIBRATION)
+    options = Job(model, pictures / "evaluation", pictures / "calibration", num_calibration_samples=CALIBRATION)
     return load_job(options, Reporter(quiet=True))
 
 

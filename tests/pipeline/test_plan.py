@@ -19,10 +19,10 @@ from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import RUNTIMES, FileLimit
 from edgekit.devices.registry import Device
 from edgekit.errors import ModelError, OutputError
+from edgekit.job import Job
 from edgekit.models import meta, parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import deploy, job_settings, plan
-from edgekit.pipeline.options import Options
 from edgekit.pipeline.plan_shape import shape_of_model
 from tests.helpers.graphs import export_graph
 from tests.helpers.measurements import without_fresh_processes
@@ -184,7 +184,7 @@ def test_a_job_is_planned_with_its_own_recipe_and_class(tmp_path: Path, monkeypa
     monkeypatch.setattr(job_settings, "class_of_remote", class_of_remote)
     monkeypatch.setattr(plan, "plan_model", plan_model)
     board = Device("pi", "ssh://pi", None)
-    options = Options(TINY, Path("photos"), recipe="default", devices=(board,), targets=("onnx",))
+    options = Job(TINY, Path("photos"), recipe="default", devices=(board,), targets=("onnx",))
     plan.refusals(job_settings.with_device_class(options))
     ((model, targets, device_class, recipe),) = planned
     assert (model, targets, device_class.name, recipe.name) == (TINY, ("onnx",), "raspberry-pi-4", "default")

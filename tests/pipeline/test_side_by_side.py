@@ -17,6 +17,7 @@ from edgekit.compiler.execution.threads import threads
 from edgekit.config import sizes
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import CompileError, ParityError
+from edgekit.job import Job
 from edgekit.models import parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import builder as builders
@@ -24,7 +25,6 @@ from edgekit.pipeline.build_process import BuildProcess, Wanted
 from edgekit.pipeline.builder import Builder, build_all, builder_of
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.options import Options
 from edgekit.pipeline.side_by_side import SideBySideBuilder, SingleProcessBuilder
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
@@ -37,7 +37,7 @@ def builder(photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytes
     """A builder of `finished_run`'s bundles that uses one other process."""
     monkeypatch.setattr(sizes, "BUILT_SIDE_BY_SIDE_FROM", 0)
     model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0)
-    spec, _ = load_job(Options(model, photos, num_calibration_samples=10), Reporter(quiet=True))
+    spec, _ = load_job(Job(model, photos, num_calibration_samples=10), Reporter(quiet=True))
     with threads(2), open_run(tmp_path / "job") as run, builder_of(spec, run, peak_bytes=1) as made:
         assert isinstance(made, SideBySideBuilder)
         yield made

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from edgekit.errors import CompileError, ImageError
+from edgekit.job import Job
 from edgekit.models.arguments import parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.options import Options
 from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.stability import check_stability, doubt_of
 from edgekit.report.document import RangeRatio, Stability
@@ -49,14 +49,14 @@ MakeJob = Callable[[Path], tuple[BuildSpec, JobImages]]
 def job(vit_weights: Path) -> MakeJob:
     """A function that prepares a job with the images of a folder."""
     model = ModelOptions(TINY_VIT[0], str(vit_weights), parse_model_args(VIT_ARGS), imgsz=32, crop_pct=1.0)
-    return lambda data: load_job(Options(model, data, num_calibration_samples=10), Reporter(quiet=True))
+    return lambda data: load_job(Job(model, data, num_calibration_samples=10), Reporter(quiet=True))
 
 
 @pytest.fixture
 def convnext_job(tiny_weights: Path) -> MakeJob:
     """`job` for a network whose ranges are not normalized before each layer."""
     model = ModelOptions(TINY_MODEL[0], str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0)
-    return lambda data: load_job(Options(model, data, num_calibration_samples=10), Reporter(quiet=True))
+    return lambda data: load_job(Job(model, data, num_calibration_samples=10), Reporter(quiet=True))
 
 
 def graphs_of(spec: BuildSpec) -> JobGraphs:

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.cli.groups import Making, Measuring
-from edgekit.cli.saved_job import DEMO, GivenJob
 from edgekit.images.dataset import open_dataset
 from edgekit.images.preprocess import Preprocessing
+from edgekit.job import DEMO, Job
 from edgekit.pipeline.thumbnails import SIDE, make_thumbnails
 from edgekit.report.document import Report
 from edgekit.report.html import CLASSES, EXAMPLES
@@ -78,6 +77,6 @@ def test_an_image_that_is_gone_costs_its_thumbnail(
 
 @pytest.mark.parametrize("without", [False, True])
 def test_the_option_turns_them_off(without: bool) -> None:
-    given = GivenJob(model=DEMO, making=Making(), measuring=Measuring(no_thumbnails=without))
-    assert given.options(()).thumbnails is not without
-    assert ("--no-thumbnails" in given.arguments) is without
+    job = Job.of(DEMO, {"thumbnails": False} if without else {})
+    assert job.thumbnails is not without
+    assert ("--no-thumbnails" in job.arguments) is without

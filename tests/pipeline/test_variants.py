@@ -11,13 +11,13 @@ import pytest
 
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.images.crops import crop_samples
+from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
 from edgekit.models import parse_model_args
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.builder import build_all
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.options import Options
 from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import Session
@@ -71,7 +71,7 @@ def test_bundles_compute_what_torch_does(
     variant, reporter = VARIANTS[name], Reporter(quiet=True)
     arguments = parse_model_args(variant.arguments)
     model = ModelOptions(variant.model, "random", arguments, imgsz=variant.size, crop_pct=1.0)
-    spec, images = load_job(Options(model, pictures, num_calibration_samples=8, num_eval_samples=8), reporter)
+    spec, images = load_job(Job(model, pictures, num_calibration_samples=8, num_eval_samples=8), reporter)
     preprocessing = spec.network.preprocessing
     assert preprocessing.input_shape == (1, arguments.get("in_chans", 3), *variant.size)
     assert spec.network.classes == arguments["num_classes"]

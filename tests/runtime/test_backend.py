@@ -25,13 +25,13 @@ from edgekit.config.precisions import PRECISIONS
 from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import RUNTIMES, Runtime, find_runtime, register, runtime_of_suffix
 from edgekit.errors import CompileError
+from edgekit.job import Job
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.builder import build_all
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.options import Options
 from edgekit.pipeline.parity import PARITY
 from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.side_by_side import SingleProcessBuilder
@@ -55,7 +55,7 @@ def tiny_job(photos: Path, tiny_weights: Path) -> tuple[BuildSpec, JobImages]:
 
     args = parse_model_args(TINY_ARGS)
     model = ModelOptions("convnextv2_atto", str(tiny_weights), args, imgsz=32, crop_pct=1.0)
-    return load_job(Options(model, photos, num_calibration_samples=10), Reporter(quiet=True))
+    return load_job(Job(model, photos, num_calibration_samples=10), Reporter(quiet=True))
 
 
 @pytest.fixture(scope="session")

@@ -1,23 +1,23 @@
-"""A run folder in place of a job's options: what it keeps, what options replace, and what commands take from it."""
+"""Jobs in files and run folders: what they keep, what options replace, and what commands take from them."""
 
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-from edgekit.cli.groups import Calibrating, Making, Measuring, Source, Wanted
 from edgekit.cli.main import main
-from edgekit.cli.saved_job import GROUPS, GivenJob, _plain, bundles_of, read_job, run_of
 from edgekit.errors import InputError
+from edgekit.job import Job, job_of
+from edgekit.job.job import declarations, default_of
+from edgekit.job.saved import bundles_of, kept, read_kept, run_of
 from edgekit.measure.settings import Gates
-from edgekit.pipeline.options import Options
 from edgekit.support.run_folder import JOB
 from tests.helpers.command_line import all_commands
+from tests.helpers.refusals import refuses
 
 ENTRIES = {
     "deploy": "edgekit.pipeline.deploy.deploy",
@@ -27,17 +27,47 @@ ENTRIES = {
     "evaluate": "edgekit.measure.evaluate_bundles.evaluate_bundles",
 }
 """The function that each command calls after it has read its arguments."""
-ALL = GivenJob(
-    model="net:make",
-    making=Making(
-        weights="random", data=Path("/a"), target=["onnx"], device_class="x86-64-v3", recipe="default", seed=3
-    ),
-    calibrating=Calibrating(Path("/b"), 4, Path("/c")),
-    measuring=Measuring(5, ["local", "web"], True, Path("/e"), "https", True, 2, 6, 7, 0.5, 1.5, True),
-    source=Source("a=1", "32", "0.5", "0.6", "bicubic", 0.9, Path("/d")),
-    wanted=Wanted(["int8"], "w8", True, True),
-)
-"""A job in which no option is at its default, except for the output."""
+
+
+@pytest.fixture
+def all_stated(tmp_path: Path, photos: Path, finished_run: Path) -> dict[str, Any]:
+    """A value for every field of a job, none of which is the default."""
+    (tmp_path / "labels.txt").write_text("cat\n")
+    return {
+        "data": photos,
+        "weights": "random",
+        "model_args": {"a": 1},
+        "imgsz": (32, 48),
+        "mean": (0.5,),
+        "std": (0.25,),
+        "interpolation": "bilinear",
+        "crop_pct": 0.9,
+        "labels": tmp_path / "labels.txt",
+        "calibration_data": photos,
+        "num_calibration_samples": 4,
+        "calibration_list": finished_run / "calibration.json",
+        "num_eval_samples": 5,
+        "seed": 3,
+        "targets": ["onnx"],
+        "precisions": ["int8"],
+        "scheme": "w8",
+        "recipe": "default",
+        "device_class": "x86-64-v3",
+        "check_stability": True,
+        "force": True,
+        "devices": ["local", "web"],
+        "offline": True,
+        "web_runtime": tmp_path / "labels.txt",
+        "web_network": "https",
+        "threads": 2,
+        "warmup": 6,
+        "iterations": 7,
+        "max_drop": 0.5,
+        "min_speedup": 1.5,
+        "repair": False,
+        "output": tmp_path / "run",
+        "thumbnails": False,
+    }
 
 
 class Stopped(Exception):
@@ -71,34 +101,32 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
 
 
 def test_a_run_is_its_job_again(called: Callable[..., Any], run: Path, job_arguments: list[str]) -> None:
-    whole: Options = called("deploy", *job_arguments, "-o", run)[0]
-    for arguments in (["--again", run], [run], ["--again", run, "-o", run]):
-        options: Options = called("deploy", *arguments)[0]
-        assert replace(options, command=whole.command) == whole
-        again: Options = called(*options.command, "-o", run)[0]
-        assert replace(again, command=whole.command) == whole, "reports show the whole job"
+    whole: Job = called("deploy", *job_arguments, "-o", run)[0]
+    again: Job = called("deploy", run)[0]
+    assert again == whole
+    assert called(*again.command, "-o", run)[0] == whole, "reports show the whole job"
 
 
 def test_options_replace_those_of_the_run(called: Callable[..., Any], run: Path, tmp_path: Path) -> None:
-    before: Options = called("deploy", run)[0]
+    before: Job = called("deploy", run)[0]
     more = ["--target", "onnx", "--max-drop", "0.5", "--seed", "0", "-o", tmp_path / "other"]
-    options: Options = called("deploy", run, *more)[0]
+    options: Job = called("deploy", run, *more)[0]
     assert (options.targets, options.folder) == (("onnx",), tmp_path / "other")
     assert options.gates == replace(before.gates, max_drop=0.5, must_show_drop=True)
-    same = {name: getattr(before, name) for name in ("targets", "output", "gates", "command", "as_given")}
+    same = {name: getattr(before, name) for name in ("targets", "output", "max_drop")}
     assert replace(options, **same) == before
 
 
 def test_bundles_are_made_for_the_class_of_another_device(called: Callable[..., Any], run: Path) -> None:
     job = json.loads((run / JOB).read_text())
-    job["making"]["device_class"] = "raspberry-pi-4"
+    job["stated"]["device_class"] = "raspberry-pi-4"
     (run / JOB).write_text(json.dumps(job))
     assert called("deploy", run)[0].device_class == "raspberry-pi-4"
     assert called("deploy", run, "--device", "ssh://pi@board")[0].device_class is None
 
 
 def test_sensitivity_of_a_run(called: Callable[..., Any], run: Path) -> None:
-    options: Options = called("sensitivity", run)[0]
+    options: Job = called("sensitivity", run)[0]
     assert (options.folder, options.num_eval_samples) == (run, 20), "the run's images, as they are fewer"
     assert options.gates.max_drop == 100
     options = called("sensitivity", run, "--max-drop", "2", "--num-eval-samples", "7")[0]
@@ -110,7 +138,6 @@ def test_tune_splits_the_images_of_a_run(called: Callable[..., Any], run: Path) 
     assert options.folder == run.with_name("run-tuned")
     assert options.gates == Gates(0.5, True, 0.0, False)
     assert (search.num_tuning_samples, options.num_eval_samples) == (10, 10)
-    assert options.as_given is None, "a search is another job than its result, whose images are those held out"
     options, search, _ = called("tune", run, "--num-tuning-samples", "8")
     assert (search.num_tuning_samples, options.num_eval_samples) == (8, None)
 
@@ -137,12 +164,12 @@ def test_a_run_without_a_job(run: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert f"with all options and `--output {run}`" in err
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b'{"schema_version": 2, "model": "resnet18", "making": {}}'])
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"schema_version": 1, "model": "resnet18", "making": {}}'])
 def test_a_job_that_is_damaged_or_of_another_version(
     run: Path, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run / JOB).write_bytes(content)
-    assert main(["deploy", "--again", str(run)]) == 2
+    assert main(["deploy", str(run)]) == 2
     assert f"the job of run '{run}' can't be read" in capsys.readouterr().err
 
 
@@ -151,26 +178,21 @@ def test_files_that_were_moved_are_named_with_the_option(
     called: Callable[..., Any], run: Path, tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = json.loads((run / JOB).read_text())
-    place, moved = job["making"][option], str(tmp_path / "gone")
-    job["making"][option] = moved
+    place, moved = job["stated"][option], str(tmp_path / "gone")
+    job["stated"][option] = moved
     (run / JOB).write_text(json.dumps(job))
     assert main(["deploy", str(run)]) == 2
     err = capsys.readouterr().err
     assert f"has --{option} '{moved}', which is not there any more" in err
     assert f"Name its new place with `--{option} PATH`" in err
-    options: Options = called("deploy", run, f"--{option}", place)[0]
-    assert place in (str(options.data), options.model.weights)
+    options: Job = called("deploy", run, f"--{option}", place)[0]
+    assert place in (str(options.data), options.weights)
 
 
 @pytest.mark.parametrize("command", ["deploy", "sensitivity", "tune"])
 def test_a_mistyped_run_folder(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, str(tmp_path / "rnu")]) == 2
     assert f"'{tmp_path}/rnu' doesn't exist" in capsys.readouterr().err
-
-
-def test_again_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["deploy", "--again", str(tmp_path), "--data", str(tmp_path)]) == 2
-    assert f"--again needs a run folder, and '{tmp_path}' is none" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_the_output_is_no_argument(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,13 +215,52 @@ def test_reports_do_not_contain_the_paths_of_the_job(
             assert str(photos.parent).encode() not in file.read_bytes(), file
 
 
-def test_every_option_is_kept() -> None:
-    for name in GROUPS:
-        group = getattr(ALL, name)
-        at_default = [each.name for each in fields(group) if getattr(group, each.name) == each.default]
-        assert at_default == (["output"] if name == "making" else [])
-    kept = msgspec.convert(json.loads(json.dumps(_plain(ALL))), GivenJob, dec_hook=lambda kind, value: kind(value))
-    assert kept == ALL
+def test_every_field_is_kept_and_stated(all_stated: dict[str, Any]) -> None:
+    """In job.json, in a TOML file, and as the arguments of a command."""
+    assert set(all_stated) == set(declarations())
+    job = Job.of("net:make", all_stated)
+    at_default = [name for name in declarations() if getattr(job, name) == default_of(name)]
+    assert at_default == []
+    document = json.loads(json.dumps(kept(job)))
+    assert set(document["stated"]) == {*all_stated} - {"output"}, "the folder itself, which may be moved"
+    assert replace(Job.of(document["model"], document["stated"]), output=job.output) == job
+    command = dict(all_commands())["deploy"]
+    switches = {option for parameter in command.params for option in parameter.opts}
+    assert {argument for argument in job.arguments if argument.startswith("--")} <= switches
+    assert {flag for option in declarations().values() for flag in option.flags} <= switches
+    assert job.arguments[0] == "net:make"
+
+
+def test_a_job_in_a_toml_file(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "labels.txt").write_text("cat\n")
+    (tmp_path / "photos").symlink_to(photos)
+    file = tmp_path / "job.toml"
+    file.write_text('model = "net:make"\ndata = "photos"\nlabels = "labels.txt"\ntargets = ["onnx"]\nmax_drop = 0.5\n')
+    monkeypatch.chdir(photos)
+    job = job_of(str(file), {"max_drop": 1.0})
+    assert (job.model, job.data, job.labels) == ("net:make", tmp_path / "photos", tmp_path / "labels.txt")
+    assert (job.targets, job.max_drop) == (("onnx",), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('data = "photos"', "names no model"),
+        ("model = ", "can't be read"),
+        ('model = "net"\nmax_drop = "much"', "max_drop in"),
+        ('model = "net"\nmax_dorp = 1', "'max_dorp'"),
+    ],
+)
+def test_a_toml_file_that_is_no_job(tmp_path: Path, text: str, problem: str) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text(text)
+    with refuses(InputError, problem):
+        job_of(str(file), {})
+
+
+def test_a_toml_file_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deploy", "gone.toml"]) == 2
+    assert "'gone.toml' doesn't exist" in capsys.readouterr().err
 
 
 def test_relative_paths_are_kept_as_absolute_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,37 +268,28 @@ def test_relative_paths_are_kept_as_absolute_ones(tmp_path: Path, monkeypatch: p
     for file in ("best.pth", "saved/config.json", "photos/cat/1.png"):
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).touch()
-    given = replace(ALL, making=Making(weights="best.pth", data=Path("photos.zip/val"), output=Path("run")))
-    for name, kept in (
+    for name, kept_name in (
         ("saved", str(tmp_path / "saved")),
         ("best.pth", str(tmp_path / "best.pth")),
         ("photos", "photos"),
     ):
-        assert _plain(replace(given, model=name))["model"] == kept, "no model is called like a folder of images"
-    making = _plain(given)["making"]
-    assert making["weights"] == str(tmp_path / "best.pth")
-    assert making["data"] == str(tmp_path / "photos.zip" / "val")
-    assert making["output"] is None, "it is the folder, which may be moved"
+        document = kept(Job.of(name, {"weights": "best.pth", "data": Path("photos"), "output": Path("run")}))
+        assert document is not None
+        assert document["model"] == kept_name, "no model is called like a folder of images"
+        assert document["stated"] == {"weights": str(tmp_path / "best.pth"), "data": str(tmp_path / "photos")}
 
 
-def test_the_arguments_of_a_job_are_those_of_the_command() -> None:
-    parameters = dict(all_commands())["deploy"].params
-    options = {option for parameter in parameters for option in parameter.opts}
-    assert {argument for argument in ALL.arguments if argument.startswith("--")} <= options
-    assert ALL.arguments[:3] == ("net:make", "--weights", "random")
-
-
-@pytest.mark.parametrize("text", ["v2.0", "photos.0", "0.0", "1.0"])
-def test_texts_are_stated_as_they_were_given(text: str) -> None:
-    job = GivenJob(model="net:make", making=Making(weights=text, data=Path(text), target=[text], recipe=text))
-    assert job.arguments == ("net:make", "--weights", text, "--data", text, "--target", text, "--recipe", text)
+def test_a_model_in_memory_is_not_kept(photos: Path) -> None:
+    assert kept(Job.of(object(), {"data": photos})) is None
 
 
 def test_whole_numbers_are_stated_without_a_fraction() -> None:
-    job = GivenJob(model="net:make", making=Making(), measuring=Measuring(max_drop=2.0, min_speedup=1.25))
-    assert job.arguments == ("net:make", "--max-drop", "2", "--min-speedup", "1.25")
+    job = Job.of("net:make", {"max_drop": 2.0, "min_speedup": 1.25, "model_args": {"act": "gelu"}})
+    assert job.arguments == (
+        "net:make", "--model-args", "act='gelu'", "--max-drop", "2", "--min-speedup", "1.25",
+    )  # fmt: skip
 
 
 def test_a_damaged_run_keeps_its_job(run: Path) -> None:
     (run / "report.json").unlink()
-    assert read_job(run).model == "convnextv2_atto"
+    assert read_kept(run).model == "convnextv2_atto"

@@ -1,0 +1,579 @@
+"""The job: a model, images, what to make of them, where to measure it, and the bounds that it must keep."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+from edgekit.config.interpolations import INTERPOLATIONS
+from edgekit.config.precisions import PRECISIONS, Precision, Scheme
+from edgekit.config.runtimes import RUNTIMES, find_runtime
+from edgekit.devices.registry import THIS, Device, PageScheme, find_device
+from edgekit.errors import UsageError, did_you_mean
+from edgekit.job import kinds
+from edgekit.job.options import Option
+from edgekit.measure.settings import Gates, Timing
+from edgekit.models.demo import OUTPUT, THREADS, assets, demo_model
+from edgekit.models.options import ModelArgs, ModelOptions
+
+DEMO = "demo"
+"""Name of the model and images that come with edgekit."""
+LARGEST_SEED = 2**63 - 1
+MOST_THREADS = 1024
+MOST_SPEEDUP = 1000
+EVERY_CORE = "one for each physical core"
+
+Stated = Mapping[str, Any]
+"""Values by the names of the fields that were stated, as a command line, a file or a caller gave them."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that decides what a deployment makes and measures.
+
+    `of` makes one from what a user states. The command line, the Python call, job.json, TOML files, the reference and
+    the Action's inputs derive from these fields.
+    """
+
+    model: Any
+    """Name or path of the model, an `nn.Module` in memory, or `ModelOptions`; empty for measurements of bundles."""
+    data: Annotated[
+        Any,
+        Option(
+            kind=kinds.IMAGES,
+            panel="Images",
+            metavar="PATH",
+            help="Labelled images: a folder or a zip with one folder of images for each class, a CSV of path and "
+            "label, Parquet, or tar shards of WebDataset. If it has the splits train and val (or test), train is for "
+            "the calibration, and val for the evaluation.",
+        ),
+    ] = None
+    _: KW_ONLY
+    weights: Annotated[
+        str | None,
+        Option(
+            kind=kinds.Text(kinds.check_weights),
+            panel="Model",
+            metavar="FILE",
+            default="the published weights",
+            help="Checkpoint (.safetensors, .pth or .ckpt), folder that save_pretrained wrote, or random for "
+            "untrained weights.",
+        ),
+    ] = None
+    model_args: Annotated[
+        ModelArgs | None,
+        Option(
+            kind=kinds.Arguments(),
+            panel="Model",
+            metavar="KEY=VALUE",
+            advanced=True,
+            help="Arguments for the model's constructor, separated by commas, such as num_classes=10,conv_mlp=True. A "
+            "checkpoint gives num_classes itself.",
+        ),
+    ] = None
+    imgsz: Annotated[
+        int | tuple[int, int] | None,
+        Option(
+            kind=kinds.Size(),
+            panel="Model",
+            metavar="SIZE",
+            default="the model's own",
+            help="Input size in pixels: one side, such as 224, or HEIGHTxWIDTH, such as 224x320.",
+        ),
+    ] = None
+    mean: Annotated[
+        tuple[float, ...] | None,
+        Option(
+            kind=kinds.Channels("0.485,0.456,0.406"),
+            panel="Model",
+            metavar="R,G,B",
+            default="the model's own",
+            advanced=True,
+            help="Mean of the red, green and blue channels, or of grey images, on a scale of 0 to 1.",
+        ),
+    ] = None
+    std: Annotated[
+        tuple[float, ...] | None,
+        Option(
+            kind=kinds.Channels("0.229,0.224,0.225", above_zero=True),
+            panel="Model",
+            metavar="R,G,B",
+            default="the model's own",
+            advanced=True,
+            help="Standard deviation of the same channels, on a scale of 0 to 1.",
+        ),
+    ] = None
+    interpolation: Annotated[
+        str | None,
+        Option(
+            kind=kinds.INTERPOLATION,
+            panel="Model",
+            metavar="FILTER",
+            default="the model's own",
+            advanced=True,
+            help=f"Filter that resizes images: {', '.join(INTERPOLATIONS)}.",
+        ),
+    ] = None
+    crop_pct: Annotated[
+        float | None,
+        Option(
+            kind=kinds.Number(0.1, 1, whole=False),
+            panel="Model",
+            metavar="FRACTION",
+            default="the model's own",
+            advanced=True,
+            help="Fraction of the resized image's side that the central crop keeps.",
+        ),
+    ] = None
+    labels: Annotated[
+        Path | None,
+        Option(
+            kind=kinds.Place(kinds.check_labels),
+            panel="Model",
+            metavar="FILE",
+            default="those in the model's file, those of the images, or ImageNet's for 1000 classes",
+            help="Text file with one class name per line, in the order of the model's outputs.",
+        ),
+    ] = None
+    calibration_data: Annotated[
+        Any,
+        Option(
+            kind=kinds.IMAGES,
+            panel="Images",
+            metavar="PATH",
+            default="the split train of --data, or else a part that is left out of the evaluation",
+            help="Images to calibrate on, in any layout that --data takes.",
+        ),
+    ] = None
+    num_calibration_samples: Annotated[
+        int | None,
+        Option(
+            kind=kinds.Number(1),
+            panel="Images",
+            metavar="N",
+            default="the recipe's",
+            advanced=True,
+            help="Number of images to calibrate on, spread evenly over the classes.",
+        ),
+    ] = None
+    calibration_list: Annotated[
+        Path | None,
+        Option(
+            kind=kinds.Place(kinds.check_calibration_list),
+            panel="Images",
+            metavar="FILE",
+            advanced=True,
+            help="The calibration.json of an earlier run. Its images and recipe reproduce the same bundles.",
+        ),
+    ] = None
+    num_eval_samples: Annotated[
+        int | None,
+        Option(
+            kind=kinds.Number(1),
+            panel="Images",
+            metavar="N",
+            default="all that are left",
+            help="Number of images to evaluate on, of each class in proportion to its size. Images that were "
+            "calibrated on are never among them.",
+        ),
+    ] = None
+    seed: Annotated[
+        int,
+        Option(
+            kind=kinds.Number(0, LARGEST_SEED),
+            panel="Images",
+            metavar="N",
+            advanced=True,
+            help="Seed for the choice of images and for random weights.",
+        ),
+    ] = 0
+    targets: Annotated[
+        tuple[str, ...],
+        Option(
+            kind=kinds.Names(kinds.targets),
+            panel="Bundles",
+            metavar="RUNTIME",
+            default="all",
+            flags=("--target", "--runtime"),
+            help=f"Runtimes to compile for: {kinds.RUNTIME_NAMES}. Repeatable, or a list such as onnx,tflite.",
+        ),
+    ] = tuple(RUNTIMES)
+    precisions: Annotated[
+        tuple[Precision, ...],
+        Option(
+            kind=kinds.Names(kinds.precisions),
+            panel="Bundles",
+            metavar="PRECISION",
+            default="both",
+            flags=("--precision",),
+            help="Precisions of the bundles to make: float (also fp32, fp16 or bf16: the bundle runs in each that the "
+            "runtime has) and int8. Repeatable, or a list with commas.",
+        ),
+    ] = PRECISIONS
+    scheme: Annotated[
+        Scheme | None,
+        Option(
+            kind=kinds.SCHEME,
+            panel="Bundles",
+            metavar="SCHEME",
+            default="the recipe's",
+            advanced=True,
+            help="INT8 scheme: w8a8 quantizes weights and activations; w8 quantizes the weights alone, which makes "
+            "the file smaller and computes in float.",
+        ),
+    ] = None
+    recipe: Annotated[
+        str | None,
+        Option(
+            kind=kinds.RECIPE,
+            panel="Bundles",
+            metavar="NAME",
+            default="the recipe of the model's family",
+            help="Recipe to calibrate with, or a TOML file that holds one. `edgekit targets` lists the recipes.",
+        ),
+    ] = None
+    device_class: Annotated[
+        str | None,
+        Option(
+            kind=kinds.DEVICE_CLASS,
+            panel="Bundles",
+            metavar="NAME",
+            default="the class of the first device",
+            advanced=True,
+            help="Device class that the bundles are made for, or a TOML file that describes one. `edgekit targets` "
+            "lists the classes.",
+        ),
+    ] = None
+    check_stability: Annotated[
+        bool,
+        Option(
+            kind=kinds.Flag(),
+            panel="Bundles",
+            advanced=True,
+            help="Calibrate on each half of the images as well, and compare the results.",
+        ),
+    ] = False
+    force: Annotated[
+        bool,
+        Option(
+            kind=kinds.Flag(),
+            panel="Bundles",
+            advanced=True,
+            help="Build bundles even if `--dry-run` predicts that they won't fit in this machine's memory or disk.",
+        ),
+    ] = False
+    devices: Annotated[
+        tuple[str, ...],
+        Option(
+            kind=kinds.Names(lambda label, names: tuple(dict.fromkeys(names))),
+            panel="Device",
+            metavar="DEVICE",
+            default="local",
+            flags=("--device",),
+            help="Devices to measure on: local (this machine), names from `edgekit devices list`, ssh://USER@HOST, or "
+            "web for a browser, such as a phone's, that opens the address which edgekit shows. Repeatable, or a list "
+            "such as local,pi5,web:pixel.",
+        ),
+    ] = ()
+    offline: Annotated[
+        bool,
+        Option(
+            kind=kinds.Flag(),
+            panel="Device",
+            advanced=True,
+            help="Download the device's packages on this machine and copy them over, for a device without internet "
+            "access.",
+        ),
+    ] = False
+    web_runtime: Annotated[
+        Path | None,
+        Option(
+            kind=kinds.Place(),
+            panel="Device",
+            metavar="FILE",
+            default="npm downloads it once",
+            advanced=True,
+            help="Package file of LiteRT.js, which runs bundles in browsers.",
+        ),
+    ] = None
+    web_network: Annotated[
+        PageScheme | None,
+        Option(
+            kind=kinds.OneOf(("http", "https")),
+            panel="Device",
+            metavar="http|https",
+            default="this machine alone",
+            advanced=True,
+            help="Serve the page for browsers to the network, too. Over https it may keep the screen on, use threads "
+            "and read a finer clock, as on this machine; the browser warns of the certificate, which is made for the "
+            "command.",
+        ),
+    ] = None
+    threads: Annotated[
+        int | None,
+        Option(
+            kind=kinds.Number(1, MOST_THREADS),
+            panel="Measurement",
+            metavar="N",
+            default=EVERY_CORE,
+            help="Number of threads that the runtime uses.",
+        ),
+    ] = None
+    warmup: Annotated[
+        int,
+        Option(
+            kind=kinds.Number(0),
+            panel="Measurement",
+            metavar="N",
+            advanced=True,
+            help="Untimed inferences before the timed ones.",
+        ),
+    ] = 20
+    iterations: Annotated[
+        int | None,
+        Option(
+            kind=kinds.Number(1),
+            panel="Measurement",
+            metavar="N",
+            default="200, or from 100 on as few as make the speedups precise",
+            advanced=True,
+            help="Timed inferences of each bundle.",
+        ),
+    ] = None
+    max_drop: Annotated[
+        float | None,
+        Option(
+            kind=kinds.Number(0, 100, whole=False),
+            panel="Gates",
+            metavar="POINTS",
+            default="the measured loss may be 1 point, whatever its interval",
+            help="Largest loss of top-1 accuracy, in percentage points, with which an int8 bundle passes. The whole "
+            "95 % confidence interval of the loss must lie within it.",
+        ),
+    ] = None
+    min_speedup: Annotated[
+        float | None,
+        Option(
+            kind=kinds.Number(0, MOST_SPEEDUP, whole=False),
+            panel="Gates",
+            metavar="FACTOR",
+            default="1",
+            help="Required speedup of an int8 bundle over its runtime's fastest float, bf16 and f16 included. The "
+            "whole 95 % confidence interval must lie above it. 0 turns the gate off.",
+        ),
+    ] = None
+    repair: Annotated[
+        bool,
+        Option(
+            kind=kinds.Flag(),
+            panel="Gates",
+            flags=("--no-repair",),
+            turns_off=True,
+            advanced=True,
+            help="Leave an int8 bundle that misses --max-drop as it is. Otherwise edgekit ranks its layers on "
+            "calibration images, keeps the noisiest in float and measures again, at most three times, as long as int8 "
+            "stays faster than float.",
+        ),
+    ] = True
+    output: Annotated[
+        Path | None,
+        Option(
+            kind=kinds.Place(),
+            panel="Output",
+            metavar="FOLDER",
+            default="runs/MODEL",
+            flags=("--output", "-o"),
+            help="Run folder for the bundles and reports.",
+        ),
+    ] = None
+    thumbnails: Annotated[
+        bool,
+        Option(
+            kind=kinds.Flag(),
+            panel="Output",
+            flags=("--no-thumbnails",),
+            turns_off=True,
+            advanced=True,
+            help="Leave thumbnails of the images that INT8 classifies differently out of report.html.",
+        ),
+    ] = True
+    stated: Stated = field(default_factory=dict, compare=False)
+    """The values that were stated, from which the same job can be stated again."""
+    verb: str = field(default="deploy", compare=False)
+    """The command that runs the job."""
+    more: tuple[str, ...] = field(default=(), compare=False)
+    """Arguments of that command that state no field of the job."""
+
+    @classmethod
+    def of(cls, model: Any, stated: Stated, label: Callable[[str], str] | None = None) -> "Job":
+        """The job of a model and of the values that a user states; those that are None are left at their default.
+
+        `label` gives the name of a field in errors: that of its option if None. Raises InputError for a value that is
+        not valid, or for a combination of values.
+        """
+        given = {name: value for name, value in stated.items() if value is not None}
+        options, name_of = declarations(), label or flag_of
+        if unknown := sorted(set(given) - set(options)):
+            near = did_you_mean(unknown[0], list(options))
+            raise UsageError(f"a job has no field '{unknown[0]}'", valid=", ".join(options), fix=near)
+        every = {**_demo(given), **given} if model == DEMO else given
+        values = {
+            name: option.kind.read(name_of(name), every[name]) for name, option in options.items() if name in every
+        }
+        job = cls(model=model, stated=given, **values)
+        if (job.web_runtime or job.web_network) and not any(machine.is_browser for machine in job.machines):
+            option = "--web-network" if job.web_network else "--web-runtime"
+            raise UsageError(f"{option} is for browsers, and no device is one", fix="Add `--device web`")
+        if job.scheme:
+            check_scheme(job.scheme, job.targets)
+        return job
+
+    def with_values(self, stated: Stated) -> "Job":
+        """The job with these values in place of its own."""
+        return Job.of(self.model, {**self.stated, **stated})
+
+    def check(self) -> None:
+        """Raise an InputError if the job names no images, or if its run folder can't be written."""
+        from edgekit.support.run_folder import check_output
+
+        self.check_data()
+        check_output(self.folder)
+
+    def check_data(self) -> None:
+        """Raise UsageError if the job names no images."""
+        if self.data is None:
+            from edgekit.images.layouts.lookup import VALID
+
+            raise UsageError("no images were given", valid=VALID, fix="Name labelled images with --data PATH")
+
+    @cached_property
+    def model_options(self) -> ModelOptions:
+        """The network that the job describes, with its preprocessing."""
+        if isinstance(self.model, ModelOptions):
+            return self.model
+        if self.model == DEMO:
+            own = demo_model(self.weights)
+            given = ("model_args", "imgsz", "mean", "std", "interpolation", "crop_pct", "labels")
+            return replace(own, **{name: getattr(self, name) for name in given if getattr(self, name) is not None})
+        return ModelOptions(
+            name=self.model,
+            weights=self.weights,
+            model_args=self.model_args or {},
+            imgsz=self.imgsz,
+            mean=self.mean,
+            std=self.std,
+            interpolation=self.interpolation,
+            crop_pct=self.crop_pct,
+            labels=self.labels,
+        )
+
+    @property
+    def folder(self) -> Path:
+        """Path of the run folder: `output`, or a folder named after the model."""
+        return self.output or Path("runs") / self.model_options.run_name.replace("/", "_").replace(":", "_")
+
+    @cached_property
+    def machines(self) -> tuple[Device, ...]:
+        """The devices to measure on; bundles are built for the class of the first."""
+        return tuple(find_device(name, self.offline, self.web_network, self.web_runtime) for name in self.devices) or (
+            THIS,
+        )
+
+    @property
+    def timing(self) -> Timing:
+        """The timing. It runs for all rounds if the user states their number, or a speedup to confirm."""
+        timing = Timing(self.threads, self.warmup, may_end_early=not self.min_speedup)
+        return timing if self.iterations is None else replace(timing, iterations=self.iterations, may_end_early=False)
+
+    @property
+    def gates(self) -> Gates:
+        """The gates. A bound that the user states is a claim, which the interval must confirm."""
+        return gates_of(self.max_drop, self.min_speedup)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The arguments of a command line that states this job: the model, and the options that were stated."""
+        model = () if self.verb == DEMO else (self.model if isinstance(self.model, str) else type(self.model).__name__,)
+        return (*model, *arguments_of(self.stated))
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The command that runs this job, without the name of the program."""
+        return (self.verb, *self.arguments, *self.more)
+
+
+def gates_of(max_drop: float | None = None, min_speedup: float | None = None) -> Gates:
+    """The gates with these bounds; a bound that is None keeps its default, which no interval must confirm."""
+    gates = Gates()
+    if min_speedup is not None:
+        gates = replace(gates, min_speedup=min_speedup, needs_steady_timing=min_speedup > 0)
+    return gates if max_drop is None else replace(gates, max_drop=max_drop, must_show_drop=True)
+
+
+def check_scheme(scheme: Scheme, targets: tuple[str, ...]) -> None:
+    """Raise UsageError, with the targets that can, if one of these targets can't compile the INT8 scheme."""
+    unable = [find_runtime(name) for name in targets if scheme not in find_runtime(name).schemes]
+    if not unable:
+        return
+    able = [runtime.name for runtime in RUNTIMES.values() if scheme in runtime.schemes]
+    requested = [name for name in able if name in targets]
+    titles = " and ".join(runtime.title for runtime in unable)
+    raise UsageError(
+        f"{titles} can't compile scheme {scheme}",
+        valid=f"{', '.join(unable[0].schemes)} for {titles}",
+        fix=f"Choose other runtimes with `{' '.join(f'--target {name}' for name in requested or able)}`",
+    )
+
+
+@cache
+def declarations() -> Mapping[str, Option]:
+    """The declarations of the fields that a user can state, by name."""
+    hints = get_type_hints(Job, include_extras=True)
+    parts = {each.name: get_args(hints[each.name]) for each in fields(Job)}
+    return {name: option for name, types in parts.items() for option in types if isinstance(option, Option)}
+
+
+def default_of(name: str) -> Any:
+    """The default of the field of this name."""
+    return next(each.default for each in fields(Job) if each.name == name)
+
+
+def flag_of(name: str) -> str:
+    """The option that states the field of this name."""
+    return declarations()[name].flags_of(name)[0]
+
+
+def arguments_of(stated: Stated) -> Iterator[str]:
+    """The options of a command line that state these values."""
+    for name, option in declarations().items():
+        value = stated.get(name)
+        if value is None:
+            continue
+        flag = option.flags_of(name)[0]
+        if isinstance(option.kind, kinds.Flag):
+            if value is not option.turns_off:
+                yield flag
+        else:
+            yield from (flag, _written(value))
+
+
+def _written(value: Any) -> str:
+    """A value as a user would type it: 2 instead of 2.0 for a number, and a text as it is."""
+    if isinstance(value, float):
+        return str(value).removesuffix(".0")
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}={each!r}" for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return ",".join(map(_written, value))
+    return str(value)
+
+
+def _demo(stated: Stated) -> Stated:
+    """What the demo states where the user states nothing."""
+    own = (
+        {}
+        if stated.get("data")
+        else {"data": assets() / "evaluation.zip", "calibration_data": assets() / "calibration.zip"}
+    )
+    return {**own, "threads": THREADS, "output": OUTPUT}

@@ -1,0 +1,271 @@
+"""Kinds of values that a job has: how each is read from a command line, a TOML or JSON file, or a Python call.
+
+`read` takes what was stated, with the name to use for it in an error, and returns the value. Every mistake is an
+InputError, and is found without importing torch.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgekit.config.device_classes import load_device_class
+from edgekit.config.interpolations import INTERPOLATIONS
+from edgekit.config.precisions import PRECISIONS, SCHEMES, Precision
+from edgekit.config.recipes import load_recipe
+from edgekit.config.runtimes import RUNTIMES, runtime_called
+from edgekit.errors import UsageError, WeightsError
+from edgekit.models.arguments import parse_model_args
+from edgekit.models.options import ModelArgs
+
+RANDOM = "random"
+PRECISION_ALIASES: Mapping[str, Precision] = {"fp32": "float", "fp16": "float", "bf16": "float"}
+"""Names of the field for the float bundle, which a runtime runs in each of these precisions that it has."""
+
+
+class Kind(Protocol):
+    """A kind of values."""
+
+    @property
+    def typed(self) -> Any:
+        """The type of the option's value on the command line."""
+        ...
+
+    def read(self, label: str, stated: Any) -> Any:
+        """The value that was stated under the name `label`. Raises InputError for one that isn't valid."""
+        ...
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or false."""
+
+    typed: Any = bool
+
+    def read(self, label: str, stated: Any) -> bool:
+        """The truth value."""
+        if not isinstance(stated, bool):
+            raise UsageError(f"{label} is '{stated}'", valid="true or false")
+        return stated
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number between two bounds, which may be whole only."""
+
+    minimum: float
+    maximum: float | None = None
+    whole: bool = True
+
+    @property
+    def typed(self) -> Any:
+        """A whole number or any."""
+        return int if self.whole else float
+
+    def read(self, label: str, stated: Any) -> Any:
+        """The number."""
+        types = int if self.whole else (int, float)
+        above = self.maximum is not None and isinstance(stated, types) and stated > self.maximum
+        if isinstance(stated, bool) or not isinstance(stated, types) or not stated >= self.minimum or above:
+            name = "whole number" if self.whole else "number"
+            bounds = f"of at least {self.minimum}" if self.maximum is None else f"from {self.minimum} to {self.maximum}"
+            raise UsageError(f"{label} is '{stated}'", valid=f"a {name} {bounds}")
+        return stated if self.whole else float(stated)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text, which `check` refuses with an InputError if it isn't valid."""
+
+    check: Callable[[str], object] = str
+    typed: Any = str
+
+    def read(self, label: str, stated: Any) -> str:
+        """The text."""
+        if not isinstance(stated, str | Path):
+            raise UsageError(f"{label} is '{stated}'", valid="a text")
+        self.check(str(stated))
+        return str(stated)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The path of a file or folder, which `check` refuses with an InputError if it isn't usable."""
+
+    check: Callable[[Path], object] = Path
+    typed: Any = Path
+
+    def read(self, label: str, stated: Any) -> Path:
+        """The path."""
+        if not isinstance(stated, str | Path):
+            raise UsageError(f"{label} is '{stated}'", valid="a path")
+        self.check(Path(stated))
+        return Path(stated)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of several names."""
+
+    names: tuple[str, ...]
+    typed: Any = str
+
+    def read(self, label: str, stated: Any) -> str:
+        """The name."""
+        if stated not in self.names:
+            several = " or ".join(self.names) if len(self.names) == 2 else ", ".join(self.names)
+            raise UsageError(f"{label} is '{stated}'", valid=several)
+        return str(stated)
+
+
+@dataclass(frozen=True)
+class Names:
+    """Several names: a list, or a text that separates them by commas."""
+
+    resolve: Callable[[str, list[str]], tuple[str, ...]]
+    """Turns the label and the names into those of the job, without repetitions."""
+    typed: Any = list[str]
+
+    def read(self, label: str, stated: Any) -> tuple[str, ...]:
+        """The names."""
+        texts = [stated] if isinstance(stated, str) else stated
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            raise UsageError(f"{label} is '{stated}'", valid="a name, or a list of names")
+        names = [name.strip() for text in texts for name in text.split(",")]
+        if "" in names:
+            raise UsageError(
+                f"{label} has an empty name in '{','.join(texts)}'",
+                valid="names, separated by commas without spaces",
+                fix="Remove the comma too many",
+            )
+        return self.resolve(label, names)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Pixels: 224 for a square, or height and width, as "224x320" or (224, 320)."""
+
+    typed: Any = str
+
+    def read(self, label: str, stated: Any) -> int | tuple[int, int]:
+        """The side of a square, or height and width."""
+        from edgekit.images.preprocess import MAX_SIDE  # numpy: --help must do without
+
+        parts = stated.lower().split("x") if isinstance(stated, str) else stated
+        try:
+            sides = [int(part) for part in (parts if isinstance(parts, list | tuple) else [parts])]
+        except (TypeError, ValueError):
+            sides = []
+        if len(sides) not in (1, 2) or not all(1 <= side <= MAX_SIDE for side in sides):
+            raise UsageError(
+                f"{label} is '{stated}'",
+                valid=f"a number of pixels from 1 to {MAX_SIDE}, such as 224, or HEIGHTxWIDTH, such as 224x320",
+            )
+        return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+@dataclass(frozen=True)
+class Channels:
+    """A number for each of red, green and blue, or one for grey: "0.5,0.5,0.5" or (0.5, 0.5, 0.5)."""
+
+    example: str
+    above_zero: bool = False
+    typed: Any = str
+
+    def read(self, label: str, stated: Any) -> tuple[float, ...]:
+        """The numbers."""
+        from edgekit.images.preprocess import CHANNELS  # numpy: --help must do without
+
+        parts = stated.split(",") if isinstance(stated, str) else stated
+        try:
+            values = tuple(float(part) for part in (parts if isinstance(parts, Sequence) else [parts]))
+        except (TypeError, ValueError):
+            values = ()
+        usable = all(math.isfinite(value) and (value > 0 or not self.above_zero) for value in values)
+        if len(values) not in CHANNELS or not usable:
+            raise UsageError(
+                f"{label} is '{stated}'",
+                valid=f"three numbers{' above 0' if self.above_zero else ''} for red, green and blue, such as "
+                f"{self.example}, or one for grey images",
+            )
+        return values
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Keyword arguments: "num_classes=10,conv_mlp=True" or a mapping."""
+
+    typed: Any = str
+
+    def read(self, label: str, stated: Any) -> ModelArgs:
+        """The arguments by name."""
+        if isinstance(stated, Mapping):
+            return dict(stated)
+        if not isinstance(stated, str):
+            raise UsageError(f"{label} is '{stated}'", valid="KEY=VALUE, separated by commas")
+        return parse_model_args(stated)
+
+
+def targets(label: str, names: list[str]) -> tuple[str, ...]:
+    """The names of the runtimes, for which some have several."""
+    return tuple(dict.fromkeys(runtime_called(name).name for name in names))
+
+
+def precisions(label: str, names: list[str]) -> tuple[Precision, ...]:
+    """The precisions in the order of the report."""
+    chosen = {PRECISION_ALIASES.get(name, name) for name in names}
+    if unknown := sorted(chosen - set(PRECISIONS)):
+        raise UsageError(f"{label} is '{unknown[0]}'", valid=", ".join((*PRECISIONS, *PRECISION_ALIASES)))
+    return tuple(precision for precision in PRECISIONS if precision in chosen)
+
+
+def check_images(path: Path) -> None:
+    """Raise DataError unless the path is an image set in one of the layouts, or a part of one."""
+    from edgekit.images.layouts.lookup import open_layout  # numpy
+
+    open_layout(path)
+
+
+def check_calibration_list(path: Path) -> None:
+    """Raise DataError unless this is the calibration.json of a run."""
+    from edgekit.images.calibration_list import read_list  # numpy
+
+    read_list(path)
+
+
+def check_weights(weights: str) -> None:
+    """Raise WeightsError unless this is a file, a folder with a saved model, or `random`."""
+    if weights == RANDOM or Path(weights).is_file() or (Path(weights) / "config.json").is_file():
+        return
+    problem = "is a folder without config.json" if Path(weights).is_dir() else "doesn't exist"
+    raise WeightsError(
+        f"the checkpoint '{weights}' {problem}",
+        valid="a .safetensors, .pth, .pt, .bin or .ckpt file, a folder that save_pretrained wrote, or random for "
+        "untrained weights",
+        fix="Correct --weights, or leave it out for the published weights",
+    )
+
+
+def check_labels(path: Path) -> None:
+    """Raise UsageError unless the file can be read as text."""
+    try:
+        path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "doesn't exist" if isinstance(error, FileNotFoundError) else f"can't be read: {error}"
+        raise UsageError(
+            f"the labels file '{path}' {reason}",
+            valid="a UTF-8 text file with one class name per line, in the order of the model's outputs",
+            fix="Correct --labels",
+        ) from error
+
+
+IMAGES = Place(check_images)
+RECIPE = Text(load_recipe)
+DEVICE_CLASS = Text(load_device_class)
+INTERPOLATION = OneOf(INTERPOLATIONS)
+SCHEME = OneOf(SCHEMES)
+RUNTIME_NAMES = ", ".join(
+    runtime.name + (f" (or {', '.join(runtime.aliases)})" if runtime.aliases else "") for runtime in RUNTIMES.values()
+)
+"""The names that `--target` takes, in words."""

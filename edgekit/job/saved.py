@@ -1,0 +1,228 @@
+"""Jobs in files: a TOML file that a user writes, and the job.json that a run folder keeps.
+
+job.json contains local paths, while reports and bundles are shared, so nothing else has its content, and no command
+copies it.
+"""
+
+import os
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from edgekit.config.precisions import PRECISIONS
+from edgekit.config.runtimes import RUNTIMES
+from edgekit.errors import DataError, InputError, UsageError
+from edgekit.job import kinds
+from edgekit.job.job import DEMO, Job, Stated, declarations, flag_of
+from edgekit.report.serialization import REPORT_FILE
+from edgekit.support.run_folder import JOB, STATE
+
+TOML = ".toml"
+
+
+class KeptJob(msgspec.Struct, frozen=True, kw_only=True):
+    """The document in a run folder."""
+
+    schema_version: Literal[2] = 2
+    model: str
+    stated: dict[str, Any]
+
+
+def job_of(model: Any, stated: Stated) -> Job:
+    """The job that MODEL and the values beside it state.
+
+    MODEL is a TOML file with a job, a run folder, whose job is used, or a model. The values replace those of a file or
+    a run. A run folder is the output of its job, unless another one is stated.
+    """
+    if isinstance(model, Path):
+        model = str(model)
+    if not isinstance(model, str):
+        return Job.of(model, stated)
+    if model.lower().endswith(TOML):
+        return read_toml(Path(model)).with_values(stated)
+    run = run_of(model, stated.get("output"))
+    if run is None:
+        return Job.of(model, stated)
+    return continued(run, {"output": run, **stated})
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is that of a run folder."""
+    return os.path.isdir(path) and (os.path.isdir(path / STATE) or os.path.isfile(path / REPORT_FILE))
+
+
+def run_of(model: str, output: Path | None) -> Path | None:
+    """The run folder that is given as MODEL; None for a model. A folder that is also the output keeps its meaning.
+
+    Raises InputError for a path that doesn't exist.
+    """
+    path = Path(model)
+    if os.sep in model and ":" not in model and not path.suffix and not path.exists():
+        raise InputError(
+            f"'{model}' doesn't exist",
+            valid="a run folder, a saved model, a model's name, or hf_hub:USER/MODEL",
+            fix="Correct the path",
+        )
+    if model == DEMO or not is_run(path) or (output is not None and Path(output).resolve() == path.resolve()):
+        return None
+    return path
+
+
+def read_toml(file: Path) -> Job:
+    """The job of a TOML file, in which `model` is the model and the other keys are fields of the job.
+
+    Relative paths start at the file's folder. Raises InputError if the file is not readable or not valid.
+    """
+    try:
+        table = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        reason = "doesn't exist" if isinstance(error, FileNotFoundError) else f"can't be read: {error}"
+        raise InputError(f"the job '{file}' {reason}", valid="a TOML file with the fields of a job") from error
+    model = table.pop("model", None)
+    if not isinstance(model, str):
+        raise UsageError(f"the job '{file}' names no model", valid='a line such as model = "resnet18"')
+    folder = file.absolute().parent
+    stated = {name: _in_folder(folder, name, value) for name, value in table.items()}
+    return Job.of(_existing(folder, model), stated, label=lambda name: f"{name} in '{file}'")
+
+
+def _in_folder(folder: Path, name: str, value: Any) -> Any:
+    """A value of a TOML file, with the path of the file's folder in front of a relative path."""
+    option = declarations().get(name)
+    if option is None or not isinstance(value, str):
+        return value
+    if isinstance(option.kind, kinds.Place):
+        return folder / value
+    return _existing(folder, value) if isinstance(option.kind, kinds.Text) else value
+
+
+def _existing(folder: Path, text: str) -> str:
+    """The path of the file of this name in a folder; another text as it is."""
+    return str(folder / text) if (folder / text).is_file() or (folder / text / "config.json").is_file() else text
+
+
+def kept(job: Job) -> dict[str, Any] | None:
+    """The document of a job for its run folder, with absolute paths and without the folder; None if it can't be kept.
+
+    A model or images in memory can't.
+    """
+    stated = {name: value for name, value in job.stated.items() if name != "output"}
+    if not isinstance(job.model, str):
+        return None
+    try:
+        absolute = {name: _absolute(name, value) for name, value in stated.items()}
+        plain: dict[str, Any] = msgspec.to_builtins(
+            KeptJob(model=_absolute_text(job.model), stated=absolute), enc_hook=_path
+        )
+    except NotImplementedError:
+        return None
+    return plain
+
+
+def _path(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError
+
+
+def _absolute(name: str, value: Any) -> Any:
+    kind = declarations()[name].kind
+    if isinstance(kind, kinds.Place) and isinstance(value, str | Path):
+        return str(Path(value).absolute())
+    return _absolute_text(value) if isinstance(kind, kinds.Text) else value
+
+
+def _absolute_text(value: str) -> str:
+    """The absolute path of a file or of a folder with a saved model; other texts, such as a name, as they are."""
+    path = Path(value)
+    return str(path.absolute()) if path.is_file() or (path / "config.json").is_file() else value
+
+
+def read_kept(run: Path) -> KeptJob:
+    """The job that a run folder keeps. Raises InputError if there is none, or it is not valid."""
+    try:
+        return msgspec.json.decode((run / JOB).read_bytes(), type=KeptJob)
+    except FileNotFoundError:
+        raise InputError(
+            f"run '{run}' keeps no job",
+            valid="a folder in which `edgekit deploy` or `edgekit demo` of this version ran",
+            fix=f"Deploy the model again with all options and `--output {run}`; finished bundles are reused",
+        ) from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise InputError(
+            f"the job of run '{run}' can't be read: {JOB}: {error}",
+            fix=f"Deploy the model again with all options and `--output {run}`",
+        ) from error
+
+
+def continued(run: Path, stated: Stated) -> Job:
+    """The job of a run folder with these values in place of its own.
+
+    Raises InputError if the folder has no job, or if a file of the job is not there any more.
+    """
+    job = read_kept(run)
+    own = job.stated
+    if "devices" in stated:  # whose class decides, unless another is stated
+        own = {name: value for name, value in own.items() if name != "device_class"}
+    new = {name: value for name, value in stated.items() if value is not None}
+    _check_paths(job.model, own, run, new)
+    return Job.of(job.model, {**own, **new})
+
+
+def _check_paths(model: str, own: Stated, run: Path, stated: Stated) -> None:
+    for name, value in own.items():
+        if name in stated or not _is_file_name(value) or _exists(Path(value)):
+            continue
+        label = flag_of(name)
+        raise InputError(
+            f"the job of run '{run}' has {label} '{value}', which is not there any more",
+            fix=f"Name its new place with `{label} PATH`",
+        )
+    if _is_file_name(model) and not os.path.exists(model):
+        raise InputError(
+            f"the job of run '{run}' has the model '{model}', which is not there any more",
+            fix=f"Move it back, or deploy it from its new place with all options and `--output {run}`",
+        )
+
+
+def _is_file_name(value: object) -> bool:
+    """Whether a value of a kept job is the path of a file. Such paths are absolute, and no other value is."""
+    return isinstance(value, str) and os.path.isabs(value)
+
+
+def _exists(path: Path) -> bool:
+    """Whether a path exists, which may also lie in a zip."""
+    if path.exists():
+        return True
+    try:
+        kinds.check_images(path)
+    except DataError:
+        return False
+    return True
+
+
+def bundles_of(paths: list[Path]) -> list[Path]:
+    """Bundle folders, with each run folder replaced by the bundles in it. Raises InputError for a run without any."""
+    from edgekit.runtime.bundle import MANIFEST
+
+    order, bundles = [f"{target}-{precision}" for target in RUNTIMES for precision in PRECISIONS], []
+    for path in paths:
+        if not is_run(path) or (path / MANIFEST).exists():
+            bundles.append(path)
+            continue
+        inside = [path / name for name in order if (path / name / MANIFEST).exists()]
+        if not inside:
+            raise InputError(f"run '{path}' contains no bundle", fix=f"Finish it with `edgekit deploy {path}`")
+        bundles += inside
+    return bundles
+
+
+def announce(model: str, job: Job, quiet: bool) -> None:
+    """Say which job a file or a run folder stands for."""
+    from edgekit.support.progress import Reporter
+
+    if model != job.model:
+        Reporter(quiet).say(f"'{model}' stands for: edgekit {shlex.join(job.command)}")
