@@ -33,8 +33,10 @@ def report_sections() -> str:
 
 
 def figures_table() -> str:
-    """Every figure of a row, those of the first columns of the page first."""
-    ranked = sorted(all_figures(), key=lambda figure: (figure.rank is None, figure.rank or 0))
+    """The figures of a row that tables show, those of the first columns first."""
+    ranked = sorted(
+        (figure for figure in all_figures() if figure.rank is not None), key=lambda figure: figure.rank or 0
+    )
     rows = []
     for figure in ranked:
         interval = f"; 95 % interval in {code(figure.interval)}" if figure.interval else ""

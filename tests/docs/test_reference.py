@@ -144,10 +144,11 @@ def test_every_error_has_an_anchor_with_cause_and_cure() -> None:
     assert anchor("BundleError") == "bundleerror"
 
 
-def test_the_page_of_the_report_has_every_figure() -> None:
+def test_the_page_of_the_report_has_every_figure_that_tables_show() -> None:
     lines = report.figures_table().splitlines()[2:]
-    assert len(lines) == len(all_figures())
-    for figure in all_figures():
+    shown = [figure for figure in all_figures() if figure.rank is not None]
+    assert len(lines) == len(shown) >= 15
+    for figure in shown:
         (line,) = (line for line in lines if line.startswith(f"| `{figure.path}` | {figure.title} | {figure.unit} |"))
         assert (f"`{figure.interval}`" in line) == bool(figure.interval)
 
