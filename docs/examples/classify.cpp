@@ -109,15 +109,12 @@ void preprocess(const Image& image, const std::string& manifest, ov::Tensor tens
     const bool bicubic = filter == "\"bicubic\"";
     const Image scaled = resized(resized(image, broad, true, bicubic), tall, false, bicubic);
     const int top = int(std::nearbyint((tall - height) / 2.0)), left = int(std::nearbyint((broad - width) / 2.0));
-    const bool channels_last = value(manifest, "layout") == "\"NHWC\"";
     float* input = tensor.data<float>();
     for (int row = 0; row < height; ++row)
         for (int column = 0; column < width; ++column)
             for (int channel = 0; channel < 3; ++channel) {
                 const uint8_t byte = scaled.rgb[(size_t(row + top) * broad + column + left) * 3 + channel];
-                const size_t at = channels_last ? (size_t(row) * width + column) * 3 + channel
-                                                : (size_t(channel) * height + row) * width + column;
-                input[at] = (byte / 255.0f - mean[channel]) / std[channel];
+                input[(size_t(channel) * height + row) * width + column] = (byte / 255.0f - mean[channel]) / std[channel];
             }
 }
 

@@ -49,8 +49,7 @@ def verify(
     bundle is not signed, another key signed it, or a file differs, is missing
     or was added.
     """
-    from edgekit.runtime.envelope import fingerprint, read_public_key
-    from edgekit.runtime.signature import read_signed_bundle
+    from edgekit.runtime.signature import fingerprint, read_public_key, read_signed_bundle
 
     public = read_public_key(key)
     read_signed_bundle(bundle, public)

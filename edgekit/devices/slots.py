@@ -41,7 +41,7 @@ from edgekit.devices.scripts.apps import (
 )
 from edgekit.devices.trust import other_key
 from edgekit.errors import BundleRefusedError, DeviceError
-from edgekit.runtime.envelope import parse_public_key, public_pem
+from edgekit.runtime.signature import parse_public_key, public_pem
 from edgekit.support.hashes import file_sha256
 from edgekit.support.progress import Reporter
 

@@ -15,9 +15,8 @@ from edgekit.devices.trust import fingerprint_of
 from edgekit.errors import BundleRefusedError, DeviceError, EdgekitError
 from edgekit.measure.latency import CallFailed, alternate
 from edgekit.runtime.bundle import Bundle, read_bundle
-from edgekit.runtime.envelope import public_pem
 from edgekit.runtime.session import golden_error, open_session
-from edgekit.runtime.signature import read_signed_bundle
+from edgekit.runtime.signature import public_pem, read_signed_bundle
 from edgekit.support.probe import emulated
 from edgekit.support.progress import Reporter
 

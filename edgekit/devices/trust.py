@@ -13,8 +13,7 @@ from edgekit.devices.requests import AppsAnswer
 from edgekit.devices.scripts.apps import TRUST
 from edgekit.errors import BundleRefusedError, SignatureError
 from edgekit.runtime.bundle import Bundle
-from edgekit.runtime.envelope import parse_public_key, public_pem, read_public_key
-from edgekit.runtime.signature import read_signed_bundle
+from edgekit.runtime.signature import parse_public_key, public_pem, read_public_key, read_signed_bundle
 
 
 def read_trust(path: Path) -> str:

@@ -4,10 +4,9 @@ import functools
 import os
 
 from edgekit.runtime.bundle import read_bundle
-from edgekit.runtime.envelope import read_public_key
 from edgekit.runtime.live_session import LiveSession, UpdateWarning
 from edgekit.runtime.session import Session, VerifyResult
-from edgekit.runtime.signature import read_signed_bundle
+from edgekit.runtime.signature import read_public_key, read_signed_bundle
 from edgekit.runtime.vnni import SaturationWarning, warn_if_saturating
 
 __all__ = ["LiveSession", "SaturationWarning", "Session", "UpdateWarning", "VerifyResult", "follow", "load"]

@@ -5,44 +5,42 @@ checks every name, type, size and hash before an engine opens the model.
 """
 
 import json
+import math
 import os
 import shutil
+import stat
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.errors import BundleError, OutputError
-from edgekit.runtime.bundle_files import COPY_AGAIN, check_file, own_file, read_text
-from edgekit.runtime.golden import Golden, check_golden, load_golden
-from edgekit.runtime.manifest import (
-    MANIFEST,
-    SCHEMA_VERSION,
-    EngineRequirement,
-    FileEntry,
-    Manifest,
-    ManifestLayer,
-    check_file_name,
-    parse_manifest,
-)
+from edgekit.runtime.manifest import MANIFEST as MANIFEST
+from edgekit.runtime.manifest import FileEntry, check_file_name, parse_manifest
+from edgekit.runtime.manifest import Manifest as Manifest
 from edgekit.runtime.strict_json import check_printable
 from edgekit.support.files import replacing
 from edgekit.support.hashes import digest, file_sha256
 
-__all__ = [
-    "MANIFEST",
-    "SCHEMA_VERSION",
-    "Bundle",
-    "EngineRequirement",
-    "FileEntry",
-    "Golden",
-    "Manifest",
-    "ManifestLayer",
-    "read_bundle",
-    "write_bundle",
-]
+COPY_AGAIN = "Copy the whole folder again"
+MAX_TEXT_BYTES = 32 << 20
+MAX_GOLDEN_BYTES = 512 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Golden:
+    """Images with the logits that the model computed for them where the bundle was made."""
+
+    pixels: NDArray[np.uint8]
+    """Cropped images, uint8 [N,H,W,C]."""
+    logits: NDArray[np.float32]
+    """Expected logits, float32 [N,classes]."""
+    tolerance: float
+    """Largest absolute difference of a logit that is allowed on another machine."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,8 @@ class Bundle:
         """Read the golden samples; raises BundleError if they are damaged or don't fit the manifest."""
         name = self.manifest.golden_file
         try:
-            golden = load_golden(own_file(self.path, name))
-            check_golden(golden, self.manifest)
+            golden = _load_golden(own_file(self.path, name))
+            _check_golden(golden, self.manifest)
         except BundleError as error:
             raise _in_bundle(self.path, error, f"{name}: ") from error
         # numpy and zipfile raise almost anything on a damaged archive, even MemoryError for a false header
@@ -112,7 +110,7 @@ def read_bundle(path: str | os.PathLike[str], check_hashes: bool = True) -> Bund
     try:
         manifest = parse_manifest(read_text(path, MANIFEST))
         for name, entry in manifest.files.items():
-            check_file(path, name, entry, check_hashes)
+            _check_file(path, name, entry, check_hashes)
         labels = _parse_labels(read_text(path, manifest.labels_file), manifest)
     except BundleError as error:
         raise _in_bundle(path, error) from error
@@ -170,7 +168,7 @@ def _fill(
     names = [*model_files, manifest.labels_file, manifest.golden_file]
     for name in names:
         check_file_name("files", name)
-    check_golden(golden, manifest)
+    _check_golden(golden, manifest)
     for name, source in model_files.items():
         shutil.copyfile(source, folder / name)
     _write_text(folder / manifest.labels_file, "".join(f"{label}\n" for label in labels))
@@ -217,3 +215,67 @@ def _parse_labels(text: str, manifest: Manifest) -> tuple[str, ...]:
             f"{manifest.labels_file} has {len(labels)} labels, but the model has {manifest.classes} classes"
         )
     return tuple(labels)
+
+
+def own_file(folder: Path, name: str) -> Path:
+    """Path of a regular file directly in `folder`; raises BundleError for anything else, and for links to elsewhere."""
+    path = folder / name
+    if os.path.dirname(os.path.realpath(path)) != os.path.realpath(folder):
+        raise BundleError(f"file '{name}' is a link to a place outside the folder")
+    if not path.exists():
+        raise BundleError(f"file '{name}' is missing", fix=COPY_AGAIN)
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise BundleError(f"'{name}' is not a regular file")
+    return path
+
+
+def _check_file(folder: Path, name: str, entry: FileEntry, check_hash: bool) -> None:
+    """Raise BundleError if a file doesn't have the size or, if asked, the hash of its entry."""
+    path = own_file(folder, name)
+    size = path.stat().st_size
+    if size != entry["size_bytes"]:
+        raise BundleError(
+            f"file '{name}' has {size} bytes, but the manifest says {entry['size_bytes']}", fix=COPY_AGAIN
+        )
+    if check_hash and file_sha256(path) != entry["sha256"]:
+        raise BundleError(f"file '{name}' was changed: its sha256 differs from the manifest's", fix=COPY_AGAIN)
+
+
+def read_text(folder: Path, name: str) -> str:
+    """Text of a file directly in `folder`; raises BundleError for what `own_file` refuses, and for other content."""
+    path = own_file(folder, name)
+    if path.stat().st_size > MAX_TEXT_BYTES:
+        raise BundleError(f"file '{name}' has {path.stat().st_size} bytes", valid=f"at most {MAX_TEXT_BYTES} bytes")
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"file '{name}' is not UTF-8 text: {error.reason}") from error
+
+
+def _load_golden(path: Path) -> Golden:
+    """Read golden samples; raises BundleError if they are too large, and almost anything if the file is damaged."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > MAX_GOLDEN_BYTES:
+        raise BundleError(f"it unpacks to {size} bytes", valid=f"at most {MAX_GOLDEN_BYTES} bytes")
+    with np.load(path, allow_pickle=False) as arrays:
+        return Golden(arrays["pixels"], arrays["logits"], float(arrays["tolerance"]))
+
+
+def _check_golden(golden: Golden, manifest: Manifest) -> None:
+    """Raise BundleError if the samples don't fit the manifest."""
+    pixels, logits = golden.pixels, golden.logits
+    count = len(pixels) if pixels.ndim else 0
+    for name, array, shape, dtype in (
+        ("pixels", pixels, (count, *manifest.preprocessing.crop_shape), np.uint8),
+        ("logits", logits, (count, manifest.classes), np.float32),
+    ):
+        if array.dtype != dtype or array.shape != shape or count == 0:
+            raise BundleError(
+                f"the golden {name} are {array.dtype} {list(array.shape)}",
+                valid=f"{np.dtype(dtype)} {list(shape)} with at least one sample",
+            )
+    if not np.isfinite(logits).all() or not math.isfinite(golden.tolerance) or golden.tolerance < 0:
+        raise BundleError(
+            f"the golden logits or their tolerance ({golden.tolerance}) are not finite, or the tolerance is negative"
+        )

@@ -4,7 +4,6 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from edgekit.errors import EdgekitError
@@ -73,9 +72,7 @@ class LiveSession:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _state(self) -> tuple[int, int, int] | None:

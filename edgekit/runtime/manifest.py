@@ -4,7 +4,7 @@ A manifest may come from a stranger, so every key, type, name and size is checke
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -12,14 +12,15 @@ from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import BundleError
 from edgekit.images.preprocess import CHANNELS, MAX_SIDE, Preprocessing
 from edgekit.runtime.strict_json import (
+    Parser,
     check_keys,
     choice,
-    count_or_null,
     load_strict,
     matching,
     parse_boolean,
     parse_object,
     parse_text,
+    parser,
     record,
     refuse,
     whole,
@@ -28,11 +29,6 @@ from edgekit.runtime.strict_json import (
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 MAX_CLASSES = 1_000_000
-
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_VERSION = re.compile(r"\d+(\.\d+){0,4}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class FileEntry(TypedDict):
@@ -156,52 +152,34 @@ def parse_manifest(text: str) -> Manifest:
     return Manifest.from_dict(values)
 
 
-def check_file_name(key: str, value: object) -> str:
-    """Return `value` if it is a plain file name without a folder; raises BundleError otherwise."""
-    if not isinstance(value, str) or not _FILE_NAME.fullmatch(value) or value.casefold() == MANIFEST:
-        refuse(key, value, "a file name of letters, digits, '.', '_' and '-', without a folder")
-    return value
+def _is_file_name(value: object) -> bool:
+    fits = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", value) is not None
+    return fits and str(value).casefold() != MANIFEST
 
 
-def _shape(key: str, value: object) -> tuple[int, int, int, int]:
+def _is_shape(value: Any) -> bool:
     fits = isinstance(value, list) and len(value) == 4 and all(type(size) is int for size in value)
-    if (
-        not isinstance(value, list)
-        or not fits
-        or value[0] != 1
-        or value[1] not in CHANNELS
-        or not all(1 <= n <= MAX_SIDE for n in value)
-    ):
-        refuse(key, value, f"[1, 3 or 1, height, width] with sides from 1 to {MAX_SIDE}")
-    return (1, value[1], value[2], value[3])
+    return fits and value[0] == 1 and value[1] in CHANNELS and all(1 <= size <= MAX_SIDE for size in value)
 
 
-_file_entry = record(sha256=matching(_SHA256, "64 hexadecimal digits"), size_bytes=whole(0, 1 << 50))
+check_file_name = parser(_is_file_name, "a file name of letters, digits, '.', '_' and '-', without a folder")
+_shape = parser(_is_shape, f"[1, 3 or 1, height, width] with sides from 1 to {MAX_SIDE}")
+_list = parser(lambda value: isinstance(value, list | tuple), "a list")
+_layer = record({"reason": parse_text}, name=parse_text, op=parse_text, macs=whole(0, 1 << 60), int8=parse_boolean)
+_file_entry = record(sha256=matching("[0-9a-f]{64}", "64 hexadecimal digits"), size_bytes=whole(0, 1 << 50))
 
 
-def _layers(key: str, value: object) -> tuple[dict[str, object], ...]:
-    if not isinstance(value, list | tuple):
-        refuse(key, value, "a list")
-    return tuple(_layer(f"{key}[{index}]", item) for index, item in enumerate(value))
-
-
-def _layer(key: str, value: object) -> dict[str, object]:
-    entries = parse_object(key, value)
-    optional = {"reason": parse_text} if "reason" in entries else {}
-    return record(name=parse_text, op=parse_text, macs=whole(0, 1 << 60), int8=parse_boolean, **optional)(key, entries)
-
-
-def _files(key: str, value: object) -> dict[str, dict[str, object]]:
+def _files(key: str, value: object) -> dict[str, object]:
     entries = parse_object(key, value)
     return {check_file_name(key, name): _file_entry(f"{key}.{name}", entry) for name, entry in entries.items()}
 
 
-_PARSERS: dict[str, Callable[[str, object], Any]] = {
+_PARSERS: dict[str, Parser] = {
     "target": lambda key, value: choice(*RUNTIMES)(key, value),  # a runtime may be registered later
     "precision": choice("float", "int8"),
     "scheme": parse_text,
     "model_file": check_file_name,
-    "input_shape": _shape,
+    "input_shape": lambda key, value: tuple(_shape(key, value)),
     "layout": choice("NCHW"),
     "dtype": choice("float32"),
     "input_name": parse_text,
@@ -209,12 +187,17 @@ _PARSERS: dict[str, Callable[[str, object], Any]] = {
     "classes": whole(1, MAX_CLASSES),
     "preprocessing": lambda _, value: Preprocessing.from_dict(value),
     # Both become part of a pip command that a user may paste into a shell.
-    "engine": record(package=matching(_PACKAGE, "a package name"), minimum=matching(_VERSION, "a version like 1.20")),
+    "engine": record(
+        package=matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "a package name"),
+        minimum=matching(r"\d+(\.\d+){0,4}", "a version like 1.20"),
+    ),
     "device_class": parse_text,
     "fingerprint": parse_text,
     "session": parse_object,
-    "pairs_that_can_saturate": count_or_null,
-    "layers": _layers,
+    "pairs_that_can_saturate": parser(
+        lambda value: value is None or (type(value) is int and value >= 0), "a whole number from 0, or null"
+    ),
+    "layers": lambda key, value: tuple(_layer(f"{key}[{i}]", item) for i, item in enumerate(_list(key, value))),
     "provenance": parse_object,
     "labels_file": check_file_name,
     "golden_file": check_file_name,

@@ -5,7 +5,8 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from types import MappingProxyType
+from typing import Any, NoReturn, TypeAlias
 
 from edgekit.errors import BundleError
 
@@ -38,11 +39,23 @@ def check_keys(parent: str, values: Mapping[str, object], keys: Sequence[str]) -
             raise BundleError(f"{parent}: key {key!r} is unknown", valid=", ".join(keys))
 
 
-def parse_object(key: str, value: object) -> dict[str, object]:
-    """A JSON object."""
-    if not isinstance(value, dict):
-        refuse(key, value, "an object")
-    return value
+Parser: TypeAlias = Callable[[str, object], Any]
+"""Takes the key and the value, and returns the value."""
+
+
+def parser(fits: Callable[[Any], bool], valid: str) -> Parser:
+    """Parser of the values that fit; `valid` describes them."""
+
+    def parse(key: str, value: object) -> Any:
+        if not fits(value):
+            refuse(key, value, valid)
+        return value
+
+    return parse
+
+
+parse_object = parser(lambda value: isinstance(value, dict), "an object")
+parse_boolean = parser(lambda value: isinstance(value, bool), "true or false")
 
 
 def parse_text(key: str, value: object) -> str:
@@ -53,60 +66,29 @@ def parse_text(key: str, value: object) -> str:
     return value
 
 
-def choice(*choices: str) -> Callable[[str, object], str]:
+def choice(*choices: str) -> Parser:
     """Parser of one of these strings."""
-
-    def parse(key: str, value: object) -> str:
-        if not isinstance(value, str) or value not in choices:
-            refuse(key, value, f"one of {', '.join(choices)}")
-        return value
-
-    return parse
+    return parser(lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(choices)}")
 
 
-def whole(low: int, high: int) -> Callable[[str, object], int]:
+def whole(low: int, high: int) -> Parser:
     """Parser of a whole number in this range."""
-
-    def parse(key: str, value: object) -> int:
-        if type(value) is not int or not low <= value <= high:
-            refuse(key, value, f"a whole number from {low} to {high}")
-        return value
-
-    return parse
+    return parser(lambda value: type(value) is int and low <= value <= high, f"a whole number from {low} to {high}")
 
 
-def count_or_null(key: str, value: object) -> int | None:
-    """A whole number from 0, or None."""
-    if value is not None and (type(value) is not int or value < 0):
-        refuse(key, value, "a whole number from 0, or null")
-    return value
-
-
-def parse_boolean(key: str, value: object) -> bool:
-    """True or False."""
-    if not isinstance(value, bool):
-        refuse(key, value, "true or false")
-    return value
-
-
-def matching(pattern: re.Pattern[str], valid: str) -> Callable[[str, object], str]:
+def matching(pattern: str, valid: str) -> Parser:
     """Parser of a string that matches the whole pattern; `valid` describes it."""
-
-    def parse(key: str, value: object) -> str:
-        if not isinstance(value, str) or not pattern.fullmatch(value):
-            refuse(key, value, valid)
-        return value
-
-    return parse
+    return parser(lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None, valid)
 
 
-def record(**parsers: Callable[[str, object], Any]) -> Callable[[str, object], dict[str, object]]:
-    """Parser of an object with exactly these keys."""
+def record(optional: Mapping[str, Parser] = MappingProxyType({}), **parsers: Parser) -> Parser:
+    """Parser of an object with exactly these keys, and maybe the optional ones."""
 
     def parse(key: str, value: object) -> dict[str, object]:
         values = parse_object(key, value)
-        check_keys(key, values, tuple(parsers))
-        return {name: parser(f"{key}.{name}", values[name]) for name, parser in parsers.items()}
+        known = {**parsers, **{name: optional[name] for name in optional if name in values}}
+        check_keys(key, values, tuple(known))
+        return {name: parse(f"{key}.{name}", values[name]) for name, parse in known.items()}
 
     return parse
 

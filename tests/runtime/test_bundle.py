@@ -16,9 +16,16 @@ import numpy as np
 import pytest
 
 from edgekit.errors import BundleError, OutputError
-from edgekit.runtime.bundle import MANIFEST, Bundle, Golden, Manifest, read_bundle, write_bundle
-from edgekit.runtime.bundle_files import MAX_TEXT_BYTES
-from edgekit.runtime.golden import MAX_GOLDEN_BYTES
+from edgekit.runtime.bundle import (
+    MANIFEST,
+    MAX_GOLDEN_BYTES,
+    MAX_TEXT_BYTES,
+    Bundle,
+    Golden,
+    Manifest,
+    read_bundle,
+    write_bundle,
+)
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import CLASSES, SIDE, tiny_labels, tiny_manifest
 

@@ -17,8 +17,14 @@ import edgekit
 from edgekit.cli.main import main
 from edgekit.errors import BundleError, MissingExtraError, SignatureError, UsageError
 from edgekit.runtime.bundle import MANIFEST, Golden, read_bundle, write_bundle
-from edgekit.runtime.envelope import read_private_key, read_public_key, seal
-from edgekit.runtime.signature import SIGNATURE, read_signed_bundle, sign_bundle
+from edgekit.runtime.signature import (
+    SIGNATURE,
+    read_private_key,
+    read_public_key,
+    read_signed_bundle,
+    seal,
+    sign_bundle,
+)
 from tests.helpers.environments import new_environment, run
 from tests.helpers.signing import KeyPair, new_keys
 from tests.helpers.tiny import CLASSES, SIDE, MakeBundle, tiny_labels, tiny_manifest
@@ -228,7 +234,7 @@ def test_keys_of_other_kinds_are_refused(signed: Path, keys: KeyPair, tmp_path: 
 
 
 def test_without_cryptography_the_extra_is_named(signed: Path, keys: KeyPair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.serialization", None)
     with pytest.raises(MissingExtraError) as raised:
         edgekit.load(signed, trust=keys.public)
     assert "[trust]" in raised.value.fix

@@ -116,12 +116,12 @@ export function crop({data, width, height}, preprocessing) {
 }
 
 // (bytes / 255 - mean) / std as float32, in the order of the model's input.
-export function normalize(bytes, {preprocessing: {mean, std}, layout}) {
+export function normalize(bytes, {preprocessing: {mean, std}}) {
   const f = Math.fround, channels = mean.length, area = bytes.length / channels;
-  const values = new Float32Array(bytes.length), [step, plane] = layout === "NHWC" ? [channels, 1] : [1, area];
+  const values = new Float32Array(bytes.length);
   for (let channel = 0; channel < channels; channel++) {
     const table = Float32Array.from({length: 256}, (_, level) => f(f(level / 255) - f(mean[channel])) / f(std[channel]));
-    for (let pixel = 0; pixel < area; pixel++) values[pixel * step + channel * plane] = table[bytes[pixel * channels + channel]];
+    for (let pixel = 0; pixel < area; pixel++) values[channel * area + pixel] = table[bytes[pixel * channels + channel]];
   }
   return values;
 }
