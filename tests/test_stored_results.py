@@ -17,7 +17,7 @@ from edgekit.images.dataset import open_dataset
 from edgekit.images.preprocess import Preprocessing
 from edgekit.images.selection import select
 from edgekit.measure import shards
-from edgekit.measure.accuracy import Answers, EvaluationImages, Predictions
+from edgekit.measure.accuracy import EvaluationImages, Predictions
 from edgekit.measure.measurement_store import GroupInputs, Machine, MeasurementStore
 from edgekit.measure.settings import Gates, Timing
 from edgekit.measure.shards import SerialExecutor, Shard, ShardInputs, evaluate_shards
@@ -176,9 +176,9 @@ def make_row(place: Place, inputs: Any) -> None:
 def make_shard(place: Place, inputs: Any) -> None:
     """Evaluate a shard with these inputs, or reuse its predictions."""
 
-    def answer(shard: Shard) -> Answers:
+    def answer(shard: Shard) -> Predictions:
         place.made()
-        return Answers((1,), (True,), (True,))
+        return Predictions.of((1,), (True,), (True,))
 
     place.patch.setattr(shards, "answer", answer)
     dataset: Any = SimpleNamespace(samples=())

@@ -120,7 +120,7 @@ def images_of(sent: SentImages, store: Path) -> EvaluationImages:
     pixels = np.load(store / sent.pixels, mmap_mode="r", allow_pickle=False)
     return EvaluationImages(
         LabelledCrops(pixels, np.array(sent.labels, np.int64)),
-        Predictions(np.array(sent.best, np.int64), np.array(sent.hit1, bool), np.array(sent.hit5, bool)),
+        Predictions.of(sent.best, sent.hit1, sent.hit5),
         [(store / digest).read_bytes() for digest in sent.files],
         "",
         sent.names,

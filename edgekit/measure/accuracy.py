@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite, log10, sqrt
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from edgekit.images.crops import LabelledCrops
 from edgekit.measure.paired import Z, mcnemar, paired_interval
 from edgekit.report.document import Reference
 from edgekit.report.measurement import Accuracy, ChangedImage, ClassChange
+from edgekit.support.hashes import Inputs
+from edgekit.support.run_folder import RunFolder
 
 Run: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """A model: an image [1,C,H,W] to logits [1,classes]."""
@@ -31,22 +33,26 @@ class Predictions:
     hit5: NDArray[np.bool_]
     """Whether the label is among the five best classes, bool [N]."""
 
-
-@dataclass(frozen=True)
-class Answers:
-    """Predictions as JSON values, to store them or send them to another process."""
-
-    best: tuple[int, ...]
-    """`Predictions.best`."""
-    hit1: tuple[bool, ...]
-    """`Predictions.hit1`."""
-    hit5: tuple[bool, ...]
-    """`Predictions.hit5`."""
+    @classmethod
+    def of(cls, best: Sequence[int], hit1: Sequence[bool], hit5: Sequence[bool]) -> Self:
+        """Predictions from these values."""
+        return cls(np.array(best, np.int64), np.array(hit1, bool), np.array(hit5, bool))
 
     @classmethod
-    def of(cls, predictions: Predictions) -> "Answers":
-        """The same predictions."""
-        return cls(*(tuple(values.tolist()) for values in (predictions.best, predictions.hit1, predictions.hit5)))
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Predictions for the images of all parts, in the parts' order."""
+        columns = zip(*((part.best, part.hit1, part.hit5) for part in parts), strict=True)
+        return cls(*map(np.concatenate, columns))
+
+    @classmethod
+    def recalled(cls, run: RunFolder, name: str, inputs: Inputs) -> Self | None:
+        """Predictions that a run folder has under this name for equal inputs; None if there are none."""
+        stored = run.recall(name, inputs, tuple[list[int], list[bool], list[bool]])
+        return None if stored is None else cls.of(*stored)
+
+    def remember(self, run: RunFolder, name: str, inputs: Inputs) -> None:
+        """Store the predictions in a run folder for `recalled`."""
+        run.remember(name, inputs, [values.tolist() for values in (self.best, self.hit1, self.hit5)])
 
 
 @dataclass(frozen=True)
@@ -65,12 +71,6 @@ class EvaluationImages:
     """Paths of the images within their data set, in the same order; empty where they are unknown."""
     logits: NDArray[np.float32] | None = None
     """Torch's logits [M,classes] for the first M images, for the signal-to-noise ratio; None to leave that out."""
-
-
-def joined(parts: Sequence[Answers]) -> Predictions:
-    """Predictions of the images of all parts, in the parts' order."""
-    best, hit1, hit5 = ([value for part in parts for value in getattr(part, name)] for name in ("best", "hit1", "hit5"))
-    return Predictions(np.array(best, np.int64), np.array(hit1, bool), np.array(hit5, bool))
 
 
 def predict(
@@ -92,7 +92,7 @@ def predict(
         best.append(int(ranked[0]))
         hit1.append(bool(ranked[0] == label))
         hit5.append(bool((ranked == label).any()))
-    return Predictions(np.array(best, np.int64), np.array(hit1, bool), np.array(hit5, bool))
+    return Predictions.of(best, hit1, hit5)
 
 
 def compare(predictions: Predictions, reference: Predictions, versus: str = "reference") -> Accuracy:

@@ -13,7 +13,7 @@ from edgekit.errors import EdgekitError, ImageError, StageError
 from edgekit.images.dataset import Dataset, Sample
 from edgekit.images.selection import InspectedImage, Selection, inspect_image
 from edgekit.measure import machine
-from edgekit.measure.accuracy import Answers, Predictions, joined, predict
+from edgekit.measure.accuracy import Predictions, predict
 from edgekit.measure.machine import measuring_versions
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.session import Session
@@ -98,11 +98,11 @@ def _parts(dataset: Dataset, samples: Sequence[Sample]) -> Iterator[tuple[int, D
         yield start, replace(dataset, samples=tuple(samples[start : start + SHARD]))
 
 
-def answer(shard: Shard) -> Answers:
+def answer(shard: Shard) -> Predictions:
     """Run a shard's bundle on its images."""
     session = _session(shard.bundle, shard.inputs.bundle, shard.inputs.threads)
     images = ((session.preprocess(shard.dataset.image(sample)), sample.label) for sample in shard.dataset.samples)
-    return Answers.of(predict(session, images, [sample.name for sample in shard.dataset.samples]))
+    return predict(session, images, [sample.name for sample in shard.dataset.samples])
 
 
 @lru_cache(maxsize=1)
@@ -124,9 +124,9 @@ def evaluate_shards(
 
     With `run`, completed shards are stored in the run folder, and shards that are stored there are not run again.
     """
-    names = [f"shard-{name}-{index}" for index in range(len(shards))]
-    stored = [run.recall(names[index], shard.inputs, Answers) if run else None for index, shard in enumerate(shards)]
-    answers: dict[int, Answers] = {index: values for index, values in enumerate(stored) if values is not None}
+    names, inputs = [f"shard-{name}-{index}" for index in range(len(shards))], [shard.inputs for shard in shards]
+    stored = [Predictions.recalled(run, *pair) if run else None for pair in zip(names, inputs, strict=True)]
+    answers = {index: predictions for index, predictions in enumerate(stored) if predictions is not None}
     for index in answers:
         _advance(step, shards[index])
     missing = [index for index in range(len(shards)) if index not in answers]
@@ -136,9 +136,9 @@ def evaluate_shards(
         index = missing[place]
         answers[index] = result
         if run:
-            run.remember(names[index], shards[index].inputs, result)
+            result.remember(run, names[index], inputs[index])
         _advance(step, shards[index])
-    return joined([answers[index] for index in range(len(shards))])
+    return Predictions.joined([answers[index] for index in range(len(shards))])
 
 
 def _advance(step: Step, shard: Shard) -> None:

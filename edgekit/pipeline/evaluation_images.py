@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.images.crops import LabelledCrops, crop_samples
-from edgekit.measure.accuracy import Answers, EvaluationImages, Predictions, joined, predict
+from edgekit.measure.accuracy import EvaluationImages, Predictions, predict
 from edgekit.models import Network
 from edgekit.models.identity import NetworkIdentity
 from edgekit.models.logits import batched_logits
@@ -132,9 +132,9 @@ def torch_answers(
 
     If they are computed, `first` gets the logits of the images.
     """
-    stored = run.recall("reference", inputs, Answers)
+    stored = Predictions.recalled(run, "reference", inputs)
     if stored is not None:
-        return joined([stored])
+        return stored
     with reporter.stage("evaluate torch", len(crops)) as step:
 
         def answers() -> Iterator[tuple[NDArray[np.float32], int]]:
@@ -146,5 +146,5 @@ def torch_answers(
                 step()
 
         predictions = predict(lambda logits: logits, answers())
-    run.remember("reference", inputs, Answers.of(predictions))
+    predictions.remember(run, "reference", inputs)
     return predictions
