@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from edgekit.cli.output import wrapped
-from edgekit.report.answer import UNSTEADY, unsteady, with_interval
+from edgekit.report.answer import unsteady, with_interval
 from edgekit.report.figure import NOTHING, figure_at
-from edgekit.report.sentences import emulated, ended, energy_words, sentences, stream_words, sustain_lines, timing_words
+from edgekit.report.sentences import emulated, energy_words, notes_of, stream_words, sustain_lines, timing_words
 from edgekit.report.table import Column, lines_of
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def accuracy_answer(evaluation: "BundleEvaluation", width: int, wide: bool) -> I
     else:
         yield from lines_of(_accuracy_columns(rows, evaluation.accuracy_meaningful), width)
     for row in rows:
-        for note in sentences(row):
-            yield from wrapped(f"{row.bundle}: {'' if row.failure else f'{row.verdict}: '}{note}", width)
+        for note in notes_of(row):
+            yield from wrapped(f"{row.bundle}: {'' if row.failure else f'{row.verdict}: '}{note.sentence}", width)
 
 
 def _loss_of(evaluation: "BundleEvaluation") -> str:
@@ -118,9 +118,8 @@ def _more_on(row: "Row", width: int, wide: bool, several: bool) -> Iterator[str]
     if words := stream_words(row):
         lines.append(f"{name}: {words}")
     lines += sustain_lines(name, row)
-    for note in row.notes:
-        if not note.startswith(UNSTEADY):
-            lines.append(f"{name}: {'' if row.failure else f'{row.verdict}: '}{ended(note)}")
+    verdict = "" if row.failure else f"{row.verdict}: "
+    lines += [f"{name}: {verdict}{note.sentence}" for note in notes_of(row) if note.kind != "unsteady"]
     for line in lines:
         yield from [line] if wide else wrapped(line, width)
 

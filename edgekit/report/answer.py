@@ -7,19 +7,16 @@ from edgekit.report.figure import NOTHING, Figure, figure_at
 from edgekit.report.measurement import Accuracy
 from edgekit.report.row import Row, Verdict
 from edgekit.report.sentences import (
-    UNCONFIRMED,
     confidence,
     emulated,
     ended,
     is_unconfirmed,
-    sentences,
+    notes_of,
     timing_words,
     warnings,
 )
 from edgekit.report.table import Column
 
-UNSTEADY = "unreliable timing: "
-"""Beginning of the remarks on a latency that other load, heat or drift disturbed."""
 UNCONFIRMED_WORD = "unconfirmed"
 """Stands for the verdict of a row that passes although its images can't confirm that its loss is within the bound."""
 
@@ -169,24 +166,21 @@ def unsteady(rows: Sequence[Row]) -> list[str]:
     concerned: dict[str, list[str]] = {}
     several = len({row.device.name for row in rows}) > 1
     for row in rows:
-        for note in row.notes:
-            if note.startswith(UNSTEADY):
-                concerned.setdefault(note.removeprefix(UNSTEADY), []).append(row.label if several else row.name)
-    return [f"Unreliable timing of {', '.join(names)}: {reason}." for reason, names in concerned.items()]
+        for note in notes_of(row):
+            if note.kind == "unsteady":
+                concerned.setdefault(note.cause, []).append(row.label if several else row.name)
+    return [f"Unreliable timing of {', '.join(names)}: {cause}" for cause, names in concerned.items()]
 
 
 def remarks(row: Row, shipped: bool, several: bool) -> list[str]:
     """Sentences on a row: why it did not pass, and what to know about it beyond the decision and the warnings."""
     name = row.label if several else row.name
     lines = []
-    for note, sentence in zip(row.notes, sentences(row), strict=True):
-        if note.startswith(UNSTEADY) or (shipped and note.startswith(UNCONFIRMED)):
-            continue
-        if note.startswith(UNCONFIRMED):
-            lead = f"{name}{UNCONFIRMED_VERBS.get(row.verdict, ':')}"
-        else:
-            lead = f"{name}{VERBS[row.verdict] if note in row.reasons else ''}:"
-        lines.append(f"{lead} {sentence}")
+    for note in notes_of(row):
+        if note.kind == "unconfirmed" and not shipped:
+            lines.append(f"{name}{UNCONFIRMED_VERBS.get(row.verdict, ':')} {note.sentence}")
+        elif note.kind == "other":
+            lines.append(f"{name}{VERBS[row.verdict] if note.is_reason else ''}: {note.sentence}")
     return lines
 
 

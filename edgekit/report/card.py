@@ -1,15 +1,16 @@
 """A model card, as model hubs show it: YAML metadata, and a page that has the original next to the optimized model."""
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from edgekit.report.answer import advised
 from edgekit.report.document import Report
-from edgekit.report.figure import Figure, all_figures
-from edgekit.report.markdown import bold, bullets, decision_parts, escaped, table, table_of_rows
+from edgekit.report.figure import Figure, figure_at
+from edgekit.report.markdown import bold, bullets, decision_parts, escaped, table_of_rows
 from edgekit.report.provenance import license_id, license_text, provenance
 from edgekit.report.row import Row
 from edgekit.report.sentences import conditions, heading, layer_names, warnings
+from edgekit.report.table import Column, markdown_of
 from edgekit.support.libraries import import_needed
 
 OF_BUNDLES = ("size_bytes", "accuracy.top1", "accuracy.drop_top1_points", "int8.share_of_macs")
@@ -88,30 +89,23 @@ def _page(report: Report, pair: Sequence[Row]) -> str:
 
 def _comparison(report: Report, pair: Sequence[Row]) -> str:
     """A table with a line for each figure, and a column for the original and for the optimized model."""
-    kinds = list(dict.fromkeys(row.precision for row in pair))
-    by_device = {device: [row for row in pair if row.device.name == device] for device in report.devices}
-    lines: list[list[str]] = []
-    for figure in _figures(OF_BUNDLES):
-        lines += _line(figure.title, figure, {row.precision: row for row in reversed(pair)}, report)
-    for rows in filter(None, by_device.values()):
-        for figure in _figures(OF_DEVICES):
-            name = f"{figure.title} on {escaped(rows[0].device.label)}"
-            lines += _line(name, figure, {row.precision: row for row in rows}, report)
-    heads = ["figure", *(f"{KINDS[kind]} ({pair[0].target}-{kind})" for kind in kinds)]
-    return table(heads, lines, names=1) if pair else "No bundle was measured."
-
-
-def _figures(paths: Iterable[str]) -> list[Figure]:
-    by_path = {figure.path: figure for figure in all_figures()}
-    return [by_path[path] for path in paths]
-
-
-def _line(name: str, figure: Figure, rows: dict[str, Row], report: Report) -> list[list[str]]:
-    """The line of a figure, unless no row has it."""
+    if not pair:
+        return "No bundle was measured."
+    lines = [(figure_at(path), "", {row.precision: row for row in reversed(pair)}) for path in OF_BUNDLES]
+    for device in dict.fromkeys(row.device for row in pair):
+        rows = {row.precision: row for row in pair if row.device.name == device.name}
+        lines += [(figure_at(path), f" on {escaped(device.label)}", rows) for path in OF_DEVICES]
     meaningful = report.model.accuracy_meaningful
-    values = {kind: row for kind, row in rows.items() if figure.value(row, meaningful) is not None}
-    cells = [figure.words(rows[kind], meaningful) if kind in values else "" for kind in KINDS if kind in rows]
-    return [[name, *cells]] if values else []
+    shown = [line for line in lines if any(line[0].value(row, meaningful) is not None for row in line[2].values())]
+    columns = [Column("figure", [f"{figure.title}{where}" for figure, where, _ in shown], left=True)]
+    for kind in dict.fromkeys(row.precision for row in pair):
+        texts = [_cell(figure, rows.get(kind), meaningful) for figure, _, rows in shown]
+        columns.append(Column(f"{KINDS[kind]} ({pair[0].target}-{kind})", texts))
+    return markdown_of(columns)
+
+
+def _cell(figure: Figure, row: Row | None, meaningful: bool) -> str:
+    return figure.words(row, meaningful) if row and figure.value(row, meaningful) is not None else ""
 
 
 def _in_int8(row: Row) -> str:

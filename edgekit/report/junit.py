@@ -117,8 +117,8 @@ def _document(title: str, cases: Sequence[ElementTree.Element]) -> str:
     kinds = {"failures": "failure", "errors": "error", "skipped": "skipped"}
     counts = {name: sum(case.find(kind) is not None for case in cases) for name, kind in kinds.items()}
     totals = {name: str(count) for name, count in {"tests": len(cases), **counts, "time": 0}.items()}
-    document = ElementTree.Element("testsuites", name="edgekit", **totals)
-    ElementTree.SubElement(document, "testsuite", name=_clean(title), **totals).extend(cases)
+    document = ElementTree.Element("testsuites", {"name": "edgekit", **totals})
+    ElementTree.SubElement(document, "testsuite", {"name": _clean(title), **totals}).extend(cases)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(document, encoding="unicode")}\n'
 
 

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from edgekit.report.answer import advised, alerts, all_remarks, decision
 from edgekit.report.compare import Comparison, compared_figures, describe_change
 from edgekit.report.document import Recommendation, Report
-from edgekit.report.figure import NOTHING, Figure, main_figures
+from edgekit.report.figure import NOTHING, main_figures
 from edgekit.report.next_steps import RUN, steps_in_report
 from edgekit.report.row import Judged
-from edgekit.report.sentences import heading, limits, measured_with, sentences
+from edgekit.report.sentences import heading, limits, measured_with, notes_of
+from edgekit.report.table import Column, figure_column, markdown_of
 
 UNCHANGED = "Nothing got worse beyond the noise."
 
@@ -52,18 +53,22 @@ def summary_of_rows(title: str, rows: Sequence[Judged], meaningful: bool = True,
 
 def summary_of_comparison(comparison: Comparison) -> str:
     """The regressions, and a table of what changed in each row."""
-    figures = [
-        figure for figure in compared_figures() if any(figure.csv_column in row.changes for row in comparison.results)
+    rows = comparison.results
+    changes = {figure: [row.changes.get(figure.csv_column) for row in rows] for figure in compared_figures()}
+    verdicts = [" -> ".join(verdict or "missing" for verdict in row.verdicts) for row in rows]
+    columns = [
+        Column("row", [escaped(row.label) for row in rows], left=True),
+        Column("verdict", verdicts, left=True),
+        *(
+            Column(figure.title, [describe_change(figure, change) if change else NOTHING for change in of_rows])
+            for figure, of_rows in changes.items()
+            if any(of_rows)
+        ),
     ]
-    rows = []
-    for row in comparison.results:
-        changes = [(figure, row.changes.get(figure.csv_column)) for figure in figures]
-        cells = [describe_change(figure, change) if change else NOTHING for figure, change in changes]
-        rows.append([escaped(row.label), " -> ".join(verdict or "missing" for verdict in row.verdicts), *cells])
     return _page(
         "edgekit compare",
         bullets(f"worse: {text}" for text in comparison.regressions) or UNCHANGED,
-        table(["row", "verdict", *(figure.title for figure in figures)], rows),
+        markdown_of(columns),
         bullets(comparison.notes),
     )
 
@@ -71,35 +76,13 @@ def summary_of_comparison(comparison: Comparison) -> str:
 def table_of_rows(rows: Sequence[Judged], meaningful: bool = True) -> str:
     """A table of the rows with their verdicts and figures; `meaningful` is false for random weights."""
     figures = main_figures(rows, meaningful)
-    heads = ["row", "verdict", *(_head(figure) for figure in figures)]
-    return table(heads, [[escaped(row.label), _verdict(row), *_cells(row, figures, meaningful)] for row in rows])
-
-
-def _head(figure: Figure) -> str:
-    return f"{figure.title} {figure.unit}{' [95 %]' if figure.interval else ''}"
-
-
-def _verdict(row: Judged) -> str:
-    return row.verdict if row.verdict == "pass" else f"**{row.verdict}**"
-
-
-def _cells(row: Judged, figures: Iterable[Figure], meaningful: bool) -> list[str]:
-    return [
-        f"{figure.text(row, meaningful)} {figure.interval_text(row, meaningful)}".rstrip()
-        if figure.is_part_of(row)
-        else NOTHING
-        for figure in figures
-    ]
+    verdicts = [row.verdict if row.verdict == "pass" else f"**{row.verdict}**" for row in rows]
+    names = [Column("row", [escaped(row.label) for row in rows], left=True), Column("verdict", verdicts, left=True)]
+    return markdown_of([*names, *(figure_column(figure, rows, meaningful) for figure in figures)])
 
 
 def _notes(rows: Iterable[Judged]) -> list[str]:
-    return [f"{row.label}: {row.verdict}: {note}" for row in rows for note in sentences(row)]
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], names: int = 2) -> str:
-    """A table, whose cells are Markdown without line breaks and bars. Columns after the first `names` have numbers."""
-    rule = ["---"] * names + ["---:"] * (len(heads) - names)
-    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, rule, *rows))
+    return [f"{row.label}: {row.verdict}: {note.sentence}" for row in rows for note in notes_of(row)]
 
 
 def bullets(lines: Iterable[str]) -> str:

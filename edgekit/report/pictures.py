@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 from edgekit.report.device import Conditions
 from edgekit.report.document import Report
-from edgekit.report.measurement import Accuracy
-from edgekit.report.plot import GROUND, INK, SERIES, STYLE, inline, svg_of
+from edgekit.report.plot import GROUND, INK, SERIES, drawing, svg_of
 from edgekit.report.row import Row
 from edgekit.report.sentences import heat_words
 from edgekit.report.times import TimedKind, TimedLayer
-from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,18 +26,16 @@ def draw(report: Report, device: str) -> tuple[str, str] | None:
     rows = [row for row in report.results if row.device.name == device and row.latency_ms]
     if not report.model.accuracy_meaningful or all(row.accuracy is None for row in rows):
         return None
-    import_needed("matplotlib", "build")
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.9), layout="constrained")
-        axes = figure.add_subplot()
-        _accuracy_against_latency(axes, report, rows)
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    with drawing(3.9) as figure:
+        _accuracy_against_latency(figure.add_subplot(), report, rows)
+        figure.legend(loc="outside lower center", ncols=2)
         svg = svg_of(figure)
-    return inline(svg), _words(device, rows)
+    points = [
+        f"{row.name} {row.latency_ms.p50:.2f} ms, {100 * row.accuracy.top1:.2f} %"
+        for row in rows
+        if row.latency_ms and row.accuracy
+    ]
+    return svg, f"Top-1 accuracy against latency on {device}: {'; '.join(points)}."
 
 
 def _accuracy_against_latency(axes: "Axes", report: Report, rows: list[Row]) -> None:
@@ -51,7 +47,9 @@ def _accuracy_against_latency(axes: "Axes", report: Report, rows: list[Row]) -> 
         index = targets.index(row.target) % len(SERIES)
         x, y, colour = row.latency_ms.p50, 100 * row.accuracy.top1, SERIES[index]
         fill = colour if row.precision == "int8" else GROUND
-        axes.errorbar(x, y, yerr=_interval(row.accuracy), fmt="none", ecolor=colour, capsize=3, elinewidth=1.2)
+        drop, (low, high) = row.accuracy.drop_top1_points, row.accuracy.drop_ci95_points
+        bar = [[max(high - drop, 0)], [max(drop - low, 0)]]
+        axes.errorbar(x, y, yerr=bar, fmt="none", ecolor=colour, capsize=3, elinewidth=1.2)
         axes.plot(x, y, SHAPES[index], color=colour, mfc=fill, ms=8, mew=1.6, label=row.name)
     reference = report.reference
     axes.axhline(100 * reference.top1, color=INK, linewidth=1, linestyle="--", label=reference.engine)
@@ -59,23 +57,6 @@ def _accuracy_against_latency(axes: "Axes", report: Report, rows: list[Row]) -> 
     axes.margins(x=0.1)
     axes.set_xlabel("latency p50, ms (lower is better)")
     axes.set_ylabel("top-1, % (higher is better)")
-    axes.grid(True, linewidth=0.5, alpha=0.6)
-
-
-def _interval(accuracy: Accuracy) -> list[list[float]]:
-    """Lengths of the error bar below and above the point, in percentage points."""
-    drop, (low, high) = accuracy.drop_top1_points, accuracy.drop_ci95_points
-    return [[max(high - drop, 0)], [max(drop - low, 0)]]
-
-
-def _words(device: str, rows: list[Row]) -> str:
-    """The picture in words, for readers who cannot see it."""
-    points = [
-        f"{row.name} {row.latency_ms.p50:.2f} ms, {100 * row.accuracy.top1:.2f} %"
-        for row in rows
-        if row.latency_ms and row.accuracy
-    ]
-    return f"Top-1 accuracy against latency on {device}: {'; '.join(points)}."
 
 
 BOX = {"whislo": "p5", "q1": "p25", "med": "p50", "q3": "p75", "whishi": "p95"}
@@ -92,12 +73,7 @@ def draw_spread(report: Report, device: str) -> tuple[str, str] | None:
     timed = [(row, row.latency_ms) for row in _rows_on(report, device) if row.latency_ms]
     if not timed:
         return None
-    import_needed("matplotlib", "build")
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 0.9 + 0.42 * len(timed)), layout="constrained")
+    with drawing(0.9 + 0.42 * len(timed)) as figure:
         axes = figure.add_subplot()
         boxes = [{part: getattr(latency, field) for part, field in BOX.items()} for _, latency in timed]
         drawn = axes.bxp(
@@ -112,12 +88,11 @@ def draw_spread(report: Report, device: str) -> tuple[str, str] | None:
         axes.invert_yaxis()
         axes.set_xlim(left=0)
         axes.set_xlabel("latency, ms (lower is better)")
-        _tidy(axes)
         svg = svg_of(figure)
     figures = [
         f"{row.name} p50 {ms.p50:.2f} ms, p5 to p95 {ms.p5:.2f} to {ms.p95:.2f}, p99 {ms.p99:.2f}" for row, ms in timed
     ]
-    return inline(svg), f"Latency on {device}: {'; '.join(figures)}."
+    return svg, f"Latency on {device}: {'; '.join(figures)}."
 
 
 def draw_heat(report: Report, device: str) -> tuple[str, str] | None:
@@ -132,23 +107,17 @@ def draw_heat(report: Report, device: str) -> tuple[str, str] | None:
             by_target.setdefault(row.target, row.thermal)
     if not by_target:
         return None
-    import_needed("matplotlib", "build")
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     clocks = any(len(_samples(thermal, "clock_mhz")) >= FEWEST_SAMPLES for thermal in by_target.values())
     kinds: dict[Series, str] = {"celsius": "temperature, °C", **({"clock_mhz": "clock, MHz"} if clocks else {})}
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 0.8 + 1.7 * len(kinds)), layout="constrained")
+    with drawing(0.8 + 1.7 * len(kinds)) as figure:
         for axes, (key, title) in zip(figure.subplots(len(kinds), 1, squeeze=False)[:, 0], kinds.items(), strict=True):
             _draw_series(axes, by_target, key)
             axes.set_ylabel(title)
-            _tidy(axes)
         axes.set_xlabel("seconds since the start of the timing")
-        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(loc="outside lower center", ncols=3)
         svg = svg_of(figure)
     words = "; ".join(f"{target}: {heat_words(thermal)}" for target, thermal in by_target.items())
-    return inline(svg), f"Temperature and clocks of {device} during the timing. {words}."
+    return svg, f"Temperature and clocks of {device} during the timing. {words}."
 
 
 def _draw_series(axes: "Axes", by_target: Mapping[str, Conditions], key: Series) -> None:
@@ -168,12 +137,6 @@ def _samples(thermal: Conditions, key: Series) -> list[tuple[float, float]]:
     """(seconds, value) of the samples that have this value."""
     samples = [(sample.s, sample.celsius if key == "celsius" else sample.clock_mhz) for sample in thermal.series]
     return [(s, value) for s, value in samples if value is not None]
-
-
-def _tidy(axes: "Axes") -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, axis="both", linewidth=0.5, alpha=0.6)
-    axes.set_axisbelow(True)
 
 
 KINDS, LAYERS = 8, 10
@@ -212,17 +175,12 @@ class Timing:
 
 def timings(report: Report) -> list[Timing]:
     """Times of each runtime on each device. Raises MissingExtraError if matplotlib is not installed."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[Row]] = {(row.target, row.device.label): [] for row in report.results}
     for row in sorted(report.results, key=lambda row: row.precision != "float"):
         if row.profile is not None:
-            groups.setdefault((row.device.label, row.target), []).append(row)
+            groups[row.target, row.device.label].append(row)
     several = len(report.devices) > 1
-    order = dict.fromkeys((row.device.label, row.target) for row in report.results)
-    return [
-        _timing(f"{place[1]} on {place[0]}" if several else place[1], groups[place])
-        for place in order
-        if place in groups
-    ]
+    return [_timing(" on ".join(place) if several else place[0], rows) for place, rows in groups.items() if rows]
 
 
 def sum_words(row: Row) -> str:
@@ -281,36 +239,31 @@ def _slowest_layers(layers: dict[str, tuple[TimedLayer, ...]]) -> tuple[LayerLin
 
 def _draw_bars(title: str, kinds: Mapping[str, Mapping[str, float]], filled: Container[str]) -> tuple[str, str]:
     """(SVG element, description in words) of the slowest operations, with a bar for each bundle."""
-    import_needed("matplotlib", "build")
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     operations = dict.fromkeys(operation for times in kinds.values() for operation in times)
     slowest = sorted(operations, key=lambda operation: -max(times.get(operation, 0.0) for times in kinds.values()))
-    shown = slowest[:KINDS]
-    bars = {name: [times.get(operation, 0.0) for operation in shown] for name, times in kinds.items()}
+    bars = {
+        name: {operation: times.get(operation, 0.0) for operation in slowest[:KINDS]} for name, times in kinds.items()
+    }
     if len(slowest) > KINDS:
-        shown = [*shown, OTHERS]
         for name, times in kinds.items():
-            bars[name].append(sum(times.get(operation, 0.0) for operation in slowest[KINDS:]))
+            bars[name][OTHERS] = sum(times.get(operation, 0.0) for operation in slowest[KINDS:])
+    shown = list(next(iter(bars.values())))
     height = 0.8 / len(bars)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 1.1 + 0.42 * len(shown)), layout="constrained")
+    with drawing(1.1 + 0.42 * len(shown)) as figure:
         axes = figure.add_subplot()
-        for index, (name, values) in enumerate(bars.items()):
+        for index, (name, times) in enumerate(bars.items()):
             places = [place + (index - (len(bars) - 1) / 2) * height for place in range(len(shown))]
             fill = SERIES[0] if name in filled else GROUND
-            axes.barh(places, values, height=height, color=fill, edgecolor=SERIES[0], linewidth=1.2, label=name)
+            axes.barh(
+                places, [*times.values()], height=height, color=fill, edgecolor=SERIES[0], linewidth=1.2, label=name
+            )
         axes.set_yticks(range(len(shown)), shown, fontsize=9)
         axes.invert_yaxis()
         axes.set_xlabel("time of one inference, ms (lower is better)")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(True, axis="x", linewidth=0.5, alpha=0.6)
-        axes.set_axisbelow(True)
-        figure.legend(loc="outside lower center", ncols=2, frameon=False)
-        drawn = inline(svg_of(figure))
-    figures = [
-        f"{name}: {', '.join(f'{operation} {ms:.3f} ms' for operation, ms in zip(shown, values, strict=True))}"
-        for name, values in bars.items()
+        axes.grid(False, axis="y")
+        figure.legend(loc="outside lower center", ncols=2)
+        svg = svg_of(figure)
+    texts = [
+        f"{name}: {', '.join(f'{what} {ms:.3f} ms' for what, ms in times.items())}" for name, times in bars.items()
     ]
-    return drawn, f"Time by kind of operation with {title}. {'; '.join(figures)}."
+    return svg, f"Time by kind of operation with {title}. {'; '.join(texts)}."

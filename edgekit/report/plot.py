@@ -1,8 +1,12 @@
-"""A plot of accuracy against latency, as SVG in the colours of the page."""
+"""Plots as SVG in the colours of the page, or as files."""
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from edgekit.support.libraries import needs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,29 +32,45 @@ STYLE: Any = {
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
     "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.linewidth": 0.5,
+    "grid.alpha": 0.6,
+    "legend.frameon": False,
 }
 
 
-def svg_of(figure: "Figure") -> str:
-    """matplotlib's SVG file of a figure. The same figure always gives the same bytes."""
+@contextmanager
+def drawing(height: float, width: float = 5.2) -> Iterator["Figure"]:
+    """A figure of this size in inches, which is drawn and turned into SVG inside the block.
+
+    Raises MissingExtraError if matplotlib is not installed.
+    """
+    with needs("build"):
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def svg_of(figure: "Figure", standalone: bool = False) -> str:
+    """A figure as an element of a page, which determines its size and colours, or as a standalone file.
+
+    The same figure always gives the same bytes.
+    """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return buffer.getvalue()
-
-
-def inline(svg: str) -> str:
-    """matplotlib's SVG file as an element of a page, which determines its size and colours."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = buffer.getvalue()
+    if standalone:
+        for placeholder, colour in PAPER.items():
+            svg = svg.replace(placeholder, colour)
+        return svg.replace("<svg ", '<svg style="background:#ffffff" ', 1)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     head, body = svg.split(">", 1)
     head = re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', "", head)
     for colour, name in VARIABLES.items():
         body = body.replace(colour, f"var(--{name})")
     return f'{head} aria-hidden="true">{body}'
-
-
-def standalone_svg(svg: str) -> str:
-    """matplotlib's SVG file with real colours on a white background."""
-    for placeholder, colour in PAPER.items():
-        svg = svg.replace(placeholder, colour)
-    return svg.replace("<svg ", '<svg style="background:#ffffff" ', 1)

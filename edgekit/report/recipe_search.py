@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from edgekit.report.figure import Interval, counted, points
-from edgekit.report.plot import INK, SERIES, STYLE, inline, standalone_svg, svg_of
+from edgekit.report.plot import INK, SERIES, drawing, svg_of
 from edgekit.report.sensitivity_document import ImageSet
-from edgekit.support.libraries import import_needed
 
 SHOWN = 4
 """Number of layers that a sentence names before it only counts them."""
@@ -198,13 +197,8 @@ def draw_tuning(search: SearchSummary, standalone: bool = False) -> tuple[str, s
     The SVG is an element in the page's colours, or a standalone file. Raises MissingExtraError if matplotlib is not
     installed.
     """
-    import_needed("matplotlib", "build")
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     targets = search.targets
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.1 * len(targets)), layout="constrained")
+    with drawing(3.1 * len(targets)) as figure:
         for axes, target in zip(figure.subplots(len(targets), 1, squeeze=False)[:, 0], targets, strict=True):
             front = [trial for trial in target.complete if trial.number in target.front]
             front.sort(key=lambda trial: trial.time_share or 0.0)
@@ -216,11 +210,9 @@ def draw_tuning(search: SearchSummary, standalone: bool = False) -> tuple[str, s
             axes.set_title(target.target, loc="left", fontsize=11)
             axes.set_xlabel("latency, % of float's (lower is better)")
             axes.set_ylabel("top-1 drop, points (lower is better)")
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(True, linewidth=0.5, alpha=0.6)
-            axes.legend(frameon=False, fontsize=9)
-        drawn = svg_of(figure)
-    return (standalone_svg(drawn) if standalone else inline(drawn)), " ".join(lines(search))
+            axes.legend(fontsize=9)
+        svg = svg_of(figure, standalone)
+    return svg, " ".join(lines(search))
 
 
 def _places(trials: Iterable[TrialSummary]) -> tuple[list[float], list[float]]:

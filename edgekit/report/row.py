@@ -77,6 +77,9 @@ class Judged(Protocol):
     def verdict(self) -> Verdict: ...
 
     @property
+    def reasons(self) -> tuple[str, ...]: ...
+
+    @property
     def notes(self) -> tuple[str, ...]: ...
 
     @property

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from edgekit.report.figure import MEANINGLESS, NOTHING, Count, Fraction, Interval, points
-from edgekit.report.plot import INK, SERIES, STYLE, inline, standalone_svg, svg_of
+from edgekit.report.plot import INK, SERIES, drawing, svg_of
+from edgekit.report.table import Column, lines_of
 from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.console import Console
-    from rich.table import Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +200,8 @@ def render_sensitivity(sensitivity: Sensitivity, console: "Console") -> None:
     for part in sensitivity.targets:
         console.print(Text(f"\n{part.target}: {whole(sensitivity, part)}", style="bold"))
         for title, rows in (("blocks", part.blocks), ("layers", part.layers)):
-            console.print(_table(sensitivity, title, rows))
+            for line in lines_of(_columns(sensitivity, title, rows), console.width, rule="─"):
+                console.print(Text(line), no_wrap=True, crop=False, overflow="ignore")
             if len(rows) > SHOWN:
                 console.print(Text(f"and {len(rows) - SHOWN} more in sensitivity.json"))
 
@@ -225,36 +226,23 @@ def advice(sensitivity: Sensitivity, part: TargetSensitivity) -> str:
     return f"FLAGGED: the drop exceeds {allowed}. With these layers in float it is {points(round(drop, 2))}: {names}"
 
 
-def _table(sensitivity: Sensitivity, title: str, rows: Sequence[Part]) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(title, no_wrap=True)
-    for head in (
-        "M MAC",
-        "noise\n%",
-        "SNR dB\nalone",
-        "drop\nalone",
-        "SNR gain\nin float",
-        "points\ngained",
-        "saves\nms",
-    ):
-        table.add_column(head, justify="right", no_wrap=True)
-    for row in noisiest(rows)[:SHOWN]:
-        drops = [row.only_int8.drop_top1_points, row.only_float.gain_top1_points]
-        lost, gained = (_number(drop, 2) if sensitivity.accuracy_meaningful else MEANINGLESS for drop in drops)
-        table.add_row(
-            row.name,
-            f"{row.macs / 1e6:,.2f}",
-            f"{row.noise_share:.1%}".removesuffix("%"),
-            _number(row.only_int8.snr_db, 1),
-            lost,
-            _number(row.only_float.snr_gain_db, 1),
-            gained,
-            _number(row.time.saved_ms if row.time else None, 3),
-        )
-    return table
+def _columns(sensitivity: Sensitivity, title: str, parts: Sequence[Part]) -> list[Column]:
+    parts = noisiest(parts)[:SHOWN]
+    drops = [[part.only_int8.drop_top1_points, part.only_float.gain_top1_points] for part in parts]
+    lost, gained = (
+        [_number(pair[side], 2) if sensitivity.accuracy_meaningful else MEANINGLESS for pair in drops]
+        for side in (0, 1)
+    )
+    return [
+        Column(title, [part.name for part in parts], left=True),
+        Column("M MAC", [f"{part.macs / 1e6:,.2f}" for part in parts]),
+        Column("noise\n%", [f"{100 * part.noise_share:.1f}" for part in parts]),
+        Column("SNR dB\nalone", [_number(part.only_int8.snr_db, 1) for part in parts]),
+        Column("drop\nalone", lost),
+        Column("SNR gain\nin float", [_number(part.only_float.snr_gain_db, 1) for part in parts]),
+        Column("points\ngained", gained),
+        Column("saves\nms", [_number(part.time.saved_ms if part.time else None, 3) for part in parts]),
+    ]
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -267,14 +255,9 @@ def draw_sensitivity(sensitivity: Sensitivity, standalone: bool = False) -> tupl
     The SVG is an element in the page's colours, or a standalone file. Raises MissingExtraError if matplotlib is not
     installed.
     """
-    import_needed("matplotlib", "build")
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     parts = sensitivity.targets
     heights = [min(len(part.layers), SHOWN) for part in parts]
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.4, sum(0.9 + 0.24 * height for height in heights)), layout="constrained")
+    with drawing(sum(0.9 + 0.24 * height for height in heights), width=8.4) as figure:
         grid = figure.subplots(len(parts), 2, squeeze=False, gridspec_kw={"height_ratios": heights})
         for (left, right), part in zip(grid, parts, strict=True):
             rows = noisiest(part.layers)[:SHOWN]
@@ -287,17 +270,15 @@ def draw_sensitivity(sensitivity: Sensitivity, standalone: bool = False) -> tupl
             left.set_xlabel("share of the noise, % (lower is better)")
             has_times = any(row.time for row in rows)
             right.set_xlabel("time saved by INT8, ms (higher is better)" if has_times else "time saved: unknown")
-        drawn = svg_of(figure)
-    return (standalone_svg(drawn) if standalone else inline(drawn)), _picture_words(sensitivity)
+        svg = svg_of(figure, standalone)
+    return svg, _picture_words(sensitivity)
 
 
 def _bars(axes: "Axes", rows: Sequence[Part], values: list[float], colour: str) -> None:
     axes.barh(range(len(rows)), values, height=0.7, color=colour)
-    axes.set_axisbelow(True)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.invert_yaxis()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, axis="x", linewidth=0.5, alpha=0.6)
+    axes.grid(False, axis="y")
 
 
 def _picture_words(sensitivity: Sensitivity) -> str:

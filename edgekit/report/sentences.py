@@ -1,13 +1,14 @@
 """Sentences about a report, its rows and the conditions under which they were measured."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal
 
 from edgekit.report.device import Conditions, Sample
 from edgekit.report.document import Reference, Report, Stability
 from edgekit.report.figure import points
 from edgekit.report.measurement import Accuracy, Measurement
-from edgekit.report.row import Gate, Row, Verdict
+from edgekit.report.row import Gate, Judged, Row
 from edgekit.report.times import Energy, SustainedPoint
 
 
@@ -105,9 +106,9 @@ def timing_words(rows: Iterable[Row]) -> str:
 
 def _low_precision(rows: Iterable[Row]) -> str:
     """Names of the float bundles that were fastest in bf16 or f16, because the float rows themselves are in f32."""
-    baselines = dict.fromkeys(row.speedup.baseline for row in rows if row.speedup)
-    low_precision = [name for name in baselines if " in " in name]
-    return f" ({', '.join(low_precision)})" if low_precision else ""
+    speedups = [row.speedup for row in rows if row.speedup and row.speedup.baseline != row.speedup.versus]
+    names = ", ".join(dict.fromkeys(speedup.baseline for speedup in speedups))
+    return f" ({names})" if names else ""
 
 
 def _range(counts: Iterable[int]) -> str:
@@ -141,18 +142,37 @@ def _decibels(value: float | None) -> str:
     return "infinite" if value is None else f"{value:.1f} dB"
 
 
-UNCONFIRMED = "cannot confirm a drop"
-"""Beginning of a reason, as report.json has it, of a loss whose interval reaches beyond its bound."""
+NoteKind = Literal["unsteady", "unconfirmed", "other"]
+BEGINNINGS: dict[NoteKind, str] = {"unsteady": "unreliable timing: ", "unconfirmed": "cannot confirm a drop"}
+"""Beginnings, as report.json has them, of the notes on a disturbed latency and on a loss that isn't confirmed."""
 
 
-class Noted(Protocol):
-    """A row with reasons and remarks: of a report, of `edgekit benchmark` or of `edgekit evaluate`."""
+@dataclass(frozen=True)
+class Note:
+    """A reason or a remark of a row, in words for readers."""
+
+    kind: NoteKind
+    sentence: str
+    """The note with its full stop. An unconfirmed loss is in the words of `confidence`."""
+    is_reason: bool
+    """Whether the note is a reason why the row did not pass."""
 
     @property
-    def verdict(self) -> Verdict: ...
+    def cause(self) -> str:
+        """What disturbed the latency."""
+        return self.sentence.removeprefix(BEGINNINGS["unsteady"])
 
-    @property
-    def notes(self) -> tuple[str, ...]: ...
+
+def notes_of(row: Judged) -> list[Note]:
+    """The reasons of a row, then its remarks."""
+    return [Note(kind := _kind(note), _sentence(row, kind, note), note in row.reasons) for note in row.notes]
+
+
+def _kind(note: str) -> NoteKind:
+    for kind, beginning in BEGINNINGS.items():
+        if note.startswith(beginning):
+            return kind
+    return "other"
 
 
 def confidence(accuracy: Accuracy) -> str:
@@ -180,17 +200,10 @@ def is_unconfirmed(accuracy: Accuracy | None) -> bool:
     return accuracy is not None and accuracy.bound is not None and not accuracy.bound.shown
 
 
-def sentences(row: Noted) -> list[str]:
-    """The reasons and remarks of a row as sentences that fit its verdict.
-
-    A row that passes on its measured loss says so before it says what its images can't confirm.
-    """
-    return [_sentence(row, note) for note in row.notes]
-
-
-def _sentence(row: Noted, note: str) -> str:
+def _sentence(row: Judged, kind: NoteKind, note: str) -> str:
+    """The note as a sentence; a row that passes on its measured loss says so before what isn't confirmed."""
     accuracy: Accuracy | None = getattr(row, "accuracy", None)
-    if not note.startswith(UNCONFIRMED) or accuracy is None or accuracy.bound is None:
+    if kind != "unconfirmed" or accuracy is None or accuracy.bound is None:
         return ended(note)
     if row.verdict != "pass":
         return confidence(accuracy)

@@ -1,11 +1,15 @@
-"""A table as lines of text within a width."""
+"""A table as lines of text within a width, or as Markdown."""
 
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from edgekit.report.figure import DETAIL_RANK, NOTHING, Figure
 
 GAP = "  "
 INDENT = "  "
+INTERVAL_HEAD = "[95 %]"
 
 
 @dataclass(frozen=True)
@@ -13,49 +17,97 @@ class Column:
     """A column of texts with its heading."""
 
     head: str
-    """Heading of the column."""
+    """Heading of the column, of one or more lines."""
     texts: Sequence[str]
     """One text for each row."""
     left: bool = False
     """Whether texts are aligned on the left, like names; numbers are aligned on the right."""
     rank: int = 0
     """Order in which columns are left out where space is short, the highest rank first; 0 is never left out."""
+    intervals: Sequence[str] = ()
+    """The interval of each text, which stands below it where space is short; empty for a column without intervals."""
+
+    def joined(self, separator: str = " ") -> "Column":
+        """The column with its intervals in its texts."""
+        if not self.intervals:
+            return self
+        texts = [separator.join(filter(None, pair)) for pair in zip(self.texts, self.intervals, strict=True)]
+        return replace(self, head=f"{self.head}{separator}{INTERVAL_HEAD}", texts=texts, intervals=())
 
     @property
     def width(self) -> int:
-        return max(map(len, (self.head, *self.texts)))
-
-    def cells(self) -> list[str]:
-        """The heading and the texts, padded to one width."""
-        return [text.ljust(self.width) if self.left else text.rjust(self.width) for text in (self.head, *self.texts)]
+        column = self.joined()
+        return max(len(line) for text in (column.head, *column.texts) for line in text.split("\n"))
 
 
-def lines_of(columns: Sequence[Column], width: int) -> list[str]:
-    """The heading and a line for each row, none longer than `width`, without columns that don't fit.
+def figure_column(figure: Figure, rows: Iterable[Any], meaningful: bool = True) -> Column:
+    """The column of a figure; `meaningful` is false for random weights. Rows of some documents lack the figure."""
+    parts = [row if figure.is_part_of(row) else None for row in rows]
+    texts = [NOTHING if row is None else figure.text(row, meaningful) for row in parts]
+    intervals = (
+        ["" if row is None else figure.interval_text(row, meaningful) for row in parts] if figure.interval else ()
+    )
+    return Column(f"{figure.title}\n{figure.unit}", texts, rank=figure.rank or 0, intervals=intervals)
 
-    If the names in the first column leave no space for the others, each name stands above its row.
+
+def lines_of(columns: Sequence[Column], width: int, rule: str = "") -> list[str]:
+    """The heading and the lines of each row, none longer than `width`, without columns that don't fit.
+
+    If the names in the first column leave no space for the others, each name stands above its row. `rule` is the
+    character of the line below the heading.
     """
-    kept = _fitting(columns, width)
-    if _width(kept) <= width:
-        return _lines(kept)
-    names, *others = columns
-    head, *lines = _lines(_fitting(others, width - len(INDENT)))
-    broken = [f"{INDENT}{head}"]
-    for name, line in zip(names.texts, lines, strict=True):
-        broken += [*textwrap.wrap(name, width), f"{INDENT}{line}"]
-    return broken
+    kept = fitting(columns, width)
+    indent = INDENT if _width(kept) > width else ""
+    names, others = (columns[0].texts, fitting(columns[1:], width - len(INDENT))) if indent else ([], kept)
+    head, *rows = zip(*(_cells(column) for column in others), strict=True)
+    lines = _lines(head, indent, at_bottom=True)
+    lines += [f"{indent}{rule * _width(others)}"] if rule else []
+    for index, row in enumerate(rows):
+        lines += [*(textwrap.wrap(names[index], width) if indent else ()), *_lines(row, indent)]
+    return lines
 
 
-def _fitting(columns: Sequence[Column], width: int) -> list[Column]:
-    """The columns without those of the highest ranks, until they fit or none can be left out."""
+def fitting(columns: Sequence[Column], width: int) -> list[Column]:
+    """The columns that fit.
+
+    Details are left out first, then intervals move below their texts, and then other columns are left out. If none
+    can be, the columns are wider than `width`.
+    """
     kept = list(columns)
-    while _width(kept) > width and (last := max(kept, key=lambda column: column.rank)).rank:
-        kept.remove(last)
+    while _width(kept) > width:
+        last = max(kept, key=lambda column: column.rank)
+        if last.rank < DETAIL_RANK and any(column.intervals for column in kept):
+            kept = [column.joined("\n") for column in kept]
+        elif last.rank:
+            kept.remove(last)
+        else:
+            break
     return kept
 
 
-def _lines(columns: Sequence[Column]) -> list[str]:
-    return [GAP.join(cells).rstrip() for cells in zip(*(column.cells() for column in columns), strict=True)]
+def markdown_of(columns: Sequence[Column]) -> str:
+    """The table in Markdown, whose texts are Markdown without line breaks and bars."""
+    joined = [column.joined() for column in columns]
+    heads = [column.head.replace("\n", " ") for column in joined]
+    rule = ["---" if column.left else "---:" for column in joined]
+    return "\n".join(
+        f"| {' | '.join(line)} |" for line in (heads, rule, *zip(*(column.texts for column in joined), strict=True))
+    )
+
+
+def _cells(column: Column) -> list[list[str]]:
+    """The lines of the heading and of each text, padded to one width."""
+    width, joined = column.width, column.joined()
+    pad = str.ljust if column.left else str.rjust
+    return [[pad(line, width) for line in text.split("\n")] for text in (joined.head, *joined.texts)]
+
+
+def _lines(cells: Sequence[list[str]], indent: str = "", at_bottom: bool = False) -> list[str]:
+    """The lines of cells side by side, the shorter of which stand at the top or the bottom."""
+    height = max(map(len, cells))
+    blanks = [[" " * len(cell[0])] * (height - len(cell)) for cell in cells]
+    filled = [[*blank, *cell] if at_bottom else [*cell, *blank] for cell, blank in zip(cells, blanks, strict=True)]
+    return [f"{indent}{GAP.join(line)}".rstrip() for line in zip(*filled, strict=True)]
 
 
 def _width(columns: Sequence[Column]) -> int:

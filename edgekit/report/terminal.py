@@ -1,7 +1,7 @@
 """The report for a terminal or a pipe: the answer within 80 columns, or a table with every column that fits."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from edgekit.report.answer import (
@@ -16,18 +16,18 @@ from edgekit.report.answer import (
     rows_on,
 )
 from edgekit.report.document import Recommendation, Report
-from edgekit.report.figure import DETAIL_RANK, Figure, table_figures
-from edgekit.report.row import Row, Verdict
-from edgekit.report.sentences import conditions, heading, sentences, warnings
-from edgekit.report.table import lines_of
+from edgekit.report.figure import table_figures
+from edgekit.report.row import Row
+from edgekit.report.sentences import conditions, heading, notes_of, warnings
+from edgekit.report.table import Column, figure_column, fitting, lines_of
 from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-COLOURS: dict[Verdict, str] = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "bold red"}
+COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", UNCONFIRMED_WORD: "yellow", "error": "bold red"}
+"""Colours of verdicts."""
 
 WIDTH = 80
 """Most columns of the answer, however wide the terminal is."""
@@ -56,24 +56,26 @@ def render_answer(report: Report, console: "Console") -> None:
 
 def _write_rows(report: Report, advice: Recommendation, console: "Console", several: bool) -> None:
     """The table of the INT8 bundles on one device, and a line with the float ones."""
-    from rich.text import Text
-
     rows = rows_on(report, advice.device)
     int8 = [row for row in rows if row.precision == "int8"]
     console.print()
     if several:
         write(console, f"On {rows[0].device.label}:" if rows else f"On {advice.device}:")
     if int8:
-        lines = lines_of(columns(int8, report.model.accuracy_meaningful), width_of(console))
-        for line in lines:
-            verdict = next((row.verdict for row in int8 if line.endswith(f"  {row.verdict}")), None)
-            text = Text(line)
-            if verdict:
-                text.stylize(COLOURS[verdict], len(line) - len(verdict))
-            elif line.endswith(UNCONFIRMED_WORD):
-                text.stylize(COLOURS["inconclusive"], len(line) - len(UNCONFIRMED_WORD))
-            console.print(text, no_wrap=True, crop=False, overflow="ignore")
+        _print_rows(console, lines_of(columns(int8, report.model.accuracy_meaningful), width_of(console)))
     write(console, float_line(rows))
+
+
+def _print_rows(console: "Console", lines: Iterable[str]) -> None:
+    """Print the lines of a table, with a colour for the verdict at the end of a line."""
+    from rich.text import Text
+
+    for line in lines:
+        text = Text(line)
+        colour = COLOURS.get(line.rpartition("  ")[2])
+        if colour:
+            text.stylize(colour, line.rindex(" ") + 1)
+        console.print(text, no_wrap=True, crop=False, overflow="ignore")
 
 
 def write(console: "Console", text: str, style: str = "") -> None:
@@ -103,10 +105,12 @@ def render_table(report: Report, console: "Console") -> None:
         console.print(Text(warning, style="bold red"))
     for line in conditions(report):
         console.print(Text(line))
-    table, dropped = _fitting(report, console)
-    console.print(table)
-    if dropped:
-        titles = ", ".join(figure.title for figure in dropped)
+    columns = _columns(report)
+    kept = {_title(column) for column in fitting(columns, console.width)}
+    _print_rows(console, lines_of(columns, console.width, rule="─"))
+    hidden = sorted((column for column in columns if _title(column) not in kept), key=lambda column: -column.rank)
+    if hidden:
+        titles = ", ".join(map(_title, hidden))
         console.print(Text(f"Hidden at this width: {titles} (report.html and report.csv have every column)."))
     for row in report.results:
         if row.verdict != "pass" or row.remarks:
@@ -116,56 +120,19 @@ def render_table(report: Report, console: "Console") -> None:
         console.print(Text(headline, style="bold"), Text(" ".join(details)), sep="\n" if details else "")
 
 
-def _fitting(report: Report, console: "Console") -> tuple["Table", list[Figure]]:
-    """The table with as many columns as fit, and the figures whose columns were dropped."""
-    from rich.measure import Measurement
-
-    figures = table_figures(report.results)
-    dropped: list[Figure] = []
-    broken = False
-    while True:
-        table = _table(report, figures, broken)
-        width = Measurement.get(console, console.options.update(width=10_000), table).maximum
-        last = max(figures, key=lambda figure: figure.rank or 0)
-        if width <= console.width or (broken and not last.rank):
-            return table, dropped
-        if broken or (last.rank or 0) >= DETAIL_RANK:
-            figures.remove(last)
-            dropped.append(last)
-        else:
-            broken = True
+def _columns(report: Report) -> list[Column]:
+    """The table of the rows, with every figure that has a rank."""
+    rows, devices = report.results, [row.device.label for row in report.results]
+    return [
+        Column("bundle", [row.name for row in rows], left=True),
+        *([Column("device", devices, left=True)] if len(report.devices) > 1 else []),
+        *(figure_column(figure, rows, report.model.accuracy_meaningful) for figure in table_figures(rows)),
+        Column("verdict", [row.verdict for row in rows], left=True),
+    ]
 
 
-def _table(report: Report, figures: Sequence[Figure], broken: bool) -> "Table":
-    """A table of these figures. `broken` puts intervals on a second line."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    several = len(report.devices) > 1
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("bundle", no_wrap=True)
-    if several:
-        table.add_column("device", no_wrap=True)
-    for figure in figures:
-        unit = _joined(figure.unit, "[95 %]" if figure.interval else "", broken)
-        table.add_column(Text(f"{figure.title}\n{unit}"), justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    meaningful = report.model.accuracy_meaningful
-    for row in report.results:
-        texts = [
-            _joined(figure.text(row, meaningful), figure.interval_text(row, meaningful), broken) for figure in figures
-        ]
-        names = [row.name, row.device.label] if several else [row.name]
-        verdict = Text(row.verdict, style=COLOURS[row.verdict])
-        table.add_row(*map(Text, (*names, *texts)), verdict)
-    return table
-
-
-def _joined(text: str, interval: str, broken: bool) -> str:
-    """A figure with its interval, if it has one."""
-    separator = "\n" if broken else " "
-    return f"{text}{separator}{interval}" if interval else text
+def _title(column: Column) -> str:
+    return column.head.partition("\n")[0]
 
 
 def _why(row: Row, several: bool) -> "Text":
@@ -173,5 +140,5 @@ def _why(row: Row, several: bool) -> "Text":
     from rich.text import Text
 
     where = f" on {row.device.label}" if several else ""
-    notes = " ".join(sentences(row)) or "no reason recorded"
+    notes = " ".join(note.sentence for note in notes_of(row)) or "no reason recorded"
     return Text.assemble((f"{row.name}{where}: {row.verdict}", COLOURS[row.verdict]), f": {notes}")

@@ -14,7 +14,7 @@ from edgekit.report.document import Recommendation, Reference, Report
 from edgekit.report.markdown import summary_of_report
 from edgekit.report.measurement import Accuracy, Bound, LowPrecision
 from edgekit.report.row import Row
-from edgekit.report.sentences import UNCONFIRMED
+from edgekit.report.sentences import notes_of
 from edgekit.report.times import Speedup
 from tests.helpers.reports import (
     BEST,
@@ -97,7 +97,7 @@ def test_an_inconclusive_row_says_what_is_missing() -> None:
 
 def test_the_reason_that_the_answer_replaces_is_the_one_that_gates_give() -> None:
     judged = judge(row(accuracy=accuracy(0.4, (-0.58, 1.57))), Gates(), random_weights=False)
-    assert [remark for remark in judged.remarks if remark.startswith(UNCONFIRMED)]
+    assert "unconfirmed" in [note.kind for note in notes_of(judged)]
 
 
 def test_float_is_shipped_in_the_format_that_makes_it_fastest() -> None:
