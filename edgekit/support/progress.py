@@ -16,8 +16,6 @@ from edgekit.support.libraries import import_needed
 
 LONG_S = 60
 """Expected time of a stage, in seconds, from which its remaining time is shown."""
-FIRST_S = 5
-"""Seconds after which the progress of a stage is a basis for its expected time."""
 
 
 class Step(Protocol):
@@ -146,10 +144,10 @@ class Reporter:
                 self._progress = _display(self.console)
                 self._progress.start()
             progress, self._shown = self._progress, self._shown + 1
-        task = progress.add_task(title, total=total, counted=total is not None, stepped=0.0)
+        task = progress.add_task(title, total=total, counted=total is not None)
 
         def advance(amount: float = 1) -> None:
-            progress.update(task, advance=amount, stepped=time.monotonic() - start)
+            progress.advance(task, amount)
 
         try:
             yield advance
@@ -173,16 +171,6 @@ def _line_of(title: str, done: float | None, start: float) -> str:
     return f"{title}: {'' if done is None else f'{done:.0f} in '}{time.monotonic() - start:.1f} s"
 
 
-def seconds_left(done: float, total: float | None, stepped: float, elapsed: float) -> float | None:
-    """Remaining seconds of a stage that had `done` its work `stepped` seconds after its beginning, now `elapsed`.
-
-    None if they aren't known yet, or if the stage is expected to take less than `LONG_S`.
-    """
-    if not total or not done or stepped < FIRST_S or stepped * total / done < LONG_S:
-        return None
-    return max(0.0, stepped * total / done - elapsed)
-
-
 def _display(console: Any) -> Any:
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
     from rich.text import Text
@@ -196,12 +184,13 @@ def _display(console: Any) -> Any:
         max_refresh = 1.0
 
         def render(self, task: Task) -> Text:
-            left = seconds_left(task.completed, task.total, task.fields["stepped"], task.elapsed or 0)
-            return Text("" if left is None or task.finished else f"{timedelta(seconds=round(left))} left")
+            left = task.time_remaining
+            is_long = left is not None and (task.elapsed or 0) + left >= LONG_S
+            return Text(f"{timedelta(seconds=round(left or 0))} left" if is_long and not task.finished else "")
 
     columns = [TextColumn("{task.description}", markup=False), BarColumn(), Count(), TimeElapsedColumn(), Remaining()]
     # rich must not redirect the streams, because it would then show libraries' output even when they are silenced.
-    return Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False)
+    return Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False, speed_estimate_period=600)
 
 
 T = TypeVar("T")
