@@ -3,13 +3,15 @@
     python -m benchmarks.giants --data imagenet-500.zip convnextv2_huge --targets openvino onnx tflite
     make figures
 
-It runs `edgekit deploy` with seeded random weights for each model, and samples the memory of its processes about twice
-a second. `peak_bytes` is the largest sum, without the pages of files that the system can drop. benchmarks/giants.json
-has one row for each model and target; measuring it again replaces the row.
+It runs `edgekit deploy` with seeded random weights for each model, of which benchmarks/giant_networks.py builds those
+that no library has, and samples the memory of its processes about twice a second. `peak_bytes` is the largest sum,
+without the pages of files that the system can drop. benchmarks/giants.json has one row for each model and target;
+measuring it again replaces the row.
 """
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -35,6 +37,21 @@ LINE = re.compile(r"(?P<title>[^:]+(?:: [a-z]+)?): (?:\d+ in )?(?P<seconds>[\d.]
 
 
 @dataclass(frozen=True)
+class Factory:
+    """A network of benchmarks/giant_networks.py, whose rows have another name than the factory."""
+
+    name: str
+    recipe: str
+
+
+FACTORIES = {
+    "coatnet_7_224": Factory("benchmarks.giant_networks:coatnet_7_224", "coatnet"),
+    "open_clip:coca_2b": Factory("benchmarks.giant_networks:coca_2b", "coca"),
+}
+"""By the names in the rows, which are the names that timm and open_clip would give them."""
+
+
+@dataclass(frozen=True)
 class Sample:
     """What the processes of a deploy needed at one time."""
 
@@ -47,15 +64,18 @@ class Sample:
 
 def deploy(model: str, targets: Sequence[str], data: Path, more: list[str], folder: Path) -> list[dict[str, Any]]:
     """Measure the rows of one model in one run. A target's row leaves out the stages of the other targets."""
+    factory = FACTORIES.get(model)
+    named = [factory.name, "--recipe", factory.recipe] if factory else [model, "--weights", "random"]
     command = [
-        sys.executable, "-m", "edgekit", "deploy", model, "--weights", "random", "--data", str(data),
+        sys.executable, "-m", "edgekit", "deploy", *named, "--data", str(data),
         *(f"--target={target}" for target in targets), "-o", str(folder / "run"), "--json",
         "--num-calibration-samples", "8", "--num-eval-samples", "8", "--warmup", "1", "--iterations", "5",
         "--max-drop", "100", "--min-speedup", "0", *more,
     ]  # fmt: skip
     samples = []
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent)}  # where a factory is
     with (folder / "log").open("w") as log, (folder / "report").open("w") as out:
-        process = subprocess.Popen(command, stderr=log, stdout=out, cwd=folder)
+        process = subprocess.Popen(command, stderr=log, stdout=out, cwd=folder, env=environment)
         while process.poll() is None:
             before = time.monotonic()
             samples.append(Sample(len(stages_in(folder / "log")), memory_of_tree(process.pid), cpu_of(process.pid)))

@@ -291,6 +291,8 @@ def predictions() -> list[dict[str, Any]]:
 
 def giants() -> list[dict[str, Any]]:
     """Predictions for the INT8 bundles that benchmarks/giants.py made, with the measured peaks, in bytes."""
+    from benchmarks.giants import FACTORIES
+    from edgekit.config.recipes import load_recipe
     from edgekit.models.options import ModelOptions
     from edgekit.pipeline.plan import plan_model
 
@@ -299,7 +301,9 @@ def giants() -> list[dict[str, Any]]:
         peaks.setdefault((row["model"], row["input"]), {})[row["target"]] = row["peak_bytes"]
     comparisons = []
     for (model, size), measured in peaks.items():
-        planned = plan_model(ModelOptions(model, weights="random", imgsz=size), tuple(measured))
+        factory = FACTORIES.get(model)
+        options = ModelOptions(factory.name if factory else model, imgsz=size)
+        planned = plan_model(options, tuple(measured), recipe=load_recipe(factory.recipe) if factory else None)
         predicted = {bundle.target: bundle.peak_bytes for bundle in planned.artifacts if bundle.precision == "int8"}
         comparisons += [
             {"model": model, "target": target, "peak": (predicted[target], peak)} for target, peak in measured.items()

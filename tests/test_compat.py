@@ -103,29 +103,16 @@ def test_onnx_runtime_keeps_an_id_of_this_user_unless_edgekit_imports_it(tmp_pat
 
 
 REGISTRIES = """
-import timm
 from litert_torch._convert.fx_passes.optimize_layout_transposes_pass.layout_rewrite import rewriters
 import edgekit.runtime.tflite.backend, edgekit.models
 from edgekit.compat.litert_torch import PAD
-print(PAD in rewriters, timm.is_model("coatnet_7_224"))
+print(PAD in rewriters)
 """
 
 
 @pytest.mark.slow
 def test_importing_edgekit_registers_nothing_with_other_libraries(tmp_path: Path) -> None:
-    assert run_alone(REGISTRIES, home=tmp_path) == "False False"
-
-
-def test_coatnet_7_is_registered_once(recwarn: pytest.WarningsRecorder) -> None:
-    import timm
-
-    from edgekit.models.coatnet import register_coatnet_7
-
-    register_coatnet_7()
-    entry = timm.model_entrypoint("coatnet_7_224")
-    register_coatnet_7()
-    assert timm.model_entrypoint("coatnet_7_224") is entry
-    assert not recwarn.list, "timm warns if a name is registered twice"
+    assert run_alone(REGISTRIES, home=tmp_path) == "False"
 
 
 def test_litert_torch_has_no_rewriter_for_paddings_yet() -> None:

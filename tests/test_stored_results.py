@@ -21,7 +21,7 @@ from edgekit.measure.accuracy import EvaluationImages, Predictions
 from edgekit.measure.measurement_store import GroupInputs, Machine, MeasurementStore
 from edgekit.measure.settings import Gates, Timing
 from edgekit.measure.shards import SerialExecutor, Shard, ShardInputs, evaluate_shards
-from edgekit.models.identity import NetworkIdentity
+from edgekit.models.network import NetworkIdentity
 from edgekit.pipeline import build, evaluation_images, steps
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.evaluation_images import ReferenceInputs, torch_answers

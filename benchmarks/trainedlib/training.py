@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.train_demo import accuracy, augment, load_zip, optimizers, prepare
-from edgekit.models.lookup import find_source
+from edgekit.models.loading import find_source
 from edgekit.models.options import ModelOptions
 from edgekit.support.files import replacing
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from edgekit.models.arguments import parse_model_args
 
 if TYPE_CHECKING:
-    from edgekit.models.network import Network, load_network
+    from edgekit.models.loading import load_network
+    from edgekit.models.network import Network
 
 __all__ = ["Network", "load_network", "parse_model_args"]
 
@@ -17,9 +18,9 @@ def __getattr__(name: str) -> Any:
     """Import torch and timm only when a network is needed."""
     if name not in __all__:
         raise AttributeError(f"module 'edgekit.models' has no attribute '{name}'")
-    from edgekit.models import network
+    from edgekit.models import loading
 
-    return getattr(network, name)
+    return getattr(loading, name)
 
 
 def __dir__() -> list[str]:

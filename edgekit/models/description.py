@@ -1,32 +1,27 @@
-"""What a checkpoint says about its network beside the tensors: architecture, constructor arguments, preprocessing."""
+"""What a checkpoint file, or a folder of `save_pretrained`, says about its network beside the tensors."""
 
 import argparse
+import json
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from edgekit.config.interpolations import INTERPOLATIONS
+from edgekit.errors import ModelError, WeightsError
 from edgekit.images.preprocess import CROP_MODES
+from edgekit.models.inputs import NOT_STATED, InputOptions
+from edgekit.models.labels import StoredNames, stored_names
 from edgekit.models.options import RESCALING, TORCHVISION, ModelArgs
+from edgekit.models.transformers_layout import timm_model, transformers_model
+from edgekit.models.transforms import processor_inputs
 
 # Keys under which training scripts and Lightning's hyperparameters name the architecture, the most specific first.
 _ARCHITECTURE_KEYS = ("arch", "architecture", "model_name", "timm_model", "model_arch", "backbone", "encoder", "model")
 _DEEPEST = 3
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The preprocessing that a checkpoint was trained with; None where it doesn't say."""
-
-    size: tuple[int, int] | None = None
-    """(height, width) in pixels."""
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    interpolation: str | None = None
-    crop_pct: float | None = None
-    crop_mode: str | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,7 @@ class Description:
     """Key and file in which the architecture is."""
     model_args: ModelArgs = field(default_factory=dict)
     """Arguments of timm's constructor."""
-    inputs: Inputs = Inputs()
+    inputs: InputOptions = NOT_STATED
     """The preprocessing."""
     inputs_origin: str = ""
     """File, or key of the file, in which the preprocessing is."""
@@ -65,16 +60,16 @@ def describe(content: object, file: str) -> Description:
     extra = settings.get("model_kwargs")
     arguments = dict(extra) if isinstance(extra, Mapping) else {}
     inputs = timm_inputs(settings)
-    return Description(architecture, origin, arguments, inputs, f"'args' in '{file}'" if inputs != Inputs() else "")
+    return Description(architecture, origin, arguments, inputs, f"'args' in '{file}'" if inputs != NOT_STATED else "")
 
 
-def timm_inputs(config: Mapping[str, Any]) -> Inputs:
+def timm_inputs(config: Mapping[str, Any]) -> InputOptions:
     """The preprocessing in a `pretrained_cfg` of timm or in the arguments of its training script."""
     size = config.get("input_size")
     if not (isinstance(size, list | tuple) and len(size) == 3 and all(type(side) is int for side in size)):
         side = config.get("img_size")
         size = (3, side, side) if type(side) is int else None
-    return Inputs(
+    return InputOptions(
         size=(size[1], size[2]) if size else None,
         mean=_numbers(config.get("mean")),
         std=_numbers(config.get("std")),
@@ -84,12 +79,12 @@ def timm_inputs(config: Mapping[str, Any]) -> Inputs:
     )
 
 
-def _torchvision_inputs(settings: Mapping[str, Any]) -> Inputs:
+def _torchvision_inputs(settings: Mapping[str, Any]) -> InputOptions:
     crop, resize = settings["val_crop_size"], settings["val_resize_size"]
     if type(crop) is not int or type(resize) is not int or not 0 < crop <= resize:
-        return Inputs()
+        return NOT_STATED
     filter_ = _choice(settings.get("interpolation"), INTERPOLATIONS)
-    return Inputs((crop, crop), interpolation=filter_, crop_pct=crop / resize)
+    return InputOptions((crop, crop), interpolation=filter_, crop_pct=crop / resize)
 
 
 def _named(content: object, path: str, levels: int) -> Iterator[tuple[str, str]]:
@@ -121,3 +116,80 @@ def _choice(value: object, valid: tuple[str, ...]) -> str | None:
 
 def _fraction(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and 0 < value <= 1 else None
+
+
+CONFIG = "config.json"
+PREPROCESSOR = "preprocessor_config.json"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Names of the file with the weights, in the order of preference."""
+_INDEX = "model.safetensors.index.json"
+_PLACEHOLDER = re.compile(r"LABEL_\d+")
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The files with the weights: one, or the parts that an index lists. Raises WeightsError if there is none."""
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return (folder / name,)
+    if (folder / _INDEX).is_file():
+        parts = _read(folder / _INDEX).get("weight_map", {})
+        names = sorted(set(parts.values())) if isinstance(parts, dict) else []
+        # A part beside the index, and nowhere else on this machine.
+        if names and all(isinstance(name, str) and name == Path(name).name for name in names):
+            return tuple(folder / name for name in names)
+    raise WeightsError(
+        f"folder '{folder}' contains no weights",
+        valid=f"a folder that save_pretrained wrote, with {CONFIG} and {' or '.join(WEIGHTS)}",
+        fix="Name such a folder, or a checkpoint file",
+    )
+
+
+def describe_folder(folder: Path) -> tuple[Description, tuple[StoredNames, ...]]:
+    """What the configuration in a folder says about the network, and its class names.
+
+    Raises ModelError if it is not a configuration of timm, or of a classifier of transformers.
+    """
+    path = folder / CONFIG
+    config = _read(path)
+    names = names_of_config(config, CONFIG)
+    if isinstance(config.get("architecture"), str):
+        pretrained = config.get("pretrained_cfg", config)
+        arguments = config.get("model_args", {})
+        inputs = timm_inputs(pretrained) if isinstance(pretrained, Mapping) else NOT_STATED
+        arguments = {key: _tuple(value) for key, value in arguments.items()} if isinstance(arguments, dict) else {}
+        return Description(config["architecture"], f"'{CONFIG}'", arguments, inputs, f"'{CONFIG}'"), names
+    timms = timm_model(config, str(path))
+    if timms is None:
+        architecture, arguments = transformers_model(config, str(path))
+        return Description(architecture, f"'{CONFIG}'", arguments), names
+    architecture, arguments = timms
+    inputs, origin = NOT_STATED, ""
+    if (folder / PREPROCESSOR).is_file():
+        inputs, origin = processor_inputs(_read(folder / PREPROCESSOR)), f"'{PREPROCESSOR}'"
+    return Description(architecture, f"'{CONFIG}'", arguments, inputs, origin), names
+
+
+def names_of_config(config: Mapping[str, Any], file: str) -> tuple[StoredNames, ...]:
+    """The class names in a configuration of timm or transformers, which calls unnamed ones LABEL_0, LABEL_1, …."""
+    stored = (replace(entry, file=file) for entry in stored_names(config))
+    return tuple(entry for entry in stored if entry.problem or not all(map(_PLACEHOLDER.fullmatch, entry.names)))
+
+
+def _tuple(value: object) -> object:
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"folder '{path.parent}' has no {path.name}, so it isn't one that save_pretrained wrote",
+            valid=f"a folder with {CONFIG} and {' or '.join(WEIGHTS)}",
+            fix="Name such a folder, or a checkpoint file",
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"can't read '{path}' ({error})", fix="Save the model again with save_pretrained") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"'{path}' contains no JSON object", fix="Save the model again with save_pretrained")
+    return value

@@ -12,13 +12,11 @@ import torch
 from torch import nn
 
 from edgekit.errors import ModelError, UsageError
-from edgekit.models.checkpoint import open_checkpoint
-from edgekit.models.class_names import StoredNames
+from edgekit.models.fitted_module import load_weights
 from edgekit.models.inputs import parse_size
 from edgekit.models.options import ModelArgs, ModelOptions
 from edgekit.models.source import LoadedModule
-from edgekit.models.state_dict import fit_weights, state_sha256
-from edgekit.models.weight_notes import notes_on_tensors
+from edgekit.models.state_dict import state_sha256
 
 
 class FactorySource:
@@ -51,26 +49,15 @@ class FactorySource:
             factory = _import_factory(name)
             torch.manual_seed(seed)  # after the import, which may draw random numbers, but only the first time
             module = _call(name, factory, options.model_args)
-        return with_weights(module.cpu().float(), options, "factory")
+        module = module.cpu().float()
+        if options.weights is None:
+            return LoadedModule(module, "factory", state_sha256(module), None)
+        return load_weights(lambda: module, options.weights)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
         """Build the network with `factory(**model_args)`."""
         with _current_folder_importable():
             return _call(options.name, _import_factory(options.name), options.model_args)
-
-
-def with_weights(
-    module: nn.Module, options: ModelOptions, origin: str, names: tuple[StoredNames, ...] = ()
-) -> LoadedModule:
-    """The module with the weights of the file in the options, or else those that it has, from `origin`."""
-    if options.weights is None:
-        return LoadedModule(module, origin, state_sha256(module), None, class_names=names)
-    path = Path(options.weights)
-    checkpoint = open_checkpoint(path)
-    notes = notes_on_tensors(fit_weights(module, checkpoint.state, path), checkpoint, path)
-    file = str(checkpoint.files[0]) if path.is_dir() else options.weights
-    stored = (*checkpoint.class_names, *names)
-    return LoadedModule(module, file, checkpoint.sha256, None, class_names=stored, notes=notes)
 
 
 def _import_factory(name: str) -> Any:

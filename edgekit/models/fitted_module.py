@@ -13,7 +13,22 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from edgekit.config import sizes
-from edgekit.models.state_dict import OwnTensors, Rename, State, fit_weights
+from edgekit.models.checkpoint import Checkpoint, open_checkpoint
+from edgekit.models.options import Note
+from edgekit.models.source import LoadedModule
+from edgekit.models.state_dict import OwnTensors, Rename, State, fit_weights, some
+
+
+def load_weights(build: Callable[[], nn.Module], weights: str, rename: Rename | None = None) -> LoadedModule:
+    """Build a float32 module with the weights of a checkpoint file or saved folder.
+
+    Raises the errors of `build`, `open_checkpoint` and `fit_weights`.
+    """
+    path = Path(weights)
+    checkpoint = open_checkpoint(path)
+    module, own = build_fitted(build, checkpoint.state, path, rename)
+    file, notes = str(checkpoint.files[0]) if path.is_dir() else weights, _notes_on(own, checkpoint, path)
+    return LoadedModule(module, file, checkpoint.sha256, None, class_names=checkpoint.class_names, notes=notes)
 
 
 def build_fitted(
@@ -62,3 +77,16 @@ def parameters_without_memory() -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+def _notes_on(own: OwnTensors, checkpoint: Checkpoint, path: Path) -> tuple[Note, ...]:
+    """Sentences on averaged weights, on a classifier beside the network, and on tensors that don't belong to it."""
+    notes = []
+    if checkpoint.averaged:
+        notes.append(Note(f"weights: '{checkpoint.averaged}' in '{path.name}', the averaged (EMA) ones"))
+    if own.head:
+        notes.append(Note(f"classifier: '{own.head}' in '{path.name}', which is taken as the network's last layer"))
+    if own.others:
+        unused = f"tensors of '{path.name}' outside the network are unused: {some(own.others)}"
+        notes.append(Note(f"{unused}. If your code computes with them, deploy it as module:factory", doubtful=True))
+    return tuple(notes)

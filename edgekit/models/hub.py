@@ -7,7 +7,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from timm.models import PretrainedCfg
 
 from edgekit.errors import HubError
-from edgekit.models.saved_folder import CONFIG, PREPROCESSOR
+from edgekit.models.description import CONFIG, PREPROCESSOR
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _TIMEOUT_S = 5.0

@@ -1,11 +1,12 @@
 """Completes a network's options from its files: the architecture, the number of classes and the preprocessing.
 
-What the user states stays; what is inferred becomes a note. Identifying a second time changes nothing.
+What the user states stays; what is inferred becomes a note.
 """
 
+import difflib
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,53 +17,49 @@ from torch import nn
 from edgekit.compat.timm import checkpoint_filter
 from edgekit.errors import EdgekitError, ModelError, UsageError
 from edgekit.models.checkpoint import Checkpoint, open_checkpoint
-from edgekit.models.coatnet import register_coatnet_7
-from edgekit.models.description import Inputs
+from edgekit.models.description import describe_folder
 from edgekit.models.hub import fetch_repository
-from edgekit.models.nearest import nearest
-from edgekit.models.options import HUB_PREFIXES, TORCHVISION, TRANSFORMERS, ModelArgs, ModelOptions
-from edgekit.models.saved_folder import describe_folder
-from edgekit.models.source import ModelSource, Note
+from edgekit.models.inputs import InputOptions
+from edgekit.models.options import HUB_PREFIXES, TORCHVISION, TRANSFORMERS, ModelArgs, ModelOptions, Note
+from edgekit.models.source import ModelSource
 from edgekit.models.state_dict import Rename, classes_of_head, own_tensors
 from edgekit.models.timm_source import TimmSource
 from edgekit.models.torchvision_source import TorchvisionSource, present_names, side_of_positions, torchvision_models
 from edgekit.models.transforms import read_transform
 
 
-@dataclass(frozen=True)
-class Identified:
-    """The options of a network after they were completed, and what was inferred."""
-
-    options: ModelOptions
-    notes: tuple[Note, ...] = ()
-
-
-def identify(options: ModelOptions, command: Sequence[str] = ()) -> Identified:
+def identify(options: ModelOptions, command: Sequence[str] = ()) -> ModelOptions:
     """Complete the options of a network whose weights are a file, or whose name is a checkpoint or a hub repository.
 
-    `command` is the user's command line, which the error for a checkpoint of an unknown architecture corrects. Raises
-    ModelError, WeightsError or HubError.
+    What was inferred is in the `notes` of the result; options that have them are complete. `command` is the user's
+    command line, which the error for a checkpoint of an unknown architecture corrects. Raises ModelError, WeightsError,
+    HubError, or UsageError for a transform that can't be repeated.
     """
-    options, first = _with_transform(options)
-    named = _architecture(options, command)
-    options, notes = named.options, [*first, *named.notes]
+    if options.notes is not None:
+        return options
+    options = _with_transform(replace(options, notes=()))
+    if options.module is not None:
+        return options
+    options = _with_architecture(options, command)
     source = _source(options.name)
-    if source is None or options.module is not None or options.weights in (None, "random"):
-        return Identified(options, tuple(notes))
+    if source is None or options.weights in (None, "random"):
+        return options
     path = Path(str(options.weights))
     checkpoint = open_checkpoint(path)
     file = checkpoint.files[0].name
-    options, note = _with_description(options, checkpoint)
-    notes += note
+    options = _with_description(options, checkpoint)
     if options.imgsz is None and (side := side_of_positions(options.name, checkpoint.state)) is not None:
-        options = replace(options, imgsz=side)
-        notes.append(Note(f"input: {side}x{side}, from the positions in '{file}'"))
+        options = _noting(replace(options, imgsz=side), f"input: {side}x{side}, from the positions in '{file}'")
     if "num_classes" not in options.model_args:
         classes = _classes(options, source, checkpoint, path)
         if classes is not None:
             options = _with_arguments(options, {"num_classes": classes})
-            notes.append(Note(f"classes: {classes}, from the classifier in '{file}'"))
-    return Identified(options, tuple(notes))
+            options = _noting(options, f"classes: {classes}, from the classifier in '{file}'")
+    return options
+
+
+def _noting(options: ModelOptions, text: str) -> ModelOptions:
+    return replace(options, notes=(*(options.notes or ()), Note(text)))
 
 
 def _source(name: str) -> ModelSource | None:
@@ -73,15 +70,12 @@ def _source(name: str) -> ModelSource | None:
 
 
 def _is_timm(name: str) -> bool:
-    register_coatnet_7()
     return timm.is_model(name.partition(".")[0])
 
 
-def _architecture(options: ModelOptions, command: Sequence[str]) -> Identified:
+def _with_architecture(options: ModelOptions, command: Sequence[str]) -> ModelOptions:
     """The options with a name of timm's or torchvision's in place of a checkpoint, a saved folder or a repository."""
     repository = next((options.name.removeprefix(p) for p in HUB_PREFIXES if options.name.startswith(p)), None)
-    if options.module is not None:
-        return Identified(options)
     if repository is not None:
         path = fetch_repository(repository, weights=options.weights is None)
     elif options.is_checkpoint and (options.has_checkpoint_suffix or not _is_timm(options.name)):
@@ -93,7 +87,7 @@ def _architecture(options: ModelOptions, command: Sequence[str]) -> Identified:
                 fix="Correct the path",
             )
     else:
-        return Identified(options)
+        return options
     if path.is_dir():
         description, state = describe_folder(path)[0], None
     else:
@@ -101,12 +95,11 @@ def _architecture(options: ModelOptions, command: Sequence[str]) -> Identified:
         description, state = checkpoint.description, checkpoint.state
     name = _known(description.architecture, state)
     if name is None:
-        assert state is not None or description.architecture
-        raise _unknown_architecture(path, description.architecture, description.origin, state, command)
+        raise _unknown_architecture(path, description.architecture, description.origin, command)
     arguments = {**description.model_args, **options.model_args} if path.is_dir() else options.model_args
-    found = replace(options, name=name, weights=options.weights or str(path), model_args=arguments)
     where = f" of '{options.short_name}'" if path.is_dir() else ""
-    return Identified(found, (Note(f"architecture: {name}, from {description.origin}{where}"),))
+    named = replace(options, name=name, weights=options.weights or str(path), model_args=arguments)
+    return _noting(named, f"architecture: {name}, from {description.origin}{where}")
 
 
 def _known(architecture: str | None, state: dict[str, torch.Tensor] | None) -> str | None:
@@ -133,7 +126,7 @@ def _fits(name: str, state: dict[str, torch.Tensor]) -> bool:
     return own.keys() == module.state_dict().keys()
 
 
-def _with_description(options: ModelOptions, checkpoint: Checkpoint) -> tuple[ModelOptions, list[Note]]:
+def _with_description(options: ModelOptions, checkpoint: Checkpoint) -> ModelOptions:
     """The options with the constructor arguments and the preprocessing that the checkpoint states."""
     description = checkpoint.description
     if description.model_args and _known(description.architecture, None) == options.name.partition(".")[0]:
@@ -141,10 +134,10 @@ def _with_description(options: ModelOptions, checkpoint: Checkpoint) -> tuple[Mo
     return _with_inputs(options, description.inputs, description.inputs_origin)
 
 
-def _with_transform(options: ModelOptions) -> tuple[ModelOptions, list[Note]]:
+def _with_transform(options: ModelOptions) -> ModelOptions:
     """The options with the preprocessing of their transform. UsageError if it can't be expressed, or has no size."""
     if options.transform is None:
-        return options, []
+        return options
     inputs = read_transform(options.transform)
     if inputs.size is None and options.imgsz is None:
         raise UsageError(
@@ -154,7 +147,7 @@ def _with_transform(options: ModelOptions) -> tuple[ModelOptions, list[Note]]:
     return _with_inputs(replace(options, transform=None), inputs, "the transform")
 
 
-def _with_inputs(options: ModelOptions, inputs: Inputs, origin: str) -> tuple[ModelOptions, list[Note]]:
+def _with_inputs(options: ModelOptions, inputs: InputOptions, origin: str) -> ModelOptions:
     """The options with the preprocessing that is stated elsewhere, where they leave it open."""
     size = inputs.size if options.imgsz is None and "img_size" not in options.model_args else None
     stated = {
@@ -169,10 +162,10 @@ def _with_inputs(options: ModelOptions, inputs: Inputs, origin: str) -> tuple[Mo
         key: value for key, value in stated.items() if value is not None and getattr(options, key) is None
     }
     if not new:
-        return options, []
+        return options
     words = {"imgsz": "x".join(map(str, size or ())), "crop_mode": f"crop {inputs.crop_mode}"}
     listed = ", ".join(words.get(key) or f"{key} {_short(value)}" for key, value in new.items())
-    return replace(options, **new), [Note(f"preprocessing: {listed}, from {origin}")]
+    return _noting(replace(options, **new), f"preprocessing: {listed}, from {origin}")
 
 
 def _short(value: object) -> str:
@@ -211,24 +204,16 @@ def _filter(name: str) -> Rename | None:
     return checkpoint_filter(model)
 
 
-def _unknown_architecture(
-    path: Path, stated: str | None, origin: str, state: dict[str, torch.Tensor] | None, command: Sequence[str]
-) -> ModelError:
-    """The error for a checkpoint whose architecture edgekit doesn't know, with the command that names the nearest."""
+def _unknown_architecture(path: Path, stated: str | None, origin: str, command: Sequence[str]) -> ModelError:
+    """The error for a checkpoint whose architecture edgekit doesn't know, with the command that names one."""
     said = f"says that it belongs to '{stated}' ({origin}), which is no name of timm's or torchvision's"
-    problem = f"'{path}' is a checkpoint that {said if stated else 'does not say which network it belongs to'}"
-    found = nearest(state) if state is not None else []
-    if not found:
-        return ModelError(
-            problem,
-            valid="a name of timm's or torchvision's with `--weights FILE`, or module:factory for your own code",
-            fix=f"Name the network: {_corrected(command, path, 'ARCHITECTURE')}",
-        )
-    listed = ", ".join(f"{match.name} ({match.share:.0%})" for match in found)
+    names = [*timm.list_models(), *(f"{TORCHVISION}{name}" for name in torchvision_models())]
+    similar = difflib.get_close_matches((stated or path.stem).lower(), names)
+    examples = f", such as {', '.join(similar)}," if similar else ""
     return ModelError(
-        problem,
-        valid=f"by the names and shapes of its tensors, the nearest networks are {listed}",
-        fix=f"Name the network: {_corrected(command, path, found[0].name)}",
+        f"'{path}' is a checkpoint that {said if stated else 'does not say which network it belongs to'}",
+        valid=f"a name of timm's or torchvision's{examples} with `--weights FILE`, or module:factory for your own code",
+        fix=f"Name the network: {_corrected(command, path, similar[0] if similar else 'ARCHITECTURE')}",
     )
 
 

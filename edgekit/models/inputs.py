@@ -17,17 +17,19 @@ _RGB = "three numbers, for red, green and blue"
 
 @dataclass(frozen=True)
 class InputOptions:
-    """Values of `--imgsz`, `--mean`, `--std`, `--interpolation` and `--crop-pct`, and the way to crop.
-
-    None keeps the model's own value.
-    """
+    """The preprocessing of a network, as options, a checkpoint or a transform state it; None where they don't."""
 
     size: tuple[int, int] | None = None
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
+    """(height, width) in pixels."""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     interpolation: str | None = None
     crop_pct: float | None = None
     crop_mode: str | None = None
+
+
+NOT_STATED = InputOptions()
+"""Of a checkpoint that says nothing about its preprocessing."""
 
 
 def parse_size(imgsz: object) -> tuple[int, int] | None:

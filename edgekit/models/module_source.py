@@ -1,17 +1,19 @@
 """Networks in memory: an `nn.Module` that the caller has built, which stays as it is."""
 
 import copy
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from edgekit.errors import ModelError, UsageError
-from edgekit.models.class_names import StoredNames
-from edgekit.models.factory_source import with_weights
+from edgekit.models.description import names_of_config
+from edgekit.models.fitted_module import load_weights
 from edgekit.models.inputs import parse_size
-from edgekit.models.options import ModelOptions
-from edgekit.models.saved_folder import names_of_config
-from edgekit.models.source import LoadedModule, Note
+from edgekit.models.labels import StoredNames
+from edgekit.models.options import ModelOptions, Note
+from edgekit.models.source import LoadedModule
+from edgekit.models.state_dict import state_sha256
 from edgekit.models.transformers_source import Classifier
 from edgekit.support.libraries import first_line
 
@@ -49,9 +51,13 @@ class ModuleSource:
                 f"{option} can't apply to '{options.name}', a network in memory that is already built",
                 fix="Build the network as it should be, and pass that",
             )
-        module = _copied(options)
+        module = _copied(options).cpu().float()
         names = _class_names(module)
-        loaded = with_weights(module.cpu().float(), options, ORIGIN, names)
+        if options.weights is None:
+            loaded = LoadedModule(module, ORIGIN, state_sha256(module), None, class_names=names)
+        else:
+            loaded = load_weights(lambda: module, options.weights)
+            loaded = replace(loaded, class_names=(*loaded.class_names, *names))
         if options.mean is None and "mean" not in getattr(module, "pretrained_cfg", {}):
             text = "the network doesn't state its preprocessing, so ImageNet's is assumed: pass its transform"
             return loaded.with_notes(Note(f"{text}, or imgsz, mean and std", doubtful=True))

@@ -1,37 +1,70 @@
-"""Loads a classifier from any source, ready to export."""
+"""A network: its module, preprocessing and labels, and its identity, by which results are stored."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekit import __version__
-from edgekit.compiler.execution.threads import keep_to_available_cores
 from edgekit.compiler.export import trace
-from edgekit.errors import ModelError, WeightsError
+from edgekit.errors import ModelError
 from edgekit.images.preprocess import Preprocessing
-from edgekit.models.forward import run_on_rgb_or_grey
-from edgekit.models.identify import identify
-from edgekit.models.identity import DISTRIBUTIONS, ROOMS, NetworkIdentity, graph_sha256
-from edgekit.models.inputs import InputOptions, resolve_preprocessing, resolve_size
-from edgekit.models.labels import choose_labels
-from edgekit.models.lookup import find_source
-from edgekit.models.options import ModelOptions
-from edgekit.models.random_weights import random_images
-from edgekit.models.source import Note, Reference
-from edgekit.models.state_dict import check_finite
+from edgekit.models.options import Note
+from edgekit.models.source import Reference
+from edgekit.models.state_dict import tensors_sha256
 from edgekit.support.distribution import versions_of
+from edgekit.support.hashes import digest
 from edgekit.support.libraries import first_line
 
-_NOT_LOGITS = "Choose a classifier, or wrap the model in a factory that returns its logits alone"
-_ONE_LOGIT = (
-    "For a network x whose one logit says yes or no, write a factory that returns torch.cat([0 * x, x], 1), which has "
-    "the same probabilities"
+DISTRIBUTIONS = (
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip_torch",
+    "transformers",
+    "safetensors",
+    "onnx2pytorch",
+    "numpy",
+    "pillow",
 )
+"""Distributions that build networks, decode images and compute torch's predictions."""
+ROOMS = ("compat", "compiler", "config", "images", "models")
+"""Folders of the package whose code loads and exports networks and prepares images."""
+
+
+@dataclass(frozen=True)
+class NetworkIdentity:
+    """Identity of a network, as an input of stored results. Equal identities give equal bundles and predictions."""
+
+    name: str
+    """Name of the model."""
+    weights_sha256: str
+    """Hash of the file or state dict with the weights."""
+    graph_sha256: str
+    """Hash of the exported graph, which changes with everything that `forward` calls, in whichever file it is."""
+    preprocessing: Preprocessing
+    """Conversion of images to the network's input."""
+    versions: Mapping[str, str]
+    """Versions of `DISTRIBUTIONS`, of Python and of edgekit, and the hash of edgekit's code in `ROOMS`."""
+
+
+def graph_sha256(graph: GraphModule) -> str:
+    """SHA-256 of the code of an exported graph and of its weights, buffers and constants. A gigabyte takes a second."""
+    code = {name: part.code for name, part in graph.named_modules() if isinstance(part, GraphModule)}
+    return digest(code, tensors_sha256(tensors_of(graph)))
+
+
+def tensors_of(graph: GraphModule) -> dict[str, Tensor]:
+    """Weights, buffers and constants of a graph by name. The graph keeps constants of `forward` as plain attributes."""
+    return {
+        f"{name}.{key}": value
+        for name, part in graph.named_modules(remove_duplicate=False)
+        for key, value in {**vars(part), **part._parameters, **part._buffers}.items()
+        if isinstance(value, Tensor)
+    }
 
 
 @dataclass(frozen=True)
@@ -96,67 +129,3 @@ class Network:
         return {name: value for name, value in vars(self).items() if name != "traced"} | {
             "graph_sha256": self.graph_sha256
         }
-
-
-def load_network(options: ModelOptions, *, seed: int = 0) -> Network:
-    """Load a classifier from its source, and run it once on a random image of its input size.
-
-    `seed` determines random weights and the random numbers that a factory draws. Raises ModelError, WeightsError,
-    HubError, UsageError or MissingExtraError.
-    """
-    keep_to_available_cores()
-    identified = identify(options)
-    options = identified.options
-    source = find_source(options)
-    size = source.input_size(options)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        loaded = source.load(options, seed)
-    module = loaded.module.eval().requires_grad_(False)
-    inputs = InputOptions(size, options.mean, options.std, options.interpolation, options.crop_pct, options.crop_mode)
-    check_finite(module, loaded.weights)
-    channels, classes = _count_channels_and_classes(module, options.name, resolve_size(module, size))
-    preprocessing = resolve_preprocessing(module, inputs, channels)
-    labels = choose_labels(options.labels, classes, loaded.class_names, Path(loaded.weights).name)
-    return Network(
-        module=module,
-        name=options.short_name,
-        source=source.name,
-        weights=loaded.weights,
-        weights_sha256=loaded.weights_sha256,
-        params=sum(parameter.numel() for parameter in module.parameters()),
-        classes=classes,
-        preprocessing=preprocessing,
-        labels=labels.names,
-        license_note=loaded.license_note,
-        reference=loaded.reference,
-        labels_origin=labels.origin,
-        labels_file=labels.file,
-        labels_doubt=labels.doubt,
-        notes=(*identified.notes, *loaded.notes),
-    )
-
-
-def _count_channels_and_classes(module: nn.Module, name: str, size: tuple[int, int]) -> tuple[int, int]:
-    """Run a random image. Raises ModelError unless the output is logits [1,N], WeightsError if they aren't finite."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        channels, logits = run_on_rgb_or_grey(module, lambda channels: random_images(1, size, channels))
-    if not isinstance(logits, Tensor):
-        raise ModelError(
-            f"model '{name}' returns a {type(logits).__name__}",
-            valid="a tensor of logits [1,N]",
-            fix=_NOT_LOGITS,
-        )
-    if logits.ndim != 2 or logits.shape[0] != 1 or logits.shape[1] < 2:
-        raise ModelError(
-            f"model '{name}' returns shape {list(logits.shape)} for an image {[1, channels, *size]}",
-            valid="logits [1,N] of at least two classes",
-            fix=_ONE_LOGIT if list(logits.shape) == [1, 1] else _NOT_LOGITS,
-        )
-    if not bool(torch.isfinite(logits).all()):
-        raise WeightsError(
-            f"model '{name}' returns NaN or infinity for a random image: its weights are damaged",
-            fix="Choose another checkpoint with `--weights FILE`",
-        )
-    return channels, int(logits.shape[1])

@@ -13,8 +13,8 @@ from torch import nn
 
 from edgekit.errors import EdgekitError, ModelError, UsageError
 from edgekit.images.preprocess import CHANNELS
-from edgekit.models.class_names import stored_names
 from edgekit.models.inputs import parse_size
+from edgekit.models.labels import stored_names
 from edgekit.models.onnx_import import import_graph
 from edgekit.models.options import ONNX_SUFFIX, ModelOptions
 from edgekit.models.source import LoadedModule

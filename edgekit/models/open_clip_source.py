@@ -5,7 +5,6 @@ Without a trained head, the text tower builds one from the names of the classes.
 
 import difflib
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -20,15 +19,14 @@ from edgekit.models.hub import fetch, hub_error
 from edgekit.models.image_tower import ImageClassifier, deployable
 from edgekit.models.inputs import size_of_model
 from edgekit.models.labels import IMAGENET_CLASSES, resolve_labels
-from edgekit.models.options import ModelOptions
+from edgekit.models.options import ModelOptions, Note
 from edgekit.models.random_weights import randomize
-from edgekit.models.source import LoadedModule, Note
+from edgekit.models.source import LoadedModule
 from edgekit.models.state_dict import State, fit_weights, state_sha256
 from edgekit.support.hashes import file_sha256
 from edgekit.support.libraries import first_line, import_needed
 
 PREFIX = "open_clip:"
-COCA_2B = "coca_2b"
 # Our crop modes for open_clip's ways to resize. No published weights have its third, "longest".
 _CROP_MODES = {"shortest": "center", "squash": "squash"}
 Config: TypeAlias = dict[str, Any]
@@ -89,7 +87,6 @@ class OpenClipSource:
 def _config(library: Any, options: ModelOptions) -> Config:
     """open_clip's configuration of a model, with the requested input size, and the activation of the weights."""
     model, named = _parse(options)
-    register_coca_2b(library)
     config: Config | None = library.get_model_config(model)
     if config is None:
         similar = difflib.get_close_matches(model, library.list_models(), n=4, cutoff=0.5)
@@ -125,16 +122,6 @@ def _entry(library: Any, options: ModelOptions) -> Config:
     """open_clip's entry of the published weights: where they are, their preprocessing and activation. May be empty."""
     entry: Config = library.pretrained.get_pretrained_cfg(_parse(options)[0], _tag(library, options))
     return entry
-
-
-def register_coca_2b(library: Any) -> None:
-    """Tell open_clip, which has smaller versions, about `coca_2b`, the largest model of Yu et al., arXiv 2205.01917.
-
-    Its image tower has the published width, layers, heads and patches. The paper doesn't state the heads of the
-    poolers, of which there are as many as in the encoder. The weights are not public.
-    """
-    if COCA_2B not in library.list_models():
-        library.add_model_config(files("edgekit") / "_assets" / f"{COCA_2B}.json")
 
 
 def _side(config: Config) -> tuple[int, int]:

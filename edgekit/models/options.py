@@ -24,6 +24,15 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 
 
 @dataclass(frozen=True)
+class Note:
+    """A sentence for the user about what was inferred from the files of a network."""
+
+    text: str
+    doubtful: bool = False
+    """Whether it is a warning, which is also printed when quiet."""
+
+
+@dataclass(frozen=True)
 class ModelOptions:
     """Options that choose a network and its preprocessing; None keeps the model's own value.
 
@@ -55,6 +64,8 @@ class ModelOptions:
     transform: Any = None
     """The network's evaluation transform (of torchvision, timm or transformers), from which the preprocessing is taken
     where the other options leave it open."""
+    notes: tuple[Note, ...] | None = None
+    """What `identify` inferred from the network's files; None for options that it has not completed yet."""
 
     @property
     def is_checkpoint(self) -> bool:

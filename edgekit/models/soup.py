@@ -22,7 +22,7 @@ from edgekit.images.dataset import open_dataset
 from edgekit.images.selection import select
 from edgekit.models import load_network
 from edgekit.models.checkpoint import read_checkpoint
-from edgekit.models.class_order import settle_classes
+from edgekit.models.loading import settle_classes
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.models.state_dict import State, fit_weights

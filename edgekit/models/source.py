@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from edgekit.models.class_names import StoredNames
-from edgekit.models.options import ModelOptions
+from edgekit.models.labels import StoredNames
+from edgekit.models.options import ModelOptions, Note
 
 
 class Reference(Protocol):
@@ -17,15 +17,6 @@ class Reference(Protocol):
     def difference(self, images: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
         """Largest difference between the module's logits [N,classes] and its own, as a fraction of its largest."""
         ...
-
-
-@dataclass(frozen=True)
-class Note:
-    """A sentence for the user about what was inferred from the files of a network."""
-
-    text: str
-    doubtful: bool = False
-    """Whether it is a warning, which is also printed when quiet."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +42,7 @@ class LoadedModule:
 
 
 class ModelSource(Protocol):
-    """A source of networks. `edgekit.models.lookup` lists the sources; each has its own file."""
+    """A source of networks. `edgekit.models.loading` lists the sources; each has its own file."""
 
     name: ClassVar[str]
     """The source's name in reports and manifests."""

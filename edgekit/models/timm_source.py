@@ -1,6 +1,7 @@
 """Resolves timm's model names, and builds the models with published weights, a checkpoint file's or random ones."""
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,16 +11,13 @@ from torch import nn
 
 from edgekit.compat.timm import checkpoint_filter
 from edgekit.errors import ModelError, UsageError, WeightsError
-from edgekit.models.checkpoint import open_checkpoint
-from edgekit.models.coatnet import register_coatnet_7
-from edgekit.models.fitted_module import build_fitted
+from edgekit.models.fitted_module import load_weights
 from edgekit.models.hub import fetch, hub_error
 from edgekit.models.inputs import size_of_model
 from edgekit.models.options import ModelArgs, ModelOptions
 from edgekit.models.random_weights import randomize
 from edgekit.models.source import LoadedModule
 from edgekit.models.state_dict import state_sha256
-from edgekit.models.weight_notes import notes_on_tensors
 
 # Arguments that timm's own code sets only for published weights, which fine-tunes and random weights need too.
 _AS_PUBLISHED: dict[str, ModelArgs] = {"fbnetc_100": {"bn_eps": 1e-3}}
@@ -31,7 +29,6 @@ def resolve_name(name: str) -> PretrainedCfg:
 
     Builds nothing. Raises ModelError with the most similar names, or with the tags of the architecture.
     """
-    register_coatnet_7()
     architecture, _, tag = name.partition(".")
     renamed = timm.models.get_deprecated_models()
     if architecture in renamed:
@@ -82,17 +79,10 @@ class TimmSource:
             module = _build(name, arguments, pretrained=False)
             randomize(module, size or config.input_size[-2:])
             return LoadedModule(module, "random", state_sha256(module), None)
-        path = Path(weights)
-        checkpoint = open_checkpoint(path)
-        module, own = build_fitted(
-            lambda: _build(name, arguments, pretrained=False),
-            checkpoint.state,
-            path,
-            checkpoint_filter(str(config.architecture)),
-        )
-        note = None if options.trained_from_scratch else _note_on_file(config, path)
-        file, notes = str(checkpoint.files[0]) if path.is_dir() else weights, notes_on_tensors(own, checkpoint, path)
-        return LoadedModule(module, file, checkpoint.sha256, note, class_names=checkpoint.class_names, notes=notes)
+        rename = checkpoint_filter(str(config.architecture))
+        loaded = load_weights(lambda: _build(name, arguments, pretrained=False), weights, rename)
+        note = None if options.trained_from_scratch else _note_on_file(config, Path(weights))
+        return replace(loaded, license_note=note)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
         arguments = _constructor_arguments(options, resolve_name(options.name))

@@ -11,14 +11,12 @@ from torch import nn
 
 from edgekit.compat.torchvision import renamed_as_published
 from edgekit.errors import HubError, ModelError, UsageError, WeightsError
-from edgekit.models.checkpoint import open_checkpoint
-from edgekit.models.fitted_module import build_fitted, parameters_without_memory
+from edgekit.models.fitted_module import build_fitted, load_weights, parameters_without_memory
 from edgekit.models.inputs import parse_size, resolve_size, size_of_model
-from edgekit.models.options import RESCALING, TORCHVISION, ModelArgs, ModelOptions
+from edgekit.models.options import RESCALING, TORCHVISION, ModelArgs, ModelOptions, Note
 from edgekit.models.random_weights import randomize
-from edgekit.models.source import LoadedModule, Note
+from edgekit.models.source import LoadedModule
 from edgekit.models.state_dict import Rename, State, state_sha256, versions_of_modules, with_versions
-from edgekit.models.weight_notes import notes_on_tensors
 
 # Arguments that torchvision gives to `RESCALING` with published weights, but without the auxiliary classifiers.
 _FLAGS: ModelArgs = {"transform_input": True, "aux_logits": False, "init_weights": False}
@@ -55,12 +53,8 @@ class TorchvisionSource:
             state = _download(options, published)
             module, _ = build_fitted(lambda: _build(options, model), state, Path(published.url), rename)
             return LoadedModule(module, published.name, state_sha256(module), None)
-        path = Path(options.weights)
-        checkpoint = open_checkpoint(path)
-        module, own = build_fitted(lambda: _build(options, model), checkpoint.state, path, rename)
-        notes = (*notes_on_tensors(own, checkpoint, path), *_notes_on_flags(options, model))
-        file = str(checkpoint.files[0]) if path.is_dir() else options.weights
-        return LoadedModule(module, file, checkpoint.sha256, None, class_names=checkpoint.class_names, notes=notes)
+        loaded = load_weights(lambda: _build(options, model), options.weights, rename)
+        return loaded.with_notes(*_notes_on_flags(options, model))
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
         # RegNets' constructors compute with tensors, which needs real ones.

@@ -1,7 +1,7 @@
-"""Reads a network's evaluation transform in memory: torchvision's, timm's, or an image processor of transformers."""
+"""Reads how images are prepared: from a transform of torchvision or timm, or an image processor of transformers."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,7 @@ import numpy as np
 from edgekit.config.interpolations import INTERPOLATIONS
 from edgekit.errors import UsageError
 from edgekit.images.preprocess import CROP_MODES
-from edgekit.models.description import Inputs
-from edgekit.models.image_processor import processor_inputs
+from edgekit.models.inputs import InputOptions
 
 _LIBRARIES = ("torchvision", "timm", "open_clip")
 _FIX = (
@@ -23,7 +22,7 @@ _WITHOUT_EFFECT = ("PILToTensor", "MaybePILToTensor", "ToImage", "ToPureTensor",
 _SCALING = ("ToTensor", "MaybeToTensor", "ConvertImageDtype", "ToDtype")
 
 
-def read_transform(transform: object) -> Inputs:
+def read_transform(transform: object) -> InputOptions:
     """The preprocessing that a transform computes.
 
     A `Compose` of torchvision (either version) or timm may resize, crop at the center, convert to grey and normalize; a
@@ -35,7 +34,7 @@ def read_transform(transform: object) -> Inputs:
     if type(transform).__name__ == "ImageClassification":
         preset: Any = transform
         size, crop_pct, crop_mode = _geometry(_Resized(_sides(preset.resize_size), preset), preset.crop_size)
-        return Inputs(size, *_normalization(preset), _filter(preset), crop_pct, crop_mode)
+        return InputOptions(size, *_normalization(preset), _filter(preset), crop_pct, crop_mode)
     resized: _Resized | None = None
     crop: Any = None
     scales, channels, normalize = False, 3, None
@@ -62,7 +61,8 @@ def read_transform(transform: object) -> Inputs:
     size, crop_pct, crop_mode = _geometry(resized, crop)
     filter_ = None if resized is None else _filter(resized.step)
     plain = (0.0,) * channels, (1.0,) * channels
-    return Inputs(size, *(plain if normalize is None else _normalization(normalize)), filter_, crop_pct, crop_mode)
+    mean, std = plain if normalize is None else _normalization(normalize)
+    return InputOptions(size, mean, std, filter_, crop_pct, crop_mode)
 
 
 class _Resized:
@@ -168,3 +168,73 @@ def _inexpressible(step: Any) -> UsageError:
         "preset of torchvision's weights; or an image processor of transformers",
         fix=_FIX,
     )
+
+
+# Pillow's numbers of its filters, which transformers stores.
+_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+# Processors for which one number is the size of both sides, not of the shorter one.
+_SQUARE = ("ViT", "DeiT", "Beit")
+# ConvNeXt's doesn't crop images of this size or above.
+_SQUASHED_FROM = 384
+
+
+def processor_inputs(config: Mapping[str, Any]) -> InputOptions:
+    """The preprocessing of an image processor; None where its configuration doesn't say."""
+    kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
+    mean, std = _normalization_of(config, kind)
+    filter_ = _FILTERS.get(config.get("resample", -1))
+    size, crop_pct, crop_mode = _geometry_of(config, kind)
+    return InputOptions(size, mean, std, filter_, crop_pct, crop_mode)
+
+
+def _normalization_of(
+    config: Mapping[str, Any], kind: str
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Means and standard deviations for values from 0 to 1, which some processors scale in another way."""
+    mean, std = (_three(config.get(key)) for key in ("image_mean", "image_std"))
+    if not config.get("do_normalize", True):
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    elif kind.startswith("EfficientNet") and config.get("include_top", True) and std is not None:
+        std = tuple(value * value for value in std)  # it divides twice
+    if mean is None or std is None:
+        return mean, std
+    whole = 255 * config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 255.0
+    offset = 1.0 if config.get("rescale_offset") else 0.0
+    if abs(whole - 1) < 1e-6 and not offset:
+        return mean, std
+    return tuple((value + offset) / whole for value in mean), tuple(value / whole for value in std)
+
+
+def _geometry_of(config: Mapping[str, Any], kind: str) -> tuple[tuple[int, int] | None, float | None, str | None]:
+    """The (height, width) of the input, the fraction of the resized image that it is, and the crop mode."""
+    center, squash, _ = CROP_MODES
+    size, crop_pct = config.get("size"), config.get("crop_pct")
+    crop = _sides_of(config.get("crop_size")) if config.get("do_center_crop") else None
+    if type(size) is int and (crop_pct is not None or (crop is not None and not kind.startswith(_SQUARE))):
+        size = {"shortest_edge": size}
+    shortest = size.get("shortest_edge") if isinstance(size, Mapping) else None
+    if type(shortest) is not int:
+        both = _sides_of(size)
+        own = crop or both
+        return (own, own[0] / both[0], squash) if own and both else (None, None, None)
+    if crop is None:  # ConvNeXt's
+        cropped = crop_pct is not None and shortest < _SQUASHED_FROM
+        return (shortest, shortest), (float(crop_pct or 1) if cropped else 1.0), (center if cropped else squash)
+    if kind.startswith("Levit"):
+        shortest = int(256 / 224 * shortest)
+    elif crop_pct is not None:
+        shortest = int(shortest / crop_pct)
+    return crop, crop[0] / shortest, center
+
+
+def _sides_of(value: object) -> tuple[int, int] | None:
+    if isinstance(value, Mapping):
+        height, width = value.get("height"), value.get("width")
+    else:
+        height = width = value
+    return (height, width) if type(height) is int and type(width) is int else None
+
+
+def _three(value: object) -> tuple[float, ...] | None:
+    values = value if isinstance(value, list | tuple) else [value] * 3
+    return tuple(map(float, values)) if all(isinstance(number, int | float) for number in values) else None

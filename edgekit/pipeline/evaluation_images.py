@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from edgekit.images.crops import LabelledCrops, crop_samples
 from edgekit.measure.accuracy import EvaluationImages, Predictions, predict
 from edgekit.models import Network
-from edgekit.models.identity import NetworkIdentity
 from edgekit.models.logits import batched_logits
+from edgekit.models.network import NetworkIdentity
 from edgekit.pipeline.job_images import JobImages
 from edgekit.support.files import writing
 from edgekit.support.hashes import Inputs

@@ -50,9 +50,7 @@ def choose_recipe(options: Job, listed: CalibrationList | None) -> Recipe:
     """The recipe of the options, or that of the list of calibration images, or that of the model's family."""
     if options.recipe:
         return load_recipe(options.recipe, PASSES)
-    return (
-        listed.recipe if listed else recipe_for(identify(options.model_options, options.command).options.name, PASSES)
-    )
+    return listed.recipe if listed else recipe_for(identify(options.model_options, options.command).name, PASSES)
 
 
 def choose_class(options: Job) -> DeviceClass:

@@ -9,7 +9,7 @@ from edgekit.images.dataset import Dataset, Datasets
 from edgekit.images.selection import Selection
 from edgekit.job import Job
 from edgekit.models import Network, load_network
-from edgekit.models.class_order import settle_classes
+from edgekit.models.loading import settle_classes
 from edgekit.models.logits import batched_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.job_images import (

@@ -51,7 +51,7 @@ def plan_model(
     """
     targets = tuple(RUNTIMES) if targets is None else targets
     with quiet():
-        options = identify(options).options
+        options = identify(options)
         shape = shape_of_model(options)
     wants = recipe or recipe_for(options.name, PASSES)
     if device_class:

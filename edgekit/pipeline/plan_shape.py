@@ -12,7 +12,7 @@ from edgekit.compiler.rewrites import ConvolutionShape
 from edgekit.errors import ModelError
 from edgekit.images.preprocess import CHANNELS
 from edgekit.models.forward import run_on_rgb_or_grey
-from edgekit.models.meta import build_meta
+from edgekit.models.loading import build_meta
 from edgekit.models.options import ModelOptions
 
 _PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)

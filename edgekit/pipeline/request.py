@@ -14,7 +14,7 @@ from edgekit.images.dataset import Dataset
 from edgekit.images.overlap import short_hashes
 from edgekit.images.selection import Selection
 from edgekit.models import Network
-from edgekit.models.identity import DISTRIBUTIONS, NetworkIdentity
+from edgekit.models.network import DISTRIBUTIONS, NetworkIdentity
 from edgekit.support.distribution import versions_of
 from edgekit.support.hashes import Inputs
 

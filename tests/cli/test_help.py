@@ -14,7 +14,7 @@ from edgekit.cli.main import main
 from edgekit.job import DEMO, Job
 from edgekit.job.job import declarations, flag_of
 from edgekit.models.demo import assets
-from edgekit.models.lookup import SOURCES, find_source
+from edgekit.models.loading import SOURCES, find_source
 from edgekit.models.module_source import ModuleSource
 from edgekit.models.options import ModelOptions
 from edgekit.models.transformers_source import TransformersSource

@@ -18,7 +18,7 @@ from torch import Tensor
 from edgekit.errors import HubError, ModelError, WeightsError
 from edgekit.models import Network, hub, load_network
 from edgekit.models.identify import identify
-from edgekit.models.meta import build_meta
+from edgekit.models.loading import build_meta
 from edgekit.models.options import ModelOptions
 from tests.helpers.refusals import refuses
 
@@ -75,9 +75,8 @@ def test_an_option_replaces_what_the_file_says(state: dict[str, Tensor], tmp_pat
 def test_identifying_twice_changes_nothing(state: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save({"arch": "convnext_atto", "state_dict": state, "args": {"img_size": 32}}, tmp_path / "best.pth")
     once = identify(ModelOptions(str(tmp_path / "best.pth"), model_args=SHAPE))
-    again = identify(once.options)
-    assert again.options == once.options
-    assert again.notes == ()
+    assert identify(once) is once
+    assert once.notes
 
 
 def test_an_architecture_without_a_classifier_gets_that_of_the_file(tmp_path: Path) -> None:
@@ -176,9 +175,9 @@ def test_a_checkpoint_as_the_model(state: dict[str, Tensor], trained: Network, t
     assert (options.short_name, options.run_name) == ("best.pth", "best")
 
 
-@pytest.mark.parametrize("name", ["best.pth", "resnet18.pth"])
+@pytest.mark.parametrize(("name", "nearest"), [("best.pth", "ARCHITECTURE"), ("resnet18.pth", "resnet18")])
 def test_a_checkpoint_that_does_not_say_its_architecture_gets_the_whole_command(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, nearest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that is called like a network of timm is a file."""
     monkeypatch.chdir(tmp_path)
@@ -187,8 +186,7 @@ def test_a_checkpoint_that_does_not_say_its_architecture_gets_the_whole_command(
     with pytest.raises(ModelError) as caught:
         identify(ModelOptions(str(path)), ("deploy", str(path), "--data", "my photos"))
     assert caught.value.problem == f"'{path}' is a checkpoint that does not say which network it belongs to"
-    assert "the nearest networks are resnet18 (98%)" in caught.value.valid
-    assert caught.value.fix == f"Name the network: edgekit deploy resnet18 --weights {path} --data 'my photos'"
+    assert caught.value.fix == f"Name the network: edgekit deploy {nearest} --weights {path} --data 'my photos'"
 
 
 def test_a_missing_checkpoint_as_the_model() -> None:

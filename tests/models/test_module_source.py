@@ -15,7 +15,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.models import load_network
 from edgekit.models.identify import identify
-from edgekit.models.meta import build_meta
+from edgekit.models.loading import build_meta
 from edgekit.models.module_source import name_of
 from edgekit.models.options import ModelOptions
 from tests.helpers.refusals import refuses
@@ -120,8 +120,8 @@ def test_a_transform_gives_the_preprocessing_and_options_override_it() -> None:
     assert note.text.startswith("preprocessing: 224x224")
     assert note.text.endswith("from the transform")
     stated = identify(options_of(small(), transform=ResNet18_Weights.DEFAULT.transforms(), mean=(0.1, 0.2, 0.3)))
-    assert (stated.options.imgsz, stated.options.mean) == (16, (0.1, 0.2, 0.3))
-    assert identify(stated.options).options == stated.options
+    assert (stated.imgsz, stated.mean) == (16, (0.1, 0.2, 0.3))
+    assert identify(stated) is stated
 
 
 def test_networks_of_transformers_return_their_logits() -> None:

@@ -15,7 +15,7 @@ from edgekit.compiler.graph import A
 from edgekit.compiler.layers import layers
 from edgekit.errors import EdgekitError, ModelError, UsageError
 from edgekit.models import load_network
-from edgekit.models.meta import build_meta
+from edgekit.models.loading import build_meta
 from edgekit.models.onnx_source import OnnxReference
 from edgekit.models.options import ModelOptions
 from edgekit.report import load_report

@@ -156,29 +156,3 @@ def test_a_hub_that_cannot_be_reached_names_the_file_and_the_option(
     message = capsys.readouterr().err
     assert "open_clip_pytorch_model.bin of the hub repository laion/CoCa-ViT-B-32-laion2B-s13B-b90k" in message
     assert "--weights FILE" in message
-
-
-def test_coca_2b_has_the_published_image_tower(open_clip: Any) -> None:
-    from edgekit.models.meta import build_meta
-
-    module, size = build_meta(ModelOptions("open_clip:coca_2b"))
-    assert size == (288, 288)
-    blocks: Any = module.get_submodule("visual.transformer.resblocks")
-    assert len(blocks) == 40
-    assert blocks[0].mlp.c_fc.weight.shape == (6144, 1408)
-    assert module.visual.conv1.kernel_size == (18, 18)  # type: ignore[union-attr]
-    assert sum(parameter.numel() for parameter in module.parameters()) / 1e9 == pytest.approx(1, abs=0.03)
-    assert open_clip.list_models().count("coca_2b") == 1
-
-
-def test_coatnet_7_has_about_the_published_parameters() -> None:
-    """The paper has 2.44 G; timm's shortcuts and head differ slightly from the paper's."""
-    import timm
-
-    from edgekit.models.timm_source import resolve_name
-
-    assert resolve_name("coatnet_7_224").input_size == (3, 224, 224)
-    with torch.device("meta"):
-        module = timm.create_model("coatnet_7_224", num_classes=10)
-        assert module(torch.zeros(1, 3, 224, 224)).shape == (1, 10)
-    assert sum(parameter.numel() for parameter in module.parameters()) / 2.44e9 == pytest.approx(1, abs=0.02)

@@ -16,7 +16,7 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights
 from edgekit.models import load_network
 from edgekit.models.fitted_module import parameters_without_memory
 from edgekit.models.inputs import InputOptions, resolve_preprocessing
-from edgekit.models.meta import build_meta
+from edgekit.models.loading import build_meta
 from edgekit.models.options import RESCALING, ModelOptions
 from edgekit.models.state_dict import classes_of_head, fit_weights, own_tensors
 from edgekit.models.torchvision_source import present_names, side_of_positions, torchvision_models

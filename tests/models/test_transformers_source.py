@@ -12,7 +12,7 @@ from PIL import Image
 
 from edgekit.errors import ModelError, WeightsError
 from edgekit.models import load_network
-from edgekit.models.meta import build_meta
+from edgekit.models.loading import build_meta
 from edgekit.models.options import ModelOptions
 from edgekit.models.random_weights import randomize
 from edgekit.models.transformers_source import Classifier

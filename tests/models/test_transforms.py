@@ -89,7 +89,7 @@ def test_a_transform_without_a_size_needs_one() -> None:
     transform = v1.Compose(END_V1)
     with refuses(UsageError, "imgsz"):
         identify(ModelOptions("net", module=torch.nn.Identity(), transform=transform))
-    options = identify(ModelOptions("net", module=torch.nn.Identity(), transform=transform, imgsz=32)).options
+    options = identify(ModelOptions("net", module=torch.nn.Identity(), transform=transform, imgsz=32))
     assert (options.imgsz, options.crop_pct, options.crop_mode, options.mean) == (32, 1.0, "squash", MEAN)
 
 

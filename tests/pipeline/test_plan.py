@@ -20,7 +20,7 @@ from edgekit.config.runtimes import RUNTIMES, FileLimit
 from edgekit.devices.registry import Device
 from edgekit.errors import ModelError, OutputError
 from edgekit.job import Job
-from edgekit.models import meta, parse_model_args
+from edgekit.models import loading, parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import deploy, job_settings, plan
 from edgekit.pipeline.plan_shape import shape_of_model
@@ -106,16 +106,16 @@ def test_a_product_with_a_matrix_counts_as_a_layer() -> None:
     [
         ("vit_gigantic_patch14_224", 1844),
         pytest.param("davit_giant", 1406, marks=pytest.mark.slow),
-        pytest.param("coatnet_7_224", 2476, marks=pytest.mark.slow),
+        pytest.param("benchmarks.giant_networks:coatnet_7_224", 2476, marks=pytest.mark.slow),
         pytest.param("open_clip:coca_ViT-L-14", 306, marks=pytest.mark.slow),
-        pytest.param("open_clip:coca_2b", 1023, marks=pytest.mark.slow),
+        pytest.param("benchmarks.giant_networks:coca_2b", 1023, marks=pytest.mark.slow),
     ],
 )
 def test_the_giants_are_planned_without_their_memory(name: str, millions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
 
     def build_meta(options: ModelOptions) -> Any:
-        built.append(meta.build_meta(options))
+        built.append(loading.build_meta(options))
         return built[-1]
 
     monkeypatch.setattr("edgekit.pipeline.plan_shape.build_meta", build_meta)

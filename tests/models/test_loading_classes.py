@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgekit.images.dataset import open_dataset
-from edgekit.models.class_order import settle_classes
+from edgekit.models.loading import settle_classes
 from edgekit.models.network import Network
 from edgekit.models.options import ModelOptions
 from edgekit.support.progress import Reporter

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from edgekit.models.class_names import KEYS, LONGEST, StoredNames, stored_names
-from edgekit.models.labels import choose_labels
+from edgekit.models.labels import KEYS, LONGEST, StoredNames, choose_labels, stored_names
 
 NAMES = ("owl", "cat", "dog")
 

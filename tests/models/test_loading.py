@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from edgekit.models import load_network, lookup
+from edgekit.models import load_network, loading
 from edgekit.models.inputs import size_of_model
-from edgekit.models.lookup import find_source
-from edgekit.models.meta import build_meta
+from edgekit.models.loading import build_meta, find_source
 from edgekit.models.options import ModelOptions
 from edgekit.models.source import LoadedModule, ModelSource
 
@@ -52,7 +51,7 @@ class ZooSource:
 
 def test_a_source_in_the_table_is_loaded_and_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     zoo: ModelSource = ZooSource()
-    monkeypatch.setattr(lookup, "SOURCES", (zoo, *lookup.SOURCES))
+    monkeypatch.setattr(loading, "SOURCES", (zoo, *loading.SOURCES))
     options = ModelOptions("zoo:linear", imgsz=(8, 16))
     network = load_network(options, seed=7)
     assert (network.source, network.name, network.weights) == ("zoo", "zoo:linear", "seed 7")

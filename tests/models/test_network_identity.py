@@ -13,7 +13,7 @@ from torch import nn
 from edgekit.compiler.export import trace
 from edgekit.errors import ModelError
 from edgekit.models import Network, load_network
-from edgekit.models.identity import graph_sha256
+from edgekit.models.network import graph_sha256
 from edgekit.models.options import ModelOptions
 from tests.helpers.refusals import refuses
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from edgekit.images.preprocess import Preprocessing
-from edgekit.models.image_processor import processor_inputs
+from edgekit.models.transforms import processor_inputs
 
 PLAIN = {
     "do_resize": True,
