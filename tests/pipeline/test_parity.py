@@ -19,8 +19,8 @@ from edgekit.compiler.quantize import equalize
 from edgekit.compiler.rewrites import PASSES
 from edgekit.config.recipes import load_recipe
 from edgekit.errors import EdgekitError, ModelError, ParityError
+from edgekit.models.loading import load_network
 from edgekit.models.logits import torch_logits
-from edgekit.models.network import load_network
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import graphs
 from edgekit.pipeline.graph_to_compile import ParitySamples
