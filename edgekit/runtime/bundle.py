@@ -10,8 +10,7 @@ import os
 import shutil
 import stat
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -151,14 +150,20 @@ def write_bundle(
     """
     path = Path(path)
     place = Path(os.path.realpath(path))
-    with _output_errors(path):
-        if place.exists() and not _replaceable(place):
+    try:
+        if place.exists() and not (place.is_dir() and ((place / MANIFEST).is_file() or not any(place.iterdir()))):
             raise OutputError(
                 f"'{path}' exists and is not a bundle", fix="Choose another place with --output, or remove it"
             )
         with replacing(place) as building:
             building.mkdir(parents=True)
             bundle = _fill(building, model_files, manifest, labels, golden)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise OutputError(
+            f"can't write bundle '{path}': {error.strerror or error}{where}",
+            fix="Choose another place with --output, or make room",
+        ) from error
     return replace(bundle, path=path)
 
 
@@ -184,22 +189,6 @@ def _fill(
     values = replace(manifest, files=files).to_dict()
     _write_text(folder / MANIFEST, json.dumps(values, indent=1, allow_nan=False) + "\n")
     return read_bundle(folder, check_hashes=False)  # a bundle that can't be read back must not be shipped
-
-
-def _replaceable(place: Path) -> bool:
-    return place.is_dir() and ((place / MANIFEST).is_file() or not any(place.iterdir()))
-
-
-@contextmanager
-def _output_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        raise OutputError(
-            f"can't write bundle '{path}': {error.strerror or error}{where}",
-            fix="Choose another place with --output, or make room",
-        ) from error
 
 
 def _write_text(path: Path, text: str) -> None:

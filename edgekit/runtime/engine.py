@@ -71,11 +71,10 @@ def import_runtime(name: str) -> ModuleType:
         try:
             with hidden_telemetry():
                 return importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise EngineError(f"{module} is installed but can't be imported: {first_line(error)}") from error
         except Exception as error:
-            raise EngineError(f"{module} is installed but can't be imported: {first_line(error)}") from error
+            missing = error.name if isinstance(error, ModuleNotFoundError) else None
+            if missing is None or not f"{module}.".startswith(f"{missing}."):
+                raise EngineError(f"{module} is installed but can't be imported: {first_line(error)}") from error
     raise MissingExtraError(f"{runtime.title} is not installed", fix=f"Run: {install_command(runtime.extra)}")
 
 

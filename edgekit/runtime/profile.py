@@ -181,25 +181,25 @@ def matrix_macs(left: Shape, right: Shape, out: Shape) -> int:
     return math.prod(out) * depth
 
 
-def float_reason(title: str, quantized: Sequence[bool]) -> str:
-    """Why a product ran in float, by whether the file quantizes its input and its weights (or second input)."""
-    if all(quantized):
-        return f"quantized in the file, but {title} has no integer kernel for it here and ran it on dequantized values"
-    if any(quantized):
-        return f"only the {'input is' if quantized[0] else 'weights are'} quantized in the file"
-    return "not quantized in the file"
+def product(title: str, op: OpProfile, operands: Sequence[bool]) -> OpProfile:
+    """A product that ran, with what follows from the operands that the file quantizes: its input, and its weights."""
+    if all(operands):
+        reason = (
+            f"quantized in the file, but {title} has no integer kernel for it here and ran it on dequantized values"
+        )
+    elif any(operands):
+        reason = f"only the {'input is' if operands[0] else 'weights are'} quantized in the file"
+    else:
+        reason = "not quantized in the file"
+    return replace(op, quantized=all(operands), reason=None if op.int8 else op.reason or reason)
 
 
-def kind_of(operation: str, int8: bool) -> str:
-    """Kind of a product in `Profile.time_by_kind`, such as "MatMul int8"."""
-    return f"{operation} {'int8' if int8 else 'float'}"
-
-
-def add_times(times: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Total milliseconds by kind, the longest first."""
+def add_times(times: Iterable[tuple[str, bool | None, float]]) -> dict[str, float]:
+    """Total milliseconds by kind, the longest first, of operations that are int8 or float products, or no product."""
     total: dict[str, float] = {}
-    for kind, ms in times:
+    for operation, int8, ms in times:
         if ms > 0:
+            kind = operation if int8 is None else f"{operation} {'int8' if int8 else 'float'}"
             total[kind] = total.get(kind, 0.0) + ms
     return dict(sorted(total.items(), key=lambda item: -item[1]))
 

@@ -212,11 +212,8 @@ def unseal(text: str, key: "EllipticCurvePublicKey") -> bytes:
     try:
         key.verify(signature, _signed_bytes(payload), _scheme(key))
     except _cryptography("exceptions").InvalidSignature as error:
-        if hint not in (None, own):
-            raise SignatureError(f"the signature was made with the key {hint}", valid=f"the key {own}") from error
-        raise SignatureError(
-            "the signature was changed, or was made with another key", valid=f"the key {own}"
-        ) from error
+        maker = "was changed, or was made with another key" if hint in (None, own) else f"was made with the key {hint}"
+        raise SignatureError(f"the signature {maker}", valid=f"the key {own}") from error
     return payload
 
 

@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +27,7 @@ class Engine(engine.Engine):
         self.version = package_version(ort, self.package, manifest)
         if unlisted := external_files(model) - manifest.files.keys():
             raise BundleError(f"key 'files' doesn't list '{min(unlisted)}', which has tensors of '{model.name}'")
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.intra_op_num_threads = threads or 0
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options = session_options(ort, threads or 0)
         # Idle threads would keep spinning for milliseconds, which heats the processor and takes a core from the app.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         session = ort.InferenceSession(
@@ -45,6 +42,16 @@ class Engine(engine.Engine):
             return result
 
         return infer
+
+
+def session_options(ort: Any, threads: int) -> Any:
+    """Options of a session that optimizes its graph and prints nothing but errors."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return options
 
 
 def _disabled(manifest: Manifest) -> list[str]:

@@ -23,26 +23,18 @@ LOCATION = "location"
 REARRANGING = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 """Operations that may stand between DequantizeLinear and the layer that reads its values."""
 _MESSAGES = {
-    "Model": {"graph": (7, "Graph"), "functions": (25, "Function*")},
-    "Function": {"node": (7, "Node*"), "attribute_proto": (11, "Attribute*")},
-    "Graph": {"node": (1, "Node*"), "initializer": (5, "Tensor*"), "sparse_initializer": (15, "Sparse*")},
-    "Node": {
-        **{"input": (1, "string*"), "output": (2, "string*"), "name": (3, "string"), "op_type": (4, "string")},
-        "attribute": (5, "Attribute*"),
-    },
-    "Attribute": {
-        **{"name": (1, "string"), "i": (3, "int64")},
-        **{"t": (5, "Tensor"), "g": (6, "Graph"), "tensors": (10, "Tensor*"), "graphs": (11, "Graph*")},
-        **{"sparse_tensor": (22, "Sparse"), "sparse_tensors": (23, "Sparse*")},
-    },
-    "Sparse": {"values": (1, "Tensor"), "indices": (2, "Tensor")},
-    "Tensor": {
-        **{"dims": (1, "int64*"), "data_type": (2, "int32"), "float_data": (4, "float*"), "int32_data": (5, "int32*")},
-        **{"name": (8, "string"), "raw_data": (9, "bytes"), "external_data": (13, "Entry*")},
-    },
-    "Entry": {"key": (1, "string"), "value": (2, "string")},
+    "Model": "7 Graph graph, 25 Function* functions",
+    "Function": "7 Node* node, 11 Attribute* attribute_proto",
+    "Graph": "1 Node* node, 5 Tensor* initializer, 15 Sparse* sparse_initializer",
+    "Node": "1 string* input, 2 string* output, 3 string name, 4 string op_type, 5 Attribute* attribute",
+    "Attribute": "1 string name, 3 int64 i, 5 Tensor t, 6 Graph g, 10 Tensor* tensors, 11 Graph* graphs, "
+    "22 Sparse sparse_tensor, 23 Sparse* sparse_tensors",
+    "Sparse": "1 Tensor values, 2 Tensor indices",
+    "Tensor": "1 int64* dims, 2 int32 data_type, 4 float* float_data, 5 int32* int32_data, 8 string name, "
+    "9 bytes raw_data, 13 Entry* external_data",
+    "Entry": "1 string key, 2 string value",
 }
-"""The messages of onnx.proto: number and type of each field that is read, with an asterisk for a repeated field."""
+"""The fields of onnx.proto that are read, by message: number, type with an asterisk for a repeated field, and name."""
 
 
 class OnnxGraph:
@@ -163,8 +155,8 @@ def _model_message() -> Any:
     file = descriptor.FileDescriptorProto(name="edgekit.proto", package="edgekit")
     for message, fields in _MESSAGES.items():
         declared = file.message_type.add(name=message)
-        for name, (number, kind) in fields.items():
-            field = declared.field.add(name=name, number=number, label=3 if kind.endswith("*") else 1)
+        for number, kind, name in (field.split() for field in fields.split(", ")):
+            field = declared.field.add(name=name, number=int(number), label=3 if kind.endswith("*") else 1)
             if (base := kind.rstrip("*")) in _MESSAGES:
                 field.type_name = f".edgekit.{base}"
             else:

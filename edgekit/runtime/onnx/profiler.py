@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from edgekit.errors import EngineError
 from edgekit.runtime.engine import import_runtime
+from edgekit.runtime.onnx.engine import session_options
 from edgekit.runtime.onnx.graph import INT8, REARRANGING, OnnxGraph, int8_values, read_onnx
 from edgekit.runtime.profile import (
     OpProfile,
     Profile,
     Shape,
     add_times,
-    float_reason,
-    kind_of,
     matrix_macs,
+    product,
     random_input,
 )
 from edgekit.support.weight_pairs import count_saturating
@@ -93,43 +93,35 @@ class _Node:
 
 def profile(model: Path, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
     """Profile the session as an app runs it for the times, and one without packing and padding for the shapes."""
-    ort = import_runtime("onnx")
     disabled = list(options.get("disabled_optimizers", ()))
-    nodes = _run(ort, model, _options(ort, threads), disabled, runs)
-    plain = _options(ort, threads)
-    plain.add_session_config_entry("session.disable_prepacking", "1")  # the profile has no shapes of packed weights
-    shaped = _run(ort, model, plain, [*disabled, "NchwcTransformer"], 1)
+    nodes = _run(model, threads, disabled, runs)
+    shaped = _run(model, threads, [*disabled, "NchwcTransformer"], 1, packed=False)
     return Profile(
-        f"ONNX Runtime {ort.__version__}'s profile of every node that ran after graph optimization. "
+        f"ONNX Runtime {import_runtime('onnx').__version__}'s profile of every node that ran after graph optimization. "
         "The MACs come from the shapes in that profile, before the channel-blocked layout pads them.",
         _products(nodes, shaped, read_onnx(model)),
         add_times(
-            (kind_of(n.operation, n.operation in INTEGER) if n.operation in PRODUCTS else n.operation, n.ms)
-            for n in nodes
+            (node.operation, node.operation in INTEGER if node.operation in PRODUCTS else None, node.ms)
+            for node in nodes
         ),
     )
 
 
 def nodes_that_ran(model: Path, disabled: Sequence[str]) -> list[tuple[str, str]]:
     """Name and operation of each node that a session of a model runs, without the optimizers in `disabled`."""
+    return [(node.name, node.operation) for node in _run(model, 1, disabled, 1, packed=False)]
+
+
+def _run(model: Path, threads: int, disabled: Sequence[str], runs: int, packed: bool = True) -> list[_Node]:
+    """Nodes that ran, in order, with the median of their times in all runs but the first.
+
+    Packing weights needs memory, and the profile has no shapes of packed ones.
+    """
     ort = import_runtime("onnx")
-    options = _options(ort, 1)
-    options.add_session_config_entry("session.disable_prepacking", "1")  # which needs memory
-    return [(node.name, node.operation) for node in _run(ort, model, options, disabled, 1)]
-
-
-def _options(ort: Any, threads: int) -> Any:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options = session_options(ort, threads)
     options.enable_profiling = True
-    return options
-
-
-def _run(ort: Any, model: Path, options: Any, disabled: Sequence[str], runs: int) -> list[_Node]:
-    """Nodes that ran, in order, with the median of their times in all runs but the first."""
+    if not packed:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     with tempfile.TemporaryDirectory(prefix="edgekit-profile-") as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = ort.InferenceSession(
@@ -139,15 +131,12 @@ def _run(ort: Any, model: Path, options: Any, disabled: Sequence[str], runs: int
         for _ in range(runs + 1):
             session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    times: dict[tuple[str, str], list[float]] = {}
-    details: dict[tuple[str, str], dict[str, Any]] = {}
+    calls: dict[tuple[str, str], list[Any]] = {}
     for event in events:
         name = event["name"].removesuffix("_kernel_time")
         if event.get("cat") == "Node" and name != event["name"]:
-            key = (name, event["args"].get("node_index", ""))
-            times.setdefault(key, []).append(event["dur"] / 1e3)
-            details.setdefault(key, event["args"])
-    return [_node(name, details[name, index], ms) for (name, index), ms in times.items()]
+            calls.setdefault((name, event["args"].get("node_index", "")), []).append(event)
+    return [_node(name, events) for (name, _), events in calls.items()]
 
 
 def _feed(argument: Any) -> NDArray[Any]:
@@ -157,12 +146,15 @@ def _feed(argument: Any) -> NDArray[Any]:
     return random_input(argument.name, sizes, np.dtype(TYPES[argument.type]))
 
 
-def _node(name: str, details: Mapping[str, Any], ms: Sequence[float]) -> _Node:
+def _node(name: str, events: Sequence[Any]) -> _Node:
+    """A node, from the event of each run."""
+    details = events[0]["args"]
     inputs, outputs = (
         tuple(tuple(shape) for tensor in details[key] for shape in tensor.values())
         for key in ("input_type_shape", "output_type_shape")
     )
-    return _Node(name, details["op_name"], inputs, outputs[0] if outputs else (), median(ms[1:]))
+    ms = median(event["dur"] / 1e3 for event in events[1:])
+    return _Node(name, details["op_name"], inputs, outputs[0] if outputs else (), ms)
 
 
 def _products(nodes: Sequence[_Node], shaped: Sequence[_Node], file: OnnxGraph) -> tuple[OpProfile, ...]:
@@ -181,11 +173,10 @@ def _products(nodes: Sequence[_Node], shaped: Sequence[_Node], file: OnnxGraph) 
         origin = file.origin(node.name)
         if origin is not None and file.is_sum(origin):
             continue
-        int8, operands = ran.operation in INTEGER, file.quantized(origin) if origin is not None else (False, False)
-        reason = MADE if origin is None else float_reason("ONNX Runtime", operands)
-        name = node.name if origin is None else origin.name
-        op = OpProfile(name, ran.operation, node.macs, int8, ran.ms, None if int8 else reason, all(operands))
-        ops.append(op)
+        operands = file.quantized(origin) if origin is not None else (False, False)
+        name, why = (node.name, MADE) if origin is None else (origin.name, "")
+        op = OpProfile(name, ran.operation, node.macs, ran.operation in INTEGER, ran.ms, why)
+        ops.append(product("ONNX Runtime", op, operands))
     if any(waiting.values()):
         raise EngineError("ONNX Runtime ran fewer products in the second profile")
     return tuple(ops)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgekit.runtime.engine import import_runtime
 from edgekit.runtime.openvino.engine import compile_for_cpu, core, precision_of
-from edgekit.runtime.profile import OpProfile, Profile, add_times, float_reason, kind_of, matrix_macs, random_input
+from edgekit.runtime.profile import OpProfile, Profile, add_times, matrix_macs, product, random_input
 from edgekit.support.weight_pairs import LARGEST_SUM, count_saturating
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution")
@@ -64,7 +64,7 @@ def profile(model: Path, options: Mapping[str, Any], threads: int, runs: int) ->
         f"OpenVINO {ov.__version__.split('-')[0]}'s performance counters, which name the kernel that ran each node "
         "of the compiled graph. The MACs come from the shapes in the model file.",
         _products(network, nodes),
-        add_times((kind_of(node.kind, node.int8) if node.is_product else node.kind, node.ms) for node in nodes),
+        add_times((node.kind, node.int8 if node.is_product else None, node.ms) for node in nodes),
     )
 
 
@@ -100,14 +100,10 @@ def _products(network: Any, nodes: Sequence[_Node]) -> tuple[OpProfile, ...]:
             continue
         name = op.get_friendly_name()
         operands = (_quantized(op.input_value(0), LAYOUT), _quantized(op.input_value(1), (*LAYOUT, *DECOMPRESSION)))
-        match = ran.get(name) or _fused(op, ran)
-        if match is None:
-            ops.append(OpProfile(name, "unknown", _macs(op), False, None, UNSEEN, all(operands)))
-            continue
-        inside = all(operands) and match.kind == "Subgraph"
-        reason = None if match.int8 else INSIDE if inside else float_reason("OpenVINO", operands)
-        ms = match.ms if match.is_product else None
-        ops.append(OpProfile(name, match.kernel, _macs(op), match.int8, ms, reason, all(operands)))
+        node = ran.get(name) or _fused(op, ran) or _Node("unknown", "", (), 0.0)
+        why = UNSEEN if not node.kind else INSIDE if all(operands) and node.kind == "Subgraph" else ""
+        ms = node.ms if node.is_product else None
+        ops.append(product("OpenVINO", OpProfile(name, node.kernel, _macs(op), node.int8, ms, why), operands))
     return tuple(ops)
 
 

@@ -10,13 +10,8 @@ from edgekit.compat.openvino import openvino
 ops = openvino.opset13
 
 _SAME = {
-    "ReduceL1": ops.reduce_l1,
-    "ReduceL2": ops.reduce_l2,
-    "ReduceMax": ops.reduce_max,
-    "ReduceMean": ops.reduce_mean,
-    "ReduceMin": ops.reduce_min,
-    "ReduceProd": ops.reduce_prod,
-    "ReduceSum": ops.reduce_sum,
+    f"Reduce{kind}": getattr(ops, f"reduce_{kind.lower()}")
+    for kind in ("L1", "L2", "Max", "Mean", "Min", "Prod", "Sum")
 }
 """Reductions whose result over all axes at once equals the result over one axis after the other."""
 _LIMITS = np.finfo(np.float32)

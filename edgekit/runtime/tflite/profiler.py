@@ -5,7 +5,7 @@ import math
 import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 
 from edgekit.compat.litert import operations
 from edgekit.runtime.engine import import_runtime
-from edgekit.runtime.profile import OpProfile, Profile, Shape, add_times, float_reason, kind_of, matrix_macs
+from edgekit.runtime.profile import OpProfile, Profile, Shape, add_times, matrix_macs, product
 from edgekit.support.child_process import run_python
 
 TIMEOUT_S = 600
@@ -49,6 +49,11 @@ class _Kernel:
     def is_product(self) -> bool:
         return bool(CONVOLUTION.match(self.name) or MATRIX.match(self.name))
 
+    @property
+    def kind(self) -> str:
+        kind = self.name.split(" (")[0]
+        return f"Depthwise {kind}" if self.name.endswith("DWConv") else kind
+
     def int8(self, product: _Product) -> bool:
         activations = ACTIVATIONS.search(self.name)
         if activations is None:  # LiteRT's own kernel, which quantizes a float input itself if the weights have 8 bits
@@ -72,21 +77,25 @@ def profile(model: Path, options: Mapping[str, Any], threads: int, runs: int) ->
     ran = [kernel for kernel in kernels if kernel.is_product]
     paired = len(ran) == len(products) and all(k.runs(p) for k, p in zip(ran, products, strict=True))
     if paired:
-        ops = tuple(_observed(product, kernel) for product, kernel in zip(products, ran, strict=True))
         method = (
             "LiteRT's profiler, which names its own kernels and XNNPACK's. "
             "The MACs come from the shapes in the model file."
         )
+        ops = [_op(made, kernel.name, kernel.int8(made), kernel.ms) for made, kernel in zip(products, ran, strict=True)]
     else:
-        ops = tuple(_inferred(product) for product in products)
         why = why or "its kernels can't be matched with the operations in the file"
         method = (
             "Inferred from the tensor types in the file (8-bit input and weights mean an integer kernel), not "
             f"observed while it ran. LiteRT's profiler gave no result: {why}."
         )
+        ops = [_op(made, made.operation, all(made.int8), None) for made in products]
     int8 = {id(kernel): op.int8 for kernel, op in zip(ran, ops, strict=True)} if paired else {}
-    times = add_times((_kind(kernel, int8.get(id(kernel))), kernel.ms) for kernel in kernels) if kernels else None
-    return Profile(method, ops, times)
+    times = add_times((kernel.kind, int8.get(id(kernel)), kernel.ms) for kernel in kernels) if kernels else None
+    return Profile(method, tuple(ops), times)
+
+
+def _op(made: _Product, kernel: str, int8: bool, ms: float | None) -> OpProfile:
+    return product("LiteRT", OpProfile(made.name, kernel, made.macs, int8, ms), made.int8)
 
 
 def _products(module: Any, model: Path) -> list[_Product]:
@@ -146,20 +155,3 @@ def _kernels(model: Path, threads: int, runs: int) -> tuple[list[_Kernel], str]:
     if not first or any([name for name, _ in run] != [name for name, _ in first] for run in measured):
         return [], "it named no kernels, or different ones in each run"
     return [_Kernel(same[0][0], median(ms for _, ms in same)) for same in zip(*measured, strict=True)], ""
-
-
-def _observed(product: _Product, kernel: _Kernel) -> OpProfile:
-    op = replace(_inferred(product), kernel=kernel.name, ms=kernel.ms, int8=kernel.int8(product))
-    return replace(op, reason=None if op.int8 else float_reason("LiteRT", product.int8))
-
-
-def _inferred(product: _Product) -> OpProfile:
-    """Infer the kernel from the types: only a product of 8-bit input and 8-bit weights must run in integers."""
-    int8 = all(product.int8)
-    reason = None if int8 else float_reason("LiteRT", product.int8)
-    return OpProfile(product.name, product.operation, product.macs, int8, None, reason, int8)
-
-
-def _kind(kernel: _Kernel, int8: bool | None) -> str:
-    kind = kernel.name.split(" (")[0]
-    return kind if int8 is None else kind_of(f"Depthwise {kind}" if kernel.name.endswith("DWConv") else kind, int8)
