@@ -209,9 +209,7 @@ def random_input(name: str, shape: Sequence[int | None], dtype: np.dtype[Any]) -
     sizes = [1 if index == 0 and size is None else size for index, size in enumerate(shape)]
     if any(size is None or size < 1 for size in sizes):
         raise InputError(
-            f"input '{name}' has shape {list(shape)}",
-            valid="a fixed shape",
-            fix="Export the model for one input size",
+            f"input '{name}' has shape {list(shape)}", valid="a fixed shape", fix="Export the model for one input size"
         )
     values = np.random.default_rng(0).standard_normal([size for size in sizes if size is not None])
     return (values if dtype.kind == "f" else values * 32).astype(dtype)
