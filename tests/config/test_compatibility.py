@@ -93,7 +93,8 @@ def test_platforms_are_what_devices_are_checked_for() -> None:
     assert min(release(row.glibc, parts=2) for row in rows) == OLDEST_GLIBC
     pythons = [f"{OLDEST_PYTHON[0]}.{minor}" for minor in range(OLDEST_PYTHON[1], NEWEST_PYTHON[1] + 1)]
     assert all(list(row.pythons) == pythons for row in rows)
-    assert all(runtime.wheels_on(machine) for runtime in RUNTIMES.values() for machine in MACHINES)
+    known = [runtime for runtime in RUNTIMES.values() if runtime.wheels]
+    assert all(runtime.wheels_on(machine) for runtime in known for machine in MACHINES)
 
 
 def test_every_requirement_can_be_parsed() -> None:

@@ -121,7 +121,7 @@ def test_host_class(tmp_path: Path, board: str | None, flags: str | None, expect
         ("cores = 4", "", "key 'cores' is missing", "a whole number above 0"),
         ("dot_product = true", "dot_product = 1", "dot_product is 1", "true or false"),
         ('"f16"', '"fp16"', "low_precision_float: unknown value 'fp16'", "bf16, f16"),
-        ('["tflite", ', '["tflight", ', "targets: unknown value 'tflight'", "openvino, onnx, tflite"),
+        ('["tflite", ', '["tflight", ', "targets: unknown value 'tflight'", ", ".join(RUNTIMES)),
         ('["tflite", "onnx", "openvino"]', "[]", "targets is []", "a list of strings"),
         ('["asimd", ', '[7, "asimd", ', "instruction_set is 7", "a string"),
     ],
