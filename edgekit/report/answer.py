@@ -36,14 +36,9 @@ def alerts(report: Report) -> list[str]:
     return [*warnings(report), *emulated(report.results), *unsteady(report.results)]
 
 
-def advised(report: Report) -> tuple[Recommendation, ...]:
-    """The recommendation for each device."""
-    return (report.recommendation, *report.recommendation.others)
-
-
 def decision(report: Report, advice: Recommendation) -> list[str]:
     """The bundle to ship to one device with its gain over the fastest float, and the accuracy that it costs."""
-    rows = rows_on(report, advice.device)
+    rows = report.rows_on(advice.device)
     where = "" if len(report.devices) == 1 and advice.device in (None, "local") else f" on {advice.device}"
     shipped = next((row for row in rows if row.bundle == advice.bundle and row.latency_ms), None)
     if advice.bundle is None or shipped is None:
@@ -57,23 +52,17 @@ def decision(report: Report, advice: Recommendation) -> list[str]:
     return [headline, *_cost(shipped.accuracy, report.reference.top1, report.model.accuracy_meaningful)]
 
 
-def rows_on(report: Report, device: str | None) -> list[Row]:
-    """The rows of one device; all of them if it has no name."""
-    return [row for row in report.results if device is None or row.device.name == device]
-
-
 def _gain(row: Row, rows: Sequence[Row]) -> str:
     """The latency and size of an INT8 bundle beside those of the fastest float bundle of any runtime."""
-    p50, size = row.latency_ms.p50 if row.latency_ms else 0.0, _megabytes(row)
-    floats = [other for other in rows if other.precision == "float" and other.latency_ms and other.verdict == "pass"]
+    floats = [other for other in rows if other.precision == "float" and other.verdict == "pass"]
     if not floats:
-        return f"{p50:.2f} ms, {size} MB; there is no float bundle to compare with"
+        return f"{row.p50:.2f} ms, {_megabytes(row)} MB; there is no float bundle to compare with"
     best = min(floats, key=_float_ms)
     its_own = row.speedup and row.speedup.baseline == _float_name(best)
-    ratio = row.speedup.ratio if row.speedup and its_own else _float_ms(best) / p50
+    ratio = row.speedup.ratio if row.speedup and its_own else _float_ms(best) / row.p50
     return (
-        f"{p50:.2f} ms instead of {_float_ms(best):.2f} ({ratio:.2f}x) and {size} MB instead of {_megabytes(best)}, "
-        f"compared with the fastest float, {_float_name(best)}"
+        f"{row.p50:.2f} ms instead of {_float_ms(best):.2f} ({ratio:.2f}x) and {_megabytes(row)} MB instead of "
+        f"{_megabytes(best)}, compared with the fastest float, {_float_name(best)}"
     )
 
 
@@ -91,11 +80,9 @@ def _why_float(shipped: Row, rows: Sequence[Row]) -> Iterator[str]:
     if _float_name(shipped) != shipped.name:
         yield "Load it with edgekit.load(…, low_precision=True)."
     int8 = [row for row in rows if row.precision == "int8"]
-    passed = [row for row in int8 if row.verdict == "pass" and row.latency_ms]
-    if passed:
-        best = min(passed, key=lambda row: row.latency_ms.p50 if row.latency_ms else 0.0)
-        assert best.latency_ms is not None
-        yield f"No INT8 bundle that passed is faster: {best.name} takes {best.latency_ms.p50:.2f} ms."
+    if passed := [row for row in int8 if row.verdict == "pass"]:
+        best = min(passed, key=lambda row: row.p50)
+        yield f"No INT8 bundle that passed is faster: {best.name} takes {best.p50:.2f} ms."
     elif int8:
         yield "No INT8 bundle passed."
 
@@ -131,11 +118,7 @@ def float_line(rows: Sequence[Row]) -> str:
     """The latency of each runtime's float bundle on one line; empty if there is none."""
     floats = [row for row in rows if row.precision == "float"]
     timed = [row for row in floats if row.latency_ms]
-    words = [
-        f"{row.target} {row.latency_ms.p50:.2f}{'' if index else ' ms'}{_low(row)}"
-        for index, row in enumerate(timed)
-        if row.latency_ms
-    ]
+    words = [f"{row.target} {row.p50:.2f}{'' if index else ' ms'}{_low(row)}" for index, row in enumerate(timed)]
     words += [f"{row.target} failed" for row in floats if not row.latency_ms]
     return f"Float: {', '.join(words)}." if words else ""
 
@@ -152,8 +135,8 @@ def caption(report: Report) -> str:
 
 def all_remarks(report: Report) -> list[tuple[Row, str]]:
     """The remarks on each row."""
-    shipped = {(advice.device, advice.bundle) for advice in advised(report)}
-    several = len(report.devices) > 1
+    shipped = {(advice.device, advice.bundle) for advice in report.recommendations}
+    several = report.has_several_devices
     return [
         (row, remark)
         for row in report.results
@@ -186,15 +169,14 @@ def remarks(row: Row, shipped: bool, several: bool) -> list[str]:
 
 def _float_ms(row: Row) -> float:
     """Median latency of a float bundle in its fastest format, in milliseconds."""
-    p50 = row.latency_ms.p50 if row.latency_ms else float("inf")
     low = row.low_precision
-    return low.p50_ms if low and low.verdict == "pass" and low.p50_ms < p50 else p50
+    return min(row.p50, low.p50_ms) if low and low.verdict == "pass" else row.p50
 
 
 def _float_name(row: Row) -> str:
     """Name of a float bundle, with the number format that makes it fastest unless that is f32."""
-    low, latency = row.low_precision, row.latency_ms
-    return f"{row.name} in {low.computes_in}" if low and latency and _float_ms(row) < latency.p50 else row.name
+    low = row.low_precision
+    return f"{row.name} in {low.computes_in}" if low and _float_ms(row) < row.p50 else row.name
 
 
 def _megabytes(row: Row) -> str:

@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Sequence
 
-from edgekit.report.answer import advised
 from edgekit.report.document import Report
 from edgekit.report.figure import Figure, figure_at
 from edgekit.report.markdown import bold, bullets, decision_parts, escaped, table_of_rows
@@ -67,7 +66,7 @@ def _page(report: Report, pair: Sequence[Row]) -> str:
         f"# {escaped(report.model.name)}: {' and '.join(dict.fromkeys(row.precision for row in pair)) or 'no bundle'}",
         escaped(heading(report)),
         bold(warnings(report)),
-        *(part for advice in advised(report) for part in decision_parts(report, advice)),
+        *(part for advice in report.recommendations for part in decision_parts(report, advice)),
         "## Original and optimized",
         _comparison(report, pair),
         *map(escaped, conditions(report)),

@@ -246,6 +246,19 @@ class Report:
         """Names of the devices in the results, in order."""
         return list(dict.fromkeys(row.device.name for row in self.results))
 
+    @property
+    def has_several_devices(self) -> bool:
+        return len(self.devices) > 1
+
+    @property
+    def recommendations(self) -> tuple[Recommendation, ...]:
+        """The recommendation for each device."""
+        return (self.recommendation, *self.recommendation.others)
+
+    def rows_on(self, device: str | None) -> list[Row]:
+        """The rows of one device; all of them if it has no name."""
+        return [row for row in self.results if device is None or row.device.name == device]
+
     def facts_of(self, device: str) -> DeviceFacts:
         """The facts of a device with this name, which a row that failed before they were asked for may lack."""
-        return min((row.device for row in self.results if row.device.name == device), key=lambda facts: not facts.cpu)
+        return min((row.device for row in self.rows_on(device)), key=lambda facts: not facts.cpu)

@@ -9,7 +9,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from edgekit.report.answer import UNCONFIRMED_WORD, advised, alerts, all_remarks, decision, float_line, verdict_word
+from edgekit.report.answer import UNCONFIRMED_WORD, alerts, all_remarks, decision, float_line, verdict_word
 from edgekit.report.document import Report
 from edgekit.report.figure import Figure, figure_at, table_figures
 from edgekit.report.measurement import Accuracy, ChangedImage, LowPrecision
@@ -120,7 +120,7 @@ def class_tables(report: Report) -> list[ClassTable]:
         return []
     tables = []
     for device in report.devices:
-        rows = [row for row in report.results if row.device.name == device and row.precision == "int8"]
+        rows = [row for row in report.rows_on(device) if row.precision == "int8"]
         right = {row.name: row.accuracy.right_by_class for row in rows if row.accuracy and row.accuracy.right_by_class}
         if not right:
             continue
@@ -168,8 +168,8 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] = MappingProxyTy
         heading=heading(report),
         origin=origin(report),
         alerts=alerts(report),
-        decisions=[decision(report, advice) for advice in advised(report)],
-        ships=any(advice.bundle for advice in advised(report)),
+        decisions=[decision(report, advice) for advice in report.recommendations],
+        ships=any(advice.bundle for advice in report.recommendations),
         limits=limits(report.results),
         steps=[(step.purpose, shlex.join(step.command)) for step in steps_in_report(report)],
         run=RUN,
@@ -196,7 +196,7 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] = MappingProxyTy
         verdict=verdict_word,
         style=lambda row: "inconclusive" if verdict_word(row) == UNCONFIRMED_WORD else row.verdict,
         provenance=provenance(report),
-        several=len(report.devices) > 1,
+        several=report.has_several_devices,
     )
 
 

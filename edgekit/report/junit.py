@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from xml.etree import ElementTree
 
-from edgekit.report.answer import advised, decision
+from edgekit.report.answer import decision
 from edgekit.report.compare import Comparison, RowComparison, compared_figures, describe_change, regression
 from edgekit.report.document import Report
 from edgekit.report.figure import all_figures, main_figures
@@ -57,7 +57,7 @@ def _doubt_cases(doubts: Sequence[str]) -> Iterator[ElementTree.Element]:
 
 def _decision_cases(report: Report) -> Iterator[ElementTree.Element]:
     """What to ship to each device, and what that gains and costs; skipped for nothing, since rows fail themselves."""
-    for advice in advised(report):
+    for advice in report.recommendations:
         headline, *details = decision(report, advice)
         result = None if advice.bundle else ("skipped", headline, "nothing to ship")
         lines = [*(() if result else (headline,)), *details, limits(report.results)]

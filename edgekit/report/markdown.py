@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 
-from edgekit.report.answer import advised, alerts, all_remarks, decision
+from edgekit.report.answer import alerts, all_remarks, decision
 from edgekit.report.compare import Comparison, compared_figures, describe_change
 from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import NOTHING, main_figures
@@ -21,7 +21,7 @@ def summary_of_report(report: Report) -> str:
     return _page(
         report.title,
         bold(alerts(report)),
-        *(part for advice in advised(report) for part in decision_parts(report, advice)),
+        *(part for advice in report.recommendations for part in decision_parts(report, advice)),
         escaped(limits(report.results)),
         table_of_rows(report.results, report.model.accuracy_meaningful),
         bullets(remark for _, remark in all_remarks(report)),

@@ -5,6 +5,7 @@ was not measured is None, which is null in JSON.
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -201,3 +202,8 @@ class Measurement:
     def name(self) -> str:
         """Name of the bundle, or the name that it would have had."""
         return self.bundle or f"{self.target}-{self.precision}"
+
+    @property
+    def p50(self) -> float:
+        """Median latency of one inference in milliseconds; infinite for a failure."""
+        return self.latency_ms.p50 if self.latency_ms else inf

@@ -23,7 +23,7 @@ def draw(report: Report, device: str) -> tuple[str, str] | None:
 
     Raises MissingExtraError if matplotlib is not installed.
     """
-    rows = [row for row in report.results if row.device.name == device and row.latency_ms]
+    rows = [row for row in report.rows_on(device) if row.latency_ms]
     if not report.model.accuracy_meaningful or all(row.accuracy is None for row in rows):
         return None
     with drawing(3.9) as figure:
@@ -70,7 +70,7 @@ def draw_spread(report: Report, device: str) -> tuple[str, str] | None:
 
     Raises MissingExtraError if matplotlib is not installed.
     """
-    timed = [(row, row.latency_ms) for row in _rows_on(report, device) if row.latency_ms]
+    timed = [(row, row.latency_ms) for row in report.rows_on(device) if row.latency_ms]
     if not timed:
         return None
     with drawing(0.9 + 0.42 * len(timed)) as figure:
@@ -102,7 +102,7 @@ def draw_heat(report: Report, device: str) -> tuple[str, str] | None:
     MissingExtraError if matplotlib is not installed.
     """
     by_target: dict[str, Conditions] = {}
-    for row in _rows_on(report, device):  # rows of one target were timed together
+    for row in report.rows_on(device):  # rows of one target were timed together
         if row.thermal and len(_samples(row.thermal, "celsius")) >= FEWEST_SAMPLES:
             by_target.setdefault(row.target, row.thermal)
     if not by_target:
@@ -127,10 +127,6 @@ def _draw_series(axes: "Axes", by_target: Mapping[str, Conditions], key: Series)
             colour, dashes = SERIES[index % len(SERIES)], ("-", "--", ":", "-.")[index % 4]
             label = target if key == "celsius" else None
             axes.plot(*zip(*samples, strict=True), dashes, color=colour, label=label)
-
-
-def _rows_on(report: Report, device: str) -> list[Row]:
-    return [row for row in report.results if row.device.name == device]
 
 
 def _samples(thermal: Conditions, key: Series) -> list[tuple[float, float]]:
@@ -179,7 +175,7 @@ def timings(report: Report) -> list[Timing]:
     for row in sorted(report.results, key=lambda row: row.precision != "float"):
         if row.profile is not None:
             groups[row.target, row.device.label].append(row)
-    several = len(report.devices) > 1
+    several = report.has_several_devices
     return [_timing(" on ".join(place) if several else place[0], rows) for place, rows in groups.items() if rows]
 
 

@@ -38,7 +38,7 @@ def _is_file(model: Model) -> bool:
 
 def origin(report: Report) -> str:
     """When, with what and on which machines the report was made, in one line."""
-    machines = [_short(report.facts_of(device), len(report.devices) > 1) for device in report.devices]
+    machines = [_short(report.facts_of(device), report.has_several_devices) for device in report.devices]
     on = f" on {', '.join(machines)}" if machines else ""
     return f"Measured{on}; {report.created[:10]}, edgekit {report.edgekit}."
 

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING
 
 from edgekit.report.answer import (
     UNCONFIRMED_WORD,
-    advised,
     alerts,
     all_remarks,
     caption,
     columns,
     decision,
     float_line,
-    rows_on,
 )
 from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import table_figures
@@ -41,7 +39,7 @@ def render_answer(report: Report, console: "Console") -> None:
     import_needed("rich", "cli")
     for alert in alerts(report):
         write(console, alert, "bold red")
-    recommendations = advised(report)
+    recommendations = report.recommendations
     for advice in recommendations:
         headline, *details = decision(report, advice)
         write(console, headline, "bold")
@@ -56,7 +54,7 @@ def render_answer(report: Report, console: "Console") -> None:
 
 def _write_rows(report: Report, advice: Recommendation, console: "Console", several: bool) -> None:
     """The table of the INT8 bundles on one device, and a line with the float ones."""
-    rows = rows_on(report, advice.device)
+    rows = report.rows_on(advice.device)
     int8 = [row for row in rows if row.precision == "int8"]
     console.print()
     if several:
@@ -114,8 +112,8 @@ def render_table(report: Report, console: "Console") -> None:
         console.print(Text(f"Hidden at this width: {titles} (report.html and report.csv have every column)."))
     for row in report.results:
         if row.verdict != "pass" or row.remarks:
-            console.print(_why(row, several=len(report.devices) > 1))
-    for advice in advised(report):
+            console.print(_why(row, several=report.has_several_devices))
+    for advice in report.recommendations:
         headline, *details = decision(report, advice)
         console.print(Text(headline, style="bold"), Text(" ".join(details)), sep="\n" if details else "")
 
@@ -125,7 +123,7 @@ def _columns(report: Report) -> list[Column]:
     rows, devices = report.results, [row.device.label for row in report.results]
     return [
         Column("bundle", [row.name for row in rows], left=True),
-        *([Column("device", devices, left=True)] if len(report.devices) > 1 else []),
+        *([Column("device", devices, left=True)] if report.has_several_devices else []),
         *(figure_column(figure, rows, report.model.accuracy_meaningful) for figure in table_figures(rows)),
         Column("verdict", [row.verdict for row in rows], left=True),
     ]

@@ -1,9 +1,22 @@
-"""Sentences about a whole report, for the terminal and the page."""
+"""Sentences about a report: conditions, limits, and the warnings that every output has at its top."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from edgekit.report.sentences import conditions
-from tests.helpers.reports import RANDOM_MODEL, ROWS, latency, report, report_with
+import pytest
+from junitparser import JUnitXml
+from markdown_it import MarkdownIt
+
+from edgekit.measure.gates import judge
+from edgekit.measure.settings import Gates
+from edgekit.report.card import render_card
+from edgekit.report.document import Reference, Report
+from edgekit.report.html import render_html
+from edgekit.report.junit import junit_of_report
+from edgekit.report.markdown import summary_of_report
+from edgekit.report.sentences import RANDOM, conditions, limits, near_chance, outcomes, warnings
+from tests.helpers.page import Page
+from tests.helpers.reports import RANDOM_MODEL, ROWS, latency, printed, report, report_with, row
 
 
 def test_conditions_of_the_measurement() -> None:
@@ -22,3 +35,67 @@ def test_a_float_that_was_fastest_in_low_precision_is_named() -> None:
     )
     assert "(openvino-float in bf16)" in conditions(report(results=rows))[1]
     assert "openvino-float" not in conditions(report())[1]
+
+
+STATED = Gates(max_drop=0.5, must_show_drop=True, min_speedup=1.2, needs_steady_timing=True)
+WHOLE = "with its whole 95 % interval"
+
+
+@pytest.mark.parametrize(
+    ("gates", "loss", "speedup"),
+    [
+        (Gates(), "at most 1 point, as measured", f"more than 1x, {WHOLE}"),
+        (STATED, f"at most 0.5 points, {WHOLE}", f"more than 1.2x, {WHOLE}"),
+    ],
+)
+def test_limits_are_those_that_the_gates_had(gates: Gates, loss: str, speedup: str) -> None:
+    judged = [judge(row(target), gates, random_weights=False) for target in ("onnx", "tflite")]
+    assert limits(judged) == f"Limits: a loss of top-1 of {loss}; a speedup over float of {speedup}."
+
+
+def test_gates_that_do_not_apply_have_no_limits() -> None:
+    untimed = judge(row(), Gates(min_speedup=0), random_weights=True)
+    assert (limits([untimed]), outcomes(untimed)) == ("", "")
+    assert limits([replace(each, gates=()) for each in ROWS]) == ""
+
+
+GUESSING = Reference("torch", 0.24, 0.9, top1_ci95=(0.1669, 0.3323), chance=0.25, near_chance=True)
+WORDS = (
+    "The reference is near chance: torch reaches top-1 24.0 % (95 % interval 16.7 to 33.2 %) on 10,000 images, and "
+    "chance is 25.0 %. No accuracy means anything until this is settled. Likely causes: the classes have another order "
+    "(list them with `--labels`), the images are normalized otherwise than in training (`--mean`, `--std`), or the "
+    "head is not that of these classes."
+)
+OUTPUTS: dict[str, Callable[[Report], str]] = {
+    "terminal": lambda whole: printed(whole, 2000),
+    "page": lambda whole: Page(render_html(whole)).words,
+    "summary": lambda whole: Page(MarkdownIt("commonmark").enable("table").render(summary_of_report(whole))).words,
+    "card": lambda whole: Page(MarkdownIt("commonmark").enable("table").render(render_card(whole))).words,
+}
+
+
+def test_the_warning_names_figures_and_likely_causes() -> None:
+    assert near_chance(GUESSING, 10_000) == warnings(report(reference=GUESSING)) == [WORDS]
+    assert warnings(report()) == []
+    assert warnings(report(reference=GUESSING, model=RANDOM_MODEL)) == [RANDOM]
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize(
+    ("whole", "warning"), [(report(reference=GUESSING), WORDS), (report(model=RANDOM_MODEL), RANDOM)]
+)
+def test_outputs_begin_with_the_warning(output: str, whole: Report, warning: str) -> None:
+    text = OUTPUTS[output](whole)
+    assert text.count(warning) == 1
+    assert text.index(warning) < text.index("Ship openvino-int8")
+    assert warning not in OUTPUTS[output](report())
+
+
+def test_junit_begins_with_the_warning_as_a_failure() -> None:
+    (suite,) = JUnitXml.fromstring(junit_of_report(report(reference=GUESSING)).encode())
+    first = next(iter(suite))
+    assert (first.classname, first.name) == ("reference", "above-chance")
+    (result,) = first.result
+    assert (result.message, result.type) == (WORDS, "inconclusive")
+    for whole in (report(), report(reference=GUESSING, model=RANDOM_MODEL)):
+        assert "above-chance" not in junit_of_report(whole)

@@ -1,4 +1,4 @@
-"""Which command adds an extra, for each way in which edgekit can have been installed; test_packaging.py runs them."""
+"""edgekit's distribution, versions, and the commands that add packages."""
 
 import json
 import shlex
@@ -11,7 +11,7 @@ import pytest
 
 from edgekit.devices.scripts import environment
 from edgekit.support import distribution
-from edgekit.support.distribution import NAME, install_command, pip_install
+from edgekit.support.distribution import NAME, install_command, pip_install, release
 
 INSTALLED = "site-packages/edgekit/support/distribution.py"
 
@@ -125,3 +125,25 @@ def test_the_command_acts_on_the_running_environment(
     monkeypatch.setattr(shutil, "which", found.get)
     expected = start.replace("PYTHON", shlex.quote(python))
     assert pip_install("numpy<2") == f"{expected} 'numpy<2'"
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("3.13.5", (3, 13)),
+        ("2.36", (2, 36)),
+        ("3", (3, 0)),
+        ("2026.4.0-20112-abc", (2026, 4)),
+        ("1.0rc1", (1, 0)),
+        ("2.13.0+cpu", (2, 13)),
+        ("unknown", ()),
+        ("", ()),
+    ],
+)
+def test_two_numbers(version: str, expected: tuple[int, ...]) -> None:
+    assert release(version, parts=2) == expected
+
+
+def test_order() -> None:
+    assert release("1.9.3") < release("1.10") < release("1.10.1") < release("2")
+    assert release("2026.4") == release("2026.4.0") == release("2026.4.0.0.0")

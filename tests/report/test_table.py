@@ -1,4 +1,4 @@
-"""Columns of text within a width."""
+"""Tables as lines within a width."""
 
 import pytest
 
