@@ -67,8 +67,8 @@ ROW = GroupInputs(
     machine=Machine(device(), VERSIONS),
 )
 SHARD = ShardInputs("18", 1, ("f6",), (0,), "Zen 3", VERSIONS)
-SENSITIVITY = SensitivityInputs((BUNDLE,), REFERENCE, 1.0, 1, device(), "3a")
 STUDY = StudyInputs((BUNDLE,), REFERENCE, Timing(), device(), "ssh://pi@pi4", "3a")
+SENSITIVITY = SensitivityInputs(STUDY, 1.0)
 
 SAMPLES: dict[type[Inputs], Inputs] = {type(each): each for each in (BUNDLE, REFERENCE, ROW, SHARD, SENSITIVITY, STUDY)}
 """Inputs of each kind of stored result."""
@@ -197,11 +197,11 @@ def make_sensitivity(place: Place, inputs: Any) -> None:
     for name in ("simulate", "layer_macs", "crop_samples"):
         place.patch.setattr(analysis, name, lambda *_: None)
     place.patch.setattr(analysis, "measure", measure)
-    place.patch.setattr(analysis, "sensitivity_inputs", lambda *_: inputs)
+    place.patch.setattr(analysis, "study_inputs", lambda *_: inputs.layers)
     spec = SimpleNamespace(network=SimpleNamespace(preprocessing=None))
     images: Any = SimpleNamespace(dataset=None, evaluation=SimpleNamespace(samples=()))
     graphs: Any = SimpleNamespace(spec=spec, graph_to_compile=lambda *_: None)
-    options: Any = SimpleNamespace(gates=Gates(), timing=Timing())
+    options: Any = SimpleNamespace(gates=Gates(max_drop=inputs.max_drop), timing=Timing())
     assert analysis._analysed(graphs, images, "onnx", options, place.run, QUIET) == result
 
 

@@ -10,16 +10,13 @@ from edgekit.config.precisions import PRECISIONS
 from edgekit.errors import InputError, StageError, UsageError
 from edgekit.images.crops import crop_samples
 from edgekit.job import Job
-from edgekit.measure import machine
 from edgekit.pipeline.build import build_one
-from edgekit.pipeline.evaluation_images import ReferenceInputs, reference_inputs
 from edgekit.pipeline.graph_to_compile import GraphToCompile
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.request import BuildSpec, BundleInputs
+from edgekit.pipeline.request import BuildSpec
 from edgekit.report import load_report, write_report
-from edgekit.report.device import DeviceFacts
 from edgekit.report.sensitivity_document import (
     ImageSet,
     LayerTime,
@@ -33,33 +30,33 @@ from edgekit.report.serialization import to_json
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.profile import profile_bundle
 from edgekit.support.files import replace_text, shareable_command, writing
-from edgekit.support.hashes import Inputs, code_sha256
+from edgekit.support.hashes import Inputs
 from edgekit.support.libraries import import_needed, quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, check_output, open_run
 from edgekit.tuning.mixtures import layer_macs, simulate
 from edgekit.tuning.sensitivity import measure
-from edgekit.tuning.study import ROOMS
+from edgekit.tuning.study import StudyInputs, study_inputs
 
 FILE, PICTURE = "sensitivity.json", "sensitivity.svg"
 
 
-def analyse(options: Job, reporter: Reporter) -> Sensitivity:
+def analyse(job: Job, reporter: Reporter) -> Sensitivity:
     """Measure every layer for each target and write OUTPUT/sensitivity.json and .svg. Returns the document.
 
     If the folder has a report of the same weights, the report shows the sensitivity too. A target whose compiler fails
     has no times.
     """
-    check_max_drop(options)
-    check_output(options.folder)
+    check_max_drop(job)
+    check_output(job.folder)
     import_needed("matplotlib", "build")
-    for target in options.targets:
+    for target in job.targets:
         load_backend(target)
-    spec, images = load_job(options, reporter)
-    with open_run(options.folder) as run:
+    spec, images = load_job(job, reporter)
+    with open_run(job.folder) as run:
         graphs = JobGraphs(spec, reporter)
-        parts = [_analysed(graphs, images, target, options, run, reporter) for target in options.targets]
-        sensitivity = document(spec, images, options, parts)
+        parts = [_analysed(graphs, images, target, job, run, reporter) for target in job.targets]
+        sensitivity = document(spec, images, job, parts)
         picture, _ = draw_sensitivity(sensitivity, standalone=True)
         for file, text in ((FILE, to_json(sensitivity)), (PICTURE, picture)):
             with writing(run.path / file):
@@ -68,25 +65,25 @@ def analyse(options: Job, reporter: Reporter) -> Sensitivity:
     return sensitivity
 
 
-def check_max_drop(options: Job) -> None:
+def check_max_drop(job: Job) -> None:
     """Raise UsageError for a --max-drop below 0, or one that is not a number."""
-    if not options.gates.max_drop >= 0:
+    if not job.gates.max_drop >= 0:
         valid = "percentage points of top-1, 0 or more"
-        raise UsageError(f"--max-drop is {options.gates.max_drop:g}", valid=valid)
+        raise UsageError(f"--max-drop is {job.gates.max_drop:g}", valid=valid)
 
 
-def document(spec: BuildSpec, images: JobImages, options: Job, parts: Sequence[TargetSensitivity]) -> Sensitivity:
+def document(spec: BuildSpec, images: JobImages, job: Job, parts: Sequence[TargetSensitivity]) -> Sensitivity:
     """The document that sensitivity.json contains."""
     return Sensitivity(
         edgekit=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        command=shareable_command(options.command),
+        command=shareable_command(job.command),
         model=NamedModel(spec.network.name, spec.network.weights_sha256),
         accuracy_meaningful=spec.network.weights != "random",
         recipe=spec.recipe.name,
         calibration=ImageSet(len(images.calibration.samples), images.calibration.sha256),
         evaluation=ImageSet(len(images.evaluation.samples), images.evaluation.sha256),
-        max_drop_points=options.gates.max_drop,
+        max_drop_points=job.gates.max_drop,
         targets=tuple(parts),
     )
 
@@ -95,37 +92,18 @@ def document(spec: BuildSpec, images: JobImages, options: Job, parts: Sequence[T
 class SensitivityInputs(Inputs):
     """Inputs of the sensitivity of a network's layers for one target."""
 
-    bundles: tuple[BundleInputs, ...]
-    """Inputs of the float and the int8 bundle in which the layers are timed, without the names of classes."""
-    reference: ReferenceInputs
-    """Inputs of torch's predictions for the images, with which the simulated ones are compared."""
+    layers: StudyInputs
+    """Inputs of what is simulated, and of the bundles in which the layers are timed."""
     max_drop: float
     """`Gates.max_drop`, which decides how many layers must stay in float."""
-    threads: int | None
-    """Number of threads with which the layers are timed."""
-    device: DeviceFacts
-    """The machine on which they are timed."""
-    code_sha256: str
-    """Hash of edgekit's code in `ROOMS`."""
-
-
-def sensitivity_inputs(graphs: JobGraphs, images: JobImages, target: str, options: Job) -> SensitivityInputs:
-    """Inputs of one target's part of the document."""
-    return SensitivityInputs(
-        bundles=tuple(replace(graphs.inputs(target, precision), labels=()) for precision in PRECISIONS),
-        reference=reference_inputs(graphs.spec.network, images),
-        max_drop=options.gates.max_drop,
-        threads=options.timing.threads,
-        device=machine.describe(),
-        code_sha256=code_sha256(ROOMS),
-    )
 
 
 def _analysed(
-    graphs: JobGraphs, images: JobImages, target: str, options: Job, run: RunFolder, reporter: Reporter
+    graphs: JobGraphs, images: JobImages, target: str, job: Job, run: RunFolder, reporter: Reporter
 ) -> TargetSensitivity:
     """One target's part of the document, measured or reused from an interrupted run."""
-    inputs = sensitivity_inputs(graphs, images, target, options)
+    layers = study_inputs(graphs.spec, images, target, job.timing)
+    inputs = SensitivityInputs(layers, job.gates.max_drop)
     earlier = run.recall(f"sensitivity-{target}", inputs, TargetSensitivity)
     if earlier is not None:
         reporter.say(f"{target}: reused from an earlier run")
@@ -136,9 +114,9 @@ def _analysed(
         mixtures,
         target,
         layer_macs(graphs),
-        options.gates.max_drop,
+        job.gates.max_drop,
         reporter,
-        lambda: layer_times(graphs, to_compile, options.timing.threads, run, reporter),
+        lambda: layer_times(graphs, to_compile, job.timing.threads, run, reporter),
     )
     run.remember(f"sensitivity-{target}", inputs, measured)
     return measured

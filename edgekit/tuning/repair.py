@@ -35,36 +35,28 @@ MOST_ATTEMPTS = 3
 """Largest number of bundles with more layers in float that the evaluation images judge for one row."""
 
 
+Rows = Mapping[str, Measurement]
+"""Measurements of bundles on one device, by the name of the bundle."""
+MeasureRows = Callable[[BuiltBundles], Rows]
+
+
 @dataclass(frozen=True)
 class MeasuredBundles:
-    """The bundles of one target and their measurements on one device, by name."""
+    """The bundles of one target and their measurements on one device."""
 
     bundles: BuiltBundles
-    rows: Mapping[str, Measurement]
+    rows: Rows
 
 
 class Repairs:
     """The repairs of one job's INT8 bundles, one for each target."""
 
     def __init__(
-        self,
-        spec: BuildSpec,
-        images: JobImages,
-        targets: Sequence[str],
-        devices: Sequence[Device],
-        timing: Timing,
-        gates: Gates,
-        run: RunFolder,
-        reporter: Reporter,
+        self, spec: BuildSpec, devices: Sequence[Device], gates: Gates, stores: Sequence[StudyStore], reporter: Reporter
     ) -> None:
-        self._spec, self._devices, self._reporter = spec, devices, reporter
-        self._gates = within_reach(gates, len(images.evaluation.samples))
-        self._stores = {
-            target: StudyStore(run, target, study_inputs(spec, images, target, timing, devices[0]), "repair")
-            for target in targets
-        }
-        studies = {target: study for target, store in self._stores.items() if (study := store.load())}
-        self._shipped = {target: shipped_of(study, self._gates).candidate for target, study in studies.items()}
+        self._spec, self._devices, self._gates, self._stores, self._reporter = spec, devices, gates, stores, reporter
+        studies = [(store.target, store.load()) for store in stores]
+        self._shipped = {target: shipped_of(study, gates).candidate for target, study in studies if study}
         self._repairs: dict[str, Repair] = {}
 
     @property
@@ -83,12 +75,16 @@ class Repairs:
         starts = range(0, len(measured), len(built))
         rows = [dict(zip(built, measured[start : start + len(built)], strict=True)) for start in starts]
         repaired: dict[str, Bundle | Exception] = {}
-        for target in self._stores:
-            group = {name: bundle for name, bundle in built.items() if name.startswith(f"{target}-")}
-            if not isinstance(group.get(f"{target}-int8"), Bundle):
+
+        def measure_first(bundles: BuiltBundles) -> Rows:
+            return dict(zip(bundles, measure(first, bundles), strict=True))
+
+        for store in self._stores:
+            group = {name: bundle for name, bundle in built.items() if name.startswith(f"{store.target}-")}
+            if not isinstance(group.get(f"{store.target}-int8"), Bundle):
                 continue
             before = MeasuredBundles(group, {name: rows[0][name] for name in group})
-            after = self._repair(target, before, lambda bundles: measure(first, bundles), graphs)
+            after = self._repair(store, before, measure_first, graphs)
             rows[0] |= after.rows
             if after.bundles != group:
                 repaired |= after.bundles
@@ -105,20 +101,16 @@ class Repairs:
         return replace(row, repair=repair, remarks=(*row.remarks, repair_words(repair)))
 
     def _repair(
-        self,
-        target: str,
-        shipped: MeasuredBundles,
-        measure: Callable[[BuiltBundles], Sequence[Measurement]],
-        graphs: JobGraphs,
+        self, store: StudyStore, shipped: MeasuredBundles, measure: MeasureRows, graphs: JobGraphs
     ) -> MeasuredBundles:
         """Repair one target's bundle if its row misses the bound, as far as no earlier command has done so."""
 
         def build(candidate: Candidate, path: Path) -> Bundle:
-            recipe = candidate.applied(self._spec.recipe, target)
-            return build_one(graphs.with_recipe(recipe), target, "int8", path, self._reporter)
+            recipe = candidate.applied(self._spec.recipe, store.target)
+            return build_one(graphs.with_recipe(recipe), store.target, "int8", path, self._reporter)
 
-        loop = RepairLoop(self._stores[target], self._reporter, self._gates, shipped, build, measure)
-        study, row = loop.store.load(), shipped.rows[loop.name]
+        loop = RepairLoop(store, self._reporter, self._gates, shipped, build, measure)
+        study, row = store.load(), shipped.rows[loop.name]
         if study is not None and not row.failure and not is_of(study, row):
             study, shipped = None, loop.begin_again()
         study = study or self._begin(loop, shipped.rows[loop.name], graphs)
@@ -128,7 +120,7 @@ class Repairs:
         chosen = decision(study, self._gates)
         if chosen is None or (chosen.number == 0 and chosen.keeps_drop(self._gates)):
             return shipped
-        self._shipped[target] = chosen.candidate
+        self._shipped[store.target] = chosen.candidate
         self._repairs[loop.name] = Repair(
             device=self._devices[0].name,
             max_drop_points=self._gates.max_drop,
@@ -168,8 +160,8 @@ class RepairLoop(Loop):
     """The bundles as an earlier command left them."""
     build: Callable[[Candidate, Path], Bundle]
     """Builds the bundle of a candidate at a path, or reuses the one that is there."""
-    measure: Callable[[BuiltBundles], Sequence[Measurement]]
-    """Measures bundles on the device, one measurement each."""
+    measure: MeasureRows
+    """Measures bundles on the device that judges."""
     tried: dict[Candidate, MeasuredBundles] = field(default_factory=dict)
     """The bundles that this command has tried, beside the float bundle."""
 
@@ -186,7 +178,7 @@ class RepairLoop(Loop):
         """Build the bundle, and measure it beside the float bundle."""
         bundle = self.build(candidate, self._path_of(candidate))
         bundles = {**self.shipped.bundles, self.name: bundle}
-        rows = dict(zip(bundles, self.measure(bundles), strict=True))
+        rows = self.measure(bundles)
         self.tried[candidate] = MeasuredBundles(bundles, rows)
         return bundle, rows[self.name]
 
@@ -223,7 +215,7 @@ class RepairLoop(Loop):
         """Replace the run's bundle by that of a candidate. Returns the bundles, measured now unless they have been."""
         bundle = copy_bundle(self._path_of(candidate), self.store.run.path / self.name)
         bundles, tried = {**self.shipped.bundles, self.name: bundle}, self.tried.get(candidate)
-        return MeasuredBundles(bundles, tried.rows if tried else dict(zip(bundles, self.measure(bundles), strict=True)))
+        return MeasuredBundles(bundles, tried.rows if tried else self.measure(bundles))
 
     def _path_of(self, candidate: Candidate) -> Path:
         return attempt_path(self.store.run, self.name, candidate.float_layers)
@@ -253,7 +245,10 @@ def repairs_of(
     if differ_in_brightness(spec.calibration, images.evaluation):
         reporter.say("INT8 that misses --max-drop isn't repaired: calibrate on other images instead")
         return None
-    return Repairs(spec, images, targets, devices, timing, gates, run, reporter)
+    stores = [
+        StudyStore(run, target, study_inputs(spec, images, target, timing, devices[0]), "repair") for target in targets
+    ]
+    return Repairs(spec, devices, within_reach(gates, len(images.evaluation.samples)), stores, reporter)
 
 
 def misses_bound(measured: Measurement, gates: Gates) -> bool:

@@ -52,7 +52,7 @@ Searches = Mapping[str, Sequence[Trial]]
 
 @dataclass(frozen=True)
 class Search:
-    """Job of `edgekit tune` in addition to those of the job."""
+    """Extent of a search."""
 
     trials: int | None = None
     """Maximum number of recipes to try for each target; None for the whole plan."""
@@ -74,14 +74,14 @@ class SplitJob:
     """Images for the verdict."""
 
 
-def load_split_job(options: Job, search: Search, reporter: Reporter) -> SplitJob:
+def load_split_job(job: Job, search: Search, reporter: Reporter) -> SplitJob:
     """Load the network, then choose and split the images. DataError if one part would be empty."""
-    tuning, held_out = search.num_tuning_samples, options.num_eval_samples
+    tuning, held_out = search.num_tuning_samples, job.num_eval_samples
     for name, count in (("--num-tuning-samples", tuning), ("--num-eval-samples", held_out)):
         if count is not None and count < 1:
             raise UsageError(f"{name} is {count}", valid="a whole number from 1")
     both = tuning + held_out if tuning and held_out else None
-    spec, images = load_job(replace(options, num_eval_samples=both), reporter)
+    spec, images = load_job(replace(job, num_eval_samples=both), reporter)
     total = len(images.evaluation.samples)
     count = tuning or (total - held_out if held_out else total // 2)
     first, rest = split(images.evaluation, max(0, count))
@@ -89,50 +89,50 @@ def load_split_job(options: Job, search: Search, reporter: Reporter) -> SplitJob
         rest, _ = split(rest, held_out)
     if not first.samples or not rest.samples or len(rest.samples) < (held_out or 0):
         raise DataError(
-            f"'{options.data}' has {total} images besides those for calibration; {max(0, count)} of them for tuning "
+            f"'{job.data}' has {total} images besides those for calibration; {max(0, count)} of them for tuning "
             f"leave {len(rest.samples)} for the verdict",
             fix="Add images, or reduce --num-tuning-samples",
         )
     return SplitJob(spec, replace(images, evaluation=first), rest)
 
 
-def tune(options: Job, search: Search, reporter: Reporter) -> Report:
+def tune(job: Job, search: Search, reporter: Reporter) -> Report:
     """Search, write OUTPUT/recipe.toml, build its bundles and judge them on held-out images. Returns the report.
 
     An interrupted search resumes after its last trial. Raises StageError if no trial completes.
     """
-    check_search(options)
-    check_tools(options)
-    with serving(options.machines, reporter) as pages, open_run(options.folder) as run:
-        ready = load_split_job(options, search, reporter)
-        if options.machines[0] != THIS:
+    check_search(job)
+    check_tools(job)
+    with serving(job.machines, reporter) as pages, open_run(job.folder) as run:
+        ready = load_split_job(job, search, reporter)
+        if job.machines[0] != THIS:
             reporter.warn(
                 "trials are timed on this machine, so the search doesn't judge their speed; "
-                f"{options.machines[0].name} times the result"
+                f"{job.machines[0].name} times the result"
             )
-        searches = run_searches(ready, options, search, run, reporter)
+        searches = run_searches(ready, job, search, run, reporter)
         check_completed(searches)
-        recipe = write_recipe(run.path / RECIPE, ready, searches, trial_gates(options))
-        return verdict(run, ready, recipe, options, searches, reporter, pages)
+        recipe = write_recipe(run.path / RECIPE, ready, searches, trial_gates(job))
+        return verdict(run, ready, recipe, job, searches, reporter, pages)
 
 
-def check_search(options: Job) -> None:
-    """Raise UsageError for options that make a search impossible."""
-    check_max_drop(options)
-    if options.model_options.weights == "random":
+def check_search(job: Job) -> None:
+    """Raise UsageError for a job that makes a search impossible."""
+    check_max_drop(job)
+    if job.model_options.weights == "random":
         raise UsageError("the weights are random, so there is no accuracy to preserve", fix="Use --weights FILE")
 
 
-def trial_gates(options: Job) -> Gates:
+def trial_gates(job: Job) -> Gates:
     """The gates of trials, which judge the measured drop: `verdict` judges its interval on the held-out images.
 
     They run on this machine, whose speed says nothing about another device's.
     """
-    min_speedup = options.gates.min_speedup if options.machines[0] == THIS else 0
-    return replace(options.gates, must_show_drop=False, min_speedup=min_speedup)
+    min_speedup = job.gates.min_speedup if job.machines[0] == THIS else 0
+    return replace(job.gates, must_show_drop=False, min_speedup=min_speedup)
 
 
-def run_searches(ready: SplitJob, options: Job, search: Search, run: RunFolder, reporter: Reporter) -> Searches:
+def run_searches(ready: SplitJob, job: Job, search: Search, run: RunFolder, reporter: Reporter) -> Searches:
     """Search for each target, one after the other."""
     until = time.monotonic() + 60 * search.minutes if search.minutes else float("inf")
     spec, images, searches = ready.spec, ready.images, {}
@@ -140,11 +140,11 @@ def run_searches(ready: SplitJob, options: Job, search: Search, run: RunFolder, 
         graphs = JobGraphs(spec, Reporter(quiet=True))
         # Only for trials that still have to run.
         evaluated = cache(partial(crop_images, spec.network, images, workspace, run, reporter))
-        for target, end in shares(options.targets, until):
-            inputs = study_inputs(spec, images, target, options.timing)
+        for target, end in shares(job.targets, until):
+            inputs = study_inputs(spec, images, target, job.timing)
             store = StudyStore(run, target, inputs, "study", digest(spec.network.labels))
-            bench = partial(make_trial, graphs, target, options.timing, run.path, workspace, evaluated)
-            loop = SearchLoop(store, reporter, trial_gates(options), bench, search.trials, end)
+            bench = partial(make_trial, graphs, target, job.timing, run.path, workspace, evaluated)
+            loop = SearchLoop(store, reporter, trial_gates(job), bench, search.trials, end)
             searches[target] = loop.search(spec.recipe, partial(order_layers, graphs, target, images))
     return searches
 
@@ -234,16 +234,16 @@ def verdict(
     run: RunFolder,
     ready: SplitJob,
     recipe: Recipe,
-    options: Job,
+    job: Job,
     searches: Searches,
     reporter: Reporter,
     pages: Pages | None = None,
 ) -> Report:
     """Build and evaluate the recipe as `deploy` does, on the held-out images. Returns the report."""
     spec, images = replace(ready.spec, recipe=recipe), replace(ready.images, evaluation=ready.held_out)
-    write_list(run.path / "calibration.json", spec.calibration, spec.recipe, options.seed)
-    rows, reference, finals = bundles_and_rows(SingleProcessBuilder(spec), images, options, run, reporter, pages=pages)
-    gates = trial_gates(options)
+    write_list(run.path / "calibration.json", spec.calibration, spec.recipe, job.seed)
+    rows, reference, finals = bundles_and_rows(SingleProcessBuilder(spec), images, job, run, reporter, pages=pages)
+    gates = trial_gates(job)
     parts = [summary(target, trials, gates) for target, trials in searches.items()]
     tuning = SearchSummary(
         recipe=RECIPE,
@@ -252,10 +252,8 @@ def verdict(
         images=ImageSet(len(ready.images.evaluation.samples), ready.images.evaluation.sha256),
         targets=tuple(replace(part, reproduced=reproduced(run.path, part)) for part in parts),
     )
-    report = replace(assemble(spec, images, options, rows, reference, finals=finals), tuning=tuning)
-    thumbnails = (
-        make_thumbnails(report, images.dataset, spec.network.preprocessing, reporter) if options.thumbnails else {}
-    )
+    report = replace(assemble(spec, images, job, rows, reference, finals=finals), tuning=tuning)
+    thumbnails = make_thumbnails(report, images.dataset, spec.network.preprocessing, reporter) if job.thumbnails else {}
     write_thumbnails(run.path, thumbnails)
     write_report(report, run.path)
     with writing(run.path / PICTURE):

@@ -388,7 +388,7 @@ def test_on_another_device_the_repair_begins_with_the_recipes_own_bundle(
             return read_bundle(path)
 
         before = MeasuredBundles({"onnx-float": bundle, "onnx-int8": bundle}, {"onnx-int8": row})
-        loop = RepairLoop(store, QUIET, Gates(), before, build, lambda bundles: [row for _ in bundles])
+        loop = RepairLoop(store, QUIET, Gates(), before, build, lambda bundles: dict.fromkeys(bundles, row))
         after = loop.begin_again()
     shipped = after.bundles["onnx-int8"]
     assert isinstance(shipped, Bundle)
@@ -404,14 +404,13 @@ def test_a_speedup_of_an_emulated_device_does_not_count() -> None:
 def test_other_devices_measure_the_repaired_bundles_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built: Any = {name: object() for name in ("onnx-float", "onnx-int8", "tflite-float", "tflite-int8")}
     monkeypatch.setattr(repairing, "Bundle", object)
-    monkeypatch.setattr(repairing, "study_inputs", lambda *_: Gates())
     monkeypatch.setattr(StudyStore, "load", lambda *_: None)
 
-    def repaired(self: Repairs, target: str, shipped: MeasuredBundles, measure: Any, graphs: Any) -> MeasuredBundles:
-        if target == "onnx":
+    def repaired(_: Repairs, store: StudyStore, shipped: MeasuredBundles, measure: Any, graphs: Any) -> MeasuredBundles:
+        if store.target == "onnx":
             return shipped
         bundles: Any = {**shipped.bundles, "tflite-int8": "repaired"}
-        return MeasuredBundles(bundles, dict(zip(bundles, measure(bundles), strict=True)))
+        return MeasuredBundles(bundles, measure(bundles))
 
     monkeypatch.setattr(Repairs, "_repair", repaired)
     calls: list[tuple[str, list[str], bool]] = []
@@ -422,11 +421,12 @@ def test_other_devices_measure_the_repaired_bundles_only(tmp_path: Path, monkeyp
 
     devices: Any = (SimpleNamespace(name="pi4"), SimpleNamespace(name="pi5"))
     before: Any = [f"{name} on {device.name}" for device in devices for name in built]
-    images: Any = SimpleNamespace(evaluation=SimpleNamespace(samples=()))
     spec: Any = None
     graphs: Any = None
     with open_run(tmp_path / "run") as run:
-        repairs = Repairs(spec, images, ("onnx", "tflite"), devices, Timing(), Gates(), run, QUIET)
+        inputs: Any = None
+        stores = [StudyStore(run, target, inputs, "repair") for target in ("onnx", "tflite")]
+        repairs = Repairs(spec, devices, Gates(), stores, QUIET)
         after = repairs.improve(built, before, measure, graphs)
     group = ["tflite-float", "tflite-int8"]
     assert calls == [("pi4", group, True), ("pi5", group, True)]
