@@ -133,9 +133,9 @@ def make(
     from edgekit.images.crops import crop_each, crop_samples
     from edgekit.job import Job
     from edgekit.models.logits import torch_logits
-    from edgekit.pipeline.builder import build_all
+    from edgekit.pipeline.builder import Builder
+    from edgekit.pipeline.graphs import JobGraphs
     from edgekit.pipeline.loading import load_job
-    from edgekit.pipeline.side_by_side import SingleProcessBuilder
 
     subject, reporter = SUBJECTS[name], Reporter()
     options = Job(
@@ -151,9 +151,7 @@ def make(
     size = spec.network.preprocessing
     pixels = crop_samples(images.dataset, images.evaluation.samples, size).pixels
     calibration = [size.normalize(crop) for crop in crop_each(spec.calibration_dataset, spec.calibration.samples, size)]
-    built = build_all(
-        SingleProcessBuilder(spec), tuple(runtime for runtime in runtimes if runtime in RUNTIMES), folder, reporter
-    )
+    built = Builder(JobGraphs(spec, reporter)).build([name for name in runtimes if name in RUNTIMES], folder)
     bundles = {bundle_name: bundle for bundle_name, bundle in built.items() if isinstance(bundle, Bundle)}
     made: list[tuple[Candidate, str | None]] = [(candidate, None) for candidate in edgekit_candidates(bundles)]
     for bundle_name, error in built.items():

@@ -73,8 +73,8 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
     from edgekit.job import Job
     from edgekit.measure import machine
     from edgekit.models.options import ModelOptions
+    from edgekit.pipeline.build_process import graphs_of, write_spec
     from edgekit.pipeline.loading import load_job_to_build
-    from edgekit.pipeline.parked_job import ParkedJob
     from edgekit.pipeline.plan_shape import shape_of_model
     from edgekit.runtime.backend import load_backend
     from edgekit.support.progress import Reporter
@@ -92,13 +92,13 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
             options = Job(network, data, targets=(target,), num_calibration_samples=count)
             spec = load_job_to_build(options, Reporter(quiet=True))
         with run.workspace("weights") as parking:
-            parked = ParkedJob.write(spec, parking)
-            spec = parked.spec
-            gc.collect()  # the network in memory, as `SeparateBuilder` does
+            parked = write_spec(spec, parking)
+            spec = graphs_of(parked, Reporter(quiet=True)).spec
+            gc.collect()  # the network in memory, as `Builder` does
             rows = list(stages.rows)
             for name in ("float", "int8", "run"):
                 own = memory_of(os.getpid())  # of this process, which waits, as that of `deploy` does
-                rows += [row | {"peak_bytes": row["peak_bytes"] + own} for row in part(name, parked.file, target)]
+                rows += [row | {"peak_bytes": row["peak_bytes"] + own} for row in part(name, parked, target)]
     shared = {
         "model": model, "params": spec.network.params, "macs": shape_of_model(network).macs, "input": 224,
         "target": target, "calibration_images": count, "cpu": machine.describe().cpu,
@@ -126,8 +126,8 @@ def stages_of(name: str, file: Path, target: str) -> list[dict[str, Any]]:
 
 def _measured(stages: Stages, name: str, file: Path, target: str) -> list[dict[str, Any]]:
     from edgekit.config.precisions import Precision
+    from edgekit.pipeline.build_process import graphs_of
     from edgekit.pipeline.compile import compile_stage
-    from edgekit.pipeline.parked_job import ParkedJob
     from edgekit.runtime.backend import load_backend
     from edgekit.runtime.bundle import read_bundle
     from edgekit.runtime.session import open_session
@@ -142,9 +142,9 @@ def _measured(stages: Stages, name: str, file: Path, target: str) -> list[dict[s
     precision: Precision = "float" if name == "float" else "int8"
     load_backend(target)
     gc.freeze()  # as in the build process, which has imported the compilers
-    graphs = ParkedJob(file).graphs(Reporter(quiet=True))
+    graphs = graphs_of(file, Reporter(quiet=True))
     with stages.stage("export"):
-        graphs.exported()
+        _ = graphs.simplified
     with stages.stage("rewrite" if name == "float" else "quantize"):
         to_compile = graphs.graph_to_compile(target, precision)
     with stages.stage(f"compile {name}"):

@@ -99,7 +99,7 @@ class _Measured:
         self._pixels = crop_samples(chosen.dataset, chosen.evaluation.samples, self._size).pixels
         self._expected = torch_logits(network, self._pixels)
         self._graphs = JobGraphs(self._spec, self._reporter)
-        self._graphs.exported()
+        _ = self._graphs.simplified
         self.facts: Row = {
             "params": network.params, "input": self._size.height, "recipe": self._spec.recipe.name,
             "calibration_images": request.calibrate, "images": request.count,
@@ -161,7 +161,7 @@ class _Measured:
         crops = crop_samples(spec.calibration_dataset, spec.calibration.samples, self._size).pixels
         calibration, images = ([self._size.normalize(crop[None]) for crop in each] for each in (crops, self._pixels))
         try:
-            snr = stock_snr_db(self._graphs.exported(), calibration, images, self._expected)
+            snr = stock_snr_db(self._graphs.simplified, calibration, images, self._expected)
         # NNCF or OpenVINO may fail where edgekit works.
         except Exception as error:
             return {"nncf_snr_db": None, "nncf_reason": failure("nncf", error)["reason"]}

@@ -2,6 +2,9 @@
 
 `BuildProcess` starts one, which runs `main`. It reads each `Wanted` bundle as a line of JSON from stdin, and writes its
 progress and result as messages to stdout. When stdin is closed, it exits, so it never outlives its parent.
+
+All processes map the weights from the file instead of copying them: mapped weights stay in the page cache, which the
+system can reclaim when memory is short.
 """
 
 import gc
@@ -18,7 +21,11 @@ from queue import SimpleQueue
 from threading import Thread
 from types import MappingProxyType
 
+import torch
+
+from edgekit.compiler.constant_store import MEMORY, MappedFiles, write_out
 from edgekit.compiler.execution.threads import keep_to_available_cores
+from edgekit.config import sizes
 from edgekit.config.precisions import Precision
 from edgekit.devices.messages import Bug, Ended, Failed, decode_message
 from edgekit.devices.wire import ShownProgress, Wire
@@ -26,10 +33,11 @@ from edgekit.errors import CompileError, EdgekitError, rebuild
 from edgekit.measure.fresh_process import signal_name
 from edgekit.pipeline.build import compile_graph
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.parked_job import ParkedJob
+from edgekit.pipeline.request import BuildSpec
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support import library_log
 from edgekit.support.child_process import start_python
+from edgekit.support.files import writing
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import STATE
 from edgekit.support.tracebacks import BugElsewhere, kind_of, summary_of, text_of
@@ -50,28 +58,43 @@ class Wanted:
     path: Path
 
 
-class BuildProcess:
-    """A process that builds bundles of a job. It starts with the first one, unless `start` comes earlier.
+def write_spec(spec: BuildSpec, folder: Path) -> Path:
+    """Write what the bundles of a job are built from to a file in this folder. Raises OutputError if the disk is full.
 
-    `job` is the file of a `ParkedJob`, and `variables` are additional environment variables.
+    The folder will also have what the processes share, and the constants of a large network.
+    """
+    path = folder / "job.pt"
+    with writing(path), path.open("wb") as file:
+        torch.save(spec, file)
+        file.flush()
+        write_out(file.fileno())
+    return path
+
+
+def graphs_of(path: Path, reporter: Reporter) -> JobGraphs:
+    """The graphs of the job in a file that `write_spec` wrote, with mapped weights."""
+    spec: BuildSpec = torch.load(path, mmap=True, weights_only=False)  # safe: this same command wrote it
+    large = spec.network.params >= sizes.BUILT_APART_FROM
+    return JobGraphs(spec, reporter, MappedFiles(path.parent) if large else MEMORY, path.parent)
+
+
+class BuildProcess:
+    """A process that builds bundles of the job in a file. It imports the compilers, then waits for its first bundle.
+
+    `variables` are additional environment variables.
     """
 
     def __init__(self, job: Path, variables: Mapping[str, str] = MappingProxyType({})) -> None:
         self._job, self._variables = job, variables
-        self._process: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        """Start the process, which imports the compilers and waits for its first bundle."""
-        self._process = self._process or start_python(["-c", BEGIN, str(self._job)], self._variables)
+        self._process: subprocess.Popen[str] | None = self._started()
 
     def build(self, wanted: Wanted, reporter: Reporter) -> Bundle:
         """Build a bundle; show the progress with `reporter`.
 
         Raises the errors of the process, or CompileError if it is killed, after which the next bundle starts another.
         """
-        self.start()
-        process, name = self._process, wanted.path.name
-        assert process
+        process, name = self._process or self._started(), wanted.path.name
+        self._process = process
         assert process.stdin
         assert process.stdout
         request = {**asdict(wanted), "path": str(wanted.path)}
@@ -91,7 +114,8 @@ class BuildProcess:
                     return read_bundle(wanted.path)
                 if message is not None:
                     progress.show(message)
-        status = self._end(process)
+        status = process.wait()
+        self.close()
         if status >= 0:
             raise RuntimeError(f"the process that built '{name}' ended with status {status}")
         raise CompileError(
@@ -106,16 +130,14 @@ class BuildProcess:
 
     def close(self) -> None:
         """End the process and close its pipes, when nothing is built in it."""
-        if (process := self._process) is not None:
+        process, self._process = self._process, None
+        if process is not None:
             process.kill()
-            self._end(process)
+            with suppress(BrokenPipeError):
+                process.communicate()
 
-    def _end(self, process: "subprocess.Popen[str]") -> int:
-        """Wait for the end of the process and close its pipes. Returns its exit status."""
-        self._process = None
-        with suppress(BrokenPipeError):
-            process.communicate()
-        return process.returncode
+    def _started(self) -> "subprocess.Popen[str]":
+        return start_python(["-c", BEGIN, str(self._job)], self._variables)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -131,7 +153,7 @@ def main(arguments: Sequence[str]) -> None:
         request = json.loads(requests.get())
         wanted = Wanted(request["target"], request["precision"], Path(request["path"]))
         try:
-            graphs = graphs or ParkedJob(Path(arguments[0])).graphs(wire)
+            graphs = graphs or graphs_of(Path(arguments[0]), wire)
             compile_graph(graphs.graph_to_compile(wanted.target, wanted.precision), wanted.path, wire)
         except EdgekitError as error:
             wire.send(Failed(type(error).__name__, error.problem, error.valid, error.fix, text_of(error)))

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -28,7 +27,7 @@ from edgekit.measure.measure_bundles import BuiltBundles, measure_here
 from edgekit.measure.measurement_store import MeasurementStore, lost_with_device
 from edgekit.measure.recommendation import Finals, recommend, time_finals
 from edgekit.models import Network
-from edgekit.pipeline.builder import Builder, build_all, builder_of
+from edgekit.pipeline.builder import Builder, builder_of
 from edgekit.pipeline.evaluation_images import crop_images
 from edgekit.pipeline.improvement import Improve, Improvement, restore
 from edgekit.pipeline.job_images import JobImages
@@ -90,7 +89,7 @@ def _deploy(options: Job, reporter: Reporter, improve: Improve | None, pages: Pa
         if improvement:
             spec = replace(spec, recipe=improvement.recipe)
         restore(spec, options.targets, run)
-        with builder_of(spec, run, refused.peak_bytes) as builder:
+        with builder_of(spec, run, reporter, refused.peak_bytes) as builder:
             spec = builder.spec  # a large network's, so that the one in memory is freed
             write_list(run.path / "calibration.json", spec.calibration, spec.recipe, options.seed)
             rows, reference, finals = bundles_and_rows(
@@ -99,9 +98,7 @@ def _deploy(options: Job, reporter: Reporter, improve: Improve | None, pages: Pa
             if improvement:
                 write_list(run.path / "calibration.json", spec.calibration, improvement.recipe, options.seed)
             stability = (
-                check_stability(builder.graphs(reporter), images, options.targets, reporter)
-                if options.check_stability
-                else ()
+                check_stability(builder.graphs, images, options.targets, reporter) if options.check_stability else ()
             )
             report = assemble(spec, images, options, rows, reference, stability, finals)
             thumbnails = (
@@ -183,15 +180,15 @@ def bundles_and_rows(
     network = builder.spec.network
     random = network.weights == "random"
     with run.workspace("images") as workspace:
-        evaluated = cache(partial(crop_images, network, images, workspace, run, reporter))
-        built = build_all(builder, options.targets, run.path, reporter, refused, options.precisions, evaluated)
-        evaluation = evaluated()
+        finish_building = builder.start(options.targets, run.path, options.precisions, refused)
+        evaluation = crop_images(network, images, workspace, run, reporter)
+        built = finish_building()
         reference = reference_of("torch", evaluation.reference, evaluation.crops.labels, network.classes, random)
         reference = replace(reference, right_by_class=right_by_class(evaluation.reference, evaluation.crops.labels))
         for warning in near_chance(reference, len(evaluation.crops)):
             reporter.warn(warning)
 
-        contents = keys_without_labels(built.values(), builder.graphs(reporter))
+        contents = keys_without_labels(built.values(), builder.graphs)
         store = MeasurementStore(run, evaluation, options.timing, contents)
 
         def measure(device: Device, bundles: BuiltBundles) -> Sequence[Measurement]:
@@ -201,7 +198,7 @@ def bundles_and_rows(
 
         measured = each_device(options.machines, lambda device: measure(device, built))
         if improvement and not reference.near_chance:
-            measured = improvement.improve(built, measured, measure, builder.graphs(reporter))
+            measured = improvement.improve(built, measured, measure, builder.graphs)
     shareable = (_shareable(_with_class_names(row, network.labels), run.path) for row in measured)
     rows = [judge(row, options.gates, random, reference.near_chance) for row in shareable]
     rows = [improvement.described(row) for row in rows] if improvement else rows

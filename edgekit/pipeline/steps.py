@@ -9,7 +9,7 @@ from edgekit.errors import InputError
 from edgekit.images.calibration_list import write_list
 from edgekit.job import Job
 from edgekit.pipeline.build import warn_of_unmatched
-from edgekit.pipeline.builder import build_all, builder_of
+from edgekit.pipeline.builder import builder_of
 from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.graph_to_compile import STAGE, load_graph, read_facts, save_facts, save_graph
 from edgekit.pipeline.loading import load_job_to_build
@@ -59,10 +59,10 @@ def quantize_model(options: Job, reporter: Reporter) -> QuantizedGraphs:
     """Calibrate for each target, and write the graphs to `OUTPUT/<target>-int8-graph`."""
     check_output(options.folder)
     spec = load_job_to_build(options, reporter)
-    with open_run(options.folder) as run, builder_of(spec, run) as builder:
+    with open_run(options.folder) as run, builder_of(spec, run, reporter) as builder:
         spec = builder.spec  # a large network's, so that the one in memory is freed
         write_list(run.path / "calibration.json", spec.calibration, spec.recipe, options.seed)
-        graphs = builder.graphs(reporter)
+        graphs = builder.graphs
 
         def quantized(name: str) -> str:
             target, folder = targets[name], run.path / f"{name}-graph"
@@ -124,9 +124,9 @@ def compile_model(options: Job, reporter: Reporter) -> CompiledBundles:
     for target in options.targets:
         load_backend(target)
     spec = load_job_to_build(options, reporter)
-    with open_run(options.folder) as run, builder_of(spec, run) as builder:
+    with open_run(options.folder) as run, builder_of(spec, run, reporter) as builder:
         del spec  # which a large network's builder doesn't need
-        built = build_all(builder, options.targets, run.path, reporter, precisions=("float",))
+        built = builder.build(options.targets, run.path, ("float",))
     bundles = tuple(str(bundle.path) for bundle in built.values() if isinstance(bundle, Bundle))
     errors = {name: error for name, error in built.items() if isinstance(error, Exception)}
     return CompiledBundles(bundles=bundles, failures=not_made(errors))

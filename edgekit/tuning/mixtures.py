@@ -120,7 +120,7 @@ def simulate(graphs: JobGraphs, to_compile: GraphToCompile, images: LabelledCrop
 def layer_macs(graphs: JobGraphs) -> dict[str, int]:
     """Multiply-accumulates of each layer."""
     macs: Counter[str] = Counter()
-    for _, layer in layers(graphs.exported()):
+    for _, layer in layers(graphs.simplified):
         macs[layer.name] += layer.macs
     return macs
 

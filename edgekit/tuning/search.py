@@ -19,6 +19,7 @@ from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.measure_bundles import measure_group
 from edgekit.measure.settings import Gates, Timing
 from edgekit.pipeline.build import build_one
+from edgekit.pipeline.builder import Builder
 from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.deploy import assemble, bundles_and_rows, check_tools
 from edgekit.pipeline.evaluation_images import crop_images
@@ -26,7 +27,6 @@ from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.request import BuildSpec
-from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.pipeline.thumbnails import make_thumbnails
 from edgekit.report import write_report
 from edgekit.report.document import Report
@@ -242,7 +242,9 @@ def verdict(
     """Build and evaluate the recipe as `deploy` does, on the held-out images. Returns the report."""
     spec, images = replace(ready.spec, recipe=recipe), replace(ready.images, evaluation=ready.held_out)
     write_list(run.path / "calibration.json", spec.calibration, spec.recipe, job.seed)
-    rows, reference, finals = bundles_and_rows(SingleProcessBuilder(spec), images, job, run, reporter, pages=pages)
+    rows, reference, finals = bundles_and_rows(
+        Builder(JobGraphs(spec, reporter)), images, job, run, reporter, pages=pages
+    )
     gates = trial_gates(job)
     parts = [summary(target, trials, gates) for target, trials in searches.items()]
     tuning = SearchSummary(

@@ -1,37 +1,40 @@
-"""Bundles that are built in separate processes: the same files, and errors that reach the parent."""
+"""Bundles that are built in other processes: the same files, from one calibration, in little memory."""
 
 import gc
 import os
+import re
+import signal
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from threading import Timer
 
+import psutil
 import pytest
 import torch
 
 from edgekit.cli.main import main
 from edgekit.compiler import constant_store
 from edgekit.compiler.constant_store import MappedFiles
+from edgekit.compiler.execution.threads import threads
 from edgekit.config import sizes
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.errors import CompileError, OutputError
+from edgekit.errors import CompileError, ParityError
 from edgekit.job import Job
 from edgekit.models import parse_model_args
 from edgekit.models.options import ModelOptions
+from edgekit.pipeline import builder as builders
+from edgekit.pipeline import graphs as graphs_module
 from edgekit.pipeline.build import build_one
-from edgekit.pipeline.build_process import Wanted
-from edgekit.pipeline.builder import SeparateBuilder, builder_of
+from edgekit.pipeline.builder import Builder, builder_of
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.request import BuildSpec
-from edgekit.pipeline.side_by_side import SingleProcessBuilder
-from edgekit.report.measurement import Failure
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import open_run
-from edgekit.support.tracebacks import BugElsewhere
 from tests.helpers.measurements import without_fresh_processes
-from tests.helpers.refusals import refuses
 from tests.helpers.tiny import TINY_ARGS, TINY_MODEL, TINY_VIT, VIT_ARGS
 
 
@@ -40,19 +43,6 @@ def small(photos: Path) -> BuildSpec:
     model = ModelOptions(TINY_VIT[0], "random", parse_model_args(VIT_ARGS), imgsz=32)
     spec, _ = load_job(Job(model, photos, num_calibration_samples=4, num_eval_samples=4), Reporter(quiet=True))
     return spec
-
-
-@pytest.fixture
-def parked(small: BuildSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SeparateBuilder]:
-    monkeypatch.setattr(sizes, "BUILT_APART_FROM", 0)
-    with open_run(tmp_path / "run") as run, builder_of(small, run) as builder:
-        assert isinstance(builder, SeparateBuilder)
-        yield builder
-
-
-def build(parked: SeparateBuilder, target: str, path: Path) -> Bundle:
-    """Build a float bundle in another process."""
-    return parked.build(Wanted(target, "float", path), Reporter(quiet=True))
 
 
 @pytest.mark.slow
@@ -99,10 +89,14 @@ def test_constants_in_files_make_the_same_bundles(
         assert bundle.manifest.files == read_bundle(finished_run / f"{target}-int8").manifest.files, target
 
 
-def test_weights_of_a_parked_job_are_mapped(small: BuildSpec, parked: SeparateBuilder) -> None:
-    state = parked.spec.network.module.state_dict()
-    assert all(torch.equal(value, state[name]) for name, value in small.network.module.state_dict().items())
-    assert "job.pt" in Path("/proc/self/maps").read_text()
+def test_weights_of_a_large_network_are_mapped(
+    small: BuildSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizes, "BUILT_APART_FROM", 0)
+    with open_run(tmp_path / "run") as run, builder_of(small, run, Reporter(quiet=True)) as builder:
+        state = builder.spec.network.module.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in small.network.module.state_dict().items())
+        assert "job.pt" in Path("/proc/self/maps").read_text()
 
 
 def test_the_network_in_memory_is_freed(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,9 +105,9 @@ def test_the_network_in_memory_is_freed(photos: Path, tmp_path: Path, monkeypatc
     spec, _ = load_job(Job(model, photos), reporter)
     places = {weight.data_ptr() for weight in spec.network.module.parameters()}
     assert in_memory(places) == places
-    with open_run(tmp_path / "run") as run, builder_of(spec, run) as builder:
+    with open_run(tmp_path / "run") as run, builder_of(spec, run, reporter) as builder:
         spec = builder.spec
-        builder.graphs(reporter)
+        _ = builder.graphs
         assert in_memory(places) == set()
 
 
@@ -124,8 +118,7 @@ def in_memory(places: set[int]) -> set[int]:
 
 
 def test_a_small_network_stays_in_memory(small: BuildSpec, tmp_path: Path) -> None:
-    with open_run(tmp_path / "run") as run, builder_of(small, run) as builder:
-        assert isinstance(builder, SingleProcessBuilder)
+    with open_run(tmp_path / "run") as run, builder_of(small, run, Reporter(quiet=True)) as builder:
         assert builder.spec is small
 
 
@@ -141,30 +134,102 @@ def test_weights_of_very_large_networks_are_not_fitted(
     assert "weights are rounded by GPTQ" in capfd.readouterr().err
 
 
-def test_an_error_reaches_the_parent(parked: SeparateBuilder, tmp_path: Path) -> None:
-    (tmp_path / "taken").write_text("")
-    with refuses(OutputError, "taken") as caught:
-        build(parked, "openvino", tmp_path / "taken/bundle")
-    (note,) = caught.value.__notes__
-    assert "In the process that built 'bundle': Traceback" in note
-    assert "NotADirectoryError" in note or "FileExistsError" in note
+class Lines(Reporter):
+    """Keeps the lines about finished stages."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+@pytest.fixture
+def lines() -> Lines:
+    return Lines()
+
+
+@pytest.fixture
+def builder(
+    photos: Path, tiny_weights: Path, lines: Lines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Builder]:
+    """A builder of `finished_run`'s bundles that uses one other process."""
+    monkeypatch.setattr(sizes, "BUILT_SIDE_BY_SIDE_FROM", 0)
+    model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0)
+    spec, _ = load_job(Job(model, photos, num_calibration_samples=10), Reporter(quiet=True))
+    with threads(2), open_run(tmp_path / "job") as run, builder_of(spec, run, lines, peak_bytes=1) as made:
+        yield made
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked")
-def test_a_bug_in_edgekit_is_reported_as_one(parked: SeparateBuilder, tmp_path: Path) -> None:
-    with pytest.raises(BugElsewhere, match=r"^KeyError: 'fake' \(edgekit/\w+/\w+\.py:\d+\)\n") as caught:
-        build(parked, "fake", tmp_path / "bundle")
-    (note,) = caught.value.__notes__
-    assert "In the other process: Traceback" in note
-    failure = Failure.of("compile", caught.value)
-    assert (failure.stage, failure.error) == ("bug in edgekit", "KeyError")
+def test_the_same_bundles_from_one_calibration(
+    builder: Builder, lines: Lines, finished_run: Path, tmp_path: Path
+) -> None:
+    built = builder.build(tuple(RUNTIMES), tmp_path)
+    for name, bundle in built.items():
+        assert isinstance(bundle, Bundle)
+        assert bundle.manifest.files == read_bundle(finished_run / name).manifest.files
+    assert len([line for line in lines.said if re.match("calibrate: 10 in", line)]) == 1
+    assert len([line for line in lines.said if re.match("simplify: ", line)]) == 2  # once in each process
+    assert len([line for line in lines.said if re.match("compare the graph with torch: ", line)]) == 1
 
 
-def test_a_process_that_is_killed(parked: SeparateBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_process_costs_the_bundle_that_it_built(
+    builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = tmp_path / "python"
-    script.write_text("#!/bin/sh\nkill -9 $$\n")
+    script.write_text("#!/bin/sh\nread -r request\nkill -9 $$\n")
     os.chmod(script, 0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    with refuses(CompileError, "SIGKILL"):
-        build(parked, "openvino", tmp_path / "bundle")
+    built = builder.build(("onnx",), tmp_path)
+    assert isinstance(built["onnx-float"], CompileError)
+    monkeypatch.undo()
+    again = Builder(JobGraphs(builder.spec, Reporter(quiet=True))).build(("onnx",), tmp_path)
+    assert all(isinstance(bundle, Bundle) for bundle in again.values())
+
+
+def test_an_interrupt_while_others_build_leaves_no_process(
+    builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process has nothing left to build by then, and waits for another one, which would go on writing."""
+    before = {child.pid for child in psutil.Process().children()}
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nexec sleep 600\n")
+    os.chmod(script, 0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+
+    started: list[psutil.Process] = []
+    try:
+        finish = builder.start(("onnx",), tmp_path)
+        Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt), closing(builder):
+            finish()
+        started = [child for child in psutil.Process().children() if child.pid not in before]
+        assert started == []
+    finally:
+        for child in started:
+            child.kill()
+
+
+def test_a_graph_that_differs_from_torch_costs_every_bundle_and_leaves_no_process(
+    builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def differs(*_: object) -> None:
+        raise ParityError("it differs")
+
+    before = {child.pid for child in psutil.Process().children()}  # of other tests, such as servers
+    monkeypatch.setattr(graphs_module, "check_graph", differs)
+    built = builder.build(("onnx",), tmp_path)
+    assert {name: type(error) for name, error in built.items()} == {
+        "onnx-float": ParityError,
+        "onnx-int8": ParityError,
+    }
+    assert not {child.pid for child in psutil.Process().children()} - before
+
+
+def test_memory_and_cores_limit_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builders, "available_memory", lambda: 3000)
+    with threads(4):
+        assert [builders.other_processes(peak) for peak in (None, 500, 1000, 1500, 2000, 4000)] == [0, 3, 2, 1, 0, 0]

@@ -57,8 +57,8 @@ def test_each_calibration_image_is_decoded_and_checked_once(
     for place in (tmp_path, tmp_path, None):
         graphs = JobGraphs(spec, Reporter(quiet=True), shared=place)
         images = graphs._calibration
-        graphs._check_once()
-        graphs._check_once()
+        graphs._check_images()
+        graphs._check_images()
         expected = crops.crop_each(spec.calibration_dataset, spec.calibration.samples, spec.network.preprocessing)
         for image, pixels in zip(images, expected, strict=True):
             np.testing.assert_array_equal(image, spec.network.preprocessing.normalize(pixels))
@@ -94,7 +94,7 @@ def test_graphs_with_other_recipes_share_the_export_and_the_images(photos: Path)
     recipes = [replace(nearest, estimator="minmax"), replace(nearest, estimator="histogram")]
     first, second = (graphs.with_recipe(recipe) for recipe in recipes)
     assert [first.spec.recipe, second.spec.recipe] == recipes
-    assert first.exported() is second.exported() is graphs.exported()
+    assert first.simplified is second.simplified is graphs.simplified
     for one in (first, second, graphs.with_recipe(recipes[1])):
         one.graph_to_compile("onnx", "int8")
     once = ("simplify", "crop calibration images", "check calibration images")

@@ -17,12 +17,12 @@ from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.builder import build_all
+from edgekit.pipeline.builder import Builder
+from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.parity import PARITY, difference
 from edgekit.pipeline.request import BuildSpec
-from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.profile import profile_bundle
 from edgekit.runtime.session import Session
@@ -74,7 +74,7 @@ def deployed(
     model = ModelOptions("tests.helpers.networks:build", None, {"name": request.param}, imgsz=SIZE, crop_pct=1.0)
     reporter = Reporter(quiet=True)
     spec, chosen = load_job(Job(model, pictures, num_calibration_samples=8, num_eval_samples=8), reporter)
-    built = build_all(SingleProcessBuilder(spec), tuple(RUNTIMES), tmp_path_factory.mktemp("bundles"), reporter)
+    built = Builder(JobGraphs(spec, reporter)).build(tuple(RUNTIMES), tmp_path_factory.mktemp("bundles"))
     rows = {
         target: row_of(request.param, spec, chosen, target, built[f"{target}-float"], built[f"{target}-int8"])
         for target in RUNTIMES

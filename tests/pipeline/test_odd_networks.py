@@ -17,12 +17,12 @@ from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.builder import build_all
+from edgekit.pipeline.builder import Builder
+from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.parity import PARITY
 from edgekit.pipeline.request import BuildSpec
-from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.report import load_report
 from edgekit.report.document import Report
 from edgekit.runtime.bundle import Bundle, read_bundle
@@ -87,7 +87,9 @@ def differences(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def loaded_job(name: str, size: tuple[int, int], pictures: Path) -> tuple[BuildSpec, JobImages]:
     model = ModelOptions(name, imgsz=size, crop_pct=1.0)
-    options = Job(model, pictures / "evaluation", pictures / "calibration", num_calibration_samples=CALIBRATION)
+    options = Job(
+        model, pictures / "evaluation", calibration_data=pictures / "calibration", num_calibration_samples=CALIBRATION
+    )
     return load_job(options, Reporter(quiet=True))
 
 
@@ -117,7 +119,7 @@ def test_grey_images_odd_paddings_and_two_classes(grey_run: Path, pictures: Path
 
 def test_same_padding_and_21843_classes(pictures: Path, tmp_path: Path) -> None:
     spec, images = loaded_job("tests.helpers.odd:wide", WIDE_SIZE, pictures)
-    built = build_all(SingleProcessBuilder(spec), TARGETS, tmp_path, Reporter(quiet=True))
+    built = Builder(JobGraphs(spec, Reporter(quiet=True))).build(TARGETS, tmp_path)
     bundles = {name: bundle for name, bundle in built.items() if isinstance(bundle, Bundle)}
     check_logits(spec, images, bundles)
     assert {bundle.manifest.classes for bundle in bundles.values()} == {21_843}

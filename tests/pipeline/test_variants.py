@@ -16,9 +16,9 @@ from edgekit.measure.accuracy import snr_db
 from edgekit.models import parse_model_args
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.builder import build_all
+from edgekit.pipeline.builder import Builder
+from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import Session
 from edgekit.support.progress import Reporter
@@ -77,7 +77,7 @@ def test_bundles_compute_what_torch_does(
     assert spec.network.classes == arguments["num_classes"]
     pixels = crop_samples(images.dataset, images.evaluation.samples, preprocessing).pixels
     expected = torch_logits(spec.network, pixels)
-    built = build_all(SingleProcessBuilder(spec), variant.targets, tmp_path, reporter, precisions=("int8",))
+    built = Builder(JobGraphs(spec, reporter)).build(variant.targets, tmp_path, ("int8",))
     assert len(built) == len(variant.targets)
     for title, bundle in built.items():
         assert isinstance(bundle, Bundle), (title, bundle)

@@ -28,13 +28,12 @@ from edgekit.errors import CompileError
 from edgekit.job import Job
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_one
-from edgekit.pipeline.builder import build_all
+from edgekit.pipeline.builder import Builder
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.parity import PARITY
 from edgekit.pipeline.request import BuildSpec
-from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.runtime.backend import load_backend, load_lowering
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.profile import profile_bundle
@@ -59,19 +58,19 @@ def tiny_job(photos: Path, tiny_weights: Path) -> tuple[BuildSpec, JobImages]:
 
 
 @pytest.fixture(scope="session")
-def builder(tiny_spec: BuildSpec) -> SingleProcessBuilder:
+def builder(tiny_spec: BuildSpec) -> Builder:
     """Builds the job's bundles for every runtime, including the fake one, from one export and one calibration."""
     with fake_runtime.added():  # the recipe is read again, for the table of the fake runtime
         recipe = load_recipe(tiny_spec.recipe.name).for_class(tiny_spec.device_class.name)
-    return SingleProcessBuilder(replace(tiny_spec, recipe=recipe))
+    return Builder(JobGraphs(replace(tiny_spec, recipe=recipe), Reporter(quiet=True)))
 
 
 @pytest.fixture(scope="session")
-def fake_run(builder: SingleProcessBuilder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fake_run(builder: Builder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the bundles of the fake runtime."""
     folder = tmp_path_factory.mktemp("fake")
     with fake_runtime.added():
-        made = build_all(builder, ("fake",), folder, Reporter(quiet=True))
+        made = builder.build(("fake",), folder)
     assert [type(each) for each in made.values()] == [Bundle, Bundle], made
     return folder
 
@@ -164,13 +163,13 @@ def test_manifest(bundle: Bundle, runtime: Runtime, precision: str, tiny_spec: B
 
 @pytest.mark.parametrize("optional", [(), ("layer-scale",)])
 def test_a_rewrite_that_matches_nothing_warns_unless_the_recipe_calls_it_optional(
-    builder: SingleProcessBuilder, tmp_path: Path, capfd: Any, optional: tuple[str, ...]
+    builder: Builder, tmp_path: Path, capfd: Any, optional: tuple[str, ...]
 ) -> None:
     with fake_runtime.added():
         recipe = load_recipe("convnextv2")
         wants = replace(recipe.targets["fake"], rewrites=("response-norm", "layer-scale"))
         recipe = replace(recipe, targets={**recipe.targets, "fake": wants}, optional_rewrites=optional)
-        graphs = builder.graphs(Reporter(quiet=True)).with_recipe(recipe)
+        graphs = builder.graphs.with_recipe(recipe)
         bundle = build_one(graphs, "fake", "float", tmp_path / "bundle", Reporter(quiet=True))
     assert bundle.manifest.provenance["rewrites"] == ["response-norm"]
     warning = "these rewrites of recipe 'convnextv2' match nothing in 'convnextv2_atto': layer-scale."
@@ -287,13 +286,13 @@ def test_only_int8_files_of_litert_allow_f16_for_the_float_layers(finished_run: 
         assert metadata.get("reduced_precision_support") == expected
 
 
-def test_gelu_from_int8_to_int8_is_a_table(builder: SingleProcessBuilder, tmp_path: Path) -> None:
+def test_gelu_from_int8_to_int8_is_a_table(builder: Builder, tmp_path: Path) -> None:
     """It stands in float between integers in the file. The layers around it still run in integer kernels."""
     from ai_edge_litert import schema_py_generated as schema
 
     reporter = Reporter(quiet=True)
     recipe = load_recipe("convnextv2").for_class("raspberry-pi-4")
-    graphs = builder.graphs(reporter).with_recipe(recipe)
+    graphs = builder.graphs.with_recipe(recipe)
     bundle = build_one(graphs, "tflite", "int8", tmp_path / "bundle", reporter)
     model = schema.ModelT.InitFromPackedBuf(bundle.model_path.read_bytes())
     (graph,) = model.subgraphs
@@ -319,13 +318,13 @@ COMPILERS = {
 
 
 def test_a_refusal_of_the_compiler_is_a_compile_error_that_names_the_runtime(
-    builder: SingleProcessBuilder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    builder: Builder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise ValueError("Exception from src/frontend.cpp:12:\n\n  operation 'foo' is unknown\n  at line 3")
 
     monkeypatch.setattr(COMPILERS[runtime.name], refuse)
-    made = build_all(builder, (runtime.name,), tmp_path, Reporter(quiet=True), precisions=("float",))
+    made = builder.build((runtime.name,), tmp_path, ("float",))
     (error,) = made.values()
     assert isinstance(error, CompileError)
     assert error.problem == f"{runtime.title}'s compiler refused the graph: operation 'foo' is unknown"
@@ -337,14 +336,8 @@ def test_a_row_that_fails_shows_its_traceback_on_request(
     tiny_spec: BuildSpec, tmp_path: Path, capfd: Any, show: bool
 ) -> None:
     with tracebacks.shown(show):
-        build_all(
-            SingleProcessBuilder(tiny_spec),
-            ("onnx",),
-            tmp_path,
-            Reporter(quiet=True),
-            {"onnx-float": "no room"},
-            ("float",),
-        )
+        builder = Builder(JobGraphs(tiny_spec, Reporter(quiet=True)))
+        builder.start(("onnx",), tmp_path, ("float",), {"onnx-float": "no room"})
     err = capfd.readouterr().err
     assert "warning: onnx-float: skipped: no room" in err
     assert ("edgekit.errors.CompileError: skipped" in err) is show
@@ -360,13 +353,13 @@ OURS = {
 
 
 def test_a_mistake_in_a_backend_is_not_blamed_on_the_compiler(
-    builder: SingleProcessBuilder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+    builder: Builder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     def mistaken(*_: object, **__: object) -> None:
         raise KeyError("a mistake of ours")
 
     monkeypatch.setattr(import_module(runtime.backend_module), OURS[runtime.name], mistaken)
-    (error,) = build_all(builder, (runtime.name,), tmp_path, Reporter(quiet=True), precisions=("int8",)).values()
+    (error,) = builder.build((runtime.name,), tmp_path, ("int8",)).values()
     assert isinstance(error, KeyError)
     assert list(tmp_path.iterdir()) == []
     err = capfd.readouterr().err
@@ -382,11 +375,11 @@ def test_a_mistake_in_the_export_is_not_blamed_on_the_model(
 
     monkeypatch.setattr("edgekit.pipeline.graphs.simplify", mistaken)
     with pytest.raises(KeyError, match="a mistake of ours"):
-        JobGraphs(tiny_spec, Reporter(quiet=True)).exported()
+        _ = JobGraphs(tiny_spec, Reporter(quiet=True)).simplified
 
 
 def test_a_mistake_in_code_that_a_compiler_calls_is_ours_too(
-    builder: SingleProcessBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgekit.compat.litert_torch import pad_channels_last
     from edgekit.runtime.tflite import backend as tflite
@@ -396,7 +389,7 @@ def test_a_mistake_in_code_that_a_compiler_calls_is_ours_too(
         "litert_torch",
         SimpleNamespace(convert=lambda *_, **__: pad_channels_last(None)),  # type: ignore[arg-type]
     )
-    (error,) = build_all(builder, ("tflite",), tmp_path, Reporter(quiet=True), precisions=("float",)).values()
+    (error,) = builder.build(("tflite",), tmp_path, ("float",)).values()
     assert isinstance(error, TypeError | AttributeError)
 
 
