@@ -6,7 +6,6 @@ import inspect
 import io
 import os
 import pickle
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -426,40 +425,6 @@ def test_an_image_tower_of_open_clip_is_built_alone() -> None:
         assert queries == 256
         assert tower.attn_pool.query.shape[0] == 1
         torch.testing.assert_close(tower(image)[0], wanted)
-
-
-_traced_with_jax: list[object] = []
-
-
-def test_conversions_share_what_jax_lowers_an_operation_to() -> None:
-    import jax.numpy
-    from litert_converter.mlir import ir
-    from litert_torch.backend.export_utils import create_ir_context
-    from litert_torch.backend.jax_bridge import _wrap
-    from litert_torch.backend.lowerings.context import LoweringContext
-
-    from edgekit.compat.litert_torch import share_lowerings
-
-    def pair_of(value: float) -> object:
-        _traced_with_jax.append(value)
-        return jax.numpy.full((2,), value)
-
-    def lowered(value: float) -> str:
-        context = create_ir_context()
-        with context, ir.Location.unknown():
-            module = ir.Module.create()
-            with ir.InsertionPoint(module.body):
-                _wrap.wrap(pair_of)(LoweringContext(context, module), value)
-            return re.sub("pair_of_[0-9a-z_]+", "", str(module))
-
-    share_lowerings()
-    serialize = _wrap._stablehlo_to_vhlo
-    share_lowerings()
-    assert _wrap._stablehlo_to_vhlo is serialize, "a second call adds another layer"
-    _traced_with_jax.clear()
-    first, again, real = lowered(1), lowered(1), lowered(1.0)
-    assert first == again != real
-    assert str(_traced_with_jax) == "[1, 1.0]", "each conversion lowers an operation anew"
 
 
 @pytest.mark.filterwarnings("ignore:The tensor attributes")  # LSTM assigns its weights to itself

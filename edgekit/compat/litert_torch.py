@@ -1,24 +1,19 @@
-"""litert-torch: rewriters for its layout pass, and lowerings that conversions share."""
+"""litert-torch: rewriters and a repair for its layout pass."""
 
-from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import Any
 
 from litert_torch._convert.fx_passes.optimize_layout_transposes_pass.layout_rewrite import rewriters
 from litert_torch._convert.fx_passes.optimize_layout_transposes_pass.pass_body import OptimizeLayoutTransposesPass
-from litert_torch.backend.jax_bridge import _wrap
 from torch import ops
 from torch.fx import Graph, Node
 
-from edgekit.support.bounded import Bounded
 from edgekit.support.libraries import replaces_library
 
 insert_t_q_dq = OptimizeLayoutTransposesPass.insert_t_q_dq
 """The converter's own method."""
 PAD = ops.aten.constant_pad_nd.default
 REPEAT = ops.aten.repeat.default
-SHARED = 1024
-"""Number of lowered operations that are kept. Each takes about a kilobyte."""
 
 
 def register_rewriters() -> None:
@@ -67,41 +62,3 @@ def keep_layout_marks() -> None:
         return inserted
 
     OptimizeLayoutTransposesPass.insert_t_q_dq = keeping
-
-
-def share_lowerings() -> None:
-    """Let all conversions of this process share what JAX lowers an operation to. A second call changes nothing.
-
-    Checked with litert-torch 0.10.0, which traces an operation with JAX and serializes the result once for each
-    conversion, shape and arguments. That is a quarter of the time of a small network, and the float and the INT8 file
-    have most operations in common. The two functions that are replaced are private and global to the process.
-    """
-    if not isinstance(_wrap._lower_to_ir_text, _SharedTexts):
-        _wrap._lower_to_ir_text = _SharedTexts(_wrap._lower_to_ir_text)
-        _wrap._stablehlo_to_vhlo = lru_cache(SHARED)(_wrap._stablehlo_to_vhlo)
-
-
-class _SharedTexts:
-    """The converter's function that lowers a JAX function, with the texts of the last `SHARED` calls."""
-
-    def __init__(self, lower: Callable[..., Any]) -> None:
-        self._lower = lower
-        self._texts: Bounded[Any, str] = Bounded(SHARED)
-
-    @replaces_library
-    def __call__(self, function: Any, args: Any, kwargs: Any, ir_input_names: Any = None) -> Any:
-        """(function that returns the StableHLO text, inputs), as the converter's function returns them."""
-        make, inputs = self._lower(function, args, kwargs, ir_input_names=ir_input_names)
-        fingerprint = _wrap.get_cache_fingerprint(function, args, kwargs)
-        if fingerprint is None:  # an argument has no hash
-            return make, inputs
-        key = fingerprint, repr(fingerprint)  # 1, 1.0 and True are equal, but don't read the same
-
-        @replaces_library
-        def text() -> str:
-            known = self._texts.get(key)
-            if known is None:
-                known = self._texts[key] = make()
-            return known
-
-        return text, inputs

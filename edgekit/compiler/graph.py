@@ -6,7 +6,8 @@ computes them in a graph that a library made; `insert` and `add_constant` do so 
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -161,6 +162,25 @@ def insert(
     return node
 
 
+def inserter(graph: GraphModule, node: Node) -> Callable[..., Node]:
+    """`insert` before a node and with its module path, for the calls that replace it."""
+    return partial(insert, graph, node, like=node)
+
+
+def replace_each(graph: GraphModule, targets: Collection[Operation], new: Callable[[Node], Node | None]) -> int:
+    """Replace each call of these operations by the node that `new` inserts for it, or leave it if that returns None.
+
+    Returns the number of calls replaced.
+    """
+    replaced = 0
+    for node in [node for node in graph.graph.nodes if node.target in targets]:
+        replacement = new(node)
+        if replacement is not None:
+            node.replace_all_uses_with(replacement)
+            replaced += 1
+    return replaced
+
+
 def insert_layer(
     graph: GraphModule, before: Node, target: Operation, source: Node, weight: Tensor, bias: Tensor | None
 ) -> Node:
@@ -181,6 +201,13 @@ def set_weights(graph: GraphModule, node: Node, weight: Tensor, bias: Tensor | N
     args[2] = None if bias is None else add_constant(graph, node, f"{name}.bias", bias)
     old, node.args = node.args, tuple(args)
     drop_constants(graph, old)
+
+
+def set_bias(graph: GraphModule, node: Node, name: str, bias: Tensor) -> None:
+    """Give a conv or linear node another bias, as a constant with this name. Nodes that share the old one keep it."""
+    old = node.args
+    node.args = (*old[:2], add_constant(graph, node, name, bias), *old[3:])
+    drop_constants(graph, old[2:3])
 
 
 def node_of(argument: Argument) -> Node:

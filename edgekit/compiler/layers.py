@@ -2,15 +2,28 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument
 
-from edgekit.compiler.graph import A, argument, constant, constants, layer_name, literal, operand, pair, shape_of
+from edgekit.compiler.graph import (
+    A,
+    argument,
+    constant,
+    constants,
+    layer_name,
+    literal,
+    operand,
+    pair,
+    replace_layer,
+    set_weights,
+    shape_of,
+)
 
 TRANSPOSED = {A.conv_transpose1d.default, A.conv_transpose2d.input, A.conv_transpose3d.input}
 OTHER_CONVOLUTIONS = TRANSPOSED | {
@@ -91,6 +104,43 @@ def fixed_weights(graph: GraphModule, layer: DenseLayer) -> FixedWeights | None:
     return None if weight is None else FixedWeights(weight, bias)
 
 
+@torch.no_grad()
+def scale_output(graph: GraphModule, layer: DenseLayer, factor: Tensor, shift: Tensor | None = None) -> bool:
+    """Multiply each channel of a layer's output by a factor [out] and add a shift [out], by changing its weights.
+
+    Returns False, and changes nothing, if they depend on the image.
+    """
+    if (weights := fixed_weights(graph, layer)) is None:
+        return False
+    weight, bias = weights
+    moved = None if bias is None else bias.double() * factor
+    if shift is not None:
+        moved = shift.double() if moved is None else moved + shift
+    scaled = weight.double() * factor.view(-1, *[1] * (weight.ndim - 1))
+    set_weights(graph, layer.node, scaled.float(), None if moved is None else moved.float())
+    return True
+
+
+@torch.no_grad()
+def scale_input(graph: GraphModule, layer: DenseLayer, factor: Tensor | None, shift: Tensor | None) -> bool:
+    """Change a layer's weights so that its output for x is its former output for x * factor + shift, both [in].
+
+    The layer must not pad its input or have groups. Returns False, and changes nothing, if its weights depend on the
+    image.
+    """
+    if (weights := fixed_weights(graph, layer)) is None:
+        return False
+    weight, bias = weights
+    exact, channels = weight.double(), (1, -1, *[1] * (weight.ndim - 2))
+    if shift is not None:
+        moved = (exact * shift.double().view(channels)).flatten(1).sum(1)
+        bias = (moved if bias is None else bias.double() + moved).float()
+    if factor is not None:
+        exact = exact * factor.double().view(channels)
+    set_weights(graph, layer.node, exact.float(), bias)
+    return True
+
+
 def dense_layer(node: Argument) -> DenseLayer | None:
     """The convolution or linear layer that a node computes, or None for any other node or a literal."""
     if not isinstance(node, Node) or node.target not in (A.conv2d.default, A.linear.default):
@@ -114,6 +164,21 @@ def dense_layers(graph: GraphModule) -> Iterator[DenseLayer]:
         layer = dense_layer(node)
         if layer is not None:
             yield layer
+
+
+def replace_layers(graph: GraphModule, new: Callable[[DenseLayer, FixedWeights], Node | None]) -> int:
+    """Replace each layer with constant weights by the node that `new` inserts, or leave it if that returns None.
+
+    Weights that nothing else uses are deleted with their layer. Returns the number of layers replaced.
+    """
+    replaced = 0
+    for layer in dense_layers(graph):
+        weights = fixed_weights(graph, layer)
+        replacement = None if weights is None else new(layer, weights)
+        if replacement is not None:
+            replace_layer(graph, layer.node, replacement)
+            replaced += 1
+    return replaced
 
 
 def axes_but(axis: int, axes: int) -> list[int]:

@@ -14,7 +14,7 @@ from edgekit.config.runtimes import RUNTIMES
 from edgekit.config.toml_reader import build, read_table, shipped_names, unknown
 from edgekit.errors import ProfileError, as_sentences, did_you_mean
 
-Estimator: TypeAlias = Literal["histogram", "minmax", "mean-minmax", "mse"]
+Estimator: TypeAlias = Literal["histogram", "minmax", "mse"]
 """Estimators of activation ranges."""
 
 
@@ -118,7 +118,7 @@ class Recipe:
     estimator: Estimator = "histogram"
     """Estimator of activation ranges.
 
-    "histogram", "minmax" and "mean-minmax" are NNCF's; "mse" minimizes the weighted mean square error of quantization.
+    "histogram" and "minmax" are NNCF's; "mse" minimizes the weighted mean square error of quantization.
     """
     smooth_quant: bool = False
     """Whether to apply NNCF's SmoothQuant, which adds operations to the graph."""

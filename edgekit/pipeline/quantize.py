@@ -11,8 +11,8 @@ from edgekit.compiler.graph import copy_sharing
 from edgekit.compiler.layers import Layer, dense_layer, dense_layers, fixed_weights, layers
 from edgekit.compiler.quantize.calibrate import calibrate, placement_of, quantize, quantize_like
 from edgekit.compiler.quantize.calibration import Calibration
+from edgekit.compiler.quantize.lowering import RuntimeLowering
 from edgekit.compiler.quantize.placement import Placement
-from edgekit.compiler.quantize.runtime_lowering import RuntimeLowering
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.recipes import Recipe, TargetRecipe
 from edgekit.config.runtimes import find_runtime

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from edgekit.compiler.layers import dense_layer
-from edgekit.compiler.quantize.ranges import consumers
+from edgekit.compiler.quantize.mse_ranges import consumers
 from edgekit.compiler.quantizers import quantizers
 from edgekit.images.crops import crop_samples
 from edgekit.measure.accuracy import snr_db

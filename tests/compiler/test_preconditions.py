@@ -15,7 +15,7 @@ from edgekit.compiler.export import trace
 from edgekit.compiler.graph import refresh
 from edgekit.compiler.quantize.equalize import equalize
 from edgekit.compiler.rewrites import APPROXIMATE, PASSES, rewrite
-from edgekit.compiler.simplify import PASSES as SIMPLIFICATIONS
+from edgekit.compiler.simplify import SIMPLIFICATIONS
 from tests.helpers.graphs import check_values, export_graph, targets_of
 
 C = 8

@@ -18,7 +18,7 @@ from torch.fx import GraphModule
 
 from edgekit.compiler.graph import A, constant
 from edgekit.compiler.layers import dense_layers, layers
-from edgekit.compiler.rewrites import PASSES, WEIGHTS_AFTER, ConvolutionShape, rewrite, weights_after
+from edgekit.compiler.rewrites import PASSES, ConvolutionShape, rewrite, weights_after
 from edgekit.config.device_classes import list_device_classes
 from edgekit.config.precisions import PRECISIONS
 from edgekit.config.recipes import recipe_for
@@ -59,7 +59,6 @@ CONVNEXT_V2 = {
     "vector-norm-mean": 4,
     "vector-norm-matmul": 4,
     "depthwise-blocks": 3,
-    "depthwise-rows": 4,
     "split-depthwise": 4,
     "split-depthwise-in-three": 4,
     "plain-layer-norm": 9,
@@ -96,7 +95,6 @@ CASES = {
             "layer-scale": 4,
             "layer-norm-affine": 7,
             "depthwise-blocks": 3,
-            "depthwise-rows": 4,
             "split-depthwise": 4,
             "split-depthwise-in-three": 4,
             "plain-layer-norm": 9,
@@ -272,9 +270,9 @@ def test_all_rewrites_of_a_recipe_together(
             assert layer.macs == macs[layer.name]
 
 
-@pytest.mark.parametrize("name", WEIGHTS_AFTER)
 @pytest.mark.parametrize(("side", "stride"), [(8, 1), (9, 1), (20, 1), (16, 2)])
-def test_a_pass_makes_as_many_weights_as_it_says(name: str, side: int, stride: int) -> None:
+def test_a_pass_makes_as_many_weights_as_it_says(side: int, stride: int) -> None:
+    name = "depthwise-blocks"
     conv = torch.nn.Conv2d(2, 2, 7, stride, padding=3, groups=2)
     rewritten = rewrite(export_graph(conv.eval(), (1, 2, side, side)), [name])
     (kernel,) = {
@@ -416,17 +414,12 @@ def test_split_depthwise_has_small_kernels_with_all_taps(
     assert sum(math.prod(kernel) for kernel in kernels) == 4 * 49
 
 
-@pytest.mark.parametrize(
-    ("rewrite_name", "kernels"), [("depthwise-blocks", [(3, 3)] * 3), ("depthwise-rows", [(7, 1)] * 4)]
-)
-def test_grouped_kernels_replace_depthwise_ones(
-    rewrite_name: str, kernels: list[tuple[int, int]], networks: Any
-) -> None:
+def test_grouped_kernels_replace_depthwise_ones(networks: Any) -> None:
     _, graph = cached("convnextv2", networks)
-    rewritten = rewrite(graph, ["channels-last", rewrite_name]).graph
+    rewritten = rewrite(graph, ["channels-last", "depthwise-blocks"]).graph
     grouped = [layer for layer in dense_layers(rewritten) if layer.groups > 1]
-    assert [layer.kernel for layer in grouped if not layer.is_depthwise] == kernels
-    assert sum(layer.is_depthwise for layer in grouped) == 4 - len(kernels)
+    assert [layer.kernel for layer in grouped if not layer.is_depthwise] == [(3, 3)] * 3
+    assert sum(layer.is_depthwise for layer in grouped) == 1
 
 
 @pytest.mark.parametrize("rewrite_name", PLAIN_NORMS)

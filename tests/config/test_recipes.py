@@ -165,10 +165,10 @@ def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
         ("equalization = 0.5", "equalization = 0.5\nother = 3", "unknown key 'other'", ["float_layers"], ""),
         (
             'estimator = "mse"',
-            'estimator = "mean_minmax"',
-            "estimator: unknown value 'mean_minmax'",
+            'estimator = "min_max"',
+            "estimator: unknown value 'min_max'",
             ["histogram", "mse"],
-            "'mean-minmax'",
+            "'minmax'",
         ),
         (
             'weight_rounding = "gptq"',

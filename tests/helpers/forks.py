@@ -19,6 +19,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
@@ -108,12 +109,14 @@ def serve(address: str) -> None:
 
 
 def _export_to_onnx() -> None:
-    """Export something, for which torch makes its table of translations to ONNX. That takes two seconds."""
+    """Export something, for which torch makes its table of translations to ONNX. That takes two seconds.
+
+    In torch 2.13, which would make the table anew in each export, it is that of a private class.
+    """
     import torch
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-    from edgekit.compat.torch_onnx import keep_translations
-
-    keep_translations()
+    ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign]
     torch.onnx.export(torch.nn.Conv2d(3, 4, 3).eval(), (torch.zeros(1, 3, 8, 8),), dynamo=True, verbose=False)
 
 

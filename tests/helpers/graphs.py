@@ -110,7 +110,8 @@ def check_every_pass(patch: pytest.MonkeyPatch) -> None:
 
     for name, apply in rewrites.PASSES.items():
         patch.setitem(rewrites.PASSES, name, checked(apply, check_none_is_missing))
-    patch.setattr(simplify, "PASSES", tuple(checked(apply, check_none_is_missing) for apply in simplify.PASSES))
+    passes = tuple(checked(apply, check_none_is_missing) for apply in simplify.SIMPLIFICATIONS)
+    patch.setattr(simplify, "SIMPLIFICATIONS", passes)
     for module in (ranges, workarounds):
         patch.setattr(module, "PASSES", tuple(checked(apply, check_values) for apply in module.PASSES))
     for target in RUNTIMES:

@@ -273,7 +273,7 @@ def test_a_wrong_equalization_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     network, images = network_of(Normed(), 16), [np.ones((1, 3, 16, 16), np.float32)]
     graph, samples = export_graph(network.module, (1, 3, 16, 16)), noise_for(network)
     recipe = replace(load_recipe("default"), equalization=0.5).for_class(X86.name)
-    monkeypatch.setattr(equalize, "fold_input_affine", lambda *_: None)
+    monkeypatch.setattr(equalize, "scale_input", lambda *_: None)
     message = "^the equalization changes what 'Normed' computes: "
     with pytest.raises(WrongRewrite, match=message):
         calibrate_together(recipe, X86, Rewriter(network, samples), graph, images)

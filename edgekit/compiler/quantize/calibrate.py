@@ -19,12 +19,11 @@ from edgekit.compiler.quantize.calibration import CalibratedLayer, Calibration, 
 from edgekit.compiler.quantize.equalize import divide, equalize, find_divisors
 from edgekit.compiler.quantize.fit import fit_weights
 from edgekit.compiler.quantize.gptq import Hessians, round_weights
-from edgekit.compiler.quantize.lowering import center_weights, tie_rearrangements, use_all_levels
-from edgekit.compiler.quantize.passes import insertion_work, passes_of, reads_of
+from edgekit.compiler.quantize.lowering import RuntimeLowering
+from edgekit.compiler.quantize.mse_ranges import Effect, effects, minimize_range_mse
+from edgekit.compiler.quantize.pair_limits import limit_keys, widen_scales
 from edgekit.compiler.quantize.placement import Placement
-from edgekit.compiler.quantize.ranges import Effect, effects, minimize_range_mse
-from edgekit.compiler.quantize.runtime_lowering import RuntimeLowering
-from edgekit.compiler.quantize.saturation import limit_keys, widen_scales
+from edgekit.compiler.quantize.qdq_rewrites import center_weights, tie_rearrangements, use_all_levels
 from edgekit.compiler.quantizers import (
     LayerWeights,
     Quantizer,
@@ -45,7 +44,6 @@ Check: TypeAlias = Callable[[GraphModule], object]
 ESTIMATORS: Mapping[Estimator, RangeEstimatorParametersSet] = {
     "histogram": RangeEstimatorParametersSet.HISTOGRAM,
     "minmax": RangeEstimatorParametersSet.MINMAX,
-    "mean-minmax": RangeEstimatorParametersSet.MEAN_MINMAX,
     "mse": RangeEstimatorParametersSet.MINMAX,  # whole range, which `minimize_range_mse` narrows
 }
 ORDERLESS: Set[Estimator] = {"minmax", "mse"}
@@ -74,7 +72,7 @@ def quantize(
     CompileError if NNCF fails, for example on activations that aren't finite.
     """
     placement = placement_of(recipe, target, lowering, graph)
-    equalizing, inserting, narrowing, rounding = passes_of(step, graph, len(samples), recipe, placement)
+    equalizing, inserting, narrowing, rounding = _passes(step, recipe)
     with torch.no_grad(), quiet():
         if recipe.equalization and equalize(graph, samples, recipe.equalization, equalizing):
             check(graph)
@@ -109,8 +107,7 @@ def calibrate(
         if union.covers(layer.node) and (weights := fixed_weights(graph, layer)) is not None
     }
     places, layers = (_of_most(found) for found in zip(*(p.places(graph) for p in placements), strict=True))
-    passes = passes_of(step, graph, len(samples), recipe, union, weights=1 + limit_pairs)
-    equalizing, inserting, narrowing, rounding = passes
+    equalizing, inserting, narrowing, rounding = _passes(step, recipe)
     with torch.no_grad(), quiet():
         divisors = find_divisors(graph, samples, recipe.equalization, equalizing) if recipe.equalization else {}
         if divide(graph, divisors):
@@ -132,6 +129,12 @@ def calibrate(
         for node, weights in _weights(quantized).items()
     }
     return Calibration(divisors, ranges, calibrated)
+
+
+def _passes(step: Step, recipe: Recipe) -> list[Step]:
+    """The steps of four equal passes, which equalize channels, insert Q/DQ, narrow ranges and round weights."""
+    optional = recipe.equalization, True, recipe.estimator == "mse", recipe.weight_rounding != "nearest"
+    return parts_of(step, [bool(each) for each in optional])
 
 
 def _of_most(found: Collection[Iterable[str]]) -> set[str]:
@@ -217,21 +220,18 @@ def _insert(
     placement: Placement,
     step: Step = no_step,
 ) -> GraphModule:
-    """Let NNCF insert Q/DQ with the ranges that it finds. It reads the images about `reads_of(recipe)` times.
+    """Let NNCF insert Q/DQ with the ranges that it finds, and report each image that it reads for the first time.
 
     Each image runs by itself, because batches distort statistics (nncf#2619). Several run side by side for minima and
     maxima, which don't depend on the order of the images; means do.
     """
-    reading, inserting = parts_of(step, insertion_work(graph, len(samples), recipe))
-    share, left = 1 / (len(samples) * reads_of(recipe)), 1.0
+    unread = iter(samples)
     count = at_once(graph)
     ordered = recipe.smooth_quant or recipe.bias_correction != "none" or recipe.estimator not in ORDERLESS
 
     def feed(sample: NDArray[np.float32]) -> torch.Tensor:
-        nonlocal left
-        read = min(share, left)
-        left -= read
-        reading(read)
+        if next(unread, None) is not None:
+            step(1 / len(samples))
         return torch.from_numpy(sample)
 
     # A NameError comes from the Python code of edgekit's graph.
@@ -255,8 +255,8 @@ def _insert(
             activations_range_estimator_params=ESTIMATORS[recipe.estimator],
             fold_quantize=False,
         )
-    reading(left)
-    inserting()
+    for _ in unread:
+        step(1 / len(samples))
     quantized = lazily_compiled(quantized)
     keep_constants_in(quantized, store_of(graph))
     placement.write_owners(set_quantized_values(quantized))

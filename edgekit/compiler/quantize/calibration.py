@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import add_constant, drop_constants
+from edgekit.compiler.graph import set_bias
 from edgekit.compiler.layers import DenseLayer, dense_layers, distinct_names, fixed_weights
 from edgekit.compiler.quantize.equalize import Divisors
 from edgekit.compiler.quantize.placement import Placement
@@ -138,6 +138,4 @@ def _set_weights(graph: GraphModule, layer: DenseLayer, weights: LayerWeights) -
     node = layer.node
     set_int8_weights(graph, node, weights.weight, weights.scale)
     if layer.bias is not None and weights.bias is not None:
-        old, bias = node.args, add_constant(graph, node, f"{node.name}.bias", weights.bias)
-        node.args = (*old[:2], bias, *old[3:])
-        drop_constants(graph, old[2:3])
+        set_bias(graph, node, f"{node.name}.bias", weights.bias)

@@ -18,8 +18,8 @@ from torch.fx.node import Argument
 
 from edgekit.compiler.execution.collector import Collector
 from edgekit.compiler.graph import A, add_constant, argument, constants, integers, operand, refresh, shape_of, weight_of
-from edgekit.compiler.layers import DenseLayer, axes_but, distinct_names
-from edgekit.compiler.rewrites.affine import dense_consumers, fold_input_affine
+from edgekit.compiler.layers import DenseLayer, axes_but, distinct_names, scale_input
+from edgekit.compiler.rewrites.affine import dense_consumers
 from edgekit.compiler.rewrites.response_norm import channel_axis
 from edgekit.support.progress import Step, no_step
 
@@ -72,7 +72,7 @@ def divide(graph: GraphModule, divisors: Divisors) -> int:
         divisor = divisors[place.key]
         _divide(graph, place, divisor)
         for layer in place.layers:
-            fold_input_affine(graph, layer, divisor, None)
+            scale_input(graph, layer, divisor, None)
     refresh(graph)
     return len(places)
 

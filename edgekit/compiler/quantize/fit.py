@@ -16,26 +16,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.execution.memory import subset_that_fits
-from edgekit.compiler.execution.node_by_node import NodeByNode, Values
-from edgekit.compiler.execution.node_work import node_work
+from edgekit.compiler.execution.node_by_node import NodeByNode, Values, subset_that_fits
 from edgekit.compiler.execution.threads import at_once
 from edgekit.compiler.graph import (
-    add_constant,
     constants,
-    drop_constants,
     operand,
     operation_of,
+    set_bias,
     shape_of,
     weight_of,
 )
 from edgekit.compiler.layers import DenseLayer, axes_but, dense_layer
 from edgekit.compiler.quantize.gptq import MOST_INPUTS, Compensation, round_levels
 from edgekit.compiler.quantize.moments import Moments, choose_damping, correction, layer_moments
-from edgekit.compiler.quantize.saturation import pairings_of, safe_scales
-from edgekit.compiler.quantize.work import fit_work
+from edgekit.compiler.quantize.pair_limits import pairings_of, safe_scales
 from edgekit.compiler.quantizers import QUANTIZATIONS, LayerWeights, int8_weight, set_int8_weights
-from edgekit.support.progress import Step, no_step, parts_of
+from edgekit.support.progress import Step, no_step
 
 MEMORY_BYTES = 1 << 31
 """Memory for the values that later nodes still need, of all images and both sides."""
@@ -82,10 +78,10 @@ class Walk:
 
     def fit(self, step: Step = no_step) -> int:
         """Fit every layer. Returns their number."""
-        work, fitted = self._work(), 0
-        for node, visited in zip(work, parts_of(step, [*work.values()]), strict=True):
+        nodes, fitted = list(self._graph.graph.nodes), 0
+        for node in nodes:
             fitted += self._visit(node)
-            visited()
+            step(1 / len(nodes))
         self._graph.graph.eliminate_dead_code()
         self._graph.recompile()
         return fitted
@@ -106,15 +102,6 @@ class Walk:
             return round_levels(best, compensation, scales, low, high, pairings), scales
 
         return compensated
-
-    def _work(self) -> dict[Node, float]:
-        """Estimated work of each node, with the fit of its layer."""
-        images = len(self._nodes.images)
-        work = {node: 2 * images * run for node, run in node_work(self._graph).items()}
-        for node in work:
-            if (layer := _layer_to_fit(self._graph, node)) and layer.inputs <= MOST_INPUTS:
-                work[node] += fit_work(layer, images, 1 + (node in self._unlimited))
-        return work
 
     def _visit(self, node: Node) -> bool:
         """Compute both sides of a node. If it is a quantized layer, fit it. Returns whether it was fitted."""
@@ -169,9 +156,7 @@ class Walk:
         corrected = (bias.double() + error).float()
         if other := self._unlimited.get(node):
             self._unlimited[node] = replace(other, bias=corrected + self._mean_difference(layer, other.weight))
-        new = add_constant(self._graph, node, f"{node.name}.bias", corrected)
-        old, node.args = node.args, (*node.args[:2], new, *node.args[3:])
-        drop_constants(self._graph, old[2:3])
+        set_bias(self._graph, node, f"{node.name}.bias", corrected)
         shift = error.float().view(-1, 1, 1) if axis == 1 else error.float()
         for quantized in self._quantized[node]:
             quantized.add_(shift)

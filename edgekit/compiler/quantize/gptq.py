@@ -16,14 +16,11 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.execution.collector import Collector
-from edgekit.compiler.execution.memory import VALUES_BYTES, subset_that_fits
-from edgekit.compiler.execution.node_by_node import NodeByNode, Values
-from edgekit.compiler.execution.node_work import node_work
+from edgekit.compiler.execution.node_by_node import VALUES_BYTES, NodeByNode, Values, subset_that_fits
 from edgekit.compiler.graph import constant
 from edgekit.compiler.layers import DenseLayer, dense_layers
-from edgekit.compiler.quantize.rows import SecondMoments, input_rows, positions_of, stride_from, surplus_of
-from edgekit.compiler.quantize.saturation import pairings_of
-from edgekit.compiler.quantize.work import gptq_work, hessian_work
+from edgekit.compiler.quantize.moments import SecondMoments, input_rows, positions_of, stride_from, surplus_of
+from edgekit.compiler.quantize.pair_limits import pairings_of
 from edgekit.compiler.quantizers import LayerWeights, int8_weight, set_int8_weights
 from edgekit.config import sizes
 from edgekit.errors import CompileError
@@ -79,22 +76,18 @@ def _round_groups(
     hessians: "Hessians | None",
 ) -> int:
     """Collect many Hessians in one pass over the images, which is fast."""
-    rounded, run = 0, sum(node_work(graph).values())
     groups = list(_groups(graph))
     for group, of_group in zip(groups, parts_of(step, [len(group) for group in groups]), strict=True):
-        collection = len(samples) * run + sum(hessian_work(layer, len(samples)) for layer in group)
-        work = [0.0 if hessians else collection, *(gptq_work(layer) for layer in group)]
-        collecting, *rounding = parts_of(of_group, work)
+        collecting, rounding = parts_of(of_group, [0 if hessians else 1, 1])
         collected = hessians or Hessians(graph, group, len(samples))
         if not hessians:
             collected.collect(samples, collecting)
-        for layer, of_layer in zip(group, rounding, strict=True):
+        for layer in group:
             round_layer(layer, collected.sums.pop(layer.node).total())
-            of_layer()
-            rounded += 1
+            rounding(1 / len(group))
     if not groups:
         step()
-    return rounded
+    return sum(len(group) for group in groups)
 
 
 def _round_layer_by_layer(
@@ -110,11 +103,8 @@ def _round_layer_by_layer(
     rounded = 0
     nodes, values = NodeByNode(graph, subset_that_fits(graph, samples, VALUES_BYTES)), Values()
     layers = [layer for layer in dense_layers(graph) if _can_be_rounded(graph, layer, MOST_INPUTS_OF_LARGE)]
-    to_round, images = {layer.node: layer for layer in layers}, len(nodes.images)
-    work = {node: images * run for node, run in node_work(graph).items()}
-    for each in layers:
-        work[each.node] += hessian_work(each, images) + gptq_work(each)
-    for node, visited in zip(work, parts_of(step, [*work.values()]), strict=True):
+    to_round, images, visited = {layer.node: layer for layer in layers}, len(nodes.images), list(graph.graph.nodes)
+    for node in visited:
         inputs = node.all_input_nodes
         layer = to_round.get(node)
         if layer is not None and isinstance(values[layer.source], list):
@@ -126,7 +116,7 @@ def _round_layer_by_layer(
         if node.op != "output":
             values[node] = nodes.run(node, values)
         nodes.forget(inputs, values)
-        visited()
+        step(1 / len(visited))
     return rounded
 
 

@@ -25,7 +25,7 @@ from edgekit.compiler.graph import (
     shape_of,
 )
 from edgekit.compiler.layers import DenseLayer, dense_layer, dense_layers, distinct_names, fixed_weights
-from edgekit.compiler.quantize.runtime_lowering import Lowering
+from edgekit.compiler.quantize.lowering import Lowering
 from edgekit.compiler.quantizers import (
     DEQUANTIZE,
     DEQUANTIZE_CHANNELS,

@@ -1,7 +1,8 @@
 """Rewrites of the exported graph: small passes that recipes enable by name, with the same outputs as torch.
 
 Those in `APPROXIMATE` approximate, all others are exact up to rounding. Each pass changes the graph in place and
-returns the number of places that it changed. The recipes document the measurements that justify the passes.
+returns the number of places that it changed; `rewrite` then removes nodes without users. The recipes document the
+measurements that justify the passes.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -9,18 +10,15 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import copy_sharing
+from edgekit.compiler.graph import copy_sharing, refresh
 from edgekit.compiler.rewrites.affine import fold_layer_norm_affine, fold_layer_scale
-from edgekit.compiler.rewrites.channels_first import channels_first, channels_first_layer_norm
-from edgekit.compiler.rewrites.channels_last import channels_last
+from edgekit.compiler.rewrites.channels import channels_first, channels_first_layer_norm, channels_last
 from edgekit.compiler.rewrites.depthwise import (
     ConvolutionShape,
     depthwise_blocks,
-    depthwise_rows,
     split_depthwise,
     split_depthwise_in_three,
     weights_on_blocks,
-    weights_on_rows,
 )
 from edgekit.compiler.rewrites.gelu import coarse_polynomial_gelu, polynomial_gelu, tanh_gelu
 from edgekit.compiler.rewrites.layer_norm import (
@@ -38,7 +36,7 @@ from edgekit.compiler.rewrites.response_norm import (
 )
 from edgekit.errors import ProfileError
 
-__all__ = ["APPROXIMATE", "PASSES", "WEIGHTS_AFTER", "ConvolutionShape", "Rewritten", "rewrite", "weights_after"]
+__all__ = ["APPROXIMATE", "PASSES", "ConvolutionShape", "Rewritten", "rewrite", "weights_after"]
 
 PASSES: dict[str, Callable[[GraphModule], int]] = {
     "layer-scale": fold_layer_scale,
@@ -55,7 +53,6 @@ PASSES: dict[str, Callable[[GraphModule], int]] = {
     "vector-norm-mean": vector_norm_mean,
     "vector-norm-matmul": vector_norm_matmul,
     "depthwise-blocks": depthwise_blocks,
-    "depthwise-rows": depthwise_rows,
     "split-depthwise": split_depthwise,
     "split-depthwise-in-three": split_depthwise_in_three,
     "plain-layer-norm": plain_layer_norm,
@@ -68,17 +65,10 @@ PASSES: dict[str, Callable[[GraphModule], int]] = {
 APPROXIMATE = {"coarse-polynomial-gelu", "polynomial-gelu", "tanh-gelu"}
 """Passes that are not exact up to rounding. They come last."""
 
-WEIGHTS_AFTER: dict[str, Callable[[ConvolutionShape], int | None]] = {
-    "depthwise-blocks": weights_on_blocks,
-    "depthwise-rows": weights_on_rows,
-}
-"""The number of weights after each pass that enlarges convolutions; None for those that it doesn't change."""
-
 
 def weights_after(names: Collection[str], shape: ConvolutionShape) -> int | None:
     """Number of weights that the named passes give a convolution; None if they keep the number."""
-    counts = (count(shape) for name, count in WEIGHTS_AFTER.items() if name in names)
-    return next((count for count in counts if count is not None), None)
+    return weights_on_blocks(shape) if "depthwise-blocks" in names else None
 
 
 @dataclass(frozen=True)
@@ -99,5 +89,9 @@ def rewrite(graph: GraphModule, names: Iterable[str]) -> Rewritten:
     if unknown := wanted - PASSES.keys():
         raise ProfileError(f"unknown rewrite {', '.join(sorted(unknown))}", valid=", ".join(PASSES))
     graph = copy_sharing(graph)
-    counts = {name: apply(graph) for name, apply in PASSES.items() if name in wanted}
+    counts = {}
+    for name, apply in PASSES.items():
+        if name in wanted:
+            counts[name] = apply(graph)
+            refresh(graph)
     return Rewritten(graph, counts)

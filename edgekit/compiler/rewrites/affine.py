@@ -12,12 +12,12 @@ from edgekit.compiler.graph import (
     constant,
     constants,
     integers,
+    node_of,
     operand,
-    refresh,
-    set_weights,
+    replace_each,
     shape_of,
 )
-from edgekit.compiler.layers import DenseLayer, dense_layer, fixed_weights
+from edgekit.compiler.layers import DenseLayer, dense_layer, fixed_weights, scale_input, scale_output
 
 
 def dense_consumers(graph: GraphModule, node: Node, axis: int) -> list[DenseLayer] | None:
@@ -49,21 +49,6 @@ def _shifts_evenly(layer: DenseLayer) -> bool:
     return layer.padding == (0, 0) and layer.groups == 1
 
 
-def fold_input_affine(graph: GraphModule, layer: DenseLayer, scale: Tensor | None, shift: Tensor | None) -> None:
-    """Change `layer` so that its output for x is its former output for x * scale + shift, per input channel."""
-    weights = fixed_weights(graph, layer)
-    assert weights is not None, "dense_consumers returns only layers with constant weights"
-    weight, bias = weights
-    exact = weight.double()
-    if shift is not None:
-        taps = shift.double().view(1, -1, *[1] * (weight.ndim - 2))
-        moved = (exact * taps).flatten(1).sum(1)
-        bias = (moved if bias is None else bias.double() + moved).float()
-    if scale is not None:
-        exact = exact * scale.double().view(1, -1, *[1] * (weight.ndim - 2))
-    set_weights(graph, layer.node, exact.float(), bias)
-
-
 @torch.no_grad()
 def fold_layer_norm_affine(graph: GraphModule) -> int:
     """Fold LayerNorm's weight and bias into the dense layers after it.
@@ -71,19 +56,15 @@ def fold_layer_norm_affine(graph: GraphModule) -> int:
     Returns the number of norms changed.
     """
     folded = 0
-    for node in list(graph.graph.nodes):
-        if node.target is not A.layer_norm.default or len(integers(node.args[1])) != 1:
-            continue
+    for node in graph.graph.find_nodes(op="call_function", target=A.layer_norm.default):
         affine = constants(graph, argument(node, 2), argument(node, 3))
-        below = dense_consumers(graph, node, -1)
+        below = dense_consumers(graph, node, -1) if len(integers(node.args[1])) == 1 else None
         if below is None or affine is None or all(part is None for part in affine):
             continue
-        weight, bias = affine
         for layer in below:
-            fold_input_affine(graph, layer, weight, bias)
+            scale_input(graph, layer, *affine)
         node.args = (node.args[0], node.args[1], None, None, *node.args[4:])
         folded += 1
-    refresh(graph)
     return folded
 
 
@@ -93,24 +74,16 @@ def fold_layer_scale(graph: GraphModule) -> int:
 
     Returns the number of factors folded.
     """
-    folded = 0
-    for node in list(graph.graph.nodes):
-        if node.target is not A.mul.Tensor:
-            continue
-        for value, factor in (node.args, node.args[::-1]):
+
+    def scaled(product: Node) -> Node | None:
+        for value, factor in (product.args, product.args[::-1]):
             gamma = constant(graph, factor) if isinstance(factor, Node) else None
-            layer = _scaled_layer(value, gamma) if gamma is not None else None
-            weights = fixed_weights(graph, layer) if layer is not None else None
-            if gamma is None or layer is None or weights is None:
-                continue
-            weight, bias = weights
-            scaled = weight * gamma.reshape(-1, *[1] * (weight.ndim - 1))
-            set_weights(graph, layer.node, scaled, None if bias is None else bias * gamma.flatten())
-            node.replace_all_uses_with(value)
-            folded += 1
-            break
-    refresh(graph)
-    return folded
+            layer = None if gamma is None else _scaled_layer(value, gamma)
+            if gamma is not None and layer is not None and scale_output(graph, layer, gamma.flatten()):
+                return node_of(value)
+        return None
+
+    return replace_each(graph, {A.mul.Tensor}, scaled)
 
 
 def _scaled_layer(value: Argument, gamma: Tensor) -> DenseLayer | None:

@@ -1,23 +1,15 @@
-"""Replaces large depthwise convolutions by forms that XNNPACK runs fast: small kernels, or grouped ones on blocks."""
+"""Replaces large depthwise convolutions by forms that XNNPACK runs fast: small kernels, or a grouped one on blocks."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial, reduce
 from itertools import product
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.fx.node import Argument
 
-from edgekit.compiler.graph import (
-    A,
-    Operation,
-    add_constant,
-    insert,
-    refresh,
-    shape_of,
-)
-from edgekit.compiler.layers import DenseLayer, FixedWeights, dense_layers, fixed_weights
+from edgekit.compiler.graph import A, add_constant, inserter, shape_of
+from edgekit.compiler.layers import DenseLayer, FixedWeights, replace_layers
 from edgekit.compiler.rewrites.layout import TO_FIRST, TO_LAST, sink_permutes
 
 Part = tuple[tuple[int, ...], tuple[int, ...]]
@@ -40,8 +32,6 @@ THREE: tuple[Part, ...] = (
 
 BLOCK = 4
 """Side of a block, in pixels."""
-WIDEST_ROW = 16
-"""Most columns of a row that becomes a group: its weights and products grow with the square."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +70,6 @@ def weights_on_blocks(shape: ConvolutionShape) -> int | None:
     return shape.weight[0] * BLOCK**2 * BLOCK**2 * 3 * 3
 
 
-def weights_on_rows(shape: ConvolutionShape) -> int | None:
-    """Number of weights after `depthwise-rows`; None if it doesn't change the convolution."""
-    width = shape.output[1]
-    if not shape.keeps_channels or width > WIDEST_ROW:
-        return None
-    return shape.weight[0] * width * width * 7
-
-
 def split_depthwise(graph: GraphModule) -> int:
     """Split each 7x7 depthwise convolution into a sum of five dilated ones with at most 25 taps each.
 
@@ -109,31 +91,20 @@ def split_depthwise_in_three(graph: GraphModule) -> int:
 
 @torch.no_grad()
 def _split(graph: GraphModule, sizes: tuple[Part, ...]) -> int:
-    split = 0
-    for layer, (weight, _) in _seven_by_seven(graph):
-        node, bias = layer.node, layer.bias
+    def sum_of_parts(layer: DenseLayer, weights: FixedWeights) -> Node | None:
+        if not _shape(layer).is_seven_by_seven:
+            return None
+        node, call = layer.node, inserter(graph, layer.node)
         parts: list[Node] = []
         for rows, columns in sizes:
-            taps = weight[:, :, [3 + row for row in rows]][..., [3 + column for column in columns]]
+            taps = weights.weight[:, :, [3 + row for row in rows]][..., [3 + column for column in columns]]
             kernel = add_constant(graph, node, f"{node.name}.taps", taps)
             dilation = [rows[1] - rows[0], columns[1] - columns[0]]
-            args = (kernel, None if parts else bias, [1, 1], [rows[-1], columns[-1]], dilation, layer.groups)
-            parts.append(insert(graph, node, A.conv2d.default, layer.source, *args, like=node))
-        total = parts[0]
-        for part in parts[1:]:
-            total = insert(graph, node, A.add.Tensor, total, part, like=node)
-        node.replace_all_uses_with(total)
-        split += 1
-    refresh(graph)
-    return split
+            args = (kernel, None if parts else layer.bias, [1, 1], [rows[-1], columns[-1]], dilation, layer.groups)
+            parts.append(call(A.conv2d.default, layer.source, *args))
+        return reduce(lambda total, part: call(A.add.Tensor, total, part), parts)
 
-
-def _seven_by_seven(graph: GraphModule) -> Iterator[tuple[DenseLayer, FixedWeights]]:
-    """Yield (layer, weights [C,1,7,7]) of the depthwise convolutions with stride 1 and 'same' padding."""
-    for layer in dense_layers(graph):
-        weights = fixed_weights(graph, layer) if layer.is_conv else None
-        if weights is not None and _shape(layer).is_seven_by_seven:
-            yield layer, weights
+    return replace_layers(graph, sum_of_parts)
 
 
 def _shape(layer: DenseLayer) -> ConvolutionShape:
@@ -152,47 +123,16 @@ def depthwise_blocks(graph: GraphModule) -> int:
 
     Returns the number of convolutions changed.
     """
-    return _regroup(graph, _on_blocks)
-
-
-@torch.no_grad()
-def depthwise_rows(graph: GraphModule) -> int:
-    """Turn each 7x7 depthwise convolution on at most 16 columns into one on whole rows.
-
-    The pixels of a row become the channels of a group, so a grouped 7x1 convolution computes the same sums. Otherwise
-    it is as `depthwise-blocks`, which takes precedence.
-
-    Returns the number of convolutions changed.
-    """
-    return _regroup(graph, _on_rows)
-
-
-Call = Callable[..., Node]
-"""Inserts a call of an operation in place of a convolution."""
-
-
-def _regroup(graph: GraphModule, form: Callable[[GraphModule, DenseLayer, FixedWeights, Call], Node | None]) -> int:
-    """Replace convolutions by what `form` returns on [N,H,W,C]; it returns None for those that stay."""
-    changed = 0
-    for layer, weights in _seven_by_seven(graph):
-
-        def call(target: Operation, *args: Argument, at: Node = layer.node) -> Node:
-            return insert(graph, at, target, *args, like=at)
-
-        new = form(graph, layer, weights, call)
-        if new is None:
-            continue
-        layer.node.replace_all_uses_with(call(A.permute.default, new, TO_FIRST))
-        changed += 1
-    refresh(graph)
+    replaced = replace_layers(graph, partial(_on_blocks, graph))
     sink_permutes(graph, TO_FIRST)
-    return changed
+    return replaced
 
 
-def _on_blocks(graph: GraphModule, layer: DenseLayer, weights: FixedWeights, call: Call) -> Node | None:
-    n, channels, height, width = shape_of(layer.node)
+def _on_blocks(graph: GraphModule, layer: DenseLayer, weights: FixedWeights) -> Node | None:
+    """Insert the convolution on blocks, between the operations that cut its input and put its output together."""
     if weights_on_blocks(_shape(layer)) is None:
         return None
+    node, call, (n, channels, height, width) = layer.node, inserter(graph, layer.node), shape_of(layer.node)
     tall, wide = height // BLOCK, width // BLOCK
     x = call(A.permute.default, layer.source, TO_LAST)
     # Two transposes are faster than one of six axes.
@@ -201,41 +141,19 @@ def _on_blocks(graph: GraphModule, layer: DenseLayer, weights: FixedWeights, cal
     x = call(A.reshape.default, x, [1, n * tall * wide, BLOCK * BLOCK, channels])
     x = call(A.permute.default, x, [0, 1, 3, 2])
     x = call(A.reshape.default, x, [n, tall, wide, channels * BLOCK * BLOCK])
-    x = _grouped(graph, layer, x, FixedWeights(_block_weight(weights.weight), weights.bias), [1, 1])
+    kernel = add_constant(graph, node, f"{layer.name}.weight", _block_weight(weights.weight))
+    bias = None
+    if weights.bias is not None:
+        bias = add_constant(graph, node, f"{layer.name}.bias", weights.bias.repeat_interleave(BLOCK * BLOCK))
+    x = call(A.permute.default, x, TO_FIRST)
+    x = call(A.conv2d.default, x, kernel, bias, [1, 1], [1, 1], [1, 1], layer.groups)
+    x = call(A.permute.default, x, TO_LAST)
     x = call(A.reshape.default, x, [1, n * tall * wide, channels, BLOCK * BLOCK])
     x = call(A.permute.default, x, [0, 1, 3, 2])
     x = call(A.reshape.default, x, [n * tall, wide, BLOCK, BLOCK * channels])
     x = call(A.permute.default, x, [0, 2, 1, 3])
-    return call(A.reshape.default, x, [n, height, width, channels])
-
-
-def _on_rows(graph: GraphModule, layer: DenseLayer, weights: FixedWeights, call: Call) -> Node | None:
-    n, channels, height, width = shape_of(layer.node)
-    if weights_on_rows(_shape(layer)) is None:
-        return None
-    x = call(A.permute.default, layer.source, TO_LAST)
-    x = call(A.permute.default, x, [0, 1, 3, 2])
-    x = call(A.reshape.default, x, [n, height, 1, channels * width])
-    x = _grouped(graph, layer, x, FixedWeights(_row_weight(weights.weight, width), weights.bias), [3, 0])
-    x = call(A.reshape.default, x, [n, height, channels, width])
-    return call(A.permute.default, x, [0, 1, 3, 2])
-
-
-def _grouped(graph: GraphModule, layer: DenseLayer, x: Node, weights: FixedWeights, padding: list[int]) -> Node:
-    """Insert a convolution on channels last, in which each channel of a depthwise one is a group of pixels.
-
-    `weights` has its weight [C*pixels,pixels,height,width], and the bias [C] of the depthwise one.
-    """
-    node, (weight, bias) = layer.node, weights
-    pixels = weight.shape[1]
-    kernel = add_constant(graph, node, f"{layer.name}.weight", weight)
-    repeated = None
-    if bias is not None:
-        repeated = add_constant(graph, node, f"{layer.name}.bias", bias.repeat_interleave(pixels))
-    first = insert(graph, node, A.permute.default, x, TO_FIRST, like=node)
-    settings = ([1, 1], padding, [1, 1], layer.groups)
-    conv = insert(graph, node, A.conv2d.default, first, kernel, repeated, *settings, like=node)
-    return insert(graph, node, A.permute.default, conv, TO_LAST, like=node)
+    x = call(A.reshape.default, x, [n, height, width, channels])
+    return call(A.permute.default, x, TO_FIRST)
 
 
 def _block_weight(weight: Tensor) -> Tensor:
@@ -245,11 +163,3 @@ def _block_weight(weight: Tensor) -> Tensor:
         window[:, row, column, row + 1 : row + 8, column + 1 : column + 8] = weight[:, 0]
     taps = window.reshape(-1, 3, BLOCK, 3, BLOCK).permute(0, 2, 4, 1, 3)
     return taps.reshape(-1, BLOCK * BLOCK, 3, 3)
-
-
-def _row_weight(weight: Tensor, width: int) -> Tensor:
-    """Weight [C*W,W,7,1] on rows of W pixels for a weight [C,1,7,7]."""
-    window = weight.new_zeros(len(weight), width, width + 6, 7)  # with the padding on both sides
-    for column in range(width):
-        window[:, column, column : column + 7] = weight[:, 0].mT
-    return window[:, :, 3:-3].reshape(-1, width, 7, 1)

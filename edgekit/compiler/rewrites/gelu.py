@@ -8,9 +8,8 @@ from functools import reduce
 
 import torch
 from torch.fx import GraphModule, Node
-from torch.fx.node import Argument
 
-from edgekit.compiler.graph import A, Operation, insert, refresh
+from edgekit.compiler.graph import A, inserter, replace_each
 
 SEVEN = (
     3.95,
@@ -46,33 +45,27 @@ def tanh_gelu(graph: GraphModule) -> int:
 
     Returns the number of GELUs replaced.
     """
-    found = _exact(graph)
+    found = [node for node in graph.graph.nodes if _is_exact(node)]
     for node in found:
         node.kwargs = {"approximate": "tanh"}
-    refresh(graph)
     return len(found)
 
 
-def _exact(graph: GraphModule) -> list[Node]:
-    nodes = graph.graph.find_nodes(op="call_function", target=A.gelu.default)
-    return [node for node in nodes if node.kwargs.get("approximate", "none") == "none"]
+def _is_exact(node: Node) -> bool:
+    return node.target is A.gelu.default and node.kwargs.get("approximate", "none") == "none"
 
 
 @torch.no_grad()
 def _polynomial(graph: GraphModule, limit: float, coefficients: Sequence[float]) -> int:
-    found = _exact(graph)
-    for node in found:
-        x = node.args[0]
-
-        def call(target: Operation, *args: Argument, at: Node = node) -> Node:
-            return insert(graph, at, target, *args, like=at)
-
+    def polynomial(gelu: Node) -> Node | None:
+        if not _is_exact(gelu):
+            return None
+        x, call = gelu.args[0], inserter(graph, gelu)
         t = call(A.clamp.default, x, -limit, limit)
         square = call(A.mul.Tensor, t, t)
         *inner, last = coefficients
         first = call(A.add.Tensor, call(A.mul.Tensor, square, last), inner[-1])
         total = reduce(lambda sum_, c: call(A.add.Tensor, call(A.mul.Tensor, sum_, square), c), inner[-2::-1], first)
-        share = call(A.add.Tensor, call(A.mul.Tensor, total, t), 0.5)
-        node.replace_all_uses_with(call(A.mul.Tensor, x, share))
-    refresh(graph)
-    return len(found)
+        return call(A.mul.Tensor, x, call(A.add.Tensor, call(A.mul.Tensor, total, t), 0.5))
+
+    return replace_each(graph, {A.gelu.default}, polynomial)

@@ -4,17 +4,16 @@ import math
 
 import torch
 from torch.fx import GraphModule, Node
-from torch.fx.node import Argument
 
 from edgekit.compiler.graph import (
     A,
-    Operation,
     argument,
     axes_of,
     insert,
+    inserter,
     integers,
     operand,
-    refresh,
+    replace_each,
     set_weights,
     shape_of,
 )
@@ -27,12 +26,15 @@ def centre_before_layer_norm(graph: GraphModule) -> int:
 
     The norm subtracts the mean, so its output stays the same. Returns the number of convolutions changed.
     """
-    centred = 0
-    for node in graph.graph.find_nodes(op="call_function", target=A.layer_norm.default):
-        alone = len(integers(node.args[1])) == 1 and len(operand(node).users) == 1
-        centred += alone and _centre(graph, operand(node))
-    refresh(graph)
-    return centred
+    norms = graph.graph.find_nodes(op="call_function", target=A.layer_norm.default)
+    return sum(
+        _is_over_last(norm) and len(operand(norm).users) == 1 and _centre(graph, operand(norm)) for norm in norms
+    )
+
+
+def _is_over_last(norm: Node) -> bool:
+    """Whether a LayerNorm is over the last axis alone."""
+    return len(integers(norm.args[1])) == 1
 
 
 @torch.no_grad()
@@ -61,29 +63,24 @@ def rows_layer_norm(graph: GraphModule) -> int:
     After a dense convolution that nothing else reads, the mean is zero once the convolution's weights are centred over
     its outputs, so a root mean square replaces the norm. Returns the number of norms changed.
     """
-    changed = 0
-    for node in list(graph.graph.nodes):
-        if node.target is not A.layer_norm.default or len(integers(node.args[1])) != 1 or len(shape_of(node)) != 4:
-            continue
-        images, height, width, channels = shape_of(node)
 
-        def call(target: Operation, *args: Argument, at: Node = node) -> Node:
-            return insert(graph, at, target, *args, like=at)
-
-        value = node.args[0]
+    def on_rows(norm: Node) -> Node | None:
+        if not _is_over_last(norm) or len(shape_of(norm)) != 4:
+            return None
+        images, height, width, channels = shape_of(norm)
+        value, call = operand(norm), inserter(graph, norm)
         alone = len(value.users) == 1
         rows = call(A.reshape.default, value, [images, height * width, channels])
         if alone and _centre(graph, value):
             square = call(A.mul.Tensor, rows, rows)
             variance = call(A.mean.dim, square, [-1], True)
-            root = call(A.rsqrt.default, call(A.add.Tensor, variance, argument(node, 4, 1e-5)))
-            out = _affine(graph, node, call(A.mul.Tensor, rows, root))
+            root = call(A.rsqrt.default, call(A.add.Tensor, variance, argument(norm, 4, 1e-5)))
+            out = _affine(graph, norm, call(A.mul.Tensor, rows, root))
         else:
-            out = call(A.layer_norm.default, rows, *node.args[1:])
-        node.replace_all_uses_with(call(A.reshape.default, out, [images, height, width, channels]))
-        changed += 1
-    refresh(graph)
-    return changed
+            out = call(A.layer_norm.default, rows, *norm.args[1:])
+        return call(A.reshape.default, out, [images, height, width, channels])
+
+    return replace_each(graph, {A.layer_norm.default}, on_rows)
 
 
 def _centre(graph: GraphModule, value: Node) -> bool:
@@ -112,28 +109,19 @@ def _affine(graph: GraphModule, node: Node, value: Node) -> Node:
 
 
 def _decompose(graph: GraphModule, apart: bool) -> int:
-    changed = 0
-    for node in list(graph.graph.nodes):
-        if node.target is not A.layer_norm.default or len(integers(node.args[1])) != 1:
-            continue
-        _replace(graph, node, apart)
-        changed += 1
-    refresh(graph)
-    return changed
+    def decomposed(norm: Node) -> Node | None:
+        if not _is_over_last(norm):
+            return None
+        x, call = norm.args[0], inserter(graph, norm)
+        *outer, channels = shape_of(x)
+        centred = call(A.sub.Tensor, x, call(A.mean.dim, x, [-1], True))
+        square = call(A.mul.Tensor, centred, centred)
+        if apart:
+            square = call(A.reshape.default, square, [1, math.prod(outer), channels])
+        variance = call(A.mean.dim, square, [-1], True)
+        if apart:
+            variance = call(A.reshape.default, variance, [*outer, 1])
+        root = call(A.rsqrt.default, call(A.add.Tensor, variance, argument(norm, 4, 1e-5)))
+        return _affine(graph, norm, call(A.mul.Tensor, centred, root))
 
-
-def _replace(graph: GraphModule, node: Node, apart: bool) -> None:
-    def call(target: Operation, *args: Argument) -> Node:
-        return insert(graph, node, target, *args, like=node)
-
-    x = node.args[0]
-    *outer, channels = shape_of(x)
-    centred = call(A.sub.Tensor, x, call(A.mean.dim, x, [-1], True))
-    square = call(A.mul.Tensor, centred, centred)
-    if apart:
-        square = call(A.reshape.default, square, [1, math.prod(outer), channels])
-    variance = call(A.mean.dim, square, [-1], True)
-    if apart:
-        variance = call(A.reshape.default, variance, [*outer, 1])
-    out = call(A.mul.Tensor, centred, call(A.rsqrt.default, call(A.add.Tensor, variance, argument(node, 4, 1e-5))))
-    node.replace_all_uses_with(_affine(graph, node, out))
+    return replace_each(graph, {A.layer_norm.default}, decomposed)

@@ -37,6 +37,7 @@ REDUCTIONS: dict[Target, int] = {
 
 def sink_permutes(graph: GraphModule, order: list[int]) -> None:
     """Move permutes of `order` (TO_FIRST or TO_LAST) down until they meet their inverse, and both cancel."""
+    refresh(graph)
     for node in list(graph.graph.nodes):
         _sink(graph, node, order)
     refresh(graph)

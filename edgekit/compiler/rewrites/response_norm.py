@@ -6,8 +6,20 @@ from collections.abc import Callable
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, add_constant, argument, constants, insert, integers, operand, refresh, shape_of
-from edgekit.compiler.rewrites.affine import dense_consumers, fold_input_affine
+from edgekit.compiler.graph import (
+    A,
+    add_constant,
+    argument,
+    constants,
+    insert,
+    inserter,
+    integers,
+    operand,
+    replace_each,
+    shape_of,
+)
+from edgekit.compiler.layers import scale_input
+from edgekit.compiler.rewrites.affine import dense_consumers
 
 
 @torch.no_grad()
@@ -18,33 +30,28 @@ def fold_response_norm(graph: GraphModule) -> int:
 
     Returns the number of norms changed.
     """
-    folded = 0
-    for node in list(graph.graph.nodes):
-        parts = _match(graph, node)
+
+    def folded(total: Node) -> Node | None:
+        parts = _match(graph, total)
         if parts is None:
-            continue
-        x, n, weight, bias = parts
-        below = dense_consumers(graph, node, axis) if (axis := channel_axis(bias, node)) is not None else None
-        scale = insert(
-            graph, node, A.mul.Tensor, n, add_constant(graph, node, f"{node.name}.weight", weight), like=node
-        )
-        scale = insert(graph, node, A.add.Tensor, scale, 1.0, like=node)
-        out = insert(graph, node, A.mul.Tensor, x, scale, like=node)
+            return None
+        (x, n, weight, bias), call = parts, inserter(graph, total)
+        axis = channel_axis(bias, total)
+        below = None if axis is None else dense_consumers(graph, total, axis)
+        scale = call(A.mul.Tensor, n, add_constant(graph, total, f"{total.name}.weight", weight))
+        out = call(A.mul.Tensor, x, call(A.add.Tensor, scale, 1.0))
         if below is None:
-            shift = add_constant(graph, node, f"{node.name}.bias", bias)
-            out = insert(graph, node, A.add.Tensor, out, shift, like=node)
-        else:
-            for layer in below:
-                fold_input_affine(graph, layer, None, bias.flatten())
-        node.replace_all_uses_with(out)
-        folded += 1
-    refresh(graph)
-    return folded
+            return call(A.add.Tensor, out, add_constant(graph, total, f"{total.name}.bias", bias))
+        for layer in below:
+            scale_input(graph, layer, None, bias.flatten())
+        return out
+
+    return replace_each(graph, {A.add.Tensor}, folded)
 
 
 def _match(graph: GraphModule, node: Node) -> tuple[Node, Node, torch.Tensor, torch.Tensor] | None:
     """x, n, weight and bias of ``add(x, addcmul(bias, weight, mul(x, n)))``; None for other nodes."""
-    if node.target is not A.add.Tensor or node.kwargs:
+    if node.kwargs:
         return None
     x, inner = node.args
     if not isinstance(x, Node) or not isinstance(inner, Node):
@@ -99,24 +106,21 @@ def vector_norm_matmul(graph: GraphModule) -> int:
 
 def _vector_norm(graph: GraphModule, length_of: Callable[[GraphModule, Node, Node], Node]) -> int:
     """Replace each norm. `length_of` computes the one over axes 1 and 2, which it keeps, from the squares."""
-    changed = 0
-    for node in list(graph.graph.nodes):
-        if node.target is not A.linalg_vector_norm.default or node.args[1:2] != (2,) or node.kwargs:
-            continue
-        x, over, keep = operand(node), argument(node, 2), argument(node, 3, False)
+
+    def of_squares(norm: Node) -> Node | None:
+        if norm.args[1:2] != (2,) or norm.kwargs:
+            return None
+        x, over, keep = operand(norm), argument(norm, 2), argument(norm, 3, False)
         axes = [axis % len(shape_of(x)) for axis in integers(over or [])]
         if not axes:
-            continue  # the norm of all values
-        square = insert(graph, node, A.mul.Tensor, x, x, like=node)
+            return None  # the norm of all values
+        square = insert(graph, norm, A.mul.Tensor, x, x, like=norm)
         if len(shape_of(x)) == 4 and sorted(axes) == [1, 2] and keep:
-            length = length_of(graph, node, square)
-        else:
-            mean = insert(graph, node, A.mean.dim, square, axes, keep, like=node)
-            length = _root(graph, node, mean, math.prod(shape_of(x)[axis] for axis in axes))
-        node.replace_all_uses_with(length)
-        changed += 1
-    refresh(graph)
-    return changed
+            return length_of(graph, norm, square)
+        mean = insert(graph, norm, A.mean.dim, square, axes, keep, like=norm)
+        return _root(graph, norm, mean, math.prod(shape_of(x)[axis] for axis in axes))
+
+    return replace_each(graph, {A.linalg_vector_norm.default}, of_squares)
 
 
 def _root(graph: GraphModule, node: Node, mean: Node, count: int) -> Node:
@@ -131,17 +135,15 @@ def _by_mean(graph: GraphModule, node: Node, square: Node) -> Node:
 
 
 def _by_mean_of_rows(graph: GraphModule, node: Node, square: Node) -> Node:
-    n, height, width, channels = shape_of(square)
-    rows = insert(graph, node, A.reshape.default, square, [n, height * width, channels], like=node)
-    mean = insert(graph, node, A.mean.dim, rows, [1], True, like=node)
-    whole = insert(graph, node, A.reshape.default, mean, [n, 1, 1, channels], like=node)
-    return _root(graph, node, whole, height * width)
+    (n, height, width, channels), call = shape_of(square), inserter(graph, node)
+    rows = call(A.reshape.default, square, [n, height * width, channels])
+    mean = call(A.mean.dim, rows, [1], True)
+    return _root(graph, node, call(A.reshape.default, mean, [n, 1, 1, channels]), height * width)
 
 
 def _by_matmul(graph: GraphModule, node: Node, square: Node) -> Node:
-    n, height, width, channels = shape_of(square)
-    rows = insert(graph, node, A.reshape.default, square, [n, height * width, channels], like=node)
+    (n, height, width, channels), call = shape_of(square), inserter(graph, node)
+    rows = call(A.reshape.default, square, [n, height * width, channels])
     ones = add_constant(graph, node, f"{node.name}.ones", torch.ones(1, height * width))
-    total = insert(graph, node, A.matmul.default, ones, rows, like=node)
-    whole = insert(graph, node, A.reshape.default, total, [n, 1, 1, channels], like=node)
-    return insert(graph, node, A.sqrt.default, whole, like=node)
+    total = call(A.matmul.default, ones, rows)
+    return call(A.sqrt.default, call(A.reshape.default, total, [n, 1, 1, channels]))

@@ -9,17 +9,29 @@ from collections.abc import Callable
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import refresh
-from edgekit.compiler.simplify.attention import give_attention_four_axes
+from edgekit.compiler.simplify.axes import give_attention_four_axes, give_convolutions_four_axes
 from edgekit.compiler.simplify.batch_norms import fold_batch_norms, restore_batch_norms
-from edgekit.compiler.simplify.biases import fold_biases, separate_biases
 from edgekit.compiler.simplify.branches import merge_branches
-from edgekit.compiler.simplify.constants import fold_constants, separate_weights
-from edgekit.compiler.simplify.convolution_axes import give_convolutions_four_axes
+from edgekit.compiler.simplify.constants import (
+    fold_biases,
+    fold_constants,
+    products_to_linear,
+    separate_biases,
+    separate_weights,
+)
 from edgekit.compiler.simplify.equivalents import (
     compare_booleans,
+    fix_adaptive_max_pooling,
     fix_random_slopes,
     number_paddings,
     rename_operations,
+)
+from edgekit.compiler.simplify.indexing import (
+    gather_overlaps,
+    gather_strided_writes,
+    gather_windows,
+    remove_overwritten,
+    select_by_mask,
 )
 from edgekit.compiler.simplify.no_ops import (
     remove_assertions,
@@ -29,12 +41,8 @@ from edgekit.compiler.simplify.no_ops import (
     remove_infinite_limits,
     remove_zero_sums,
 )
-from edgekit.compiler.simplify.pooling import fix_adaptive_max_pooling
-from edgekit.compiler.simplify.products import products_to_linear
-from edgekit.compiler.simplify.windows import gather_overlaps, gather_windows
-from edgekit.compiler.simplify.writes import gather_strided_writes, remove_overwritten, select_by_mask
 
-PASSES: tuple[Callable[[GraphModule], int], ...] = (
+SIMPLIFICATIONS: tuple[Callable[[GraphModule], int], ...] = (
     rename_operations,
     give_convolutions_four_axes,
     number_paddings,
@@ -62,11 +70,11 @@ PASSES: tuple[Callable[[GraphModule], int], ...] = (
     fold_batch_norms,
     separate_weights,
 )
-"""The passes in the order of application."""
+"""The passes, in the order of application."""
 
 
 def simplify(graph: GraphModule) -> GraphModule:
-    """Apply every pass in `PASSES` to a traced graph, in place. Returns the same graph, without unused nodes."""
-    for apply in PASSES:
+    """Apply `SIMPLIFICATIONS` to a traced graph, in place. Returns the same graph, without unused nodes."""
+    for apply in SIMPLIFICATIONS:
         apply(graph)
     return refresh(graph)

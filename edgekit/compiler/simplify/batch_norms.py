@@ -12,10 +12,9 @@ from edgekit.compiler.graph import (
     layer_name,
     literal,
     operand,
-    set_weights,
     shape_of,
 )
-from edgekit.compiler.layers import dense_layer, fixed_weights
+from edgekit.compiler.layers import dense_layer, scale_input, scale_output
 
 
 def restore_batch_norms(graph: GraphModule) -> int:
@@ -63,28 +62,23 @@ def factor_and_shift(graph: GraphModule, norm: Node) -> tuple[Tensor, Tensor] | 
 
 def _fold_before(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> bool:
     """Fold into the convolution before the norm, if the norm is its only consumer."""
-    conv = operand(norm)
-    layer = dense_layer(conv)
-    weights = fixed_weights(graph, layer) if layer is not None and layer.is_conv else None
-    if weights is None or len(conv.users) != 1:
+    layer = dense_layer(operand(norm))
+    if layer is None or not layer.is_conv or len(layer.node.users) != 1:
         return False
-    kernel, old = weights
-    moved = shift if old is None else shift + old.double() * scale
-    set_weights(graph, conv, (kernel.double() * scale.view(-1, 1, 1, 1)).float(), moved.float())
-    norm.replace_all_uses_with(conv)
+    if not scale_output(graph, layer, scale, shift):
+        return False
+    norm.replace_all_uses_with(layer.node)
     return True
 
 
 def _fold_after(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> bool:
     """Fold into the 1x1 convolution that is the norm's only consumer, unless padding adds zeros that need the shift."""
     layer = dense_layer(next(iter(norm.users), None))
-    weights = fixed_weights(graph, layer) if layer is not None and layer.is_conv else None
-    if layer is None or weights is None or len(norm.users) != 1:
+    if layer is None or not layer.is_conv or len(norm.users) != 1:
         return False
     if layer.padding != (0, 0) or layer.groups != 1 or layer.kernel != (1, 1):
         return False
-    kernel, old = weights
-    moved = (kernel.double() * shift.view(1, -1, 1, 1)).sum((1, 2, 3)) + (0 if old is None else old.double())
-    set_weights(graph, layer.node, (kernel.double() * scale.view(1, -1, 1, 1)).float(), moved.float())
+    if not scale_input(graph, layer, scale, shift):
+        return False
     norm.replace_all_uses_with(operand(norm))
     return True

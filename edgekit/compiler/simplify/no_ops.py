@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
+from edgekit.compiler.export import is_same, keeps_dtype
 from edgekit.compiler.graph import A, constants, integers, operand, shape_of, value_of
-from edgekit.compiler.in_place import is_same, keeps_dtype
 
 COPIES = {A.lift_fresh_copy.default, A.contiguous.default, A.clone.default}
 """Operations that do nothing but copy their input, which in a functional graph is the same as their input."""

@@ -8,10 +8,9 @@ import torch
 from torch.fx import GraphModule
 
 from edgekit.compat.torch_export import decomposing_by_node
-from edgekit.compat.torch_onnx import keep_translations
 from edgekit.compat.torch_program import exporting_by_copying
 from edgekit.compiler.graph import example_input, layer_name, operand
-from edgekit.compiler.quantize.lowering import fold_weights
+from edgekit.compiler.quantize.qdq_rewrites import fold_weights
 from edgekit.compiler.quantizers import DEQUANTIZE_CHANNELS, quantizers
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.runtimes import find_runtime
@@ -26,7 +25,6 @@ class Backend:
     """Compiler for ONNX Runtime."""
 
     def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
-        keep_translations()
         fold_weights(graph)
         is_int8, layers = next(quantizers(graph), None) is not None, _layers_of_weights(graph)
         # MatMul + Add is faster than Gemm, and Gelu alone is faster than BiasGelu, which has an older kernel.

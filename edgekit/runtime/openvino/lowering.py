@@ -7,7 +7,7 @@ from torch.fx import GraphModule, Node
 
 from edgekit.compiler.graph import A, layer_name, shape_of
 from edgekit.compiler.layers import dense_layer
-from edgekit.compiler.quantize.runtime_lowering import Lowering, RuntimeLowering
+from edgekit.compiler.quantize.lowering import Lowering, RuntimeLowering
 from edgekit.runtime.openvino.engine import NATIVE
 
 _AMX_BYTES = 64

@@ -9,7 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 from litert_torch.quantize import pt2e_quantizer, quant_config
 from torch.fx import GraphModule
 
-from edgekit.compat.litert_torch import keep_layout_marks, register_rewriters, share_lowerings
+from edgekit.compat.litert_torch import keep_layout_marks, register_rewriters
 from edgekit.compat.torch_export import decomposing_by_node
 from edgekit.compat.torch_program import exporting_by_copying
 from edgekit.compiler.graph import example_input
@@ -37,7 +37,6 @@ class Backend:
     def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
         register_rewriters()
         keep_layout_marks()
-        share_lowerings()
         graph.training = False
         for apply in workarounds.PASSES:
             apply(graph)

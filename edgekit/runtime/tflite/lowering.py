@@ -4,7 +4,7 @@ import torch
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import A, insert, replace_layer
-from edgekit.compiler.quantize.runtime_lowering import Lowering, RuntimeLowering
+from edgekit.compiler.quantize.lowering import Lowering, RuntimeLowering
 
 
 @torch.no_grad()

@@ -1,20 +1,24 @@
-"""Images side by side: the same sums as one after another, and errors instead of waiting for ever."""
+"""Sums over images: weights are quantized once, the order of the images is kept, and an error ends the collection."""
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node, symbolic_trace
+from torch.fx import GraphModule, Interpreter, Node, symbolic_trace
 
 from edgekit.compiler.execution import collector
-from edgekit.compiler.execution.collector import Collector
-from edgekit.compiler.execution.memory import live_bytes
+from edgekit.compiler.execution.collector import CachedWeightInterpreter, Collector
+from edgekit.compiler.execution.node_by_node import live_bytes
 from edgekit.compiler.execution.threads import threads
+from edgekit.compiler.export import trace
+from edgekit.compiler.graph import Q
 
 
 class Sums(Collector[Tensor]):
@@ -80,3 +84,42 @@ def test_an_image_that_fails_ends_the_others(slow: int | None) -> None:
     samples[3][:] = np.nan
     with torch.no_grad(), threads(3), pytest.raises(ValueError, match="not finite"):
         SlowSums(graph, nodes).collect(samples)
+
+
+CHANNELS = (0, -127, 127, torch.int8)
+
+
+class Quantized(nn.Module):
+    """Two linear layers whose weights have Q/DQ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weights = nn.ParameterList(torch.randn(8, 8) for _ in range(2))
+        self.scales, self.zeros = nn.Buffer(torch.full((8,), 0.03)), nn.Buffer(torch.zeros(8, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for weight in self.weights:
+            levels = Q.quantize_per_channel.default(weight, self.scales, self.zeros, *CHANNELS)
+            x = nn.functional.linear(x, Q.dequantize_per_channel.default(levels, self.scales, self.zeros, *CHANNELS))
+        return x
+
+
+@pytest.mark.parametrize(("memory", "runs"), [(2 * 4 * 64, 2), (4 * 64, 1 + 3), (0, 3 + 3)])
+def test_weights_are_quantized_once_where_memory_allows(
+    memory: int, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: Counter[str] = Counter()
+
+    def call(self: Interpreter, target: Any, args: Any, kwargs: Any) -> Any:
+        ran[str(target)] += 1
+        return Interpreter.call_function(self, target, args, kwargs)
+
+    monkeypatch.setattr(CachedWeightInterpreter, "call_function", call)
+    monkeypatch.setattr("edgekit.compiler.execution.collector.CACHED_BYTES", memory)
+    graph = trace(Quantized().requires_grad_(False), (1, 8))
+    interpreter = CachedWeightInterpreter(graph)
+    for image in torch.randn(3, 1, 8):
+        assert torch.equal(interpreter.run(image), graph(image))
+    assert ran["quantized_decomposed.quantize_per_channel.default"] == runs
+    assert ran["quantized_decomposed.dequantize_per_channel.default"] == runs

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.execution.memory import live_bytes
+from edgekit.compiler.execution.node_by_node import live_bytes
 from edgekit.compiler.graph import A, constant
 from edgekit.compiler.layers import dense_layers
 from edgekit.compiler.quantize import fit
 from edgekit.compiler.quantize.gptq import Compensation, round_levels
-from edgekit.compiler.quantize.rows import STRIP, SecondMoments, input_rows
+from edgekit.compiler.quantize.moments import STRIP, SecondMoments, input_rows
 from edgekit.compiler.quantizers import layer_weights
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe

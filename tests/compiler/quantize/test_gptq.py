@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 from edgekit.compiler.graph import constant
 from edgekit.compiler.quantize import gptq
 from edgekit.compiler.quantize.gptq import Compensation, Hessians, round_levels
-from edgekit.compiler.quantize.ranges import effects, minimize_range_mse
+from edgekit.compiler.quantize.mse_ranges import effects, minimize_range_mse
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config import sizes
 from edgekit.config.recipes import load_recipe

@@ -1,19 +1,27 @@
-"""What depends on weights alone is computed at export."""
+"""Layers get constant weights and biases."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from edgekit.compiler.graph import A, constant, operand, weight_of
 from edgekit.compiler.layers import dense_layers, layers
 from edgekit.compiler.quantizers import int8_weight, quantizer_of
-from edgekit.compiler.simplify.constants import fold_constants, separate_weights
+from edgekit.compiler.simplify.constants import (
+    fold_biases,
+    fold_constants,
+    products_to_linear,
+    separate_biases,
+    separate_weights,
+)
 from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import RUNTIMES
 from tests.helpers.calibration import quantize
-from tests.helpers.graphs import export_graph, simplified
+from tests.helpers.graphs import export_graph, simplified, targets_of
 
 SHAPE = (1, 3, 8, 8)
 
@@ -115,3 +123,95 @@ def test_the_network_keeps_its_weights(network: Standardized) -> None:
     export_graph(network, SHAPE)
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+Compute = Callable[[Tensor, Tensor], Tensor]
+LINEAR: dict[str, Compute] = {
+    "product": lambda x, w: x @ w,
+    "product with a transposed matrix": lambda x, w: x @ torch.cat([w.mT, w.mT]).mT,
+    "product of a matrix": lambda x, w: torch.mm(x[0, 0], w),
+    "einsum": lambda x, w: torch.einsum("bchw,wd->bchd", x, w),
+    "einsum with the matrix first in order": lambda x, w: torch.einsum("bchw,dw->bdch", x, w.mT),
+    "einsum over the channels": lambda x, w: torch.einsum("bchw, cd -> bdhw", x, w[:3]),
+}
+OTHERS: dict[str, Compute] = {
+    "product of two values": lambda x, _: x @ x.mT,
+    "product from the left": lambda x, w: w.mT @ x.mT,
+    "product with several matrices": lambda x, w: x @ w.expand(3, -1, -1),
+    "einsum of two values": lambda x, _: torch.einsum("bchw,bdhw->bcd", x, x),
+    "einsum that keeps all axes": lambda x, w: torch.einsum("bchw,wd->bchwd", x, w),
+    "einsum that sums an axis of the matrix": lambda x, w: torch.einsum("bchw,wd->bch", x, w),
+    "einsum that also sums an axis of the image": lambda x, w: torch.einsum("bchw,wd->bcd", x, w),
+    "einsum of a diagonal": lambda x, w: torch.einsum("bchh,hd->bcd", x, w),
+    "einsum with a vector": lambda x, w: torch.einsum("bchw,w->bch", x, w[:, 0]),
+    "einsum with dots": lambda x, w: torch.einsum("...w,wd->...d", x, w),
+}
+
+
+class Product(nn.Module):
+    def __init__(self, compute: Compute) -> None:
+        super().__init__()
+        self.compute, self.weight = compute, nn.Parameter(torch.randn(8, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.compute(x, self.weight)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_products_with_a_matrix_are_linear(name: str) -> None:
+    torch.manual_seed(0)
+    graph, places = simplified(Product(LINEAR[name]), torch.randn(1, 3, 8, 8), fold_constants, products_to_linear)
+    assert places == 1
+    targets = targets_of(graph)
+    assert targets.count(A.linear.default) == 1
+    assert not {A.matmul.default, A.mm.default, A.einsum.default}.intersection(targets)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_products_stay(name: str) -> None:
+    torch.manual_seed(0)
+    graph, places = simplified(Product(OTHERS[name]), torch.randn(1, 3, 8, 8), fold_constants, products_to_linear)
+    assert places == 0
+    assert A.linear.default not in targets_of(graph)
+
+
+class Biases(nn.Module):
+    """Layers whose biases are added after them, as in files of Paddle, and sums that are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(4, 4, 1)
+        self.head = nn.Linear(4, 5, bias=False)
+        self.biases = nn.ParameterList([torch.randn(4, 1, 1), torch.randn(1, 4, 1, 1), torch.randn(5)])
+        self.place = nn.Parameter(torch.randn(1, 4, 6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x) + self.biases[0]
+        y = self.biases[1] + self.second(x)
+        z = self.second(y)
+        logits: Tensor = self.biases[2] + self.head((z + self.place + z * y).mean((2, 3)))
+        return logits
+
+
+def test_biases_behind_layers_are_folded() -> None:
+    torch.manual_seed(0)
+    graph, places = simplified(Biases(), torch.randn(1, 3, 8, 8), fold_biases)
+    assert places == 3
+    assert targets_of(graph).count(A.add.Tensor) == 2
+
+
+def test_biases_of_the_image_are_added_after_their_layers() -> None:
+    class OfTheImage(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 3, 3, stride=2), nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            bias = self.fc(x.mean((0, 2, 3)))
+            x = F.conv2d(x, self.conv.weight, bias, 2) + self.conv(x)
+            return F.linear(x.mean((2, 3)), self.fc.weight, bias)
+
+    torch.manual_seed(0)
+    graph, places = simplified(OfTheImage(), torch.randn(1, 3, 8, 8), separate_biases)
+    assert places == 2
+    assert [layer.bias is None for layer in dense_layers(graph)] == [False, True, False, True]

@@ -1,4 +1,4 @@
-"""Operations that passes or runtimes don't know become equivalent ones."""
+"""Operations become others that compute the same."""
 
 from typing import Any
 
@@ -11,6 +11,7 @@ from edgekit.compiler.layers import layers
 from edgekit.compiler.simplify import simplify
 from edgekit.compiler.simplify.equivalents import (
     compare_booleans,
+    fix_adaptive_max_pooling,
     fix_random_slopes,
     number_paddings,
     rename_operations,
@@ -101,3 +102,28 @@ def test_a_convolution_with_a_named_padding_is_a_layer(
     assert counted.macs == network(image).numel() * conv.weight[0].numel()
     assert targets_of(graph) == [*[A.pad.default] * bool(before), A.conv2d.default]
     torch.testing.assert_close(graph(image), network(image))
+
+
+WIDE = torch.randn(1, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("size", "target"), [(1, A.amax.default), ((2, 4), A.max_pool2d.default)])
+def test_windows_of_one_size(size: Any, target: Any) -> None:
+    graph, places = simplified(nn.AdaptiveMaxPool2d(size), WIDE, fix_adaptive_max_pooling)
+    assert places == 1
+    assert targets_of(graph) == [target]
+
+
+class Places(nn.Module):
+    """A pooling whose places of the maxima the network reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        values, places = nn.functional.adaptive_max_pool2d(x, 1, return_indices=True)
+        return values + places
+
+
+@pytest.mark.parametrize("network", [nn.AdaptiveMaxPool2d(5), Places()])
+def test_others_stay(network: nn.Module) -> None:
+    graph, places = simplified(network, WIDE, fix_adaptive_max_pooling)
+    assert places == 0
+    assert A.adaptive_max_pool2d.default in targets_of(graph)

@@ -3,7 +3,7 @@
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import A
-from edgekit.compiler.quantize.runtime_lowering import Lowering, RuntimeLowering
+from edgekit.compiler.quantize.lowering import Lowering, RuntimeLowering
 
 
 def gelu_by_tanh(graph: GraphModule) -> int:

@@ -20,7 +20,7 @@ from torch.fx import GraphModule
 from edgekit.compiler.layers import DenseLayer, dense_layers
 from edgekit.compiler.quantize import gptq
 from edgekit.compiler.quantize.gptq import Compensation, round_levels
-from edgekit.compiler.quantize.saturation import pairings_of, safe_scales
+from edgekit.compiler.quantize.pair_limits import pairings_of, safe_scales
 from edgekit.compiler.quantizers import int8_weight
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config import sizes

@@ -18,11 +18,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.execution.collector import Collector, Together
-from edgekit.compiler.execution.node_work import node_work
 from edgekit.compiler.graph import A, behind_views, constant, is_padding, operation_of, shape_of
 from edgekit.compiler.layers import dense_layer
-from edgekit.compiler.quantize.rows import stride_from
-from edgekit.compiler.quantize.work import NARROWED, SAMPLED
+from edgekit.compiler.quantize.moments import stride_from
 from edgekit.compiler.quantizers import Quantizer, quantizers, set_grid, weight_quantizer_of
 from edgekit.support.progress import Step, no_step, parts_of
 
@@ -74,16 +72,14 @@ def minimize_range_mse(
     """
     asymmetric = [quantizer for quantizer in quantizers(graph) if quantizer.node in of]
     histograms = _Histograms(graph, asymmetric, of, len(samples))
-    ranges = len(asymmetric)
-    collection = len(samples) * (sum(node_work(graph).values()) + ranges * SAMPLED)
-    collecting, narrowing = parts_of(step, [collection, ranges * NARROWED])
+    collecting, narrowing = parts_of(step, [1, bool(asymmetric)])
     Together(graph, [histograms, *others]).collect(samples, collecting)
     changed = 0
     for quantizer in asymmetric:
         scale, zero = _best(quantizer, histograms.mass[quantizer.node], of[quantizer.node].function)
         changed += scale != quantizer.scale
         set_grid(quantizer, (scale, zero, *quantizer.grid[2:]))
-        narrowing(1 / ranges)
+        narrowing(1 / len(asymmetric))
     graph.recompile()
     return changed
 

@@ -1,11 +1,56 @@
-"""What torch makes of writing into a tensor becomes what was written, or a choice."""
+"""Windows and writes become gathers of the same values."""
 
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor, nn
 
 from edgekit.compiler.graph import A
-from edgekit.compiler.simplify.writes import gather_strided_writes, remove_overwritten, select_by_mask
+from edgekit.compiler.simplify.indexing import (
+    gather_overlaps,
+    gather_strided_writes,
+    gather_windows,
+    remove_overwritten,
+    select_by_mask,
+)
 from tests.helpers.graphs import simplified, targets_of
+
+
+def test_an_unfold_becomes_a_gather() -> None:
+    class Unfold(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.unfold(2, 3, 2).unfold(-2, 2, 1)
+
+    image = torch.randn(1, 3, 7, 5, generator=torch.Generator().manual_seed(0))
+    graph, places = simplified(Unfold(), image, gather_windows)
+    assert places == 2
+    targets = targets_of(graph)
+    assert A.unfold.default not in targets
+    assert targets.count(A.index_select.default) == 2
+
+
+@pytest.mark.parametrize(
+    ("size", "window"),
+    [
+        ((8, 8), (3, 1, 1, 2)),
+        ((7, 9), (3, 1, 1, 1)),
+        ((8, 10), (2, 1, 0, 2)),
+        ((9, 9), ((3, 2), (2, 1), (1, 0), (1, 3))),
+    ],
+)
+def test_a_fold_becomes_a_gather(size: tuple[int, int], window: tuple[Any, ...]) -> None:
+    """The windows overlap, are separate, or leave pixels out."""
+
+    class Fold(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.fold(x, size, *window)
+
+    columns = nn.functional.unfold(torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(0)), *window)
+    graph, places = simplified(Fold(), columns, gather_overlaps)
+    assert places == 1
+    assert A.col2im.default not in targets_of(graph)
+
 
 IMAGE = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 

@@ -1,0 +1,102 @@
+"""Small rewrites of a calibrated graph that don't depend on the runtime."""
+
+import torch
+from torch.fx import GraphModule, Node
+
+from edgekit.compiler.graph import A, add_constant, constant, operand, replace_layer
+from edgekit.compiler.layers import dense_layers
+from edgekit.compiler.quantizers import (
+    QUANTIZE_CHANNELS,
+    int8_weight,
+    layer_weights,
+    quantizer_of,
+    quantizers,
+    set_grid,
+    set_int8_weights,
+)
+
+REARRANGEMENTS = {
+    A.max_pool2d.default, A.flip.default, A.fliplr.default, A.flipud.default, A.rot90.default, A.roll.default,
+    A.permute.default, A.transpose.int, A.reshape.default, A.flatten.using_ints, A.channel_shuffle.default,
+    A.pixel_shuffle.default, A.pixel_unshuffle.default,
+}  # fmt: skip
+"""Operations whose output has values of their input only."""
+
+
+def tie_rearrangements(graph: GraphModule) -> int:
+    """Give each quantizer of int8 values that were only rearranged or pooled their range from before, in place.
+
+    This avoids a second rounding, and LiteRT's kernel that flips values can't change their range. Returns the number of
+    quantizers changed.
+    """
+    tied = 0
+    for after in list(quantizers(graph)):
+        value = after.source
+        while value.target in REARRANGEMENTS:
+            value = operand(value)
+        before = quantizer_of(value)
+        if before is not None and before.grid[2:] == after.grid[2:] and before.grid != after.grid:
+            set_grid(after, before.grid)
+            tied += 1
+    graph.recompile()
+    return tied
+
+
+@torch.no_grad()
+def center_weights(graph: GraphModule) -> int:
+    """Give every channel of the weights the zero point 0, in place. Returns the number of weights changed.
+
+    Ranges of weights are symmetric, but NNCF gives a channel that contains only zeros the zero point -127, and LiteRT
+    then refuses the file.
+    """
+    changed = 0
+    for node in graph.graph.find_nodes(op="call_function", target=QUANTIZE_CHANNELS):
+        zeros = constant(graph, operand(node, 2))
+        if zeros is None or not bool(zeros.any()):
+            continue
+        centred = add_constant(graph, node, f"{node.name}.zero_point", torch.zeros_like(zeros))
+        for part in (node, *node.users):
+            part.args = (*part.args[:2], centred, *part.args[3:])
+        changed += 1
+    graph.recompile()
+    return changed
+
+
+@torch.no_grad()
+def use_all_levels(graph: GraphModule) -> int:
+    """Give weights that use half of their levels a scale at which they use all, in place. Returns their number.
+
+    NNCF halves the levels of the first layers against saturation, which `saturation` prevents with a smaller loss and
+    only where it can happen.
+    """
+    changed = 0
+    for layer in dense_layers(graph):
+        quantizer, weights = int8_weight(layer.node), layer_weights(graph, layer)
+        if quantizer is None or weights is None:
+            continue
+        largest = weights.weight.abs().flatten(1).amax(1) / quantizer.high
+        halved = (largest > 0) & (weights.scale > 1.5 * largest)
+        if halved.any():
+            set_int8_weights(graph, layer.node, scale=torch.where(halved, largest, weights.scale))
+            changed += 1
+    graph.recompile()
+    return changed
+
+
+@torch.no_grad()
+def fold_weights(graph: GraphModule) -> int:
+    """Replace the float weights before Q/DQ by their int8 levels, in place. Returns the number of weights replaced.
+
+    The float weights are freed one by one, so compilation starts with a quarter of the memory. The levels are numbered,
+    because names of nodes change when `edgekit quantize` writes a graph to a file, and the files would differ.
+    """
+    folded = 0
+    for node in graph.graph.find_nodes(op="call_function", target=QUANTIZE_CHANNELS):
+        weight, *args = (constant(graph, arg) if isinstance(arg, Node) else arg for arg in node.args)
+        if weight is None:
+            continue
+        levels = add_constant(graph, node, f"weight_{folded}.int8", node.target(weight, *args))
+        replace_layer(graph, node, levels)
+        folded += 1
+    graph.recompile()
+    return folded
