@@ -129,7 +129,7 @@ def test_layers_are_ordered_by_noise_per_operation() -> None:
 
 def test_a_recipe_survives_its_file(tmp_path: Path) -> None:
     recipe = replace(BASE, name='it\'s "tuned"', description="ü\nline", float_layers=("a*", "b"))
-    recipe = Candidate(("head.fc",), "mean-minmax", False, "none").applied(recipe, "tflite")
+    recipe = Candidate(("head.fc",), "minmax", False, "none").applied(recipe, "tflite")
     path = tmp_path / "recipe.toml"
     path.write_text(to_toml(recipe, "two\nlines"), "utf-8")
     assert path.read_text("utf-8").startswith("# two\n# lines\n")
