@@ -22,7 +22,7 @@ from benchmarks.peerlib.models import SUBJECTS, add_data, check_data
 from benchmarks.peers import CALIBRATION, HERE
 from benchmarks.rows import Row, keep_rows
 from edgekit.compiler.execution.threads import at_once, side_by_side
-from edgekit.compiler.graph import A, Q
+from edgekit.compiler.nodes import A, Q
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.images.crops import crop_samples
 from edgekit.job import Job

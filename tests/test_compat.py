@@ -483,7 +483,8 @@ def test_a_graph_exported_by_copying_is_the_one_that_torch_traces(monkeypatch: p
     from edgekit.compat import torch_program
     from edgekit.compat.torch import compiled
     from edgekit.compiler.export import trace
-    from edgekit.compiler.graph import A, insert
+    from edgekit.compiler.graph import insert
+    from edgekit.compiler.nodes import A
 
     class Small(nn.Module):
         def __init__(self) -> None:

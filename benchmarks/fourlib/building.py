@@ -11,8 +11,9 @@ from benchmarks.fourlib.files import store_in_four_bits
 from benchmarks.fourlib.rounding import METHODS, FourBitWalk
 from benchmarks.peerlib.candidates import Candidate, Infer, open_candidate
 from benchmarks.trainedlib.measuring import Bench
-from edgekit.compiler.graph import copy_sharing, shape_of
+from edgekit.compiler.graph import copy_sharing
 from edgekit.compiler.layers import DenseLayer, dense_layers, distinct_names
+from edgekit.compiler.nodes import shape_of
 from edgekit.compiler.quantizers import int8_weight
 from edgekit.runtime.backend import load_backend
 from edgekit.support.libraries import quiet

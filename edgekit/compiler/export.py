@@ -15,7 +15,8 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import Argument
 
 from edgekit.compat.torch import WRAPPERS, is_mutable, lazily_compiled, out_of_place, shared_argument
-from edgekit.compiler.graph import A, copy_sharing, literal, node_of, operand, set_values, value_of
+from edgekit.compiler.graph import copy_sharing, set_values
+from edgekit.compiler.nodes import A, literal, node_of, operand, value_of
 
 
 def trace(module: nn.Module, shape: Sequence[int]) -> GraphModule:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
-from edgekit.compiler.graph import layer_name
+from edgekit.compiler.nodes import layer_name
 
 
 @torch.no_grad()

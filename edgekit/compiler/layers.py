@@ -11,19 +11,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument
 
-from edgekit.compiler.graph import (
-    A,
-    argument,
-    constant,
-    constants,
-    layer_name,
-    literal,
-    operand,
-    pair,
-    replace_layer,
-    set_weights,
-    shape_of,
-)
+from edgekit.compiler.graph import constant, constants, replace_layer, set_weights
+from edgekit.compiler.nodes import A, argument, layer_name, literal, operand, pair, shape_of
 
 TRANSPOSED = {A.conv_transpose1d.default, A.conv_transpose2d.input, A.conv_transpose3d.input}
 OTHER_CONVOLUTIONS = TRANSPOSED | {

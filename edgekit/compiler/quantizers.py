@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument
 
-from edgekit.compiler.graph import Q, add_constant, constants, drop_constants, literal, operand, set_value, weight_of
+from edgekit.compiler.graph import add_constant, constants, drop_constants, set_value, weight_of
 from edgekit.compiler.layers import DenseLayer, dense_layer
+from edgekit.compiler.nodes import Q, literal, operand
 
 QUANTIZE, DEQUANTIZE = Q.quantize_per_tensor.default, Q.dequantize_per_tensor.default
 QUANTIZE_CHANNELS, DEQUANTIZE_CHANNELS = Q.quantize_per_channel.default, Q.dequantize_per_channel.default

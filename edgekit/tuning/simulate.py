@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from edgekit.compiler.graph import constant, operation_of
+from edgekit.compiler.graph import constant
 from edgekit.compiler.layers import DenseLayer, dense_layer, dense_layers
+from edgekit.compiler.nodes import operation_of
 from edgekit.compiler.quantizers import (
     DEQUANTIZE,
     DEQUANTIZE_CHANNELS,

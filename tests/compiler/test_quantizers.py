@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekit.compiler.export import trace
-from edgekit.compiler.graph import Q, operand
 from edgekit.compiler.layers import dense_layers
+from edgekit.compiler.nodes import Q, operand
 from edgekit.compiler.quantizers import (
     DEQUANTIZE,
     QUANTIZE,

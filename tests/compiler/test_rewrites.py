@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, constant
+from edgekit.compiler.graph import constant
 from edgekit.compiler.layers import dense_layers, layers
+from edgekit.compiler.nodes import A
 from edgekit.compiler.rewrites import PASSES, ConvolutionShape, rewrite, weights_after
 from edgekit.config.device_classes import list_device_classes
 from edgekit.config.precisions import PRECISIONS

@@ -8,7 +8,8 @@ import timm
 import torch
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, insert
+from edgekit.compiler.graph import insert
+from edgekit.compiler.nodes import A
 from edgekit.compiler.rewrites import PASSES, rewrite
 from edgekit.config.recipes import recipe_for
 from edgekit.config.runtimes import RUNTIMES

@@ -15,8 +15,9 @@ from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, copy_sharing
+from edgekit.compiler.graph import copy_sharing
 from edgekit.compiler.layers import dense_layers
+from edgekit.compiler.nodes import A
 from edgekit.compiler.quantize.calibration import Calibration
 from edgekit.compiler.quantizers import int8_weight, quantizers
 from edgekit.config import sizes

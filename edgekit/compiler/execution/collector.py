@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from edgekit.compiler.execution.node_by_node import VALUES_BYTES, NodeByNode, Values, number_that_fits, of_image
 from edgekit.compiler.execution.threads import at_once, is_small, side_by_side, threads
-from edgekit.compiler.graph import Q
+from edgekit.compiler.nodes import Q
 from edgekit.support.progress import Step, no_step
 
 R = TypeVar("R")

@@ -17,8 +17,9 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import Argument
 
 from edgekit.compiler.execution.collector import Collector
-from edgekit.compiler.graph import A, add_constant, argument, constants, integers, operand, refresh, shape_of, weight_of
+from edgekit.compiler.graph import add_constant, constants, refresh, weight_of
 from edgekit.compiler.layers import DenseLayer, axes_but, distinct_names, scale_input
+from edgekit.compiler.nodes import A, argument, integers, operand, shape_of
 from edgekit.compiler.rewrites.affine import dense_consumers
 from edgekit.compiler.rewrites.response_norm import channel_axis
 from edgekit.support.progress import Step, no_step

@@ -18,15 +18,9 @@ from torch.fx import GraphModule, Node
 
 from edgekit.compiler.execution.node_by_node import NodeByNode, Values, subset_that_fits
 from edgekit.compiler.execution.threads import at_once
-from edgekit.compiler.graph import (
-    constants,
-    operand,
-    operation_of,
-    set_bias,
-    shape_of,
-    weight_of,
-)
+from edgekit.compiler.graph import constants, set_bias, weight_of
 from edgekit.compiler.layers import DenseLayer, axes_but, dense_layer
+from edgekit.compiler.nodes import operand, operation_of, shape_of
 from edgekit.compiler.quantize.gptq import MOST_INPUTS, Compensation, round_levels
 from edgekit.compiler.quantize.moments import Moments, choose_damping, correction, layer_moments
 from edgekit.compiler.quantize.pair_limits import pairings_of, safe_scales

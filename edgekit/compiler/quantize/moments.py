@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgekit.compiler.execution.threads import side_by_side
-from edgekit.compiler.graph import shape_of
 from edgekit.compiler.layers import DenseLayer
+from edgekit.compiler.nodes import shape_of
 
 ROWS_PER_INPUT = (32, 200)
 """Rows sampled per input of a layer to estimate second moments: of a layer with many inputs, and of one with few, which

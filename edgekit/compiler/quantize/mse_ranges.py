@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.execution.collector import Collector, Together
-from edgekit.compiler.graph import A, behind_views, constant, is_padding, operation_of, shape_of
+from edgekit.compiler.graph import constant
 from edgekit.compiler.layers import dense_layer
+from edgekit.compiler.nodes import A, behind_views, is_padding, operation_of, shape_of
 from edgekit.compiler.quantize.moments import stride_from
 from edgekit.compiler.quantizers import Quantizer, quantizers, set_grid, weight_quantizer_of
 from edgekit.support.progress import Step, no_step, parts_of

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, constant, insert
+from edgekit.compiler.graph import constant, insert
 from edgekit.compiler.layers import DenseLayer, dense_layers
+from edgekit.compiler.nodes import A
 from edgekit.compiler.quantizers import int8_weight, quantizer_of, set_grid, set_int8_weights
 from edgekit.support.weight_pairs import LARGEST_SUM, pairings
 

@@ -14,17 +14,9 @@ from edgekit.compat.torchao import (
     QuantizationSpec,
     Quantizer,
 )
-from edgekit.compiler.graph import (
-    A,
-    behind_views,
-    copy_sharing,
-    is_padding,
-    is_view_of_constant,
-    layer_name,
-    operand,
-    shape_of,
-)
+from edgekit.compiler.graph import copy_sharing
 from edgekit.compiler.layers import DenseLayer, dense_layer, dense_layers, distinct_names, fixed_weights
+from edgekit.compiler.nodes import A, behind_views, is_padding, is_view_of_constant, layer_name, operand, shape_of
 from edgekit.compiler.quantize.lowering import Lowering
 from edgekit.compiler.quantizers import (
     DEQUANTIZE,

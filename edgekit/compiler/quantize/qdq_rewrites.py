@@ -3,8 +3,9 @@
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, add_constant, constant, operand, replace_layer
+from edgekit.compiler.graph import add_constant, constant, replace_layer
 from edgekit.compiler.layers import dense_layers
+from edgekit.compiler.nodes import A, operand
 from edgekit.compiler.quantizers import (
     QUANTIZE_CHANNELS,
     int8_weight,

@@ -5,19 +5,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument
 
-from edgekit.compiler.graph import (
-    A,
-    argument,
-    axes_of,
-    constant,
-    constants,
-    integers,
-    node_of,
-    operand,
-    replace_each,
-    shape_of,
-)
+from edgekit.compiler.graph import constant, constants, replace_each
 from edgekit.compiler.layers import DenseLayer, dense_layer, fixed_weights, scale_input, scale_output
+from edgekit.compiler.nodes import A, argument, axes_of, integers, node_of, operand, shape_of
 
 
 def dense_consumers(graph: GraphModule, node: Node, axis: int) -> list[DenseLayer] | None:

@@ -10,18 +10,9 @@ pair remains around each spatial convolution.
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import (
-    A,
-    add_constant,
-    argument,
-    constants,
-    insert_layer,
-    inserter,
-    integers,
-    replace_each,
-    shape_of,
-)
+from edgekit.compiler.graph import add_constant, constants, insert_layer, inserter, replace_each
 from edgekit.compiler.layers import DenseLayer, FixedWeights, replace_layers
+from edgekit.compiler.nodes import A, argument, integers, shape_of
 from edgekit.compiler.rewrites.layout import TO_FIRST, TO_LAST, sink_permutes
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, add_constant, inserter, shape_of
+from edgekit.compiler.graph import add_constant, inserter
 from edgekit.compiler.layers import DenseLayer, FixedWeights, replace_layers
+from edgekit.compiler.nodes import A, shape_of
 from edgekit.compiler.rewrites.layout import TO_FIRST, TO_LAST, sink_permutes
 
 Part = tuple[tuple[int, ...], tuple[int, ...]]

@@ -9,7 +9,8 @@ from functools import reduce
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, inserter, replace_each
+from edgekit.compiler.graph import inserter, replace_each
+from edgekit.compiler.nodes import A
 
 SEVEN = (
     3.95,

@@ -5,19 +5,9 @@ import math
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import (
-    A,
-    argument,
-    axes_of,
-    insert,
-    inserter,
-    integers,
-    operand,
-    replace_each,
-    set_weights,
-    shape_of,
-)
+from edgekit.compiler.graph import insert, inserter, replace_each, set_weights
 from edgekit.compiler.layers import dense_layer, fixed_weights
+from edgekit.compiler.nodes import A, argument, axes_of, integers, operand, shape_of
 
 
 @torch.no_grad()

@@ -5,21 +5,8 @@ import math
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument, Target
 
-from edgekit.compiler.graph import (
-    A,
-    add_constant,
-    argument,
-    axes_of,
-    constant,
-    insert,
-    integers,
-    node_of,
-    operand,
-    operation_of,
-    pair,
-    refresh,
-    shape_of,
-)
+from edgekit.compiler.graph import add_constant, constant, insert, refresh
+from edgekit.compiler.nodes import A, argument, axes_of, integers, node_of, operand, operation_of, pair, shape_of
 
 TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 

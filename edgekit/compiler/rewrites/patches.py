@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, insert_layer, inserter, operand, shape_of
+from edgekit.compiler.graph import insert_layer, inserter
 from edgekit.compiler.layers import DenseLayer, FixedWeights, replace_layers
+from edgekit.compiler.nodes import A, operand, shape_of
 from edgekit.compiler.rewrites.layout import TO_FIRST, is_permute, sink_permutes
 
 

@@ -6,19 +6,9 @@ from collections.abc import Callable
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import (
-    A,
-    add_constant,
-    argument,
-    constants,
-    insert,
-    inserter,
-    integers,
-    operand,
-    replace_each,
-    shape_of,
-)
+from edgekit.compiler.graph import add_constant, constants, insert, inserter, replace_each
 from edgekit.compiler.layers import scale_input
+from edgekit.compiler.nodes import A, argument, integers, operand, shape_of
 from edgekit.compiler.rewrites.affine import dense_consumers
 
 

@@ -6,18 +6,8 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument
 
-from edgekit.compiler.graph import (
-    A,
-    add_constant,
-    argument,
-    constant,
-    insert,
-    integers,
-    layer_name,
-    operand,
-    operation_of,
-    shape_of,
-)
+from edgekit.compiler.graph import add_constant, constant, insert
+from edgekit.compiler.nodes import A, argument, integers, layer_name, operand, operation_of, shape_of
 
 CONVOLUTIONS = {A.conv1d.default: A.conv2d.default, A.conv1d.padding: A.conv2d.padding}
 ON_ROWS = {

@@ -4,17 +4,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import (
-    A,
-    add_constant,
-    constants,
-    insert,
-    layer_name,
-    literal,
-    operand,
-    shape_of,
-)
+from edgekit.compiler.graph import add_constant, constants, insert
 from edgekit.compiler.layers import dense_layer, scale_input, scale_output
+from edgekit.compiler.nodes import A, layer_name, literal, operand, shape_of
 
 
 def restore_batch_norms(graph: GraphModule) -> int:

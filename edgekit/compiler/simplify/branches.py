@@ -10,8 +10,9 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import Argument
 from torch.nn.functional import pad
 
-from edgekit.compiler.graph import A, add_constant, constant, insert, layer_name, operand, shape_of
+from edgekit.compiler.graph import add_constant, constant, insert
 from edgekit.compiler.layers import DenseLayer, dense_layer, fixed_weights
+from edgekit.compiler.nodes import A, layer_name, operand, shape_of
 from edgekit.compiler.simplify.batch_norms import factor_and_shift
 
 SUMS: Mapping[Any, int] = {A.add.Tensor: 1, A.sub.Tensor: -1}

@@ -7,20 +7,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument, map_arg
 
-from edgekit.compiler.graph import (
-    A,
-    add_constant,
-    constant,
-    insert,
-    is_view_of_constant,
-    layer_name,
-    node_of,
-    operand,
-    operation_of,
-    set_bias,
-    shape_of,
-)
+from edgekit.compiler.graph import add_constant, constant, insert, set_bias
 from edgekit.compiler.layers import DenseLayer, dense_layer, dense_layers, fixed_weights
+from edgekit.compiler.nodes import A, is_view_of_constant, layer_name, node_of, operand, operation_of, shape_of
 
 
 @torch.no_grad()

@@ -5,7 +5,8 @@ import operator
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, argument, insert, number, operand, pair, shape_of
+from edgekit.compiler.graph import insert
+from edgekit.compiler.nodes import A, argument, number, operand, pair, shape_of
 
 EQUIVALENT = {
     A.view.default: A.reshape.default,  # which works with any strides, and passes change them

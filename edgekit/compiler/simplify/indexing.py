@@ -4,7 +4,8 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, add_constant, argument, insert, literal, operand, shape_of
+from edgekit.compiler.graph import add_constant, insert
+from edgekit.compiler.nodes import A, argument, literal, operand, shape_of
 
 
 def gather_windows(graph: GraphModule) -> int:

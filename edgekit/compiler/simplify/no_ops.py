@@ -7,7 +7,8 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.export import is_same, keeps_dtype
-from edgekit.compiler.graph import A, constants, integers, operand, shape_of, value_of
+from edgekit.compiler.graph import constants
+from edgekit.compiler.nodes import A, integers, operand, shape_of, value_of
 
 COPIES = {A.lift_fresh_copy.default, A.contiguous.default, A.clone.default}
 """Operations that do nothing but copy their input, which in a functional graph is the same as their input."""

@@ -9,7 +9,8 @@ from torch.fx import GraphModule
 
 from edgekit.compat.torch_export import decomposing_by_node
 from edgekit.compat.torch_program import exporting_by_copying
-from edgekit.compiler.graph import example_input, layer_name, operand
+from edgekit.compiler.graph import example_input
+from edgekit.compiler.nodes import layer_name, operand
 from edgekit.compiler.quantize.qdq_rewrites import fold_weights
 from edgekit.compiler.quantizers import DEQUANTIZE_CHANNELS, quantizers
 from edgekit.config.device_classes import DeviceClass

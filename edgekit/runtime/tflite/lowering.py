@@ -3,7 +3,8 @@
 import torch
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, insert, replace_layer
+from edgekit.compiler.graph import insert, replace_layer
+from edgekit.compiler.nodes import A
 from edgekit.compiler.quantize.lowering import Lowering, RuntimeLowering
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, argument, insert, number, operand, pair, replace_layer
+from edgekit.compiler.graph import insert, replace_layer
 from edgekit.compiler.layers import OTHER_CONVOLUTIONS
+from edgekit.compiler.nodes import A, argument, number, operand, pair
 from edgekit.compiler.quantize.placement import ACTIVATIONS
 from edgekit.compiler.quantizers import (
     DEQUANTIZE,

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.constant_store import store_of
-from edgekit.compiler.graph import add_constant, constant, drop_constants, operand
+from edgekit.compiler.graph import add_constant, constant, drop_constants
+from edgekit.compiler.nodes import operand
 from edgekit.compiler.quantizers import QUANTIZE_CHANNELS
 
 Key: TypeAlias = tuple[int, bytes]

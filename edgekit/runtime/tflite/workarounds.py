@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, add_constant, argument, insert, pair, replace_layer, shape_of, value_of
+from edgekit.compiler.graph import add_constant, insert, replace_layer
+from edgekit.compiler.nodes import A, argument, pair, shape_of, value_of
 from edgekit.compiler.quantizers import DEQUANTIZE, QUANTIZE
 
 PARTS = {A.slice.Tensor, A.select.int, A.narrow.default, A.index_select.default, getitem}

@@ -18,7 +18,7 @@ from edgekit.compiler.execution.collector import CachedWeightInterpreter, Collec
 from edgekit.compiler.execution.node_by_node import live_bytes
 from edgekit.compiler.execution.threads import threads
 from edgekit.compiler.export import trace
-from edgekit.compiler.graph import Q
+from edgekit.compiler.nodes import Q
 
 
 class Sums(Collector[Tensor]):

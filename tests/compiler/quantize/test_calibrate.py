@@ -13,8 +13,9 @@ from torch import nn
 from torch.fx import Graph, GraphModule
 
 from edgekit.compiler.execution.threads import threads
-from edgekit.compiler.graph import A, Q, constant, layer_name
+from edgekit.compiler.graph import constant
 from edgekit.compiler.layers import dense_layers, layers
+from edgekit.compiler.nodes import A, Q, layer_name
 from edgekit.compiler.quantize.calibrate import ESTIMATORS
 from edgekit.compiler.quantize.placement import Placement
 from edgekit.compiler.quantize.qdq_rewrites import fold_weights

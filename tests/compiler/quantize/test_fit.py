@@ -13,8 +13,9 @@ from torch import nn
 from torch.fx import GraphModule
 
 from edgekit.compiler.execution.node_by_node import live_bytes
-from edgekit.compiler.graph import A, constant
+from edgekit.compiler.graph import constant
 from edgekit.compiler.layers import dense_layers
+from edgekit.compiler.nodes import A
 from edgekit.compiler.quantize import fit
 from edgekit.compiler.quantize.gptq import Compensation, round_levels
 from edgekit.compiler.quantize.moments import STRIP, SecondMoments, input_rows

@@ -15,7 +15,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from edgekit.compat.openvino import openvino
-from edgekit.compiler.graph import A
+from edgekit.compiler.nodes import A
 from edgekit.compiler.quantizers import quantizers
 from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekit.compiler.graph import A, shape_of
+from edgekit.compiler.nodes import A, shape_of
 from edgekit.compiler.simplify.axes import give_attention_four_axes, give_convolutions_four_axes
 from edgekit.compiler.simplify.batch_norms import fold_batch_norms
 from tests.helpers.graphs import simplified, targets_of

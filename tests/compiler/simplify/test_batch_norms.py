@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.compiler.export import trace
-from edgekit.compiler.graph import A
+from edgekit.compiler.nodes import A
 from edgekit.compiler.simplify.batch_norms import fold_batch_norms, restore_batch_norms
 from tests.helpers.graphs import simplified, targets_of
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekit.compiler.graph import A
 from edgekit.compiler.layers import dense_layers
+from edgekit.compiler.nodes import A
 from edgekit.compiler.simplify.batch_norms import fold_batch_norms
 from edgekit.compiler.simplify.branches import merge_branches
 from edgekit.compiler.simplify.no_ops import remove_copies, remove_zero_sums

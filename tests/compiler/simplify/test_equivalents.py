@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekit.compiler.graph import A
 from edgekit.compiler.layers import layers
+from edgekit.compiler.nodes import A
 from edgekit.compiler.simplify import simplify
 from edgekit.compiler.simplify.equivalents import (
     compare_booleans,

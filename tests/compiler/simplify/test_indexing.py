@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekit.compiler.graph import A
+from edgekit.compiler.nodes import A
 from edgekit.compiler.simplify.indexing import (
     gather_overlaps,
     gather_strided_writes,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from edgekit.compiler.graph import A
+from edgekit.compiler.nodes import A
 from edgekit.compiler.simplify.no_ops import (
     remove_assertions,
     remove_copies,

@@ -2,7 +2,7 @@
 
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A
+from edgekit.compiler.nodes import A
 from edgekit.compiler.quantize.lowering import Lowering, RuntimeLowering
 
 

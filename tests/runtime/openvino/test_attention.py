@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekit.compat.openvino import openvino
-from edgekit.compiler.graph import A
+from edgekit.compiler.nodes import A
 from edgekit.compiler.quantize.calibrate import placement_of
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.measure.accuracy import snr_db

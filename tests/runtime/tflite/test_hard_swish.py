@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A
+from edgekit.compiler.nodes import A
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.tflite.lowering import decompose_hard_swish
