@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from docs.generate.fields import fields_of
 from docs.generate.markdown import code, plain, table
-from edgekit.compiler.rewrites import PASSES
+from edgekit.compiler.rewrites import REWRITES
 from edgekit.config.device_classes import DeviceClass, list_device_classes, load_device_class
 from edgekit.config.recipes import Recipe, TargetRecipe, list_recipes, load_recipe
 from edgekit.config.runtimes import RUNTIMES
@@ -32,7 +32,7 @@ def runtime_keys() -> str:
 
 
 def rewrites() -> str:
-    rows = [(code(name), _first_sentence(rewrite.__doc__ or "")) for name, rewrite in PASSES.items()]
+    rows = [(code(name), _first_sentence(rewrite.__doc__ or "")) for name, rewrite in REWRITES.items()]
     return table(("rewrite", "what it does"), rows) + "\n"
 
 

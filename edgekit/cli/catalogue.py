@@ -52,8 +52,8 @@ def _list_rewrites(recipe: str, json_: bool) -> None:
     load_recipe(recipe)
     with clean_stdout() as out:
         with loading(Reporter(quiet=json_)):
-            from edgekit.compiler.rewrites import PASSES
-        document = list_rewrites(recipe, PASSES)
+            from edgekit.compiler.rewrites import REWRITES
+        document = list_rewrites(recipe, REWRITES)
         if json_:
             emit(out, document)
             return

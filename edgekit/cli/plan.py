@@ -70,9 +70,9 @@ def plan(
     with clean_stdout() as out:
         cls, is_here = _class_of(device, device_class)
         with loading(Reporter(quiet)):
-            from edgekit.compiler.rewrites import PASSES
+            from edgekit.compiler.rewrites import REWRITES
             from edgekit.pipeline.plan import plan_model
-        chosen = load_recipe(job.recipe, PASSES) if job.recipe else None
+        chosen = load_recipe(job.recipe, REWRITES) if job.recipe else None
         bytes_ = None if memory is None else int(memory * GIB)
         planned = plan_model(job.model_options, job.targets, cls, chosen, memory_of_class=not is_here, memory=bytes_)
         if json_:

@@ -3,7 +3,7 @@
 import platform
 from dataclasses import dataclass, replace
 
-from edgekit.compiler.rewrites import PASSES
+from edgekit.compiler.rewrites import REWRITES
 from edgekit.config import sizes
 from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
 from edgekit.config.recipes import Recipe, load_recipe, recipe_for
@@ -31,7 +31,7 @@ class JobSettings:
 
 def choose_settings(options: Job) -> JobSettings:
     """The settings of a job. Raises UsageError for options that contradict each other."""
-    listed = read_list(options.calibration_list, PASSES) if options.calibration_list else None
+    listed = read_list(options.calibration_list, REWRITES) if options.calibration_list else None
     recipe = choose_recipe(options, listed)
     device_class = choose_class(options)
     recipe = recipe.for_class(device_class.name)
@@ -49,8 +49,8 @@ def choose_settings(options: Job) -> JobSettings:
 def choose_recipe(options: Job, listed: CalibrationList | None) -> Recipe:
     """The recipe of the options, or that of the list of calibration images, or that of the model's family."""
     if options.recipe:
-        return load_recipe(options.recipe, PASSES)
-    return listed.recipe if listed else recipe_for(identify(options.model_options, options.command).name, PASSES)
+        return load_recipe(options.recipe, REWRITES)
+    return listed.recipe if listed else recipe_for(identify(options.model_options, options.command).name, REWRITES)
 
 
 def choose_class(options: Job) -> DeviceClass:

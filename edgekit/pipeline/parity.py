@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Interpreter
 from edgekit.compiler.execution.threads import is_small
 from edgekit.compiler.first_difference import first_differing_layer
 from edgekit.compiler.graph import copy_sharing
-from edgekit.compiler.rewrites import APPROXIMATE, PASSES, Rewritten, rewrite
+from edgekit.compiler.rewrites import APPROXIMATE, REWRITES, Rewritten, rewrite
 from edgekit.errors import ModelError, ParityError
 from edgekit.models import Network
 from edgekit.models.logits import one_by_one
@@ -89,8 +89,8 @@ class Rewriter:
     def _first_wrong(self, graph: GraphModule, names: Collection[str], most: float) -> str:
         """The first of these rewrites that makes the logits differ by more than `most`."""
         graph = copy_sharing(graph)
-        for name in [name for name in PASSES if name in names]:
-            if PASSES[name](graph) and self._excess(self._logits(graph), most) is not None:
+        for name in [name for name in REWRITES if name in names]:
+            if REWRITES[name](graph) and self._excess(self._logits(graph), most) is not None:
                 return name
         return ", ".join(names)
 

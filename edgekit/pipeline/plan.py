@@ -14,7 +14,7 @@ from importlib.resources import files
 import msgspec
 
 from edgekit.compiler.quantize.gptq import MOST_INPUTS, hessian_bytes
-from edgekit.compiler.rewrites import PASSES, weights_after
+from edgekit.compiler.rewrites import REWRITES, weights_after
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.precisions import PRECISIONS, Precision
 from edgekit.config.recipes import Recipe, recipe_for
@@ -53,7 +53,7 @@ def plan_model(
     with quiet():
         options = identify(options)
         shape = shape_of_model(options)
-    wants = recipe or recipe_for(options.name, PASSES)
+    wants = recipe or recipe_for(options.name, REWRITES)
     if device_class:
         wants = wants.for_class(device_class.name)
     available = available_memory() if memory is None else memory
@@ -115,7 +115,7 @@ def refusals(options: Job) -> Refusals:
     reports all other mistakes.
     """
     try:
-        calibration = read_list(options.calibration_list, PASSES) if options.calibration_list else None
+        calibration = read_list(options.calibration_list, REWRITES) if options.calibration_list else None
         recipe = choose_recipe(options, calibration)
         planned = plan_model(options.model_options, options.targets, choose_class(options), recipe)
     except InputError as error:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
-from edgekit.compiler.rewrites import PASSES
+from edgekit.compiler.rewrites import REWRITES
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.devices.registry import THIS
 from edgekit.devices.web.pages import Pages, serving
@@ -212,7 +212,7 @@ def write_recipe(path: Path, ready: SplitJob, searches: Searches, gates: Gates) 
     origin = f"Written by `edgekit tune` after trials on {len(ready.images.evaluation.samples)} tuning images:"
     with writing(path):
         replace_text(path, to_toml(recipe, "\n".join([origin, *notes])))
-    return load_recipe(path, PASSES)
+    return load_recipe(path, REWRITES)
 
 
 def to_toml(recipe: Recipe, comment: str) -> str:

@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 from edgekit.compiler.graph import add_constant, constant, constants, example_input, refresh, set_weights
 from edgekit.compiler.layers import Layer, layers
 from edgekit.compiler.nodes import A, layer_name, operand, pair
-from edgekit.compiler.rewrites import PASSES, rewrite
+from edgekit.compiler.rewrites import REWRITES, rewrite
 from edgekit.compiler.simplify.no_ops import COPIES
 from tests.helpers.graphs import export_graph
 
@@ -75,7 +75,7 @@ def test_batch_norms_are_folded_and_no_ops_removed(graph: GraphModule) -> None:
 def test_the_network_is_not_changed(network: nn.Module) -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     graph = export_graph(network, SHAPE)
-    rewrite(graph, PASSES)
+    rewrite(graph, REWRITES)
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
     assert isinstance(network.stem[1], nn.BatchNorm2d)  # type: ignore[index]

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from edgekit.compiler.export import trace
 from edgekit.compiler.graph import refresh
 from edgekit.compiler.quantize.equalize import equalize
-from edgekit.compiler.rewrites import APPROXIMATE, PASSES, rewrite
+from edgekit.compiler.rewrites import APPROXIMATE, REWRITES, rewrite
 from edgekit.compiler.simplify import SIMPLIFICATIONS
 from tests.helpers.graphs import check_values, export_graph, targets_of
 
 C = 8
-EXACT = [name for name in PASSES if name not in APPROXIMATE]
+EXACT = [name for name in REWRITES if name not in APPROXIMATE]
 Step = Callable[["Odd", Tensor], Any]
 STEPS: dict[str, Step] = {}
 """What the networks compute, by what is odd about it."""

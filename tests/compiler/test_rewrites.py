@@ -19,7 +19,7 @@ from torch.fx import GraphModule
 from edgekit.compiler.graph import constant
 from edgekit.compiler.layers import dense_layers, layers
 from edgekit.compiler.nodes import A
-from edgekit.compiler.rewrites import PASSES, ConvolutionShape, rewrite, weights_after
+from edgekit.compiler.rewrites import REWRITES, ConvolutionShape, rewrite, weights_after
 from edgekit.config.device_classes import list_device_classes
 from edgekit.config.precisions import PRECISIONS
 from edgekit.config.recipes import recipe_for
@@ -207,14 +207,14 @@ def test_export_is_equal(name: str, networks: Any, difference: Callable[[str, Gr
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("rewrite_name", PASSES)
+@pytest.mark.parametrize("rewrite_name", REWRITES)
 def test_each_rewrite_is_equal_and_finds_its_places(
     name: str, rewrite_name: str, networks: Any, untouched: Any, difference: Callable[[str, GraphModule], float]
 ) -> None:
     _, graph = cached(name, networks)
     before = ("channels-last",) if rewrite_name == "patch-linear" else ()
     rewritten = untouched.pop((name, before), None) or rewrite(graph, before).graph
-    places = PASSES[rewrite_name](rewritten)
+    places = REWRITES[rewrite_name](rewritten)
     assert places == CASES[name].places.get(rewrite_name, 0)
     if not places:
         untouched[name, before] = rewritten
@@ -231,7 +231,7 @@ def combinations() -> dict[str, tuple[str, tuple[str, ...]]]:
     """
     titles: dict[tuple[str, tuple[str, ...]], str] = {}
     for name, case in CASES.items():
-        recipe = recipe_for(case.name, PASSES)
+        recipe = recipe_for(case.name, REWRITES)
         for device_class in list_device_classes():
             for target, row in recipe.for_class(device_class).targets.items():
                 for precision in PRECISIONS:
@@ -244,7 +244,7 @@ def test_variants_for_device_classes_are_among_the_combinations() -> None:
     """The matrix includes every `on` table of the shipped recipes, so new variants are tested automatically."""
     tested = set(combinations().values())
     for name, case in CASES.items():
-        for row in recipe_for(case.name, PASSES).targets.values():
+        for row in recipe_for(case.name, REWRITES).targets.values():
             for variant in (row, *row.on.values()):
                 assert {(name, variant.rewrites_of(precision)) for precision in PRECISIONS} <= tested
     assert any("raspberry-pi" in title for title in combinations())
@@ -259,7 +259,7 @@ def test_all_rewrites_of_a_recipe_together(
     result = rewrite(graph, rewrites)
     unmatched = {each for each, count in result.counts.items() if not count}
     # Otherwise the demo, and every network of a family, would cause warnings.
-    assert unmatched <= set(recipe_for(CASES[name].name, PASSES).optional_rewrites)
+    assert unmatched <= set(recipe_for(CASES[name].name, REWRITES).optional_rewrites)
     rewritten = result.graph
     tolerance = max(TOLERANCE.get(each, EXACT) for each in ("", *rewrites))
     assert difference(name, rewritten) <= tolerance
@@ -433,13 +433,13 @@ def test_plain_layer_norms_leave_none(rewrite_name: str, networks: Any) -> None:
 
 def test_rewriting_twice_changes_nothing_more(networks: Any) -> None:
     _, graph = cached("convnextv2", networks)
-    once = rewrite(graph, PASSES).graph
-    assert operations(rewrite(once, PASSES).graph) == operations(once)
+    once = rewrite(graph, REWRITES).graph
+    assert operations(rewrite(once, REWRITES).graph) == operations(once)
 
 
 def test_the_order_is_that_of_the_table(networks: Any) -> None:
     _, graph = cached("convnextv2", networks)
-    assert operations(rewrite(graph, list(PASSES)[::-1]).graph) == operations(rewrite(graph, PASSES).graph)
+    assert operations(rewrite(graph, list(REWRITES)[::-1]).graph) == operations(rewrite(graph, REWRITES).graph)
 
 
 @pytest.mark.parametrize(

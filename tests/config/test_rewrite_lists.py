@@ -10,7 +10,7 @@ from edgekit.config.toml_reader import data_folder
 from edgekit.errors import ProfileError
 from tests.helpers.refusals import refuses
 
-PASSES = ("fold", "split", "split-in-three", "blocks", "tanh")
+REWRITES = ("fold", "split", "split-in-three", "blocks", "tanh")
 RECIPE = """
 name = "mine"
 description = "a family"
@@ -24,7 +24,7 @@ VARIANT = '\n[onnx.on."raspberry-pi-*"]\n'
 
 
 def parsed(lists: str) -> Recipe:
-    return parse_recipe(tomllib.loads(RECIPE + lists), "mine.toml", PASSES)
+    return parse_recipe(tomllib.loads(RECIPE + lists), "mine.toml", REWRITES)
 
 
 @pytest.mark.parametrize(
@@ -88,14 +88,14 @@ def test_mistakes_in_a_change(lists: str, problem: str, valid: str | None, fix: 
     with pytest.raises(ProfileError) as caught:
         parsed(lists)
     assert caught.value.problem == f"mine.toml: {problem}"
-    assert caught.value.valid == (", ".join(PASSES) if valid is None else valid)
+    assert caught.value.valid == (", ".join(REWRITES) if valid is None else valid)
     assert fix in caught.value.fix
 
 
 def test_the_runtimes_own_rewrites_extend_no_list() -> None:
     table = tomllib.loads(RECIPE.replace('["fold", "split"]', '{ add = ["fold"] }'))
     with refuses(ProfileError, "[onnx]", "rewrites", "add", "drop") as caught:
-        parse_recipe(table, "mine.toml", PASSES)
+        parse_recipe(table, "mine.toml", REWRITES)
     assert caught.value.valid.startswith("a list of strings")
 
 

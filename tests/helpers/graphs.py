@@ -108,8 +108,8 @@ def check_every_pass(patch: pytest.MonkeyPatch) -> None:
 
         return run
 
-    for name, apply in rewrites.PASSES.items():
-        patch.setitem(rewrites.PASSES, name, checked(apply, check_none_is_missing))
+    for name, apply in rewrites.REWRITES.items():
+        patch.setitem(rewrites.REWRITES, name, checked(apply, check_none_is_missing))
     passes = tuple(checked(apply, check_none_is_missing) for apply in simplify.SIMPLIFICATIONS)
     patch.setattr(simplify, "SIMPLIFICATIONS", passes)
     for module in (ranges, workarounds):

@@ -16,7 +16,7 @@ from edgekit.compiler.first_difference import first_differing_layer
 from edgekit.compiler.graph import set_weights, weight_of
 from edgekit.compiler.layers import dense_layers
 from edgekit.compiler.quantize import equalize
-from edgekit.compiler.rewrites import PASSES
+from edgekit.compiler.rewrites import REWRITES
 from edgekit.config.recipes import load_recipe
 from edgekit.errors import EdgekitError, ModelError, ParityError
 from edgekit.models.loading import load_network
@@ -263,7 +263,7 @@ def test_a_wrong_rewrite_is_named(wrong: str, factor: float, monkeypatch: pytest
     network = network_of(Normed(), 16)
     graph, rewriter = export_graph(network.module, (1, 3, 16, 16)), Rewriter(network, noise_for(network))
     assert all(rewriter.rewrite(graph, NAMES).counts.values())
-    monkeypatch.setitem(PASSES, wrong, planted(PASSES[wrong], factor))
+    monkeypatch.setitem(REWRITES, wrong, planted(REWRITES[wrong], factor))
     with pytest.raises(WrongRewrite, match=f"^the rewrite '{wrong}' changes what 'Normed' computes: "):
         rewriter.rewrite(graph, NAMES)
     assert all(rewriter.rewrite(graph, {*NAMES} - {wrong}).counts.values())
@@ -285,7 +285,7 @@ def test_a_wrong_rewrite_costs_the_rows_that_it_is_in(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Of the recipe for ViT, OpenVINO's INT8 alone approximates GELU."""
-    monkeypatch.setitem(PASSES, GELU, planted(PASSES[GELU], 2))
+    monkeypatch.setitem(REWRITES, GELU, planted(REWRITES[GELU], 2))
     job = [*TINY_VIT, "--weights", "random", "--data", str(photos), "--target", "openvino", "--target", "onnx"]
     assert main(["quantize", *job, *CALIBRATION, "-o", str(tmp_path / "run"), "--json", "--quiet"]) == 1
     made = json.loads(capfd.readouterr().out)
@@ -298,7 +298,7 @@ def test_a_wrong_rewrite_costs_the_rows_that_it_is_in(
 def test_a_wrong_rewrite_of_every_row_ends_with_a_report(
     vit_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PASSES, "layer-norm-affine", planted(PASSES["layer-norm-affine"], 2))
+    monkeypatch.setitem(REWRITES, "layer-norm-affine", planted(REWRITES["layer-norm-affine"], 2))
     targets = ["--target", "openvino", "--target", "onnx"]
     assert main(["deploy", *vit_arguments, *targets, "-o", str(tmp_path / "run"), "--quiet"]) == 1
     rows = load_report(tmp_path / "run").results

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.compiler.rewrites import PASSES
+from edgekit.compiler.rewrites import REWRITES
 from edgekit.config.recipes import load_recipe
 from edgekit.errors import StageError
 from edgekit.images.dataset import open_dataset
@@ -141,7 +141,7 @@ def test_deploy_with_the_recipe_makes_the_same_bundles(
     tuned: Path, arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """It reuses the search's bundles, because they depend on nothing else. That of the best trial has equal files."""
-    recipe = load_recipe(tuned / "recipe.toml", PASSES)
+    recipe = load_recipe(tuned / "recipe.toml", REWRITES)
     assert recipe.name == "default-tuned"
     assert recipe.num_calibration_samples == 10
     folder = tmp_path / "run"

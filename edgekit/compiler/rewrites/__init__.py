@@ -11,55 +11,34 @@ from dataclasses import dataclass
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import copy_sharing, refresh
-from edgekit.compiler.rewrites.affine import fold_layer_norm_affine, fold_layer_scale
-from edgekit.compiler.rewrites.channels import channels_first, channels_first_layer_norm, channels_last
-from edgekit.compiler.rewrites.depthwise import (
-    ConvolutionShape,
-    depthwise_blocks,
-    split_depthwise,
-    split_depthwise_in_three,
-    weights_on_blocks,
-)
-from edgekit.compiler.rewrites.gelu import coarse_polynomial_gelu, polynomial_gelu, tanh_gelu
-from edgekit.compiler.rewrites.layer_norm import (
-    centre_before_layer_norm,
-    half_precision_layer_norm,
-    plain_layer_norm,
-    rows_layer_norm,
-)
-from edgekit.compiler.rewrites.patches import image_patch_linear, patch_linear
-from edgekit.compiler.rewrites.response_norm import (
-    fold_response_norm,
-    vector_norm_matmul,
-    vector_norm_mean,
-    vector_norm_sum,
-)
+from edgekit.compiler.rewrites import affine, channels, depthwise, gelu, layer_norm, patches, response_norm
+from edgekit.compiler.rewrites.depthwise import ConvolutionShape
 from edgekit.errors import ProfileError
 
-__all__ = ["APPROXIMATE", "PASSES", "ConvolutionShape", "Rewritten", "rewrite", "weights_after"]
+__all__ = ["APPROXIMATE", "REWRITES", "ConvolutionShape", "Rewritten", "rewrite", "weights_after"]
 
-PASSES: dict[str, Callable[[GraphModule], int]] = {
-    "layer-scale": fold_layer_scale,
-    "layer-norm-affine": fold_layer_norm_affine,
-    "response-norm": fold_response_norm,
-    "centred-layer-norm": centre_before_layer_norm,
-    "channels-last": channels_last,
-    "patch-linear": patch_linear,
-    "image-patch-linear": image_patch_linear,
-    "channels-first": channels_first,
-    "channels-first-layer-norm": channels_first_layer_norm,
-    "rows-layer-norm": rows_layer_norm,
-    "vector-norm-sum": vector_norm_sum,
-    "vector-norm-mean": vector_norm_mean,
-    "vector-norm-matmul": vector_norm_matmul,
-    "depthwise-blocks": depthwise_blocks,
-    "split-depthwise": split_depthwise,
-    "split-depthwise-in-three": split_depthwise_in_three,
-    "plain-layer-norm": plain_layer_norm,
-    "half-precision-layer-norm": half_precision_layer_norm,
-    "coarse-polynomial-gelu": coarse_polynomial_gelu,
-    "polynomial-gelu": polynomial_gelu,
-    "tanh-gelu": tanh_gelu,
+REWRITES: dict[str, Callable[[GraphModule], int]] = {
+    "layer-scale": affine.fold_layer_scale,
+    "layer-norm-affine": affine.fold_layer_norm_affine,
+    "response-norm": response_norm.fold_response_norm,
+    "centred-layer-norm": layer_norm.centre_before_layer_norm,
+    "channels-last": channels.channels_last,
+    "patch-linear": patches.patch_linear,
+    "image-patch-linear": patches.image_patch_linear,
+    "channels-first": channels.channels_first,
+    "channels-first-layer-norm": channels.channels_first_layer_norm,
+    "rows-layer-norm": layer_norm.rows_layer_norm,
+    "vector-norm-sum": response_norm.vector_norm_sum,
+    "vector-norm-mean": response_norm.vector_norm_mean,
+    "vector-norm-matmul": response_norm.vector_norm_matmul,
+    "depthwise-blocks": depthwise.depthwise_blocks,
+    "split-depthwise": depthwise.split_depthwise,
+    "split-depthwise-in-three": depthwise.split_depthwise_in_three,
+    "plain-layer-norm": layer_norm.plain_layer_norm,
+    "half-precision-layer-norm": layer_norm.half_precision_layer_norm,
+    "coarse-polynomial-gelu": gelu.coarse_polynomial_gelu,
+    "polynomial-gelu": gelu.polynomial_gelu,
+    "tanh-gelu": gelu.tanh_gelu,
 }
 
 APPROXIMATE = {"coarse-polynomial-gelu", "polynomial-gelu", "tanh-gelu"}
@@ -68,7 +47,7 @@ APPROXIMATE = {"coarse-polynomial-gelu", "polynomial-gelu", "tanh-gelu"}
 
 def weights_after(names: Collection[str], shape: ConvolutionShape) -> int | None:
     """Number of weights that the named passes give a convolution; None if they keep the number."""
-    return weights_on_blocks(shape) if "depthwise-blocks" in names else None
+    return depthwise.weights_on_blocks(shape) if "depthwise-blocks" in names else None
 
 
 @dataclass(frozen=True)
@@ -81,16 +60,16 @@ class Rewritten:
 
 
 def rewrite(graph: GraphModule, names: Iterable[str]) -> Rewritten:
-    """Apply the named passes to a copy of the graph, which shares its tensors, always in the order of `PASSES`.
+    """Apply the named passes to a copy of the graph, which shares its tensors, always in the order of `REWRITES`.
 
     Raises ProfileError for an unknown name.
     """
     wanted = set(names)
-    if unknown := wanted - PASSES.keys():
-        raise ProfileError(f"unknown rewrite {', '.join(sorted(unknown))}", valid=", ".join(PASSES))
+    if unknown := wanted - REWRITES.keys():
+        raise ProfileError(f"unknown rewrite {', '.join(sorted(unknown))}", valid=", ".join(REWRITES))
     graph = copy_sharing(graph)
     counts = {}
-    for name, apply in PASSES.items():
+    for name, apply in REWRITES.items():
         if name in wanted:
             counts[name] = apply(graph)
             refresh(graph)

@@ -9,66 +9,35 @@ from collections.abc import Callable
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import refresh
-from edgekit.compiler.simplify.axes import give_attention_four_axes, give_convolutions_four_axes
-from edgekit.compiler.simplify.batch_norms import fold_batch_norms, restore_batch_norms
-from edgekit.compiler.simplify.branches import merge_branches
-from edgekit.compiler.simplify.constants import (
-    fold_biases,
-    fold_constants,
-    products_to_linear,
-    separate_biases,
-    separate_weights,
-)
-from edgekit.compiler.simplify.equivalents import (
-    compare_booleans,
-    fix_adaptive_max_pooling,
-    fix_random_slopes,
-    number_paddings,
-    rename_operations,
-)
-from edgekit.compiler.simplify.indexing import (
-    gather_overlaps,
-    gather_strided_writes,
-    gather_windows,
-    remove_overwritten,
-    select_by_mask,
-)
-from edgekit.compiler.simplify.no_ops import (
-    remove_assertions,
-    remove_copies,
-    remove_empty_paddings,
-    remove_expansions,
-    remove_infinite_limits,
-    remove_zero_sums,
-)
+from edgekit.compiler.simplify import axes, batch_norms, branches, constants, equivalents, indexing, no_ops
 
 SIMPLIFICATIONS: tuple[Callable[[GraphModule], int], ...] = (
-    rename_operations,
-    give_convolutions_four_axes,
-    number_paddings,
-    remove_assertions,
-    remove_copies,
-    remove_infinite_limits,
-    remove_empty_paddings,
-    remove_zero_sums,
-    remove_expansions,
-    compare_booleans,
-    fix_random_slopes,
-    restore_batch_norms,
-    remove_overwritten,
-    select_by_mask,
-    gather_strided_writes,
-    fix_adaptive_max_pooling,
-    gather_windows,
-    gather_overlaps,
-    give_attention_four_axes,
-    fold_constants,
-    products_to_linear,
-    separate_biases,
-    fold_biases,
-    merge_branches,
-    fold_batch_norms,
-    separate_weights,
+    equivalents.rename_operations,
+    axes.give_convolutions_four_axes,
+    equivalents.number_paddings,
+    no_ops.remove_assertions,
+    no_ops.remove_copies,
+    no_ops.remove_infinite_limits,
+    no_ops.remove_empty_paddings,
+    no_ops.remove_zero_sums,
+    no_ops.remove_expansions,
+    equivalents.compare_booleans,
+    equivalents.fix_random_slopes,
+    batch_norms.restore_batch_norms,
+    indexing.remove_overwritten,
+    indexing.select_by_mask,
+    indexing.gather_strided_writes,
+    equivalents.fix_adaptive_max_pooling,
+    indexing.gather_windows,
+    indexing.gather_overlaps,
+    axes.give_attention_four_axes,
+    constants.fold_constants,
+    constants.products_to_linear,
+    constants.separate_biases,
+    constants.fold_biases,
+    branches.merge_branches,
+    batch_norms.fold_batch_norms,
+    constants.separate_weights,
 )
 """The passes, in the order of application."""
 

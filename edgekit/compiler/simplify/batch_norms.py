@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import add_constant, constants, insert
+from edgekit.compiler.graph import add_constant, constants, insert, replace_each
 from edgekit.compiler.layers import dense_layer, scale_input, scale_output
 from edgekit.compiler.nodes import A, layer_name, literal, operand, shape_of
 
@@ -27,20 +27,23 @@ def fold_batch_norms(graph: GraphModule) -> int:
     Only those that compute their statistics from the image remain, as an instance norm does. NNCF would fold any other
     into the convolution before it even if that has other consumers. Returns the number of norms removed.
     """
-    removed = 0
-    for node in graph.graph.find_nodes(op="call_function", target=A.batch_norm.default):
-        affine = factor_and_shift(graph, node)
+
+    def folded(norm: Node) -> Node | None:
+        affine = factor_and_shift(graph, norm)
         if affine is None:
-            continue
-        scale, shift = affine
-        if not (_fold_before(graph, node, scale, shift) or _fold_after(graph, node, scale, shift)):
-            shape = (1, -1, *[1] * (len(shape_of(node)) - 2))
-            factor = add_constant(graph, node, f"{layer_name(node)}.scale", scale.float().view(shape))
-            offset = add_constant(graph, node, f"{layer_name(node)}.shift", shift.float().view(shape))
-            product = insert(graph, node, A.mul.Tensor, node.args[0], factor, like=node)
-            node.replace_all_uses_with(insert(graph, node, A.add.Tensor, product, offset, like=node))
-        removed += 1
-    return removed
+            return None
+        neighbour = _fold_before(graph, norm, *affine) or _fold_after(graph, norm, *affine)
+        if neighbour is not None:
+            return neighbour
+        shape = (1, -1, *[1] * (len(shape_of(norm)) - 2))
+        factor, offset = (
+            add_constant(graph, norm, f"{layer_name(norm)}.{name}", value.float().view(shape))
+            for name, value in zip(("scale", "shift"), affine, strict=True)
+        )
+        product = insert(graph, norm, A.mul.Tensor, norm.args[0], factor, like=norm)
+        return insert(graph, norm, A.add.Tensor, product, offset, like=norm)
+
+    return replace_each(graph, {A.batch_norm.default}, folded)
 
 
 def factor_and_shift(graph: GraphModule, norm: Node) -> tuple[Tensor, Tensor] | None:
@@ -52,25 +55,22 @@ def factor_and_shift(graph: GraphModule, norm: Node) -> tuple[Tensor, Tensor] | 
     return scale, (0 if bias is None else bias.double()) - mean.double() * scale
 
 
-def _fold_before(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> bool:
-    """Fold into the convolution before the norm, if the norm is its only consumer."""
+def _fold_before(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> Node | None:
+    """Fold into the convolution before the norm, if the norm is its only consumer. Returns that convolution."""
     layer = dense_layer(operand(norm))
     if layer is None or not layer.is_conv or len(layer.node.users) != 1:
-        return False
-    if not scale_output(graph, layer, scale, shift):
-        return False
-    norm.replace_all_uses_with(layer.node)
-    return True
+        return None
+    return layer.node if scale_output(graph, layer, scale, shift) else None
 
 
-def _fold_after(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> bool:
-    """Fold into the 1x1 convolution that is the norm's only consumer, unless padding adds zeros that need the shift."""
+def _fold_after(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> Node | None:
+    """Fold into the 1x1 convolution that is the norm's only consumer, unless padding adds zeros that need the shift.
+
+    Returns the norm's input.
+    """
     layer = dense_layer(next(iter(norm.users), None))
     if layer is None or not layer.is_conv or len(norm.users) != 1:
-        return False
+        return None
     if layer.padding != (0, 0) or layer.groups != 1 or layer.kernel != (1, 1):
-        return False
-    if not scale_input(graph, layer, scale, shift):
-        return False
-    norm.replace_all_uses_with(operand(norm))
-    return True
+        return None
+    return operand(norm) if scale_input(graph, layer, scale, shift) else None

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument, map_arg
 
-from edgekit.compiler.graph import add_constant, constant, insert, set_bias
+from edgekit.compiler.graph import add_constant, constant, insert, replace_each, set_bias
 from edgekit.compiler.layers import DenseLayer, dense_layer, dense_layers, fixed_weights
 from edgekit.compiler.nodes import A, is_view_of_constant, layer_name, node_of, operand, operation_of, shape_of
 
@@ -71,18 +71,13 @@ def products_to_linear(graph: GraphModule) -> int:
 
     The other operand may have any number of axes. Returns the number of products replaced.
     """
-    replaced = 0
-    for node in list(graph.graph.nodes):
-        if node.target in (A.matmul.default, A.mm.default):
-            linear = _linear(graph, node, operand(node), operand(node, 1), transposed=True)
-        elif node.target is A.einsum.default:
-            linear = _linear_of_einsum(graph, node)
-        else:
-            continue
-        if linear is not None:
-            node.replace_all_uses_with(linear)
-            replaced += 1
-    return replaced
+
+    def linear(product: Node) -> Node | None:
+        if product.target is A.einsum.default:
+            return _linear_of_einsum(graph, product)
+        return _linear(graph, product, operand(product), operand(product, 1), transposed=True)
+
+    return replace_each(graph, {A.matmul.default, A.mm.default, A.einsum.default}, linear)
 
 
 def _linear(graph: GraphModule, node: Node, x: Node, matrix: Node, transposed: bool) -> Node | None:
@@ -140,24 +135,21 @@ def fold_biases(graph: GraphModule) -> int:
 
     Returns the number of sums folded.
     """
-    folded = 0
-    for node in graph.graph.find_nodes(op="call_function", target=A.add.Tensor):
-        if node.kwargs:
-            continue
-        for value, added in (node.args, node.args[::-1]):
+
+    def folded(total: Node) -> Node | None:
+        for value, added in () if total.kwargs else (total.args, total.args[::-1]):
             layer = dense_layer(value)
             weights = fixed_weights(graph, layer) if layer is not None else None
             if layer is None or weights is None or len(layer.node.users) != 1:
                 continue
             shift = _per_channel(graph, layer, added)
-            if shift is None:
-                continue
-            total = shift if weights.bias is None else weights.bias + shift
-            set_bias(graph, layer.node, f"{layer.name}.bias", total)
-            node.replace_all_uses_with(layer.node)
-            folded += 1
-            break
-    return folded
+            if shift is not None:
+                bias = shift if weights.bias is None else weights.bias + shift
+                set_bias(graph, layer.node, f"{layer.name}.bias", bias)
+                return layer.node
+        return None
+
+    return replace_each(graph, {A.add.Tensor}, folded)
 
 
 def _per_channel(graph: GraphModule, layer: DenseLayer, added: Argument) -> Tensor | None:
