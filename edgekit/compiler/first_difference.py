@@ -1,7 +1,5 @@
 """Finds the first layer whose output in a graph isn't that of its network."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
@@ -19,9 +17,17 @@ def first_differing_layer(network: nn.Module, graph: GraphModule, image: Tensor,
     outputs = _outputs(network, image)
     last = {layer_name(node): node for node in graph.graph.nodes if node.op == "call_function"}
     expected = {node: outputs[name][0] for name, node in last.items() if _is_own(node, outputs)}
-    comparison = _Comparison(graph, expected, tolerance)
-    comparison.run(image.clone())
-    return comparison.first
+    interpreter = Interpreter(graph, garbage_collect_values=False)
+    interpreter.run(image.clone())
+    for node in graph.graph.nodes:
+        if node in expected and _differs(interpreter.env[node], expected[node], tolerance):
+            return layer_name(node)
+    return None
+
+
+def _differs(value: Tensor, expected: Tensor, tolerance: float) -> bool:
+    most = tolerance * float(expected.abs().max())
+    return value.shape == expected.shape and not torch.allclose(value, expected, rtol=0, atol=most)
 
 
 def _outputs(network: nn.Module, image: Tensor) -> dict[str, list[Tensor]]:
@@ -51,21 +57,3 @@ def _is_own(node: Node, outputs: dict[str, list[Tensor]]) -> bool:
     weight = node.args[1] if len(node.args) > 1 else None
     changed = isinstance(weight, Node) and weight.op == "get_attr" and str(weight.target) != f"{name}.weight"
     return len(outputs.get(name, ())) == 1 and not changed
-
-
-class _Comparison(Interpreter):
-    """Compares the values of nodes with others while the graph runs."""
-
-    def __init__(self, graph: GraphModule, expected: dict[Node, Tensor], tolerance: float) -> None:
-        super().__init__(graph)
-        self._expected, self._tolerance = expected, tolerance
-        self.first: str | None = None
-
-    def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        expected = self._expected.get(n)
-        if self.first is None and expected is not None and value.shape == expected.shape:
-            most = self._tolerance * float(expected.abs().max())
-            if not torch.allclose(value, expected, rtol=0, atol=most):
-                self.first = layer_name(n)
-        return value

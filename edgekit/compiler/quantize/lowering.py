@@ -10,27 +10,15 @@ from edgekit.config.recipes import TargetRecipe
 from edgekit.errors import ProfileError
 
 
-def _no_inputs(graph: GraphModule) -> Mapping[Node, tuple[Any, ...]]:
-    return {}
-
-
-def _no_places(graph: GraphModule) -> int:
-    return 0
-
-
-def _no_layers(graph: GraphModule) -> tuple[str, ...]:
-    return ()
-
-
 @dataclass(frozen=True)
 class Lowering:
     """A form of some operations that suits one runtime. A recipe enables it by name."""
 
     description: str
     """One sentence for the documentation."""
-    symmetric_inputs: Callable[[GraphModule], Mapping[Node, tuple[Any, ...]]] = _no_inputs
+    symmetric_inputs: Callable[[GraphModule], Mapping[Node, tuple[Any, ...]]] = lambda graph: {}
     """Finds, before calibration, operations and those of their inputs that become INT8 with the zero point 0."""
-    rewrite: Callable[[GraphModule], int] = _no_places
+    rewrite: Callable[[GraphModule], int] = lambda graph: 0
     """Changes the calibrated graph in place, and returns the number of places."""
     scheme: str | None = None
     """Phrase for a bundle's scheme, for a lowering that changes the number format of more values."""
@@ -44,7 +32,7 @@ class RuntimeLowering:
 
     named: Mapping[str, Lowering] = field(default_factory=dict)
     """Lowerings by the names in the runtime's row, in the order of application."""
-    miscomputed_layers: Callable[[GraphModule], tuple[str, ...]] = _no_layers
+    miscomputed_layers: Callable[[GraphModule], tuple[str, ...]] = lambda graph: ()
     """Names of the layers that the runtime's INT8 kernels would compute wrongly, and that stay in float."""
 
     def enabled(self, wants: TargetRecipe) -> Iterator[Lowering]:

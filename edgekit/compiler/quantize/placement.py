@@ -62,11 +62,6 @@ class Placement(Quantizer):  # type: ignore[misc]
         self._output_places: dict[str, str] = {}
         self._names: Mapping[Node, str] = {}
 
-    @property
-    def quantizes_outputs(self) -> bool:
-        """Whether the outputs of layers get Q/DQ, too."""
-        return self._target.quantize_outputs
-
     def covers(self, node: Node) -> bool:
         """Whether this node's weights become integers, and in the scheme w8a8 also its operation."""
         layer = dense_layer(node)
