@@ -78,7 +78,7 @@ def test_adding_removing_and_renaming_files_changes_it(copy: Path) -> None:
     "path",
     [
         "compiler/graph.py", "compiler/rewrites/layout.py", "compiler/quantize/calibrate.py",
-        "compiler/quantize/equalize.py", "compiler/quantize/ranges.py", "compiler/quantize/gptq.py",
+        "compiler/quantize/equalize.py", "compiler/quantize/mse_ranges.py", "compiler/quantize/gptq.py",
         "config/recipes.py", "images/preprocess.py", "models/checkpoint.py", "pipeline/quantize.py",
         "pipeline/compile.py", "runtime/bundle.py", "runtime/manifest.py", "runtime/onnx/backend.py",
         "runtime/openvino/reductions.py", "runtime/tflite/backend.py",
