@@ -21,7 +21,6 @@ from edgekit.errors import WeightsError
 from edgekit.models.description import CONFIG, Description, describe, describe_folder, weight_files
 from edgekit.models.labels import StoredNames, stored_names
 from edgekit.models.state_dict import State, some, versions_of_modules, with_versions
-from edgekit.models.transformers_layout import with_timm_names
 from edgekit.support.hashes import digest, file_sha256
 
 _CODE = re.compile(r"GLOBAL (\S+)")
@@ -144,7 +143,7 @@ class Checkpoint:
     """The content of a checkpoint that edgekit uses."""
 
     state: State
-    """Tensors by name, in timm's names if transformers wrote them, else in the file's own; in the file's dtypes."""
+    """Tensors by name, in the file's dtypes."""
     class_names: tuple[StoredNames, ...]
     """Lists of class names in the file or folder."""
     description: Description
@@ -184,7 +183,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         state: State = {}
         for file in files:
             state |= _tensors(read_file(file)[0], file)
-        return Checkpoint(with_timm_names(state), names, description, files)
+        return Checkpoint(state, names, description, files)
     if not path.is_file():
         problem = f"is a folder without {CONFIG}" if path.is_dir() else "doesn't exist"
         raise WeightsError(
@@ -194,7 +193,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         )
     whole, metadata = read_file(path)
     content, averaged = _unwrap(whole)
-    state = with_timm_names(_tensors(content, path))
+    state = _tensors(content, path)
     return Checkpoint(state, stored_names(metadata), describe(metadata, path.name), (path,), averaged)
 
 

@@ -15,9 +15,7 @@ from edgekit.errors import ModelError, WeightsError
 from edgekit.images.preprocess import CROP_MODES
 from edgekit.models.inputs import NOT_STATED, InputOptions
 from edgekit.models.labels import StoredNames, stored_names
-from edgekit.models.options import RESCALING, TORCHVISION, ModelArgs
-from edgekit.models.transformers_layout import timm_model, transformers_model
-from edgekit.models.transforms import processor_inputs
+from edgekit.models.options import RESCALING, TORCHVISION, TRANSFORMERS, ModelArgs
 
 # Keys under which training scripts and Lightning's hyperparameters name the architecture, the most specific first.
 _ARCHITECTURE_KEYS = ("arch", "architecture", "model_name", "timm_model", "model_arch", "backbone", "encoder", "model")
@@ -158,15 +156,22 @@ def describe_folder(folder: Path) -> tuple[Description, tuple[StoredNames, ...]]
         inputs = timm_inputs(pretrained) if isinstance(pretrained, Mapping) else NOT_STATED
         arguments = {key: _tuple(value) for key, value in arguments.items()} if isinstance(arguments, dict) else {}
         return Description(config["architecture"], f"'{CONFIG}'", arguments, inputs, f"'{CONFIG}'"), names
-    timms = timm_model(config, str(path))
-    if timms is None:
-        architecture, arguments = transformers_model(config, str(path))
-        return Description(architecture, f"'{CONFIG}'", arguments), names
-    architecture, arguments = timms
-    inputs, origin = NOT_STATED, ""
-    if (folder / PREPROCESSOR).is_file():
-        inputs, origin = processor_inputs(_read(folder / PREPROCESSOR)), f"'{PREPROCESSOR}'"
-    return Description(architecture, f"'{CONFIG}'", arguments, inputs, origin), names
+    architecture, arguments = _of_transformers(config, str(path))
+    return Description(architecture, f"'{CONFIG}'", arguments), names
+
+
+def _of_transformers(config: Mapping[str, Any], where: str) -> tuple[str, ModelArgs]:
+    """The name and constructor arguments of transformers' own network. Raises ModelError unless it is a classifier."""
+    family, names = config.get("model_type"), config.get("architectures")
+    names = names if isinstance(names, list) else []
+    if isinstance(family, str) and any("ForImageClassification" in str(name) for name in names):
+        return f"{TRANSFORMERS}{family}", {key: value for key, value in config.items() if key != "model_type"}
+    described = f"a model of type '{family}'" + (f" ({', '.join(map(str, names))})" if names else "")
+    raise ModelError(
+        f"'{where}' describes {described}",
+        valid="an image classifier of transformers (...ForImageClassification), or a configuration of timm",
+        fix="Deploy the model from your own code as module:factory, or export it to ONNX and deploy the .onnx file",
+    )
 
 
 def names_of_config(config: Mapping[str, Any], file: str) -> tuple[StoredNames, ...]:

@@ -17,7 +17,7 @@ from torch import nn
 from edgekit.compat.timm import checkpoint_filter
 from edgekit.errors import EdgekitError, ModelError, UsageError
 from edgekit.models.checkpoint import Checkpoint, open_checkpoint
-from edgekit.models.description import describe_folder
+from edgekit.models.description import CONFIG, describe_folder
 from edgekit.models.hub import fetch_repository
 from edgekit.models.inputs import InputOptions
 from edgekit.models.options import HUB_PREFIXES, TORCHVISION, TRANSFORMERS, ModelArgs, ModelOptions, Note
@@ -87,7 +87,7 @@ def _with_architecture(options: ModelOptions, command: Sequence[str]) -> ModelOp
                 fix="Correct the path",
             )
     else:
-        return options
+        return _with_saved_network(options)
     if path.is_dir():
         description, state = describe_folder(path)[0], None
     else:
@@ -100,6 +100,18 @@ def _with_architecture(options: ModelOptions, command: Sequence[str]) -> ModelOp
     where = f" of '{options.short_name}'" if path.is_dir() else ""
     named = replace(options, name=name, weights=options.weights or str(path), model_args=arguments)
     return _noting(named, f"architecture: {name}, from {description.origin}{where}")
+
+
+def _with_saved_network(options: ModelOptions) -> ModelOptions:
+    """The options of a network of transformers, if the weights are a folder that it saved: timm's has other tensors."""
+    folder = Path(options.weights or "")
+    if not options.weights or not (folder / CONFIG).is_file():
+        return options
+    description = describe_folder(folder)[0]
+    if description.architecture is None or not description.architecture.startswith(TRANSFORMERS):
+        return options
+    named = replace(options, name=description.architecture, model_args=description.model_args)
+    return _noting(named, f"architecture: {named.name}, from {description.origin} of '{folder.name}'")
 
 
 def _known(architecture: str | None, state: dict[str, torch.Tensor] | None) -> str | None:

@@ -14,7 +14,7 @@ ONNX_SUFFIX = ".onnx"
 TORCHVISION = "torchvision:"
 """Prefix of the names of torchvision's models."""
 TRANSFORMERS = "transformers:"
-"""Prefix of the names of transformers' models that timm doesn't have."""
+"""Prefix of the names of transformers' models."""
 RESCALING = ("inception_v3", "googlenet")
 """torchvision's models that rescale their input if they are built with published weights."""
 HUB_PREFIXES = ("hf_hub:", "hf-hub:")

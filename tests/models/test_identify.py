@@ -241,7 +241,6 @@ def test_weights_in_several_files(state: dict[str, Tensor], trained: Network, tm
         ("[]", "no JSON object"),
         ("{", "can't read"),
         ('{"model_type": "swin"}', "describes a model of type 'swin'.*module:factory"),
-        ('{"model_type": "convnext"}', "lacks a value of a convnext model"),
         ('{"architecture": "convnext_atto"}', "contains no weights.*model.safetensors"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Classifiers of transformers that timm doesn't have: logits, preprocessing and class names are transformers' own."""
+"""Classifiers of transformers: logits, preprocessing and class names are transformers' own."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,10 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from edgekit.config.recipes import recipe_for
 from edgekit.errors import ModelError, WeightsError
 from edgekit.models import load_network
+from edgekit.models.identify import identify
 from edgekit.models.loading import build_meta
 from edgekit.models.options import ModelOptions
 from edgekit.models.random_weights import randomize
@@ -30,9 +32,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "swin": {"image_size": 64, "embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4},
     "regnet": {"embedding_size": 8, "groups_width": 8, **STAGES},
     "mobilenet_v2": {"depth_multiplier": 0.35, "image_size": 64},
-    "convnext": {**STAGES, "hidden_act": "relu"},  # which timm's ConvNeXt doesn't have
+    "convnext": STAGES,
+    "convnextv2": STAGES,
+    "vit": VIT,
+    "resnet": {"embedding_size": 64, "layer_type": "basic", **STAGES},
 }
 NAME = "transformers:swin"
+OF_VIT = {"image_processor_type": "ViTImageProcessor"}
+QUICK = ("deit", "convnextv2", "vit")
+"""Families that are always tested."""
 
 
 def save(folder: Path, family: str, processor: Any = None) -> Classifier:
@@ -51,7 +59,8 @@ def save(folder: Path, family: str, processor: Any = None) -> Classifier:
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=() if name in ("deit", "convnext") else pytest.mark.slow) for name in CONFIGS]
+    "family",
+    [pytest.param(name, marks=() if name in ("deit", "convnextv2", "vit") else pytest.mark.slow) for name in CONFIGS],
 )
 def test_the_logits_are_those_of_transformers(family: str, tmp_path: Path) -> None:
     model = save(tmp_path, family)
@@ -62,6 +71,62 @@ def test_the_logits_are_those_of_transformers(family: str, tmp_path: Path) -> No
     assert (network.source, network.labels) == ("transformers", ("cat", "dog", "eel"))
     assert network.preprocessing.mean == (0.5, 0.5, 0.5)
     assert not [note.text for note in network.notes if note.doubtful]
+
+
+@pytest.mark.parametrize(
+    ("processor", "size", "crop_pct", "crop_mode", "interpolation"),
+    [
+        ({"size": {"shortest_edge": 64}, "crop_pct": 0.875, "resample": 3}, 64, 0.875, "center", "bicubic"),
+        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875, "resample": 3}, 384, 1.0, "squash", "bicubic"),
+        ({"size": {"height": 64, "width": 64}, "resample": 2, **OF_VIT}, 64, 1.0, "squash", "bilinear"),
+        ({"size": 64, "resample": 2, **OF_VIT}, 64, 1.0, "squash", "bilinear"),
+        (
+            {
+                "size": {"shortest_edge": 80},
+                "crop_size": {"height": 64, "width": 64},
+                "do_center_crop": True,
+                "resample": 3,
+                "image_processor_type": "CLIPImageProcessor",
+            },
+            64,
+            0.8,
+            "center",
+            "bicubic",
+        ),
+    ],
+)
+def test_the_preprocessing(
+    processor: dict[str, Any], size: int, crop_pct: float, crop_mode: str, interpolation: str, tmp_path: Path
+) -> None:
+    save(tmp_path, "convnext")
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    preprocessing = load_network(ModelOptions(str(tmp_path))).preprocessing
+    assert (preprocessing.height, preprocessing.width) == (size, size)
+    assert (preprocessing.crop_pct, preprocessing.crop_mode) == (crop_pct, crop_mode)
+    assert preprocessing.interpolation == interpolation
+
+
+def test_names_that_transformers_invents_are_no_names(tmp_path: Path) -> None:
+    save(tmp_path, "convnext")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"id2label": {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_network(ModelOptions(str(tmp_path))).labels == ("class_0", "class_1", "class_2")
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "recipe"),
+    [("convnextv2", "convnextv2_atto", "convnextv2"), ("vit", "vit_tiny_patch16_224", "vit")],
+)
+def test_a_folder_as_the_weights_of_timms_network_is_transformers_own(
+    family: str, name: str, recipe: str, tmp_path: Path
+) -> None:
+    model = save(tmp_path, family)
+    options = identify(ModelOptions(name, weights=str(tmp_path)))
+    assert (options.name, recipe_for(options.name).name) == (f"transformers:{family}", recipe)
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(load_network(options).module(images), model(images))
 
 
 def test_a_processor_with_channels_in_the_other_order(tmp_path: Path) -> None:
