@@ -14,7 +14,7 @@ from edgekit.cli.gone import check_not_gone
 from edgekit.cli.names import COMMAND, COMPLETION
 from edgekit.cli.usage import check_not_empty, usage_error_of
 from edgekit.compat.typer import plain_help, usage_error
-from edgekit.support import tracebacks
+from edgekit.support import error_text
 
 # Typer imports pydantic to convert the value of an option that nobody gave, unless its default is a bool. That would
 # make `edgekit COMMAND --help` 45 ms slower.
@@ -144,7 +144,7 @@ def top(
     traceback: Annotated[  # `main` takes it out of the command line: it is here for the help
         bool,
         typer.Option(
-            tracebacks.OPTION,
+            error_text.TRACEBACK_OPTION,
             help="Print the Python traceback of every error. It may also stand after the command.",
         ),
     ] = False,

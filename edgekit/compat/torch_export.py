@@ -25,7 +25,6 @@ from torch.fx.node import map_arg
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from edgekit.support.bounded import Bounded
 from edgekit.support.libraries import replaces_library
 
 Table: TypeAlias = dict[Any, Callable[..., Any]]
@@ -38,8 +37,8 @@ _OF_ONE_NODE = _VALUES | {"original_aten"}
 """Keys of the meta data that the nodes of a decomposition don't take over from the node that they replace."""
 _REUSABLE = {"aten", "quantized_decomposed"}
 """Namespaces of operations without a state."""
-_traced: Bounded[Any, Graph] = Bounded(1024)
-"""The operations that a call consists of, without values, for the calls that this process traced last."""
+_traced: dict[Any, Graph] = {}
+"""The operations that a call consists of, without values, for the 1,024 calls that this process traced last."""
 
 
 @contextmanager
@@ -207,6 +206,8 @@ class _Decomposition:
                 part.meta = {key: value for key, value in part.meta.items() if key not in _VALUES}
             if _is_reusable(graph):
                 _traced[key] = graph
+                if len(_traced) > 1024:
+                    del _traced[next(iter(_traced))]
         return graph
 
 

@@ -29,7 +29,7 @@ from edgekit.measure.accuracy import EvaluationImages, Predictions
 from edgekit.measure.inspect_bundle import inspect_bundle, inspect_model
 from edgekit.measure.measure_bundles import measure_group
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
-from edgekit.support.tracebacks import kind_of, summary_of, text_of
+from edgekit.support.error_text import kind_of, summary_of, text_of
 
 
 def main() -> None:

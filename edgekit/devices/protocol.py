@@ -27,8 +27,8 @@ from edgekit.devices.transport import Connection, ending, frozen
 from edgekit.devices.wire import ShownProgress
 from edgekit.errors import ConnectionCutError, DeviceError
 from edgekit.support import library_log
+from edgekit.support.error_text import BugElsewhere
 from edgekit.support.progress import Reporter
-from edgekit.support.tracebacks import BugElsewhere
 
 SILENCE_S = 120
 """Time without a message after which an agent counts as frozen. It sends one every few seconds."""

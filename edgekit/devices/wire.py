@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from edgekit.devices.messages import Alive, Bug, Message, Said, StageBegan, Stepped, Warned, encode
+from edgekit.support.error_text import BugElsewhere, kind_of, summary_of, text_of
 from edgekit.support.progress import Reporter, Step, no_step
-from edgekit.support.tracebacks import BugElsewhere, kind_of, summary_of, text_of
 
 BEAT_S = 5
 """Time between two messages that show that the agent is alive."""

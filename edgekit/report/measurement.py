@@ -15,7 +15,7 @@ from edgekit.errors import EdgekitError
 from edgekit.report.device import Conditions, DeviceFacts
 from edgekit.report.figure import Count, Fraction, Interval, Milliseconds
 from edgekit.report.times import EndToEnd, Energy, Latency, Roofline, Speedup, Sustained, Throughput, TimeProfile
-from edgekit.support import tracebacks
+from edgekit.support import error_text
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Failure:
         """The failure of a stage. An exception that edgekit doesn't raise on purpose is its own bug in any stage."""
         if isinstance(error, EdgekitError):
             return cls(stage, type(error).__name__, str(error))
-        return cls("bug in edgekit", tracebacks.kind_of(error), tracebacks.summary_of(error))
+        return cls("bug in edgekit", error_text.kind_of(error), error_text.summary_of(error))
 
     def __str__(self) -> str:
         return f"{self.stage}: {self.message}"

@@ -7,14 +7,12 @@ clocks in MHz, sizes in bytes.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import platform
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,14 +43,7 @@ def number(path: Path, scale: float = 1) -> float | None:
 def output_of(*command: str) -> str | None:
     """Output of a command, or None if it doesn't exist or fails."""
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=10,
-            check=True,
-        )
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=True)
         return done.stdout.decode().strip()
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
@@ -248,14 +239,9 @@ def pythons() -> list[dict[str, object]]:
         if not path or os.path.realpath(path) in seen:
             continue
         seen.add(os.path.realpath(path))
-        if os.path.realpath(path) == os.path.realpath(sys.executable):
-            pip = importlib.util.find_spec("ensurepip") is not None
-            answer = f"{platform.python_version()} {pip}"
-        else:
-            answer = output_of(path, "-I", "-c", code) or ""
-        if len(answer.split()) == 2:
-            version, has_pip = answer.split()
-            interpreters.append({"path": path, "version": version, "ensurepip": has_pip == "True"})
+        answer = (output_of(path, "-I", "-c", code) or "").split()
+        if len(answer) == 2:
+            interpreters.append({"path": path, "version": answer[0], "ensurepip": answer[1] == "True"})
     return interpreters
 
 

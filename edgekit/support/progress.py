@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 from edgekit.errors import DeviceError, EdgekitError, costs_a_row, printable
-from edgekit.support import library_log, tracebacks
+from edgekit.support import error_text, library_log
 from edgekit.support.interrupts import check, interruptible
 from edgekit.support.libraries import import_needed
 
@@ -75,11 +75,11 @@ class Reporter:
         if error is None:
             self._print(f"warning: {message}")
             return
-        library_log.note(message, tracebacks.text_of(error))
+        library_log.note(message, error_text.text_of(error))
         file = library_log.current()
         self._print(f"warning: {message}" + (f" (library output: {file})" if file else ""))
-        if tracebacks.wanted():
-            self._print(tracebacks.text_of(error))
+        if error_text.tracebacks_wanted():
+            self._print(error_text.text_of(error))
 
     def failed(self, what: str, error: Exception) -> None:
         """Report an error that costs a row: as a warning, or as a bug if edgekit doesn't raise it on purpose.
@@ -94,9 +94,9 @@ class Reporter:
 
     def bug(self, what: str, error: Exception) -> None:
         """Print the traceback of a bug in edgekit, even when quiet, and write it to the `library_log`."""
-        text = tracebacks.text_of(error)
+        text = error_text.text_of(error)
         library_log.note(f"{what}: bug in edgekit", text)
-        self._print(f"{text}\n{what}: {tracebacks.PLEASE_REPORT}")
+        self._print(f"{text}\n{what}: {error_text.PLEASE_REPORT}")
 
     def _print(self, line: str) -> None:
         self.console.print(printable(line), markup=False, emoji=False)

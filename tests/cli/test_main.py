@@ -12,7 +12,7 @@ import pytest
 from edgekit import __version__
 from edgekit.cli.main import entry, main
 from edgekit.errors import MissingExtraError
-from edgekit.support import tracebacks
+from edgekit.support import error_text
 from edgekit.support.distribution import install_command
 from edgekit.support.error_text import lines_of
 from edgekit.support.libraries import SLEEPING, threads_sleep
@@ -208,8 +208,8 @@ def test_traceback_is_an_argument_behind_two_dashes(capfd: pytest.CaptureFixture
 
 def test_help_lists_traceback(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    assert tracebacks.OPTION in capfd.readouterr().out
-    assert main([tracebacks.OPTION, "targets"]) == 0
+    assert error_text.TRACEBACK_OPTION in capfd.readouterr().out
+    assert main([error_text.TRACEBACK_OPTION, "targets"]) == 0
 
 
 def missing(package: str, extra: str) -> str:

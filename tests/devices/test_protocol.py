@@ -26,8 +26,8 @@ from edgekit.devices.transport import connect
 from edgekit.errors import ConnectionCutError, DeviceCrashError, DeviceError, DeviceFullError, FrozenError
 from edgekit.measure.settings import Timing
 from edgekit.runtime.bundle import read_bundle
+from edgekit.support.error_text import BugElsewhere
 from edgekit.support.progress import Reporter
-from edgekit.support.tracebacks import BugElsewhere
 from tests.helpers.refusals import refuses
 from tests.helpers.ssh_server import Server, agents_at_work, signal_agents
 from tests.helpers.waiting import when

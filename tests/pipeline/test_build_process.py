@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from edgekit.support.tracebacks import BugElsewhere
 
 from edgekit.errors import CompileError, OutputError
 from edgekit.job import Job
@@ -17,7 +18,6 @@ from edgekit.pipeline.build_process import BuildProcess, Wanted, write_spec
 from edgekit.pipeline.loading import load_job
 from edgekit.report.measurement import Failure
 from edgekit.support.progress import Reporter
-from edgekit.support.tracebacks import BugElsewhere
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import TINY_VIT, VIT_ARGS
 
