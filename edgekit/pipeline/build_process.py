@@ -37,10 +37,10 @@ from edgekit.pipeline.request import BuildSpec
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support import library_log
 from edgekit.support.child_process import start_python
+from edgekit.support.error_text import BugElsewhere, kind_of, summary_of, text_of
 from edgekit.support.files import writing
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import STATE
-from edgekit.support.tracebacks import BugElsewhere, kind_of, summary_of, text_of
 
 BEGIN = (
     "import sys; from edgekit.support.libraries import import_needed; "

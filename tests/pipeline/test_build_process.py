@@ -8,7 +8,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from edgekit.support.tracebacks import BugElsewhere
 
 from edgekit.errors import CompileError, OutputError
 from edgekit.job import Job
@@ -17,6 +16,7 @@ from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build_process import BuildProcess, Wanted, write_spec
 from edgekit.pipeline.loading import load_job
 from edgekit.report.measurement import Failure
+from edgekit.support.error_text import BugElsewhere
 from edgekit.support.progress import Reporter
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import TINY_VIT, VIT_ARGS

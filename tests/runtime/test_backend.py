@@ -38,7 +38,7 @@ from edgekit.runtime.backend import load_backend, load_lowering
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.profile import profile_bundle
 from edgekit.runtime.session import Session
-from edgekit.support import tracebacks
+from edgekit.support import error_text
 from edgekit.support.progress import Reporter
 from tests.helpers import fake_runtime
 
@@ -335,7 +335,7 @@ def test_a_refusal_of_the_compiler_is_a_compile_error_that_names_the_runtime(
 def test_a_row_that_fails_shows_its_traceback_on_request(
     tiny_spec: BuildSpec, tmp_path: Path, capfd: Any, show: bool
 ) -> None:
-    with tracebacks.shown(show):
+    with error_text.tracebacks_shown(show):
         builder = Builder(JobGraphs(tiny_spec, Reporter(quiet=True)))
         builder.start(("onnx",), tmp_path, ("float",), {"onnx-float": "no room"})
     err = capfd.readouterr().err

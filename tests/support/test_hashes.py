@@ -81,7 +81,7 @@ def test_adding_removing_and_renaming_files_changes_it(copy: Path) -> None:
         "compiler/quantize/equalize.py", "compiler/quantize/mse_ranges.py", "compiler/quantize/gptq.py",
         "config/recipes.py", "images/preprocess.py", "models/checkpoint.py", "pipeline/quantize.py",
         "pipeline/compile.py", "runtime/bundle.py", "runtime/manifest.py", "runtime/onnx/backend.py",
-        "runtime/openvino/reductions.py", "runtime/tflite/backend.py",
+        "runtime/openvino/backend.py", "runtime/tflite/backend.py",
     ],
 )  # fmt: skip
 def test_files_that_affect_bundles_are_in_those_rooms(path: str) -> None:
