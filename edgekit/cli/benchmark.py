@@ -15,6 +15,7 @@ from edgekit.cli.output import answer_width, clean_stdout, emit, show_steps
 from edgekit.cli.shared import Json, Quiet, Wide
 from edgekit.errors import UsageError
 from edgekit.job import Job
+from edgekit.job.job import MEASURING
 from edgekit.job.saved import bundles_of
 
 LONGEST_S = 24 * 3600
@@ -32,7 +33,7 @@ Examples:
 
 @app.command(rich_help_panel=panels.COMMANDS, epilog=EXAMPLES)
 @states(
-    *("devices", "offline", "web_runtime", "web_network", "threads", "warmup", "iterations", "min_speedup"),
+    *MEASURING,
     defaults={"min_speedup": "no gate"},
     helps={
         "min_speedup": "Required speedup over the fastest float bundle of the runtime, or over the first bundle if all "

@@ -6,7 +6,7 @@ import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.output import clean_stdout, emit, loading
+from edgekit.cli.output import clean_stdout, emit
 from edgekit.cli.shared import Json
 from edgekit.config.recipes import load_recipe
 
@@ -47,7 +47,7 @@ def targets(
 
 def _list_rewrites(recipe: str, json_: bool) -> None:
     from edgekit.config.catalogue import list_rewrites
-    from edgekit.support.progress import Reporter
+    from edgekit.support.progress import Reporter, loading
 
     load_recipe(recipe)
     with clean_stdout() as out:

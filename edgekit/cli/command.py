@@ -30,13 +30,6 @@ COMPLETIONS: Mapping[str, Callable[..., Any]] = {
     "devices": completion.measuring_devices,
 }
 FIELDS = tuple(declarations())
-MODEL_FIELDS = ("weights", "model_args", "imgsz", "mean", "std", "interpolation", "crop_pct", "labels")
-"""The fields that describe a model."""
-MAKING_FIELDS = (
-    *MODEL_FIELDS, "data", "calibration_data", "num_calibration_samples", "calibration_list", "seed", "targets",
-    "recipe", "device_class", "output",
-)  # fmt: skip
-"""The fields that decide how bundles are made."""
 
 
 def states(

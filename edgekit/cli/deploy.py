@@ -6,11 +6,12 @@ from typing import Any
 from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Junit, ModelOrRun, Summary
-from edgekit.cli.command import FIELDS, MODEL_FIELDS, states
+from edgekit.cli.command import FIELDS, states
 from edgekit.cli.for_pipelines import ForPipelines
-from edgekit.cli.output import clean_stdout, emit, loading, show_report, show_steps
+from edgekit.cli.output import clean_stdout, emit, show_report, show_steps
 from edgekit.cli.shared import DryRun, Json, Quiet, Wide
 from edgekit.job import DEMO, Job, job_of
+from edgekit.job.job import MODEL
 from edgekit.job.saved import announce
 from edgekit.models.demo import OUTPUT, THREADS
 
@@ -60,7 +61,7 @@ def deploy(
 
 @app.command(rich_help_panel=panels.COMMANDS)
 @states(
-    *(name for name in FIELDS if name == "weights" or name not in MODEL_FIELDS),
+    *(name for name in FIELDS if name == "weights" or name not in MODEL),
     defaults=OF_DEMO,
     shown=("targets", "devices", "output"),
     hidden=("junit", "summary", "dry_run"),
@@ -86,7 +87,7 @@ def _run(job: Job, files: ForPipelines, wide: bool, json_: bool, quiet: bool, dr
     """Run or plan the job, and print the result."""
     from edgekit.report.junit import junit_of_report
     from edgekit.report.markdown import summary_of_report
-    from edgekit.support.progress import Reporter
+    from edgekit.support.progress import Reporter, loading
 
     job.check()
     files.check()

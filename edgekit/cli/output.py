@@ -1,7 +1,6 @@
 """The two streams: stdout carries the result and nothing else; progress and messages go to stderr."""
 
 import contextlib
-import gc
 import os
 import shutil
 import sys
@@ -9,14 +8,9 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
-from edgekit.support.libraries import needs
-
 if TYPE_CHECKING:
     from edgekit.report.document import Report
     from edgekit.report.next_steps import NextStep
-    from edgekit.support.progress import Reporter
-
-LOADING = "Loading PyTorch and the compilers"
 
 
 @contextlib.contextmanager
@@ -35,19 +29,6 @@ def clean_stdout() -> Iterator[TextIO]:
         sys.stdout.flush()
         os.dup2(stdout, 1)
         os.close(stdout)
-
-
-@contextlib.contextmanager
-def loading(reporter: "Reporter") -> Iterator[None]:
-    """For imports of torch and the compilers, which take seconds: say so first. A missing package is a
-    MissingExtraError."""
-    if "torch" in sys.modules:
-        with needs("build"):
-            yield
-        return
-    with reporter.loading(LOADING), needs("build"):
-        yield
-    gc.freeze()  # so that Python never looks for garbage among all that these imports made
 
 
 def answer_width() -> int:

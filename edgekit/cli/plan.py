@@ -8,13 +8,14 @@ import typer
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Model
-from edgekit.cli.command import MODEL_FIELDS, states
-from edgekit.cli.output import clean_stdout, emit, loading
+from edgekit.cli.command import states
+from edgekit.cli.output import clean_stdout, emit
 from edgekit.cli.shared import Json, Quiet
 from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
 from edgekit.config.recipes import load_recipe
 from edgekit.errors import UsageError
 from edgekit.job import Job
+from edgekit.job.job import MODEL
 
 if TYPE_CHECKING:
     from edgekit.pipeline.plan_document import Plan, PlannedBundle
@@ -23,7 +24,7 @@ GIB = 2**30
 
 
 @app.command(hidden=True, rich_help_panel=panels.MORE)
-@states(*(name for name in MODEL_FIELDS if name not in ("weights", "labels")), "targets", "recipe")
+@states(*(name for name in MODEL if name not in ("weights", "labels")), "targets", "recipe")
 def plan(
     model: Model,
     stated: dict[str, Any],
@@ -64,7 +65,7 @@ def plan(
 
     Also gives the latency at the nominal peak rate of the device's class.
     """
-    from edgekit.support.progress import Reporter
+    from edgekit.support.progress import Reporter, loading
 
     job = Job.of(model, stated)
     with clean_stdout() as out:

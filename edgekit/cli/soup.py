@@ -10,11 +10,12 @@ from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import NAMES
 from edgekit.cli.checks import check_soup_output
-from edgekit.cli.command import MODEL_FIELDS, states
-from edgekit.cli.output import clean_stdout, emit, loading
+from edgekit.cli.command import states
+from edgekit.cli.output import clean_stdout, emit
 from edgekit.cli.shared import Json, Quiet
 from edgekit.errors import UsageError
 from edgekit.job import Job
+from edgekit.job.job import MODEL
 
 if TYPE_CHECKING:
     from edgekit.models.soup import SoupRecord
@@ -28,7 +29,7 @@ class Method(StrEnum):
 
 
 @app.command(rich_help_panel=panels.MORE)
-@states(*(name for name in MODEL_FIELDS if name != "weights"), "data", "seed")
+@states(*(name for name in MODEL if name != "weights"), "data", "seed")
 def soup(
     members: Annotated[
         list[Path],
@@ -83,7 +84,7 @@ def soup(
     --data and --model, only members that raise the accuracy on held-out
     images are averaged; the remaining images give the final accuracy.
     """
-    from edgekit.support.progress import Reporter
+    from edgekit.support.progress import Reporter, loading
 
     if output is None:
         raise UsageError(

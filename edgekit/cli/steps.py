@@ -6,17 +6,17 @@ from typing import Any
 from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Model, ModelOrGraphs
-from edgekit.cli.command import MAKING_FIELDS, MODEL_FIELDS, states
-from edgekit.cli.output import clean_stdout, emit, loading
+from edgekit.cli.command import states
+from edgekit.cli.output import clean_stdout, emit
 from edgekit.cli.shared import Json, Quiet
 from edgekit.errors import UsageError
 from edgekit.job import Job
+from edgekit.job.job import MAKING, MODEL
 
 
 @app.command(rich_help_panel=panels.MORE)
 @states(
-    *MAKING_FIELDS,
-    "scheme",
+    *MAKING,
     defaults={"data": panels.REQUIRED},
     helps={"output": "Folder for the graphs, calibration.json and stored results."},
 )
@@ -25,7 +25,7 @@ def quantize(model: Model, stated: dict[str, Any], json_: Json = False, quiet: Q
 
     `edgekit compile` turns the graphs into int8 bundles.
     """
-    from edgekit.support.progress import Reporter
+    from edgekit.support.progress import Reporter, loading
 
     job = Job.of(model, stated)
     job.check()
@@ -43,7 +43,7 @@ def quantize(model: Model, stated: dict[str, Any], json_: Json = False, quiet: Q
 
 @app.command(name="compile", rich_help_panel=panels.MORE)
 @states(
-    *MODEL_FIELDS,
+    *MODEL,
     *("data", "targets", "device_class", "recipe", "seed", "output"),
     defaults={"data": f"{panels.REQUIRED} for a model", "output": "runs/MODEL; graphs need the option"},
     helps={"output": "Folder for the bundles."},
@@ -53,7 +53,7 @@ def compile_(source: ModelOrGraphs, stated: dict[str, Any], json_: Json = False,
 
     A few images check that a float bundle gives the same outputs as torch.
     """
-    from edgekit.support.progress import Reporter
+    from edgekit.support.progress import Reporter, loading
 
     job = Job.of(source, {"num_calibration_samples": 8, **stated})
     of_graphs = Path(source).is_dir() and not job.model_options.is_checkpoint

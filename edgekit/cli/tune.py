@@ -8,11 +8,12 @@ import typer
 from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import ModelOrRunOrDemo
-from edgekit.cli.command import FIELDS, MAKING_FIELDS, states
-from edgekit.cli.output import answer_width, clean_stdout, emit, loading, show_report, show_steps, wrapped
+from edgekit.cli.command import FIELDS, states
+from edgekit.cli.output import answer_width, clean_stdout, emit, show_report, show_steps, wrapped
 from edgekit.cli.shared import Json, Quiet, Wide
 from edgekit.config.precisions import PRECISIONS
 from edgekit.job import Job, job_of
+from edgekit.job.job import MAKING
 from edgekit.job.saved import announce, run_of
 from edgekit.support.libraries import import_needed
 
@@ -24,7 +25,7 @@ SHOWN = ("weights", "labels", "imgsz", "data", "calibration_data", "targets", "r
 
 @app.command(rich_help_panel=panels.MORE)
 @states(
-    *MAKING_FIELDS,
+    *(name for name in MAKING if name != "scheme"),
     *("num_eval_samples", "max_drop", "threads"),
     defaults={
         "data": UNLESS_DEMO,
@@ -45,7 +46,7 @@ def sensitivity(model: ModelOrRunOrDemo, stated: dict[str, Any], json_: Json = F
     The loss is simulated from one calibration. Writes sensitivity.json and
     sensitivity.svg to the run folder.
     """
-    from edgekit.support.progress import Reporter
+    from edgekit.support.progress import Reporter, loading
 
     job = _of_analysis(job_of(model, stated), stated)
     job.check()
@@ -130,7 +131,7 @@ def tune(
     saw judge the result. Writes recipe.toml and its bundles and report to the
     run folder. After an interruption, the same command resumes.
     """
-    from edgekit.support.progress import Reporter
+    from edgekit.support.progress import Reporter, loading
 
     run = run_of(model, stated.get("output"))
     if run and "output" not in stated:

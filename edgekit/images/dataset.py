@@ -15,7 +15,7 @@ from PIL import Image
 from edgekit.errors import DataError, ImageError
 from edgekit.images.class_indices import LabelledSet, class_indices, match_names
 from edgekit.images.decoding import open_image
-from edgekit.images.layouts.in_memory import InMemory
+from edgekit.images.layouts.in_memory import InMemory, MemoryStore
 from edgekit.images.layouts.layout import EVALUATION_SPLITS, TRAINING_SPLITS, Contents, Layout, Part, Store, Terms
 from edgekit.images.layouts.lookup import VALID, open_layout
 
@@ -51,6 +51,11 @@ class Dataset:
     """Names of the classes in the order that `assumption` states; empty without an assumption."""
     origin: str | None = None
     """The set of which this is a split and why this split was chosen, in words; None for a whole set."""
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the images are objects of this process, which another process may not be able to unpickle."""
+        return isinstance(self._store, MemoryStore)
 
     def read(self, sample: Sample) -> bytes:
         """Bytes of the sample's file. Raises ImageError with the names of the data set and the sample."""

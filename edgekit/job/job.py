@@ -23,6 +23,15 @@ LARGEST_SEED = 2**63 - 1
 MOST_THREADS = 1024
 MOST_SPEEDUP = 1000
 EVERY_CORE = "one for each physical core"
+MODEL = ("weights", "model_args", "imgsz", "mean", "std", "interpolation", "crop_pct", "labels")
+"""The fields that describe a model."""
+MAKING = (
+    *MODEL, "data", "calibration_data", "num_calibration_samples", "calibration_list", "seed", "targets", "recipe",
+    "device_class", "scheme", "output",
+)  # fmt: skip
+"""The fields that decide how bundles are made."""
+MEASURING = ("devices", "offline", "web_runtime", "web_network", "threads", "warmup", "iterations", "min_speedup")
+"""The fields that decide how bundles are timed."""
 
 Stated = Mapping[str, Any]
 """Values by the names of the fields that were stated, as a command line, a file or a caller gave them."""
@@ -36,8 +45,8 @@ class Job:
     the Action's inputs derive from these fields.
     """
 
-    model: Any
-    """Name or path of the model, an `nn.Module` in memory, or `ModelOptions`; empty for measurements of bundles."""
+    model: str | ModelOptions
+    """Name or path of the model, or the options of a network in memory; empty for measurements of bundles."""
     data: Annotated[
         Any,
         Option(
@@ -450,23 +459,12 @@ class Job:
     @cached_property
     def model_options(self) -> ModelOptions:
         """The network that the job describes, with its preprocessing."""
-        if isinstance(self.model, ModelOptions):
-            return self.model
         if self.model == DEMO:
             own = demo_model(self.weights)
-            given = ("model_args", "imgsz", "mean", "std", "interpolation", "crop_pct", "labels")
-            return replace(own, **{name: getattr(self, name) for name in given if getattr(self, name) is not None})
-        return ModelOptions(
-            name=self.model,
-            weights=self.weights,
-            model_args=self.model_args or {},
-            imgsz=self.imgsz,
-            mean=self.mean,
-            std=self.std,
-            interpolation=self.interpolation,
-            crop_pct=self.crop_pct,
-            labels=self.labels,
-        )
+        else:
+            own = self.model if isinstance(self.model, ModelOptions) else ModelOptions(name=self.model)
+        stated = {name: getattr(self, name) for name in MODEL}
+        return replace(own, **{name: value for name, value in stated.items() if value is not None})
 
     @property
     def folder(self) -> Path:
@@ -494,7 +492,7 @@ class Job:
     @property
     def arguments(self) -> tuple[str, ...]:
         """The arguments of a command line that states this job: the model, and the options that were stated."""
-        model = () if self.verb == DEMO else (self.model if isinstance(self.model, str) else type(self.model).__name__,)
+        model = () if self.verb == DEMO else (self.model if isinstance(self.model, str) else self.model.name,)
         return (*model, *arguments_of(self.stated))
 
     @property
@@ -566,7 +564,7 @@ def _written(value: Any) -> str:
         return ",".join(f"{key}={each!r}" for key, each in value.items())
     if isinstance(value, list | tuple):
         return ",".join(map(_written, value))
-    return str(value)
+    return str(value) if isinstance(value, str | int | Path) else f"<{type(value).__name__} in memory>"
 
 
 def _demo(stated: Stated) -> Stated:

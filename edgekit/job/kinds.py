@@ -105,6 +105,25 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Images:
+    """The path of an image set, or images in memory: a torch `Dataset`, or an iterable of (image, label)."""
+
+    typed: Any = Path
+
+    def read(self, label: str, stated: Any) -> Any:
+        """The path, or the images themselves."""
+        if isinstance(stated, str | Path):
+            check_images(Path(stated))
+            return Path(stated)
+        if not hasattr(stated, "__getitem__") and not hasattr(stated, "__iter__"):
+            raise UsageError(
+                f"{label} is a {type(stated).__name__}",
+                valid="a path, a torch Dataset, or an iterable of (image, label)",
+            )
+        return stated
+
+
+@dataclass(frozen=True)
 class OneOf:
     """One of several names."""
 
@@ -260,7 +279,7 @@ def check_labels(path: Path) -> None:
         ) from error
 
 
-IMAGES = Place(check_images)
+IMAGES = Images()
 RECIPE = Text(load_recipe)
 DEVICE_CLASS = Text(load_device_class)
 INTERPOLATION = OneOf(INTERPOLATIONS)

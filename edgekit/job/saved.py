@@ -7,6 +7,7 @@ copies it.
 import os
 import shlex
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,21 +32,21 @@ class KeptJob(msgspec.Struct, frozen=True, kw_only=True):
     stated: dict[str, Any]
 
 
-def job_of(model: Any, stated: Stated) -> Job:
+def job_of(model: Any, stated: Stated, label: Callable[[str], str] | None = None) -> Job:
     """The job that MODEL and the values beside it state.
 
     MODEL is a TOML file with a job, a run folder, whose job is used, or a model. The values replace those of a file or
-    a run. A run folder is the output of its job, unless another one is stated.
+    a run. A run folder is the output of its job, unless another one is stated. `label` is as for `Job.of`.
     """
     if isinstance(model, Path):
         model = str(model)
     if not isinstance(model, str):
-        return Job.of(model, stated)
+        return Job.of(model, stated, label)
     if model.lower().endswith(TOML):
         return read_toml(Path(model)).with_values(stated)
     run = run_of(model, stated.get("output"))
     if run is None:
-        return Job.of(model, stated)
+        return Job.of(model, stated, label)
     return continued(run, {"output": run, **stated})
 
 
@@ -94,7 +95,7 @@ def _in_folder(folder: Path, name: str, value: Any) -> Any:
     option = declarations().get(name)
     if option is None or not isinstance(value, str):
         return value
-    if isinstance(option.kind, kinds.Place):
+    if isinstance(option.kind, kinds.Place | kinds.Images):
         return folder / value
     return _existing(folder, value) if isinstance(option.kind, kinds.Text) else value
 
@@ -130,7 +131,7 @@ def _path(value: object) -> str:
 
 def _absolute(name: str, value: Any) -> Any:
     kind = declarations()[name].kind
-    if isinstance(kind, kinds.Place) and isinstance(value, str | Path):
+    if isinstance(kind, kinds.Place | kinds.Images) and isinstance(value, str | Path):
         return str(Path(value).absolute())
     return _absolute_text(value) if isinstance(kind, kinds.Text) else value
 

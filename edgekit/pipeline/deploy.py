@@ -15,7 +15,6 @@ from edgekit.devices.web.pages import Pages, serving
 from edgekit.devices.web.runnable import check_browsers
 from edgekit.images.calibration_doubts import differ_in_brightness, doubts
 from edgekit.images.calibration_list import write_list
-from edgekit.images.layouts.lookup import open_layout
 from edgekit.images.overlap import copies_of
 from edgekit.job import Job
 from edgekit.job.saved import kept
@@ -154,8 +153,6 @@ def check_tools(options: Job) -> None:
     """Raise an InputError for an unusable output, missing data or a missing package."""
     check_output(options.folder)
     check_browsers(options.machines, options.timing, options.targets)
-    for path in filter(None, (options.data, options.calibration_data)):
-        open_layout(path)
     for package in REPORT_PACKAGES:
         import_needed(package, "build")
     for target in options.targets:

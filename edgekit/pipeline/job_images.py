@@ -36,7 +36,8 @@ def datasets_of(options: Job, labels: Sequence[str]) -> Datasets:
     """
     if options.calibration_data is None:
         return open_datasets(options.data, labels)
-    calibration, evaluation = open_calibration(options.calibration_data, labels), open_dataset(options.data, labels)
+    calibration = open_calibration(options.calibration_data, labels)
+    evaluation = calibration if options.data is None else open_dataset(options.data, labels)
     return Datasets(calibration, evaluation, evaluation.origin)
 
 

@@ -118,15 +118,20 @@ def compile_graphs(source: Path, output: Path, reporter: Reporter) -> CompiledBu
     return CompiledBundles(bundles=tuple(bundles.values()), failures=failures)
 
 
-def compile_model(options: Job, reporter: Reporter) -> CompiledBundles:
-    """Build float bundles of a model, `OUTPUT/<target>-float`. A few images check their parity with torch."""
+def build_bundles(options: Job, reporter: Reporter) -> dict[str, Bundle | Exception]:
+    """Build the bundles of a job in its folder, without measuring them. Returns each bundle by name, or its error."""
     check_output(options.folder)
     for target in options.targets:
         load_backend(target)
     spec = load_job_to_build(options, reporter)
     with open_run(options.folder) as run, builder_of(spec, run, reporter) as builder:
         del spec  # which a large network's builder doesn't need
-        built = builder.build(options.targets, run.path, ("float",))
+        return builder.build(options.targets, run.path, options.precisions)
+
+
+def compile_model(options: Job, reporter: Reporter) -> CompiledBundles:
+    """Build float bundles of a model, `OUTPUT/<target>-float`. A few images check their parity with torch."""
+    built = build_bundles(replace(options, precisions=("float",)), reporter)
     bundles = tuple(str(bundle.path) for bundle in built.values() if isinstance(bundle, Bundle))
     errors = {name: error for name, error in built.items() if isinstance(error, Exception)}
     return CompiledBundles(bundles=bundles, failures=not_made(errors))

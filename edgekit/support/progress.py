@@ -1,6 +1,8 @@
 """Progress on stderr: bars on a terminal, plain lines in a pipe, nothing when quiet; errors that cost one bundle."""
 
+import gc
 import os
+import sys
 import threading
 import time
 import weakref
@@ -12,10 +14,24 @@ from typing import Any, Protocol, TypeVar
 from edgekit.errors import DeviceError, EdgekitError, costs_a_row, printable
 from edgekit.support import error_text, library_log
 from edgekit.support.interrupts import check, interruptible
-from edgekit.support.libraries import import_needed
+from edgekit.support.libraries import import_needed, needs
 
 LONG_S = 60
 """Expected time of a stage, in seconds, from which its remaining time is shown."""
+LOADING = "Loading PyTorch and the compilers"
+
+
+@contextmanager
+def loading(reporter: "Reporter") -> Iterator[None]:
+    """For imports of torch and the compilers, which take seconds: say so first. A missing package is a
+    MissingExtraError."""
+    if "torch" in sys.modules:
+        with needs("build"):
+            yield
+        return
+    with reporter.loading(LOADING), needs("build"):
+        yield
+    gc.freeze()  # so that Python never looks for garbage among all that these imports made
 
 
 class Step(Protocol):

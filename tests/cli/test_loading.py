@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.cli.output import LOADING
 from edgekit.models.demo import assets
+from edgekit.support.progress import LOADING
 
 MARK = "<torch is being imported>"
 CODE = f"""
