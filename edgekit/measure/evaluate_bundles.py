@@ -83,38 +83,28 @@ def evaluate_bundles(
             f"--max-drop compares bundles, and '{bundles[0].path}' is the only one",
             fix="Name the bundle to compare with, such as the float bundle, with `--reference BUNDLE`",
         )
-    dataset = open_dataset(data.absolute() if scale.scheduler else data, bundles[0].labels)
-    if dataset.origin:
-        reporter.say(dataset.origin)
-    if dataset.assumption:
-        reporter.say(
-            f"no {dataset.class_term} has the name of a class, such as '{bundles[0].labels[0]}': {dataset.assumption}"
-        )
+    dataset = _open(data.absolute() if scale.scheduler else data, bundles[0], reporter)
     with ExitStack() as stack:
         stack.callback(close_session)
         run = stack.enter_context(open_run(scale.output)) if scale.output else None
         executor = stack.enter_context(executor_of(scale.workers, scale.scheduler))
         chosen = _chosen(dataset, count, seed, executor, reporter)
-        for name, reason in chosen.unreadable:
-            reporter.warn(f"skipped {name}: {reason}")
-        if warning := missing_classes(dataset, chosen):
-            reporter.warn(warning)
         answers: list[Predictions | Failure] = []
         for index, bundle in enumerate(bundles):
-            name = str(bundle.path)
+            title = str(bundle.path)
             try:
-                if elsewhere is not None:
-                    crops = crop_each(dataset, chosen.samples, bundle.manifest.preprocessing)
-                    with reporter.stage(name, len(chosen.samples)) as step:
-                        answers.append(elsewhere.predict(bundle, crops, chosen.samples, step))
-                    continue
-                shards = shards_of(bundle, dataset, chosen, threads)
-                with reporter.stage(name, len(chosen.samples)) as step:
-                    answers.append(evaluate_shards(shards, executor, run, f"{index}-{bundle.path.name}", step))
+                with reporter.stage(title, len(chosen.samples)) as step:
+                    if elsewhere is None:
+                        shards = shards_of(bundle, dataset, chosen, threads)
+                        answer = evaluate_shards(shards, executor, run, f"{index}-{bundle.path.name}", step)
+                    else:
+                        crops = crop_each(dataset, chosen.samples, bundle.manifest.preprocessing)
+                        answer = elsewhere.predict(bundle, crops, chosen.samples, step)
+                answers.append(answer)
             except Exception as error:
                 if not costs_a_row(error) or isinstance(error, DeviceError):
                     raise
-                reporter.failed(name, error)
+                reporter.failed(title, error)
                 answers.append(Failure.of("evaluate", error))
         document = compare_bundles(bundles, answers, chosen, reference, gates)
         document = replace(document, device=elsewhere.device if elsewhere else None)
@@ -123,6 +113,18 @@ def evaluate_bundles(
             with writing(file):
                 replace_text(file, to_json(document))
     return document
+
+
+def _open(data: Path, bundle: Bundle, reporter: Reporter) -> Dataset:
+    """Open the data set, with the labels of the bundles, and say what was assumed about it."""
+    dataset = open_dataset(data, bundle.labels)
+    if dataset.origin:
+        reporter.say(dataset.origin)
+    if dataset.assumption:
+        reporter.say(
+            f"no {dataset.class_term} has the name of a class, such as '{bundle.labels[0]}': {dataset.assumption}"
+        )
+    return dataset
 
 
 def _read(paths: Sequence[Path], reference: Path | None) -> list[Bundle]:
@@ -139,17 +141,26 @@ def _read(paths: Sequence[Path], reference: Path | None) -> list[Bundle]:
 
 
 def _chosen(dataset: Dataset, count: int | None, seed: int, executor: ShardExecutor, reporter: Reporter) -> Selection:
-    """Choose the images to evaluate on. The executor reads a whole set; a selection is read in this process."""
+    """Choose the images to evaluate on, and warn of those that can't be read and of classes without an image.
+
+    The executor reads a whole set; a selection is read in this process.
+    """
     if count or isinstance(executor, SerialExecutor):
         with reporter.stage("read images", count or None) as step:
-            return select(dataset, count, seed, order="shares", on_image=step)
-    with reporter.stage("read images", len(dataset.samples)) as step:
-        inspected = inspect_all(dataset, executor, step)
+            chosen = select(dataset, count, seed, order="shares", on_image=step)
+    else:
+        with reporter.stage("read images", len(dataset.samples)) as step:
+            inspected = inspect_all(dataset, executor, step)
 
-    def inspect(_: Dataset, sample: Sample) -> InspectedImage:
-        result = inspected[sample.name]
-        if isinstance(result, ImageError):
-            raise result
-        return result
+        def inspect(_: Dataset, sample: Sample) -> InspectedImage:
+            result = inspected[sample.name]
+            if isinstance(result, ImageError):
+                raise result
+            return result
 
-    return select(dataset, count, seed, order="shares", inspect=inspect)
+        chosen = select(dataset, count, seed, order="shares", inspect=inspect)
+    for name, reason in chosen.unreadable:
+        reporter.warn(f"skipped {name}: {reason}")
+    if warning := missing_classes(dataset, chosen):
+        reporter.warn(warning)
+    return chosen

@@ -1,7 +1,7 @@
 """Inspect a bundle or a model file, and classify images, for `edgekit inspect` and `edgekit classify`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any, Literal
@@ -220,13 +220,8 @@ def portability(ran: Int8, target: str | None) -> str | None:
 
 
 def _detail(ran: Profile, pairs: int | None) -> Int8Detail:
-    summary = int8_of(ran)
     return Int8Detail(
-        share_of_macs=summary.share_of_macs,
-        method=summary.method,
-        float_layers=summary.float_layers,
-        simulated=summary.simulated,
-        pairs_that_can_saturate=pairs,
+        **vars(replace(int8_of(ran), pairs_that_can_saturate=pairs)),
         total_macs=ran.total_macs,
         int8_macs=ran.int8_macs,
         time_by_kind_ms=ran.time_by_kind,

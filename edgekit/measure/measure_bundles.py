@@ -18,83 +18,16 @@ from edgekit.measure.baselines import F32, Call, Group, speedup_of
 from edgekit.measure.group_times import GroupTimes, time_group
 from edgekit.measure.machine import measuring_versions
 from edgekit.measure.measurement_store import Machine, MeasureGroup, MeasurementStore
-from edgekit.measure.opened_bundle import CheckedBundle, OpenedBundle, computes_in, open_bundle
+from edgekit.measure.opened_bundle import CheckedBundle, computes_in, open_bundle
 from edgekit.measure.settings import Timing
 from edgekit.measure.timing import Timed, latency_of
 from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Failure, LowPrecision, Measurement, Stage
-from edgekit.report.times import EndToEnd, Roofline
+from edgekit.report.times import EndToEnd, RatedLatency
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.progress import Reporter, each_bundle
 
 B = TypeVar("B", bound=CheckedBundle)
-
-
-def measure_group(
-    group: Group, timing: Timing, device: DeviceFacts, reporter: Reporter, images: EvaluationImages | None = None
-) -> dict[str, Measurement]:
-    """Measure each bundle, with timing in turns in this process. An error of a bundle, or a bug, costs its row.
-
-    Float bundles also run in bf16 or f16 where their runtime would choose that: the baseline of an INT8 speed-up is the
-    fastest float. With images, the bundles are also evaluated. Without images, they are timed on a golden sample.
-    """
-    with ExitStack() as stack:
-
-        def opening(name: str) -> OpenedBundle:
-            return open_bundle(name, group, timing, images, stack, reporter)
-
-        def times_of(opened: Mapping[str, OpenedBundle]) -> GroupTimes:
-            return time_group(opened, timing, images, reporter)
-
-        return measure_with(opening, times_of, group, device, reporter, images)
-
-
-def measure_with(
-    opening: Callable[[str], B],
-    times_of: Callable[[Mapping[str, B]], GroupTimes],
-    group: Group,
-    device: DeviceFacts,
-    reporter: Reporter,
-    images: EvaluationImages | None,
-) -> dict[str, Measurement]:
-    """Measure each bundle wherever `opening` opens and checks it by its name, and `times_of` times those that work.
-
-    An error of a bundle, or a bug, costs its row. An error of the device is raised.
-    """
-    try:
-        measured, failures = _measured(opening, times_of, group, device, reporter, images)
-    except Exception as error:  # a bug in what the bundles share
-        if isinstance(error, EdgekitError):
-            raise
-        reporter.failed(f"measuring {', '.join(group)}", error)
-        measured, failures = {}, dict.fromkeys(group, Failure.of("benchmark", error))
-    return {
-        name: failed_measurement(name, bundle, failures[name], device, images) if name in failures else measured[name]
-        for name, bundle in group.items()
-    }
-
-
-def _measured(
-    opening: Callable[[str], B],
-    times_of: Callable[[Mapping[str, B]], GroupTimes],
-    group: Group,
-    device: DeviceFacts,
-    reporter: Reporter,
-    images: EvaluationImages | None,
-) -> tuple[dict[str, Measurement], dict[str, Failure]]:
-    """Measurements of the bundles that work, and why the others don't."""
-    stage: Stage = "benchmark" if images is None else "evaluate"
-    opened, unopened = each_bundle(group, opening, reporter)
-    times = times_of(opened)
-    timed = [name for name in opened if name not in times.failures]
-
-    def measurement(name: str) -> Measurement:
-        return measurement_of(name, group, opened[name], times, device, images)
-
-    measured, unmeasured = each_bundle(timed, measurement, reporter)
-    failures = {name: Failure.of(stage, error) for name, error in unopened.items()}
-    failures |= {name: Failure.of("benchmark", error) for name, error in {**times.failures, **unmeasured}.items()}
-    return measured, failures
 
 
 BuiltBundles = Mapping[str, Bundle | Exception]
@@ -146,6 +79,59 @@ def _not_made(name: str, device: DeviceFacts, error: Exception) -> Measurement:
     return Measurement(target=target, precision=kind, device=device, failure=Failure.of("compile", error))
 
 
+def measure_group(
+    group: Group, timing: Timing, device: DeviceFacts, reporter: Reporter, images: EvaluationImages | None = None
+) -> dict[str, Measurement]:
+    """Measure each bundle, with timing in turns in this process. An error of a bundle, or a bug, costs its row.
+
+    Float bundles also run in bf16 or f16 where their runtime would choose that: the baseline of an INT8 speed-up is the
+    fastest float. With images, the bundles are also evaluated. Without images, they are timed on a golden sample.
+    """
+    with ExitStack() as stack:
+        return measure_with(
+            lambda name: open_bundle(name, group, timing, images, stack, reporter),
+            lambda opened: time_group(opened, timing, images, reporter),
+            group,
+            device,
+            reporter,
+            images,
+        )
+
+
+def measure_with(
+    opening: Callable[[str], B],
+    times_of: Callable[[Mapping[str, B]], GroupTimes],
+    group: Group,
+    device: DeviceFacts,
+    reporter: Reporter,
+    images: EvaluationImages | None,
+) -> dict[str, Measurement]:
+    """Measure each bundle wherever `opening` opens and checks it by its name, and `times_of` times those that work.
+
+    An error of a bundle, or a bug, costs its row. An error of the device is raised.
+    """
+    opening_stage: Stage = "benchmark" if images is None else "evaluate"
+    try:
+        opened, unopened = each_bundle(group, opening, reporter)
+        times = times_of(opened)
+        measured, unmeasured = each_bundle(
+            [name for name in opened if name not in times.failures],
+            lambda name: measurement_of(name, group, opened[name], times, device, images),
+            reporter,
+        )
+        failures = {name: Failure.of(opening_stage, error) for name, error in unopened.items()}
+        failures |= {name: Failure.of("benchmark", error) for name, error in {**times.failures, **unmeasured}.items()}
+    except Exception as error:  # a bug in what the bundles share
+        if isinstance(error, EdgekitError):
+            raise
+        reporter.failed(f"measuring {', '.join(group)}", error)
+        measured, failures = {}, dict.fromkeys(group, Failure.of("benchmark", error))
+    return {
+        name: failed_measurement(name, bundle, failures[name], device, images) if name in failures else measured[name]
+        for name, bundle in group.items()
+    }
+
+
 def measurement_of(
     name: str,
     group: Group,
@@ -176,7 +162,7 @@ def measurement_of(
         speedup=speedup_of(name, group, timed),
         int8=None if images is None and manifest.precision == "float" else this.profile.int8,
         profile=this.profile.time,
-        limit=roofline(device, macs, manifest.precision, threads, latency.p50),
+        limit=rated_latency(device, macs, manifest.precision, threads, latency.p50),
         peak_rss_bytes=this.fresh.peak_rss_bytes,
         low_precision=_low_precision(name, this, timed),
         thermal=timed.conditions,
@@ -209,7 +195,7 @@ def _low_precision(name: str, this: CheckedBundle, timed: Timed[Call]) -> LowPre
     return LowPrecision(computes_in=computed_in, accuracy=this.low.accuracy, p50_ms=float(np.median(times)))
 
 
-def roofline(device: DeviceFacts, macs: int, precision: str, threads: int, p50_ms: float) -> Roofline | None:
+def rated_latency(device: DeviceFacts, macs: int, precision: str, threads: int, p50_ms: float) -> RatedLatency | None:
     """Latency at the nominal peak rate of the measured device, or None if its class is unknown.
 
     The bundle may have been made for a different class.
@@ -219,4 +205,4 @@ def roofline(device: DeviceFacts, macs: int, precision: str, threads: int, p50_m
     device_class = load_device_class(device.device_class)
     cores = min(threads, device.cores or threads)
     nominal = device_class.nominal_ms(macs, "int8" if precision == "int8" else "float", cores)
-    return Roofline(nominal, nominal / p50_ms)
+    return RatedLatency(nominal, nominal / p50_ms)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from edgekit.errors import EngineError
 from edgekit.report.measurement import Int8
 from edgekit.report.times import TimedKind, TimedLayer, TimeProfile
-from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.profile import RUNS, Profile, profile_session
 from edgekit.runtime.session import Session
 from edgekit.support.libraries import quiet
@@ -32,14 +31,12 @@ def summarize_profile(session: Session, runs: int = RUNS) -> ProfileSummary:
     try:
         with quiet():
             ran = profile_session(session, runs)
+        int8, times = int8_of(ran), time_of(ran)
     except EngineError as error:
-        unknown = Int8(share_of_macs=None, method=f"unknown: {error}", float_layers=None, simulated=None)
-        return ProfileSummary(_with_pairs(unknown, session.bundle), TimeProfile(missing=str(error)))
-    return ProfileSummary(_with_pairs(int8_of(ran), session.bundle), time_of(ran))
-
-
-def _with_pairs(int8: Int8, bundle: Bundle) -> Int8:
-    return replace(int8, pairs_that_can_saturate=bundle.manifest.pairs_that_can_saturate)
+        int8 = Int8(share_of_macs=None, method=f"unknown: {error}", float_layers=None, simulated=None)
+        times = TimeProfile(missing=str(error))
+    pairs = session.bundle.manifest.pairs_that_can_saturate
+    return ProfileSummary(replace(int8, pairs_that_can_saturate=pairs), times)
 
 
 def runs_for(first_ms: float) -> int:

@@ -100,8 +100,19 @@ def spread(times: Times) -> float | None:
 
 def unreliable(conditions: Conditions, threads: int, spread: float | None) -> list[str]:
     """Reasons why a latency is unreliable, each with a remedy; empty if it is reliable."""
-    reasons = (throttled(conditions), other_load(conditions, threads), hidden(conditions), drifted(spread))
-    return [reason for reason in reasons if reason]
+    reasons = [reason] if (reason := throttled(conditions)) else []
+    other, cores = conditions.other_cpus, conditions.cores or conditions.cpus
+    needed = min(threads, cores)
+    if other is not None and other + needed > cores + MOST_TAKEN * needed:
+        reasons.append(
+            f"other processes used {other:.1f} CPUs beside {counted(threads, 'thread')} on {counted(cores, 'core')}: "
+            "stop them, or use fewer --threads"
+        )
+    if conditions.hidden:
+        reasons.append("the page was hidden during timing: keep it in front, and the screen on")
+    if spread is not None and spread > MOST_SPREAD:
+        reasons.append(f"latency drifted by {spread:.0%} of p50: let the machine settle, or raise --iterations")
+    return reasons
 
 
 def throttled(conditions: Conditions) -> str | None:
@@ -112,27 +123,3 @@ def throttled(conditions: Conditions) -> str | None:
     hottest = f", {max(degrees):.0f} °C" if degrees else ""
     names = ", ".join(conditions.throttled)
     return f"the processor was throttled during timing ({names}{hottest}): improve its cooling or power supply"
-
-
-def other_load(conditions: Conditions, threads: int) -> str | None:
-    """Reason if other processes used cores that the session's threads need, or None."""
-    other, cores = conditions.other_cpus, conditions.cores or conditions.cpus
-    needed = min(threads, cores)
-    if other is None or other + needed <= cores + MOST_TAKEN * needed:
-        return None
-    return (
-        f"other processes used {other:.1f} CPUs beside {counted(threads, 'thread')} on {counted(cores, 'core')}: "
-        "stop them, or use fewer --threads"
-    )
-
-
-def hidden(conditions: Conditions) -> str | None:
-    """Reason if the page of a browser was hidden during timing, or None."""
-    return "the page was hidden during timing: keep it in front, and the screen on" if conditions.hidden else None
-
-
-def drifted(spread: float | None) -> str | None:
-    """Reason if the latency drifted, or None."""
-    if spread is None or spread <= MOST_SPREAD:
-        return None
-    return f"latency drifted by {spread:.0%} of p50: let the machine settle, or raise --iterations"

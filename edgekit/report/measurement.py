@@ -14,7 +14,7 @@ from edgekit.config.precisions import Precision
 from edgekit.errors import EdgekitError
 from edgekit.report.device import Conditions, DeviceFacts
 from edgekit.report.figure import Count, Fraction, Interval, Milliseconds
-from edgekit.report.times import EndToEnd, Energy, Latency, Roofline, Speedup, Sustained, Throughput, TimeProfile
+from edgekit.report.times import EndToEnd, Energy, Latency, RatedLatency, Speedup, Sustained, Throughput, TimeProfile
 from edgekit.support import error_text
 
 
@@ -174,7 +174,7 @@ class Measurement:
     """Share of the work that ran in integer kernels."""
     profile: TimeProfile | None = None
     """Times of the operations, from the same profile; null in reports of an edgekit that did not write them."""
-    limit: Roofline | None = None
+    limit: RatedLatency | None = None
     """Latency at the nominal peak rate of the measured machine's device class."""
     peak_rss_bytes: Count | None = None
     low_precision: LowPrecision | None = None

@@ -103,7 +103,7 @@ class Speedup:
 
 
 @dataclass(frozen=True)
-class Roofline:
+class RatedLatency:
     """Latency at the device class's nominal peak rate, and its share of the measured p50.
 
     It is no bound: a processor whose clock is higher than the class's takes less.

@@ -30,7 +30,7 @@ from edgekit.measure.inspect_bundle import BundleInspection, Int8Detail, ModelIn
 from edgekit.measure.settings import Timing
 from edgekit.report.device import Sample, Throttling
 from edgekit.report.measurement import Int8, LowPrecision, Measurement
-from edgekit.report.times import EndToEnd, Roofline, Sustained, SustainedLatency, SustainedPoint
+from edgekit.report.times import EndToEnd, RatedLatency, Sustained, SustainedLatency, SustainedPoint
 from edgekit.runtime.profile import OpProfile
 from tests.helpers.measurements import accuracy, conditions, device, failed, latency, machine_state, measurement
 from tests.helpers.reports import CHANGES, ENERGY, INT8_TIMES, THROUGHPUT
@@ -57,7 +57,7 @@ def every_figure() -> Measurement:
         end_to_end_ms=EndToEnd(12.5),
         int8=Int8(share_of_macs=0.9, method="x", float_layers=("stem", "head"), simulated=False),
         profile=INT8_TIMES,
-        limit=Roofline(1.5, 0.15),
+        limit=RatedLatency(1.5, 0.15),
         peak_rss_bytes=2**40,
         low_precision=LowPrecision(computes_in="f16", accuracy=accuracy(0.0), p50_ms=8.0),
         thermal=conditions(before=state, after=state, series=(Sample(1.0, 2400.0, 48.25, ("throttled",)),)),

@@ -14,7 +14,7 @@ from edgekit.errors import EngineError
 from edgekit.measure import group_times, measure_bundles, opened_bundle, steadiness, timing
 from edgekit.measure import measure_bundles as group_module
 from edgekit.measure.accuracy import EvaluationImages, Predictions, predict
-from edgekit.measure.measure_bundles import measure_group, roofline
+from edgekit.measure.measure_bundles import measure_group, rated_latency
 from edgekit.measure.settings import Timing
 from edgekit.report.measurement import Failure, Measurement, Stage
 from edgekit.report.times import Speedup
@@ -400,8 +400,8 @@ def test_end_to_end_cycles_through_the_files(make_bundle: MakeBundle, tiny_image
 
 def test_the_bound_is_of_the_measured_device_and_not_of_the_bundle() -> None:
     here = device(device_class="x86-64-v4", cores=2)
-    limit = roofline(here, 10**9, "int8", threads=8, p50_ms=20.0)
+    limit = rated_latency(here, 10**9, "int8", threads=8, p50_ms=20.0)
     bound = load_device_class("x86-64-v4").nominal_ms(10**9, "int8", 2)
     assert limit is not None
     assert (limit.bound_ms, limit.fraction) == (bound, bound / 20)
-    assert roofline(device(device_class=None), 10**9, "int8", threads=1, p50_ms=20.0) is None
+    assert rated_latency(device(device_class=None), 10**9, "int8", threads=1, p50_ms=20.0) is None
