@@ -86,11 +86,13 @@ class SearchLoop(Loop):
             self.reporter.say(f"{target}: the time is up: {untried} recipes were not tried")
         return trials
 
-    def propose(self, study: Study) -> int | None:
+    def propose(self, study: Study) -> Candidate | None:
         """The first candidate of the plan that could be the best one."""
         if study.trials and self.now() >= self.until:
             return None
-        return next((trial.number for trial in walk(study, self.gates, self.limit) if trial.state == "untried"), None)
+        return next(
+            (trial.candidate for trial in walk(study, self.gates, self.limit) if trial.state == "untried"), None
+        )
 
     def make(self, candidate: Candidate) -> tuple[Bundle, Measurement]:
         """Build and measure the bundle."""

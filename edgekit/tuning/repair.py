@@ -170,9 +170,9 @@ class RepairLoop(Loop):
         """Name of the bundle."""
         return f"{self.store.target}-int8"
 
-    def propose(self, study: Study) -> int | None:
+    def propose(self, study: Study) -> Candidate | None:
         """The next candidate, until one can be shipped."""
-        return len(study.trials) if decision(study, self.gates) is None else None
+        return study.candidates[len(study.trials)] if decision(study, self.gates) is None else None
 
     def make(self, candidate: Candidate) -> tuple[Bundle, Measurement]:
         """Build the bundle, and measure it beside the float bundle."""

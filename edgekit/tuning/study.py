@@ -67,7 +67,7 @@ class Trial:
     state: Literal["complete", "fail", "pruned", "untried"]
     """Outcome. Only those that ran are stored: "complete" with a measurement, "fail" with an error."""
     measured: Measurement | None = None
-    """Measurement of the bundle, without the series and lists that only reports need."""
+    """Measurement of the bundle, without the series of samples and the list of images that only reports need."""
     error: str | None = None
     """Message of the error because of which the bundle could not be made or measured."""
     files: dict[str, str] | None = None
@@ -84,7 +84,7 @@ class Trial:
             number,
             candidate,
             "complete",
-            replace(measured, accuracy=accuracy, thermal=None, profile=None),
+            replace(measured, accuracy=accuracy, thermal=None),
             files={name: entry["sha256"] for name, entry in files.items() if name.startswith("model")},
         )
 
@@ -108,7 +108,7 @@ class Study:
     """The candidates for one target, and the trials so far."""
 
     candidates: tuple[Candidate, ...]
-    """Candidates in the order in which they are tried."""
+    """Candidates in the order in which they are tried. A loop may add others by the results so far."""
     trials: tuple[Trial, ...] = ()
     """Trials that have ended, in the order in which they ran."""
     labels: str = ""
@@ -186,8 +186,8 @@ class Loop(ABC):
         """Build the bundle of a candidate and measure it. Raises StageError."""
 
     @abstractmethod
-    def propose(self, study: Study) -> int | None:
-        """Number of the candidate to try next; None to end the loop."""
+    def propose(self, study: Study) -> Candidate | None:
+        """The candidate to try next, by the results so far; None to end the loop."""
 
     @abstractmethod
     def title(self, trial: Trial) -> str:
@@ -203,8 +203,10 @@ class Loop(ABC):
         If a trial raises a StageError or hits a bug in edgekit, only that trial fails. Other errors, such as a full
         disk, and KeyboardInterrupt end the loop, and so does the loss of the device; the same command then resumes.
         """
-        while (number := self.propose(study)) is not None:
-            trial = self.attempt(number, study.candidates[number])
+        while (candidate := self.propose(study)) is not None:
+            if candidate not in study.candidates:
+                study = replace(study, candidates=(*study.candidates, candidate))
+            trial = self.attempt(study.candidates.index(candidate), candidate)
             if trial is None:
                 break
             study = replace(study, trials=(*study.trials, trial))
