@@ -100,14 +100,12 @@ def add(
         **reached,
     )
     add_device(device)
-    print(
-        f"added {name}. "
-        + (
-            f"Measure with: edgekit demo --device {name}"
-            if device.is_browser
-            else f"Check it with: edgekit doctor {name}"
-        )
+    use = (
+        f"Measure in it with: edgekit demo --device {name}"
+        if device.is_browser
+        else f"Check it with: edgekit doctor {name}"
     )
+    print(f"added {name}. {use}")
     return 0
 
 

@@ -23,11 +23,17 @@ Examples:
 ROLLBACK_EXAMPLES = """
 Examples:
   edgekit rollback pi5 --name door
-  edgekit rollback pi5 --name door --to 211412ab02c7
+  edgekit rollback pi5-1 pi5-2 --name door --to 211412ab02c7
 """
 MOST_AT_ONCE = 64
 MOST_MS = 3_600_000
 
+DeviceNames = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="DEVICE", autocompletion=completion.saved_devices, help="Names of devices, or ssh://USER@HOST."
+    ),
+]
 AppName = Annotated[
     str,
     typer.Option(
@@ -84,12 +90,7 @@ ReturnTo = Annotated[
 @states("threads", "offline")
 def push(
     bundle: BundlePath,
-    names: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="DEVICE", autocompletion=completion.saved_devices, help="Names of devices, or ssh://USER@HOST."
-        ),
-    ],
+    names: DeviceNames,
     stated: dict[str, Any],
     name: AppName = APP,
     max_p99: MaxP99 = None,
@@ -131,34 +132,29 @@ def push(
 
 @app.command(rich_help_panel=panels.MORE, epilog=ROLLBACK_EXAMPLES)
 def rollback(
-    device: Annotated[
-        str,
-        typer.Argument(
-            metavar="DEVICE", autocompletion=completion.saved_devices, help="The name of a device, or ssh://USER@HOST."
-        ),
-    ],
+    names: DeviceNames,
     name: AppName = APP,
     to: ReturnTo = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Make the bundle active again that the last push replaced.
+    """Switch an app back to the bundle that the last push replaced.
 
     Its files are compared with their hashes, and the link is switched in one
     step. No trial runs, so nothing has to be installed or waited for. The same
     command a second time changes nothing, so repeat it after a lost connection.
     """
     from edgekit.cli.field_lines import pushed_lines
-    from edgekit.devices.push import check_app, check_hash, roll_back
+    from edgekit.devices.push import check_app, check_hash
     from edgekit.devices.registry import find_remote
-    from edgekit.devices.rollout import Pushed
+    from edgekit.devices.rollout import roll_back_devices
     from edgekit.support.progress import Reporter
 
     check_app(name)
     check_hash(to)
     with clean_stdout() as out:
-        result = roll_back(find_remote(device), name, Reporter(quiet or json_), to)
-        pushed = Pushed(app=name, sha256=None, results=(result,))
+        devices = [find_remote(each) for each in dict.fromkeys(names)]
+        pushed = roll_back_devices(devices, name, Reporter(quiet or json_), to)
         if json_:
             emit(out, pushed)
         else:

@@ -11,14 +11,26 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from edgekit.devices.messages import AgentJob, Ended, Failed, Inspected, Measured, SentImages, decode_job
+from edgekit.devices.messages import (
+    AgentJob,
+    Ended,
+    Failed,
+    Files,
+    Inspected,
+    InspectJob,
+    Measured,
+    MeasureJob,
+    PushJob,
+    SentImages,
+    decode_job,
+)
 from edgekit.devices.slots import RUN_AGAIN, turn
 from edgekit.devices.trial import push_bundle
 from edgekit.devices.wire import Wire
@@ -59,12 +71,15 @@ def answer(job: AgentJob, wire: Wire) -> None:
     folder = Path(tempfile.mkdtemp(prefix="work-", dir=job.cache))
     try:
         try:
-            if job.slot is not None:
-                wire.send(push_bundle(job, job.slot, wire))
-            else:
-                wire.send(inspected(job, folder) if job.inspect else measured(job, folder, wire))
+            match job:
+                case MeasureJob():
+                    wire.send(measured(job, folder, wire))
+                case InspectJob():
+                    wire.send(inspected(job, folder))
+                case PushJob():
+                    wire.send(push_bundle(job, wire))
         except EdgekitError as error:
-            wire.send(Failed(type(error).__name__, error.problem, error.valid, error.fix))
+            wire.send(Failed.of(error))
         except Exception as error:  # a bug in edgekit, which the host reports as such
             wire.send(Failed(kind_of(error), summary_of(error), traceback=text_of(error)))
         wire.send(Ended())
@@ -72,7 +87,7 @@ def answer(job: AgentJob, wire: Wire) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def measured(job: AgentJob, folder: Path, wire: Wire) -> Measured:
+def measured(job: MeasureJob, folder: Path, wire: Wire) -> Measured:
     """Measure the job's bundles. The rows are in the bundles' order."""
     store = Path(job.cache) / "files"
     bundles = {
@@ -84,25 +99,23 @@ def measured(job: AgentJob, folder: Path, wire: Wire) -> Measured:
     return Measured(tuple(measure_group(bundles, job.timing, device, wire, images).values()))
 
 
-def inspected(job: AgentJob, folder: Path) -> Inspected:
+def inspected(job: InspectJob, folder: Path) -> Inspected:
     """Inspect the job's bundle, or its model file with the companion files, as `edgekit inspect` does."""
-    ((name, files),) = job.bundles.items()
-    store, device = Path(job.cache) / "files", machine.describe(job.name, job.device_class)
-    threads = job.timing.threads
-    if MANIFEST in files:
-        place = assemble(files, store, folder / "it").path
-        return Inspected(bundle=replace(inspect_bundle(place, threads, name), device=device))
-    link(files, store, folder / "it")
-    return Inspected(model=replace(inspect_model(folder / "it" / next(iter(files)), threads, name), device=device))
+    place, device = folder / "it", machine.describe(job.name, job.device_class)
+    link(job.files, Path(job.cache) / "files", place)
+    if MANIFEST in job.files:
+        return Inspected(bundle=replace(inspect_bundle(place, job.timing.threads, job.path), device=device))
+    model = place / next(iter(job.files))
+    return Inspected(model=replace(inspect_model(model, job.timing.threads, job.path), device=device))
 
 
-def assemble(files: Mapping[str, str], store: Path, folder: Path) -> Bundle:
+def assemble(files: Files, store: Path, folder: Path) -> Bundle:
     """Assemble a bundle from files in the store, then read and check it."""
     link(files, store, folder)
     return read_bundle(folder)
 
 
-def link(files: Mapping[str, str], store: Path, folder: Path) -> None:
+def link(files: Files, store: Path, folder: Path) -> None:
     """Create a folder with links to files in the store, under the files' own names. DeviceError if one is gone."""
     folder.mkdir(parents=True)
     for name, digest in files.items():
@@ -118,14 +131,15 @@ def link(files: Mapping[str, str], store: Path, folder: Path) -> None:
 def images_of(sent: SentImages, store: Path) -> EvaluationImages:
     """The evaluation images, memory-mapped from the store."""
     pixels = np.load(store / sent.pixels, mmap_mode="r", allow_pickle=False)
-    return EvaluationImages(
-        LabelledCrops(pixels, np.array(sent.labels, np.int64)),
-        Predictions.of(sent.best, sent.hit1, sent.hit5),
-        [(store / digest).read_bytes() for digest in sent.files],
-        "",
-        sent.names,
-        np.load(store / sent.logits, allow_pickle=False) if sent.logits else None,
-    )
+    with np.load(store / sent.reference, allow_pickle=False) as arrays:
+        return EvaluationImages(
+            LabelledCrops(pixels, arrays["labels"]),
+            Predictions(arrays["best"], arrays["hit1"], arrays["hit5"]),
+            [(store / digest).read_bytes() for digest in sent.files],
+            "",
+            sent.names,
+            arrays.get("logits"),
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""The bundles of an app on a device: two slots, of which one is active."""
+"""The bundles of an app on a device: two slots, of which one is active. `scripts.apps` tells and changes them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
+
+from msgspec import Struct
 
 from edgekit.config.precisions import Precision
+from edgekit.errors import EdgekitError, rebuild
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,3 +100,71 @@ class AppState:
     returns_to: str | None
     """Hash of the bundle to which `edgekit rollback` returns: the one that the last pushed bundle replaced. null if it
     replaced none. After a rollback it is active."""
+
+
+class Refusal(Struct, frozen=True):
+    """The fields of an error."""
+
+    error: str
+    """Name of the error's class."""
+    problem: str
+    """`problem` of the error."""
+    valid: str = ""
+    """`valid` of the error."""
+    fix: str = ""
+    """`fix` of the error."""
+
+    @classmethod
+    def of(cls, error: EdgekitError) -> Self:
+        """The fields of this error."""
+        return cls(type(error).__name__, error.problem, error.valid, error.fix)
+
+    def rebuilt(self) -> EdgekitError:
+        """The error with these fields."""
+        return rebuild(self.error, self.problem, self.valid, self.fix)
+
+
+@dataclass(frozen=True)
+class AppsRequest:
+    """Asks `scripts.apps` for the apps on a device."""
+
+    apps: tuple[str, ...] = ()
+    """Names of the apps; empty for all."""
+
+
+@dataclass(frozen=True)
+class AppsAnswer:
+    """The apps on a device."""
+
+    folder: str
+    """Folder of the apps."""
+    disk_free_bytes: int
+    """Free disk space there."""
+    trust: str | None
+    """PEM text of the public key with which the device's bundles are signed; null if it takes unsigned ones."""
+    apps: tuple[AppState, ...]
+    """The apps that exist."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollbackRequest:
+    """Asks `scripts.apps` to make a bundle in a slot active."""
+
+    roll_back: str
+    """Name of the app."""
+    expected: str | None
+    """Hash of the bundle that is active now; None for none."""
+    target: str
+    """Hash of the bundle to return to."""
+    trust: str | None
+    """PEM text of the public key that the host trusts."""
+
+
+@dataclass(frozen=True)
+class RollbackAnswer:
+    """The result of a rollback."""
+
+    app: AppState
+    """The app afterwards."""
+    refusal: Refusal | None
+    """Reason why the app keeps the bundle that it had; null if the wanted one is active."""

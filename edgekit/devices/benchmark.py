@@ -9,8 +9,8 @@ from edgekit.config.runtimes import find_runtime
 from edgekit.devices.parallel import each_device
 from edgekit.devices.registry import THIS, Device
 from edgekit.devices.remote import measure_on_device
+from edgekit.devices.web.evaluate import check_browsers, runnable_on
 from edgekit.devices.web.pages import serving
-from edgekit.devices.web.runnable import check_browsers, runnable_on
 from edgekit.errors import UsageError
 from edgekit.measure import machine
 from edgekit.measure.baselines import Group, baselines_of, is_baseline

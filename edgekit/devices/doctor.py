@@ -162,8 +162,15 @@ def _judged(name: str, fits: bool, found: str, fix: str, status: Status = "warni
 
 def _machine(facts: ProbeResult) -> Iterator[Finding]:
     """The hardware, its present state, and the system."""
-    if facts.board:
-        yield Finding("board", "ok", facts.board)
+    for name, text, value in (
+        ("board", "{}", facts.board),
+        ("clock", f"{{:.0f}} MHz, at most {facts.clock_max_mhz or 0:.0f} MHz", facts.clock_mhz),
+        ("governor", "{}", facts.governor),
+        ("temperature", "{:.0f} °C", facts.celsius),
+        ("load", "{:.2f}", facts.load),
+    ):
+        if value is not None:
+            yield Finding(name, "ok", text.format(value))
     fix = f"Measure on another device with --device: the runtimes publish wheels for {' and '.join(MACHINES)} only"
     processor = f"{facts.cpu or 'unknown'}, {facts.machine}" + (f", {facts.cores} cores" if facts.cores else "")
     yield _judged("processor", facts.machine in MACHINES, processor, fix, "broken")
@@ -172,18 +179,10 @@ def _machine(facts: ProbeResult) -> Iterator[Finding]:
     if DOT_PRODUCT_FEATURES.isdisjoint(facts.features or ()):
         fix = "Expect little speedup from INT8 on this machine, and measure on the device that you ship to"
         yield Finding("int8 instructions", "warning", "no dot product", fix)
-    for name, value, unit in (("clock", facts.clock_mhz, " MHz"), ("temperature", facts.celsius, " °C")):
-        if value is not None:
-            limit = f", at most {facts.clock_max_mhz:.0f} MHz" if name == "clock" and facts.clock_max_mhz else ""
-            yield Finding(name, "ok", f"{value:.0f}{unit}{limit}")
-    if facts.governor:
-        yield Finding("governor", "ok", facts.governor)
     if facts.throttled is not None:
-        now, before = (", ".join(names) or "no" for names in (facts.throttled.now, facts.throttled.since_boot))
+        now, before = (", ".join(names) or "not" for names in (facts.throttled.now, facts.throttled.since_boot))
         fix = "Check its power supply and cooling: timings would not be representative"
-        yield _judged("throttled", not facts.throttled.now, f"now: {now}; since boot: {before}", fix)
-    if facts.load is not None:
-        yield Finding("load", "ok", f"{facts.load:.2f}")
+        yield _judged("throttled", not facts.throttled.now, f"{now} now, {before} since boot", fix)
     fits = facts.glibc is not None and release(facts.glibc, parts=2) >= OLDEST_GLIBC
     fix = f"Use a Linux with glibc {dotted(OLDEST_GLIBC)} or newer, such as Debian 11"
     yield _judged("glibc", fits, facts.glibc or "none", f"{fix}; systems with musl are not supported", "broken")

@@ -1,15 +1,19 @@
 """The protocol between host and agent: one job, then messages as JSON lines until `Ended`."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from msgspec import Struct, convert, to_builtins
 
-from edgekit.devices.app_state import AppState, Trial
+from edgekit.devices.app_state import AppState, Refusal, Trial
 from edgekit.errors import all_printable
 from edgekit.measure.inspect_bundle import BundleInspection, ModelInspection
 from edgekit.measure.settings import Timing
 from edgekit.report.measurement import Measurement
+
+Files = Mapping[str, str]
+"""SHA-256 of each file of a bundle in the device's store, by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,30 +22,56 @@ class SentImages:
 
     pixels: str
     """SHA-256 of a .npy file, uint8 [N,H,W,3]."""
-    labels: tuple[int, ...]
-    """Index of the right class of each image."""
-    best: tuple[int, ...]
-    """Index of torch's first class for each image."""
-    hit1: tuple[bool, ...]
-    """Whether torch's first class is right, for each image."""
-    hit5: tuple[bool, ...]
-    """Whether torch's first five classes contain the right one, for each image."""
+    reference: str
+    """SHA-256 of a .npz file with the right classes, torch's predictions and its logits for the first images."""
     files: tuple[str, ...]
     """SHA-256 of a few encoded image files, for end-to-end times."""
     names: tuple[str, ...] = ()
     """Names of the images."""
-    logits: str | None = None
-    """SHA-256 of a .npy file with torch's logits for the first images, float32 [M,classes]."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SlotJob:
-    """A push of the job's bundle to an app."""
+class Job(Struct, frozen=True, kw_only=True):
+    """What all jobs of the agent state."""
 
-    folder: str
-    """Path of the app's folder on the device."""
+    name: str
+    """Name of the device."""
+    device_class: str | None
+    """Name of its device class."""
+    cache: str
+    """Path of edgekit's folder on the device."""
+    timing: Timing
+    """Settings of the measurement."""
+
+
+class MeasureJob(Job, frozen=True, kw_only=True, tag="measure"):
+    """Measure the rows of a report or, without images, those of `edgekit benchmark`. The answer is `Measured`."""
+
+    bundles: Mapping[str, Files]
+    """Files of each bundle, by its name."""
+    images: SentImages | None = None
+    """Images to evaluate on."""
+
+
+class InspectJob(Job, frozen=True, kw_only=True, tag="inspect"):
+    """Inspect a bundle, or a model file with its companions. The answer is `Inspected`."""
+
+    path: str
+    """Path of the bundle or model file on the host."""
+    files: Files
+    """Its files, of which the first is the model file unless there is a manifest."""
+
+
+class PushJob(Job, frozen=True, kw_only=True, tag="push"):
+    """Try a bundle, and make it the active one of an app. The answer is `Slotted`."""
+
+    bundle: str
+    """Name of the bundle."""
+    files: Files
+    """Its files."""
     sha256: str
     """Hash of the bundle's manifest."""
+    folder: str
+    """Path of the app's folder on the device."""
     expected: str | None
     """Hash of the bundle that was active when the push began; None for none. The push replaces no other one."""
     max_p99_ms: float | None = None
@@ -52,26 +82,7 @@ class SlotJob:
     """PEM text of the public key that the host trusts. A device without a key keeps it once a bundle has passed."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AgentJob:
-    """The agent's job: measure the rows of a report or, without images, those of `edgekit benchmark`."""
-
-    name: str
-    """Name of the device."""
-    device_class: str | None
-    """Name of its device class."""
-    cache: str
-    """Path of edgekit's folder on the device."""
-    bundles: dict[str, dict[str, str]]
-    """SHA-256 of each file in the store, by the name of its bundle and its own name."""
-    timing: Timing
-    """Settings of the measurement."""
-    images: SentImages | None = None
-    """Images to evaluate on."""
-    inspect: bool = False
-    """Whether to inspect the bundles (or model files, without a manifest) instead of measuring them."""
-    slot: SlotJob | None = None
-    """Push to an app, instead of measuring."""
+AgentJob = MeasureJob | InspectJob | PushJob
 
 
 class Warned(Struct, frozen=True, tag="warning"):
@@ -140,19 +151,6 @@ class Inspected(Struct, frozen=True, tag="inspected"):
     """Inspection of a model file."""
 
 
-class Refusal(Struct, frozen=True):
-    """The reason why a bundle was not made active: the fields of an error."""
-
-    error: str
-    """Name of the error's class."""
-    problem: str
-    """`problem` of the error."""
-    valid: str
-    """`valid` of the error."""
-    fix: str
-    """`fix` of the error."""
-
-
 class Slotted(Struct, frozen=True, tag="slotted"):
     """The result of a push."""
 
@@ -164,17 +162,9 @@ class Slotted(Struct, frozen=True, tag="slotted"):
     """Reason why the app keeps the bundle that it had; None if the wanted one is active."""
 
 
-class Failed(Struct, frozen=True, tag="failed"):
+class Failed(Refusal, frozen=True, tag="failed"):
     """The error that ended the job."""
 
-    error: str
-    """Name of the exception's class."""
-    problem: str
-    """`problem` of the error."""
-    valid: str = ""
-    """`valid` of the error."""
-    fix: str = ""
-    """`fix` of the error."""
     traceback: str = ""
     """Traceback, if the error is a bug in edgekit, of which `problem` is the summary."""
 
@@ -183,7 +173,8 @@ class Ended(Struct, frozen=True, tag="end"):
     """The last message, without which an answer is incomplete."""
 
 
-Message = Warned | Said | Bug | StageBegan | Stepped | Alive | Measured | Inspected | Slotted | Failed | Ended
+Answer = Measured | Inspected | Slotted
+Message = Warned | Said | Bug | StageBegan | Stepped | Alive | Answer | Failed | Ended
 
 
 def encode(message: AgentJob | Message) -> bytes:
@@ -193,7 +184,8 @@ def encode(message: AgentJob | Message) -> bytes:
 
 def decode_job(line: bytes) -> AgentJob:
     """Decode a job; ValueError if the line isn't one."""
-    return convert(json.loads(line), AgentJob)
+    job: AgentJob = convert(json.loads(line), AgentJob)
+    return job
 
 
 def decode_message(line: str | bytes) -> Message | None:

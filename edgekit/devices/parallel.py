@@ -1,32 +1,56 @@
-"""Measure several devices: boards and browsers in parallel, then this machine."""
+"""Work on several devices at once, and the end of their connections when a command ends early."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import TypeVar
 
-from edgekit.devices.closing import close_all
 from edgekit.devices.registry import THIS, Device
 
 T = TypeVar("T")
+_open: set[Callable[[], None]] = set()
+
+
+@contextmanager
+def closing(close: Callable[[], None]) -> Iterator[None]:
+    """Close a connection to devices when the block ends, or earlier if `close_all` is called."""
+    _open.add(close)
+    try:
+        yield
+    finally:
+        close()
+        _open.discard(close)
+
+
+def close_all() -> None:
+    """Close every connection of this process. Work in progress fails with the error of a lost device."""
+    for close in list(_open):
+        close()
+
+
+def in_threads(devices: Sequence[Device], work: Callable[[Device], T], at_once: int) -> list[T]:
+    """Work on devices in threads. Ctrl-C, or an exception in one, closes every connection, which ends the others."""
+    with ThreadPoolExecutor(at_once, "device") as pool:
+        futures = [pool.submit(work, device) for device in devices]
+        try:
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            close_all()
+            raise
+    return [future.result() for future in futures]
 
 
 def each_device(devices: Sequence[Device], measure: Callable[[Device], Sequence[T]]) -> list[T]:
-    """Measure every device. Returns the rows in the order of the devices. Each other device has a thread.
+    """Measure every device. Returns the rows in the order of the devices.
 
-    This machine is measured last, because copying and listening for the others would distort its figures. Ctrl-C, or
-    an exception in one thread, closes every connection, which ends the work on the devices.
+    This machine is measured last, because copying and listening for the others would distort its figures.
     """
     others = [device for device in devices if device != THIS]
     if len(others) < 2:
         return [row for device in devices for row in measure(device)]
-    with ThreadPoolExecutor(len(others), "device") as pool:
-        work = {device: pool.submit(measure, device) for device in others}
-        try:
-            wait(work.values(), return_when=FIRST_EXCEPTION)
-            rows = {device: future.result() for device, future in work.items()}
-        except BaseException:
-            close_all()
-            raise
+    rows = dict(zip(others, in_threads(others, measure, len(others)), strict=True))
     if THIS in devices:
         rows[THIS] = measure(THIS)
     return [row for device in devices for row in rows[device]]

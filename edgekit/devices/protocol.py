@@ -7,17 +7,19 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import IO
+from typing import IO, TypeVar
 
 from edgekit.devices.faults import exit_error
 from edgekit.devices.messages import (
     AgentJob,
     Alive,
+    Answer,
     Ended,
     Failed,
     Inspected,
     Measured,
     Message,
+    PushJob,
     Slotted,
     StageBegan,
     decode_message,
@@ -39,13 +41,12 @@ STEP_S = 4 * 3600
 BUSY_S = 1.0
 """Computing time that shows that a runtime isn't deadlocked. The signs of life alone take a thousandth of it each."""
 
+A = TypeVar("A", Measured, Inspected, Slotted)
 
-Answer = Measured | Inspected | Slotted
 
-
-def run_agent(connection: Connection, python: str, job: AgentJob, reporter: Reporter) -> Answer:
-    """Run one job and return its result. DeviceError if the agent fails, falls silent, or sends no end record."""
-    name, work = connection.device.name, "the measurement" if job.slot is None else "the trial"
+def run_agent(connection: Connection, python: str, job: AgentJob, kind: type[A], reporter: Reporter) -> A:
+    """Run one job and return its answer. DeviceError if the agent fails, falls silent, or doesn't end properly."""
+    name, work = connection.device.name, "the trial" if isinstance(job, PushJob) else "the measurement"
     with tempfile.TemporaryFile(dir=connection.folder) as stderr:
         # ONNX Runtime and OpenVINO write into the home. This one is in edgekit's folder and is cleaned with it.
         home = f"{job.cache}/runtimes"
@@ -58,7 +59,7 @@ def run_agent(connection: Connection, python: str, job: AgentJob, reporter: Repo
             assert process.stdout
             # In another thread, because a device whose disk hangs doesn't read it.
             threading.Thread(target=_send, args=(process.stdin, encode(job)), daemon=True).start()
-            messages = _listen(name, work, process.stdout, reporter)
+            messages: list[Message] = _listen(name, work, process.stdout, reporter)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(SILENCE_S)
         stderr.seek(0)
@@ -72,10 +73,18 @@ def run_agent(connection: Connection, python: str, job: AgentJob, reporter: Repo
             raise DeviceError(f"{name}: {message.problem}", valid=message.valid, fix=message.fix)
     if process.returncode != 0:
         raise exit_error(name, work, process.returncode, output)
-    results = [message for message in messages if isinstance(message, Answer)]
-    if not results or not isinstance(messages[-1], Ended):
+    ends: list[Message | None] = [None, None, *messages]
+    answer, end = ends[-2:]
+    if answer is None or not isinstance(end, Ended):
         raise ConnectionCutError(f"{name}: the answer is incomplete (no end record)", fix="Run the same command again")
-    return results[-1]
+    if not isinstance(answer, kind):
+        raise mismatch(name)
+    return answer
+
+
+def mismatch(device: str) -> ConnectionCutError:
+    """The error for an answer that isn't one to the job."""
+    return ConnectionCutError(f"{device}: the answer does not match the job", fix="Run the same command again")
 
 
 def _listen(name: str, work: str, pipe: IO[bytes], reporter: Reporter) -> list[Message]:

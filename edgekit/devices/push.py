@@ -1,22 +1,20 @@
 """Push a bundle to a device, or take it back: the host's side, and the documents of both commands."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from edgekit.config.device_classes import list_device_classes, load_device_class
-from edgekit.devices.app_state import AppState, SlotRecord, Trial
-from edgekit.devices.messages import AgentJob, Refusal, SlotJob, Slotted
+from edgekit.devices.app_state import AppsAnswer, AppState, RollbackAnswer, RollbackRequest, SlotRecord, Trial
+from edgekit.devices.messages import PushJob, Slotted
 from edgekit.devices.probe_result import ProbeResult, python_of
+from edgekit.devices.protocol import run_agent
 from edgekit.devices.registry import Device
 from edgekit.devices.remote import Board, files_of, open_board
-from edgekit.devices.requests import AppsAnswer, RollbackAnswer, RollbackRequest
 from edgekit.devices.scripts import APPS
 from edgekit.devices.trust import refuse_other_key
-from edgekit.errors import BundleRefusedError, EdgekitError, StageError, UsageError, as_sentences
+from edgekit.errors import BundleRefusedError, StageError, UsageError, costs_a_row
 from edgekit.measure.settings import Timing
 from edgekit.report import load_report
 from edgekit.report.measurement import Failure
@@ -112,29 +110,36 @@ def push_to(device: Device, bundle: Bundle, app: str, bound: Bound, reporter: Re
 
     The device is connected, its runtime is set up and the bundle is compared with its processor before it is copied.
     """
-    with _outcome(device, reporter) as outcome, open_board(device, reporter) as board:
-        known = outcome.known = board.ask_apps(app)
+
+    def push(board: Board, known: AppsAnswer) -> PushedDevice:
         refuse_other_processor(device.name, bundle, board.facts)
-        refuse_other_key(device, known)
         if board.facts.emulated:
             reporter.warn(f"{device.name}: QEMU emulates the processor, so its times are not comparable")
         manifest, name = bundle.manifest, bundle.path.resolve().name
         python = board.ready(manifest.target, manifest.engine["minimum"], {name: bundle.size_bytes})
-        slot = SlotJob(
-            folder=f"{known.folder}/{app}",
+        signature = bundle.path / SIGNATURE
+        files = [*files_of(bundle), *([signature] if signature.is_file() else [])]
+        before = board.connection.copied_bytes
+        with board.copying():
+            sent = board.send({name: files})[name]
+        total, copied = sum(path.stat().st_size for path in files), board.connection.copied_bytes - before
+        reporter.say(f"{device.name}: {copied_in_words(copied, total)}")
+        job = PushJob(
+            **board.place,
+            timing=Timing(threads=bound.threads),
+            bundle=name,
+            files=sent,
             sha256=bundle.sha256,
+            folder=f"{known.folder}/{app}",
             expected=_active(known),
             max_p99_ms=bound.max_p99_ms,
             bound=bound.origin,
             trust=device.trust,
         )
-        files, before = _files(bundle), board.connection.copied_bytes
-        with reporter.stage(f"{device.name}: copy"):
-            job = board.job({name: files}, Timing(threads=bound.threads), slot=slot)
-        total, copied = sum(path.stat().st_size for path in files), board.connection.copied_bytes - before
-        reporter.say(f"{device.name}: {copied_in_words(copied, total)}")
-        outcome.result = replace(_result(device, board, python, job), bundle_bytes=total, copied_bytes=copied)
-    return outcome.result
+        answer = run_agent(board.connection, python, job, Slotted, reporter)
+        return replace(_outcome(device, answer), bundle_bytes=total, copied_bytes=copied)
+
+    return _with_app(device, app, reporter, push)
 
 
 def copied_in_words(copied: int, total: int) -> str:
@@ -149,17 +154,17 @@ def roll_back(device: Device, app: str, reporter: Reporter, to: str | None = Non
     `to` is the beginning of another one's hash. The device compares the files with their hashes, and switches. That
     takes no environment and no trial, and waits for no measurement.
     """
-    with _outcome(device, reporter) as outcome, open_board(device, reporter) as board:
-        known = outcome.known = board.ask_apps(app)
-        refuse_other_key(device, known)
+
+    def switch(board: Board, known: AppsAnswer) -> PushedDevice:
         record = _bundle_to_return_to(device, known, app, to)
         python, expected = python_of(device.name, board.facts).path, _active(known)
         request = RollbackRequest(roll_back=app, expected=expected, target=record.sha256, trust=device.trust)
         answer = board.connection.ask(python, APPS, request, RollbackAnswer, "the rollback")
         if answer.refusal is None and record.sha256 == expected:
             reporter.say(f"{device.name}: {record.bundle} {record.sha256[:HASH_DIGITS]} was active already")
-        outcome.result = _pushed(device, answer.app, answer.refusal)
-    return outcome.result
+        return _outcome(device, answer)
+
+    return _with_app(device, app, reporter, switch)
 
 
 def _bundle_to_return_to(device: Device, known: AppsAnswer, app: str, to: str | None) -> SlotRecord:
@@ -206,12 +211,6 @@ def refuse_other_processor(device: str, bundle: Bundle, facts: ProbeResult) -> N
         )
 
 
-def _files(bundle: Bundle) -> list[Path]:
-    """Paths of all files of a bundle, with its signature if it has one."""
-    signature = bundle.path / SIGNATURE
-    return [*files_of(bundle), *([signature] if signature.is_file() else [])]
-
-
 def _row_of(bundle: Bundle, device: Device) -> Row | None:
     """The row of a bundle in the report of its run folder, on this device or another one of its class."""
     run = bundle.path.resolve().parent
@@ -224,49 +223,36 @@ def _row_of(bundle: Bundle, device: Device) -> Row | None:
     return next((row for row in rows if row.device.name == device.name), next(alike, None))
 
 
-def _result(device: Device, board: Board, python: str, job: AgentJob) -> PushedDevice:
-    answer = board.run(python, job)
-    if not isinstance(answer, Slotted):
-        raise board.mismatch()
-    return _pushed(device, answer.app, answer.refusal, answer.trial)
-
-
-def _pushed(device: Device, app: AppState, refusal: Refusal | None, trial: Trial | None = None) -> PushedDevice:
-    if refusal is None:
-        return PushedDevice(device=device.name, verdict="pass", trial=trial, app=app)
-    text = as_sentences(refusal.problem, f"Valid: {refusal.valid}" if refusal.valid else "", refusal.fix)
-    failure = Failure("device", refusal.error, text)
-    return PushedDevice(device=device.name, verdict="fail", reasons=(text,), failure=failure, trial=trial, app=app)
-
-
-@dataclass
-class _Outcome:
-    """The outcome on a device while it is being found out."""
-
-    result: PushedDevice
+def _with_app(
+    device: Device, app: str, reporter: Reporter, work: Callable[[Board, AppsAnswer], PushedDevice]
+) -> PushedDevice:
+    """Work with an app on a connected device. An error is the outcome, unless it concerns the whole command."""
     known: AppsAnswer | None = None
-    """What the device had before."""
-
-
-@contextmanager
-def _outcome(device: Device, reporter: Reporter) -> Iterator[_Outcome]:
-    """Yields the outcome, which gets the block's error unless that concerns the whole command."""
-    outcome = _Outcome(PushedDevice(device=device.name, verdict=None))
     try:
-        yield outcome
+        with open_board(device, reporter) as board:
+            known = board.ask_apps(app)
+            refuse_other_key(device, known)
+            return work(board, known)
     except BundleRefusedError as error:
-        had = outcome.known.apps if outcome.known else ()
-        outcome.result = replace(_failed(device, "fail", error), app=had[0] if had else None)
-    except StageError as error:
-        interrupts.check()  # an interrupt makes the main thread close the connections, which is not an error
-        outcome.result = _failed(device, "error", error)
+        return _failed(device, "fail", error, known.apps[0] if known and known.apps else None)
     except Exception as error:
-        if isinstance(error, EdgekitError):
+        if not costs_a_row(error):
             raise
-        reporter.failed(f"{device.name}: the push", error)
-        outcome.result = _failed(device, "error", error)
+        interrupts.check()  # an interrupt makes the main thread close the connections, which is not an error
+        if not isinstance(error, StageError):
+            reporter.failed(f"{device.name}: the push", error)
+        return _failed(device, "error", error)
 
 
-def _failed(device: Device, verdict: Literal["fail", "error"], error: Exception) -> PushedDevice:
+def _outcome(device: Device, answer: Slotted | RollbackAnswer) -> PushedDevice:
+    trial = answer.trial if isinstance(answer, Slotted) else None
+    if answer.refusal is None:
+        return PushedDevice(device=device.name, verdict="pass", trial=trial, app=answer.app)
+    return replace(_failed(device, "fail", answer.refusal.rebuilt(), answer.app), trial=trial)
+
+
+def _failed(
+    device: Device, verdict: Literal["fail", "error"], error: Exception, app: AppState | None = None
+) -> PushedDevice:
     failure = Failure.of("device", error)
-    return PushedDevice(device=device.name, verdict=verdict, reasons=(failure.message,), failure=failure)
+    return PushedDevice(device=device.name, verdict=verdict, reasons=(failure.message,), failure=failure, app=app)

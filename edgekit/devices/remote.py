@@ -5,24 +5,24 @@ A browser measures in the same way, through edgekit.devices.web.
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from edgekit.config.runtimes import find_runtime
-from edgekit.devices.messages import AgentJob, Inspected, Measured, SentImages, SlotJob
+from edgekit.devices.app_state import AppsAnswer, AppsRequest
+from edgekit.devices.messages import Inspected, InspectJob, Measured, MeasureJob, SentImages
 from edgekit.devices.probe_result import check_memory, probe, python_of, row_device, unknown_device
-from edgekit.devices.protocol import Answer, run_agent
+from edgekit.devices.protocol import mismatch, run_agent
 from edgekit.devices.registry import THIS, Device
-from edgekit.devices.requests import AppsAnswer, AppsRequest
 from edgekit.devices.scripts import APPS
 from edgekit.devices.setup import ensure_environment, send_files
 from edgekit.devices.transport import Connection, connect
 from edgekit.devices.web.pages import Pages
-from edgekit.errors import ConnectionCutError, DeviceError, EdgekitError, InputError
+from edgekit.errors import DeviceError, EdgekitError, InputError
 from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.baselines import Group
 from edgekit.measure.inspect_bundle import Inspection, inspect_bundle, inspect_model
@@ -36,7 +36,7 @@ from edgekit.runtime.engine import check_threads
 from edgekit.runtime.profile import target_of
 from edgekit.support import interrupts
 from edgekit.support.distribution import release
-from edgekit.support.progress import Reporter
+from edgekit.support.progress import Reporter, Step
 
 INSTALLED = (
     "import json; from importlib.metadata import distributions; "
@@ -68,6 +68,12 @@ class Board:
         self.device = connection.device
         self.facts = probe(connection)
         self.row_facts = row_device(self.device, self.facts)
+        self.place: dict[str, Any] = {
+            "name": self.device.name,
+            "device_class": self.device.device_class or self.facts.matching_class,
+            "cache": self.facts.cache,
+        }
+        """What every job of the agent states."""
 
     def measure(self, bundles: Group, timing: Timing, images: EvaluationImages | None = None) -> Sequence[Measurement]:
         """Measure bundles of one target on the device, as `measure_group` does here. Rows are in the bundles' order.
@@ -77,12 +83,13 @@ class Board:
         target, oldest = _runtime_of(bundles)
         sizes = {name: bundle.size_bytes for name, bundle in bundles.items()}
         python = self.ready(target, oldest, sizes, timing.streams or 0)
-        with self._reporter.stage(f"{self.device.name}: copy"):
+        with self.copying():
             sent = None if images is None else self._send_images(images)
-            job = self.job({name: files_of(bundle) for name, bundle in bundles.items()}, timing, images=sent)
-        answer = self.run(python, job)
-        if not isinstance(answer, Measured) or len(answer.rows) != len(bundles):
-            raise self.mismatch()
+            files = self.send({name: files_of(bundle) for name, bundle in bundles.items()})
+        job = MeasureJob(**self.place, timing=timing, bundles=files, images=sent)
+        answer = run_agent(self.connection, python, job, Measured, self._reporter)
+        if len(answer.rows) != len(bundles):
+            raise mismatch(self.device.name)
         return answer.rows
 
     def versions(self, bundles: Group) -> dict[str, str]:
@@ -105,27 +112,18 @@ class Board:
             companions = (path.with_suffix(suffix) for suffix in find_runtime(target).companion_suffixes)
             files = [path, *(file for file in companions if file.is_file())]
         python = self.ready(target, oldest, {path.name: sum(file.stat().st_size for file in files)})
-        with self._reporter.stage(f"{self.device.name}: copy"):
-            job = self.job({str(path): files}, Timing(threads=threads), inspect=True)
-        answer = self.run(python, job)
-        inspection = (answer.bundle or answer.model) if isinstance(answer, Inspected) else None
-        if inspection is None:
-            raise self.mismatch()
+        with self.copying():
+            sent = self.send({"": files})[""]
+        job = InspectJob(**self.place, timing=Timing(threads=threads), path=str(path), files=sent)
+        answer = run_agent(self.connection, python, job, Inspected, self._reporter)
+        if (inspection := answer.bundle or answer.model) is None:
+            raise mismatch(self.device.name)
         return inspection
-
-    def run(self, python: str, job: AgentJob) -> Answer:
-        """Run the agent in an environment's Python. Raises a DeviceError if it fails."""
-        return run_agent(self.connection, python, job, self._reporter)
 
     def ask_apps(self, *names: str) -> AppsAnswer:
         """The apps with these names, or all, and their bundles. Raises a DeviceError."""
         python = python_of(self.device.name, self.facts).path
         return self.connection.ask(python, APPS, AppsRequest(names), AppsAnswer, "the list of apps")
-
-    def mismatch(self) -> ConnectionCutError:
-        """Build the error for an answer of another kind than the job asked for."""
-        problem = f"{self.device.name}: the answer does not match the job"
-        return ConnectionCutError(problem, fix="Run the same command again")
 
     def ready(self, target: str, oldest: str | None, sizes: Mapping[str, int], streams: int = 0) -> str:
         """Check that the bundles fit into memory, and prepare the target's environment. Returns its Python."""
@@ -137,33 +135,22 @@ class Board:
         with self._reporter.stage(f"{self.device.name}: set up {target}"):
             return ensure_environment(self.connection, self.facts, target, oldest)
 
-    def job(
-        self,
-        groups: Mapping[str, Sequence[Path]],
-        timing: Timing,
-        images: SentImages | None = None,
-        inspect: bool = False,
-        slot: SlotJob | None = None,
-    ) -> AgentJob:
-        """Send the files of bundles or models, by their names, and build the agent's job."""
-        files = [(name, path) for name, paths in groups.items() for path in paths]
-        sent: dict[str, dict[str, str]] = {name: {} for name in groups}
-        hashes = send_files(self.connection, self.facts, [path for _, path in files])
-        for (name, path), digest in zip(files, hashes, strict=True):
-            sent[name][path.name] = digest
-        return AgentJob(
-            name=self.device.name,
-            device_class=self.device.device_class or self.facts.matching_class,
-            cache=self.facts.cache,
-            bundles=sent,
-            timing=timing,
-            images=images,
-            inspect=inspect,
-            slot=slot,
-        )
+    def send(self, groups: Mapping[str, Sequence[Path]]) -> dict[str, dict[str, str]]:
+        """Send the files of groups into the device's store. Returns the hash of each file, by its group and name."""
+        paths = [path for group in groups.values() for path in group]
+        hashes = iter(send_files(self.connection, self.facts, paths))
+        return {name: {path.name: next(hashes) for path in group} for name, group in groups.items()}
+
+    def copying(self) -> AbstractContextManager[Step]:
+        """The stage in which files are sent."""
+        return self._reporter.stage(f"{self.device.name}: copy")
 
     def _send_images(self, images: EvaluationImages) -> SentImages:
+        arrays: dict[str, Any] = {"labels": images.crops.labels, **vars(images.reference)}
+        if images.logits is not None:
+            arrays["logits"] = images.logits
         with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+            np.savez(Path(folder) / "reference.npz", **arrays)
             pixels = getattr(images.crops.pixels, "filename", None)
             if pixels is None:
                 pixels = Path(folder) / "pixels.npy"
@@ -171,22 +158,9 @@ class Board:
             files = [Path(folder) / str(index) for index in range(len(images.files))]
             for path, content in zip(files, images.files, strict=True):
                 path.write_bytes(content)
-            logits = []
-            if images.logits is not None:
-                logits = [Path(folder) / "logits.npy"]
-                np.save(logits[0], images.logits)
-            first, *others = send_files(self.connection, self.facts, [Path(pixels), *files, *logits])
-        reference = images.reference
-        return SentImages(
-            pixels=first,
-            labels=tuple(images.crops.labels.tolist()),
-            best=tuple(reference.best.tolist()),
-            hit1=tuple(reference.hit1.tolist()),
-            hit5=tuple(reference.hit5.tolist()),
-            files=tuple(others[: len(files)]),
-            names=tuple(images.names),
-            logits=others[-1] if logits else None,
-        )
+            paths = [Path(pixels), Path(folder) / "reference.npz", *files]
+            first, second, *others = send_files(self.connection, self.facts, paths)
+        return SentImages(pixels=first, reference=second, files=tuple(others), names=tuple(images.names))
 
 
 def _runtime_of(bundles: Group) -> tuple[str, str]:

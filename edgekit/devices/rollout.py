@@ -1,15 +1,12 @@
-"""Push a bundle to several devices, and describe what devices have: the documents of `push` and `devices status`."""
+"""Push a bundle to several devices, roll back, and describe what devices have: the documents of these commands."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from threading import Event
 from typing import Literal
 
 from edgekit.devices.app_state import AppState
-from edgekit.devices.closing import close_all
-from edgekit.devices.parallel import each_device
-from edgekit.devices.push import Bound, PushedDevice, push_to
+from edgekit.devices.parallel import each_device, in_threads
+from edgekit.devices.push import Bound, PushedDevice, push_to, roll_back
 from edgekit.devices.registry import Device
 from edgekit.devices.remote import open_board
 from edgekit.errors import DeviceError
@@ -64,31 +61,18 @@ def roll_out(
 ) -> tuple[PushedDevice, ...]:
     """Push to the first `canary` devices, and then to the others, at most `parallel` at a time.
 
-    When one doesn't pass, no other push begins. Ctrl-C, or an exception, closes every connection.
+    When one doesn't pass, no other push begins.
     """
-    results: dict[Device, PushedDevice] = {}
-    stopped = Event()
+    pushed: list[PushedDevice] = []
 
-    def push_unless_stopped(device: Device) -> None:
-        if not stopped.is_set():
-            results[device] = push(device)
-            if results[device].verdict != "pass":
-                stopped.set()
+    def push_unless_stopped(device: Device) -> PushedDevice:
+        if any(result.verdict != "pass" for result in pushed):
+            return PushedDevice(device=device.name, verdict=None)
+        pushed.append(result := push(device))
+        return result
 
-    for group in (devices[:canary], devices[canary:]):
-        with ThreadPoolExecutor(parallel, "push") as pool:
-            work = [pool.submit(push_unless_stopped, device) for device in group]
-            try:
-                wait(work, return_when=FIRST_EXCEPTION)
-                for future in work:
-                    if future.done():
-                        future.result()
-            except BaseException:
-                stopped.set()
-                close_all()
-                raise
-    begun = {device: results.get(device) for device in devices}
-    return tuple(result or PushedDevice(device=device.name, verdict=None) for device, result in begun.items())
+    groups = (devices[:canary], devices[canary:])
+    return tuple(result for group in groups for result in in_threads(group, push_unless_stopped, parallel))
 
 
 def push_bundle(
@@ -105,6 +89,12 @@ def push_bundle(
         return push_to(device, bundle, app, bounds[device], reporter)
 
     return Pushed(app=app, sha256=bundle.sha256, results=roll_out(list(bounds), push, canary, parallel))
+
+
+def roll_back_devices(devices: Sequence[Device], app: str, reporter: Reporter, to: str | None = None) -> Pushed:
+    """Make a bundle of an app active again on devices, in parallel. One that fails doesn't stop the others."""
+    results = each_device(devices, lambda device: [roll_back(device, app, reporter, to)])
+    return Pushed(app=app, sha256=None, results=tuple(results))
 
 
 def status_of(devices: Sequence[Device], reporter: Reporter) -> Status:

@@ -8,20 +8,13 @@ there.
 import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from edgekit.config.runtimes import find_runtime
 from edgekit.devices.faults import exit_error, full_disk
 from edgekit.devices.probe_result import ProbeResult, python_of, reason_against, wheel_problem
-from edgekit.devices.requests import (
-    CleanAnswer,
-    CleanRequest,
-    EnvironmentAnswer,
-    EnvironmentRequest,
-    StoreAnswer,
-    StoreRequest,
-)
 from edgekit.devices.scripts import ENVIRONMENT, STORE
 from edgekit.devices.transport import Connection, Done, script_command, watched
 from edgekit.devices.wheel import NAME, REQUIREMENTS, TRUST_REQUIREMENTS, own_wheel
@@ -33,6 +26,78 @@ from edgekit.support.hashes import digest, file_sha256
 CHUNK = 1 << 20
 SET_UP_S = 3600
 """Time limit for the device's pip, which downloads 100 MB and writes them to an SD card."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreRequest:
+    """Asks `scripts.store` which files are missing, or lets it receive them."""
+
+    cache: str
+    """Path of edgekit's folder on the device."""
+    files: Mapping[str, int]
+    """Size in bytes of each file, by its SHA-256."""
+    receive: bool = False
+    """Whether the files follow on stdin, in this order."""
+    offsets: Mapping[str, int] = field(default_factory=dict)
+    """Number of bytes at the beginning of a file that are there already and don't follow, by its SHA-256."""
+
+
+@dataclass(frozen=True)
+class StoreAnswer:
+    """The state of the store."""
+
+    missing: tuple[str, ...]
+    """SHA-256 of the files that are not in the store or, after receiving, arrived damaged."""
+    removable: int
+    """Size in bytes of the other files that may be removed."""
+    partial: Mapping[str, int]
+    """Number of bytes of a missing file that an interrupted copy left, by its SHA-256."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentRequest:
+    """Asks `scripts.environment` for a virtual environment, which it creates if necessary."""
+
+    cache: str
+    """Path of edgekit's folder on the device."""
+    key: str
+    """Name of the environment, a hash of its contents."""
+    requirements: tuple[str, ...]
+    """Requirements that pip installs in addition to edgekit's wheel."""
+    wheels: Mapping[str, str]
+    """SHA-256 of each wheel in the store, by its file name."""
+    offline: bool
+    """Whether the wheels are all that the environment needs, and are unpacked without pip."""
+    unused: tuple[str, ...]
+    """Glob patterns, relative to site-packages, of files to remove."""
+
+
+@dataclass(frozen=True)
+class EnvironmentAnswer:
+    """The environment that was asked for."""
+
+    python: str
+    """Path of its Python."""
+    made: bool
+    """Whether this request created it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanRequest:
+    """Asks `scripts.environment` to delete edgekit's folder."""
+
+    cache: str
+    """Path of edgekit's folder on the device."""
+    clean: Literal[True] = True
+    """Mark of this kind of request."""
+
+
+@dataclass(frozen=True)
+class CleanAnswer:
+    """The result of cleaning."""
+
+    removed: bool
+    """Whether the folder existed."""
 
 
 def environment_key(wheel: bytes, requirements: Sequence[str], python_version: str) -> str:

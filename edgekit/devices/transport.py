@@ -20,10 +20,9 @@ from typing import IO, TypeVar
 
 import msgspec
 
-from edgekit.devices.closing import closing
 from edgekit.devices.faults import connection_error, exit_error
+from edgekit.devices.parallel import closing
 from edgekit.devices.registry import Device
-from edgekit.devices.requests import ScriptRequest
 from edgekit.devices.scripts import source
 from edgekit.errors import DeviceError, FrozenError, MissingExtraError, UnreachableError, all_printable
 
@@ -130,7 +129,7 @@ class Connection:
         if status == 255 and self._is_lost():
             raise self._lost(established=True)
 
-    def ask(self, python: str, script: str, request: ScriptRequest, answer: type[T], work: str) -> T:
+    def ask(self, python: str, script: str, request: object, answer: type[T], work: str) -> T:
         """Run one of `scripts` with a request, and return its answer. DeviceError, which names `work`, if it fails."""
         return self.answer(self.run(script_command(python, script, request), work=work), answer, work)
 
@@ -186,7 +185,7 @@ def frozen(device: str, problem: str) -> FrozenError:
     )
 
 
-def script_command(python: str, script: str, request: ScriptRequest) -> list[str]:
+def script_command(python: str, script: str, request: object) -> list[str]:
     """The command that runs one of `scripts` with a request, in ASCII because not every path is UTF-8."""
     return [python, "-I", "-c", source(script), json.dumps(msgspec.to_builtins(request))]
 
@@ -198,7 +197,7 @@ def connect(device: Device, alive_s: int = ALIVE_S) -> Iterator[Connection]:
     parent = "/tmp" if Path("/tmp").is_dir() else None
     with tempfile.TemporaryDirectory(prefix="edgekit-", dir=parent) as folder:
         connection = Connection(device, Path(folder), alive_s)
-        with closing(connection):
+        with closing(connection.close):
             connection.open()
             yield connection
 

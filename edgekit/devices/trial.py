@@ -7,8 +7,8 @@ import numpy as np
 from msgspec import convert
 
 from edgekit import __version__
-from edgekit.devices.app_state import AppState, SlotRecord, Trial
-from edgekit.devices.messages import AgentJob, Refusal, SlotJob, Slotted
+from edgekit.devices.app_state import AppState, Refusal, SlotRecord, Trial
+from edgekit.devices.messages import PushJob, Slotted
 from edgekit.devices.scripts.apps import app_state
 from edgekit.devices.slots import Slots, pushing
 from edgekit.devices.trust import fingerprint_of
@@ -25,54 +25,55 @@ TIMED_MS = 20_000
 FEWEST_ROUNDS = 20
 
 
-def push_bundle(job: AgentJob, slot: SlotJob, reporter: Reporter) -> Slotted:
+def push_bundle(job: PushJob, reporter: Reporter) -> Slotted:
     """Push the job's bundle. One that doesn't pass its trial is refused, and nothing changes."""
-    with pushing(Path(slot.folder), job.name, reporter) as slots:
+    with pushing(Path(job.folder), job.name, reporter) as slots:
         trials: list[Trial] = []
         try:
-            push(job, slot, slots, reporter, trials)
+            push(job, slots, reporter, trials)
             refusal = None
         except DeviceError:
             raise
         except EdgekitError as error:
-            refusal = Refusal(type(error).__name__, error.problem, error.valid, error.fix)
+            refusal = Refusal.of(error)
         state = convert(app_state(slots.app), AppState)
         return Slotted(state, trials[-1] if trials else None, refusal)
 
 
-def push(job: AgentJob, slot: SlotJob, slots: Slots, reporter: Reporter, trials: list[Trial]) -> None:
+def push(job: PushJob, slots: Slots, reporter: Reporter, trials: list[Trial]) -> None:
     """Try the job's bundle, and make it active. If it's active already, it is only tried."""
-    slots.refuse_unless_active(slot.expected, slot.sha256)
-    ((name, files),) = job.bundles.items()
+    slots.refuse_unless_active(job.expected, job.sha256)
+    name, files = job.bundle, job.files
     is_active = slots.active is not None and slots.holds(slots.active, files)
     if is_active and slots.active:
         folder = slots.folder(slots.active)
     else:
         folder = slots.receive(files, Path(job.cache) / "files")
-    key = slots.trusted_key(slot.trust)
+    key = slots.trusted_key(job.trust)
     bundle = read_bundle(folder) if key is None else read_signed_bundle(folder, key)  # nothing has opened its model yet
-    trials.append(trial := try_bundle(bundle, name, job, reporter))
-    if slot.max_p99_ms is not None and trial.p99_ms > slot.max_p99_ms:
+    trials.append(trial := try_bundle(bundle, job, reporter))
+    if job.max_p99_ms is not None and trial.p99_ms > job.max_p99_ms:
         raise BundleRefusedError(
             f"the p99 of '{name}' is {milliseconds(trial.p99_ms)} with {threads_in_words(trial.threads)}",
-            valid=f"at most {milliseconds(slot.max_p99_ms)}, {slot.bound}",
+            valid=f"at most {milliseconds(job.max_p99_ms)}, {job.bound}",
             fix=f"See with `edgekit doctor {job.name}` whether it is throttled or busy, or give --max-p99 MS",
         )
     signed_by = None if key is None else fingerprint_of(public_pem(key).decode())
     with reporter.stage("switch"):  # the message ends this process if the host is gone
         if is_active:
-            slots.confirm_active(slot.sha256, signed_by)
+            slots.confirm_active(job.sha256, signed_by)
         else:
-            slots.activate_incoming(record_of(bundle, name, files, slot, trial, signed_by), slot.expected)
+            slots.activate_incoming(record_of(bundle, job, trial, signed_by), job.expected)
         if key is not None:
             slots.keep_key(key)
 
 
-def try_bundle(bundle: Bundle, name: str, job: AgentJob, reporter: Reporter) -> Trial:
+def try_bundle(bundle: Bundle, job: PushJob, reporter: Reporter) -> Trial:
     """Open a bundle in this process, run its golden samples, and time it on the first one.
 
     Raises GoldenError, BundleError, MissingExtraError, or EngineError.
     """
+    name = job.bundle
     with reporter.stage(f"try {name}"), open_session(bundle, job.timing.threads) as session:
         engine = f"{session.engine_name} {session.engine_version}"
         golden = session.compare_golden()
@@ -98,21 +99,19 @@ def try_bundle(bundle: Bundle, name: str, job: AgentJob, reporter: Reporter) -> 
         )
 
 
-def record_of(
-    bundle: Bundle, name: str, files: dict[str, str], slot: SlotJob, trial: Trial, signed_by: str | None
-) -> SlotRecord:
+def record_of(bundle: Bundle, job: PushJob, trial: Trial, signed_by: str | None) -> SlotRecord:
     """The record of a bundle that passed its trial."""
     manifest = bundle.manifest
     return SlotRecord(
-        bundle=name,
-        sha256=slot.sha256,
+        bundle=job.bundle,
+        sha256=job.sha256,
         model=manifest.recorded("model", "name"),
         target=manifest.target,
         precision=manifest.precision,
         device_class=manifest.device_class,
         oldest_engine=manifest.engine["minimum"],
-        files=files,
-        max_p99_ms=slot.max_p99_ms,
+        files=job.files,
+        max_p99_ms=job.max_p99_ms,
         trial=trial,
         edgekit=__version__,
         signed_by=signed_by,

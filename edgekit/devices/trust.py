@@ -8,8 +8,8 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from edgekit.devices.app_state import AppsAnswer
 from edgekit.devices.registry import Device
-from edgekit.devices.requests import AppsAnswer
 from edgekit.devices.scripts.apps import TRUST
 from edgekit.errors import BundleRefusedError, SignatureError
 from edgekit.runtime.bundle import Bundle

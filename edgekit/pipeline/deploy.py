@@ -11,8 +11,8 @@ from edgekit import __version__
 from edgekit.devices.parallel import each_device
 from edgekit.devices.registry import THIS, Device
 from edgekit.devices.remote import measure_on_device
+from edgekit.devices.web.evaluate import check_browsers
 from edgekit.devices.web.pages import Pages, serving
-from edgekit.devices.web.runnable import check_browsers
 from edgekit.images.calibration_doubts import differ_in_brightness, doubts
 from edgekit.images.calibration_list import write_list
 from edgekit.images.overlap import copies_of

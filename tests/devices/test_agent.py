@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -10,17 +11,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from edgekit.devices.agent import assemble, images_of
 from edgekit.devices.messages import (
-    AgentJob,
     Bug,
     Ended,
     Failed,
     Measured,
+    MeasureJob,
     Message,
     SentImages,
     StageBegan,
@@ -53,11 +56,11 @@ def cache(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def job(make_bundle: MakeBundle, cache: Path) -> AgentJob:
+def job(make_bundle: MakeBundle, cache: Path) -> MeasureJob:
     """A job whose files are already in the store."""
     bundles = {"it's": store(cache, make_bundle("onnx"))}
     timing = Timing(threads=1, warmup=1, iterations=3)
-    return AgentJob(name="pi", device_class="raspberry-pi-5", cache=str(cache), bundles=bundles, timing=timing)
+    return MeasureJob(name="pi", device_class="raspberry-pi-5", cache=str(cache), bundles=bundles, timing=timing)
 
 
 def store(cache: Path, bundle: Path) -> dict[str, str]:
@@ -71,8 +74,14 @@ def store_bytes(cache: Path, content: bytes) -> str:
     return digest
 
 
+def store_arrays(cache: Path, array: Any = None, **arrays: Any) -> str:
+    file = io.BytesIO()
+    np.save(file, array) if not arrays else np.savez(file, **arrays)
+    return store_bytes(cache, file.getvalue())
+
+
 @contextmanager
-def started(arguments: list[str], job: AgentJob) -> "Iterator[subprocess.Popen[bytes]]":
+def started(arguments: list[str], job: MeasureJob) -> "Iterator[subprocess.Popen[bytes]]":
     """Start an agent and send it the job."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "LC_ALL": "C"}
     pipe = subprocess.PIPE
@@ -84,7 +93,7 @@ def started(arguments: list[str], job: AgentJob) -> "Iterator[subprocess.Popen[b
         yield process
 
 
-def run(job: AgentJob, arguments: list[str] = AGENT) -> tuple[list[Message], str]:
+def run(job: MeasureJob, arguments: list[str] = AGENT) -> tuple[list[Message], str]:
     """Run an agent. It must exit with 0 after its end record. Returns its messages and its stderr."""
     with started(arguments, job) as process:
         assert process.stdout
@@ -102,7 +111,7 @@ def message_of(line: bytes) -> Message:
     return message
 
 
-def measured_by(job: AgentJob, arguments: list[str] = AGENT) -> tuple[Measured, list[str]]:
+def measured_by(job: MeasureJob, arguments: list[str] = AGENT) -> tuple[Measured, list[str]]:
     """Run an agent. Returns the measurements, its last message before the end record, and the warnings."""
     messages, _ = run(job, arguments)
     measured = messages[-2]
@@ -111,7 +120,7 @@ def measured_by(job: AgentJob, arguments: list[str] = AGENT) -> tuple[Measured, 
     return measured, [message.text for message in messages if isinstance(message, Warned)]
 
 
-def test_measurements_then_the_end_record(job: AgentJob, cache: Path) -> None:
+def test_measurements_then_the_end_record(job: MeasureJob, cache: Path) -> None:
     messages, _ = run(job)
     *others, measured, _ = messages
     assert isinstance(measured, Measured)
@@ -130,7 +139,7 @@ def broken_agent(owner: str, name: str) -> list[str]:
     return ["-c", f"import {owner} as owner; owner.{name} = lambda *_: {{}}['val']; {AGENT[-1]}"]
 
 
-def test_a_bug_costs_its_row_and_its_traceback_reaches_the_host(job: AgentJob) -> None:
+def test_a_bug_costs_its_row_and_its_traceback_reaches_the_host(job: MeasureJob) -> None:
     messages, _ = run(job, broken_agent("edgekit.measure.opened_bundle", "summarize_profile"))
     (bug,) = (message for message in messages if isinstance(message, Bug))
     assert (bug.what, bug.kind) == ("it's", "KeyError")
@@ -142,7 +151,7 @@ def test_a_bug_costs_its_row_and_its_traceback_reaches_the_host(job: AgentJob) -
     assert (row.failure.stage, row.failure.error) == ("bug in edgekit", "KeyError")
 
 
-def test_a_bug_outside_of_the_rows_ends_the_job_as_one(job: AgentJob) -> None:
+def test_a_bug_outside_of_the_rows_ends_the_job_as_one(job: MeasureJob) -> None:
     messages, _ = run(job, broken_agent("edgekit.measure.machine", "describe"))
     failed = messages[-2]
     assert isinstance(failed, Failed)
@@ -150,7 +159,7 @@ def test_a_bug_outside_of_the_rows_ends_the_job_as_one(job: AgentJob) -> None:
     assert "Traceback (most recent call last)" in failed.traceback
 
 
-def test_a_damaged_bundle_is_an_error_followed_by_the_end_record(job: AgentJob, cache: Path) -> None:
+def test_a_damaged_bundle_is_an_error_followed_by_the_end_record(job: MeasureJob, cache: Path) -> None:
     (cache / "files" / job.bundles["it's"]["labels.txt"]).write_text("other")
     messages, errors = run(job)
     failed = messages[-2]
@@ -160,15 +169,17 @@ def test_a_damaged_bundle_is_an_error_followed_by_the_end_record(job: AgentJob, 
     assert errors == ""
 
 
-def test_messages_name_the_bundle(job: AgentJob, cache: Path) -> None:
+def test_messages_name_the_bundle(job: MeasureJob, cache: Path) -> None:
     """Messages use the host's name of the bundle, even if it is no valid folder name or not UTF-8."""
-    files = job.bundles["it's"]
+    files = dict(job.bundles["it's"])
     manifest = json.loads((cache / "files" / files["manifest.json"]).read_text())
     broken = files | {"model.onnx": store_bytes(cache, b"no model")}
     manifest["files"]["model.onnx"] = {"sha256": broken["model.onnx"], "size_bytes": 8}
     broken["manifest.json"] = store_bytes(cache, json.dumps(manifest).encode())
     names = ["runs/$(touch pwned)", "..", "b\udcffse/it is"]
-    measured, warnings = measured_by(replace(job, bundles=dict(zip(names, [broken, files, files], strict=True))))
+    measured, warnings = measured_by(
+        structs.replace(job, bundles=dict(zip(names, [broken, files, files], strict=True)))
+    )
     assert [row.bundle for row in measured.rows] == names
     refused, *others = measured.rows
     assert refused.failure is not None
@@ -192,34 +203,30 @@ with failing_engine({target!r}, {bundle!r}, {phase!r}, {computed_in!r}):
 
 
 @pytest.fixture
-def two_bundles(job: AgentJob, cache: Path, make_bundle: MakeBundle) -> AgentJob:
+def two_bundles(job: MeasureJob, cache: Path, make_bundle: MakeBundle) -> MeasureJob:
     """A job of `edgekit benchmark` with float and INT8."""
     names = {precision: f"openvino-{precision}" for precision in ("float", "int8")}
     bundles = {
         name: store(cache, make_bundle("openvino", name, precision=precision)) for precision, name in names.items()
     }
-    return replace(job, bundles=bundles)
+    return structs.replace(job, bundles=bundles)
 
 
 @pytest.fixture
-def with_images(two_bundles: AgentJob, cache: Path, tiny_images: EvaluationImages, tmp_path: Path) -> AgentJob:
+def with_images(two_bundles: MeasureJob, cache: Path, tiny_images: EvaluationImages, tmp_path: Path) -> MeasureJob:
     """A job of `edgekit deploy` with the same bundles and images to evaluate on."""
-    np.save(tmp_path / "pixels.npy", tiny_images.crops.pixels)
     assert tiny_images.logits is not None
-    np.save(tmp_path / "logits.npy", tiny_images.logits)
     sent = SentImages(
-        pixels=store_bytes(cache, (tmp_path / "pixels.npy").read_bytes()),
-        labels=tuple(tiny_images.crops.labels.tolist()),
-        best=tuple(tiny_images.reference.best.tolist()),
-        hit1=tuple(tiny_images.reference.hit1.tolist()),
-        hit5=tuple(tiny_images.reference.hit5.tolist()),
+        pixels=store_arrays(cache, tiny_images.crops.pixels),
+        reference=store_arrays(
+            cache, labels=tiny_images.crops.labels, logits=tiny_images.logits, **vars(tiny_images.reference)
+        ),
         files=tuple(store_bytes(cache, file) for file in tiny_images.files[:2]),
-        logits=store_bytes(cache, (tmp_path / "logits.npy").read_bytes()),
     )
-    return replace(two_bundles, images=sent)
+    return structs.replace(two_bundles, images=sent)
 
 
-def test_an_engine_that_fails_while_it_is_timed_loses_only_its_own_row(two_bundles: AgentJob) -> None:
+def test_an_engine_that_fails_while_it_is_timed_loses_only_its_own_row(two_bundles: MeasureJob) -> None:
     measured, warnings = measured_by(two_bundles, failing_agent("openvino", "openvino-float", "model alone"))
     float_, int8 = measured.rows
     assert float_.failure is not None
@@ -232,7 +239,7 @@ def test_an_engine_that_fails_while_it_is_timed_loses_only_its_own_row(two_bundl
     assert warning.startswith("openvino-float: ")
 
 
-def test_an_engine_that_fails_end_to_end_loses_only_its_own_row(with_images: AgentJob) -> None:
+def test_an_engine_that_fails_end_to_end_loses_only_its_own_row(with_images: MeasureJob) -> None:
     measured, _ = measured_by(with_images, failing_agent("openvino", "openvino-int8", "end to end"))
     float_, int8 = measured.rows
     assert int8.failure is not None
@@ -243,12 +250,13 @@ def test_an_engine_that_fails_end_to_end_loses_only_its_own_row(with_images: Age
     assert float_.low_precision.computes_in == "bf16"
 
 
-def test_a_device_sends_its_profile_and_the_names_of_changed_images(with_images: AgentJob) -> None:
+def test_a_device_sends_its_profile_and_the_names_of_changed_images(with_images: MeasureJob, cache: Path) -> None:
     assert with_images.images is not None
-    best = list(with_images.images.best)
-    best[2] = (best[2] + 1) % 10
-    names = tuple(f"{index}.png" for index in range(len(best)))
-    job = replace(with_images, images=replace(with_images.images, best=tuple(best), names=names))
+    reference = dict(np.load(cache / "files" / with_images.images.reference))
+    reference["best"][2] = (reference["best"][2] + 1) % 10
+    names = tuple(f"{index}.png" for index in range(len(reference["best"])))
+    sent = replace(with_images.images, reference=store_arrays(cache, **reference), names=names)
+    job = structs.replace(with_images, images=sent)
     messages, _ = run(job)
     (measured,) = (message for message in messages if isinstance(message, Measured))
     for row in measured.rows:
@@ -259,7 +267,7 @@ def test_a_device_sends_its_profile_and_the_names_of_changed_images(with_images:
         assert [change.examples[0].image for change in row.accuracy.changes or ()] == ["2.png"]
 
 
-def test_an_engine_that_fails_in_bf16_loses_only_that_figure(with_images: AgentJob) -> None:
+def test_an_engine_that_fails_in_bf16_loses_only_that_figure(with_images: MeasureJob) -> None:
     measured, warnings = measured_by(with_images, failing_agent("openvino", "openvino-float", "model alone", "bf16"))
     float_, int8 = measured.rows
     assert [row.failure for row in measured.rows] == [None, None]
@@ -272,16 +280,17 @@ def test_an_engine_that_fails_in_bf16_loses_only_that_figure(with_images: AgentJ
     assert warning.startswith("openvino-float in bf16: ")
 
 
-def test_parts(job: AgentJob, cache: Path, tmp_path: Path) -> None:
+def test_parts(job: MeasureJob, cache: Path, tmp_path: Path) -> None:
     files = job.bundles["it's"]
     assert assemble(files, cache / "files", tmp_path / "one").manifest.target == "onnx"
     without = {name: digest for name, digest in files.items() if name != "golden.npz"}
     with pytest.raises(BundleError):
         assemble(without, cache / "files", tmp_path / "two")
-    np.save(cache / "files" / "pixels.npy", np.zeros((2, 4, 4, 3), np.uint8))
-    (cache / "files" / "file").write_bytes(b"x")
+    arrays = {"labels": [1, 1], "best": [1, 2], "hit1": [True, False], "hit5": [True, True]}
     sent = SentImages(
-        pixels="pixels.npy", labels=(1, 1), best=(1, 2), hit1=(True, False), hit5=(True, True), files=("file",)
+        pixels=store_arrays(cache, np.zeros((2, 4, 4, 3), np.uint8)),
+        reference=store_arrays(cache, **arrays),
+        files=(store_bytes(cache, b"x"),),
     )
     images = images_of(sent, cache / "files")
     assert (images.crops.pixels.shape, images.crops.labels.tolist()) == ((2, 4, 4, 3), [1, 1])
@@ -291,14 +300,16 @@ def test_parts(job: AgentJob, cache: Path, tmp_path: Path) -> None:
     assert images.reference.hit5.tolist() == [True, True]
 
 
-def test_a_file_that_another_run_deleted_is_an_error_of_the_device(job: AgentJob, cache: Path, tmp_path: Path) -> None:
+def test_a_file_that_another_run_deleted_is_an_error_of_the_device(
+    job: MeasureJob, cache: Path, tmp_path: Path
+) -> None:
     files = job.bundles["it's"]
     (cache / "files" / files["labels.txt"]).unlink()
     with refuses(DeviceError, "'labels.txt'"):
         assemble(files, cache / "files", tmp_path / "assembled")
 
 
-def test_one_measurement_at_a_time(job: AgentJob, cache: Path) -> None:
+def test_one_measurement_at_a_time(job: MeasureJob, cache: Path) -> None:
     (cache / "work-of-one-that-was-killed").mkdir()
     (cache / "measuring").touch()
     with (cache / "measuring").open() as held:

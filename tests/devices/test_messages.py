@@ -1,11 +1,11 @@
 """Jobs and messages survive encoding and decoding, and other lines are recognized."""
 
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
-from edgekit.devices.app_state import AppState, Slot
+from edgekit.devices.app_state import AppState, Refusal, Slot
 from edgekit.devices.messages import (
     AgentJob,
     Alive,
@@ -13,9 +13,11 @@ from edgekit.devices.messages import (
     Ended,
     Failed,
     Inspected,
+    InspectJob,
     Measured,
+    MeasureJob,
     Message,
-    Refusal,
+    PushJob,
     Said,
     SentImages,
     Slotted,
@@ -165,27 +167,29 @@ def test_a_message_survives_the_wire(message: Message) -> None:
     assert line.isascii(), "the encoding on the device must not matter"
 
 
-@pytest.mark.parametrize("images", [True, False])
-def test_a_job_survives_the_wire(images: bool) -> None:
-    sent = SentImages(
-        pixels="ab",
-        labels=(1, 2),
-        best=(1, 3),
-        hit1=(True, False),
-        hit5=(True, True),
-        files=("cd", "ef"),
-        names=("a.jpg", ODD_NAME),
-        logits="01",
-    )
-    job = AgentJob(
-        name="pi",
-        device_class="raspberry-pi-5",
-        cache="/home/pi/.cache/edgekit",
-        bundles={ODD_NAME: {"model.onnx": "0" * 64}},
-        timing=Timing(threads=2, sustain_s=600.0, streams=4),
-        images=sent if images else None,
-        inspect=not images,
-    )
+PLACE: dict[str, Any] = {
+    "name": "pi", "device_class": "raspberry-pi-5", "cache": "/home/pi/.cache/edgekit",
+    "timing": Timing(threads=2, sustain_s=600.0, streams=4),
+}  # fmt: skip
+FILES = {"model.onnx": "0" * 64}
+JOBS: list[AgentJob] = [
+    MeasureJob(
+        **PLACE,
+        bundles={ODD_NAME: FILES},
+        images=SentImages(pixels="ab", reference="cd", files=("cd", "ef"), names=("a.jpg", ODD_NAME)),
+    ),
+    MeasureJob(**PLACE, bundles={ODD_NAME: FILES}),
+    InspectJob(**PLACE, path=ODD_NAME, files=FILES),
+    PushJob(**PLACE, bundle=ODD_NAME, files=FILES, sha256="12", folder="/home/pi", expected=None, max_p99_ms=1.5),
+]
+
+
+def test_every_kind_of_job_is_tried() -> None:
+    assert {type(job) for job in JOBS} == set(get_args(AgentJob))
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: type(job).__name__)
+def test_a_job_survives_the_wire(job: AgentJob) -> None:
     assert decode_job(encode(job)) == job
 
 

@@ -131,7 +131,7 @@ def test_openvino_s_wheels_for_arm_need_a_newer_glibc(facts: ProbeResult) -> Non
         ({"disk_free_bytes": 1 << 20}, "free disk", "warning", "419 MB"),
         ({"cache_writable": False}, "cache", "warning", "can't be written"),
         ({"board": "Raspberry Pi 9"}, "device class", "warning", "none matches"),
-        ({"throttled": Throttling(1, ("under-voltage",), ())}, "throttled", "warning", "now: under-voltage"),
+        ({"throttled": Throttling(1, ("under-voltage",), ())}, "throttled", "warning", "under-voltage now"),
         ({"pythons": (InstalledPython("/p", "3.11.2", False),)}, "Python", "warning", "sudo apt install python3-venv"),
         ({"pythons": (InstalledPython("/p", "3.9.2", True),)}, "Python", "broken", "needs Python 3.11 to 3.14"),
         ({"machine": "armv7l"}, "processor", "broken", "armv7l"),

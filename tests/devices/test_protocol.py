@@ -9,18 +9,19 @@ import pytest
 
 from edgekit.devices import protocol, remote
 from edgekit.devices.messages import (
-    AgentJob,
     Alive,
+    Answer,
     Bug,
     Failed,
     Inspected,
     Measured,
+    MeasureJob,
     Message,
     StageBegan,
     Stepped,
     encode,
 )
-from edgekit.devices.protocol import Answer, run_agent
+from edgekit.devices.protocol import run_agent
 from edgekit.devices.remote import open_board
 from edgekit.devices.transport import connect
 from edgekit.errors import ConnectionCutError, DeviceCrashError, DeviceError, DeviceFullError, FrozenError
@@ -168,9 +169,9 @@ def run_fake_agent(
     fake = server.folder / "fake"
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
-    job = AgentJob(name="board", device_class=None, cache=str(server.cache), bundles=bundles or {}, timing=TIMING)
+    job = MeasureJob(name="board", device_class=None, cache=str(server.cache), bundles=bundles or {}, timing=TIMING)
     with connect(server.device()) as connection:
-        return run_agent(connection, str(fake), job, reporter)
+        return run_agent(connection, str(fake), job, Measured, reporter)
 
 
 def test_lines_that_are_not_messages_are_ignored(board: Server, capfd: pytest.CaptureFixture[str]) -> None:
@@ -187,10 +188,12 @@ def test_lines_that_are_not_messages_are_ignored(board: Server, capfd: pytest.Ca
 def test_an_answer_that_does_not_match_the_job_is_an_error(
     lent_board: Server, pair: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with refuses(ConnectionCutError, "does not match"):
+        run_fake_agent(lent_board, f"{said(Inspected())}; {END}", Reporter(quiet=True))
     with open_board(lent_board.device(), Reporter(quiet=True)) as opened:
-        for answer in (Measured(()), Inspected()):
-            monkeypatch.setattr(remote, "run_agent", lambda *_, answer=answer: answer)
-            with pytest.raises(ConnectionCutError):
-                opened.measure({"int8": read_bundle(pair[1])}, TIMING)
-            with pytest.raises(ConnectionCutError):
-                opened.inspect(pair[1], 1)
+        monkeypatch.setattr(remote, "run_agent", lambda *_: Measured(()))
+        with pytest.raises(ConnectionCutError):
+            opened.measure({"int8": read_bundle(pair[1])}, TIMING)
+        monkeypatch.setattr(remote, "run_agent", lambda *_: Inspected())
+        with pytest.raises(ConnectionCutError):
+            opened.inspect(pair[1], 1)

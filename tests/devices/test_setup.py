@@ -23,7 +23,7 @@ from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices import setup, transport
 from edgekit.devices.probe_result import probe
 from edgekit.devices.remote import open_board
-from edgekit.devices.requests import StoreRequest
+from edgekit.devices.setup import StoreRequest
 from edgekit.devices.transport import connect
 from edgekit.devices.wheel import NAME, REQUIREMENTS, own_wheel
 from edgekit.errors import ConnectionCutError, DeviceError, DeviceFullError, FrozenError

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from edgekit.devices import transport
+from edgekit.devices.app_state import AppsAnswer
 from edgekit.devices.faults import exit_error
 from edgekit.devices.probe_result import ProbeResult
 from edgekit.devices.registry import Device
-from edgekit.devices.requests import AppsAnswer, CleanRequest
+from edgekit.devices.setup import CleanRequest
 from edgekit.devices.transport import Connection, Done, connect
 from edgekit.errors import (
     AuthenticationError,

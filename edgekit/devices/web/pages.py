@@ -1,14 +1,18 @@
-"""The pages of a command's browsers, each at an address of its own, which the terminal shows with a QR code."""
+"""The pages of a command's browsers, each at its own address, which the terminal shows with a QR code."""
 
 import io
+import ipaddress
 import socket
+import ssl
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from edgekit.devices.closing import closing
+from edgekit.devices.parallel import closing
 from edgekit.devices.registry import Device
 from edgekit.devices.web.runtime_package import RuntimeFiles, runtime_files
 from edgekit.support.libraries import import_needed
@@ -35,7 +39,7 @@ class Pages:
     def browser(self, device: Device, threads: int | None) -> "Browser":
         """The browser of a device; the first call shows an address and waits. Raises BrowserError if none comes."""
         from edgekit.devices.web.browser import Browser
-        from edgekit.devices.web.certificate import own_certificate
+        from edgekit.devices.web.pages import own_certificate
         from edgekit.devices.web.server import PageServer
 
         if device not in self._servers:
@@ -43,7 +47,7 @@ class Pages:
             host, here = (EVERYWHERE, own_address()) if device.web_network else (LOOPBACK, LOOPBACK)
             tls = own_certificate([here, LOOPBACK]) if scheme == "https" else None
             server = PageServer(device.name, self._runtime, host, tls)
-            self._stack.enter_context(closing(server))
+            self._stack.enter_context(closing(server.close))
             self._servers[device] = server
             self._reporter.prompt(invitation(device.name, f"{scheme}://{here}:{server.port}{server.path}"))
         with self._reporter.stage(f"{device.name}: wait for a browser"):
@@ -97,3 +101,39 @@ def own_address() -> str:
             return LOOPBACK
         address: str = probe.getsockname()[0]
         return address
+
+
+VALID = timedelta(days=2)
+
+
+def own_certificate(addresses: Sequence[str]) -> ssl.SSLContext:
+    """A server's context with a new key, and a certificate for these IP addresses that no authority has signed."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "edgekit")])
+    alternatives = [x509.IPAddress(ipaddress.ip_address(address)) for address in dict.fromkeys(addresses)]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))  # the phone's clock may be behind
+        .not_valid_after(now + VALID)
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:  # for this user only
+        file = Path(folder) / "certificate.pem"
+        file.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+        context.load_cert_chain(file)
+    return context
