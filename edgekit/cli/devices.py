@@ -85,8 +85,8 @@ def add(
     Other commands then find it with --device NAME. Nothing is installed yet.
     """
     from edgekit.config.device_classes import shipped_class
+    from edgekit.devices.push import read_trust
     from edgekit.devices.registry import Device, add_device
-    from edgekit.devices.trust import read_trust
 
     reached: dict[str, Any] = {
         key: str(value.absolute()) if isinstance(value, Path) else value for key, value in stated.items()
@@ -113,7 +113,7 @@ def add(
 def list_(json_: Json = False) -> None:
     """List the saved devices."""
     from edgekit.devices.registry import DeviceListing, read_devices, settings_of
-    from edgekit.devices.trust import fingerprint_of
+    from edgekit.devices.slots import fingerprint_of
 
     devices = read_devices().values()
     with clean_stdout() as out:

@@ -109,10 +109,9 @@ def push(
     resumed. A device that doesn't pass stops the roll-out.
     """
     from edgekit.cli.field_lines import pushed_lines
-    from edgekit.devices.push import bound_for, check_app
+    from edgekit.devices.push import bound_for, check_app, check_trust
     from edgekit.devices.registry import find_remote
     from edgekit.devices.rollout import push_bundle
-    from edgekit.devices.trust import check_trust
     from edgekit.runtime.bundle import read_bundle
     from edgekit.support.progress import Reporter
 

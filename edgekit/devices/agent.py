@@ -29,11 +29,11 @@ from edgekit.devices.messages import (
     MeasureJob,
     PushJob,
     SentImages,
+    Wire,
     decode_job,
 )
 from edgekit.devices.slots import RUN_AGAIN, turn
 from edgekit.devices.trial import push_bundle
-from edgekit.devices.wire import Wire
 from edgekit.errors import DeviceError, EdgekitError
 from edgekit.images.crops import LabelledCrops
 from edgekit.measure import machine

@@ -20,13 +20,13 @@ from edgekit.devices.messages import (
     Measured,
     Message,
     PushJob,
+    ShownProgress,
     Slotted,
     StageBegan,
     decode_message,
     encode,
 )
 from edgekit.devices.transport import Connection, ending, frozen
-from edgekit.devices.wire import ShownProgress
 from edgekit.errors import ConnectionCutError, DeviceError
 from edgekit.support import library_log
 from edgekit.support.error_text import BugElsewhere

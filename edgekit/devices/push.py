@@ -1,8 +1,9 @@
 """Push a bundle to a device, or take it back: the host's side, and the documents of both commands."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from edgekit.config.device_classes import list_device_classes, load_device_class
@@ -13,7 +14,7 @@ from edgekit.devices.protocol import run_agent
 from edgekit.devices.registry import Device
 from edgekit.devices.remote import Board, files_of, open_board
 from edgekit.devices.scripts import APPS
-from edgekit.devices.trust import refuse_other_key
+from edgekit.devices.slots import fingerprint_of, other_key
 from edgekit.errors import BundleRefusedError, StageError, UsageError, costs_a_row
 from edgekit.measure.settings import Timing
 from edgekit.report import load_report
@@ -21,7 +22,7 @@ from edgekit.report.measurement import Failure
 from edgekit.report.row import Row
 from edgekit.report.serialization import REPORT_FILE
 from edgekit.runtime.bundle import Bundle
-from edgekit.runtime.signature import SIGNATURE
+from edgekit.runtime.signature import SIGNATURE, parse_public_key, public_pem, read_public_key, read_signed_bundle
 from edgekit.support import interrupts
 from edgekit.support.progress import Reporter
 
@@ -83,6 +84,31 @@ def check_hash(beginning: str | None) -> None:
         raise UsageError(
             f"the hash to return to is {beginning!r}", valid="6 to 64 of the digits 0-9 and a-f", fix="Correct --to"
         )
+
+
+def read_trust(path: Path) -> str:
+    """PEM text of the public key in a file; raises the errors of `read_public_key`."""
+    return public_pem(read_public_key(path)).decode()
+
+
+def check_trust(bundle: Bundle, devices: Iterable[Device]) -> None:
+    """Raise SignatureError or BundleError unless every device's key, where there is one, signed the bundle."""
+    keys = {device.trust: device.name for device in devices if device.trust}
+    for pem, device in keys.items():
+        read_signed_bundle(bundle.path, parse_public_key(pem.encode(), f"the key of device '{device}'"))
+
+
+def refuse_other_key(device: Device, known: AppsAnswer) -> None:
+    """Raise BundleRefusedError if a device has a key, and this machine has none or another one for it."""
+    if known.trust is None or known.trust == device.trust:
+        return
+    if device.trust is not None:
+        error = other_key(known.trust, device.trust, known.folder)
+        raise BundleRefusedError(f"{device.name}: {error.problem}", valid=error.valid, fix=error.fix)
+    raise BundleRefusedError(
+        f"{device.name}: the device takes only bundles signed with the key {fingerprint_of(known.trust)}",
+        fix=f"Run `edgekit devices remove {device.name}`, then `edgekit devices add {device.name} URL --trust FILE`",
+    )
 
 
 def bound_for(bundle: Bundle, device: Device, max_p99: float | None, threads: int | None) -> Bound:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,6 @@ from edgekit.measure.inspect_bundle import Inspection, inspect_bundle, inspect_m
 from edgekit.measure.measure_bundles import BuiltBundles, failed_measurement, measure_built
 from edgekit.measure.measurement_store import Machine, MeasurementStore
 from edgekit.measure.settings import Timing
-from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Failure, Measurement
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.runtime.engine import check_threads
@@ -38,26 +37,14 @@ from edgekit.support import interrupts
 from edgekit.support.distribution import release
 from edgekit.support.progress import Reporter, Step
 
+if TYPE_CHECKING:
+    from edgekit.devices.web.browser import Browser
+
 INSTALLED = (
     "import json; from importlib.metadata import distributions; "
     "print(json.dumps({each.name: each.version for each in distributions()}))"
 )
 """Program that prints the version of every distribution in its environment."""
-
-
-class Measurer(Protocol):
-    """A device that is ready to measure: a board, or a browser."""
-
-    row_facts: DeviceFacts
-    """The device, as reports describe it."""
-
-    def measure(self, bundles: Group, timing: Timing, images: EvaluationImages | None = None) -> Sequence[Measurement]:
-        """Measure bundles of one target. Rows are in the bundles' order. Raises a DeviceError if that fails."""
-        ...
-
-    def versions(self, bundles: Group) -> dict[str, str]:
-        """Versions that the measurements of these bundles depend on. Raises a DeviceError."""
-        ...
 
 
 class Board:
@@ -68,6 +55,7 @@ class Board:
         self.device = connection.device
         self.facts = probe(connection)
         self.row_facts = row_device(self.device, self.facts)
+        """The device, as reports describe it."""
         self.place: dict[str, Any] = {
             "name": self.device.name,
             "device_class": self.device.device_class or self.facts.matching_class,
@@ -182,7 +170,9 @@ def open_board(device: Device, reporter: Reporter) -> Iterator[Board]:
 
 
 @contextmanager
-def open_measurer(device: Device, timing: Timing, reporter: Reporter, pages: Pages | None) -> Iterator[Measurer]:
+def open_measurer(
+    device: Device, timing: Timing, reporter: Reporter, pages: Pages | None
+) -> Iterator["Board | Browser"]:
     """Connect to a board, or wait for a browser. Raises a DeviceError if that fails."""
     if device.is_browser:
         assert pages is not None

@@ -7,6 +7,7 @@ but a rollback only while it switches. It therefore names the bundle that it exp
 """
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -39,8 +40,7 @@ from edgekit.devices.scripts.apps import (
     sync,
     trusted_key,
 )
-from edgekit.devices.trust import other_key
-from edgekit.errors import BundleRefusedError, DeviceError
+from edgekit.errors import BundleRefusedError, DeviceError, SignatureError
 from edgekit.runtime.signature import parse_public_key, public_pem
 from edgekit.support.hashes import file_sha256
 from edgekit.support.progress import Reporter
@@ -219,3 +219,16 @@ def _link(source: Path, path: Path) -> None:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
             raise
         shutil.copyfile(source, path)
+
+
+def fingerprint_of(pem: str) -> str:
+    """Fingerprint of a key by its PEM text, as signatures name their key."""
+    return hashlib.sha256(pem.encode()).hexdigest()
+
+
+def other_key(own: str, sent: str, folder: str) -> SignatureError:
+    """The error for a device whose key, in `folder`, is not the one that the host sent."""
+    return SignatureError(
+        f"the device trusts the key {fingerprint_of(own)}, and this machine has the key {fingerprint_of(sent)} for it",
+        fix=f"If you have a new key, delete {folder}/{TRUST} on the device, and push again",
+    )

@@ -10,8 +10,7 @@ from edgekit import __version__
 from edgekit.devices.app_state import AppState, Refusal, SlotRecord, Trial
 from edgekit.devices.messages import PushJob, Slotted
 from edgekit.devices.scripts.apps import app_state
-from edgekit.devices.slots import Slots, pushing
-from edgekit.devices.trust import fingerprint_of
+from edgekit.devices.slots import Slots, fingerprint_of, pushing
 from edgekit.errors import BundleRefusedError, DeviceError, EdgekitError
 from edgekit.measure.latency import CallFailed, alternate
 from edgekit.runtime.bundle import Bundle, read_bundle

@@ -1,5 +1,7 @@
-"""Jobs and messages survive encoding and decoding, and other lines are recognized."""
+"""Jobs and messages survive encoding and decoding, other lines are recognized, and progress is shown."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -20,6 +22,7 @@ from edgekit.devices.messages import (
     PushJob,
     Said,
     SentImages,
+    ShownProgress,
     Slotted,
     StageBegan,
     Stepped,
@@ -34,6 +37,7 @@ from edgekit.report.device import Sample, Throttling
 from edgekit.report.measurement import Int8, LowPrecision, Measurement
 from edgekit.report.times import EndToEnd, RatedLatency, Sustained, SustainedLatency, SustainedPoint
 from edgekit.runtime.profile import OpProfile
+from edgekit.support.progress import Reporter, Step
 from tests.helpers.measurements import accuracy, conditions, device, failed, latency, machine_state, measurement
 from tests.helpers.reports import CHANGES, ENERGY, INT8_TIMES, THROUGHPUT
 from tests.helpers.slots import TRIAL, record
@@ -225,3 +229,25 @@ def test_a_row_without_a_figure_and_without_a_failure_is_refused() -> None:
     without = whole.replace(b'"size_bytes": 4000000', b'"size_bytes": null')
     assert without != whole
     assert decode_message(without) is None
+
+
+class Recorder(Reporter):
+    """Stores the steps of each stage."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.stages: dict[str, list[float]] = {}
+
+    @contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Step]:
+        amounts = self.stages[f"{title}: {total}"] = []
+        yield lambda amount=1: amounts.append(amount)
+
+
+def test_steps_arrive_in_parts() -> None:
+    recorder = Recorder()
+    with ShownProgress(recorder, "pi5: ") as shown:
+        for message in (StageBegan("calibrate", 8), Stepped(0.25), Stepped(6), Stepped(8), StageBegan("time", 2)):
+            shown.show(message)
+        shown.show(Stepped(2))
+    assert recorder.stages == {"pi5: calibrate: 8": [0.25, 5.75, 2], "pi5: time: 2": [2]}

@@ -13,7 +13,7 @@ from edgekit.devices.push import Bound, PushedDevice, push_to, roll_back
 from edgekit.devices.registry import find_device
 from edgekit.devices.rollout import Pushed
 from edgekit.devices.scripts.apps import TRUST, app_state
-from edgekit.devices.trust import fingerprint_of
+from edgekit.devices.slots import fingerprint_of
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.signature import sign_bundle
 from edgekit.support.progress import Reporter

@@ -1,7 +1,8 @@
 """Measures LiteRT bundles in a browser. The page returns raw logits and times, which are judged as a board's are."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,7 +93,6 @@ class Browser:
 
         Raises a DeviceError if the browser fails or leaves.
         """
-        offered = {name: self._server.offer(bundle.model_path) for name, bundle in bundles.items()}
 
         def opening(name: str) -> CheckedBundle:
             return self._check(name, bundles[name], offered[name], images)
@@ -100,17 +100,24 @@ class Browser:
         def times_of(opened: Mapping[str, CheckedBundle]) -> GroupTimes:
             return GroupTimes(self._time(opened, offered, timing, images), {}, {}, {}, {})
 
-        try:
+        with self._offering(bundles, "The measurement failed") as offered:
             measured = measure_with(opening, times_of, bundles, self.row_facts, self._reporter, images)
+        rows = list(measured.values())
+        self._server.show(outcome(rows))
+        return rows
+
+    @contextmanager
+    def _offering(self, bundles: Group, failed: str) -> Iterator[dict[str, Download]]:
+        """Offer the models of bundles to the page while the block runs. An error of the device is shown there, too."""
+        offered = {name: self._server.offer(bundle.model_path) for name, bundle in bundles.items()}
+        try:
+            yield offered
         except DeviceError as error:
-            self._server.show(Shown(state="failed", title="The measurement failed", text=str(error)))
+            self._server.show(Shown(state="failed", title=failed, text=str(error)))
             raise
         finally:
             for model in offered.values():
                 self._server.withdraw(model)
-        rows = list(measured.values())
-        self._server.show(outcome(rows))
-        return rows
 
     def _check(self, name: str, bundle: Bundle, model: Download, images: EvaluationImages | None) -> CheckedBundle:
         """Run the golden samples and, if there are any, the evaluation images."""
@@ -145,19 +152,13 @@ class Browser:
         self, bundle: Bundle, crops: Iterable[NDArray[np.uint8]], samples: Sequence[Sample], step: Step
     ) -> Predictions:
         """Check the golden samples of a bundle, and predict for crops [H,W,C]. Raises a StageError."""
-        name, model = bundle.path.name, self._server.offer(bundle.model_path)
-        try:
-            self._open(name, bundle, model)
+        name = bundle.path.name
+        with self._offering({name: bundle}, "The evaluation failed") as offered:
+            self._open(name, bundle, offered[name])
             self._show(f"{name}: evaluate", 0, len(samples))
-            rows = self._runner.logits(bundle, model, crops, counted(step))
+            rows = self._runner.logits(bundle, offered[name], crops, counted(step))
             labels, names = [sample.label for sample in samples], [sample.name for sample in samples]
-            predictions = predict(lambda row: row, zip(rows, labels, strict=True), names)
-        except DeviceError as error:
-            self._server.show(Shown(state="failed", title="The evaluation failed", text=str(error)))
-            raise
-        finally:
-            self._server.withdraw(model)
-        return predictions
+            return predict(lambda row: row, zip(rows, labels, strict=True), names)
 
     def finish(self, rows: Sequence[EvaluatedBundle]) -> None:
         """Show the accuracy of all bundles that were evaluated."""

@@ -20,6 +20,7 @@ NAME, VERSION = "@litertjs/core", "2.5.3"
 LICENSE = "Apache-2.0"
 INTEGRITY = "sha512-PlGmbMOq9WitX7FO0jhbdJw9GthatsyuCQXjTt/wJZo0FLaw48q4tz8IwqgqCIkviYGr9OFDL1kCnN4nzWoyJQ=="
 """Hash of the package's file, as npm writes it."""
+HOW = f"Get it with `npm pack {NAME}@{VERSION}` on any machine, and name it with `--web-runtime FILE`"
 TIMEOUT_S = 300
 
 BuildName = Literal["relaxed", "compat", "threaded"]
@@ -70,21 +71,18 @@ def runtime_files(package: Path | None = None) -> RuntimeFiles:
 
 def _check(package: Path) -> None:
     """Raise UsageError unless this is the very file that edgekit was tested with."""
+    valid = f"the package file of {NAME} {VERSION}"
     try:
-        actual = hashlib.sha512(package.read_bytes()).digest()
+        if not _is_tested(package):
+            raise UsageError(f"--web-runtime is '{package}', another file than expected", valid=valid, fix=HOW)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UsageError(f"--web-runtime is '{package}': {reason}", valid=_valid(), fix=_how()) from None
-    if f"sha512-{b64encode(actual).decode()}" != INTEGRITY:
-        raise UsageError(f"--web-runtime is '{package}', another file than expected", valid=_valid(), fix=_how())
+        problem = f"--web-runtime is '{package}': {error.strerror or error}"
+        raise UsageError(problem, valid=valid, fix=HOW) from None
 
 
-def _valid() -> str:
-    return f"the package file of {NAME} {VERSION}"
-
-
-def _how() -> str:
-    return f"Get it with `npm pack {NAME}@{VERSION}` on any machine, and name it with `--web-runtime FILE`"
+def _is_tested(package: Path) -> bool:
+    """Whether a file is the one that edgekit was tested with."""
+    return f"sha512-{b64encode(hashlib.sha512(package.read_bytes()).digest()).decode()}" == INTEGRITY
 
 
 def _download(folder: Path) -> Path:
@@ -93,7 +91,7 @@ def _download(folder: Path) -> Path:
     npm = str(beside) if beside.is_file() else shutil.which("npm")
     needed = f"browsers need {NAME} {VERSION}, which is not in edgekit's cache"
     if npm is None:
-        raise MissingExtraError(f"{needed}, and npm is not installed", fix=f"Install npm. Or: {_how()}")
+        raise MissingExtraError(f"{needed}, and npm is not installed", fix=f"Install npm. Or: {HOW}")
     command = [npm, "pack", f"{NAME}@{VERSION}", "--json", "--ignore-scripts", "--pack-destination", str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, cwd=folder, check=False)
@@ -104,18 +102,11 @@ def _download(folder: Path) -> Path:
         problem = f"npm failed: {lines[0].removeprefix('npm error ') if lines else done.stderr.strip()[-200:]}"
         if done.returncode == 0:
             package = folder / str(json.loads(done.stdout)[0]["filename"])
-            _check_download(package)
-            return package
-    raise MissingExtraError(f"{needed}, and {problem}", fix=_how())
-
-
-def _check_download(package: Path) -> None:
-    """Raise MissingExtraError if npm brought another file."""
-    try:
-        _check(package)
-    except UsageError:
-        problem = f"npm brought another file for {NAME} {VERSION} than edgekit was tested with"
-        raise MissingExtraError(problem, fix=f"Check the registry in npm's configuration. Or: {_how()}") from None
+            if _is_tested(package):
+                return package
+            problem = f"npm brought another file for {NAME} {VERSION} than edgekit was tested with"
+            raise MissingExtraError(problem, fix=f"Check the registry in npm's configuration. Or: {HOW}")
+    raise MissingExtraError(f"{needed}, and {problem}", fix=HOW)
 
 
 def _unpack(package: Path, folder: Path) -> None:

@@ -33,9 +33,58 @@ HEARTBEAT_S = 30
 SETTLE_S = 0.05
 """Time in which the loop closes aborted connections."""
 T = TypeVar("T")
+HEADERS = {
+    # Both make the page "cross-origin isolated", which threads need.
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src data:",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
-class PageServer:
+class ServedFiles:
+    """Files below the address of a page. `offer` may be called from any thread."""
+
+    def __init__(self, runtime: RuntimeFiles) -> None:
+        self._runtime = runtime
+        self._offered: dict[str, bytes | Path] = {}
+
+    def offer(self, content: bytes | Path) -> Download:
+        """Serve a file until `withdraw`."""
+        data = content if isinstance(content, bytes) else content.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        self._offered[digest] = content
+        return Download(f"files/{digest}", digest)
+
+    def withdraw(self, offered: Download) -> None:
+        """Stop serving a file."""
+        self._offered.pop(offered.sha256, None)
+
+    def add_to(self, application: web.Application, path: str) -> None:
+        """Serve the files below a path, and refuse every other address."""
+        application.router.add_get(f"{path}files/{{sha256}}", self._serve_offered)
+        application.router.add_get(f"{path}runtime/{{name}}", self._serve_runtime)
+        application.router.add_get(f"{path}{{name:[a-z0-9.]*}}", _serve_page)
+        application.router.add_route("*", "/{other:.*}", _unknown_address)
+        application.on_response_prepare.append(_add_headers)
+
+    async def _serve_offered(self, request: web.Request) -> web.StreamResponse:
+        content = self._offered.get(request.match_info["sha256"])
+        if content is None:
+            raise web.HTTPNotFound()
+        return web.Response(body=content) if isinstance(content, bytes) else web.FileResponse(content)
+
+    async def _serve_runtime(self, request: web.Request) -> web.StreamResponse:
+        file = self._runtime.folder / request.match_info["name"]
+        if file.parent != self._runtime.folder or not file.is_file():
+            raise web.HTTPNotFound()
+        return web.FileResponse(file)  # in gzip, whose file is next to it
+
+
+class PageServer(ServedFiles):
     """A page for one browser, under an address that contains a random token. `close` ends it.
 
     It is served to this machine, or with the host 0.0.0.0 to the networks that the machine is in. Methods may be
@@ -45,7 +94,8 @@ class PageServer:
     def __init__(
         self, name: str, runtime: RuntimeFiles, host: str = "127.0.0.1", tls: SSLContext | None = None
     ) -> None:
-        self.name, self._files = name, ServedFiles(runtime)
+        super().__init__(runtime)
+        self.name = name
         self.path = f"/{secrets.token_urlsafe(16)}/"
         """Path of the page, which contains the token."""
         self._shown = Shown(state="waiting", title="Connected", text="edgekit is preparing the measurement.")
@@ -58,14 +108,6 @@ class PageServer:
         self._thread.start()
         self.port: int = self._wait(self._start(host, tls))
         """TCP port that the server listens on."""
-
-    def offer(self, content: bytes | Path) -> Download:
-        """Serve a file until `withdraw`."""
-        return self._files.offer(content)
-
-    def withdraw(self, offered: Download) -> None:
-        """Stop serving a file."""
-        self._files.withdraw(offered)
 
     def joined(self, limit_s: float = JOIN_S) -> Joined:
         """Wait for a browser to open the page; BrowserError if none does within the time limit."""
@@ -116,7 +158,7 @@ class PageServer:
     async def _start(self, host: str, tls: SSLContext | None) -> int:
         application = web.Application()
         application.router.add_get(f"{self.path}socket", self._serve_socket)
-        self._files.add_to(application, self.path)
+        self.add_to(application, self.path)
         self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=2)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, 0, ssl_context=tls)
@@ -235,57 +277,6 @@ class PageServer:
             return msgspec.json.decode(text, type=Answer)
         except msgspec.DecodeError as error:
             return Answer(self._asked, error=f"it sent a message that edgekit can't read: {error}")
-
-
-HEADERS = {
-    # Both make the page "cross-origin isolated", which threads need.
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Embedder-Policy": "require-corp",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src data:",
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-
-
-class ServedFiles:
-    """Files below the address of a page. `offer` may be called from any thread."""
-
-    def __init__(self, runtime: RuntimeFiles) -> None:
-        self._runtime = runtime
-        self._offered: dict[str, bytes | Path] = {}
-
-    def offer(self, content: bytes | Path) -> Download:
-        """Serve a file until `withdraw`."""
-        data = content if isinstance(content, bytes) else content.read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        self._offered[digest] = content
-        return Download(f"files/{digest}", digest)
-
-    def withdraw(self, offered: Download) -> None:
-        """Stop serving a file."""
-        self._offered.pop(offered.sha256, None)
-
-    def add_to(self, application: web.Application, path: str) -> None:
-        """Serve the files below a path, and refuse every other address."""
-        application.router.add_get(f"{path}files/{{sha256}}", self._serve_offered)
-        application.router.add_get(f"{path}runtime/{{name}}", self._serve_runtime)
-        application.router.add_get(f"{path}{{name:[a-z0-9.]*}}", _serve_page)
-        application.router.add_route("*", "/{other:.*}", _unknown_address)
-        application.on_response_prepare.append(_add_headers)
-
-    async def _serve_offered(self, request: web.Request) -> web.StreamResponse:
-        content = self._offered.get(request.match_info["sha256"])
-        if content is None:
-            raise web.HTTPNotFound()
-        return web.Response(body=content) if isinstance(content, bytes) else web.FileResponse(content)
-
-    async def _serve_runtime(self, request: web.Request) -> web.StreamResponse:
-        file = self._runtime.folder / request.match_info["name"]
-        if file.parent != self._runtime.folder or not file.is_file():
-            raise web.HTTPNotFound()
-        return web.FileResponse(file)  # in gzip, whose file is next to it
 
 
 async def _serve_page(request: web.Request) -> web.StreamResponse:
