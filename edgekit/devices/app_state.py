@@ -125,14 +125,6 @@ class Refusal(Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class AppsRequest:
-    """Asks `scripts.apps` for the apps on a device."""
-
-    apps: tuple[str, ...] = ()
-    """Names of the apps; empty for all."""
-
-
-@dataclass(frozen=True)
 class AppsAnswer:
     """The apps on a device."""
 
@@ -144,20 +136,6 @@ class AppsAnswer:
     """PEM text of the public key with which the device's bundles are signed; null if it takes unsigned ones."""
     apps: tuple[AppState, ...]
     """The apps that exist."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RollbackRequest:
-    """Asks `scripts.apps` to make a bundle in a slot active."""
-
-    roll_back: str
-    """Name of the app."""
-    expected: str | None
-    """Hash of the bundle that is active now; None for none."""
-    target: str
-    """Hash of the bundle to return to."""
-    trust: str | None
-    """PEM text of the public key that the host trusts."""
 
 
 @dataclass(frozen=True)

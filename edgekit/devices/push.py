@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgekit.config.device_classes import list_device_classes, load_device_class
-from edgekit.devices.app_state import AppsAnswer, AppState, RollbackAnswer, RollbackRequest, SlotRecord, Trial
+from edgekit.devices.app_state import AppsAnswer, AppState, RollbackAnswer, SlotRecord, Trial
 from edgekit.devices.messages import PushJob, Slotted
 from edgekit.devices.probe_result import ProbeResult, python_of
 from edgekit.devices.protocol import run_agent
@@ -184,7 +184,7 @@ def roll_back(device: Device, app: str, reporter: Reporter, to: str | None = Non
     def switch(board: Board, known: AppsAnswer) -> PushedDevice:
         record = _bundle_to_return_to(device, known, app, to)
         python, expected = python_of(device.name, board.facts).path, _active(known)
-        request = RollbackRequest(roll_back=app, expected=expected, target=record.sha256, trust=device.trust)
+        request = {"roll_back": app, "expected": expected, "target": record.sha256, "trust": device.trust}
         answer = board.connection.ask(python, APPS, request, RollbackAnswer, "the rollback")
         if answer.refusal is None and record.sha256 == expected:
             reporter.say(f"{device.name}: {record.bundle} {record.sha256[:HASH_DIGITS]} was active already")

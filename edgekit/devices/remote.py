@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.config.runtimes import find_runtime
-from edgekit.devices.app_state import AppsAnswer, AppsRequest
+from edgekit.devices.app_state import AppsAnswer
 from edgekit.devices.messages import Inspected, InspectJob, Measured, MeasureJob, SentImages
 from edgekit.devices.probe_result import check_memory, probe, python_of, row_device, unknown_device
 from edgekit.devices.protocol import mismatch, run_agent
@@ -111,7 +111,7 @@ class Board:
     def ask_apps(self, *names: str) -> AppsAnswer:
         """The apps with these names, or all, and their bundles. Raises a DeviceError."""
         python = python_of(self.device.name, self.facts).path
-        return self.connection.ask(python, APPS, AppsRequest(names), AppsAnswer, "the list of apps")
+        return self.connection.ask(python, APPS, {"apps": names}, AppsAnswer, "the list of apps")
 
     def ready(self, target: str, oldest: str | None, sizes: Mapping[str, int], streams: int = 0) -> str:
         """Check that the bundles fit into memory, and prepare the target's environment. Returns its Python."""

@@ -8,15 +8,15 @@ there.
 import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 from edgekit.config.runtimes import find_runtime
 from edgekit.devices.faults import exit_error, full_disk
 from edgekit.devices.probe_result import ProbeResult, python_of, reason_against, wheel_problem
 from edgekit.devices.scripts import ENVIRONMENT, STORE
-from edgekit.devices.transport import Connection, Done, script_command, watched
+from edgekit.devices.transport import Connection, Done, Request, script_command, watched
 from edgekit.devices.wheel import NAME, REQUIREMENTS, TRUST_REQUIREMENTS, own_wheel
 from edgekit.errors import ConnectionCutError, DeviceError, DevicePythonError, DeviceSetupError, as_sentences
 from edgekit.support.child_process import run_python
@@ -26,20 +26,6 @@ from edgekit.support.hashes import digest, file_sha256
 CHUNK = 1 << 20
 SET_UP_S = 3600
 """Time limit for the device's pip, which downloads 100 MB and writes them to an SD card."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreRequest:
-    """Asks `scripts.store` which files are missing, or lets it receive them."""
-
-    cache: str
-    """Path of edgekit's folder on the device."""
-    files: Mapping[str, int]
-    """Size in bytes of each file, by its SHA-256."""
-    receive: bool = False
-    """Whether the files follow on stdin, in this order."""
-    offsets: Mapping[str, int] = field(default_factory=dict)
-    """Number of bytes at the beginning of a file that are there already and don't follow, by its SHA-256."""
 
 
 @dataclass(frozen=True)
@@ -54,24 +40,6 @@ class StoreAnswer:
     """Number of bytes of a missing file that an interrupted copy left, by its SHA-256."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class EnvironmentRequest:
-    """Asks `scripts.environment` for a virtual environment, which it creates if necessary."""
-
-    cache: str
-    """Path of edgekit's folder on the device."""
-    key: str
-    """Name of the environment, a hash of its contents."""
-    requirements: tuple[str, ...]
-    """Requirements that pip installs in addition to edgekit's wheel."""
-    wheels: Mapping[str, str]
-    """SHA-256 of each wheel in the store, by its file name."""
-    offline: bool
-    """Whether the wheels are all that the environment needs, and are unpacked without pip."""
-    unused: tuple[str, ...]
-    """Glob patterns, relative to site-packages, of files to remove."""
-
-
 @dataclass(frozen=True)
 class EnvironmentAnswer:
     """The environment that was asked for."""
@@ -80,24 +48,6 @@ class EnvironmentAnswer:
     """Path of its Python."""
     made: bool
     """Whether this request created it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CleanRequest:
-    """Asks `scripts.environment` to delete edgekit's folder."""
-
-    cache: str
-    """Path of edgekit's folder on the device."""
-    clean: Literal[True] = True
-    """Mark of this kind of request."""
-
-
-@dataclass(frozen=True)
-class CleanAnswer:
-    """The result of cleaning."""
-
-    removed: bool
-    """Whether the folder existed."""
 
 
 def environment_key(wheel: bytes, requirements: Sequence[str], python_version: str) -> str:
@@ -143,14 +93,14 @@ def ensure_environment(connection: Connection, facts: ProbeResult, target: str, 
             fetch_wheels(device, facts, requirements, Path(folder))
         wheels = {path.name: path for path in Path(folder).glob("*.whl")}
         hashes = dict(zip(wheels, send_files(connection, facts, list(wheels.values())), strict=True))
-    request = EnvironmentRequest(
-        cache=facts.cache,
-        key=key,
-        requirements=tuple(requirements),
-        wheels=hashes,
-        offline=offline,
-        unused=find_runtime(target).unused_files,
-    )
+    request = {
+        "cache": facts.cache,
+        "key": key,
+        "requirements": requirements,
+        "wheels": hashes,
+        "offline": offline,
+        "unused": find_runtime(target).unused_files,
+    }
     done = connection.run(script_command(python.path, ENVIRONMENT, request), work="the set-up", limit_s=SET_UP_S)
     if done.status != 0:
         raise _setup_error(device, facts, target, done.status, done.err)
@@ -171,7 +121,7 @@ def send_files(connection: Connection, facts: ProbeResult, paths: Sequence[Path]
         sizes = {digest: path.stat().st_size for digest, path in zip(hashes, paths, strict=True)}
     except OSError as error:
         raise DeviceError(f"{device}: can't read '{error.filename}' to copy it there: {error.strerror}") from error
-    question = StoreRequest(cache=facts.cache, files=sizes)
+    question = {"cache": facts.cache, "files": sizes}
     store = connection.ask(python, STORE, question, StoreAnswer, "the list of files")
     missing, free = store.missing, facts.disk_free_bytes
     offsets = {digest: min(store.partial.get(digest, 0), sizes[digest]) for digest in missing}
@@ -181,7 +131,7 @@ def send_files(connection: Connection, facts: ProbeResult, paths: Sequence[Path]
     if not missing:
         return hashes
     files = {digest: sizes[digest] for digest in missing}
-    request = StoreRequest(cache=facts.cache, files=files, receive=True, offsets=offsets)
+    request = {"cache": facts.cache, "files": files, "receive": True, "offsets": offsets}
     by_hash = dict(zip(hashes, paths, strict=True))
     damaged = _stream(connection, python, request, {by_hash[digest]: offsets[digest] for digest in missing})
     if damaged:
@@ -216,11 +166,11 @@ def fetch_wheels(device: str, facts: ProbeResult, requirements: Sequence[str], f
 def clean(connection: Connection, facts: ProbeResult) -> bool:
     """Delete edgekit's folder on the device. Returns whether it existed."""
     python = python_of(connection.device.name, facts).path
-    request = CleanRequest(cache=facts.cache)
-    return connection.ask(python, ENVIRONMENT, request, CleanAnswer, "cleaning").removed
+    request = {"cache": facts.cache, "clean": True}
+    return connection.ask(python, ENVIRONMENT, request, dict[str, bool], "cleaning")["removed"]
 
 
-def _stream(connection: Connection, python: str, request: StoreRequest, paths: Mapping[Path, int]) -> Sequence[str]:
+def _stream(connection: Connection, python: str, request: Request, paths: Mapping[Path, int]) -> Sequence[str]:
     """Send files from these offsets to the store. Returns the hashes of those that arrived damaged."""
     with tempfile.TemporaryFile(dir=connection.folder) as stderr:
         process = connection.start(script_command(python, STORE, request), stderr)

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,8 @@ WAIT = "exec /bin/sh -c 'read line'"
 """Command that waits for the end of its stdin, in the words of every login shell."""
 
 T = TypeVar("T")
+Request = Mapping[str, object]
+"""A request to one of `scripts`, whose docstring has the keys, as JSON values."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class Connection:
         if status == 255 and self._is_lost():
             raise self._lost(established=True)
 
-    def ask(self, python: str, script: str, request: object, answer: type[T], work: str) -> T:
+    def ask(self, python: str, script: str, request: Request, answer: type[T], work: str) -> T:
         """Run one of `scripts` with a request, and return its answer. DeviceError, which names `work`, if it fails."""
         return self.answer(self.run(script_command(python, script, request), work=work), answer, work)
 
@@ -185,9 +187,9 @@ def frozen(device: str, problem: str) -> FrozenError:
     )
 
 
-def script_command(python: str, script: str, request: object) -> list[str]:
+def script_command(python: str, script: str, request: Request) -> list[str]:
     """The command that runs one of `scripts` with a request, in ASCII because not every path is UTF-8."""
-    return [python, "-I", "-c", source(script), json.dumps(msgspec.to_builtins(request))]
+    return [python, "-I", "-c", source(script), json.dumps(request)]
 
 
 @contextmanager

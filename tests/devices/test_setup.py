@@ -23,7 +23,6 @@ from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices import setup, transport
 from edgekit.devices.probe_result import probe
 from edgekit.devices.remote import open_board
-from edgekit.devices.setup import StoreRequest
 from edgekit.devices.transport import connect
 from edgekit.devices.wheel import NAME, REQUIREMENTS, own_wheel
 from edgekit.errors import ConnectionCutError, DeviceError, DeviceFullError, FrozenError
@@ -94,7 +93,7 @@ def test_a_copy_that_the_device_does_not_take_is_named(
     file.write_bytes(bytes(8_000_000))
     python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(0o755)
-    request = StoreRequest(cache=str(board.cache), files={"a" * 64: 8_000_000}, receive=True)
+    request = {"cache": str(board.cache), "files": {"a" * 64: 8_000_000}, "receive": True, "offsets": {}}
     with connect(board.device()) as connection, refuses(FrozenError, "took nothing of a copy for 1 s"):
         setup._stream(connection, str(python), request, {file: 0})
 

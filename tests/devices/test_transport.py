@@ -16,7 +16,6 @@ from edgekit.devices.app_state import AppsAnswer
 from edgekit.devices.faults import exit_error
 from edgekit.devices.probe_result import ProbeResult
 from edgekit.devices.registry import Device
-from edgekit.devices.setup import CleanRequest
 from edgekit.devices.transport import Connection, Done, connect
 from edgekit.errors import (
     AuthenticationError,
@@ -56,7 +55,7 @@ def test_words_arrive_unchanged(server: Server) -> None:
 def test_scripts_import_nothing_from_the_devices_home(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "source", lambda _: "import json, sys; print(json.dumps(sys.flags.isolated))")
     with connect(server.device()) as connection:
-        assert connection.ask("python3", "store", CleanRequest(cache=""), int, "a script") == 1
+        assert connection.ask("python3", "store", {"cache": "", "clean": True}, int, "a script") == 1
 
 
 def test_a_host_that_is_killed_leaves_no_connection(server: Server) -> None:

@@ -10,9 +10,9 @@
     ~/edgekit-apps/trust.pem              public key that signed all bundles; unsigned ones are taken without it
 
 The argument is a JSON request: {"apps": [NAME]}, where an empty list stands for all, or {"roll_back": NAME, "expected":
-SHA256, "target": SHA256, "trust": PEM}. `edgekit.devices.requests` has the answers. A rollback needs no environment and
-waits for no measurement and no trial. It compares the bundle's files with the record, and changes nothing if the target
-is active already, or if neither the target nor the expected bundle is.
+SHA256, "target": SHA256, "trust": PEM}. `edgekit.devices.app_state` has the answers. A rollback needs no environment,
+and waits for neither a measurement nor a trial. It compares the bundle's files with the record, and changes nothing if
+the target is active already, or if neither the target nor the expected bundle is.
 """
 
 import hashlib
