@@ -317,10 +317,9 @@ def push(
         offline: Download the devices' packages on this machine and copy them over.
         quiet: Show no progress.
     """
-    from edgekit.devices.push import bound_for, check_app
+    from edgekit.devices.push import bound_for, check_app, check_trust
     from edgekit.devices.registry import find_remote
     from edgekit.devices.rollout import push_bundle
-    from edgekit.devices.trust import check_trust
     from edgekit.runtime.bundle import read_bundle
 
     check_app(name)

@@ -20,8 +20,8 @@ from edgekit.errors import all_printable
 from edgekit.measure.inspect_bundle import BundleInspection, ModelInspection
 from edgekit.measure.settings import Timing
 from edgekit.report.measurement import Measurement
-from edgekit.support.progress import Reporter, Step, no_step
 from edgekit.support.error_text import BugElsewhere, kind_of, summary_of, text_of
+from edgekit.support.progress import Reporter, Step, no_step
 
 Files = Mapping[str, str]
 """SHA-256 of each file of a bundle in the device's store, by its name."""
