@@ -15,9 +15,9 @@ from PIL import Image
 from edgekit.errors import DataError, ImageError
 from edgekit.images.class_indices import LabelledSet, class_indices, match_names
 from edgekit.images.decoding import open_image
+from edgekit.images.layouts import VALID, open_layout
 from edgekit.images.layouts.in_memory import InMemory, MemoryStore
 from edgekit.images.layouts.layout import EVALUATION_SPLITS, TRAINING_SPLITS, Contents, Layout, Part, Store, Terms
-from edgekit.images.layouts.lookup import VALID, open_layout
 
 ImageSet: TypeAlias = str | os.PathLike[str] | Any
 """A path of labelled images, or images in memory: a data set of torch, or an iterable of (image, label)."""

@@ -452,7 +452,7 @@ class Job:
     def check_data(self) -> None:
         """Raise UsageError if the job names no images."""
         if self.data is None:
-            from edgekit.images.layouts.lookup import VALID
+            from edgekit.images.layouts import VALID
 
             raise UsageError("no images were given", valid=VALID, fix="Name labelled images with --data PATH")
 

@@ -241,7 +241,7 @@ def precisions(label: str, names: list[str]) -> tuple[Precision, ...]:
 
 def check_images(path: Path) -> None:
     """Raise DataError unless the path is an image set in one of the layouts, or a part of one."""
-    from edgekit.images.layouts.lookup import open_layout  # numpy
+    from edgekit.images.layouts import open_layout  # numpy
 
     open_layout(path)
 

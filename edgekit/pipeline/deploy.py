@@ -13,9 +13,9 @@ from edgekit.devices.registry import THIS, Device
 from edgekit.devices.remote import measure_on_device
 from edgekit.devices.web.evaluate import check_browsers
 from edgekit.devices.web.pages import Pages, serving
-from edgekit.images.calibration_doubts import differ_in_brightness, doubts
 from edgekit.images.calibration_list import write_list
 from edgekit.images.overlap import copies_of
+from edgekit.images.selection import differ_in_brightness, doubts
 from edgekit.job import Job
 from edgekit.job.saved import kept
 from edgekit.measure import machine

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 from edgekit.config.recipes import Recipe
 from edgekit.errors import UsageError
-from edgekit.images.calibration_doubts import doubts
 from edgekit.images.calibration_list import CalibrationList
 from edgekit.images.dataset import Dataset, Datasets, open_calibration, open_dataset, open_datasets
 from edgekit.images.overlap import copies_of, lookalikes
-from edgekit.images.selection import Selection, missing_classes, select, select_listed
+from edgekit.images.selection import Selection, doubts, missing_classes, select, select_listed
 from edgekit.job import Job
 from edgekit.models.soup import held_out_of
 from edgekit.support.progress import Reporter

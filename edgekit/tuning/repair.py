@@ -12,7 +12,7 @@ from edgekit.config import sizes
 from edgekit.config.recipes import Recipe
 from edgekit.devices.registry import Device
 from edgekit.errors import costs_a_row
-from edgekit.images.calibration_doubts import differ_in_brightness
+from edgekit.images.selection import differ_in_brightness
 from edgekit.measure.gates import judge
 from edgekit.measure.measure_bundles import BuiltBundles
 from edgekit.measure.paired import paired_interval

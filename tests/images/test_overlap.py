@@ -15,8 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from edgekit.cli.main import main
 from edgekit.images.dataset import Dataset, Sample, open_dataset
 from edgekit.images.overlap import DIFFERENCE, copies_of, lookalikes
-from edgekit.images.perceptual_hash import difference_hash
-from edgekit.images.selection import select
+from edgekit.images.selection import difference_hash, select
 from edgekit.models.labels import resolve_labels
 from tests.helpers.measurements import without_fresh_processes
 

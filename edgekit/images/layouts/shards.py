@@ -8,8 +8,7 @@ from pathlib import Path
 
 from edgekit.errors import DataError
 from edgekit.images.layouts.folder import files_in
-from edgekit.images.layouts.layout import SPLITS, is_image, is_visible
-from edgekit.images.layouts.splits import by_split
+from edgekit.images.layouts.layout import SPLITS, by_split, is_image, is_visible
 
 MOST_SHARDS = 100_000
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")

@@ -17,9 +17,9 @@ from edgekit.images.layouts.layout import (
     ListedImage,
     Part,
     Terms,
+    by_split,
     find_column,
 )
-from edgekit.images.layouts.splits import by_split
 
 SNIFFED = 64 << 10
 """Characters from which the delimiter is guessed."""

@@ -11,7 +11,7 @@ import pytest
 
 from edgekit.errors import DataError, ImageError
 from edgekit.images.dataset import Dataset, Sample, open_dataset
-from edgekit.images.layouts.lookup import LAYOUTS, open_layout
+from edgekit.images.layouts import LAYOUTS, open_layout
 from edgekit.images.overlap import members_of, short_hashes
 from edgekit.images.selection import select, select_listed
 from tests.helpers.layouts import WRITERS, image_bytes

@@ -15,10 +15,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from edgekit.errors import DataError, ImageError
-from edgekit.images.calibration_doubts import doubts
 from edgekit.images.dataset import Dataset, open_calibration, open_dataset, open_datasets
 from edgekit.images.layouts.in_memory import transform_of
-from edgekit.images.selection import select
+from edgekit.images.selection import doubts, select
 from tests.helpers.refusals import refuses
 
 CLASSES = ["cat", "dog", "owl"]

@@ -10,8 +10,7 @@ import pytest
 
 from edgekit.errors import DataError, MissingExtraError
 from edgekit.images.dataset import open_dataset
-from edgekit.images.layouts import parquet
-from edgekit.images.layouts.lookup import open_layout
+from edgekit.images.layouts import open_layout, parquet
 from edgekit.images.selection import select
 from tests.helpers.layouts import image_bytes, write_parquet
 from tests.helpers.refusals import refuses

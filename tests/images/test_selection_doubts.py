@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.images.calibration_doubts import differ_in_brightness, doubts
 from edgekit.images.dataset import Sample, open_dataset
-from edgekit.images.selection import InspectedImage, Selection, select
+from edgekit.images.selection import InspectedImage, Selection, differ_in_brightness, doubts, select
 
 LABELS = [f"class_{index}" for index in range(10)]
 
