@@ -6,15 +6,7 @@ from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import NOTHING, Figure, figure_at
 from edgekit.report.measurement import Accuracy
 from edgekit.report.row import Row, Verdict
-from edgekit.report.sentences import (
-    confidence,
-    emulated,
-    ended,
-    is_unconfirmed,
-    notes_of,
-    timing_words,
-    warnings,
-)
+from edgekit.report.sentences import confidence, emulated, ended, is_unconfirmed, notes_of, timing_words, warnings
 from edgekit.report.table import Column
 
 UNCONFIRMED_WORD = "unconfirmed"

@@ -15,10 +15,11 @@ from edgekit.report.figure import Figure, figure_at, table_figures
 from edgekit.report.measurement import Accuracy, ChangedImage, LowPrecision
 from edgekit.report.next_steps import RUN, steps_in_report
 from edgekit.report.pictures import draw, draw_heat, draw_spread, timings
+from edgekit.report.plot import Picture
 from edgekit.report.provenance import origin, provenance
 from edgekit.report.recipe_search import draw_tuning, lines
 from edgekit.report.row import Row
-from edgekit.report.sensitivity_document import advice, draw_sensitivity, whole
+from edgekit.report.sensitivity_document import draw_sensitivity, sentences_of
 from edgekit.report.sentences import energy_words, heading, heat_words, layer_names, limits, measured_with, outcomes
 from edgekit.support.libraries import import_needed
 
@@ -175,7 +176,7 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] = MappingProxyTy
         run=RUN,
         headlines=_headlines(report),
         conditions=measured_with(report),
-        columns=_columns(report),
+        columns=sorted(table_figures(report.results), key=lambda figure: figure.rank or 0),
         int8=int8,
         floats=float_,
         float_line=float_line(float_) if len(report.devices) == 1 else "Float bundles.",
@@ -190,8 +191,10 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] = MappingProxyTy
         classes=CLASSES,
         examples=EXAMPLES,
         thumbnails={name: base64.b64encode(jpeg).decode() for name, jpeg in thumbnails.items()},
-        sensitivity=_sensitivity(report),
-        tuning=_tuning(report),
+        sensitivity=draw_sensitivity(report.sensitivity) if report.sensitivity and report.sensitivity.targets else None,
+        sensitivity_sentences=sentences_of,
+        tuning=draw_tuning(report.tuning) if report.tuning else None,
+        tuning_sentences=lines,
         details=lambda row: details(report, row),
         verdict=verdict_word,
         style=lambda row: "inconclusive" if verdict_word(row) == UNCONFIRMED_WORD else row.verdict,
@@ -200,45 +203,12 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] = MappingProxyTy
     )
 
 
-def _columns(report: Report) -> list[Figure]:
-    """Figures of the table, the most important first."""
-    return sorted(table_figures(report.results), key=lambda figure: figure.rank or 0)
-
-
-def _pictures(report: Report, draw_one: Callable[[Report, str], tuple[str, str] | None]) -> list[dict[str, str]]:
-    """One picture for each device whose rows have the figures that `draw_one` needs."""
-    machines = {device: report.facts_of(device) for device in report.devices}
-    several = len(machines) > 1
-    drawings = {device: draw_one(report, device) for device in report.devices}
-    return [
-        {
-            "device": machines[name].label if several else machines[name].cpu or machines[name].label,
-            "svg": drawing[0],
-            "words": drawing[1],
-        }
-        for name, drawing in drawings.items()
-        if drawing is not None
-    ]
-
-
-def _sensitivity(report: Report) -> dict[str, object] | None:
-    """The picture of the layers' sensitivity, and a sentence for each runtime."""
-    sensitivity = report.sensitivity
-    if sensitivity is None or not sensitivity.targets:
-        return None
-    svg, words = draw_sensitivity(sensitivity)
-    sentences = [
-        f"{part.target}: {whole(sensitivity, part)}. {advice(sensitivity, part)}" for part in sensitivity.targets
-    ]
-    return {"svg": svg, "words": words, "sentences": sentences, "images": sensitivity.evaluation.count}
-
-
-def _tuning(report: Report) -> dict[str, object] | None:
-    """The picture of a search, and a sentence for each runtime."""
-    if report.tuning is None:
-        return None
-    svg, words = draw_tuning(report.tuning)
-    return {"svg": svg, "words": words, "sentences": lines(report.tuning)}
+def _pictures(report: Report, draw_one: Callable[[Report, str], Picture | None]) -> list[tuple[str, Picture]]:
+    """(processor, or name if there are several devices; picture) of devices with the figures that `draw_one` needs."""
+    machines = [report.facts_of(device) for device in report.devices]
+    names = [facts.label if report.has_several_devices else facts.cpu or facts.label for facts in machines]
+    pictures = [draw_one(report, device) for device in report.devices]
+    return [(name, picture) for name, picture in zip(names, pictures, strict=True) if picture]
 
 
 @cache

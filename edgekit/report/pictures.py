@@ -1,13 +1,14 @@
 """Pictures of the page: accuracy against latency, the spread of latencies, temperature and clocks, operations."""
 
 import re
+from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from edgekit.report.device import Conditions
 from edgekit.report.document import Report
-from edgekit.report.plot import GROUND, INK, SERIES, drawing, svg_of
+from edgekit.report.plot import GROUND, INK, SERIES, Picture, drawing, svg_of
 from edgekit.report.row import Row
 from edgekit.report.sentences import heat_words
 from edgekit.report.times import TimedKind, TimedLayer
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 SHAPES = ("o", "s", "^", "D")
 
 
-def draw(report: Report, device: str) -> tuple[str, str] | None:
-    """(SVG element, description in words) for the rows of one device, or None if accuracy or latency is unknown.
+def draw(report: Report, device: str) -> Picture | None:
+    """Accuracy against latency of the rows of one device, or None if accuracy or latency is unknown.
 
     Raises MissingExtraError if matplotlib is not installed.
     """
@@ -35,7 +36,7 @@ def draw(report: Report, device: str) -> tuple[str, str] | None:
         for row in rows
         if row.latency_ms and row.accuracy
     ]
-    return svg, f"Top-1 accuracy against latency on {device}: {'; '.join(points)}."
+    return Picture(svg, f"Top-1 accuracy against latency on {device}: {'; '.join(points)}.")
 
 
 def _accuracy_against_latency(axes: "Axes", report: Report, rows: list[Row]) -> None:
@@ -65,8 +66,8 @@ FEWEST_SAMPLES = 3
 Series = Literal["celsius", "clock_mhz"]
 
 
-def draw_spread(report: Report, device: str) -> tuple[str, str] | None:
-    """(SVG element, description in words) of the latencies of one device's rows, or None if there are none.
+def draw_spread(report: Report, device: str) -> Picture | None:
+    """The spread of the latencies of one device's rows, or None if there are none.
 
     Raises MissingExtraError if matplotlib is not installed.
     """
@@ -92,11 +93,11 @@ def draw_spread(report: Report, device: str) -> tuple[str, str] | None:
     figures = [
         f"{row.name} p50 {ms.p50:.2f} ms, p5 to p95 {ms.p5:.2f} to {ms.p95:.2f}, p99 {ms.p99:.2f}" for row, ms in timed
     ]
-    return svg, f"Latency on {device}: {'; '.join(figures)}."
+    return Picture(svg, f"Latency on {device}: {'; '.join(figures)}.")
 
 
-def draw_heat(report: Report, device: str) -> tuple[str, str] | None:
-    """(SVG element, description in words) of a device's temperature and clocks while its rows were timed.
+def draw_heat(report: Report, device: str) -> Picture | None:
+    """A device's temperature and clocks while its rows were timed.
 
     None if the device does not report its temperature, or the timing was too short for a time series. Raises
     MissingExtraError if matplotlib is not installed.
@@ -117,7 +118,7 @@ def draw_heat(report: Report, device: str) -> tuple[str, str] | None:
         figure.legend(loc="outside lower center", ncols=3)
         svg = svg_of(figure)
     words = "; ".join(f"{target}: {heat_words(thermal)}" for target, thermal in by_target.items())
-    return svg, f"Temperature and clocks of {device} during the timing. {words}."
+    return Picture(svg, f"Temperature and clocks of {device} during the timing. {words}.")
 
 
 def _draw_series(axes: "Axes", by_target: Mapping[str, Conditions], key: Series) -> None:
@@ -164,8 +165,8 @@ class Timing:
     """Names of the bundles that have times, float first."""
     sentences: tuple[str, ...]
     """The profiler's sum next to the measured latency for each bundle, or the reason why there are no times."""
-    picture: tuple[str, str] | None
-    """SVG element of the bars, and its description in words; None if no bundle has times."""
+    picture: Picture | None
+    """The bars; None if no bundle has times."""
     layers: tuple[LayerLine, ...]
 
 
@@ -210,31 +211,26 @@ def _timing(title: str, rows: list[Row]) -> Timing:
 
 def _by_operation(kinds: Iterable[TimedKind]) -> dict[str, float]:
     """Milliseconds by operation, whatever number format it computes in, so that float and INT8 stand side by side."""
-    total: dict[str, float] = {}
+    total: dict[str, float] = defaultdict(float)
     for kind in kinds:
-        operation = NUMBER_FORMAT.sub("", re.sub(" (int8|float)$", "", kind.kind))
-        total[operation] = total.get(operation, 0.0) + kind.ms
+        total[NUMBER_FORMAT.sub("", re.sub(" (int8|float)$", "", kind.kind))] += kind.ms
     return total
 
 
 def _slowest_layers(layers: dict[str, tuple[TimedLayer, ...]]) -> tuple[LayerLine, ...]:
-    times: dict[str, dict[str, float]] = {}
-    kernels: dict[str, str] = {}
-    last = next(reversed(layers), None)
+    times: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for bundle, profiled in layers.items():
         for layer in profiled:
-            own = times.setdefault(layer.name, {})
-            own[bundle] = own.get(bundle, 0.0) + layer.ms
-            if bundle == last:
-                kernels[layer.name] = layer.kernel
+            times[layer.name][bundle] += layer.ms
+    kernels = {layer.name: layer.kernel for layer in next(reversed(layers.values()), ())}
     slowest = sorted(times, key=lambda name: -max(times[name].values()))[:LAYERS]
     return tuple(
         LayerLine(name, tuple(times[name].get(bundle) for bundle in layers), kernels.get(name, "")) for name in slowest
     )
 
 
-def _draw_bars(title: str, kinds: Mapping[str, Mapping[str, float]], filled: Container[str]) -> tuple[str, str]:
-    """(SVG element, description in words) of the slowest operations, with a bar for each bundle."""
+def _draw_bars(title: str, kinds: Mapping[str, Mapping[str, float]], filled: Container[str]) -> Picture:
+    """The times of the slowest operations, with a bar for each bundle."""
     operations = dict.fromkeys(operation for times in kinds.values() for operation in times)
     slowest = sorted(operations, key=lambda operation: -max(times.get(operation, 0.0) for times in kinds.values()))
     bars = {
@@ -262,4 +258,4 @@ def _draw_bars(title: str, kinds: Mapping[str, Mapping[str, float]], filled: Con
     texts = [
         f"{name}: {', '.join(f'{what} {ms:.3f} ms' for what, ms in times.items())}" for name, times in bars.items()
     ]
-    return svg, f"Time by kind of operation with {title}. {'; '.join(texts)}."
+    return Picture(svg, f"Time by kind of operation with {title}. {'; '.join(texts)}.")

@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekit.support.libraries import needs
 
@@ -40,6 +40,15 @@ STYLE: Any = {
     "grid.alpha": 0.6,
     "legend.frameon": False,
 }
+
+
+class Picture(NamedTuple):
+    """A plot."""
+
+    svg: str
+    """SVG element or file."""
+    words: str
+    """The picture in words, for readers who cannot see it."""
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from edgekit.report.figure import Interval, counted, points
-from edgekit.report.plot import INK, SERIES, drawing, svg_of
+from edgekit.report.plot import INK, SERIES, Picture, drawing, svg_of
 from edgekit.report.sensitivity_document import ImageSet
 
 SHOWN = 4
@@ -191,8 +191,8 @@ class SearchSummary:
     """Trials for each runtime."""
 
 
-def draw_tuning(search: SearchSummary, standalone: bool = False) -> tuple[str, str]:
-    """(SVG, description in words) of every trial's drop against its latency, with the Pareto front.
+def draw_tuning(search: SearchSummary, standalone: bool = False) -> Picture:
+    """A picture of every trial's drop against its latency, with the Pareto front.
 
     The SVG is an element in the page's colours, or a standalone file. Raises MissingExtraError if matplotlib is not
     installed.
@@ -212,7 +212,7 @@ def draw_tuning(search: SearchSummary, standalone: bool = False) -> tuple[str, s
             axes.set_ylabel("top-1 drop, points (lower is better)")
             axes.legend(fontsize=9)
         svg = svg_of(figure, standalone)
-    return svg, " ".join(lines(search))
+    return Picture(svg, " ".join(lines(search)))
 
 
 def _places(trials: Iterable[TrialSummary]) -> tuple[list[float], list[float]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from edgekit.report.figure import MEANINGLESS, NOTHING, Count, Fraction, Interval, points
-from edgekit.report.plot import INK, SERIES, drawing, svg_of
+from edgekit.report.plot import INK, SERIES, Picture, drawing, svg_of
 from edgekit.report.table import Column, lines_of
 from edgekit.support.libraries import import_needed
 
@@ -249,8 +249,13 @@ def _number(value: float | None, digits: int) -> str:
     return NOTHING if value is None else f"{value:z.{digits}f}"
 
 
-def draw_sensitivity(sensitivity: Sensitivity, standalone: bool = False) -> tuple[str, str]:
-    """(SVG, description in words) of the noisiest layers for each runtime, and the time that INT8 saves in each.
+def sentences_of(sensitivity: Sensitivity) -> list[str]:
+    """The accuracy and the advice for each runtime."""
+    return [f"{part.target}: {whole(sensitivity, part)}. {advice(sensitivity, part)}" for part in sensitivity.targets]
+
+
+def draw_sensitivity(sensitivity: Sensitivity, standalone: bool = False) -> Picture:
+    """A picture of the noisiest layers for each runtime, and the time that INT8 saves in each.
 
     The SVG is an element in the page's colours, or a standalone file. Raises MissingExtraError if matplotlib is not
     installed.
@@ -271,7 +276,12 @@ def draw_sensitivity(sensitivity: Sensitivity, standalone: bool = False) -> tupl
             has_times = any(row.time for row in rows)
             right.set_xlabel("time saved by INT8, ms (higher is better)" if has_times else "time saved: unknown")
         svg = svg_of(figure, standalone)
-    return svg, _picture_words(sensitivity)
+    worst = [[f"{row.name} {row.noise_share:.0%}" for row in noisiest(part.layers)[:3]] for part in parts]
+    sentences = [
+        f"{part.target}: {whole(sensitivity, part)}; the noisiest layers are {', '.join(layers)}"
+        for part, layers in zip(parts, worst, strict=True)
+    ]
+    return Picture(svg, f"Noise of each layer in INT8, and the time that INT8 saves. {'. '.join(sentences)}.")
 
 
 def _bars(axes: "Axes", rows: Sequence[Part], values: list[float], colour: str) -> None:
@@ -279,12 +289,3 @@ def _bars(axes: "Axes", rows: Sequence[Part], values: list[float], colour: str) 
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.invert_yaxis()
     axes.grid(False, axis="y")
-
-
-def _picture_words(sensitivity: Sensitivity) -> str:
-    """The picture in words, for readers who cannot see it."""
-    sentences = []
-    for part in sensitivity.targets:
-        worst = [f"{row.name} {row.noise_share:.0%}" for row in noisiest(part.layers)[:3]]
-        sentences.append(f"{part.target}: {whole(sensitivity, part)}; the noisiest layers are {', '.join(worst)}")
-    return f"Noise of each layer in INT8, and the time that INT8 saves. {'. '.join(sentences)}."

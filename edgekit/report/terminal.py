@@ -4,15 +4,7 @@ import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from edgekit.report.answer import (
-    UNCONFIRMED_WORD,
-    alerts,
-    all_remarks,
-    caption,
-    columns,
-    decision,
-    float_line,
-)
+from edgekit.report.answer import UNCONFIRMED_WORD, alerts, all_remarks, caption, columns, decision, float_line
 from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import table_figures
 from edgekit.report.row import Row
