@@ -39,8 +39,8 @@ figures: $(READY)
 	$(COG) -r --verbosity=1 $(PAGES)
 
 # Each block calls a function of one of these modules of docs/generate.
-COG = $(BIN)/python -m cogapp -I . -p "from docs.generate import commands, compatibility, counts, coverage, errors, figures, four_bits, headlines, instructions, making, models, peers, processors, report, sdk, settings, trained"
-PAGES = README.md benchmarks/MODELS.md benchmarks/NOTES.md $(shell find docs -name '*.md')
+COG = $(BIN)/python -m cogapp -I . -p "from docs.generate import action, commands, compatibility, counts, coverage, errors, figures, four_bits, headlines, instructions, making, models, peers, processors, report, sdk, settings, trained"
+PAGES = README.md action.yml benchmarks/MODELS.md benchmarks/NOTES.md $(shell find docs -name '*.md')
 
 # Two processes share the tests, each on a core of its own, and say a line for each file that is finished.
 SHARED := build/tests

@@ -1,5 +1,6 @@
 """Runs `edgekit deploy` for action.yml, whose inputs are in the environment, and writes its outputs."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -13,26 +14,33 @@ WRONG_INPUT = 2
 """Exit code of edgekit for wrong input."""
 
 
-def command_of(environment: Mapping[str, str], junit: Path) -> list[str]:
+SINGULAR = {"targets": "target", "precisions": "precision", "devices": "device"}
+"""Options whose input is called otherwise."""
+
+
+def command_of(inputs: Mapping[str, str], junit: Path, summary: str | None) -> list[str]:
     """The command line. Raises ValueError for arguments whose quotes don't match."""
-    targets = environment["EDGEKIT_TARGETS"].replace(",", " ").split()
-    command = ["edgekit", "deploy", environment["EDGEKIT_MODEL"], *shlex.split(environment["EDGEKIT_ARGS"])]
-    command += ["--data", environment["EDGEKIT_DATA"], *(f"--target={target}" for target in targets)]
-    command += ["--output", environment["EDGEKIT_OUTPUT"], "--junit", str(junit)]
-    summary = environment.get("GITHUB_STEP_SUMMARY")
+    values = {name: value for name, value in inputs.items() if value}
+    command = ["edgekit", "deploy", values.pop("model"), *shlex.split(values.pop("args", ""))]
+    for name, value in values.items():
+        listed = ",".join(value.replace(",", " ").split()) if name in SINGULAR else value
+        command.append(f"--{SINGULAR.get(name, name)}={listed}")
+    command += ["--junit", str(junit)]
     return [*command, "--summary", summary] if summary else command
 
 
 def main() -> int:
     """Run the command, append the outputs to the file $GITHUB_OUTPUT, and return edgekit's exit code."""
-    run = Path(os.environ["EDGEKIT_OUTPUT"])
+    inputs = json.loads(os.environ["EDGEKIT_INPUTS"])
+    run = Path(inputs["output"])
     report, junit = run / "report.json", run / "junit.xml"
     if not run.exists():
         run.mkdir(parents=True)  # for the JUnit file
     try:
-        code = subprocess.run(command_of(os.environ, junit), check=False).returncode
+        command = command_of(inputs, junit, os.environ.get("GITHUB_STEP_SUMMARY"))
+        code = subprocess.run(command, check=False).returncode
     except ValueError as error:
-        print(f"::error::the input args is '{os.environ['EDGEKIT_ARGS']}': {error}")
+        print(f"::error::the input args is '{inputs['args']}': {error}")
         code = WRONG_INPUT
     with Path(os.environ["GITHUB_OUTPUT"]).open("a", encoding="utf-8") as outputs:
         outputs.write(f"exit-code={code}\n")

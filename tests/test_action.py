@@ -1,7 +1,8 @@
 """The GitHub Action: what action.yml promises, and its steps, run as GitHub runs them."""
 
+import json
 import os
-import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
+from edgekit.job.job import declarations
 from tests.helpers.tiny import ROOT
 
 ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text())
 INSTALL, DEPLOY = ACTION["runs"]["steps"]
+SINGULAR = runpy.run_path(str(ROOT / ".github" / "deploy.py"))["SINGULAR"]
 STAND_IN = f"""#!{sys.executable}
 import sys
 from pathlib import Path
@@ -29,8 +32,7 @@ def run_step(step: dict[str, Any], folder: Path, path: Path, **inputs: str) -> t
     """Run a step with these inputs, and `path` before others on PATH: exit code, what it printed, its outputs."""
     values = {name: str(each.get("default", "")) for name, each in ACTION["inputs"].items()} | inputs
     given = {
-        name: re.sub(r"\$\{\{ inputs\.([\w-]+) \}\}", lambda match: values[match[1]], value)
-        for name, value in step.get("env", {}).items()
+        name: value.replace("${{ toJSON(inputs) }}", json.dumps(values)) for name, value in step.get("env", {}).items()
     }
     assert "${{" not in step["run"] + "".join(given.values())
     outputs = folder / "outputs"
@@ -75,8 +77,10 @@ def test_the_action_is_complete() -> None:
     assert set(ACTION["outputs"]) == {"report", "junit", "exit-code"}
     for name, output in ACTION["outputs"].items():
         assert output["value"] == f"${{{{ steps.{DEPLOY['id']}.outputs.{name} }}}}"
-    used = re.findall(r"inputs\.([\w-]+)", str(DEPLOY["env"]))
-    assert sorted(used) == sorted(ACTION["inputs"])
+    shown = {name.replace("_", "-") for name, option in declarations().items() if not option.advanced}
+    assert set(ACTION["inputs"]) == {"model", "args", *shown}
+    flags = {flag for name in declarations() for flag in declarations()[name].flags_of(name)}
+    assert {f"--{SINGULAR.get(name, name)}" for name in shown} <= flags
 
 
 def test_an_installed_edgekit_is_not_installed_again(tmp_path: Path, stand_in: Path) -> None:
@@ -92,7 +96,7 @@ def test_a_failed_gate_fails_the_step_and_leaves_its_files(tmp_path: Path, stand
     assert outputs == {"exit-code": "1", "report": "out/report.json", "junit": "out/junit.xml"}
     assert (tmp_path / "arguments").read_text().splitlines() == [
         "deploy", "resnet18", "--weights", "my best.pth", "--max-drop", "0.5", "$(touch", "pwned)",
-        "--data", "a; touch pwned", "--target=onnx", "--target=tflite", "--output", "out", "--junit", "out/junit.xml",
+        "--data=a; touch pwned", "--target=onnx,tflite", "--output=out", "--junit", "out/junit.xml",
         "--summary", str(tmp_path / "summary.md"),
     ]  # fmt: skip
     assert not (tmp_path / "pwned").exists()
