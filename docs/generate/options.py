@@ -11,6 +11,8 @@ from edgekit.cli.panels import OPTION_PANELS
 PAGE = "options.md"
 """Describes the options that several commands share; next to the pages of the commands."""
 REQUIRED = "required"
+UNLISTED = ("version", "help_all")
+"""Options of every command that no page of a command lists."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ Shared = Mapping[tuple[str, ...], Option]
 
 def options_of(command: Any) -> list[Option]:
     """The options of a command in the order of the panels of --help."""
-    shown = (each for each in command.params if each.param_type_name == "option" and not each.hidden)
+    shown = (each for each in command.params if each.param_type_name == "option" and each.name not in UNLISTED)
     return sorted(map(_option, shown), key=lambda option: OPTION_PANELS.index(option.panel))
 
 

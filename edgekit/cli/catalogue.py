@@ -11,7 +11,7 @@ from edgekit.cli.shared import Json
 from edgekit.config.recipes import load_recipe
 
 
-@app.command(rich_help_panel=panels.MORE)
+@app.command(hidden=True, rich_help_panel=panels.MORE)
 def targets(
     recipe: Annotated[
         str | None,

@@ -102,7 +102,12 @@ def _run(job: Job, files: ForPipelines, wide: bool, json_: bool, quiet: bool, dr
             if json_:
                 emit(out, planned)
             else:
-                out.writelines(f"{key}: {value}\n" for key, value in vars(planned).items())
+                from edgekit.cli.plan import lines_of_plan
+
+                facts = {key: value for key, value in vars(planned).items() if key != "prediction"}
+                out.writelines(f"{key}: {value}\n" for key, value in facts.items())
+                lines = lines_of_plan(planned.prediction, "this machine") if planned.prediction else ()
+                out.writelines(f"{line}\n" for line in lines)
             return 0
         report = do_job(job, reporter, repairs_of if job.repair else None)
         if json_:

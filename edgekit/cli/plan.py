@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 GIB = 2**30
 
 
-@app.command(hidden=True, rich_help_panel=panels.MORE)
+@app.command(rich_help_panel=panels.MORE)
 @states(*(name for name in MODEL if name not in ("weights", "labels")), "targets", "recipe")
 def plan(
     model: Model,
@@ -79,7 +79,8 @@ def plan(
         if json_:
             emit(out, planned)
         else:
-            out.writelines(f"{line}\n" for line in _lines(planned, "this machine" if memory is None else "the machine"))
+            machine = "this machine" if memory is None else "the machine"
+            out.writelines(f"{line}\n" for line in lines_of_plan(planned, machine))
     return 0
 
 
@@ -107,7 +108,7 @@ def _class_of(device: str | None, device_class: str | None) -> tuple[DeviceClass
     return load_device_class(name), False
 
 
-def _lines(planned: "Plan", machine: str) -> list[str]:
+def lines_of_plan(planned: "Plan", machine: str) -> list[str]:
     """A plan as lines of text."""
     height, width = planned.input_shape[2:]
     lines = [

@@ -36,6 +36,8 @@ Wide = Annotated[
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", rich_help_panel=panels.OUTPUT, help="Check the input and print the plan, without writing anything."
+        "--dry-run",
+        rich_help_panel=panels.OUTPUT,
+        help="Check the input and print what the job would make, with memory, time and sizes. Writes nothing.",
     ),
 ]

@@ -13,6 +13,7 @@ from edgekit.devices.registry import THIS, Device
 from edgekit.devices.remote import measure_on_device
 from edgekit.devices.web.evaluate import check_browsers
 from edgekit.devices.web.pages import Pages, serving
+from edgekit.errors import InputError
 from edgekit.images.calibration_list import write_list
 from edgekit.images.overlap import copies_of
 from edgekit.images.selection import differ_in_brightness, doubts
@@ -32,7 +33,8 @@ from edgekit.pipeline.improvement import Improve, Improvement, restore
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.job_settings import with_device_class
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.plan import Refusals, refusals
+from edgekit.pipeline.plan import Refusals, plan_model, refusals
+from edgekit.pipeline.plan_document import Plan
 from edgekit.pipeline.relabel import keys_without_labels
 from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.stability import check_stability
@@ -128,12 +130,18 @@ class PlannedRun:
     calibration_images: int
     evaluation_images: int
     bundles: tuple[str, ...]
+    prediction: Plan | None = None
+    """Predicted memory, time and sizes; None for a model that can't be planned, such as a factory's."""
 
 
 def plan(options: Job, reporter: Reporter) -> PlannedRun:
     """Describe what the job would do. Checks the whole input and writes nothing."""
     check_tools(options)
     spec, images = load_job(options, reporter)
+    try:
+        prediction = plan_model(options.model_options, options.targets, spec.device_class, spec.recipe)
+    except InputError:
+        prediction = None
     return PlannedRun(
         model=spec.network.name,
         weights=spec.network.weights,
@@ -146,6 +154,7 @@ def plan(options: Job, reporter: Reporter) -> PlannedRun:
         calibration_images=len(images.calibration.samples),
         evaluation_images=len(images.evaluation.samples),
         bundles=tuple(f"{target}-{precision}" for target in options.targets for precision in options.precisions),
+        prediction=prediction,
     )
 
 
