@@ -9,7 +9,6 @@ from edgekit.cli import (
     field,
     plan,
     report,
-    signatures,
     soup,
     steps,
     tune,
@@ -19,5 +18,5 @@ from edgekit.cli.app import app, run
 
 __all__ = [
     "app", "benchmark", "catalogue", "deploy", "devices", "evaluate", "field", "plan", "report", "run",
-    "signatures", "soup", "steps", "tune", "view",
+    "soup", "steps", "tune", "view",
 ]  # fmt: skip

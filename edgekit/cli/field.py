@@ -1,5 +1,6 @@
-"""Commands for devices in the field: push and rollback."""
+"""Commands for devices in the field: push, rollback, and sign and verify for the bundles that go there."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,7 +9,7 @@ from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import BundlePath
 from edgekit.cli.command import states
-from edgekit.cli.output import clean_stdout, emit
+from edgekit.cli.output import clean_stdout
 from edgekit.cli.shared import Json, Quiet
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def push(
     Only files that a device lacks are copied, and an interrupted copy is
     resumed. A device that doesn't pass stops the roll-out.
     """
-    from edgekit.cli.field_lines import pushed_lines
+    from edgekit.cli.field_lines import pushed_lines, show
     from edgekit.devices.push import bound_for, check_app, check_trust
     from edgekit.devices.registry import find_remote
     from edgekit.devices.rollout import push_bundle
@@ -122,10 +123,7 @@ def push(
         check_trust(read, devices)
         bounds = {device: bound_for(read, device, max_p99, stated.get("threads")) for device in devices}
         pushed = push_bundle(read, bounds, name, Reporter(quiet or json_), canary, parallel)
-        if json_:
-            emit(out, pushed)
-        else:
-            out.writelines(f"{line}\n" for line in pushed_lines(pushed))
+        show(out, pushed, pushed_lines, json_)
     return _exit_code(pushed)
 
 
@@ -143,7 +141,7 @@ def rollback(
     step. No trial runs, so nothing has to be installed or waited for. The same
     command a second time changes nothing, so repeat it after a lost connection.
     """
-    from edgekit.cli.field_lines import pushed_lines
+    from edgekit.cli.field_lines import pushed_lines, show
     from edgekit.devices.push import check_app, check_hash
     from edgekit.devices.registry import find_remote
     from edgekit.devices.rollout import roll_back_devices
@@ -154,12 +152,55 @@ def rollback(
     with clean_stdout() as out:
         devices = [find_remote(each) for each in dict.fromkeys(names)]
         pushed = roll_back_devices(devices, name, Reporter(quiet or json_), to)
-        if json_:
-            emit(out, pushed)
-        else:
-            out.writelines(f"{line}\n" for line in pushed_lines(pushed))
+        show(out, pushed, pushed_lines, json_)
     return _exit_code(pushed)
 
 
 def _exit_code(pushed: "Pushed") -> int:
     return 0 if all(result.verdict == "pass" for result in pushed.results) else 1
+
+
+@app.command(rich_help_panel=panels.MORE)
+def sign(
+    bundle: BundlePath,
+    key: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=panels.BUNDLES,
+            help="PEM file with your private key, of the curve P-256, P-384 or P-521 and without a passphrase.",
+        ),
+    ],
+) -> None:
+    """Sign a bundle, so that devices and apps can tell that it is yours.
+
+    Writes model.sig into the bundle's folder, in the OpenSSF Model Signing
+    format, which model_signing verifies too. Sign when the bundle is final:
+    afterwards no file in its folder may change, and none may be added.
+    """
+    from edgekit.runtime.signature import SIGNATURE, sign_bundle
+
+    fingerprint = sign_bundle(bundle, key)
+    print(f"signed: {bundle / SIGNATURE}, with the key {fingerprint}")
+
+
+@app.command(rich_help_panel=panels.MORE)
+def verify(
+    bundle: BundlePath,
+    key: Annotated[
+        Path,
+        typer.Option(metavar="FILE", rich_help_panel=panels.BUNDLES, help="PEM file with the signer's public key."),
+    ],
+) -> None:
+    """Check that a key signed a bundle, and that nothing in it has changed.
+
+    Accepts signatures of `edgekit sign`, and those that `model_signing sign
+    key` wrote to model.sig in the bundle's folder. The exit code is 2 if the
+    bundle is not signed, another key signed it, or a file differs, is missing
+    or was added.
+    """
+    from edgekit.runtime.signature import fingerprint, read_public_key, read_signed_bundle
+
+    public = read_public_key(key)
+    read_signed_bundle(bundle, public)
+    print(f"verified: {bundle} is as it was signed with the key {fingerprint(public)}")

@@ -1,16 +1,26 @@
 """The answers of `edgekit push`, `rollback` and `devices status` as lines of text."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TextIO, TypeVar
 
-from edgekit.cli.output import answer_width, wrapped
+from edgekit.cli.output import answer_width, emit, wrapped
 from edgekit.devices.app_state import AppState, Slot
 from edgekit.devices.push import HASH_DIGITS, PushedDevice
 from edgekit.devices.rollout import Pushed, Status
 from edgekit.report.figure import NOTHING
 from edgekit.report.table import Column, lines_of
 
+T = TypeVar("T")
 APP_KEY = "/etc/edgekit/trust.pem"
 """Place of an app's copy of the public key in examples: only root can write there."""
+
+
+def show(out: TextIO, document: T, lines: Callable[[T], Iterable[str]], json_: bool) -> None:
+    """Print a document as lines of text, or as JSON."""
+    if json_:
+        emit(out, document)
+    else:
+        out.writelines(f"{line}\n" for line in lines(document))
 
 
 def pushed_lines(pushed: Pushed) -> Iterator[str]:

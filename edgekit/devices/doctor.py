@@ -14,12 +14,9 @@ from edgekit.config.compatibility import KnownBad, known_bad
 from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Runtime
 from edgekit.devices.parallel import each_device
 from edgekit.devices.probe_result import (
-    MACHINES,
-    NEWEST_PYTHON,
-    OLDEST_GLIBC,
-    OLDEST_PYTHON,
+    PYTHONS,
     ProbeResult,
-    dotted,
+    platform_problems,
     probe,
     python_of,
     read_probe,
@@ -112,7 +109,7 @@ def _examined(device: Device) -> tuple[str, ProbeResult | None, list[Finding]]:
 
 def examine_here(facts: ProbeResult, hub: str, installed: Installed = installed_version) -> Iterator[Finding]:
     """Check this machine for what it lacks to make and measure bundles. `hub` is the address of published weights."""
-    fix = f"Make an environment with {_PYTHONS}: the runtimes publish no wheels for other versions"
+    fix = f"Make an environment with {PYTHONS}: the runtimes publish no wheels for other versions"
     version = platform.python_version()
     yield _judged("Python", supports_python(version), version, fix, "broken")
     yield from _machine(facts)
@@ -152,9 +149,6 @@ def examine_device(device: Device, facts: ProbeResult) -> Iterator[Finding]:
         yield Finding("cache", "warning", f"'{facts.cache}' can't be written", "Make it writable for this user")
 
 
-_PYTHONS = f"Python {dotted(OLDEST_PYTHON)} to {dotted(NEWEST_PYTHON)}"
-
-
 def _judged(name: str, fits: bool, found: str, fix: str, status: Status = "warning") -> Finding:
     """A finding that is in order, or has this status and its fix."""
     return Finding(name, "ok", found) if fits else Finding(name, status, found, fix)
@@ -162,18 +156,22 @@ def _judged(name: str, fits: bool, found: str, fix: str, status: Status = "warni
 
 def _machine(facts: ProbeResult) -> Iterator[Finding]:
     """The hardware, its present state, and the system."""
+    most = f", at most {facts.clock_max_mhz:.0f} MHz" if facts.clock_max_mhz else ""
     for name, text, value in (
         ("board", "{}", facts.board),
-        ("clock", f"{{:.0f}} MHz, at most {facts.clock_max_mhz or 0:.0f} MHz", facts.clock_mhz),
+        ("clock", f"{{:.0f}} MHz{most}", facts.clock_mhz),
         ("governor", "{}", facts.governor),
         ("temperature", "{:.0f} °C", facts.celsius),
         ("load", "{:.2f}", facts.load),
     ):
         if value is not None:
             yield Finding(name, "ok", text.format(value))
-    fix = f"Measure on another device with --device: the runtimes publish wheels for {' and '.join(MACHINES)} only"
-    processor = f"{facts.cpu or 'unknown'}, {facts.machine}" + (f", {facts.cores} cores" if facts.cores else "")
-    yield _judged("processor", facts.machine in MACHINES, processor, fix, "broken")
+    problems = platform_problems(facts)
+    for name, text, fix in (
+        ("processor", f"{facts.cpu}, {facts.machine}, {facts.cores} cores", "Use another device"),
+        ("glibc", facts.glibc or "", "Use a newer Linux, such as Debian 12; systems with musl are not supported"),
+    ):
+        yield _judged(name, name not in problems, problems.get(name, text), fix, "broken")
     if facts.emulated:
         yield Finding("emulated", "warning", "by QEMU: timings are not comparable", "Measure on a real machine")
     if DOT_PRODUCT_FEATURES.isdisjoint(facts.features or ()):
@@ -183,18 +181,14 @@ def _machine(facts: ProbeResult) -> Iterator[Finding]:
         now, before = (", ".join(names) or "not" for names in (facts.throttled.now, facts.throttled.since_boot))
         fix = "Check its power supply and cooling: timings would not be representative"
         yield _judged("throttled", not facts.throttled.now, f"{now} now, {before} since boot", fix)
-    fits = facts.glibc is not None and release(facts.glibc, parts=2) >= OLDEST_GLIBC
-    fix = f"Use a Linux with glibc {dotted(OLDEST_GLIBC)} or newer, such as Debian 11"
-    yield _judged("glibc", fits, facts.glibc or "none", f"{fix}; systems with musl are not supported", "broken")
 
 
 def _device_class(facts: ProbeResult, saved: str | None, fix: str) -> Finding:
     """The class that a device was saved with, or else the one that its hardware matches."""
     features = " ".join(facts.noted_features or ()) or "no relevant features"
     name = saved or facts.matching_class
-    return _judged(
-        "device class", bool(name), f"{name or 'none matches'} ({features})", f"{fix}; `edgekit targets` lists them"
-    )
+    fix = f"{fix}; `edgekit targets` lists them"
+    return _judged("device class", bool(name), f"{name or 'none matches'} ({features})", fix)
 
 
 def _space(name: str, free: int | None, enough: int, fix: str) -> Finding:

@@ -1,6 +1,6 @@
 """The result of `edgekit.support.probe` on a machine, and what it means for a set-up, a measurement and a report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from edgekit.support.distribution import release
 OLDEST_PYTHON = (3, 11)
 NEWEST_PYTHON = (3, 14)
 """Newest Python that the runtimes publish wheels for. Each wheel works with one version of Python."""
+PYTHONS = "Python {}.{} to {}.{}".format(*OLDEST_PYTHON, *NEWEST_PYTHON)
 MACHINES = ("aarch64", "x86_64")
 """Architectures for which the runtimes publish wheels, on Linux with glibc."""
 OLDEST_GLIBC = (2, 28)
@@ -112,7 +113,7 @@ def python_of(device: str, facts: ProbeResult) -> InstalledPython:
     versions = ", ".join(python.version for python in facts.pythons)
     raise DevicePythonError(
         f"{device}: the device has {f'Python {versions}' if versions else 'no Python'}",
-        valid=f"Python {dotted(OLDEST_PYTHON)} to {dotted(NEWEST_PYTHON)}",
+        valid=PYTHONS,
         fix="Install one there, or use Debian 12, Raspberry Pi OS of 2023 or a later release, which include one",
     )
 
@@ -134,14 +135,24 @@ def wheel_problem(runtime: str, facts: ProbeResult) -> str | None:
     return f"{wheels} need glibc {support.glibc} or newer, but it is {facts.glibc}"
 
 
-def reason_against(device: str, facts: ProbeResult) -> str | None:
-    """Why no runtime can be installed there, or None."""
+def platform_problems(facts: ProbeResult) -> dict[str, str]:
+    """Why no runtime can be installed on a machine: problems of its processor and of its glibc, by that name."""
+    problems = {}
     if facts.machine not in MACHINES:
-        return f"no runtime is published for {facts.machine}, only for {' and '.join(MACHINES)}"
+        problems["processor"] = f"no runtime is published for {facts.machine}, only for {' and '.join(MACHINES)}"
     if facts.glibc is None:
-        return "no runtime is published for a system without glibc"
-    if release(facts.glibc, parts=2) < OLDEST_GLIBC:
-        return f"its glibc is {facts.glibc}, but the runtimes need {dotted(OLDEST_GLIBC)} or newer"
+        problems["glibc"] = "no runtime is published for a system without glibc"
+    elif release(facts.glibc, parts=2) < OLDEST_GLIBC:
+        problems["glibc"] = (
+            f"its glibc is {facts.glibc}, but the runtimes need {'.'.join(map(str, OLDEST_GLIBC))} or newer"
+        )
+    return problems
+
+
+def reason_against(device: str, facts: ProbeResult) -> str | None:
+    """Why no runtime can be installed on a device, or None."""
+    for problem in platform_problems(facts).values():
+        return problem
     try:
         python_of(device, facts)
     except DevicePythonError as error:
@@ -189,8 +200,3 @@ def row_device(device: Device, facts: ProbeResult) -> DeviceFacts:
 def unknown_device(device: Device) -> DeviceFacts:
     """A device that couldn't be probed, as reports describe it."""
     return DeviceFacts(name=device.name, device_class=device.device_class, cpu=None, cores=None, memory_bytes=None)
-
-
-def dotted(version: Sequence[int]) -> str:
-    """A version as people write it, such as "3.11"."""
-    return ".".join(map(str, version))

@@ -135,7 +135,7 @@ def test_openvino_s_wheels_for_arm_need_a_newer_glibc(facts: ProbeResult) -> Non
         ({"pythons": (InstalledPython("/p", "3.11.2", False),)}, "Python", "warning", "sudo apt install python3-venv"),
         ({"pythons": (InstalledPython("/p", "3.9.2", True),)}, "Python", "broken", "needs Python 3.11 to 3.14"),
         ({"machine": "armv7l"}, "processor", "broken", "armv7l"),
-        ({"glibc": "2.17"}, "glibc", "broken", "glibc 2.28 or newer"),
+        ({"glibc": "2.17"}, "glibc", "broken", "need 2.28 or newer"),
         ({"glibc": "2.31"}, "OpenVINO", "warning", "glibc 2.35 or newer, but it is 2.31"),
         ({"emulated": True}, "emulated", "warning", "by QEMU"),
     ],
