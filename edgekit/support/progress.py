@@ -53,10 +53,9 @@ def part_of(step: Step, share: float) -> Step:
     return advance
 
 
-def parts_of(step: Step, work: Sequence[float]) -> list[Step]:
-    """The steps of all parts of what counts as 1 in `step`, from their estimated work in any unit."""
-    whole = sum(work)
-    return [part_of(step, each / whole) for each in work]
+def parts_of(step: Step, shares: Sequence[float]) -> list[Step]:
+    """The steps of all parts of what counts as 1 in `step`, each with its share of the whole."""
+    return [part_of(step, share / sum(shares)) for share in shares]
 
 
 class Reporter:
@@ -76,11 +75,11 @@ class Reporter:
 
     def say(self, message: str) -> None:
         if not self.quiet:
-            self._print(message)
+            self.prompt(message)
 
     def prompt(self, message: str) -> None:
-        """Print what the user has to do, even when quiet."""
-        self._print(message)
+        """Print a line even when quiet, such as what the user has to do."""
+        self.console.print(printable(message), markup=False, emoji=False)
 
     def warn(self, message: str, error: Exception | None = None) -> None:
         """Print a warning even when quiet.
@@ -89,13 +88,13 @@ class Reporter:
         it is printed too.
         """
         if error is None:
-            self._print(f"warning: {message}")
+            self.prompt(f"warning: {message}")
             return
         library_log.note(message, error_text.text_of(error))
         file = library_log.current()
-        self._print(f"warning: {message}" + (f" (library output: {file})" if file else ""))
+        self.prompt(f"warning: {message}" + (f" (library output: {file})" if file else ""))
         if error_text.tracebacks_wanted():
-            self._print(error_text.text_of(error))
+            self.prompt(error_text.text_of(error))
 
     def failed(self, what: str, error: Exception) -> None:
         """Report an error that costs a row: as a warning, or as a bug if edgekit doesn't raise it on purpose.
@@ -112,10 +111,7 @@ class Reporter:
         """Print the traceback of a bug in edgekit, even when quiet, and write it to the `library_log`."""
         text = error_text.text_of(error)
         library_log.note(f"{what}: bug in edgekit", text)
-        self._print(f"{text}\n{what}: {error_text.PLEASE_REPORT}")
-
-    def _print(self, line: str) -> None:
-        self.console.print(printable(line), markup=False, emoji=False)
+        self.prompt(f"{text}\n{what}: {error_text.PLEASE_REPORT}")
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Step]:
@@ -172,7 +168,7 @@ class Reporter:
             with self._lock:
                 if self._shown > 1:  # the last bar stays on the screen
                     (bar,) = (bar for bar in progress.tasks if bar.id == task)
-                    self._print(_line_of(title, None if total is None else bar.completed, start))
+                    self.prompt(_line_of(title, None if total is None else bar.completed, start))
         finally:
             with self._lock:
                 self._shown -= 1

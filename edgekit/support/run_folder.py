@@ -132,18 +132,14 @@ def _remove_leftovers(path: Path) -> None:
 def check_output(path: Path) -> None:
     """Raise OutputError unless `path` is new, empty or an earlier run, and writable. Writes nothing."""
     with writing(path):
-        _check_output(path)
-
-
-def _check_output(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise OutputError(f"the output '{path}' is a file", valid=VALID_OUTPUT, fix=OTHER_OUTPUT)
-    place = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not place.is_dir():
-        raise OutputError(f"the output '{path}' is inside '{place}', a file", valid=VALID_OUTPUT, fix=OTHER_OUTPUT)
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise OutputError(f"can't write '{path}': '{place}' is read-only", fix=OTHER_OUTPUT)
-    if path.is_dir() and not (path / STATE).is_dir() and any(path.iterdir()):
-        some = ", ".join(sorted(file.name for file in path.iterdir())[:3])
-        problem = f"the output folder '{path}' contains files that aren't from edgekit ({some})"
-        raise OutputError(problem, valid=VALID_OUTPUT, fix=OTHER_OUTPUT)
+        if path.exists() and not path.is_dir():
+            raise OutputError(f"the output '{path}' is a file", valid=VALID_OUTPUT, fix=OTHER_OUTPUT)
+        place = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not place.is_dir():
+            raise OutputError(f"the output '{path}' is inside '{place}', a file", valid=VALID_OUTPUT, fix=OTHER_OUTPUT)
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise OutputError(f"can't write '{path}': '{place}' is read-only", fix=OTHER_OUTPUT)
+        if path.is_dir() and not (path / STATE).is_dir() and any(path.iterdir()):
+            some = ", ".join(sorted(file.name for file in path.iterdir())[:3])
+            problem = f"the output folder '{path}' contains files that aren't from edgekit ({some})"
+            raise OutputError(problem, valid=VALID_OUTPUT, fix=OTHER_OUTPUT)
