@@ -466,6 +466,13 @@ class Job:
         stated = {name: getattr(self, name) for name in MODEL}
         return replace(own, **{name: value for name, value in stated.items() if value is not None})
 
+    @cached_property
+    def identified(self) -> ModelOptions:
+        """`model_options` with what the files of the network state, which are read once."""
+        from edgekit.models.identify import identify  # torch
+
+        return identify(self.model_options, self.command)
+
     @property
     def folder(self) -> Path:
         """Path of the run folder: `output`, or a folder named after the model."""

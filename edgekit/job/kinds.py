@@ -16,8 +16,7 @@ from edgekit.config.precisions import PRECISIONS, SCHEMES, Precision
 from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import RUNTIMES, runtime_called
 from edgekit.errors import UsageError, WeightsError
-from edgekit.models.arguments import parse_model_args
-from edgekit.models.options import ModelArgs
+from edgekit.models.options import ModelArgs, parse_model_args
 
 RANDOM = "random"
 PRECISION_ALIASES: Mapping[str, Precision] = {"fp32": "float", "fp16": "float", "bf16": "float"}

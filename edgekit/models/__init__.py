@@ -5,7 +5,7 @@ Names are imported on first use, so that parsing arguments doesn't import torch.
 
 from typing import TYPE_CHECKING, Any
 
-from edgekit.models.arguments import parse_model_args
+from edgekit.models.options import parse_model_args
 
 if TYPE_CHECKING:
     from edgekit.models.loading import load_network

@@ -1,5 +1,7 @@
 """Downloads from the hub into its cache; an error explains how to get the files another way."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
@@ -16,31 +18,19 @@ _TIMEOUT_S = 5.0
 def fetch(config: PretrainedCfg, names: tuple[str, ...] = ()) -> Path | None:
     """Download a model's published weights into the hub's cache, unless they are there already; return the file.
 
-    `names` are those that the file may have, by default the configuration's or timm's. It requests the file's metadata
-    first, because that request isn't retried: without a network the hub's download keeps trying for most of a minute,
-    and timm then does so again for the other file name. Returns None if the weights are published at a plain URL, from
-    which timm downloads them through torch.hub, which fails at once without a network. Raises HubError if the hub can't
-    be reached or doesn't have the file.
+    `names` are those that the file may have, by default the configuration's or timm's. Returns None if the weights are
+    published at a plain URL, from which timm downloads them through torch.hub, which fails at once without a network.
+    Raises HubError if the hub can't be reached or doesn't have the file.
     """
     if not config.hf_hub_id:
         return None
-    repository, _, revision = config.hf_hub_id.partition("@")
     names = names or ((config.hf_hub_filename,) if config.hf_hub_filename else _FILES)
-    for name in names:
-        if isinstance(cached := try_to_load_from_cache(repository, name, revision=revision or None), str):
-            return Path(cached)
-    for name in names:
-        try:
-            get_hf_file_metadata(hf_hub_url(repository, name, revision=revision or None), timeout=_TIMEOUT_S)
-            return Path(hf_hub_download(repository, name, revision=revision or None))
-        except EntryNotFoundError as error:
-            if name == names[-1]:
-                raise hub_error(config, error) from error
-        # The client's transport errors have no base class in common with the hub's, and come from another package in
-        # each version.
-        except Exception as error:
-            raise hub_error(config, error) from error
-    return None
+    try:
+        return _cached_or_downloaded(config.hf_hub_id, names)
+    # The client's transport errors have no base class in common with the hub's, and come from another package in each
+    # version.
+    except Exception as error:
+        raise hub_error(config, error) from error
 
 
 def hub_error(config: PretrainedCfg, error: Exception) -> HubError:
@@ -64,38 +54,39 @@ def fetch_repository(repository: str, *, weights: bool) -> Path:
     It has the configuration and the preprocessing, and with `weights` the first of the files that the repository has.
     Raises HubError if the hub can't be reached or doesn't have the files.
     """
-    name, _, revision = repository.partition("@")
-    config = _cached_or_downloaded(name, revision, (CONFIG,), repository)
-    assert config is not None
-    if weights:
-        _cached_or_downloaded(name, revision, _FILES, repository)
-    _cached_or_downloaded(name, revision, (PREPROCESSOR,), repository, needed=False)
-    return config.parent
-
-
-def _cached_or_downloaded(
-    name: str, revision: str, files: tuple[str, ...], repository: str, *, needed: bool = True
-) -> Path | None:
-    """The first of these files that the repository has; None without one that is not needed."""
-    for file in files:
-        cached = try_to_load_from_cache(name, file, revision=revision or None)
-        if isinstance(cached, str):
-            return Path(cached)
-    for file in files:
+    for names in ((CONFIG,), _FILES) if weights else ((CONFIG,),):
         try:
-            get_hf_file_metadata(hf_hub_url(name, file, revision=revision or None), timeout=_TIMEOUT_S)
-            return Path(hf_hub_download(name, file, revision=revision or None))
-        except EntryNotFoundError as error:
-            if needed and file == files[-1]:
-                raise _repository_error(repository, files, error) from error
+            file = _cached_or_downloaded(repository, names)
         except Exception as error:  # as in `fetch`
-            if needed:
-                raise _repository_error(repository, files, error) from error
-            return None
-    return None
+            raise _repository_error(repository, names, error) from error
+    with suppress(Exception):  # not every repository has it
+        _cached_or_downloaded(repository, (PREPROCESSOR,))
+    return file.parent
 
 
-def _repository_error(repository: str, files: tuple[str, ...], error: Exception) -> HubError:
+def _cached_or_downloaded(repository: str, names: Sequence[str]) -> Path:
+    """The first of these files that a repository has. Raises anything if it can't be reached or has none.
+
+    The file's metadata are requested first, because that request isn't retried: without a network the hub's download
+    keeps trying for most of a minute, and timm then does so again for the other file name.
+    """
+    name, _, tag = repository.partition("@")
+    revision = tag or None
+    for file in names:
+        if isinstance(cached := try_to_load_from_cache(name, file, revision=revision), str):
+            return Path(cached)
+    for file in names[:-1]:
+        with suppress(EntryNotFoundError):
+            return _downloaded(name, file, revision)
+    return _downloaded(name, names[-1], revision)
+
+
+def _downloaded(name: str, file: str, revision: str | None) -> Path:
+    get_hf_file_metadata(hf_hub_url(name, file, revision=revision), timeout=_TIMEOUT_S)
+    return Path(hf_hub_download(name, file, revision=revision))
+
+
+def _repository_error(repository: str, files: Sequence[str], error: Exception) -> HubError:
     reason = str(error).strip().split("\n")[0][:200]
     return HubError(
         f"can't download {' or '.join(files)} of the hub repository {repository} ({type(error).__name__}: {reason})",

@@ -10,7 +10,6 @@ from edgekit.compiler.execution.threads import keep_to_available_cores
 from edgekit.errors import BundleError, EdgekitError, ModelError, WeightsError
 from edgekit.images.dataset import Dataset
 from edgekit.models.factory_source import FactorySource
-from edgekit.models.forward import run_on_rgb_or_grey
 from edgekit.models.identify import identify
 from edgekit.models.inputs import InputOptions, resolve_preprocessing, resolve_size
 from edgekit.models.labels import IMAGENET_CLASSES, choose_labels
@@ -19,7 +18,7 @@ from edgekit.models.network import Network
 from edgekit.models.onnx_source import OnnxSource
 from edgekit.models.open_clip_source import OpenClipSource
 from edgekit.models.options import ModelOptions
-from edgekit.models.random_weights import random_images
+from edgekit.models.random_weights import random_images, run_on_rgb_or_grey
 from edgekit.models.source import ModelSource
 from edgekit.models.state_dict import check_finite
 from edgekit.models.timm_source import TimmSource

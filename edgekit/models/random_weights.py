@@ -1,10 +1,14 @@
 """Seeded random weights that behave like trained ones, to measure speed and parity without a checkpoint."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from edgekit.config import sizes
-from edgekit.models.forward import run_on_rgb_or_grey
+from edgekit.errors import ModelError
+from edgekit.images.preprocess import CHANNELS
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """Layers whose running statistics are measured on random images."""
@@ -63,3 +67,31 @@ def random_images(count: int, size: tuple[int, int], channels: int = 3) -> Tenso
     """Normalized float32 images [count,C,H,W] of soft blotches, a tint and some noise, from torch's current seed."""
     blotches = nn.functional.interpolate(torch.randn(count, channels, 6, 6), size=size, mode="bicubic")
     return blotches + 0.5 * torch.randn(count, channels, 1, 1) + 0.3 * torch.randn(count, channels, *size)
+
+
+def run(module: nn.Module, images: Tensor) -> Any:
+    """Return `module(images)`; any exception of its code becomes a ModelError with the images' shape."""
+    try:
+        return module(images)
+    # A network may raise anything on an input size that it doesn't support.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"the model can't run on images {list(images.shape)} ({type(error).__name__}: {reason})",
+            fix="Correct `--imgsz`, `--model-args` or its forward, which gets float32 on the CPU",
+        ) from error
+
+
+def run_on_rgb_or_grey(module: nn.Module, images: Callable[[int], Tensor]) -> tuple[int, Any]:
+    """Run on `images(3)` or, if that fails, on `images(1)`; return the number of channels and the output.
+
+    Raises the ModelError of the RGB images if both fail.
+    """
+    failure: ModelError | None = None
+    for channels in CHANNELS:
+        try:
+            return channels, run(module, images(channels))
+        except ModelError as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure

@@ -13,7 +13,6 @@ from edgekit.errors import DeviceError, UsageError
 from edgekit.images.calibration_list import CalibrationList, read_list
 from edgekit.job import Job
 from edgekit.job.job import check_scheme
-from edgekit.models.identify import identify
 from edgekit.support.progress import Reporter
 
 
@@ -50,7 +49,7 @@ def choose_recipe(options: Job, listed: CalibrationList | None) -> Recipe:
     """The recipe of the options, or that of the list of calibration images, or that of the model's family."""
     if options.recipe:
         return load_recipe(options.recipe, REWRITES)
-    return listed.recipe if listed else recipe_for(identify(options.model_options, options.command).name, REWRITES)
+    return listed.recipe if listed else recipe_for(options.identified.name, REWRITES)
 
 
 def choose_class(options: Job) -> DeviceClass:

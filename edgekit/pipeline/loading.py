@@ -65,7 +65,7 @@ def load_job_to_build(options: Job, reporter: Reporter) -> BuildSpec:
 def _load(options: Job, settings: JobSettings, reporter: Reporter) -> tuple[Network, Recipe]:
     """Load the network; return it, and the recipe for its size."""
     with reporter.stage(f"load {options.model_options.name}"), quiet():
-        network = load_network(options.model_options, seed=options.seed)
+        network = load_network(options.identified, seed=options.seed)
     recipe = for_size(settings.recipe, network.params)
     report_rounding(settings.recipe, recipe, network.params, reporter)
     _report_origin(network, options.model_options, reporter)

@@ -117,7 +117,7 @@ def refusals(options: Job) -> Refusals:
     try:
         calibration = read_list(options.calibration_list, REWRITES) if options.calibration_list else None
         recipe = choose_recipe(options, calibration)
-        planned = plan_model(options.model_options, options.targets, choose_class(options), recipe)
+        planned = plan_model(options.identified, options.targets, choose_class(options), recipe)
     except InputError as error:
         return Refusals(unplanned=error)
     reasons: dict[str, str] = {}

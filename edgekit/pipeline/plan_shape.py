@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgekit.compiler.rewrites import ConvolutionShape
 from edgekit.errors import ModelError
 from edgekit.images.preprocess import CHANNELS
-from edgekit.models.forward import run_on_rgb_or_grey
 from edgekit.models.loading import build_meta
 from edgekit.models.options import ModelOptions
+from edgekit.models.random_weights import run_on_rgb_or_grey
 
 _PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 

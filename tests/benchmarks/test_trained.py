@@ -14,8 +14,7 @@ from benchmarks.trainedlib.table import line
 from benchmarks.trainedlib.text_images import draw
 from edgekit.config.recipes import load_recipe, recipe_for
 from edgekit.measure import machine
-from edgekit.models.arguments import parse_model_args
-from edgekit.models.options import ModelOptions
+from edgekit.models.options import ModelOptions, parse_model_args
 from tests.helpers.tiny import TINY_ARGS
 
 TINY = ModelOptions("convnextv2_atto", weights="random", model_args=parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0)

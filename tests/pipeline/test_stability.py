@@ -14,8 +14,7 @@ from PIL import Image
 
 from edgekit.errors import CompileError, ImageError
 from edgekit.job import Job
-from edgekit.models.arguments import parse_model_args
-from edgekit.models.options import ModelOptions
+from edgekit.models.options import ModelOptions, parse_model_args
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
