@@ -13,7 +13,6 @@ from torch.fx import GraphModule, Interpreter
 
 from edgekit.compiler.execution.threads import is_small
 from edgekit.compiler.first_difference import first_differing_layer
-from edgekit.compiler.graph import copy_sharing
 from edgekit.compiler.rewrites import APPROXIMATE, REWRITES, Rewritten, rewrite
 from edgekit.errors import ModelError, ParityError
 from edgekit.models import Network
@@ -88,9 +87,10 @@ class Rewriter:
 
     def _first_wrong(self, graph: GraphModule, names: Collection[str], most: float) -> str:
         """The first of these rewrites that makes the logits differ by more than `most`."""
-        graph = copy_sharing(graph)
         for name in [name for name in REWRITES if name in names]:
-            if REWRITES[name](graph) and self._excess(self._logits(graph), most) is not None:
+            done = rewrite(graph, [name])
+            graph = done.graph
+            if done.counts[name] and self._excess(self._logits(graph), most) is not None:
                 return name
         return ", ".join(names)
 
