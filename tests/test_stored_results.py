@@ -32,9 +32,9 @@ from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.hashes import Inputs
 from edgekit.support.progress import Reporter, no_step
 from edgekit.support.run_folder import RunFolder, open_run
-from edgekit.tuning import analysis
-from edgekit.tuning.analysis import SensitivityInputs
+from edgekit.tuning import sensitivity as analysis
 from edgekit.tuning.plan import SearchLoop
+from edgekit.tuning.sensitivity import SensitivityInputs
 from edgekit.tuning.study import Candidate, StudyInputs, StudyStore
 from tests.helpers.changes import changes
 from tests.helpers.measurements import device, measurement

@@ -54,7 +54,7 @@ def sensitivity(model: ModelOrRunOrDemo, stated: dict[str, Any], json_: Json = F
     with clean_stdout() as out:
         reporter = Reporter(quiet)
         with loading(reporter):
-            from edgekit.tuning.analysis import analyse
+            from edgekit.tuning.sensitivity import analyse
         analysis = analyse(job, reporter)
         if json_:
             emit(out, analysis)

@@ -40,9 +40,9 @@ from edgekit.support.hashes import digest
 from edgekit.support.libraries import import_needed, quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, open_run
-from edgekit.tuning.analysis import check_max_drop
 from edgekit.tuning.mixtures import order_layers
 from edgekit.tuning.plan import SearchLoop, best, describe, summary
+from edgekit.tuning.sensitivity import check_max_drop
 from edgekit.tuning.study import Candidate, StudyStore, Trial, study_inputs
 
 RECIPE, PICTURE = "recipe.toml", "tuning.svg"

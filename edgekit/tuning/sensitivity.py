@@ -1,20 +1,172 @@
-"""Find the layers that cost accuracy in INT8, and the time that each saves, by simulating one calibration in torch."""
+"""`edgekit sensitivity`: the layers that cost accuracy in INT8, and the time that each saves."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from edgekit import __version__
+from edgekit.config.precisions import PRECISIONS
+from edgekit.errors import InputError, StageError, UsageError
+from edgekit.images.crops import crop_samples
+from edgekit.job import Job
+from edgekit.pipeline.build import build_one
+from edgekit.pipeline.graph_to_compile import GraphToCompile
+from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.job_images import JobImages
+from edgekit.pipeline.loading import load_job
+from edgekit.pipeline.request import BuildSpec
+from edgekit.report import load_report, write_report
 from edgekit.report.sensitivity_document import (
     Culprits,
     FloatAccuracy,
+    ImageSet,
     LayerTime,
+    NamedModel,
     SensitiveBlock,
     SensitiveLayer,
+    Sensitivity,
     Spared,
     TargetSensitivity,
+    draw_sensitivity,
 )  # fmt: skip
+from edgekit.report.serialization import REPORT_FILE as REPORT
+from edgekit.report.serialization import to_json
+from edgekit.runtime.backend import load_backend
+from edgekit.runtime.profile import profile_bundle
+from edgekit.support.files import replace_text, shareable_command, writing
+from edgekit.support.hashes import Inputs
+from edgekit.support.libraries import import_needed, quiet
 from edgekit.support.progress import Reporter
-from edgekit.tuning.mixtures import Mixture, Mixtures
+from edgekit.support.run_folder import RunFolder, check_output, open_run
+from edgekit.tuning.mixtures import Mixture, Mixtures, layer_macs, simulate
+from edgekit.tuning.study import StudyInputs, study_inputs
+
+FILE, PICTURE = "sensitivity.json", "sensitivity.svg"
+
+
+def analyse(job: Job, reporter: Reporter) -> Sensitivity:
+    """Measure every layer for each target and write OUTPUT/sensitivity.json and .svg. Returns the document.
+
+    If the folder has a report of the same weights, the report shows the sensitivity too. A target whose compiler fails
+    has no times.
+    """
+    check_max_drop(job)
+    check_output(job.folder)
+    import_needed("matplotlib", "build")
+    for target in job.targets:
+        load_backend(target)
+    spec, images = load_job(job, reporter)
+    with open_run(job.folder) as run:
+        graphs = JobGraphs(spec, reporter)
+        parts = [_analysed(graphs, images, target, job, run, reporter) for target in job.targets]
+        sensitivity = document(spec, images, job, parts)
+        picture, _ = draw_sensitivity(sensitivity, standalone=True)
+        for file, text in ((FILE, to_json(sensitivity)), (PICTURE, picture)):
+            with writing(run.path / file):
+                replace_text(run.path / file, text)
+        _add_to_report(run.path, sensitivity, reporter)
+    return sensitivity
+
+
+def check_max_drop(job: Job) -> None:
+    """Raise UsageError for a --max-drop below 0, or one that is not a number."""
+    if not job.gates.max_drop >= 0:
+        valid = "percentage points of top-1, 0 or more"
+        raise UsageError(f"--max-drop is {job.gates.max_drop:g}", valid=valid)
+
+
+def document(spec: BuildSpec, images: JobImages, job: Job, parts: Sequence[TargetSensitivity]) -> Sensitivity:
+    """The document that sensitivity.json contains."""
+    return Sensitivity(
+        edgekit=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        command=shareable_command(job.command),
+        model=NamedModel(spec.network.name, spec.network.weights_sha256),
+        accuracy_meaningful=spec.network.weights != "random",
+        recipe=spec.recipe.name,
+        calibration=ImageSet(len(images.calibration.samples), images.calibration.sha256),
+        evaluation=ImageSet(len(images.evaluation.samples), images.evaluation.sha256),
+        max_drop_points=job.gates.max_drop,
+        targets=tuple(parts),
+    )
+
+
+@dataclass(frozen=True)
+class SensitivityInputs(Inputs):
+    """Inputs of the sensitivity of a network's layers for one target."""
+
+    layers: StudyInputs
+    """Inputs of what is simulated, and of the bundles in which the layers are timed."""
+    max_drop: float
+    """`Gates.max_drop`, which decides how many layers must stay in float."""
+
+
+def _analysed(
+    graphs: JobGraphs, images: JobImages, target: str, job: Job, run: RunFolder, reporter: Reporter
+) -> TargetSensitivity:
+    """One target's part of the document, measured or reused from an interrupted run."""
+    layers = study_inputs(graphs.spec, images, target, job.timing)
+    inputs = SensitivityInputs(layers, job.gates.max_drop)
+    earlier = run.recall(f"sensitivity-{target}", inputs, TargetSensitivity)
+    if earlier is not None:
+        reporter.say(f"{target}: reused from an earlier run")
+        return earlier
+    to_compile, preprocessing = graphs.graph_to_compile(target, "int8"), graphs.spec.network.preprocessing
+    mixtures = simulate(graphs, to_compile, crop_samples(images.dataset, images.evaluation.samples, preprocessing))
+    measured = measure(
+        mixtures,
+        target,
+        layer_macs(graphs),
+        job.gates.max_drop,
+        reporter,
+        lambda: layer_times(graphs, to_compile, job.timing.threads, run, reporter),
+    )
+    run.remember(f"sensitivity-{target}", inputs, measured)
+    return measured
+
+
+def layer_times(
+    graphs: JobGraphs, to_compile: GraphToCompile, threads: int | None, run: RunFolder, reporter: Reporter
+) -> dict[str, LayerTime]:
+    """Time in ms of each layer's kernels in float and INT8, for the layers that the runtime's profiler reports."""
+    by_precision: list[dict[str, float]] = []
+    target = to_compile.facts.target
+    try:
+        for precision in PRECISIONS:
+            graph = to_compile if precision == "int8" else None
+            bundle = build_one(graphs, target, precision, run.path / f"{target}-{precision}", reporter, graph)
+            by_layer: dict[str, float] = defaultdict(float)
+            with reporter.stage(f"{bundle.path.name}: profile"), quiet():
+                for op in profile_bundle(bundle, threads).ops:
+                    if op.ms is not None:
+                        by_layer[op.name] += op.ms
+            by_precision.append(by_layer)
+    except StageError as error:
+        reporter.warn(f"{target}: the layers can't be timed: {error}", error)
+        return {}
+    float_ms, int8_ms = by_precision
+    names = float_ms.keys() & int8_ms.keys()
+    return {name: LayerTime(float_ms[name], int8_ms[name], float_ms[name] - int8_ms[name]) for name in names}
+
+
+def _add_to_report(folder: Path, sensitivity: Sensitivity, reporter: Reporter) -> None:
+    """Add the document to the folder's report, if it has one of the same weights."""
+    if not (folder / REPORT).exists():
+        return
+    try:
+        report = load_report(folder)
+    except InputError as error:
+        reporter.warn(f"the sensitivity was not added to the report: {error}", error)
+        return
+    if report.model.weights_sha256 != sensitivity.model.weights_sha256:
+        reporter.warn(f"the sensitivity was not added to '{folder / REPORT}', which reports other weights")
+        return
+    write_report(replace(report, sensitivity=sensitivity), folder)
+    reporter.say(f"{folder}/report.html shows the sensitivity too")
 
 
 def block_of(layer: str) -> str:

@@ -21,7 +21,7 @@ from tests.helpers.refusals import refuses
 
 ENTRIES = {
     "deploy": "edgekit.pipeline.deploy.deploy",
-    "sensitivity": "edgekit.tuning.analysis.analyse",
+    "sensitivity": "edgekit.tuning.sensitivity.analyse",
     "tune": "edgekit.tuning.search.tune",
     "benchmark": "edgekit.devices.benchmark.benchmark_devices",
     "evaluate": "edgekit.measure.evaluate_bundles.evaluate_bundles",

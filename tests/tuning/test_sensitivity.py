@@ -20,7 +20,7 @@ from edgekit.report import load_report
 from edgekit.report.sensitivity_document import LayerTime, Sensitivity
 from edgekit.report.serialization import parse
 from edgekit.support.progress import Reporter
-from edgekit.tuning import analysis
+from edgekit.tuning import sensitivity as analysis
 from edgekit.tuning.mixtures import Mixtures
 from edgekit.tuning.sensitivity import block_of, measure
 from edgekit.tuning.simulate import Simulation
