@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
+from typing import Literal
 
 from edgekit.config.device_classes import list_device_classes, load_device_class
 from edgekit.measure.latency import FEWEST_FOR_INTERVAL
@@ -9,7 +10,7 @@ from edgekit.measure.paired import images_needed
 from edgekit.measure.settings import Gates
 from edgekit.measure.steadiness import throttled, unreliable
 from edgekit.report.figure import counted, points
-from edgekit.report.measurement import Accuracy, Bound, LowPrecision, Measurement
+from edgekit.report.measurement import Accuracy, Bound, Measurement
 from edgekit.report.row import Gate, Row, Verdict
 from edgekit.report.times import Speedup
 
@@ -31,8 +32,6 @@ def judge(measured: Measurement, gates: Gates, random_weights: bool, near_chance
     if the user stated a speed-up. Times of an emulated device don't count, because no real device has them. A failed
     measurement has the verdict "error".
     """
-    if measured.failure:
-        return _row(measured, "error", [str(measured.failure)])
     only_int8 = None if measured.precision == "int8" else NOT_INT8
     drop = drop_gate(measured.accuracy, gates, only_int8 or (NO_ACCURACY if random_weights else None))
     outcomes = (
@@ -41,16 +40,34 @@ def judge(measured: Measurement, gates: Gates, random_weights: bool, near_chance
         speed_gate(measured, gates, only_int8),
         _timing_gate(measured, gates),
     )
-    verdict, reasons = verdict_of(outcomes)
-    remarks = [*remarks_on(measured), *_reasons(outcomes, "pass")]
-    if not gates.needs_steady_timing:
-        remarks += unsteady(measured)
-    accuracy = measured.accuracy
+    accuracy, low = measured.accuracy, measured.low_precision
     if accuracy and drop.verdict in ("pass", "inconclusive"):
         accuracy = replace(accuracy, bound=bound_of(accuracy, gates.max_drop))
-    low = _judge_low(measured.low_precision, gates, random_weights)
-    judged = replace(measured, accuracy=accuracy, low_precision=low)
-    return _row(judged, verdict, reasons, remarks, outcomes)
+    if low:
+        kept = random_weights or low.accuracy is None or gates.allow(low.accuracy.drop_top1_points)
+        low = replace(low, verdict="pass" if kept else "fail")
+    return _row(replace(measured, accuracy=accuracy, low_precision=low), outcomes, gates.needs_steady_timing)
+
+
+def judge_latency(measured: Measurement, gates: Gates | None = None, baselines: Sequence[str] = ()) -> Row:
+    """Turn a measurement into a row of `edgekit benchmark`, which has gates only if the user stated a speed-up.
+
+    `baselines` are the names of the bundles that this one has to beat.
+    """
+    if gates is None:
+        return _row(measured, (), needs_steady_timing=False)
+    speed = speed_gate(measured, gates, None if baselines else COMPARED, baselines)
+    return _row(measured, (speed, _timing_gate(measured, gates)), gates.needs_steady_timing)
+
+
+def _row(measured: Measurement, gates: Sequence[Gate], needs_steady_timing: bool) -> Row:
+    facts = {field.name: getattr(measured, field.name) for field in fields(Measurement)}
+    if measured.failure:
+        return Row(**facts, verdict="error", reasons=(str(measured.failure),))
+    verdict, reasons = verdict_of(gates)
+    steadiness = () if needs_steady_timing else unsteady(measured)
+    remarks = (*remarks_on(measured), *_reasons(gates, "pass"), *steadiness)
+    return Row(**facts, verdict=verdict, reasons=reasons, remarks=remarks, gates=tuple(gates))
 
 
 def verdict_of(gates: Sequence[Gate]) -> tuple[Verdict, tuple[str, ...]]:
@@ -69,8 +86,8 @@ def chance_gate(random_weights: bool, near_chance: bool) -> Gate:
     """Demand that the accuracy of the reference is not that of guessing."""
     gate = Gate(name="above-chance", verdict="pass")
     if random_weights:
-        return _skipped(gate, NO_ACCURACY)
-    return replace(gate, verdict="inconclusive", reasons=(NEAR_CHANCE,)) if near_chance else gate
+        return _ended(gate, "skipped", NO_ACCURACY)
+    return _ended(gate, "inconclusive", NEAR_CHANCE) if near_chance else gate
 
 
 def drop_gate(accuracy: Accuracy | None, gates: Gates, not_applicable: str | None = None) -> Gate:
@@ -82,17 +99,19 @@ def drop_gate(accuracy: Accuracy | None, gates: Gates, not_applicable: str | Non
         limit=gates.max_drop,
         whole_interval=gates.must_show_drop,
     )
-    if not_applicable:
-        return _skipped(gate, not_applicable)
-    if accuracy is None:
-        return _skipped(gate, "accuracy was not measured")
-    if not _keeps_accuracy(accuracy, gates.max_drop):
-        return replace(gate, verdict="fail", reasons=(_drop_reason(accuracy, gates.max_drop),))
+    if not_applicable or accuracy is None:
+        return _ended(gate, "skipped", not_applicable or "accuracy was not measured")
+    drop, (low, high) = accuracy.drop_top1_points, accuracy.drop_ci95_points
+    images = f"95 % interval {low:.2f} to {high:.2f}, n = {accuracy.count:,}"
+    if not gates.allow(drop):
+        allowed = f"but at most {gates.max_drop:g} is allowed"
+        return _ended(gate, "fail", f"top-1 drops by {drop:.2f} points ({images}), {allowed}")
     bound = bound_of(accuracy, gates.max_drop)
     if bound.shown:
         return gate
-    unconfirmed = _unconfirmed_reason(accuracy, bound)
-    return replace(gate, verdict="inconclusive" if gates.must_show_drop else "pass", reasons=(unconfirmed,))
+    needed = f"about {bound.images_needed:,} images are needed" if bound.images_needed else "more images would not help"
+    unconfirmed = f"cannot confirm a drop of at most {points(gates.max_drop)} (measured {drop:.2f}, {images}); {needed}"
+    return _ended(gate, "inconclusive" if gates.must_show_drop else "pass", unconfirmed)
 
 
 def speed_gate(
@@ -105,64 +124,38 @@ def speed_gate(
     gate = Gate(
         name="min-speedup", verdict="pass", figure="speedup.ratio", limit=gates.min_speedup, whole_interval=True
     )
-    if not_applicable:
-        return _skipped(gate, not_applicable)
-    if measured.device.emulated:
-        return _skipped(gate, EMULATED)
-    if gates.min_speedup <= 0:
-        return _skipped(gate, "--min-speedup 0 turns this gate off")
+    not_applicable = not_applicable or (EMULATED if measured.device.emulated else None)
+    if not_applicable or gates.min_speedup <= 0:
+        return _ended(gate, "skipped", not_applicable or "--min-speedup 0 turns this gate off")
     speedup = measured.speedup
     if speedup is None:
         names = " or ".join(baselines) or "the float bundle"
-        reason = f"{names} could not be timed, so there is no baseline for the speed-up"
-        return replace(gate, verdict="fail", reasons=(reason,))
+        return _ended(gate, "fail", f"{names} could not be timed, so there is no baseline for the speed-up")
     if not speedup.exceeds(gates.min_speedup):
-        return replace(gate, verdict="fail", reasons=(_speed_reason(speedup, gates.min_speedup, baselines),))
+        baseline = speedup.baseline if baselines else f"its {float_of(speedup)}"
+        ends = "too few runs for an interval"
+        if speedup.ci95:
+            ends = "95 % interval {:.2f} to {:.2f}".format(*speedup.ci95)
+        required = f"but more than {gates.min_speedup:g} is required"
+        return _ended(gate, "fail", f"{speedup.ratio:.2f}x {baseline} ({ends}), {required}")
     if speedup.ci95:
         return gate
-    return replace(gate, verdict="inconclusive" if gates.needs_steady_timing else "pass", reasons=(TOO_FEW_RUNS,))
+    return _ended(gate, "inconclusive" if gates.needs_steady_timing else "pass", TOO_FEW_RUNS)
 
 
 def _timing_gate(measured: Measurement, gates: Gates) -> Gate:
     """Demand a reliable latency where the user stated a speed-up."""
     gate = Gate(name="steady-timing", verdict="pass")
     if measured.device.emulated:
-        return _skipped(gate, EMULATED)
+        return _ended(gate, "skipped", EMULATED)
     if not gates.needs_steady_timing:
-        return _skipped(gate, "only a --min-speedup that you state needs steady timing")
-    reasons = tuple(unsteady(measured))
-    return replace(gate, verdict="inconclusive", reasons=reasons) if reasons else gate
+        return _ended(gate, "skipped", "only a --min-speedup that you state needs steady timing")
+    reasons = unsteady(measured)
+    return _ended(gate, "inconclusive", *reasons) if reasons else gate
 
 
-def _skipped(gate: Gate, reason: str) -> Gate:
-    return replace(gate, verdict="skipped", reasons=(reason,))
-
-
-def judge_latency(measured: Measurement, gates: Gates | None = None, baselines: Sequence[str] = ()) -> Row:
-    """Turn a measurement into a row of `edgekit benchmark`, which has gates only if the user stated a speed-up.
-
-    `baselines` are the names of the bundles that this one has to beat.
-    """
-    if measured.failure:
-        return _row(measured, "error", [str(measured.failure)])
-    if gates is None:
-        return _row(measured, "pass", (), [*remarks_on(measured), *unsteady(measured)])
-    speed = speed_gate(measured, gates, None if baselines else COMPARED, baselines)
-    outcomes = (speed, _timing_gate(measured, gates))
-    verdict, reasons = verdict_of(outcomes)
-    steady = () if gates.needs_steady_timing else unsteady(measured)
-    return _row(measured, verdict, reasons, [*remarks_on(measured), *steady], outcomes)
-
-
-def _row(
-    measured: Measurement,
-    verdict: Verdict,
-    reasons: Sequence[str],
-    remarks: Sequence[str] = (),
-    gates: Sequence[Gate] = (),
-) -> Row:
-    facts = {field.name: getattr(measured, field.name) for field in fields(Measurement)}
-    return Row(**facts, verdict=verdict, reasons=tuple(reasons), remarks=tuple(remarks), gates=tuple(gates))
+def _ended(gate: Gate, verdict: Literal["pass", "fail", "inconclusive", "skipped"], *reasons: str) -> Gate:
+    return replace(gate, verdict=verdict, reasons=reasons)
 
 
 def unsteady(measured: Measurement) -> list[str]:
@@ -177,13 +170,6 @@ def unsteady(measured: Measurement) -> list[str]:
     return [f"unreliable timing: {reason}" for reason in reasons]
 
 
-def _judge_low(low: LowPrecision | None, gates: Gates, random_weights: bool) -> LowPrecision | None:
-    if low is None:
-        return None
-    judged = None if random_weights else low.accuracy
-    return replace(low, verdict="pass" if judged is None or _keeps_accuracy(judged, gates.max_drop) else "fail")
-
-
 def bound_of(accuracy: Accuracy, most: float) -> Bound:
     """Check whether the interval of the drop confirms that at most `most` points are lost.
 
@@ -192,34 +178,6 @@ def bound_of(accuracy: Accuracy, most: float) -> Bound:
     """
     needed = images_needed(accuracy.right_to_wrong, accuracy.wrong_to_right, accuracy.count, most / 100)
     return Bound(max_drop_points=most, shown=accuracy.drop_ci95_points[1] <= most, images_needed=needed)
-
-
-def _unconfirmed_reason(accuracy: Accuracy, bound: Bound) -> str:
-    low, high = accuracy.drop_ci95_points
-    needed = f"about {bound.images_needed:,} images are needed" if bound.images_needed else "more images would not help"
-    return (
-        f"cannot confirm a drop of at most {points(bound.max_drop_points)} (measured {accuracy.drop_top1_points:.2f}, "
-        f"95 % interval {low:.2f} to {high:.2f}, n = {accuracy.count:,}); {needed}"
-    )
-
-
-def _keeps_accuracy(accuracy: Accuracy, most: float) -> bool:
-    """Whether top-1 drops by at most `most` points."""
-    return accuracy.drop_top1_points <= most
-
-
-def _drop_reason(accuracy: Accuracy, most: float) -> str:
-    low, high = accuracy.drop_ci95_points
-    return (
-        f"top-1 drops by {accuracy.drop_top1_points:.2f} points (95 % interval {low:.2f} to {high:.2f}, "
-        f"n = {accuracy.count:,}), but at most {most:g} is allowed"
-    )
-
-
-def _speed_reason(speedup: Speedup, least: float, baselines: Sequence[str]) -> str:
-    baseline = speedup.baseline if baselines else f"its {float_of(speedup)}"
-    ends = "95 % interval {:.2f} to {:.2f}".format(*speedup.ci95) if speedup.ci95 else "too few runs for an interval"
-    return f"{speedup.ratio:.2f}x {baseline} ({ends}), but more than {least:g} is required"
 
 
 def float_of(speedup: Speedup) -> str:

@@ -34,3 +34,7 @@ class Gates:
     needs_steady_timing: bool = False
     """Whether unreliable timing, or a number of runs that has no interval, makes a verdict inconclusive, as when the
     user states `min_speedup`."""
+
+    def allow(self, drop_points: float) -> bool:
+        """Whether this drop of top-1, in percentage points, is within the bound, regardless of its interval."""
+        return drop_points <= self.max_drop
