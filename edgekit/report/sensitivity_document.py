@@ -228,19 +228,18 @@ def advice(sensitivity: Sensitivity, part: TargetSensitivity) -> str:
 
 def _columns(sensitivity: Sensitivity, title: str, parts: Sequence[Part]) -> list[Column]:
     parts = noisiest(parts)[:SHOWN]
-    drops = [[part.only_int8.drop_top1_points, part.only_float.gain_top1_points] for part in parts]
-    lost, gained = (
-        [_number(pair[side], 2) if sensitivity.accuracy_meaningful else MEANINGLESS for pair in drops]
-        for side in (0, 1)
-    )
+
+    def shown(drop: float) -> str:
+        return _number(drop, 2) if sensitivity.accuracy_meaningful else MEANINGLESS
+
     return [
         Column(title, [part.name for part in parts], left=True),
         Column("M MAC", [f"{part.macs / 1e6:,.2f}" for part in parts]),
         Column("noise\n%", [f"{100 * part.noise_share:.1f}" for part in parts]),
         Column("SNR dB\nalone", [_number(part.only_int8.snr_db, 1) for part in parts]),
-        Column("drop\nalone", lost),
+        Column("drop\nalone", [shown(part.only_int8.drop_top1_points) for part in parts]),
         Column("SNR gain\nin float", [_number(part.only_float.snr_gain_db, 1) for part in parts]),
-        Column("points\ngained", gained),
+        Column("points\ngained", [shown(part.only_float.gain_top1_points) for part in parts]),
         Column("saves\nms", [_number(part.time.saved_ms if part.time else None, 3) for part in parts]),
     ]
 
@@ -276,11 +275,10 @@ def draw_sensitivity(sensitivity: Sensitivity, standalone: bool = False) -> Pict
             has_times = any(row.time for row in rows)
             right.set_xlabel("time saved by INT8, ms (higher is better)" if has_times else "time saved: unknown")
         svg = svg_of(figure, standalone)
-    worst = [[f"{row.name} {row.noise_share:.0%}" for row in noisiest(part.layers)[:3]] for part in parts]
-    sentences = [
-        f"{part.target}: {whole(sensitivity, part)}; the noisiest layers are {', '.join(layers)}"
-        for part, layers in zip(parts, worst, strict=True)
-    ]
+    sentences = []
+    for part in parts:
+        worst = ", ".join(f"{row.name} {row.noise_share:.0%}" for row in noisiest(part.layers)[:3])
+        sentences.append(f"{part.target}: {whole(sensitivity, part)}; the noisiest layers are {worst}")
     return Picture(svg, f"Noise of each layer in INT8, and the time that INT8 saves. {'. '.join(sentences)}.")
 
 
