@@ -203,11 +203,9 @@ def measure_on_device(
 ) -> list[Measurement]:
     """Measure bundles on a device, one measurement each. If the device fails, the measurements contain the error.
 
-    A browser needs `pages`.
-
     A lost connection is opened again for the bundles of the next runtime. Rows that failed before a connection have the
-    facts that a later one gave. Measurements in `store` are used only if the
-    device that answers is the one that they were measured on.
+    facts that a later one gave. Measurements in `store` are used only if the device that answers is the one that they
+    were measured on. A browser needs `pages`.
     """
     facts = unknown = unknown_device(device)
 
@@ -217,21 +215,21 @@ def measure_on_device(
             with open_measurer(device, timing, reporter, pages) as measurer:
                 facts = measurer.row_facts
 
-                def on_device(group: Group) -> Mapping[str, Measurement]:
+                def measure_there(group: Group) -> Mapping[str, Measurement]:
                     return dict(zip(group, measurer.measure(group, timing, images), strict=True))
 
                 if store is None:
-                    return on_device(group)
+                    return measure_there(group)
                 machine = Machine(facts, measurer.versions(group), device.url, device.ssh_config)
-                return store.resumed(group, machine, on_device, reporter)
-        except DeviceError as error:
-            interrupts.check()  # an interrupt makes the main thread close the connections, which is not an error
-            reporter.warn(str(error), error)
-            failure = Failure.of("device", error)
+                return store.resumed(group, machine, measure_there, reporter)
         except Exception as error:
-            if isinstance(error, EdgekitError):
+            interrupts.check()  # an interrupt makes the main thread close the connections, which is not an error
+            if isinstance(error, DeviceError):
+                reporter.warn(str(error), error)
+            elif isinstance(error, EdgekitError):
                 raise
-            reporter.failed(f"{device.name}: measuring {', '.join(group)}", error)
+            else:
+                reporter.failed(f"{device.name}: measuring {', '.join(group)}", error)
             failure = Failure.of("device", error)
         return {name: failed_measurement(name, bundle, failure, facts, images) for name, bundle in group.items()}
 

@@ -40,16 +40,6 @@ class StoreAnswer:
     """Number of bytes of a missing file that an interrupted copy left, by its SHA-256."""
 
 
-@dataclass(frozen=True)
-class EnvironmentAnswer:
-    """The environment that was asked for."""
-
-    python: str
-    """Path of its Python."""
-    made: bool
-    """Whether this request created it."""
-
-
 def environment_key(wheel: bytes, requirements: Sequence[str], python_version: str) -> str:
     """Name of an environment: a hash of everything that it contains."""
     return digest(hashlib.sha256(wheel).hexdigest(), sorted(requirements), python_version)[:24]
@@ -104,7 +94,7 @@ def ensure_environment(connection: Connection, facts: ProbeResult, target: str, 
     done = connection.run(script_command(python.path, ENVIRONMENT, request), work="the set-up", limit_s=SET_UP_S)
     if done.status != 0:
         raise _setup_error(device, facts, target, done.status, done.err)
-    return connection.answer(done, EnvironmentAnswer, "the set-up").python
+    return f"{ready}/bin/python"
 
 
 def send_files(connection: Connection, facts: ProbeResult, paths: Sequence[Path]) -> list[str]:

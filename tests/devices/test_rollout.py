@@ -4,9 +4,11 @@ import threading
 
 import pytest
 
+from edgekit.devices import rollout
 from edgekit.devices.push import PushedDevice
 from edgekit.devices.registry import Device
 from edgekit.devices.rollout import roll_out
+from edgekit.support.progress import Reporter
 
 DEVICES = [Device(str(index), f"ssh://{index}") for index in range(6)]
 
@@ -47,6 +49,16 @@ def test_the_canary_comes_first_and_the_others_at_the_same_time() -> None:
         return PushedDevice(device=device.name, verdict="pass")
 
     assert all(result.verdict for result in roll_out(DEVICES[:5], push, 2, 3))
+
+
+def test_a_device_that_fails_does_not_stop_a_rollback_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def roll_back(device: Device, app: str, *_: object) -> PushedDevice:
+        return PushedDevice(device=device.name, verdict="error" if device.name == "0" else "pass")
+
+    monkeypatch.setattr(rollout, "roll_back", roll_back)
+    rolled_back = rollout.roll_back_devices(DEVICES, "door", Reporter(quiet=True))
+    assert [result.device for result in rolled_back.results] == [device.name for device in DEVICES]
+    assert [result.verdict for result in rolled_back.results] == ["error"] + ["pass"] * 5
 
 
 def test_a_bug_during_a_roll_out_stops_it() -> None:

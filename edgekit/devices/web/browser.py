@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from edgekit import __version__
 from edgekit.devices.registry import Device
-from edgekit.devices.web.facts import build_for, device_of
-from edgekit.devices.web.page_messages import Build, Download, Opened, Shown
+from edgekit.devices.web.page_messages import Build, Download, Opened, Shown, build_for, device_of
 from edgekit.devices.web.runner import Runner
 from edgekit.devices.web.runtime_package import NAME, VERSION, RuntimeFiles
 from edgekit.devices.web.server import PageServer
