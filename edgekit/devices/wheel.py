@@ -26,7 +26,7 @@ REQUIREMENTS = ("numpy>=1.26", "pillow>=10.3", "msgspec>=0.20,<1")
 """Requirements of the agent in addition to a runtime: the package's own dependencies, and msgspec for messages."""
 TRUST_REQUIREMENTS = ("cryptography>=43",)
 """What a device that takes only signed bundles needs in addition: the extra `trust`."""
-_LEFT_OUT = frozenset(("__pycache__", "_data", "cli", "compiler", "demo", "models", "pipeline", "tuning", "web"))
+_LEFT_OUT = frozenset(("__pycache__", "_data", "cli", "compiler", "demo", "job", "models", "pipeline", "tuning", "web"))
 """Folders that a device doesn't need, because it makes no bundles, serves no page and has no command line, and those
 with another place."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)

@@ -14,7 +14,7 @@ from edgekit.devices.registry import Device
 from edgekit.devices.web.page_messages import Build, Download, Opened, Shown, build_for, device_of
 from edgekit.devices.web.runner import Runner
 from edgekit.devices.web.runtime_package import NAME, VERSION, RuntimeFiles
-from edgekit.devices.web.server import PageServer
+from edgekit.devices.web.server import PAGE, PageServer
 from edgekit.errors import BrowserError, DeviceError
 from edgekit.images.dataset import Sample
 from edgekit.measure.accuracy import EvaluationImages, Predictions, SnrMeter, predict
@@ -39,8 +39,6 @@ from edgekit.support.distribution import versions_of
 from edgekit.support.hashes import digest, file_sha256
 from edgekit.support.progress import Reporter, Step
 
-PAGE = Path(__file__).with_name("page")
-"""Folder of the page's files."""
 NO_PROFILER = "unknown: browsers have no profiler for LiteRT.js"
 UNKNOWN = MachineState(
     clock_mhz=None,

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from ssl import SSLContext
 from typing import Any, TypeVar
@@ -23,6 +22,8 @@ from edgekit.devices.web.page_messages import Answer, Download, Joined, Request,
 from edgekit.devices.web.runtime_package import RuntimeFiles
 from edgekit.errors import BrowserError, EngineError, FrozenError
 
+PAGE = Path(__file__).with_name("page")
+"""Folder of the page's files."""
 JOIN_S = 15 * 60
 """Time within which a browser has to open the page."""
 RETURN_S = 30
@@ -65,10 +66,12 @@ class ServedFiles:
 
     def add_to(self, application: web.Application, path: str) -> None:
         """Serve the files below a path, and refuse every other address."""
-        application.router.add_get(f"{path}files/{{sha256}}", self._serve_offered)
-        application.router.add_get(f"{path}runtime/{{name}}", self._serve_runtime)
-        application.router.add_get(f"{path}{{name:[a-z0-9.]*}}", _serve_page)
-        application.router.add_route("*", "/{other:.*}", _unknown_address)
+        router = application.router
+        router.add_get(f"{path}files/{{sha256}}", self._serve_offered)
+        router.add_static(f"{path}runtime/", self._runtime.folder)  # in gzip, whose file is next to it
+        router.add_get(path, _serve_index)
+        router.add_static(path, PAGE)
+        router.add_route("*", "/{other:.*}", _unknown_address)
         application.on_response_prepare.append(_add_headers)
 
     async def _serve_offered(self, request: web.Request) -> web.StreamResponse:
@@ -76,12 +79,6 @@ class ServedFiles:
         if content is None:
             raise web.HTTPNotFound()
         return web.Response(body=content) if isinstance(content, bytes) else web.FileResponse(content)
-
-    async def _serve_runtime(self, request: web.Request) -> web.StreamResponse:
-        file = self._runtime.folder / request.match_info["name"]
-        if file.parent != self._runtime.folder or not file.is_file():
-            raise web.HTTPNotFound()
-        return web.FileResponse(file)  # in gzip, whose file is next to it
 
 
 class PageServer(ServedFiles):
@@ -279,11 +276,8 @@ class PageServer(ServedFiles):
             return Answer(self._asked, error=f"it sent a message that edgekit can't read: {error}")
 
 
-async def _serve_page(request: web.Request) -> web.StreamResponse:
-    page = files("edgekit.devices.web") / "page" / (request.match_info["name"] or "index.html")
-    if not page.is_file():
-        raise web.HTTPNotFound()
-    return web.FileResponse(Path(str(page)))
+async def _serve_index(request: web.Request) -> web.StreamResponse:
+    return web.FileResponse(PAGE / "index.html")
 
 
 async def _unknown_address(request: web.Request) -> web.StreamResponse:
