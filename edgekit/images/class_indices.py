@@ -44,7 +44,7 @@ def class_indices(images: LabelledSet, labels: Sequence[str]) -> tuple[dict[Labe
     return {label: indices[name] for label, name in names.items()}, by_order
 
 
-def match_names(images: LabelledSet, present: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+def _match_names(images: LabelledSet, present: Sequence[str], names: Sequence[str]) -> dict[str, int]:
     """The index of each label in `names`, whatever its case. Raises DataError for one that is not among them."""
     matched: dict[str, int] = {}
     for spelling in (str, _plain):
@@ -102,7 +102,7 @@ def _indices_of_names(
         agree = images.numbered and len(known) < len(labels) and all(order[name] == known[name] for name in known)
         if not known or agree:
             return {name: order[name] for name in present}, not known
-    return match_names(images, present, labels), False
+    return _match_names(images, present, labels), False
 
 
 def _positions(present: Sequence[str], names: Sequence[str], spelling: Callable[[str], str]) -> dict[str, int]:

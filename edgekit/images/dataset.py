@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from PIL import Image
 
 from edgekit.errors import DataError, ImageError
-from edgekit.images.class_indices import LabelledSet, class_indices, match_names
+from edgekit.images.class_indices import LabelledSet, class_indices
 from edgekit.images.decoding import open_image
 from edgekit.images.layouts import VALID, open_layout
 from edgekit.images.layouts.in_memory import InMemory, MemoryStore
@@ -84,16 +84,15 @@ class Datasets:
     """The splits and what each is for, in words; None for a set without splits."""
 
 
-def open_datasets(source: ImageSet, labels: Sequence[str], folders: Sequence[str] | None = None) -> Datasets:
+def open_datasets(source: ImageSet, labels: Sequence[str]) -> Datasets:
     """List the images of a set in any layout, or of a part of one (`images.zip/val`), with their class indices.
 
     The split train, if there is one, is for the calibration, and val or test for the evaluation. `labels` are the
-    model's class names in order; `folders`, if known, are the labels of the classes in the same order. Without it,
-    labels are ImageNet wnids if the model has 1,000 classes, or class names, or indices. If no label is the name of a
-    class and there are as many different ones as classes, they are the classes in sorted order, or in the order that
-    the set gives. Raises DataError otherwise.
+    model's class names in order. Those of images are ImageNet wnids if the model has 1,000 classes, or class names, or
+    indices. If no label is the name of a class and there are as many different ones as classes, they are the classes in
+    sorted order, or in the order that the set gives. Raises DataError otherwise.
     """
-    listed = _ListedSet(source, labels, folders)
+    listed = _ListedSet(source, labels)
     if listed.training is listed.evaluation:
         whole = listed.dataset(listed.training)
         return Datasets(whole, whole)
@@ -105,9 +104,9 @@ def open_datasets(source: ImageSet, labels: Sequence[str], folders: Sequence[str
     )
 
 
-def open_dataset(source: ImageSet, labels: Sequence[str], folders: Sequence[str] | None = None) -> Dataset:
+def open_dataset(source: ImageSet, labels: Sequence[str]) -> Dataset:
     """The images to evaluate on: val or test of a set with splits, or the whole set. Otherwise as `open_datasets`."""
-    listed = _ListedSet(source, labels, folders)
+    listed = _ListedSet(source, labels)
     evaluation = listed.dataset(listed.evaluation)
     if listed.training is listed.evaluation:
         return evaluation
@@ -118,7 +117,7 @@ def open_dataset(source: ImageSet, labels: Sequence[str], folders: Sequence[str]
 
 def open_calibration(source: ImageSet, labels: Sequence[str]) -> Dataset:
     """The images to calibrate on: train of a set with splits, or the whole set. All of them may be without a label."""
-    listed = _ListedSet(source, labels, None)
+    listed = _ListedSet(source, labels)
     if not any(image.label is not None for image in listed.training.images):
         return listed.unlabelled(listed.training)
     return listed.dataset(listed.training)
@@ -127,12 +126,12 @@ def open_calibration(source: ImageSet, labels: Sequence[str]) -> Dataset:
 class _ListedSet:
     """The images of a set, and its parts for calibration and evaluation, which may be the same one."""
 
-    def __init__(self, source: ImageSet, labels: Sequence[str], folders: Sequence[str] | None) -> None:
+    def __init__(self, source: ImageSet, labels: Sequence[str]) -> None:
         layout: Layout | InMemory
         self._path = Path(source) if isinstance(source, str | os.PathLike) else None
         layout = InMemory(source) if self._path is None else open_layout(self._path)
         self._terms, self._contents = layout.terms, layout.contents()
-        self._labels, self._folders = labels, folders
+        self._labels = labels
         self.training, self.evaluation = _purposes(self._path, self._contents)
 
     @property
@@ -154,11 +153,7 @@ class _ListedSet:
         names = classes or tuple(sorted({str(image.label) for image in self.training.images}))
         present = frozenset(image.label for image in part.images if image.label is not None)
         images = LabelledSet(part.path, self._terms.label, present, names, bool(classes))
-        if self._folders is None:
-            indices, by_order = class_indices(images, self._labels)
-        else:
-            matched = match_names(images, sorted(map(str, present)), self._folders)
-            indices, by_order = {label: matched[str(label)] for label in present}, False
+        indices, by_order = class_indices(images, self._labels)
         samples = [
             Sample(image.name, indices[image.label], _class_name(image.label, classes))
             for image in part.images

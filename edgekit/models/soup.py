@@ -5,7 +5,7 @@ images that chose the members.
 """
 
 import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -25,7 +25,7 @@ from edgekit.models.checkpoint import read_checkpoint
 from edgekit.models.loading import settle_classes
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
-from edgekit.models.state_dict import State, fit_weights
+from edgekit.models.state_dict import State, fit_weights, some
 from edgekit.support.files import replacing, writing
 from edgekit.support.hashes import file_sha256
 from edgekit.support.libraries import quiet
@@ -207,14 +207,15 @@ def _check(options: SoupOptions) -> None:
         raise UsageError(
             f"the number of checkpoints is {len(options.members)}", valid="two or more", fix="Add another fine-tune"
         )
-    paths, names = [path.resolve() for path in options.members], [path.name for path in options.members]
-    if repeated := _first_repeated(paths):
-        raise UsageError(f"checkpoint '{repeated}' is listed twice", fix="List each checkpoint once")
-    if repeated := _first_repeated(names):
+    names = [path.name for path in options.members]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(
-            f"two checkpoints have the file name '{repeated}', by which the record identifies them", fix="Rename one"
+            f"two checkpoints have the file name '{repeated}', by which the record identifies them",
+            fix="List each checkpoint once, or rename one",
         )
-    _check_output(options)
+    if options.output.resolve() in {path.resolve() for path in options.members}:
+        fix = "Name another file with `--output FILE`"
+        raise OutputError(f"the output '{options.output}' is one of the soup's checkpoints", fix=fix)
     measurable = options.model is not None, options.data is not None
     if options.method == "greedy" and not all(measurable):
         raise UsageError(
@@ -231,33 +232,19 @@ def _check(options: SoupOptions) -> None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _first_repeated(values: Sequence[Hashable]) -> Hashable | None:
-    return next((value for index, value in enumerate(values) if value in values[:index]), None)
-
-
-def _check_output(options: SoupOptions) -> None:
-    fix = "Name another file with `--output FILE`"
-    if options.output.suffix.lower() != ".safetensors":
-        raise OutputError(f"the output '{options.output}' is not a .safetensors file", fix=fix)
-    if options.output.resolve() in {path.resolve() for path in options.members}:
-        raise OutputError(f"the output '{options.output}' is one of the soup's checkpoints", fix=fix)
-    if options.output.is_dir():
-        raise OutputError(f"the output '{options.output}' is a folder", fix=fix)
-
-
 def check_members(paths: Sequence[Path]) -> None:
     """Raise WeightsError unless all are .safetensors with the same tensor names, shapes and dtypes."""
     first = _header(paths[0])
     for path in paths[1:]:
         other = _header(path)
-        differing = [name for name in {**first, **other} if first.get(name) != other.get(name)]
-        if differing:
-            shown = "; ".join(
-                f"{name}: {_described(first.get(name))} and {_described(other.get(name))}" for name in differing[:3]
-            )
-            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        pairs = [
+            f"{name}: {first.get(name, 'absent')} and {other.get(name, 'absent')}"
+            for name in {**first, **other}
+            if first.get(name) != other.get(name)
+        ]
+        if pairs:
             raise WeightsError(
-                f"'{paths[0]}' and '{path}' differ in {len(differing)} tensors ({shown}{more})",
+                f"'{paths[0]}' and '{path}' differ in {len(pairs)} tensors ({some(pairs)})",
                 valid="fine-tunes of the same model",
                 fix="Leave out the checkpoints of other models",
             )
@@ -301,8 +288,8 @@ def save_soup(state: State, path: Path, record: SoupRecord) -> None:
             raise OSError(str(error)) from error
 
 
-def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """(dtype, shape) of each tensor by name."""
+def _header(path: Path) -> dict[str, str]:
+    """Dtype and shape of each tensor by name."""
     if path.suffix.lower() != ".safetensors":
         raise WeightsError(
             f"'{path}' is not a .safetensors file",
@@ -315,16 +302,12 @@ def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     try:
         with safe_open(path, "pt") as file:
             slices = {name: file.get_slice(name) for name in sorted(file.keys())}
-            return {name: (tensor.get_dtype(), tuple(tensor.get_shape())) for name, tensor in slices.items()}
+            return {name: f"{tensor.get_dtype()} {list(tensor.get_shape())}" for name, tensor in slices.items()}
     except SafetensorError as error:
         raise WeightsError(
             f"weights file '{path}' can't be read as a .safetensors file: {error}",
             fix="Download or save the file again",
         ) from error
-
-
-def _described(entry: tuple[str, tuple[int, ...]] | None) -> str:
-    return "absent" if entry is None else f"{entry[0]} {list(entry[1])}"
 
 
 def _mean_of(name: str, paths: Sequence[Path]) -> torch.Tensor:

@@ -117,13 +117,6 @@ def test_an_order_that_is_only_assumed_is_stated(place: Path) -> None:
     )
     for labels in (["c", "b", "a", "9", "10"], ["B", "A", "C", "9", "10"]):
         assert open_dataset(place, labels).assumption is None
-    assert open_dataset(place, LABELS, folders=["9", "10", "a", "b", "c"]).assumption is None
-
-
-def test_an_order_of_folders_can_be_given(place: Path) -> None:
-    make(place, contents({"cat": 1, "dog": 1, "owl": 1}))
-    samples = open_dataset(place, LABELS, folders=["owl", "dog", "cat"]).samples
-    assert [sample.label for sample in samples] == [2, 1, 0]
 
 
 @pytest.mark.parametrize(
