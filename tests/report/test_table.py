@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgekit.report.table import Column, lines_of
+from edgekit.report.table import Column, fitting, lines_of, markdown_of
 
 NAMES = Column("", ["onnx-int8", "tflite-int8"], left=True)
 MS = Column("ms", ["0.81", "10.50"])
@@ -29,3 +29,29 @@ def test_long_names_have_lines_of_their_own(width: int) -> None:
     assert max(map(len, lines)) <= width
     assert LONG.texts[0] in "".join(lines)
     assert lines[-2:] == ["x", "  10.50  2.9  fail"]
+
+
+DROP = Column("drop\npoints", ["0.09", "–"], rank=1, intervals=["[-0.11, 0.29]", ""])  # noqa: RUF001
+
+
+def test_intervals_move_below_their_texts_before_columns_are_left_out() -> None:
+    one_line = lines_of([NAMES, DROP, VERDICT], 80, rule="─")
+    assert one_line[2:4] == ["─" * 40, "onnx-int8    0.09 [-0.11, 0.29]  pass"]
+    assert lines_of([NAMES, DROP, VERDICT], 36) == [
+        "                      drop",
+        "                    points",
+        "                    [95 %]  verdict",
+        "onnx-int8             0.09  pass",
+        "             [-0.11, 0.29]",
+        "tflite-int8              –  fail",  # noqa: RUF001
+    ]
+    assert [column.head for column in fitting([NAMES, DROP, VERDICT], 25)] == ["", "verdict"]
+
+
+def test_a_table_in_markdown() -> None:
+    assert markdown_of([NAMES, DROP]).splitlines() == [
+        "|  | drop points [95 %] |",
+        "| --- | ---: |",
+        "| onnx-int8 | 0.09 [-0.11, 0.29] |",
+        "| tflite-int8 | – |",  # noqa: RUF001
+    ]
