@@ -268,7 +268,7 @@ def test_page_without_any_figure() -> None:
     page = Page(render_html(report(results=(ROWS[FAILED],), recommendation=nothing)))
     assert "svg" not in {tag for tag, _ in page.elements}
     assert "Ship nothing: no bundle passed its gates." in page.words
-    assert "edgekit explain CompileError" in page.words
+    assert "CompileError: Leave the runtime out" in page.words
     assert "onnx-int8 error" in page.words
 
 
