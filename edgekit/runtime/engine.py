@@ -3,12 +3,12 @@
 import importlib
 import importlib.metadata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +107,14 @@ def check_manifest(manifest: Manifest, runtime: Runtime) -> None:
         raise BundleError(
             f"key 'model_file' is '{manifest.model_file}'", valid=f"a name that ends in {runtime.model_suffix}"
         )
+
+
+def precision_option(session: Mapping[str, Any], valid: Sequence[str]) -> str:
+    """The session option "inference_precision", which is "f32" by default; raises BundleError for another value."""
+    precision = session.get("inference_precision", "f32")
+    if precision not in valid:
+        raise BundleError(f"key 'session.inference_precision' is {precision!r}", valid=", ".join(valid))
+    return str(precision)
 
 
 def check_shapes(manifest: Manifest, inputs: Sequence[Sequence[object]], outputs: Sequence[Sequence[object]]) -> None:

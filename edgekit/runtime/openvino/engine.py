@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import BundleError
 from edgekit.runtime import engine
-from edgekit.runtime.engine import Infer, check_shapes, import_runtime, package_version
+from edgekit.runtime.engine import Infer, check_shapes, import_runtime, package_version, precision_option
 from edgekit.runtime.manifest import Manifest
 
 PRECISIONS = ("f32", "bf16", "f16")
@@ -89,12 +89,8 @@ def _check_files(model: Path, manifest: Manifest) -> Path:
 
 def precision_of(session: Mapping[str, Any]) -> str:
     """Number format for values in float with these session options. Raises BundleError for an unknown one."""
-    precision = session.get("inference_precision", "f32")
-    if precision == NATIVE:
-        return _native_precision()
-    if precision not in PRECISIONS:
-        raise BundleError(f"key 'session.inference_precision' is {precision!r}", valid=", ".join((*PRECISIONS, NATIVE)))
-    return str(precision)
+    precision = precision_option(session, (*PRECISIONS, NATIVE))
+    return _native_precision() if precision == NATIVE else precision
 
 
 def _native_precision() -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from edgekit.config.device_classes import F16_FEATURE, cpu_features
 from edgekit.errors import BundleError
 from edgekit.runtime import engine
-from edgekit.runtime.engine import Infer, check_shapes, import_runtime, package_version
+from edgekit.runtime.engine import Infer, check_shapes, import_runtime, package_version, precision_option
 from edgekit.runtime.manifest import Manifest
 
 PRECISIONS = ("f32", "f16")
@@ -32,10 +32,7 @@ class Engine(engine.Engine):
         self.package = "ai-edge-litert" if module.__name__.startswith("ai_edge_litert") else "tflite-runtime"
         self.version = package_version(module, self.package, manifest)
         self._model = model
-        precision = manifest.session.get("inference_precision", "f32")
-        if precision not in PRECISIONS:
-            raise BundleError(f"key 'session.inference_precision' is {precision!r}", valid=", ".join(PRECISIONS))
-        if precision == "f16":
+        if precision_option(manifest.session, PRECISIONS) == "f16":
             content = model.read_bytes().replace(F16_OFFERED, F16)
             interpreter = module.Interpreter(model_content=content, num_threads=threads)
         else:
