@@ -40,7 +40,7 @@ def facts(bench: Bench, path: Path) -> Row:
 
 def kernels(path: Path) -> list[str]:
     """Names of the kernels that ran, in order. Raises RuntimeError if LiteRT's profiler fails."""
-    done = run_python(["-m", "edgekit.runtime.tflite.litert", str(path.absolute()), "1", "1"], PROFILE_S)
+    done = run_python(["-m", "edgekit.runtime.tflite.litert_profiler", str(path.absolute()), "1", "1"], PROFILE_S)
     if done.returncode != 0:
         raise RuntimeError(f"LiteRT's profiler ended with status {done.returncode}: {done.stderr[-500:]}")
     (run,) = json.loads(done.stdout.splitlines()[-1])

@@ -6,9 +6,10 @@ imports nothing. Each module imports its project, so only code that needs the pr
 
 Some code depends on text or names rather than on Python attributes. It stays where it is used:
 
-- `runtime/tflite/litert.py` calls LiteRT's C library through ctypes, and parses the table that its profiler prints.
+- `runtime/tflite/litert_profiler.py` calls LiteRT's C library through ctypes, and parses the table that its profiler
+  prints.
 - `profiler.py` of each runtime recognizes integer kernels by the names that the runtime's optimizer gives them, and
-  `runtime/onnx/graph.py` finds a node's origin by the suffix of its name. Their canaries, and LiteRT's, are the
+  `runtime/onnx/onnx_graph.py` finds a node's origin by the suffix of its name. Their canaries, and LiteRT's, are the
   profiles of real models in tests/runtime/test_profile.py.
 - `runtime/onnx/rewrites.py` writes the operation `MatMulIntegerToFloat` of ONNX Runtime's own domain `com.microsoft`.
 - `runtime/onnx/backend.py` and `runtime/onnx/profiler.py` disable optimizers of ONNX Runtime by name. ONNX Runtime

@@ -17,7 +17,7 @@ from edgekit.compiler.export import trace
 from edgekit.compiler.graph import constant, copy_sharing, refresh, set_values
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.runtime.backend import load_lowering
-from edgekit.runtime.tflite import ranges, workarounds
+from edgekit.runtime.tflite import scales, workarounds
 
 CALIBRATION = (
     "center_weights",
@@ -112,8 +112,8 @@ def check_every_pass(patch: pytest.MonkeyPatch) -> None:
         patch.setitem(rewrites.REWRITES, name, checked(apply, check_none_is_missing))
     passes = tuple(checked(apply, check_none_is_missing) for apply in simplify.SIMPLIFICATIONS)
     patch.setattr(simplify, "SIMPLIFICATIONS", passes)
-    for module in (ranges, workarounds):
-        patch.setattr(module, "PASSES", tuple(checked(apply, check_values) for apply in module.PASSES))
+    for module, name in ((scales, "SCALE_WORKAROUNDS"), (workarounds, "WORKAROUNDS")):
+        patch.setattr(module, name, tuple(checked(apply, check_values) for apply in getattr(module, name)))
     for target in RUNTIMES:
         named: Any = load_lowering(target).named
         for name, lowering in named.items():

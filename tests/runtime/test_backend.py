@@ -58,6 +58,12 @@ def tiny_job(photos: Path, tiny_weights: Path) -> tuple[BuildSpec, JobImages]:
 
 
 @pytest.fixture(scope="session")
+def tiny_spec(tiny_job: tuple[BuildSpec, JobImages]) -> BuildSpec:
+    """What that job's bundles are built from."""
+    return tiny_job[0]
+
+
+@pytest.fixture(scope="session")
 def builder(tiny_spec: BuildSpec) -> Builder:
     """Builds the job's bundles for every runtime, including the fake one, from one export and one calibration."""
     with fake_runtime.added():  # the recipe is read again, for the table of the fake runtime

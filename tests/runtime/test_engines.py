@@ -20,7 +20,7 @@ from edgekit.config.runtimes import RUNTIMES, Runtime
 from edgekit.errors import BundleError, EngineError, GoldenError, ImageError, InputError, MissingExtraError, UsageError
 from edgekit.runtime import engine as base
 from edgekit.runtime.bundle import Golden, read_bundle, write_bundle
-from edgekit.runtime.onnx.graph import external_files
+from edgekit.runtime.onnx.onnx_graph import external_files
 from edgekit.support.distribution import install_command, pip_install
 from edgekit.support.libraries import first_line
 from edgekit.support.probe import available_cores

@@ -18,11 +18,11 @@ from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import EngineError, InputError, UsageError
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.manifest import ManifestLayer
-from edgekit.runtime.onnx.graph import read_onnx
+from edgekit.runtime.onnx.onnx_graph import read_onnx
 from edgekit.runtime.openvino import profiler as openvino
 from edgekit.runtime.profile import OpProfile, Profile, matrix_macs, profile_bundle, profile_model, with_layer_names
 from edgekit.runtime.tflite import profiler as tflite
-from edgekit.runtime.tflite.litert import parse_summary
+from edgekit.runtime.tflite.litert_profiler import parse_summary
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import CLASSES, SIDE, MakeBundle, compile_all
 

@@ -10,7 +10,7 @@ from edgekit.errors import BundleError
 from edgekit.runtime import engine
 from edgekit.runtime.engine import Infer, check_shapes, import_runtime, package_version
 from edgekit.runtime.manifest import Manifest
-from edgekit.runtime.onnx.graph import external_files
+from edgekit.runtime.onnx.onnx_graph import external_files
 
 
 class Engine(engine.Engine):

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from edgekit.runtime.onnx.graph import REARRANGING, read_onnx
+from edgekit.runtime.onnx.onnx_graph import REARRANGING, read_onnx
 from edgekit.runtime.onnx.profiler import nodes_that_ran
 from edgekit.runtime.onnx.rewrites import EditedGraph, attributes_of
 

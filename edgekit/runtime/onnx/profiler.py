@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgekit.errors import EngineError
 from edgekit.runtime.engine import import_runtime
 from edgekit.runtime.onnx.engine import session_options
-from edgekit.runtime.onnx.graph import INT8, REARRANGING, OnnxGraph, int8_values, read_onnx
+from edgekit.runtime.onnx.onnx_graph import INT8, REARRANGING, OnnxGraph, int8_values, read_onnx
 from edgekit.runtime.profile import OpProfile, Profile, Shape, add_times, matrix_macs, product, random_input
 from edgekit.support.weight_pairs import count_saturating
 

@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgekit.runtime.onnx.graph import OnnxGraph
+from edgekit.runtime.onnx.onnx_graph import OnnxGraph
 
 DOMAIN = "com.microsoft"
 DIMENSIONS = 4

@@ -15,7 +15,7 @@ from edgekit.compat.torch_program import exporting_by_copying
 from edgekit.compiler.graph import example_input
 from edgekit.config.device_classes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
-from edgekit.runtime.tflite import ranges, workarounds
+from edgekit.runtime.tflite import scales, workarounds
 from edgekit.runtime.tflite.engine import F16, F16_OFFERED
 from edgekit.runtime.tflite.flatbuffer import finish, packed
 from edgekit.runtime.tflite.weights import Key, Levels, take_weights
@@ -38,7 +38,7 @@ class Backend:
         register_rewriters()
         keep_layout_marks()
         graph.training = False
-        for apply in workarounds.PASSES:
+        for apply in workarounds.WORKAROUNDS:
             apply(graph)
         for tensor in (*graph.parameters(), *graph.buffers()):
             # The converter frees its own contiguous copies before it reads them.
@@ -51,7 +51,7 @@ class Backend:
             config = pt2e_quantizer.get_symmetric_quantization_config(is_per_channel=True)
             quantizer = pt2e_quantizer.PT2EQuantizer().set_global(config)
             extra = [(F16, HALVES)]
-            for apply in ranges.PASSES:
+            for apply in scales.SCALE_WORKAROUNDS:
                 apply(graph)
             options["quant_config"] = quant_config.QuantConfig(pt2e_quantizer=quantizer)
             weights = take_weights(graph)

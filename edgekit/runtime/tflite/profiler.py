@@ -142,7 +142,7 @@ def _layer(tensor: str) -> str:
 
 def _kernels(model: Path, threads: int, runs: int) -> tuple[list[_Kernel], str]:
     """Kernels that ran, in order, with their median times; or an empty list and the reason."""
-    arguments = ["-m", "edgekit.runtime.tflite.litert", str(model.absolute()), str(threads), str(runs)]
+    arguments = ["-m", "edgekit.runtime.tflite.litert_profiler", str(model.absolute()), str(threads), str(runs)]
     try:
         done = run_python(arguments, TIMEOUT_S)
     except subprocess.TimeoutExpired:

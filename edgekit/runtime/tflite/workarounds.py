@@ -100,8 +100,8 @@ def separate_products(graph: GraphModule) -> None:
         separate(graph, product)
 
 
-PASSES = (flatten_single_rows, crop_transposed_convolutions, separate_products)
-"""Rewrites of float and INT8 graphs, in order. `multiply_expansions` follows those of the ranges."""
+WORKAROUNDS = (flatten_single_rows, crop_transposed_convolutions, separate_products)
+"""Rewrites of float and INT8 graphs, in order. `multiply_expansions` follows those of the scales."""
 
 
 def multiply_expansions(graph: GraphModule) -> None:

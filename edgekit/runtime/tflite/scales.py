@@ -193,7 +193,7 @@ def separate_quantizers(graph: GraphModule) -> None:
             node.args = (nearly(graph, node, value), *node.args[1:])
 
 
-PASSES = (
+SCALE_WORKAROUNDS = (
     concatenate_stacks,
     spell_out_branches,
     separate_joins,

@@ -1,8 +1,8 @@
 """LiteRT's own profiler, called through the C library because the Python package doesn't expose it.
 
-``python -m edgekit.runtime.tflite.litert MODEL THREADS RUNS`` prints JSON: for each run, the kernels in order as
-[name, milliseconds]. It runs in a separate process because a C library of another version may crash. Source: LiteRT's
-litert/c headers, as of ai-edge-litert 2.3.
+``python -m edgekit.runtime.tflite.litert_profiler MODEL THREADS RUNS`` prints JSON: for each run, the kernels in order
+as [name, milliseconds]. It runs in a separate process because a C library of another version may crash. Source:
+LiteRT's litert/c headers, as of ai-edge-litert 2.3.
 """
 
 import ctypes
