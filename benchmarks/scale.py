@@ -74,7 +74,7 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
     from edgekit.measure import machine
     from edgekit.models.options import ModelOptions
     from edgekit.pipeline.build_process import graphs_of, write_spec
-    from edgekit.pipeline.loading import load_job_to_build
+    from edgekit.pipeline.loading import load_job
     from edgekit.pipeline.plan_shape import shape_of_model
     from edgekit.runtime.backend import load_backend
     from edgekit.support.progress import Reporter
@@ -90,7 +90,7 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
         with stages.stage("load"):
             load_backend(target)
             options = Job(network, data, targets=(target,), num_calibration_samples=count)
-            spec = load_job_to_build(options, Reporter(quiet=True))
+            spec, _ = load_job(options, Reporter(quiet=True), evaluates=False)
         with run.workspace("weights") as parking:
             parked = write_spec(spec, parking)
             spec = graphs_of(parked, Reporter(quiet=True)).spec

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -45,6 +46,23 @@ class Improvement(Protocol):
     def described(self, row: Row) -> Row:
         """The row with the improvement of its bundle, if there was one."""
         ...
+
+
+@dataclass(frozen=True)
+class Unimproved:
+    """No improvement: the bundles stay as this recipe makes them."""
+
+    recipe: Recipe
+
+    def improve(
+        self, built: BuiltBundles, measured: Sequence[Measurement], measure: Measure, graphs: JobGraphs
+    ) -> list[Measurement]:
+        """Return the measurements."""
+        return list(measured)
+
+    def described(self, row: Row) -> Row:
+        """The row."""
+        return row
 
 
 class Improve(Protocol):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgekit.config.recipes import Recipe
 from edgekit.errors import UsageError
@@ -9,9 +10,24 @@ from edgekit.images.calibration_list import CalibrationList
 from edgekit.images.dataset import Dataset, Datasets, open_calibration, open_dataset, open_datasets
 from edgekit.images.overlap import copies_of, lookalikes
 from edgekit.images.selection import Selection, doubts, missing_classes, select, select_listed
-from edgekit.job import Job
 from edgekit.models.soup import held_out_of
 from edgekit.support.progress import Reporter
+
+
+@dataclass(frozen=True)
+class ImageChoice:
+    """Which images a job calibrates and evaluates on."""
+
+    data: Any
+    """Images to evaluate on."""
+    calibration_data: Any = None
+    """Images to calibrate on; None for the split train of `data`, or a part of them."""
+    num_calibration_samples: int | None = None
+    """Number of images to calibrate on; None for the recipe's."""
+    num_eval_samples: int | None = None
+    """Number of images to evaluate on; None for all that are left."""
+    seed: int = 0
+    """Seed of the choice."""
 
 
 @dataclass(frozen=True)
@@ -28,22 +44,41 @@ class JobImages:
     """(name, name of a calibration image) of the evaluation images that look like calibration images."""
 
 
-def datasets_of(options: Job, labels: Sequence[str]) -> Datasets:
-    """Open the data sets of the options. Raises DataError if one isn't usable with these labels.
+def datasets_of(choice: ImageChoice, labels: Sequence[str]) -> Datasets:
+    """Open the data sets to choose from. Raises DataError if one isn't usable with these labels.
 
     If the images to calibrate on were given, those to evaluate on are all of `--data`, or its split for that.
     """
-    if options.calibration_data is None:
-        return open_datasets(options.data, labels)
-    calibration = open_calibration(options.calibration_data, labels)
-    evaluation = calibration if options.data is None else open_dataset(options.data, labels)
+    if choice.calibration_data is None:
+        return open_datasets(choice.data, labels)
+    calibration = open_calibration(choice.calibration_data, labels)
+    evaluation = calibration if choice.data is None else open_dataset(choice.data, labels)
     return Datasets(calibration, evaluation, evaluation.origin)
+
+
+def choose_images(
+    datasets: Datasets,
+    recipe: Recipe,
+    choice: ImageChoice,
+    reporter: Reporter,
+    listed: CalibrationList | None = None,
+    weights: str | None = None,
+    evaluates: bool = True,
+) -> JobImages:
+    """Choose the images of a job. If it only builds bundles, none are left for an evaluation."""
+    dataset = datasets.evaluation
+    calibration = choose_calibration(datasets, recipe, choice, reporter, listed, leave_half=evaluates)
+    if not evaluates:
+        return JobImages(dataset, Selection((), dataset.path), calibration)
+    evaluation = choose_evaluation(dataset, calibration, choice, reporter, weights)
+    alike = lookalikes(evaluation, dataset, calibration, datasets.calibration)
+    return JobImages(dataset, evaluation, calibration, tuple(alike))
 
 
 def choose_calibration(
     datasets: Datasets,
     recipe: Recipe,
-    options: Job,
+    choice: ImageChoice,
     reporter: Reporter,
     listed: CalibrationList | None = None,
     leave_half: bool = True,
@@ -53,7 +88,7 @@ def choose_calibration(
     If the data set is too small for the recipe, all images are chosen; half of them with `leave_half`, if the same data
     set is for the evaluation. Then no class loses more than half of its images as long as others have some left.
     """
-    dataset, requested = datasets.calibration, options.num_calibration_samples
+    dataset, requested = datasets.calibration, choice.num_calibration_samples
     if listed and requested is not None:
         raise UsageError(
             "--calibration-list already determines the images, so --num-calibration-samples has no effect",
@@ -70,26 +105,28 @@ def choose_calibration(
     with reporter.stage("read calibration images", count) as step:
         if listed:
             return select_listed(dataset, listed.images, listed.path, step)
-        return select(dataset, count, options.seed, order="turns for half" if shared else "turns", on_image=step)
+        return select(dataset, count, choice.seed, order="turns for half" if shared else "turns", on_image=step)
 
 
-def choose_evaluation(dataset: Dataset, calibration: Selection, options: Job, reporter: Reporter) -> Selection:
+def choose_evaluation(
+    dataset: Dataset, calibration: Selection, choice: ImageChoice, reporter: Reporter, weights: str | None = None
+) -> Selection:
     """Choose evaluation images that neither calibrate the network nor chose the members of a soup.
 
     A limited number of them has each class in proportion to its size, so that their top-1 estimates that of the set.
     Warns of classes without an image.
     """
-    chosen_on = held_out_of(options.model_options.weights)
+    chosen_on = held_out_of(weights)
     if chosen_on:
         reporter.say(
             f"the weights are a soup: the {len(chosen_on)} images that chose its members are excluded from the "
             "evaluation"
         )
-    with reporter.stage("read evaluation images", options.num_eval_samples or None) as step:
+    with reporter.stage("read evaluation images", choice.num_eval_samples or None) as step:
         evaluation = select(
             dataset,
-            options.num_eval_samples,
-            options.seed,
+            choice.num_eval_samples,
+            choice.seed,
             exclude=calibration,
             exclude_hashes=chosen_on,
             order="shares",
@@ -100,29 +137,14 @@ def choose_evaluation(dataset: Dataset, calibration: Selection, options: Job, re
     return evaluation
 
 
-def find_lookalikes(evaluation: Selection, calibration: Selection, datasets: Datasets) -> tuple[tuple[str, str], ...]:
-    """(name, name of a calibration image) of the evaluation images that look like calibration images."""
-    return tuple(lookalikes(evaluation, datasets.evaluation, calibration, datasets.calibration))
-
-
-def warn_of_unreadable(reporter: Reporter, *selections: Selection) -> None:
-    """Warn of the images that were skipped because they could not be decoded, once for each."""
-    for name, reason in dict.fromkeys(each for selection in selections for each in selection.unreadable):
+def warn_of_images(images: JobImages, classes: int, reporter: Reporter) -> None:
+    """Warn of images that can't be read, of a poor calibration set for a network with this number of classes, and of
+    evaluation images that are copies or lookalikes of calibration images."""
+    calibration, evaluation, alike = images.calibration, images.evaluation, images.lookalikes
+    for name, reason in dict.fromkeys((*calibration.unreadable, *evaluation.unreadable)):
         reporter.warn(f"skipped {name}: {reason}")
-
-
-def warn_of_doubts(
-    calibration: Selection, classes: int, reporter: Reporter, evaluation: Selection | None = None
-) -> None:
-    """Warn of a poor calibration set for a network with this number of classes, and for these evaluation images."""
-    for doubt in doubts(calibration, classes, evaluation):
+    for doubt in doubts(calibration, classes, evaluation if evaluation.images else None):
         reporter.warn(doubt)
-
-
-def warn_of_overlap(
-    evaluation: Selection, calibration: Selection, alike: Sequence[tuple[str, str]], reporter: Reporter
-) -> None:
-    """Warn of evaluation images that are copies or lookalikes of calibration images."""
     if copies := copies_of(evaluation, calibration):
         reporter.warn(
             f"{len(copies)} images are copies of calibration images and were left out of the evaluation: "

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from edgekit.config.recipes import Recipe
 from edgekit.errors import ModelError
 from edgekit.images.crops import crop_samples
-from edgekit.images.dataset import Dataset, Datasets
+from edgekit.images.dataset import Dataset
 from edgekit.images.selection import Selection
 from edgekit.job import Job
 from edgekit.models import Network, load_network
@@ -13,16 +12,13 @@ from edgekit.models.loading import settle_classes
 from edgekit.models.logits import batched_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.job_images import (
+    ImageChoice,
     JobImages,
-    choose_calibration,
-    choose_evaluation,
+    choose_images,
     datasets_of,
-    find_lookalikes,
-    warn_of_doubts,
-    warn_of_overlap,
-    warn_of_unreadable,
+    warn_of_images,
 )
-from edgekit.pipeline.job_settings import JobSettings, choose_settings, for_size, report_rounding
+from edgekit.pipeline.job_settings import JobSettings, choose_class, choose_settings, for_size, report_rounding
 from edgekit.pipeline.request import BuildSpec
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
@@ -31,45 +27,37 @@ IMPORT_TOLERANCE = 1e-3
 """Largest allowed difference between an imported network and its original, as a fraction of the largest output."""
 
 
-def load_job(options: Job, reporter: Reporter) -> tuple[BuildSpec, JobImages]:
-    """Load the network, and choose the images for calibration and evaluation.
+def load_job(job: Job, reporter: Reporter, evaluates: bool = True) -> tuple[BuildSpec, JobImages]:
+    """The network of a job and its images, as `load` returns them."""
+    device_class = choose_class(job.device_class, job.machines[0])
+    stated = job.recipe, job.scheme, job.calibration_list
+    settings = choose_settings(job.identified, job.targets, device_class, *stated)
+    choice = ImageChoice(job.data, job.calibration_data, job.num_calibration_samples, job.num_eval_samples, job.seed)
+    return load(job.model_options, settings, choice, reporter, evaluates)
+
+
+def load(
+    model: ModelOptions, settings: JobSettings, choice: ImageChoice, reporter: Reporter, evaluates: bool = True
+) -> tuple[BuildSpec, JobImages]:
+    """Load the network, and choose the images for calibration and, if the job `evaluates`, for evaluation.
 
     This reports every mistake in the input before the long work starts.
     """
-    settings = choose_settings(options)
-    network, recipe = _load(options, settings, reporter)
-    network, datasets = _open(options, network, reporter)
-    calibration = choose_calibration(datasets, recipe, options, reporter, settings.listed)
-    evaluation = choose_evaluation(datasets.evaluation, calibration, options, reporter)
-    warn_of_unreadable(reporter, calibration, evaluation)
-    alike = find_lookalikes(evaluation, calibration, datasets)
-    warn_of_doubts(calibration, network.classes, reporter, evaluation)
-    warn_of_overlap(evaluation, calibration, alike, reporter)
-    _check_network(network, datasets.calibration, calibration, reporter)
-    spec = BuildSpec(network, recipe, settings.device_class, datasets.calibration, calibration)
-    return spec, JobImages(datasets.evaluation, evaluation, calibration, alike)
-
-
-def load_job_to_build(options: Job, reporter: Reporter) -> BuildSpec:
-    """Load the network and choose calibration images, for bundles that are not evaluated. Otherwise as `load_job`."""
-    settings = choose_settings(options)
-    network, recipe = _load(options, settings, reporter)
-    network, datasets = _open(options, network, reporter)
-    calibration = choose_calibration(datasets, recipe, options, reporter, settings.listed, leave_half=False)
-    warn_of_unreadable(reporter, calibration)
-    warn_of_doubts(calibration, network.classes, reporter)
-    _check_network(network, datasets.calibration, calibration, reporter)
-    return BuildSpec(network, recipe, settings.device_class, datasets.calibration, calibration)
-
-
-def _load(options: Job, settings: JobSettings, reporter: Reporter) -> tuple[Network, Recipe]:
-    """Load the network; return it, and the recipe for its size."""
-    with reporter.stage(f"load {options.model_options.name}"), quiet():
-        network = load_network(options.identified, seed=options.seed)
+    with reporter.stage(f"load {model.name}"), quiet():
+        network = load_network(settings.model, seed=choice.seed)
     recipe = for_size(settings.recipe, network.params)
     report_rounding(settings.recipe, recipe, network.params, reporter)
-    _report_origin(network, options.model_options, reporter)
-    return network, recipe
+    _report_origin(network, model, reporter)
+    datasets = datasets_of(choice, network.labels)
+    if datasets.origin:
+        reporter.say(datasets.origin)
+    network = settle_classes(network, model, datasets.evaluation, reporter)
+    images = choose_images(datasets, recipe, choice, reporter, settings.listed, model.weights, evaluates)
+    warn_of_images(images, network.classes, reporter)
+    check_import(network, datasets.calibration, images.calibration, reporter)
+    with reporter.stage("export"), quiet():
+        _ = network.graph_sha256  # a network that can't be traced ends the job here
+    return BuildSpec(network, recipe, settings.device_class, datasets.calibration, images.calibration), images
 
 
 def _report_origin(network: Network, model: ModelOptions, reporter: Reporter) -> None:
@@ -86,21 +74,6 @@ def _report_origin(network: Network, model: ModelOptions, reporter: Reporter) ->
         )
     if network.weights == "random":
         reporter.warn("the weights are random: accuracy is meaningless, but sizes, speed and agreement are valid")
-
-
-def _open(options: Job, network: Network, reporter: Reporter) -> tuple[Network, Datasets]:
-    """Open the data sets, and settle the classes of the network, which is returned with their names."""
-    datasets = datasets_of(options, network.labels)
-    if datasets.origin:
-        reporter.say(datasets.origin)
-    return settle_classes(network, options.model_options, datasets.evaluation, reporter), datasets
-
-
-def _check_network(network: Network, dataset: Dataset, calibration: Selection, reporter: Reporter) -> None:
-    """Compare an imported network with its original, and export it: one that can't be traced ends the job here."""
-    check_import(network, dataset, calibration, reporter)
-    with reporter.stage("export"), quiet():
-        _ = network.graph_sha256
 
 
 def check_import(network: Network, dataset: Dataset, calibration: Selection, reporter: Reporter) -> None:

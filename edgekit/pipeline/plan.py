@@ -20,15 +20,14 @@ from edgekit.config.precisions import PRECISIONS, Precision
 from edgekit.config.recipes import Recipe, recipe_for
 from edgekit.config.runtimes import RUNTIMES, FileLimit, find_runtime
 from edgekit.errors import InputError, PlanError
-from edgekit.images.calibration_list import read_list
-from edgekit.job import Job
 from edgekit.measure.machine import machine_memory
 from edgekit.models.identify import identify
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.job_settings import choose_class, choose_recipe, for_size
+from edgekit.pipeline.job_settings import JobSettings, for_size
 from edgekit.pipeline.plan_document import Fit, NominalLatency, Plan, PlannedBundle, PlannedStage
 from edgekit.pipeline.plan_shape import Shape, shape_of_model
 from edgekit.support.libraries import quiet
+from edgekit.support.progress import Reporter
 
 GIB = 2**30
 STAGES = ("load", "export", "rewrite", "compile float", "quantize", "compile int8", "run")
@@ -107,21 +106,25 @@ class Refusals:
     unplanned: InputError | None = None
     """Reason why the job could not be planned, in which case no bundle is refused."""
 
+    def warn(self, reporter: Reporter) -> None:
+        """Warn if the job could not be planned."""
+        if self.unplanned:
+            problem = f"memory and sizes were not checked in advance: {self.unplanned.problem}"
+            reporter.warn(problem, self.unplanned)
 
-def refusals(options: Job) -> Refusals:
+
+def refusals(settings: JobSettings, targets: Sequence[str], precisions: Sequence[Precision]) -> Refusals:
     """Find the bundles of a job that do not fit on this machine. Raises PlanError if none of them fits.
 
     A valid job may be impossible to plan, such as one with a factory whose code needs real tensors. Loading the model
     reports all other mistakes.
     """
     try:
-        calibration = read_list(options.calibration_list, REWRITES) if options.calibration_list else None
-        recipe = choose_recipe(options, calibration)
-        planned = plan_model(options.identified, options.targets, choose_class(options), recipe)
+        planned = plan_model(settings.model, targets, settings.device_class, settings.recipe)
     except InputError as error:
         return Refusals(unplanned=error)
     reasons: dict[str, str] = {}
-    bundles = [bundle for bundle in planned.artifacts if bundle.precision in options.precisions]
+    bundles = [bundle for bundle in planned.artifacts if bundle.precision in precisions]
     for bundle in bundles:
         limit = _exceeded(bundle.target, bundle.size_bytes)
         if limit and not limit.external_data:

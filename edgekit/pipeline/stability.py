@@ -13,6 +13,8 @@ from torch.fx import GraphModule
 from edgekit.compiler.layers import dense_layer
 from edgekit.compiler.quantize.mse_ranges import consumers
 from edgekit.compiler.quantizers import quantizers
+from edgekit.config.recipes import Recipe
+from edgekit.errors import UsageError
 from edgekit.images.crops import crop_samples
 from edgekit.measure.accuracy import snr_db
 from edgekit.models import Network
@@ -28,6 +30,15 @@ MOST_IMAGES = 64
 """Largest number of evaluation images on which the halves are compared."""
 WIDEST = 2.0
 """Ratio of the widths of a range in both halves above which it depends on chance."""
+
+
+def check_ranges(recipe: Recipe) -> None:
+    """Raise UsageError if the recipe quantizes no activation, so that there are no ranges to compare."""
+    if recipe.scheme == "w8":
+        raise UsageError(
+            "--check-stability compares ranges of activations, which scheme w8 doesn't have",
+            fix="Leave out `--check-stability`, or use `--scheme w8a8`",
+        )
 
 
 def check_stability(

@@ -12,7 +12,7 @@ from edgekit.pipeline.build import warn_of_unmatched
 from edgekit.pipeline.builder import builder_of
 from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.graph_to_compile import STAGE, load_graph, read_facts, save_facts, save_graph
-from edgekit.pipeline.loading import load_job_to_build
+from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.request import BundleInputs
 from edgekit.report.measurement import Failure
 from edgekit.runtime.backend import load_backend
@@ -58,7 +58,7 @@ def not_made(errors: Mapping[str, Exception]) -> tuple[NotMade, ...]:
 def quantize_model(options: Job, reporter: Reporter) -> QuantizedGraphs:
     """Calibrate for each target, and write the graphs to `OUTPUT/<target>-int8-graph`."""
     check_output(options.folder)
-    spec = load_job_to_build(options, reporter)
+    spec, _ = load_job(options, reporter, evaluates=False)
     with open_run(options.folder) as run, builder_of(spec, run, reporter) as builder:
         spec = builder.spec  # a large network's, so that the one in memory is freed
         write_list(run.path / "calibration.json", spec.calibration, spec.recipe, options.seed)
@@ -123,7 +123,7 @@ def build_bundles(options: Job, reporter: Reporter) -> dict[str, Bundle | Except
     check_output(options.folder)
     for target in options.targets:
         load_backend(target)
-    spec = load_job_to_build(options, reporter)
+    spec, _ = load_job(options, reporter, evaluates=False)
     with open_run(options.folder) as run, builder_of(spec, run, reporter) as builder:
         del spec  # which a large network's builder doesn't need
         return builder.build(options.targets, run.path, options.precisions)

@@ -17,23 +17,24 @@ from edgekit.job import Job
 from edgekit.measure import machine
 from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.measure_bundles import measure_group
+from edgekit.measure.measurement_store import MeasurementStore
 from edgekit.measure.settings import Gates, Timing
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.builder import Builder
 from edgekit.pipeline.compile import compile_stage
-from edgekit.pipeline.deploy import assemble, bundles_and_rows, check_tools
+from edgekit.pipeline.deploy import check_tools
 from edgekit.pipeline.evaluation_images import crop_images
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
+from edgekit.pipeline.measuring import Bench, judge_all, reference_for
+from edgekit.pipeline.relabel import keys_without_labels
+from edgekit.pipeline.reporting import assemble, write_run
 from edgekit.pipeline.request import BuildSpec
-from edgekit.pipeline.thumbnails import make_thumbnails
-from edgekit.report import write_report
 from edgekit.report.document import Report
 from edgekit.report.measurement import Measurement
 from edgekit.report.recipe_search import SearchSummary, TargetSearch, draw_tuning
 from edgekit.report.sensitivity_document import ImageSet
-from edgekit.report.write import write_thumbnails
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.files import replace_text, writing
 from edgekit.support.hashes import digest
@@ -102,7 +103,7 @@ def tune(job: Job, search: Search, reporter: Reporter) -> Report:
     An interrupted search resumes after its last trial. Raises StageError if no trial completes.
     """
     check_search(job)
-    check_tools(job)
+    check_tools(job.folder, job.targets, job.machines, job.timing)
     with serving(job.machines, reporter) as pages, open_run(job.folder) as run:
         ready = load_split_job(job, search, reporter)
         if job.machines[0] != THIS:
@@ -242,9 +243,15 @@ def verdict(
     """Build and evaluate the recipe as `deploy` does, on the held-out images. Returns the report."""
     spec, images = replace(ready.spec, recipe=recipe), replace(ready.images, evaluation=ready.held_out)
     write_list(run.path / "calibration.json", spec.calibration, spec.recipe, job.seed)
-    rows, reference, finals = bundles_and_rows(
-        Builder(JobGraphs(spec, reporter)), images, job, run, reporter, pages=pages
-    )
+    graphs = JobGraphs(spec, reporter)
+    built = Builder(graphs).build(job.targets, run.path, job.precisions)
+    with run.workspace("images") as workspace:
+        evaluation = crop_images(spec.network, images, workspace, run, reporter)
+        reference = reference_for(spec.network, evaluation, reporter)
+        contents = keys_without_labels(built.values(), graphs)
+        bench = Bench(job.machines, MeasurementStore(run, evaluation, job.timing, contents), reporter, pages)
+        rows = judge_all(bench.measure(built), job.gates, spec.network, reference, run.path)
+        finals = bench.time_finals(rows)
     gates = trial_gates(job)
     parts = [summary(target, trials, gates) for target, trials in searches.items()]
     tuning = SearchSummary(
@@ -254,13 +261,11 @@ def verdict(
         images=ImageSet(len(ready.images.evaluation.samples), ready.images.evaluation.sha256),
         targets=tuple(replace(part, reproduced=reproduced(run.path, part)) for part in parts),
     )
-    report = replace(assemble(spec, images, job, rows, reference, finals=finals), tuning=tuning)
-    thumbnails = make_thumbnails(report, images.dataset, spec.network.preprocessing, reporter) if job.thumbnails else {}
-    write_thumbnails(run.path, thumbnails)
-    write_report(report, run.path)
+    report = assemble(spec, images, rows, reference, finals, (), job.seed, job.command, job.folder)
+    report = replace(report, tuning=tuning)
     with writing(run.path / PICTURE):
         replace_text(run.path / PICTURE, draw_tuning(tuning, standalone=True)[0])
-    run.complete()
+    write_run(report, images.dataset, spec.network.preprocessing, run, job.thumbnails, reporter)
     return report
 
 

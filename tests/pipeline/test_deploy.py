@@ -25,7 +25,7 @@ from edgekit.measure.profile_summary import summarize_profile
 from edgekit.models import network
 from edgekit.pipeline import deploy as pipeline
 from edgekit.pipeline import evaluation_images as images
-from edgekit.pipeline import graphs
+from edgekit.pipeline import graphs, reporting
 from edgekit.report import load_report
 from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import lookup
@@ -473,7 +473,7 @@ def test_a_run_folder_reveals_no_local_folders(
 
 
 POINTS: list[tuple[Any, str, int]] = [
-    (pipeline, "load_job", 0),
+    (pipeline, "load", 0),
     (network, "trace", 0),
     (pipeline, "write_list", 0),
     (graphs, "quantize_stage", 0),
@@ -532,7 +532,7 @@ def test_measurements_survive_an_interrupt(
     again: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "write_report", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(reporting, "write_report", lambda *_: os.kill(os.getpid(), signal.SIGINT))
         assert again() == 130
     monkeypatch.setattr(steadiness, "alternate", None)  # not called again
     assert again() == 0

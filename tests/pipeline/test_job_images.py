@@ -9,9 +9,7 @@ import pytest
 from edgekit.config.recipes import load_recipe
 from edgekit.images.dataset import Datasets, open_dataset
 from edgekit.images.selection import select
-from edgekit.job import Job
-from edgekit.models.options import ModelOptions
-from edgekit.pipeline.job_images import choose_calibration, choose_evaluation, datasets_of
+from edgekit.pipeline.job_images import ImageChoice, choose_calibration, choose_evaluation, datasets_of
 from edgekit.support.progress import Reporter
 from tests.helpers.layouts import image_bytes, write_folder
 
@@ -28,16 +26,16 @@ def datasets(photos: Path) -> Datasets:
 def test_fewer_images_than_the_recipe_wants_is_a_warning(
     datasets: Datasets, photos: Path, leave_half: bool, count: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    options, reporter = Job(ModelOptions("x"), photos), Reporter(quiet=True)
-    calibration = choose_calibration(datasets, RECIPE, options, reporter, leave_half=leave_half)
+    choice, reporter = ImageChoice(photos), Reporter(quiet=True)
+    calibration = choose_calibration(datasets, RECIPE, choice, reporter, leave_half=leave_half)
     assert len(calibration.samples) == count
     assert f"has only 40 images: calibrating on {count} of them" in capfd.readouterr().err
 
 
 def test_all_other_images_are_for_the_evaluation(datasets: Datasets, photos: Path) -> None:
-    options, reporter = Job(ModelOptions("x"), photos, num_calibration_samples=10), Reporter(quiet=True)
-    calibration = choose_calibration(datasets, RECIPE, options, reporter)
-    evaluation = choose_evaluation(datasets.evaluation, calibration, options, reporter)
+    choice, reporter = ImageChoice(photos, num_calibration_samples=10), Reporter(quiet=True)
+    calibration = choose_calibration(datasets, RECIPE, choice, reporter)
+    evaluation = choose_evaluation(datasets.evaluation, calibration, choice, reporter)
     assert (len(calibration.samples), len(evaluation.samples)) == (10, 30)
     assert not {sample.name for sample in calibration.samples} & {sample.name for sample in evaluation.samples}
 
@@ -48,16 +46,16 @@ def test_no_rare_class_is_used_up_by_the_calibration(tmp_path: Path, capfd: pyte
     folder = write_folder(tmp_path / "set", {name: image_bytes(seed) for seed, name in enumerate(names)})
     dataset = open_dataset(folder, list(sizes))
     datasets = Datasets(dataset, dataset)
-    options, reporter = Job(ModelOptions("x"), folder), Reporter(quiet=True)
-    calibration = choose_calibration(datasets, RECIPE, options, reporter)
+    choice, reporter = ImageChoice(folder), Reporter(quiet=True)
+    calibration = choose_calibration(datasets, RECIPE, choice, reporter)
     counts = Counter(sample.class_name for sample in calibration.samples)
     assert (len(calibration.samples), counts["class_0"]) == (128, 6)
-    evaluation = choose_evaluation(dataset, calibration, options, reporter)
+    evaluation = choose_evaluation(dataset, calibration, choice, reporter)
     assert Counter(sample.class_name for sample in evaluation.samples)["class_0"] == 6
     assert capfd.readouterr().err == ""
 
     turns = select(dataset, 128, 0)
-    choose_evaluation(dataset, turns, options, reporter)
+    choose_evaluation(dataset, turns, choice, reporter)
     assert "1 of the 10 classes" in capfd.readouterr().err
 
 
@@ -65,18 +63,18 @@ def test_the_images_of_splits(tmp_path: Path) -> None:
     names = [f"{split}/cat/{index}.png" for split in ("train", "val") for index in range(4)] + ["other/dog/1.png"]
     write_folder(tmp_path, {f"set/{name}": image_bytes(seed) for seed, name in enumerate(names[:-1])})
     write_folder(tmp_path, {names[-1]: image_bytes(9)})
-    options = Job(ModelOptions("x"), tmp_path / "set", num_calibration_samples=4)
-    datasets = datasets_of(options, ["cat", "dog"])
-    calibration = choose_calibration(datasets, RECIPE, options, Reporter(quiet=True))
-    evaluation = choose_evaluation(datasets.evaluation, calibration, options, Reporter(quiet=True))
+    choice = ImageChoice(tmp_path / "set", num_calibration_samples=4)
+    datasets = datasets_of(choice, ["cat", "dog"])
+    calibration = choose_calibration(datasets, RECIPE, choice, Reporter(quiet=True))
+    evaluation = choose_evaluation(datasets.evaluation, calibration, choice, Reporter(quiet=True))
     assert (calibration.source, evaluation.source) == (tmp_path / "set/train", tmp_path / "set/val")
     assert (len(calibration.samples), len(evaluation.samples)) == (4, 4), "all of each, though names are the same"
 
-    other = datasets_of(replace(options, calibration_data=tmp_path / "other"), ["cat", "dog"])
+    other = datasets_of(replace(choice, calibration_data=tmp_path / "other"), ["cat", "dog"])
     assert other.calibration.path == tmp_path / "other"
     assert other.evaluation.path == tmp_path / "set/val"
     assert "evaluating on val" in str(other.origin)
     assert "calibrating" not in str(other.origin)
 
-    both = datasets_of(replace(options, calibration_data=tmp_path / "set"), ["cat", "dog"])
+    both = datasets_of(replace(choice, calibration_data=tmp_path / "set"), ["cat", "dog"])
     assert both.calibration.path == tmp_path / "set/train"

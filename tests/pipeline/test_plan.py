@@ -17,9 +17,7 @@ from edgekit.compiler.rewrites import ConvolutionShape
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import RUNTIMES, FileLimit
-from edgekit.devices.registry import Device
 from edgekit.errors import ModelError, OutputError
-from edgekit.job import Job
 from edgekit.models import loading, parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import deploy, job_settings, plan
@@ -171,24 +169,17 @@ def test_a_runtimes_row_has_the_bytes_of_a_channel() -> None:
 
 
 def test_a_job_is_planned_with_its_own_recipe_and_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, planned = [], []
-
-    def class_of_remote(device: Device) -> str:
-        asked.append(device.name)
-        return "raspberry-pi-4"
+    planned = []
 
     def plan_model(*arguments: Any) -> Any:
         planned.append(arguments)
         raise ModelError("the test ends here")
 
-    monkeypatch.setattr(job_settings, "class_of_remote", class_of_remote)
     monkeypatch.setattr(plan, "plan_model", plan_model)
-    board = Device("pi", "ssh://pi", None)
-    options = Job(TINY, Path("photos"), recipe="default", devices=(board,), targets=("onnx",))
-    plan.refusals(job_settings.with_device_class(options))
+    settings = job_settings.choose_settings(TINY, ("onnx",), load_device_class("raspberry-pi-4"), "default")
+    plan.refusals(settings, ("onnx",), ("float", "int8"))
     ((model, targets, device_class, recipe),) = planned
     assert (model, targets, device_class.name, recipe.name) == (TINY, ("onnx",), "raspberry-pi-4", "default")
-    assert asked == ["pi"], "a device is asked once"
 
 
 def test_the_plan_for_people(capfd: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from edgekit.cli.main import main
 from edgekit.devices.registry import THIS
 from edgekit.errors import CompileError
 from edgekit.measure.settings import Gates, Timing
-from edgekit.pipeline import deploy as pipeline
+from edgekit.pipeline import measuring, reporting
 from edgekit.pipeline.build import build_one
 from edgekit.report import load_report
 from edgekit.report.recipe_search import Repair, RepairAttempt, repair_words
@@ -227,9 +227,9 @@ def test_layers_that_cannot_be_ranked_leave_the_row_as_it_is(
 POINTS: list[tuple[Any, str, int]] = [
     (mixtures, "simulate", 0),
     (repairing, "build_one", 0),
-    (pipeline, "measure_here", 1),
+    (measuring, "measure_here", 1),
     (repairing, "copy_bundle", 0),
-    (pipeline, "write_report", 0),
+    (reporting, "write_report", 0),
 ]
 """Where Ctrl-C arrives, in the order of a repair: (owner, function, number of calls that still succeed)."""
 

@@ -1,0 +1,87 @@
+"""Measures the bundles of a job on its devices, and judges them: the rows of its report."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgekit.devices.parallel import each_device
+from edgekit.devices.registry import THIS, Device
+from edgekit.devices.remote import measure_on_device
+from edgekit.devices.web.pages import Pages
+from edgekit.measure import machine
+from edgekit.measure.accuracy import EvaluationImages, reference_of, with_class_names
+from edgekit.measure.by_class import right_by_class
+from edgekit.measure.gates import judge
+from edgekit.measure.measure_bundles import BuiltBundles, measure_here
+from edgekit.measure.measurement_store import MeasurementStore
+from edgekit.measure.recommendation import Finals, time_finals
+from edgekit.measure.settings import Gates
+from edgekit.models import Network
+from edgekit.report.document import Reference
+from edgekit.report.measurement import Measurement
+from edgekit.report.row import Row
+from edgekit.report.sentences import near_chance
+from edgekit.runtime.bundle import read_bundle
+from edgekit.support.files import without_folders
+from edgekit.support.progress import Reporter
+
+
+def reference_for(network: Network, evaluation: EvaluationImages, reporter: Reporter) -> Reference:
+    """Torch's accuracy on the evaluation images. Warns if it is near chance."""
+    predictions, labels = evaluation.reference, evaluation.crops.labels
+    reference = reference_of("torch", predictions, labels, network.classes, network.weights == "random")
+    for warning in near_chance(reference, len(evaluation.crops)):
+        reporter.warn(warning)
+    return replace(reference, right_by_class=right_by_class(predictions, labels))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The devices of a job, and the images and the timing with which they measure bundles. Browsers need `pages`."""
+
+    devices: Sequence[Device]
+    store: MeasurementStore
+    reporter: Reporter
+    pages: Pages | None = None
+
+    def measure(self, bundles: BuiltBundles) -> list[Measurement]:
+        """Measure all bundles on each device in turn."""
+        return each_device(self.devices, lambda device: self.measure_on(device, bundles))
+
+    def measure_on(self, device: Device, bundles: BuiltBundles) -> Sequence[Measurement]:
+        """Measure bundles on one device, one measurement each."""
+        if device == THIS:
+            return measure_here(bundles, machine.describe(), self.store, self.reporter)
+        timing, images = self.store.timing, self.store.images
+        return measure_on_device(device, bundles, timing, self.reporter, images, self.store, self.pages)
+
+    def time_finals(self, rows: Sequence[Row]) -> Finals | None:
+        """Time the finalists of this machine in turns; None if there is no final."""
+        here, folder = [row for row in rows if row.device.name == THIS.name], self.store.run.path
+        shipped = {row.bundle: read_bundle(folder / row.bundle) for row in here if row.bundle}
+        return time_finals(here, shipped, self.store, self.reporter)
+
+
+def judge_all(
+    measured: Sequence[Measurement], gates: Gates, network: Network, reference: Reference, folder: Path
+) -> list[Row]:
+    """The rows of the report, which doesn't reveal where the run's folder is."""
+    random = network.weights == "random"
+    shareable = (_shareable(_with_class_names(each, network.labels), folder) for each in measured)
+    return [judge(each, gates, random, reference.near_chance) for each in shareable]
+
+
+def _with_class_names(measured: Measurement, names: Sequence[str]) -> Measurement:
+    """The measurement with the names of the classes whose predictions changed, instead of their indices."""
+    accuracy = measured.accuracy
+    if accuracy is None or accuracy.changes is None:
+        return measured
+    return replace(measured, accuracy=replace(accuracy, changes=with_class_names(accuracy.changes, names)))
+
+
+def _shareable(measured: Measurement, folder: Path) -> Measurement:
+    """The measurement without the run's folder in the message of its failure."""
+    failure = measured.failure
+    if failure is None:
+        return measured
+    return replace(measured, failure=replace(failure, message=without_folders(failure.message, [folder])))

@@ -1,0 +1,111 @@
+"""Assembles the report of a job from what its stages have returned, and writes it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from edgekit import __version__
+from edgekit.images.dataset import Dataset
+from edgekit.images.overlap import copies_of
+from edgekit.images.preprocess import Preprocessing
+from edgekit.images.selection import differ_in_brightness, doubts
+from edgekit.measure.by_class import evaluated_classes
+from edgekit.measure.measurement_store import lost_with_device
+from edgekit.measure.recommendation import Finals, recommend
+from edgekit.models import Network
+from edgekit.pipeline.job_images import JobImages
+from edgekit.pipeline.request import BuildSpec
+from edgekit.pipeline.thumbnails import make_thumbnails
+from edgekit.report import write_report
+from edgekit.report.document import (
+    Calibration,
+    Evaluation,
+    Lookalike,
+    Model,
+    PreprocessingFacts,
+    Reference,
+    Report,
+    Stability,
+    Unreadable,
+)
+from edgekit.report.row import Row
+from edgekit.report.write import write_thumbnails
+from edgekit.support.files import shareable_command
+from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import RunFolder
+
+
+def assemble(
+    spec: BuildSpec,
+    images: JobImages,
+    rows: Sequence[Row],
+    reference: Reference,
+    finals: Finals | None,
+    stability: Sequence[Stability],
+    seed: int,
+    command: Sequence[str],
+    folder: Path,
+) -> Report:
+    """Assemble the report of a job that was run with this seed and command, in this folder."""
+    shared = set(images.calibration.hashes) & set(images.evaluation.hashes)
+    evaluated = {sample.name for sample in images.evaluation.samples}
+    return Report(
+        name=folder.resolve().name or None,
+        edgekit=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        command=shareable_command(command),
+        model=describe_model(spec.network, next((row.macs for row in rows if row.macs), 0)),
+        calibration=Calibration(
+            count=len(images.calibration.samples),
+            sha256=images.calibration.sha256,
+            seed=seed,
+            recipe=spec.recipe.name,
+            unreadable=tuple(Unreadable(*image) for image in images.calibration.unreadable),
+            doubts=tuple(doubts(images.calibration, spec.network.classes, images.evaluation)),
+            unlike_evaluation=differ_in_brightness(images.calibration, images.evaluation),
+            stability=tuple(stability),
+        ),
+        evaluation=Evaluation(
+            count=len(images.evaluation.samples),
+            sha256=images.evaluation.sha256,
+            overlap_with_calibration=len(shared),
+            unreadable=tuple(Unreadable(*image) for image in images.evaluation.unreadable),
+            copies_left_out=tuple(copies_of(images.evaluation, images.calibration)),
+            lookalikes=tuple(Lookalike(*pair) for pair in images.lookalikes if pair[0] in evaluated),
+            classes=evaluated_classes((sample.label for sample in images.evaluation.samples), spec.network.labels),
+        ),
+        reference=reference,
+        results=tuple(rows),
+        recommendation=recommend(rows, finals),
+    )
+
+
+def describe_model(network: Network, macs: int) -> Model:
+    """Describe the network for the report; `macs` is the number of multiply-accumulates of one inference."""
+    return Model(
+        name=network.name,
+        source=network.source,
+        weights=Path(network.weights).name,  # reports are shared, and must not reveal local folders
+        weights_sha256=network.weights_sha256,
+        params=network.params,
+        macs=macs,
+        input_shape=network.preprocessing.input_shape,
+        classes=network.classes,
+        accuracy_meaningful=network.weights != "random",
+        license=network.license_note,
+        preprocessing=PreprocessingFacts(**asdict(network.preprocessing)),
+    )
+
+
+def write_run(
+    report: Report, dataset: Dataset, preprocessing: Preprocessing, run: RunFolder, thumbnails: bool, reporter: Reporter
+) -> None:
+    """Write the report and, if wanted, thumbnails of the images whose predicted class INT8 changed.
+
+    A run that lost a device stays incomplete, so that the same command measures only the rows that are missing.
+    """
+    write_thumbnails(run.path, make_thumbnails(report, dataset, preprocessing, reporter) if thumbnails else {})
+    write_report(report, run.path)
+    if not any(lost_with_device(row) for row in report.results):
+        run.complete()
