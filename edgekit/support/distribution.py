@@ -4,7 +4,6 @@ On the public package index `edgekit` is an unrelated project, and edgekit's own
 therefore names edgekit by the checkout or wheel that it was installed from.
 """
 
-import importlib.metadata
 import json
 import platform
 import re
@@ -104,9 +103,11 @@ def release(version: str, parts: int = 5) -> tuple[int, ...]:
 @cache
 def installed_version(distribution: str) -> str | None:
     """The installed version of a distribution, or None. It stays the same while the process runs."""
+    from importlib.metadata import PackageNotFoundError, version  # slow to import
+
     try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
+        return version(distribution)
+    except PackageNotFoundError:
         return None
 
 
