@@ -3,23 +3,20 @@
 import argparse
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from edgekit.config.interpolations import INTERPOLATIONS
 from edgekit.errors import ModelError, WeightsError
 from edgekit.images.preprocess import CROP_MODES
 from edgekit.models.inputs import NOT_STATED, InputOptions
-from edgekit.models.labels import StoredNames, stored_names
+from edgekit.models.labels import StoredNames, entries_of, stored_names
 from edgekit.models.options import RESCALING, TORCHVISION, TRANSFORMERS, ModelArgs
 
 # Keys under which training scripts and Lightning's hyperparameters name the architecture, the most specific first.
 _ARCHITECTURE_KEYS = ("arch", "architecture", "model_name", "timm_model", "model_arch", "backbone", "encoder", "model")
-_DEEPEST = 3
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ def describe(content: object, file: str) -> Description:
     """What the dicts of a training script's checkpoint say; `file` is the checkpoint's name."""
     if not isinstance(content, Mapping):
         return Description()
-    named = sorted(_named(content, "", _DEEPEST), key=lambda entry: _ARCHITECTURE_KEYS.index(_last(entry[0])))
+    named = entries_of(content, _ARCHITECTURE_KEYS, lambda value: isinstance(value, str) and value != "")
     architecture, origin = (named[0][1], f"'{named[0][0]}' in '{file}'") if named else (None, "")
     settings = content.get("args")
     settings = vars(settings) if isinstance(settings, argparse.Namespace) else settings
@@ -83,23 +80,6 @@ def _torchvision_inputs(settings: Mapping[str, Any]) -> InputOptions:
         return NOT_STATED
     filter_ = _choice(settings.get("interpolation"), INTERPOLATIONS)
     return InputOptions((crop, crop), interpolation=filter_, crop_pct=crop / resize)
-
-
-def _named(content: object, path: str, levels: int) -> Iterator[tuple[str, str]]:
-    """Path and value of each text that may name an architecture, in dicts that contain no tensors."""
-    if isinstance(content, argparse.Namespace):
-        content = vars(content)
-    if not isinstance(content, Mapping) or not levels:
-        return
-    for key, value in content.items():
-        if isinstance(key, str) and key in _ARCHITECTURE_KEYS and isinstance(value, str) and value:
-            yield f"{path}{key}", value
-        elif not (isinstance(value, Mapping) and any(isinstance(inner, Tensor) for inner in value.values())):
-            yield from _named(value, f"{path}{key}.", levels - 1)
-
-
-def _last(path: str) -> str:
-    return path.rpartition(".")[2]
 
 
 def _numbers(value: object) -> tuple[float, ...] | None:

@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -161,21 +160,13 @@ def _with_transform(options: ModelOptions) -> ModelOptions:
 
 def _with_inputs(options: ModelOptions, inputs: InputOptions, origin: str) -> ModelOptions:
     """The options with the preprocessing that is stated elsewhere, where they leave it open."""
-    size = inputs.size if options.imgsz is None and "img_size" not in options.model_args else None
-    stated = {
-        "imgsz": size,
-        "mean": inputs.mean,
-        "std": inputs.std,
-        "interpolation": inputs.interpolation,
-        "crop_pct": inputs.crop_pct,
-        "crop_mode": inputs.crop_mode,
-    }
-    new: dict[str, Any] = {
-        key: value for key, value in stated.items() if value is not None and getattr(options, key) is None
-    }
+    stated = {"imgsz" if name == "size" else name: value for name, value in inputs.stated.items()}
+    if "img_size" in options.model_args:
+        stated.pop("imgsz", None)
+    new = {name: value for name, value in stated.items() if getattr(options, name) is None}
     if not new:
         return options
-    words = {"imgsz": "x".join(map(str, size or ())), "crop_mode": f"crop {inputs.crop_mode}"}
+    words = {"imgsz": "x".join(map(str, inputs.size or ())), "crop_mode": f"crop {inputs.crop_mode}"}
     listed = ", ".join(words.get(key) or f"{key} {_short(value)}" for key, value in new.items())
     return _noting(replace(options, **new), f"preprocessing: {listed}, from {origin}")
 

@@ -27,6 +27,11 @@ class InputOptions:
     crop_pct: float | None = None
     crop_mode: str | None = None
 
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The values that aren't None, by the names of the fields."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
 
 NOT_STATED = InputOptions()
 """Of a checkpoint that says nothing about its preprocessing."""

@@ -4,7 +4,7 @@ import argparse
 import ast
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -32,7 +32,7 @@ PaddleOCR `character`, torchvision's data sets have `classes` and `class_to_idx`
 LONGEST = 2 << 20
 """Longest text in characters that is parsed: 21,843 names of ImageNet-22k with their synonyms are below 2 MB."""
 DEEPEST = 3
-"""Levels of nested dicts in which names are looked for, as in `meta.dataset_meta.classes`."""
+"""Levels of nested dicts that are searched, as in `meta.dataset_meta.classes`."""
 
 
 @dataclass(frozen=True)
@@ -55,25 +55,28 @@ def stored_names(content: object) -> tuple[StoredNames, ...]:
     dicts from indices to names or from names to indices. Values of other types, such as a number of classes, are no
     list of names and are ignored. Nothing in the file is executed.
     """
-    entries = sorted(_entries(content, "", DEEPEST), key=lambda entry: KEYS.index(_last(entry[0])))
+    entries = entries_of(content, KEYS, lambda value: True)
     return tuple(stored for key, value in entries if (stored := _stored(key, value)) is not None)
 
 
-def _entries(content: object, path: str, levels: int) -> Iterator[tuple[str, object]]:
-    """Path and value of each entry with one of the keys, in dicts that contain no tensors."""
+def entries_of(content: object, keys: Sequence[str], fits: Callable[[object], bool]) -> list[tuple[str, Any]]:
+    """Path and value of each fitting entry with one of the keys, in their order, in dicts that contain no tensors."""
+    entries = _entries(content, keys, fits, "", DEEPEST)
+    return sorted(entries, key=lambda entry: keys.index(entry[0].rpartition(".")[2].lower()))
+
+
+def _entries(
+    content: object, keys: Sequence[str], fits: Callable[[object], bool], path: str, levels: int
+) -> Iterator[tuple[str, Any]]:
     if isinstance(content, argparse.Namespace):
         content = vars(content)
     if not isinstance(content, Mapping) or not levels:
         return
     for key, value in content.items():
-        if isinstance(key, str) and key.lower() in KEYS:
+        if isinstance(key, str) and key.lower() in keys and fits(value):
             yield f"{path}{key}", value
         elif not (isinstance(value, Mapping) and any(isinstance(inner, Tensor) for inner in value.values())):
-            yield from _entries(value, f"{path}{key}.", levels - 1)
-
-
-def _last(path: str) -> str:
-    return path.rpartition(".")[2].lower()
+            yield from _entries(value, keys, fits, f"{path}{key}.", levels - 1)
 
 
 def _stored(key: str, value: object) -> StoredNames | None:

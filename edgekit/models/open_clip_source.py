@@ -4,7 +4,6 @@ Without a trained head, the text tower builds one from the names of the classes.
 """
 
 import difflib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -62,7 +61,8 @@ class OpenClipSource:
         if options.weights == "random":
             module = _untrained(library, config, classes or IMAGENET_CLASSES)
             randomize(module, _side(config))
-            return _loaded(library, deployable(module), options, config, "random", None)
+            module = _with_preprocessing(library, deployable(module), options, config)
+            return LoadedModule(module, "random", state_sha256(module), None)
         tag = _tag(library, options)
         path = Path(options.weights) if options.weights else _download(library, options, tag)
         checkpoint = open_checkpoint(path)
@@ -73,8 +73,9 @@ class OpenClipSource:
         else:
             # Such a head is built from the class names that it then has, so other names in the file don't matter.
             module, names = _zero_shot(library, options, config, state, path), ()
-        loaded = _loaded(library, deployable(module), options, config, options.weights or tag, path)
-        return replace(loaded, class_names=names, notes=_note_on_tag(library, options))
+        module = _with_preprocessing(library, deployable(module), options, config)
+        notes = _note_on_tag(library, options)
+        return LoadedModule(module, options.weights or tag, file_sha256(path), None, class_names=names, notes=notes)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
         """Build the image tower and a head."""
@@ -184,13 +185,6 @@ def _count_lines(labels: Path) -> int:
         return len(labels.read_text(encoding="utf-8-sig").rstrip().split("\n"))
     except (OSError, UnicodeDecodeError):
         return IMAGENET_CLASSES  # resolve_labels reports what is wrong with the file
-
-
-def _loaded(
-    library: Any, module: ImageClassifier, options: ModelOptions, config: Config, weights: str, path: Path | None
-) -> LoadedModule:
-    _with_preprocessing(library, module, options, config)
-    return LoadedModule(module, weights, state_sha256(module) if path is None else file_sha256(path), None)
 
 
 def _with_preprocessing(

@@ -140,16 +140,10 @@ def _take_preprocessing(module: Classifier, folder: Path) -> tuple[Note, ...]:
     config = processor.to_dict() | {"do_normalize": processor.do_normalize}  # the dict lacks what is None
     module.takes_bgr = bool(config.get("do_flip_channel_order"))
     inputs = processor_inputs(config)
-    stated = {
-        "input_size": inputs.size and (3, *inputs.size),
-        "mean": inputs.mean,
-        "std": inputs.std,
-        "interpolation": inputs.interpolation,
-        "crop_pct": inputs.crop_pct,
-        "crop_mode": inputs.crop_mode,
-    }
-    known = {key: value for key, value in stated.items() if value is not None}
-    module.pretrained_cfg = {**_sized(module.model), **known}
+    stated = inputs.stated
+    if "size" in stated:
+        stated["input_size"] = (3, *stated.pop("size"))
+    module.pretrained_cfg = {**_sized(module.model), **stated}
     preprocessing = resolve_preprocessing(module, InputOptions(), 3)
     coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     photo = Image.fromarray(coarse).resize((400, 300), Image.Resampling.BICUBIC)
