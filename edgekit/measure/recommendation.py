@@ -29,6 +29,10 @@ from edgekit.support.progress import Reporter, each_bundle
 
 NEAR = 1.25
 """Largest p50 of a finalist, as a multiple of the shortest one."""
+APART = 1.05
+"""Ratio up to which bundles tie that were not timed in turns. The place of a session in memory alone makes as much."""
+AS_SMALL = 1.05
+"""Ratio of sizes up to which the more accurate of two bundles is shipped, and not the smaller one."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +150,6 @@ def finals_of(timed: Timed[str], threads: int) -> Finals:
     drift = max((spread(each) or 0 for each in times.values()), default=0)
     reasons = unreliable(timed.conditions, threads, drift)
     return Finals(results, tuple(f"unreliable timing: {reason}" for reason in reasons))
-
-
-APART = 1.05
-"""Ratio up to which bundles tie that were not timed in turns. The place of a session in memory alone makes as much."""
-AS_SMALL = 1.05
-"""Ratio of sizes up to which the more accurate of two bundles is shipped, and not the smaller one."""
 
 
 def recommend(rows: Sequence[Row], finals: Finals | None = None) -> Recommendation:

@@ -124,11 +124,13 @@ def evaluate_shards(
 
     With `run`, completed shards are stored in the run folder, and shards that are stored there are not run again.
     """
-    names, inputs = [f"shard-{name}-{index}" for index in range(len(shards))], [shard.inputs for shard in shards]
-    stored = [Predictions.recalled(run, *pair) if run else None for pair in zip(names, inputs, strict=True)]
-    answers = {index: predictions for index, predictions in enumerate(stored) if predictions is not None}
-    for index in answers:
-        _advance(step, shards[index])
+    names = [f"shard-{name}-{index}" for index in range(len(shards))]
+    answers: dict[int, Predictions] = {}
+    for index, shard in enumerate(shards):
+        stored = Predictions.recalled(run, names[index], shard.inputs) if run else None
+        if stored is not None:
+            answers[index] = stored
+            step(len(shard.dataset.samples))
     missing = [index for index in range(len(shards)) if index not in answers]
     for place, result in executor.map(answer, [shards[index] for index in missing]):
         if isinstance(result, EdgekitError):
@@ -136,14 +138,9 @@ def evaluate_shards(
         index = missing[place]
         answers[index] = result
         if run:
-            result.remember(run, names[index], inputs[index])
-        _advance(step, shards[index])
+            result.remember(run, names[index], shards[index].inputs)
+        step(len(shards[index].dataset.samples))
     return Predictions.joined([answers[index] for index in range(len(shards))])
-
-
-def _advance(step: Step, shard: Shard) -> None:
-    for _ in shard.dataset.samples:
-        step()
 
 
 InspectedSamples = dict[str, InspectedImage | ImageError]
@@ -169,6 +166,5 @@ def inspect_all(dataset: Dataset, executor: ShardExecutor, step: Step) -> Inspec
         if isinstance(result, EdgekitError):
             raise result
         inspected |= result
-        for _ in parts[index].samples:
-            step()
+        step(len(parts[index].samples))
     return inspected

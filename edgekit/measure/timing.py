@@ -5,7 +5,7 @@ If a session fails, it is dropped and the others are timed again.
 
 from array import array
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -53,9 +53,7 @@ def time_in_turns(
         return Timed(times, sustained, conditions)
 
     timed, failures = without_failing(calls, once)
-    return (
-        Timed(failures=failures) if timed is None else Timed(timed.times, timed.sustained, timed.conditions, failures)
-    )
+    return replace(timed or Timed(), failures=failures)
 
 
 def time_end_to_end(
