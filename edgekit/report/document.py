@@ -248,6 +248,7 @@ class Report:
 
     @property
     def has_several_devices(self) -> bool:
+        """Whether the results are of more than one device."""
         return len(self.devices) > 1
 
     @property

@@ -152,6 +152,7 @@ class Note:
     """A reason or a remark of a row, in words for readers."""
 
     kind: NoteKind
+    """Whether the note is on a disturbed latency, on an unconfirmed loss, or on something else."""
     sentence: str
     """The note with its full stop. An unconfirmed loss is in the words of `confidence`."""
     is_reason: bool

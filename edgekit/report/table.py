@@ -36,6 +36,7 @@ class Column:
 
     @property
     def width(self) -> int:
+        """Characters of the longest line."""
         column = self.joined()
         return max(len(line) for text in (column.head, *column.texts) for line in text.split("\n"))
 
