@@ -45,6 +45,7 @@ BUILD_DISK = 6_300_000_000
 """Disk space in bytes that the extra `build` takes with the CUDA build of torch, while it isn't installed."""
 ENVIRONMENT_DISK = 400 << 20
 """Disk space in bytes that a device's environment with one runtime needs, with its packages while pip unpacks them."""
+OTHER_RUNTIME = "Use another runtime or a newer Linux"
 DOT_PRODUCT_FEATURES = frozenset(("asimddp", "avx512_vnni", "avx_vnni", "amx_int8"))
 
 
@@ -141,8 +142,8 @@ def examine_device(device: Device, facts: ProbeResult) -> Iterator[Finding]:
     yield _device_class(facts, device.device_class, "Set one with `edgekit devices add --class`")
     for runtime in RUNTIMES.values():
         problem = wheel_problem(runtime.name, facts)
-        yield _judged(runtime.title, problem is None, problem or "can run", "Use another runtime or a newer Linux")
-    yield _space("free memory", facts.memory_available_bytes, 0, "")
+        yield _judged(runtime.title, problem is None, problem or "can run", OTHER_RUNTIME)
+    yield _space("free memory", facts.memory_available_bytes, 0, "Close other programs there")
     fix = f"Free {ENVIRONMENT_DISK / 1e6:.0f} MB of disk space there, which a set-up may need"
     yield _space("free disk", facts.disk_free_bytes, ENVIRONMENT_DISK, fix)
     if not facts.cache_writable:
@@ -211,17 +212,13 @@ def _runtime(runtime: Runtime, facts: ProbeResult, installed: Installed) -> Find
     """Import the runtime in another process, because one compiled for another processor is killed by a signal."""
     module = next((name for name in runtime.import_names if _is_installed(name)), None)
     if module is None:
-        if problem := wheel_problem(runtime.name, facts):
-            return Finding(
-                runtime.title, "warning", f"not installed: {problem}", "Use another runtime or a newer Linux"
-            )
-        return Finding(runtime.title, "warning", "not installed", f"Run: {install_command(runtime.extra)}")
+        problem = wheel_problem(runtime.name, facts)
+        fix = OTHER_RUNTIME if problem else f"Run: {install_command(runtime.extra)}"
+        return Finding(runtime.title, "warning", f"not installed: {problem}" if problem else "not installed", fix)
     version = next(filter(None, map(installed, runtime.distributions)), "")
     found, failure = f"{_package(module)} {version}", _import_failure(module)
-    if failure is None:
-        return Finding(runtime.title, "ok", found)
     fix = f"Install it again: {pip_install('--force-reinstall', runtime.requirement)}"
-    return Finding(runtime.title, "broken", f"{found} {failure}", fix)
+    return _judged(runtime.title, not failure, f"{found} {failure}" if failure else found, fix, "broken")
 
 
 def _is_installed(module: str) -> bool:
@@ -253,11 +250,10 @@ def _building(installed: Installed) -> Finding:
         *(name for runtime in RUNTIMES.values() for name in runtime.compiler_distributions),
     )
     versions = {name: installed(name) for name in names}
-    missing = [name for name, version in versions.items() if version is None]
-    if not missing:
-        return Finding("making bundles", "ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
+    missing = ", ".join(name for name, version in versions.items() if version is None)
+    found = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     fix = f"To make bundles on this machine, run: {install_command('build')}"
-    return Finding("making bundles", "warning", f"not installed: {', '.join(missing)}", fix)
+    return _judged("making bundles", not missing, f"not installed: {missing}" if missing else found, fix)
 
 
 def _outdated(installed: Installed) -> Iterator[Finding]:
