@@ -36,7 +36,7 @@ def test_deploy_measures_in_a_browser(
     tmp_path: Path,
 ) -> None:
     demo_run(str(tmp_path / "run"))
-    command = [str(commands() / "edgekit"), "deploy", "--again", "run", "--device", "local,web:chromium", "--target",
+    command = [str(commands() / "edgekit"), "deploy", "run", "--device", "local,web:chromium", "--target",
                "tflite", "--iterations", "10", "--warmup", "2", "--threads", "1", "--quiet"]  # fmt: skip
     environment = os.environ | {"XDG_CACHE_HOME": str(litertjs.folder.parent.parent)}
     with (
