@@ -112,10 +112,10 @@ class Repairs:
         loop = RepairLoop(store, self._reporter, self._gates, shipped, build, measure)
         study, row = store.load(), shipped.rows[loop.name]
         if study is not None and not row.failure and not is_of(study, row):
-            study, shipped = None, loop.begin_again()
-        study = study or self._begin(loop, shipped.rows[loop.name], graphs)
+            study, loop = None, replace(loop, shipped=loop.begin_again())
+        study = study or self._begin(loop, graphs)
         if study is None:
-            return shipped
+            return loop.shipped
         study, shipped = loop.repair(study)
         chosen = decision(study, self._gates)
         if chosen is None or (chosen.number == 0 and chosen.keeps_drop(self._gates)):
@@ -130,8 +130,9 @@ class Repairs:
         )
         return shipped
 
-    def _begin(self, loop: "RepairLoop", row: Measurement, graphs: JobGraphs) -> Study | None:
+    def _begin(self, loop: "RepairLoop", graphs: JobGraphs) -> Study | None:
         """Rank the layers if the row misses the bound; None if it doesn't, or if they can't be ranked."""
+        row = loop.shipped.rows[loop.name]
         if not misses_bound(row, self._gates):
             return None
         assert row.accuracy is not None

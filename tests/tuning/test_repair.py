@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from edgekit.cli.main import main
+from edgekit.config.recipes import load_recipe
 from edgekit.devices.registry import THIS
 from edgekit.errors import CompileError
 from edgekit.measure.settings import Gates, Timing
 from edgekit.pipeline import measuring, reporting
 from edgekit.pipeline.build import build_one
+from edgekit.pipeline.improvement import copy_bundle
 from edgekit.report import load_report
 from edgekit.report.recipe_search import Repair, RepairAttempt, repair_words
 from edgekit.report.row import Row
@@ -393,6 +395,29 @@ def test_on_another_device_the_repair_begins_with_the_recipes_own_bundle(
     shipped = after.bundles["onnx-int8"]
     assert isinstance(shipped, Bundle)
     assert (shipped.path, after.rows["onnx-int8"]) == (tmp_path / "run/onnx-int8", row)
+
+
+def test_a_repair_that_begins_again_reports_the_bundle_in_the_run(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version of the runtime measured the attempts, and no other layers help now."""
+    bundle = read_bundle(make_bundle("onnx"))
+    earlier = measurement(accuracy=accuracy(0.5), engine="onnxruntime 1.1")
+    own = measurement(accuracy=accuracy(3.0), engine="onnxruntime 1.1")
+    monkeypatch.setattr(repairing, "rank_layers", ranked())
+    monkeypatch.setattr(
+        repairing, "build_one", lambda graphs, target, precision, path, reporter: copy_bundle(bundle.path, path)
+    )
+    spec: Any = SimpleNamespace(recipe=load_recipe("default"), calibration=SimpleNamespace(samples=()))
+    graphs: Any = SimpleNamespace(with_recipe=lambda _: None)
+    inputs: Any = SimpleNamespace(key="key")
+    with open_run(tmp_path / "run") as run:
+        shipped = copy_bundle(bundle.path, run.path / "onnx-int8")
+        store = StudyStore(run, "onnx", inputs, "repair")
+        store.save(state((3.0, 1.5), (0.5, 1.4)))
+        repairs = Repairs(spec, (THIS,), Gates(), [store], QUIET)
+        after = repairs.improve({"onnx-int8": shipped}, [earlier], lambda _, bundles: [own for _ in bundles], graphs)
+    assert after == [own]
 
 
 def test_a_speedup_of_an_emulated_device_does_not_count() -> None:
