@@ -220,18 +220,19 @@ def _insert(
     placement: Placement,
     step: Step = no_step,
 ) -> GraphModule:
-    """Let NNCF insert Q/DQ with the ranges that it finds, and report each image that it reads for the first time.
+    """Let NNCF insert Q/DQ with the ranges that it finds. It reads the images once, or twice for SmoothQuant.
 
     Each image runs by itself, because batches distort statistics (nncf#2619). Several run side by side for minima and
     maxima, which don't depend on the order of the images; means do.
     """
-    unread = iter(samples)
+    reads = len(samples) * (1 + recipe.smooth_quant)
+    unread = iter(range(reads))
     count = at_once(graph)
     ordered = recipe.smooth_quant or recipe.bias_correction != "none" or recipe.estimator not in ORDERLESS
 
     def feed(sample: NDArray[np.float32]) -> torch.Tensor:
         if next(unread, None) is not None:
-            step(1 / len(samples))
+            step(1 / reads)
         return torch.from_numpy(sample)
 
     # A NameError comes from the Python code of edgekit's graph.
@@ -256,7 +257,7 @@ def _insert(
             fold_quantize=False,
         )
     for _ in unread:
-        step(1 / len(samples))
+        step(1 / reads)
     quantized = lazily_compiled(quantized)
     keep_constants_in(quantized, store_of(graph))
     placement.write_owners(set_quantized_values(quantized))
