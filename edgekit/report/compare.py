@@ -212,15 +212,16 @@ def _worse_verdicts(old: Row, new: Row) -> Iterator[str]:
 
 def _became_worse(before: str | None, after: str | None) -> bool:
     """Whether a verdict is worse than another one; false for a gate that was skipped, and where there is none."""
-    ranks = {verdict: rank for rank, verdict in enumerate(BEST_FIRST)}
-    return before in ranks and after in ranks and ranks[after] > ranks[before]
+    return before in BEST_FIRST and after in BEST_FIRST[BEST_FIRST.index(before) + 1 :]
 
 
 def regression(figure: Figure, row: RowComparison, max_slowdown: float) -> str | None:
     """Description of a figure that got worse beyond the noise; None if it did not."""
-    change = row.changes.get(figure.csv_column)
-    if change is None or not _is_worse(figure, change) or _is_only_relative(figure, row):
+    change, p50 = row.changes.get(figure.csv_column), row.changes.get(P50)
+    if change is None or not _is_worse(figure, change):
         return None
+    if figure.csv_column == SPEEDUP and (p50 is None or p50.after <= p50.before):
+        return None  # INT8 did not get slower, the float bundle got faster
     if figure.csv_column == P50 and change.after <= change.before * (1 + max_slowdown / 100):
         return None
     return f"{figure.title} got worse: {describe_change(figure, change)}"
@@ -228,20 +229,15 @@ def regression(figure: Figure, row: RowComparison, max_slowdown: float) -> str |
 
 def _is_worse(figure: Figure, change: Change) -> bool:
     """Whether a figure got worse beyond its interval, or beyond its tolerance if it has no interval."""
-    sign = 1 if figure.better == "lower" else -1
+    lower = figure.better == "lower"
     if change.ci95 is not None:
         low, high = change.ci95
         same = 1.0 if change.ratio is not None else 0.0
-        return low > same if figure.better == "lower" else high < same
+        return low > same if lower else high < same
     if figure.tolerance is None:
         return False
-    return sign * (change.after - change.before) > figure.tolerance * (change.before if figure.better == "lower" else 1)
-
-
-def _is_only_relative(figure: Figure, row: RowComparison) -> bool:
-    """Whether only the float bundle got faster, which lowers the speedup although INT8 did not get slower."""
-    p50 = row.changes.get(P50)
-    return figure.csv_column == SPEEDUP and (p50 is None or p50.after <= p50.before)
+    worse_by = change.after - change.before if lower else change.before - change.after
+    return worse_by > figure.tolerance * (change.before if lower else 1)
 
 
 def describe_change(figure: Figure, change: Change) -> str:
@@ -250,9 +246,8 @@ def describe_change(figure: Figure, change: Change) -> str:
     text = f"{a} -> {b} {figure.unit}".rstrip()
     if change.ci95 is None:
         return text
-    if change.ratio is not None:
-        what, value, (low, high) = "ratio", change.ratio, change.ci95
-    else:
-        what, value, (low, high) = "difference", change.difference or 0.0, change.ci95
-        value, low, high = (number * figure.scale for number in (value, low, high))
+    what, scale, value = (
+        ("ratio", 1.0, change.ratio) if change.ratio else ("difference", figure.scale, change.difference)
+    )
+    value, low, high = (number * scale for number in (value or 0.0, *change.ci95))
     return f"{text} ({what} {value:.2f}, 95 % interval {low:.2f} to {high:.2f})"

@@ -222,31 +222,24 @@ def _template() -> "Template":
     return environment.from_string((files("edgekit.report") / "report.html.j2").read_text(encoding="utf-8"))
 
 
-def _headlines(report: Report) -> Sequence[tuple[Figure, str, str]]:
+def _headlines(report: Report) -> list[tuple[Figure, str, str]]:
     """(figure, its value with the unit, note) for the headline figures of the bundle to ship."""
-    shipped = report.recommendation
-    for row in report.results:
-        if row.bundle and (row.bundle, row.device.name) == (shipped.bundle, shipped.device):
-            figures = map(figure_at, HEADLINES)
-            return [
-                _headline(figure, report, row)
-                for figure in figures
-                if figure.value(row, report.model.accuracy_meaningful) is not None
-            ]
-    return []
-
-
-def _headline(figure: Figure, report: Report, row: Row) -> tuple[Figure, str, str]:
-    """The figure, its value with the unit, and a note with the interval."""
-    meaningful = report.model.accuracy_meaningful
-    ends = figure.ends(row, meaningful)
-    interval = f"95 %: {figure.number(ends[0])} to {figure.number(ends[1])}" if ends else ""
+    advice, meaningful = report.recommendation, report.model.accuracy_meaningful
+    row = next((row for row in report.rows_on(advice.device) if row.bundle and row.bundle == advice.bundle), None)
+    if row is None:
+        return []
     images = f"n = {row.accuracy.count:,} images" if row.accuracy and meaningful else ""
-    reference = f"{report.reference.engine}: {100 * report.reference.top1:.2f} %" if images else ""
-    note = {
+    notes = {
         "speedup.ratio": f"over {row.speedup.baseline}" if row.speedup else "",
         "latency_ms.p50": runs_words(row),
-        "accuracy.top1": reference,
+        "accuracy.top1": f"{report.reference.engine}: {100 * report.reference.top1:.2f} %" if images else "",
         "accuracy.drop_top1_points": images,
-    }.get(figure.path, "")
-    return figure, f"{figure.text(row, meaningful)} {figure.unit}", ", ".join(filter(None, (interval, note)))
+    }
+    headlines = []
+    for figure in map(figure_at, HEADLINES):
+        if figure.value(row, meaningful) is not None:
+            ends = figure.ends(row, meaningful)
+            interval = f"95 %: {figure.number(ends[0])} to {figure.number(ends[1])}" if ends else ""
+            note = ", ".join(filter(None, (interval, notes.get(figure.path))))
+            headlines.append((figure, f"{figure.text(row, meaningful)} {figure.unit}", note))
+    return headlines
