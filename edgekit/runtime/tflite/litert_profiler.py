@@ -31,17 +31,15 @@ class Model:
     def __init__(self, path: Path, threads: int) -> None:
         self._library = ctypes.CDLL(str(_library()))
         self._keep: list[Any] = []
-        self._environment, self._model, options = c_void_p(), c_void_p(), c_void_p()
-        self._compiled, self._profiler, self._signature = c_void_p(), c_void_p(), c_void_p()
-        self._call("CreateEnvironment", 0, None, byref(self._environment))
-        self._call("CreateModelFromFile", self._environment, str(path).encode(), byref(self._model))
-        self._call("CreateOptions", byref(options))
+        self._environment = self._made("CreateEnvironment", 0, None)
+        model = self._made("CreateModelFromFile", self._environment, str(path).encode())
+        options = self._made("CreateOptions")
         self._call("SetOptionsHardwareAccelerators", options, CPU)
         self._option(options, "runtime_options_string", "enable_profiling = true")
         self._option(options, "xnnpack", f"num_threads = {threads}")
-        self._call("CreateCompiledModel", self._environment, self._model, options, byref(self._compiled))
-        self._call("CompiledModelGetProfiler", self._compiled, byref(self._profiler))
-        self._call("GetModelSignature", self._model, c_size_t(0), byref(self._signature))
+        self._compiled = self._made("CreateCompiledModel", self._environment, model, options)
+        self._profiler = self._made("CompiledModelGetProfiler", self._compiled)
+        self._signature = self._made("GetModelSignature", model, c_size_t(0))
         self._inputs, self._outputs = self._buffers("Input"), self._buffers("Output")
         for buffer in self._inputs:
             self._fill(c_void_p(buffer))
@@ -66,12 +64,17 @@ class Model:
         if status != 0:
             raise SystemExit(f"LiteRt{name} returned status {status}")
 
+    def _made(self, name: str, *arguments: Any) -> c_void_p:
+        """The object that a function makes or finds, which it returns through its last argument."""
+        made = c_void_p()
+        self._call(name, *arguments, byref(made))
+        return made
+
     def _option(self, options: c_void_p, kind: str, text: str) -> None:
         payload = ctypes.create_string_buffer(text.encode())
         release = ctypes.CFUNCTYPE(None, c_void_p)(lambda _: None)
         self._keep += [payload, release]
-        option = c_void_p()
-        self._call("CreateOpaqueOptions", kind.encode(), ctypes.cast(payload, c_void_p), release, byref(option))
+        option = self._made("CreateOpaqueOptions", kind.encode(), ctypes.cast(payload, c_void_p), release)
         self._call("AddOpaqueOptions", options, option)
 
     def _buffers(self, end: str) -> Any:
@@ -80,14 +83,11 @@ class Model:
         self._call(f"GetNumSignature{end}s", self._signature, byref(count))
         buffers = (c_void_p * count.value)()
         for index in range(count.value):
-            tensor, needs, buffer = c_void_p(), c_void_p(), c_void_p()
-            kind = ctypes.create_string_buffer(TYPE_BYTES)
-            place = c_size_t(index)
-            self._call(f"GetSignature{end}TensorByIndex", self._signature, place, byref(tensor))
+            kind, place = ctypes.create_string_buffer(TYPE_BYTES), c_size_t(index)
+            tensor = self._made(f"GetSignature{end}TensorByIndex", self._signature, place)
             self._call("GetRankedTensorType", tensor, kind)
-            self._call(f"GetCompiledModel{end}BufferRequirements", self._compiled, c_size_t(0), place, byref(needs))
-            self._call("CreateManagedTensorBufferFromRequirements", self._environment, kind, needs, byref(buffer))
-            buffers[index] = buffer
+            needs = self._made(f"GetCompiledModel{end}BufferRequirements", self._compiled, c_size_t(0), place)
+            buffers[index] = self._made("CreateManagedTensorBufferFromRequirements", self._environment, kind, needs)
         return buffers
 
     def _fill(self, buffer: c_void_p) -> None:
