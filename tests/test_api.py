@@ -1,0 +1,157 @@
+"""Calls from Python: what they make is what the commands make, and what they refuse is named as the caller wrote it."""
+
+import hashlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+from torch.utils.data import Dataset
+
+import edgekit
+from edgekit import api
+from edgekit.cli.main import main
+from edgekit.config.runtimes import RUNTIMES
+from edgekit.errors import BundleError, InputError
+from edgekit.job.job import declarations
+from tests.helpers.refusals import refuses
+
+NET = """
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4),
+    ).eval()
+"""
+CLASSES = [f"class_{index}" for index in range(4)]
+STATED: dict[str, Any] = {
+    "imgsz": 32,
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.25, 0.25, 0.25),
+    "num_calibration_samples": 16,
+}
+MEASURED: dict[str, Any] = {"threads": 1, "warmup": 1, "iterations": 5, "max_drop": 100, "min_speedup": 0}
+
+
+class Photos(Dataset[Any]):
+    """Photos in folders, one for each class, as a torch data set that returns them undecoded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files = sorted(folder.glob("*/*.png"))
+        self.classes = CLASSES
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Any:
+        return Image.open(self.files[index]), CLASSES.index(self.files[index].parent.name)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders with images to calibrate and to evaluate on."""
+    generator = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("sets")
+    for part in ("calibration", "evaluation"):
+        for name in CLASSES:
+            (folder / part / name).mkdir(parents=True)
+            for index in range(4):
+                pixels = generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{index}.png")
+    return folder / "calibration", folder / "evaluation"
+
+
+def sha256_of(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def network(folder: Path) -> nn.Module:
+    """The network that `net:make` makes."""
+    namespace: dict[str, Any] = {}
+    exec(NET, namespace)
+    (folder / "net.py").write_text(NET)
+    made: nn.Module = namespace["make"]()
+    return made
+
+
+def test_a_network_and_images_in_memory_give_the_bundles_of_the_command(
+    tmp_path: Path, sets: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calibration, evaluation = sets
+    model = network(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    stated = [
+        (f"--{name.replace('_', '-')}", str(value).strip("()").replace(" ", "")) for name, value in STATED.items()
+    ]
+    measured = [(f"--{name.replace('_', '-')}", str(value)) for name, value in MEASURED.items()]
+    words = [word for pair in (*stated, *measured) for word in pair]
+    data = ["--data", str(evaluation), "--calibration-data", str(calibration)]
+    assert main(["deploy", "net:make", *data, *words, "--output", "typed", "-q"]) in (0, 1)
+    training = model.train().training
+    run = edgekit.deploy(
+        model,
+        Photos(evaluation),
+        calibration_data=Photos(calibration),
+        output="called",
+        quiet=True,
+        **STATED,
+        **MEASURED,
+    )
+    assert model.training is training, "the caller's network is left as it was"
+    files = {str(file.relative_to("typed")) for file in Path("typed").glob("*-*/model.*")}
+    assert {Path(file).parent.name for file in files} == {
+        f"{name}-{kind}" for name in RUNTIMES for kind in ("float", "int8")
+    }
+    assert {file: sha256_of(Path("called", file)) for file in files} == {
+        file: sha256_of(Path("typed", file)) for file in files
+    }
+    check_run(run, evaluation, capsys)
+
+
+def check_run(run: edgekit.Run, evaluation: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run prints its answer, shows its page, opens its bundles, and is what other calls take."""
+    assert run.path == Path("called")
+    assert run.passed is all(row.verdict == "pass" for row in run.report.results)
+    assert "Ship" in str(run)
+    assert run._repr_html_().startswith("<iframe srcdoc=")
+    label, _ = run["onnx-int8"].classify(Photos(evaluation)[0][0])[0]
+    assert label in CLASSES
+    with pytest.raises(BundleError):
+        run["caffe-int8"]
+    assert len(edgekit.evaluate(run.path, Photos(evaluation), quiet=True).results) == 6
+    bundles = [run.path / "onnx-float", run.path / "onnx-int8"]
+    assert len(edgekit.benchmark(bundles, threads=1, iterations=3, quiet=True).results) == 2
+    assert edgekit.compare(run, run.path).regressions == ()
+    assert capsys.readouterr().out == ""
+
+
+def test_quantize_takes_images_without_labels(tmp_path: Path, sets: tuple[Path, Path]) -> None:
+    images = [photo for photo, _ in map(Photos(sets[0]).__getitem__, range(16))]
+    bundle = edgekit.quantize(network(tmp_path), images, target="onnx", output=tmp_path / "run", quiet=True, **STATED)
+    assert bundle.path == tmp_path / "run" / "onnx-int8"
+    with edgekit.load(bundle.path) as session:
+        assert session(np.zeros((1, 3, 32, 32), np.float32)).shape == (1, 4)
+
+
+def test_what_is_wrong_is_named_as_the_caller_wrote_it(tmp_path: Path) -> None:
+    with refuses(InputError, "max_drop is"):
+        edgekit.deploy("resnet18", tmp_path, max_drop="much")
+    with refuses(InputError, "'max_dorp'"):
+        edgekit.deploy("resnet18", tmp_path, max_dorp=1)
+    with refuses(InputError, "data is a int"):
+        edgekit.deploy("resnet18", 3)
+
+
+def test_the_functions_show_the_fields_of_a_job() -> None:
+    signature = inspect.signature(api.deploy)
+    assert set(signature.parameters) >= {*declarations(), "model", "data", "transform", "quiet"}
+    for name, option in declarations().items():
+        assert f"{name}: {option.help}" in str(api.deploy.__doc__)
