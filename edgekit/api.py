@@ -10,7 +10,9 @@ from __future__ import annotations
 import inspect
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -99,7 +101,7 @@ def _named(name: str) -> str:
     return name
 
 
-def _job(model: Any, data: Any, transform: Any, options: dict[str, Any]) -> Job:
+def _job(model: Any, data: Any, transform: Any, name: str | None, options: dict[str, Any]) -> Job:
     """The job of a model, which may be a network in memory, and of the options that were stated."""
     if not isinstance(model, str | os.PathLike):
         from edgekit.images.layouts.in_memory import transform_of
@@ -107,31 +109,38 @@ def _job(model: Any, data: Any, transform: Any, options: dict[str, Any]) -> Job:
         from edgekit.models.options import ModelOptions
 
         own = transform if transform is not None else transform_of(data)
-        model = ModelOptions(name=name_of(model), module=model, transform=own)
+        model = ModelOptions(name=name or name_of(model), module=model, transform=own)
     return job_of(model, {"data": data, **options}, _named)
 
 
-def _reporter(quiet: bool) -> Reporter:
-    from edgekit.support.progress import Reporter
+@contextmanager
+def _running(quiet: bool, builds: bool = True) -> Iterator[Reporter]:
+    """The reporter of a call that runs inside; what libraries print goes to stderr, where `Reporter` silences it.
 
-    return Reporter(quiet)
-
-
-def _loaded(quiet: bool) -> Reporter:
-    """The reporter of a call, after torch and the compilers were imported."""
+    A call that builds bundles first imports torch and the compilers, which takes seconds.
+    """
     from edgekit.support.libraries import quiet as silent
-    from edgekit.support.progress import loading
+    from edgekit.support.progress import Reporter, loading
 
-    reporter = _reporter(quiet)
-    with loading(reporter), silent():
-        import edgekit.tuning.repair
-        import edgekit.tuning.search  # noqa: F401  # which import the rest
-    return reporter
+    reporter = Reporter(quiet)
+    with redirect_stdout(sys.__stderr__):
+        if builds:
+            with loading(reporter), silent():
+                import edgekit.tuning.repair
+                import edgekit.tuning.search  # noqa: F401  # which import the rest
+        yield reporter
 
 
 @_takes(*declarations())
 def deploy(
-    model: Any, data: Any = None, *, transform: Any = None, quiet: bool = False, dry_run: bool = False, **options: Any
+    model: Any,
+    data: Any = None,
+    *,
+    transform: Any = None,
+    name: str | None = None,
+    quiet: bool = False,
+    dry_run: bool = False,
+    **options: Any,
 ) -> Any:
     """Quantize, compile, evaluate, benchmark and report, as `edgekit deploy` does. Returns the `Run`.
 
@@ -141,6 +150,7 @@ def deploy(
         transform: How a network in memory wants its images: a transform of torchvision or timm, or a preset of
             torchvision's weights. By default it is that of `data`; `imgsz`, `mean`, `std`, `interpolation` and
             `crop_pct` replace its values.
+        name: Name of a network in memory; None for its architecture in timm, or the name of its class.
         quiet: Show no progress.
         dry_run: Return the plan of the job, and write nothing.
         options: Fields of the job.
@@ -148,16 +158,16 @@ def deploy(
     Raises:
         InputError: a value, the images or the model are not usable; nothing was written.
     """
-    job = _job(model, data, transform, options)
+    job = _job(model, data, transform, name, options)
     job.check()
-    reporter = _loaded(quiet)
-    from edgekit.pipeline.deploy import deploy as run_job
-    from edgekit.pipeline.deploy import plan
-    from edgekit.tuning.repair import repairs_of
+    with _running(quiet) as reporter:
+        from edgekit.pipeline.deploy import deploy as run_job
+        from edgekit.pipeline.deploy import plan
+        from edgekit.tuning.repair import repairs_of
 
-    if dry_run:
-        return plan(job, reporter)
-    return Run(job.folder, run_job(job, reporter, repairs_of if job.repair else None))
+        if dry_run:
+            return plan(job, reporter)
+        return Run(job.folder, run_job(job, reporter, repairs_of if job.repair else None))
 
 
 @_takes(*declarations())
@@ -166,6 +176,7 @@ def tune(
     data: Any = None,
     *,
     transform: Any = None,
+    name: str | None = None,
     trials: int | None = None,
     budget_minutes: float | None = None,
     num_tuning_samples: int | None = None,
@@ -178,24 +189,32 @@ def tune(
         model: As for `deploy`.
         data: As for `deploy`.
         transform: As for `deploy`.
+        name: As for `deploy`.
         trials: Number of recipes to try for each runtime; None for all.
         budget_minutes: Minutes after which no further trial starts; None for no limit.
         num_tuning_samples: Number of images to search on; None for half of those that calibration leaves.
         quiet: Show no progress.
         options: Fields of the job.
     """
-    job = replace(_job(model, data, transform, options), verb="tune")
+    job = replace(_job(model, data, transform, name, options), verb="tune")
     job.check()
-    reporter = _loaded(quiet)
-    from edgekit.tuning.search import Search
-    from edgekit.tuning.search import tune as search_recipe
+    with _running(quiet) as reporter:
+        from edgekit.tuning.search import Search
+        from edgekit.tuning.search import tune as search_recipe
 
-    return Run(job.folder, search_recipe(job, Search(trials, budget_minutes, num_tuning_samples), reporter))
+        return Run(job.folder, search_recipe(job, Search(trials, budget_minutes, num_tuning_samples), reporter))
 
 
 @_takes(*MAKING)
 def quantize(
-    model: Any, images: Any, *, target: str, transform: Any = None, quiet: bool = False, **options: Any
+    model: Any,
+    images: Any,
+    *,
+    target: str,
+    transform: Any = None,
+    name: str | None = None,
+    quiet: bool = False,
+    **options: Any,
 ) -> Bundle:
     """Calibrate a model on images and compile it for one runtime. Returns the INT8 bundle, which isn't measured.
 
@@ -204,6 +223,7 @@ def quantize(
         images: Images to calibrate on, as for `deploy`; they need no labels.
         target: Runtime to compile for.
         transform: As for `deploy`.
+        name: As for `deploy`.
         quiet: Show no progress.
         options: Fields of the job.
 
@@ -212,11 +232,11 @@ def quantize(
         StageError: The model could not be calibrated or compiled.
     """
     stated = {"calibration_data": images, "targets": [target], "precisions": ["int8"], **options}
-    job = _job(model, options.get("data"), transform, stated)
-    reporter = _loaded(quiet)
-    from edgekit.pipeline.steps import build_bundles
+    job = _job(model, options.get("data"), transform, name, stated)
+    with _running(quiet) as reporter:
+        from edgekit.pipeline.steps import build_bundles
 
-    (made,) = build_bundles(job, reporter).values()
+        (made,) = build_bundles(job, reporter).values()
     if isinstance(made, Exception):
         raise made
     return made
@@ -235,20 +255,14 @@ def evaluate(
         quiet: Show no progress.
         options: Fields of the job.
     """
-    from edgekit.measure.evaluate_bundles import Scale, evaluate_bundles
+    from edgekit.measure.evaluate_bundles import evaluate_bundles
 
     job = Job.of("", {"data": data, **options}, _named)
-    return evaluate_bundles(
-        bundles_of(_paths(bundles)),
-        job.data,
-        job.num_eval_samples,
-        job.seed,
-        job.threads,
-        _reporter(quiet),
-        Scale(),
-        reference=Path(reference) if reference is not None else None,
-        gates=None if job.max_drop is None else job.gates,
-    )
+    other = Path(reference) if reference is not None else None
+    gates = None if job.max_drop is None else job.gates
+    with _running(quiet, builds=False) as reporter:
+        what = (bundles_of(_paths(bundles)), job.data, job.num_eval_samples, job.seed, job.threads, reporter)
+        return evaluate_bundles(*what, reference=other, gates=gates)
 
 
 @_takes(*MEASURING)
@@ -274,7 +288,8 @@ def benchmark(
     job = Job.of("", options, _named)
     timing = replace(job.timing, sustain_s=sustain_s, streams=streams)
     gates = job.gates if job.min_speedup else None
-    return benchmark_devices(bundles_of(_paths(bundles)), job.machines, timing, _reporter(quiet), gates)
+    with _running(quiet, builds=False) as reporter:
+        return benchmark_devices(bundles_of(_paths(bundles)), job.machines, timing, reporter, gates)
 
 
 def compare(before: Place | Run, after: Place | Run, max_slowdown: float | None = None) -> Comparison:
@@ -328,7 +343,8 @@ def push(
     read = read_bundle(bundle)
     check_trust(read, machines)
     bounds = {machine: bound_for(read, machine, max_p99, threads) for machine in machines}
-    return push_bundle(read, bounds, name, _reporter(quiet), canary, parallel)
+    with _running(quiet, builds=False) as reporter:
+        return push_bundle(read, bounds, name, reporter, canary, parallel)
 
 
 def _paths(places: Place | Iterable[Place]) -> list[Path]:

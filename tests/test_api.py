@@ -14,9 +14,11 @@ from torch.utils.data import Dataset
 import edgekit
 from edgekit import api
 from edgekit.cli.main import main
+from edgekit.config.precisions import PRECISIONS
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import BundleError, InputError
-from edgekit.job.job import declarations
+from edgekit.job.job import arguments_of, declarations
+from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.refusals import refuses
 
 NET = """
@@ -41,7 +43,7 @@ MEASURED: dict[str, Any] = {"threads": 1, "warmup": 1, "iterations": 5, "max_dro
 
 
 class Photos(Dataset[Any]):
-    """Photos in folders, one for each class, as a torch data set that returns them undecoded."""
+    """Photos in folders, one for each class, as a torch data set."""
 
     def __init__(self, folder: Path) -> None:
         self.files = sorted(folder.glob("*/*.png"))
@@ -51,7 +53,9 @@ class Photos(Dataset[Any]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Any:
-        return Image.open(self.files[index]), CLASSES.index(self.files[index].parent.name)
+        with Image.open(self.files[index]) as image:
+            pixels = np.asarray(image)
+        return pixels, CLASSES.index(self.files[index].parent.name)
 
 
 @pytest.fixture(scope="module")
@@ -88,28 +92,17 @@ def test_a_network_and_images_in_memory_give_the_bundles_of_the_command(
     model = network(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    stated = [
-        (f"--{name.replace('_', '-')}", str(value).strip("()").replace(" ", "")) for name, value in STATED.items()
-    ]
-    measured = [(f"--{name.replace('_', '-')}", str(value)) for name, value in MEASURED.items()]
-    words = [word for pair in (*stated, *measured) for word in pair]
+    words = [*arguments_of({**STATED, **MEASURED})]
     data = ["--data", str(evaluation), "--calibration-data", str(calibration)]
-    assert main(["deploy", "net:make", *data, *words, "--output", "typed", "-q"]) in (0, 1)
-    training = model.train().training
-    run = edgekit.deploy(
-        model,
-        Photos(evaluation),
-        calibration_data=Photos(calibration),
-        output="called",
-        quiet=True,
-        **STATED,
-        **MEASURED,
-    )
-    assert model.training is training, "the caller's network is left as it was"
+    with without_fresh_processes():
+        assert main(["deploy", "net:make", *data, *words, "--output", "typed", "-q"]) in (0, 1)
+    stated = {**STATED, **MEASURED, "calibration_data": Photos(calibration), "output": "called"}
+    with without_fresh_processes():
+        run = edgekit.deploy(model.train(), Photos(evaluation), name="net:make", quiet=True, **stated)
+    assert model.training, "the caller's network is left as it was"
     files = {str(file.relative_to("typed")) for file in Path("typed").glob("*-*/model.*")}
-    assert {Path(file).parent.name for file in files} == {
-        f"{name}-{kind}" for name in RUNTIMES for kind in ("float", "int8")
-    }
+    made = {Path(file).parent.name for file in files}
+    assert made == {f"{name}-{precision}" for name in RUNTIMES for precision in PRECISIONS}
     assert {file: sha256_of(Path("called", file)) for file in files} == {
         file: sha256_of(Path("typed", file)) for file in files
     }

@@ -104,9 +104,12 @@ def _finish(command: Any, version: Any) -> None:
 def _print_all_help(context: Any, option: Any, wanted: bool) -> None:
     """Print a command's help with the options that `--help` leaves out."""
     if wanted:
-        for parameter in context.command.params:
-            parameter.hidden = parameter.name == "version"
+        hidden = [each for each in context.command.params if getattr(each, "hidden", False) and each.name != "version"]
+        for parameter in hidden:
+            parameter.hidden = False
         print(context.get_help())
+        for parameter in hidden:
+            parameter.hidden = True
         raise typer.Exit
 
 

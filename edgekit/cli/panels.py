@@ -8,7 +8,7 @@ COMMAND_PANELS = (COMMANDS, MORE)
 COMMAND_ORDER = (
     "demo", "deploy", "benchmark", "inspect", "tune", "doctor",
     "quantize", "compile", "evaluate", "classify", "report", "sensitivity", "compare", "plan", "soup", "sign",
-    "verify", "targets", "devices", "push", "rollback",
+    "verify", "devices", "push", "rollback",
 )  # fmt: skip
 """The commands in the order in which `--help` shows them; others come last."""
 

@@ -8,23 +8,21 @@ import os
 import shlex
 import tomllib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import msgspec
 
 from edgekit.config.precisions import PRECISIONS
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import DataError, InputError, UsageError
 from edgekit.job import kinds
 from edgekit.job.job import DEMO, Job, Stated, declarations, flag_of
-from edgekit.report.serialization import REPORT_FILE
-from edgekit.support.run_folder import JOB, STATE
 
 TOML = ".toml"
 
 
-class KeptJob(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class KeptJob:
     """The document in a run folder."""
 
     schema_version: Literal[2] = 2
@@ -52,7 +50,12 @@ def job_of(model: Any, stated: Stated, label: Callable[[str], str] | None = None
 
 def is_run(path: Path) -> bool:
     """Whether a path is that of a run folder."""
-    return os.path.isdir(path) and (os.path.isdir(path / STATE) or os.path.isfile(path / REPORT_FILE))
+    if not os.path.isdir(path):
+        return False
+    from edgekit.report.serialization import REPORT_FILE
+    from edgekit.support.run_folder import STATE
+
+    return os.path.isdir(path / STATE) or os.path.isfile(path / REPORT_FILE)
 
 
 def run_of(model: str, output: Path | None) -> Path | None:
@@ -110,6 +113,8 @@ def kept(job: Job) -> dict[str, Any] | None:
 
     A model or images in memory can't.
     """
+    import msgspec
+
     stated = {name: value for name, value in job.stated.items() if name != "output"}
     if not isinstance(job.model, str):
         return None
@@ -144,6 +149,10 @@ def _absolute_text(value: str) -> str:
 
 def read_kept(run: Path) -> KeptJob:
     """The job that a run folder keeps. Raises InputError if there is none, or it is not valid."""
+    import msgspec
+
+    from edgekit.support.run_folder import JOB
+
     try:
         return msgspec.json.decode((run / JOB).read_bytes(), type=KeptJob)
     except FileNotFoundError:

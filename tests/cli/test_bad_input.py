@@ -97,7 +97,7 @@ def test_every_image_corrupt(images: Path, tmp_path: Path, capfd: pytest.Capture
         (["--device-class", "raspberry-pi-6"], "raspberry-pi-5"),
         (["--device", "pi5"], "local"),
         (["--threads", "0"], "--threads is '0'"),
-        (["--precision", "int4"], "float or int8"),
+        (["--precision", "int4"], "float, int8"),
         (["--imgsz", "big"], "--imgsz is 'big'"),
         (["--mean", "1,2"], "--mean is '1,2'"),
         (["--model-args", "depths"], "depths"),

@@ -65,7 +65,7 @@ def test_commands_are_grouped_and_no_summary_is_truncated(show_help: Any) -> Non
     shown = by_panel(show_help())
     assert [title for title in shown if title != "Options"] == list(panels.COMMAND_PANELS)
     for name, command in all_commands():
-        if " " in name:
+        if " " in name or command.hidden:
             continue
         summary = " ".join(command.help.partition("\n\n")[0].split())
         assert f"{name} {summary}" in " ".join(words_of(shown[command.rich_help_panel])), name
@@ -80,7 +80,7 @@ def test_the_first_page_shows_six_commands_and_where_to_begin(show_help: Any) ->
     text = show_help()
     shown = by_panel(text)
     assert listed(shown[panels.COMMANDS]) == FIRST
-    names = {name.split()[0] for name, _ in all_commands()}
+    names = {name.split()[0] for name, command in all_commands() if not command.hidden}
     assert sorted(listed(shown[panels.MORE])) == sorted(names - set(FIRST))
     assert set(panels.COMMAND_ORDER) == names
     assert text.index("Begin with `edgekit demo`") < text.index(panels.COMMANDS)

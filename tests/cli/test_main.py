@@ -82,7 +82,7 @@ def test_deploy_has_the_common_options(capfd: pytest.CaptureFixture[str]) -> Non
 
 
 def test_demo_has_those_that_make_sense(capfd: pytest.CaptureFixture[str]) -> None:
-    main(["demo", "--help"])
+    main(["demo", "--help-all"])
     out = capfd.readouterr().out
     own = {"--model-args", "--imgsz", "--mean", "--std", "--interpolation", "--crop-pct", "--labels"}
     assert [option for option in OPTIONS if option not in own and option not in out] == []
@@ -142,6 +142,8 @@ def test_the_module_takes_nothing_from_the_current_folder(tmp_path: Path) -> Non
         (["soup", "--method", "x"], ["--method is 'x'", "uniform or greedy"]),
         (["evaluate"], ["'BUNDLE' in `edgekit evaluate`", "edgekit evaluate --help"]),
         (["devices"], ["`edgekit devices`", "add, list, remove, clean", "edgekit devices --help"]),
+        (["explain", "BundleError"], ["no `explain` any more", "docs/reference/errors.md"]),
+        (["deploy", "--again", "runs/demo"], ["no `--again` any more", "`edgekit deploy RUN`"]),
         (["devices", "check", "pi 5"], ["`edgekit devices check` is now", "Run `edgekit doctor 'pi 5'`"]),
         (["devices", "add", "pi"], ["'URL'", "edgekit devices add --help"]),
         (["demo", "--output="], ["--output is empty in `edgekit demo --output=`"]),

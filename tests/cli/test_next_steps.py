@@ -111,7 +111,7 @@ def test_too_few_images_lead_to_more(finished_run: Path, photos: Path, tmp_path:
     """The data set has 40 images, and calibration has its own."""
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
-    job = Job.of("net", {"data": photos, "num_eval_samples": 20})
+    job = Job.of("net", {"data": photos, "calibration_data": photos, "num_eval_samples": 20})
     (run / JOB).write_bytes(msgspec.json.encode(kept(job)))
     bound = Bound(max_drop_points=1.0, shown=False, images_needed=needed)
     unsure = judged("max-drop", "inconclusive", accuracy=replace(UNSURE, bound=bound))

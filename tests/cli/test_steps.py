@@ -156,7 +156,7 @@ def test_evaluate_goes_on_after_one_that_fails(
         with without_fresh_processes():
             out, err = run(capfd, command[0], *paths, *command[1:], "--wide", code=1)
         assert f"{paths[0]}: {command[0]}: " in out.replace("\n  ", " ")
-        assert "Next, read the usual cause of EngineError: edgekit explain EngineError" in out
+        assert "EngineError: Run `edgekit doctor`" in out
         assert "warning: " in err
 
 
