@@ -1,8 +1,12 @@
 """A network: its module, preprocessing and labels, and its identity, by which results are stored."""
 
+import copy
+import pickle
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.machinery import PathFinder
 from typing import Any
 
 from torch import Tensor, nn
@@ -123,6 +127,21 @@ class Network:
         """Identity of the network, as an input of stored results."""
         versions = {"edgekit": __version__, **versions_of(DISTRIBUTIONS, ROOMS)}
         return NetworkIdentity(self.name, self.weights_sha256, self.graph_sha256, self.preprocessing, versions)
+
+    @property
+    def is_portable(self) -> bool:
+        """Whether another process can unpickle the module, which imports its code and has none of its local parts.
+
+        It can't import the code of a notebook, nor that of the current folder, from which a factory may come.
+        """
+        tensors = (*self.module.parameters(), *self.module.buffers())
+        try:
+            pickle.dumps(copy.deepcopy(self.module, {id(value): value.to("meta") for value in tensors}))
+        except Exception:  # of the attributes of a user's network, which may be anything
+            return False
+        packages = {type(part).__module__.partition(".")[0] for part in self.module.modules()}
+        paths = [*filter(None, sys.path)]
+        return "__main__" not in packages and all(PathFinder.find_spec(package, paths) for package in packages)
 
     def __getstate__(self) -> dict[str, Any]:
         """The state to pickle: without the traced graph, but with its hash, so that nobody traces again for that."""

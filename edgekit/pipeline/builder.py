@@ -189,14 +189,13 @@ def _done(build: Callable[[Wanted], Bundle], wanted: Wanted) -> "Future[Bundle]"
 def builder_of(spec: BuildSpec, run: RunFolder, reporter: Reporter, peak_bytes: int | None = None) -> Iterator[Builder]:
     """The builder for the size of a network. Inside the block, large ones are in mapped files in the run folder.
 
-    A process that builds a bundle needs `peak_bytes`; if that is None, no others run beside this one. The code of a
-    factory or of a network in memory can't be pickled, nor can images in memory, so such jobs stay in this process.
-    Raises OutputError if the disk is full.
+    A process that builds a bundle needs `peak_bytes`; if that is None, no others run beside this one. A network
+    that isn't portable, or images in memory, stay in this process. Raises OutputError if the disk is full.
     """
     params, others = spec.network.params, other_processes(peak_bytes)
-    large, in_files = params >= sizes.BUILT_APART_FROM, spec.network.source not in ("factory", "module")
-    in_files = in_files and not spec.calibration_dataset.is_in_memory
-    if not in_files or not (large or (others and params >= sizes.BUILT_SIDE_BY_SIDE_FROM)):
+    large = params >= sizes.BUILT_APART_FROM
+    several = large or (others and params >= sizes.BUILT_SIDE_BY_SIDE_FROM)
+    if not several or spec.calibration_dataset.is_in_memory or not spec.network.is_portable:
         yield Builder(JobGraphs(spec, reporter))
         return
     with run.workspace("weights") as folder:

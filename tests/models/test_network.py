@@ -1,5 +1,6 @@
 """Networks with timm names and random weights, and their preprocessing."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +200,21 @@ def test_no_published_weights_is_a_weights_error() -> None:
 def test_published_weights_do_not_get_an_untrained_head() -> None:
     with refuses(WeightsError, "1000", "--model-args", "10"):
         load_network(ModelOptions("convnextv2_atto", model_args={"num_classes": 10}))
+
+
+def test_a_network_is_portable_if_another_process_can_import_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tiny().is_portable
+    (tmp_path / "own_network.py").write_text(
+        "from torch import nn\nclass Own(nn.Sequential):\n    def __init__(self):\n"
+        "        super().__init__(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_network", raising=False)
+    network = load_network(ModelOptions("own_network:Own", imgsz=8))
+    assert not network.is_portable
+    monkeypatch.syspath_prepend(tmp_path)
+    assert network.is_portable
+    network.module.act = lambda x: x
+    assert not network.is_portable
