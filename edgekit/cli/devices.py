@@ -87,25 +87,22 @@ def add(
     from edgekit.config.device_classes import shipped_class
     from edgekit.devices.push import read_trust
     from edgekit.devices.registry import Device, add_device
+    from edgekit.devices.web.runtime_package import check_package
 
-    reached: dict[str, Any] = {
-        key: str(value.absolute()) if isinstance(value, Path) else value for key, value in stated.items()
-    }
+    if package := stated.get("web_runtime"):
+        check_package(package)
+        stated["web_runtime"] = str(package.absolute())
     device = Device(
         name,
         url,
         device_class=shipped_class(class_).name if class_ else None,
         ssh_config=str(Path(ssh_config).absolute()) if ssh_config else None,
         trust=read_trust(trust) if trust else None,
-        **reached,
+        **stated,
     )
     add_device(device)
-    use = (
-        f"Measure in it with: edgekit demo --device {name}"
-        if device.is_browser
-        else f"Check it with: edgekit doctor {name}"
-    )
-    print(f"added {name}. {use}")
+    use = "Measure there with: edgekit demo --device" if device.is_browser else "Check it with: edgekit doctor"
+    print(f"added {name}. {use} {name}")
     return 0
 
 

@@ -104,7 +104,8 @@ def _examined(device: Device) -> tuple[str, ProbeResult | None, list[Finding]]:
     except DeviceError as error:
         interrupts.check()  # an interrupt makes the main thread close the connections, which is not an error
         fix = as_sentences(f"Needed: {error.valid}" if error.valid else "", error.fix)
-        return device.name, None, [Finding("connection", "broken", error.problem, fix)]
+        problem = error.problem.removeprefix(f"{device.name}: ")
+        return device.name, None, [Finding("connection", "broken", problem, fix)]
     return device.name, facts, list(examine_device(device, facts))
 
 

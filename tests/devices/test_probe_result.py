@@ -205,9 +205,10 @@ def test_a_device_that_cannot_be_probed_is_a_finding(
     document = json.loads(capfd.readouterr().out)
     bare, gone = document["findings"]
     assert (document["healthy"], document["facts"]) == (False, {})
-    assert "bare: python3 can't be run there" in bare["found"]
+    assert bare["found"].startswith("python3 can't be run there")
     assert "sudo apt install python3 python3-venv" in bare["fix"]
-    assert "gone: no connection" in gone["found"]
+    assert (gone["device"], gone["name"]) == ("gone", "connection")
+    assert gone["found"].startswith("no connection")
 
 
 def test_list_and_remove(board: Server, capfd: Any) -> None:
@@ -233,6 +234,7 @@ def test_list_and_remove(board: Server, capfd: Any) -> None:
         (["add", "pi", "ssh://pi", "--ssh-config", "gone"], "doesn't exist\n  valid: an ssh configuration file"),
         (["clean", "local"], "'local' is this machine"),
         (["clean", "ssh://-oProxyCommand=id"], "the device's address is 'ssh://-oProxyCommand=id'"),
+        (["add", "phone", "web", "--web-runtime", "gone"], "--web-runtime is 'gone': No such file or directory"),
         (["add", "phone", "web", "--class", "raspberry-pi-5"], "--class doesn't suit 'phone', which is a browser"),
     ],
 )

@@ -57,7 +57,7 @@ def runtime_files(package: Path | None = None) -> RuntimeFiles:
 
     folder = user_cache_path("edgekit", appauthor=False) / f"litertjs-{VERSION}"
     if package is not None:
-        _check(package)
+        check_package(package)
     if not folder.is_dir():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def runtime_files(package: Path | None = None) -> RuntimeFiles:
     return RuntimeFiles(folder)
 
 
-def _check(package: Path) -> None:
+def check_package(package: Path) -> None:
     """Raise UsageError unless this is the very file that edgekit was tested with."""
     valid = f"the package file of {NAME} {VERSION}"
     try:
