@@ -29,7 +29,6 @@ COMMANDS = [
     "classify",
     "report",
     "compare",
-    "targets",
     "devices",
 ]
 # fmt: off
@@ -76,7 +75,7 @@ def test_every_command_has_help(command: str, capfd: pytest.CaptureFixture[str])
 
 
 def test_deploy_has_the_common_options(capfd: pytest.CaptureFixture[str]) -> None:
-    main(["deploy", "--help"])
+    main(["deploy", "--help-all"])
     out = capfd.readouterr().out
     assert [option for option in OPTIONS if option not in out] == []
 

@@ -129,7 +129,7 @@ def test_the_usual_default_is_that_of_deploy() -> None:
 
 def test_an_option_shows_its_default_once() -> None:
     rows = {option.name: option for option in options.options_of(commands.all_commands()["demo",])}
-    assert rows["--warmup"].default == "`20`"
+    assert rows["--warmup"].default == "20"
     assert rows["--target"].default == "all"
     assert "default" not in rows["--target"].meaning
 
