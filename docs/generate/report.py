@@ -9,7 +9,7 @@ from docs.generate.markdown import anchor, code, plain, table
 from edgekit.report import report_schema
 from edgekit.report.figure import all_figures
 
-READ = ("Report", "Evaluation", "Reference", "Row", "Gate", "Recommendation")
+READ = ("Report", "Reference", "Row", "Gate", "Recommendation")
 """The objects whose fields the page shows, by their names in the schema; the schema has the others."""
 OLD = re.compile(r"(; null|, and) in reports of an edgekit [^.;]*")
 """What the page says once of all fields."""
