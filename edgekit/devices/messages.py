@@ -41,7 +41,7 @@ class SentImages:
     """Names of the images."""
 
 
-class Job(Struct, frozen=True, kw_only=True):
+class DeviceJob(Struct, frozen=True, kw_only=True):
     """What all jobs of the agent state."""
 
     name: str
@@ -54,7 +54,7 @@ class Job(Struct, frozen=True, kw_only=True):
     """Settings of the measurement."""
 
 
-class MeasureJob(Job, frozen=True, kw_only=True, tag="measure"):
+class MeasureJob(DeviceJob, frozen=True, kw_only=True, tag="measure"):
     """Measure the rows of a report or, without images, those of `edgekit benchmark`. The answer is `Measured`."""
 
     bundles: Mapping[str, Files]
@@ -63,7 +63,7 @@ class MeasureJob(Job, frozen=True, kw_only=True, tag="measure"):
     """Images to evaluate on."""
 
 
-class InspectJob(Job, frozen=True, kw_only=True, tag="inspect"):
+class InspectJob(DeviceJob, frozen=True, kw_only=True, tag="inspect"):
     """Inspect a bundle, or a model file with its companions. The answer is `Inspected`."""
 
     path: str
@@ -72,7 +72,7 @@ class InspectJob(Job, frozen=True, kw_only=True, tag="inspect"):
     """Its files, of which the first is the model file unless there is a manifest."""
 
 
-class PushJob(Job, frozen=True, kw_only=True, tag="push"):
+class PushJob(DeviceJob, frozen=True, kw_only=True, tag="push"):
     """Try a bundle, and make it the active one of an app. The answer is `Slotted`."""
 
     bundle: str
