@@ -53,6 +53,7 @@ def add(
     class_: Annotated[
         str | None,
         typer.Option(
+            "--device-class",
             "--class",
             metavar="NAME",
             autocompletion=completion.shipped_device_classes,

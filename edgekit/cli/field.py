@@ -187,9 +187,15 @@ def sign(
 @app.command(rich_help_panel=panels.MORE)
 def verify(
     bundle: BundlePath,
-    key: Annotated[
+    trust: Annotated[
         Path,
-        typer.Option(metavar="FILE", rich_help_panel=panels.BUNDLES, help="PEM file with the signer's public key."),
+        typer.Option(
+            "--trust",
+            "--key",
+            metavar="FILE",
+            rich_help_panel=panels.BUNDLES,
+            help="PEM file with the signer's public key.",
+        ),
     ],
 ) -> None:
     """Check that a key signed a bundle, and that nothing in it has changed.
@@ -201,6 +207,6 @@ def verify(
     """
     from edgekit.runtime.signature import fingerprint, read_public_key, read_signed_bundle
 
-    public = read_public_key(key)
+    public = read_public_key(trust)
     read_signed_bundle(bundle, public)
     print(f"verified: {bundle} is as it was signed with the key {fingerprint(public)}")

@@ -140,7 +140,7 @@ def examine_device(device: Device, facts: ProbeResult) -> Iterator[Finding]:
         ready = python.ensurepip or device.offline
         yield _judged("Python", ready, versions if ready else f"{python.path} has no ensurepip", fix)
     yield from _machine(facts)
-    yield _device_class(facts, device.device_class, "Set one with `edgekit devices add --class`")
+    yield _device_class(facts, device.device_class, "Set one with `edgekit devices add --device-class`")
     for runtime in RUNTIMES.values():
         problem = wheel_problem(runtime.name, facts)
         yield _judged(runtime.title, problem is None, problem or "can run", OTHER_RUNTIME)

@@ -261,7 +261,7 @@ def _check(device: Device) -> None:
     if device.is_browser:
         kind = "a browser"
         others = {
-            "class": device.device_class, "ssh-config": device.ssh_config, "trust": device.trust,
+            "device-class": device.device_class, "ssh-config": device.ssh_config, "trust": device.trust,
             "offline": device.offline,
         }  # fmt: skip
     else:

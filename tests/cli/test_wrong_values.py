@@ -92,7 +92,6 @@ WRONG: dict[str, list[Wrong]] = {
     "--model": text("convnextv2_ato", names=("convnextv2_atto",)),
     "--trials": number("0", "-1", lowest="1"),
     "--budget-minutes": number("0", "-1", "inf", lowest="0.01", highest="525600", kind="a number"),
-    "--class": text("raspberry-pi-6", "wrong.toml", names=list_device_classes()),
     "--ssh-config": text("gone", "images", names=("file",)),
     "--key": text("gone", "notes.txt", "images", names=("a PEM file", "P-256")),
     "--trust": text("gone", "notes.txt", "images", names=("a PEM file", "P-256")),

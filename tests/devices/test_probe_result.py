@@ -235,7 +235,10 @@ def test_list_and_remove(board: Server, capfd: Any) -> None:
         (["clean", "local"], "'local' is this machine"),
         (["clean", "ssh://-oProxyCommand=id"], "the device's address is 'ssh://-oProxyCommand=id'"),
         (["add", "phone", "web", "--web-runtime", "gone"], "--web-runtime is 'gone': No such file or directory"),
-        (["add", "phone", "web", "--class", "raspberry-pi-5"], "--class doesn't suit 'phone', which is a browser"),
+        (
+            ["add", "phone", "web", "--class", "raspberry-pi-5"],
+            "--device-class doesn't suit 'phone', which is a browser",
+        ),
     ],
 )
 def test_bad_input(

@@ -99,7 +99,7 @@ def test_commands_add_to_the_settings_of_a_saved_device() -> None:
 @pytest.mark.parametrize(
     ("device", "option"),
     [
-        (Device("phone", "web", "raspberry-pi-5"), "--class"),
+        (Device("phone", "web", "raspberry-pi-5"), "--device-class"),
         (Device("phone", "web", offline=True), "--offline"),
         (Device("pi", "ssh://pi", web_network="http"), "--web-network"),
         (Device("pi", "ssh://pi", web_runtime="litertjs.tgz"), "--web-runtime"),
