@@ -11,6 +11,7 @@ from edgekit.cli.command import states
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.cli.shared import Json
 from edgekit.errors import printable
+from edgekit.job.job import values_of
 
 EXAMPLES = """
 Examples:
@@ -90,6 +91,7 @@ def add(
     from edgekit.devices.registry import Device, add_device
     from edgekit.devices.web.runtime_package import check_package
 
+    stated = values_of(stated)
     if package := stated.get("web_runtime"):
         check_package(package)
         stated["web_runtime"] = str(package.absolute())

@@ -422,16 +422,10 @@ class Job:
         not valid, or for a combination of values.
         """
         given = {name: value for name, value in stated.items() if value is not None}
-        options, name_of = declarations(), label or flag_of
-        if unknown := sorted(set(given) - set(options)):
-            near = did_you_mean(unknown[0], list(options))
-            raise UsageError(f"a job has no field '{unknown[0]}'", valid=", ".join(options), fix=near)
-        every = {**_demo(given), **given} if model == DEMO else given
-        values = {
-            name: option.kind.read(name_of(name), every[name]) for name, option in options.items() if name in every
-        }
+        values = values_of({**_demo(given), **given} if model == DEMO else given, label)
         job = cls(model=model, stated=given, **values)
-        if (job.web_runtime or job.web_network) and not any(machine.is_browser for machine in job.machines):
+        browsers = [machine for machine in job.machines if machine.is_browser]
+        if (job.web_runtime or job.web_network) and not browsers:
             option = "--web-network" if job.web_network else "--web-runtime"
             raise UsageError(f"{option} is for browsers, and no device is one", fix="Add `--device web`")
         if job.scheme:
@@ -506,6 +500,18 @@ class Job:
     def command(self) -> tuple[str, ...]:
         """The command that runs this job, without the name of the program."""
         return (self.verb, *self.arguments, *self.more)
+
+
+def values_of(stated: Stated, label: Callable[[str], str] | None = None) -> dict[str, Any]:
+    """The values of the fields that were stated. Raises InputError for an unknown field or a value that isn't valid.
+
+    `label` gives the name of a field in errors: that of its option if None.
+    """
+    options, name_of = declarations(), label or flag_of
+    if unknown := sorted(set(stated) - set(options)):
+        near = did_you_mean(unknown[0], list(options))
+        raise UsageError(f"a job has no field '{unknown[0]}'", valid=", ".join(options), fix=near)
+    return {name: option.kind.read(name_of(name), stated[name]) for name, option in options.items() if name in stated}
 
 
 def gates_of(max_drop: float | None = None, min_speedup: float | None = None) -> Gates:

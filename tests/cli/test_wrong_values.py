@@ -101,6 +101,15 @@ WRONG: dict[str, list[Wrong]] = {
     "--bom": text("images", "gone/bom.json", "notes.txt/bom.json", "/dev/null", names=FILES),
     "--output": text("notes.txt", "notes.txt/run", "images", names=("--output",)),
 }
+OTHERS = {
+    ("devices add", "--device-class"): text("raspberry-pi-6", "wrong.toml", names=list_device_classes()),
+    ("devices add", "--web-network"): [
+        *text("ftp", names=("http", "https")),
+        *text("http", names=("a browser", "machine")),
+    ],
+    ("devices add", "--web-runtime"): text("gone.tgz", names=("npm pack",)),
+}
+"""Values of options that mean less in one command."""
 NEED_TORCH = ("--model",)
 """Options whose valid values only timm knows."""
 JOB = ["convnextv2_atto", "--weights", "random", "--data", "images", "--target", "onnx"]
@@ -163,7 +172,7 @@ def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(extra: str) -> None:
         raise AssertionError("the value was not refused before torch is imported")
 
-    monkeypatch.setattr("edgekit.cli.output.needs", refuse)
+    monkeypatch.setattr("edgekit.support.progress.needs", refuse)
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
@@ -178,12 +187,14 @@ def test_a_wrong_value_is_refused(
     before = contents(place)
     if option not in NEED_TORCH:
         request.getfixturevalue("no_torch")
-    for value, names in [(value, wrong.names) for wrong in WRONG[option] for value in wrong.values]:
+    for value, names in [
+        (value, wrong.names) for wrong in OTHERS.get((command, option), WRONG[option]) for value in wrong.values
+    ]:
         assert main([*command.split(), *COMMANDS[command], option, value]) == 2, value
         out, err = capfd.readouterr()
         assert out == "", value
         assert "Traceback" not in err, value
-        assert err.startswith("edgekit: error: "), value
+        assert "edgekit: error: " in err, value
         if value:
             assert [name for name in names if name not in err] == [], (value, err)
         else:
