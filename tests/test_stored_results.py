@@ -22,10 +22,10 @@ from edgekit.measure.measurement_store import GroupInputs, Machine, MeasurementS
 from edgekit.measure.settings import Gates, Timing
 from edgekit.measure.shards import SerialExecutor, Shard, ShardInputs, evaluate_shards
 from edgekit.models.network import NetworkIdentity
-from edgekit.pipeline import build, evaluation_images, steps
+from edgekit.pipeline import build, steps, torch_reference
 from edgekit.pipeline.build import build_one
-from edgekit.pipeline.evaluation_images import ReferenceInputs, torch_answers
 from edgekit.pipeline.request import BundleInputs, CalibrationInputs
+from edgekit.pipeline.torch_reference import ReferenceInputs, torch_answers
 from edgekit.report.measurement import Measurement
 from edgekit.report.sensitivity_document import TargetSensitivity
 from edgekit.runtime.bundle import Bundle, read_bundle
@@ -153,7 +153,7 @@ def make_reference(place: Place, inputs: Any) -> None:
         place.made()
         return Predictions(np.zeros(2, np.int64), np.ones(2, bool), np.ones(2, bool))
 
-    place.patch.setattr(evaluation_images, "predict", predict)
+    place.patch.setattr(torch_reference, "predict", predict)
     crops: Any = LabelledCrops(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int64))
     network: Any = None
     assert torch_answers(network, crops, inputs, place.run, QUIET).hit1.tolist() == [True, True]

@@ -18,7 +18,7 @@ from edgekit.job import Job
 from edgekit.job.job import MODEL
 
 if TYPE_CHECKING:
-    from edgekit.pipeline.plan_document import Plan, PlannedBundle
+    from edgekit.pipeline.plan import Plan, PlannedBundle
 
 GIB = 2**30
 

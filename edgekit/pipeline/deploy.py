@@ -14,18 +14,16 @@ from edgekit.job import Job
 from edgekit.job.saved import kept
 from edgekit.measure.measurement_store import MeasurementStore
 from edgekit.measure.settings import Timing
+from edgekit.pipeline.build import keys_without_labels
 from edgekit.pipeline.builder import builder_of
-from edgekit.pipeline.evaluation_images import crop_images
 from edgekit.pipeline.improvement import Improve, Improvement, Unimproved, restore
 from edgekit.pipeline.job_images import ImageChoice
-from edgekit.pipeline.job_settings import choose_class, choose_settings
-from edgekit.pipeline.loading import load, load_job
+from edgekit.pipeline.loading import choose_class, choose_settings, load, load_job
 from edgekit.pipeline.measuring import Bench, judge_all, reference_for
-from edgekit.pipeline.plan import Refusals, plan_model, refusals
-from edgekit.pipeline.plan_document import Plan
-from edgekit.pipeline.relabel import keys_without_labels
+from edgekit.pipeline.plan import Plan, Refusals, plan_model, refusals
 from edgekit.pipeline.reporting import assemble, write_run
 from edgekit.pipeline.stability import check_ranges, check_stability
+from edgekit.pipeline.torch_reference import crop_images
 from edgekit.report.document import Report
 from edgekit.report.measurement import Measurement
 from edgekit.runtime.backend import load_backend

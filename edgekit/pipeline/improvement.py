@@ -11,9 +11,9 @@ from edgekit.devices.registry import Device
 from edgekit.errors import BundleError
 from edgekit.measure.measure_bundles import BuiltBundles
 from edgekit.measure.settings import Gates, Timing
+from edgekit.pipeline.build import differs_in_labels
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
-from edgekit.pipeline.relabel import differs_in_labels
 from edgekit.pipeline.request import BuildSpec, BundleInputs
 from edgekit.report.measurement import Measurement
 from edgekit.report.row import Row

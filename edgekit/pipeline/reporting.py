@@ -1,11 +1,17 @@
-"""Assembles the report of a job from what its stages have returned, and writes it."""
+"""Assembles the report of a job from what its stages have returned, and writes it with its thumbnails."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from edgekit import __version__
+from edgekit.errors import ImageError
 from edgekit.images.dataset import Dataset
 from edgekit.images.overlap import copies_of
 from edgekit.images.preprocess import Preprocessing
@@ -16,7 +22,6 @@ from edgekit.measure.recommendation import Finals, recommend
 from edgekit.models import Network
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.request import BuildSpec
-from edgekit.pipeline.thumbnails import make_thumbnails
 from edgekit.report import write_report
 from edgekit.report.document import (
     Calibration,
@@ -29,6 +34,7 @@ from edgekit.report.document import (
     Stability,
     Unreadable,
 )
+from edgekit.report.html import changed_rows, shown_images
 from edgekit.report.row import Row
 from edgekit.report.write import write_thumbnails
 from edgekit.support.files import shareable_command
@@ -109,3 +115,34 @@ def write_run(
     write_report(report, run.path)
     if not any(lost_with_device(row) for row in report.results):
         run.complete()
+
+
+SIDE = 64
+"""Longest side of a thumbnail, in pixels."""
+QUALITY = 80
+"""JPEG quality of a thumbnail, on Pillow's scale."""
+
+
+def make_thumbnails(
+    report: Report, dataset: Dataset, preprocessing: Preprocessing, reporter: Reporter
+) -> dict[str, bytes]:
+    """JPEG files of the flipped images that the page shows, by name: the crops that the network saw, made smaller."""
+    names = {shown.image for shown in shown_images(changed_rows(report))}
+    thumbnails = {}
+    for sample in dataset.samples:
+        if sample.name not in names:
+            continue
+        try:
+            thumbnails[sample.name] = _thumbnail(preprocessing.crop(dataset.image(sample)))
+        except ImageError as error:  # which could be read when the bundles were evaluated
+            reporter.warn(f"the report shows no thumbnail of '{sample.name}': {error}", error)
+    return thumbnails
+
+
+def _thumbnail(pixels: NDArray[np.uint8]) -> bytes:
+    """A small JPEG file of a crop [H,W,C]."""
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    image.thumbnail((SIDE, SIDE))
+    file = BytesIO()
+    image.save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()

@@ -19,18 +19,17 @@ from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.measure_bundles import measure_group
 from edgekit.measure.measurement_store import MeasurementStore
 from edgekit.measure.settings import Gates, Timing
-from edgekit.pipeline.build import build_one
+from edgekit.pipeline.build import build_one, keys_without_labels
 from edgekit.pipeline.builder import Builder
 from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.deploy import check_tools
-from edgekit.pipeline.evaluation_images import crop_images
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.measuring import Bench, judge_all, reference_for
-from edgekit.pipeline.relabel import keys_without_labels
 from edgekit.pipeline.reporting import assemble, write_run
 from edgekit.pipeline.request import BuildSpec
+from edgekit.pipeline.torch_reference import crop_images
 from edgekit.report.document import Report
 from edgekit.report.measurement import Measurement
 from edgekit.report.recipe_search import SearchSummary, TargetSearch, draw_tuning

@@ -17,9 +17,9 @@ from edgekit.measure import machine
 from edgekit.measure.gates import drop_gate, speed_gate
 from edgekit.measure.measurement_store import lost_with_device
 from edgekit.measure.settings import Gates, Timing
-from edgekit.pipeline.evaluation_images import ReferenceInputs, reference_inputs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.request import BuildSpec, BundleInputs
+from edgekit.pipeline.torch_reference import ReferenceInputs, reference_inputs
 from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Failure, Measurement
 from edgekit.runtime.bundle import Bundle

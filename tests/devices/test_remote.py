@@ -171,7 +171,7 @@ def test_deploy_on_a_device_and_here(
     monkeypatch.setattr(remote, "ensure_environment", lend)
     command = ["deploy", *vit_arguments, "--target", "onnx", "--device", "board", "--device", "local", "-o", str(run)]
     lent_board.config.rename(lent_board.folder / "hidden")
-    monkeypatch.setattr("edgekit.pipeline.job_settings.class_of_remote", lambda device: host_class())
+    monkeypatch.setattr("edgekit.pipeline.loading.class_of_remote", lambda device: host_class())
     assert main([*command, "--quiet"]) == 1
     report = load_report(run)
     assert [row.verdict for row in report.results] == ["error", "error", "pass", "pass"]
@@ -184,7 +184,7 @@ def test_deploy_on_a_device_and_here(
     monkeypatch.undo()
     monkeypatch.setenv("EDGEKIT_DEVICES_FILE", str(tmp_path / "devices.toml"))
     monkeypatch.setattr(remote, "ensure_environment", lend)
-    monkeypatch.setattr("edgekit.pipeline.job_settings.class_of_remote", lambda device: host_class())
+    monkeypatch.setattr("edgekit.pipeline.loading.class_of_remote", lambda device: host_class())
     assert main([*command, "--json"]) == 0
     report = load_report(run)
     assert report.results[2:] == local_rows, "only the missing rows are measured"

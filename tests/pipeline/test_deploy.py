@@ -24,8 +24,8 @@ from edgekit.measure.fresh_process import Fresh
 from edgekit.measure.profile_summary import summarize_profile
 from edgekit.models import network
 from edgekit.pipeline import deploy as pipeline
-from edgekit.pipeline import evaluation_images as images
 from edgekit.pipeline import graphs, reporting
+from edgekit.pipeline import torch_reference as images
 from edgekit.report import load_report
 from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import lookup

@@ -10,7 +10,7 @@ from PIL import Image
 from edgekit.images.dataset import open_dataset
 from edgekit.images.preprocess import Preprocessing
 from edgekit.job import DEMO, Job
-from edgekit.pipeline.thumbnails import SIDE, make_thumbnails
+from edgekit.pipeline.reporting import SIDE, make_thumbnails
 from edgekit.report.document import Report
 from edgekit.report.html import CLASSES, EXAMPLES
 from edgekit.report.measurement import ChangedImage, ClassChange
