@@ -103,7 +103,7 @@ def test_the_plan_starts_with_the_recipe_itself_and_continues_with_the_cheapest(
     levels = [0, 1, 2, 4, 8]
     assert list(points[:5]) == [Candidate(TEN[:level], "minmax", False, "none") for level in levels]
     assert len(points) == len(set(points)) == 12 * 5
-    assert [len(point.float_layers) for point in points[5:]] == [level for level in levels for _ in range(15)]
+    assert [len(point.float_layers) for point in points[5:]] == [level for level in levels for _ in range(11)]
     assert {point.float_layers for point in plan(BASE, ("fc",))} == {()}, "a network's only layer never stays in float"
 
 
