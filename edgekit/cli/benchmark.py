@@ -8,11 +8,10 @@ import typer
 
 from edgekit.cli import panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import Bundles, Junit, Summary
+from edgekit.cli.arguments import Bundles, Json, Junit, Quiet, Summary, Wide
 from edgekit.cli.command import states
 from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import answer_width, clean_stdout, emit, show_steps
-from edgekit.cli.shared import Json, Quiet, Wide
 from edgekit.errors import UsageError
 from edgekit.job import Job
 from edgekit.job.job import MEASURING

@@ -6,8 +6,8 @@ import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
+from edgekit.cli.arguments import Json
 from edgekit.cli.output import clean_stdout, emit
-from edgekit.cli.shared import Json
 from edgekit.config.recipes import load_recipe
 
 

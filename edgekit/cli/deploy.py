@@ -5,11 +5,10 @@ from typing import Any
 
 from edgekit.cli import panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import Junit, ModelOrRun, Summary
+from edgekit.cli.arguments import DryRun, Json, Junit, ModelOrRun, Quiet, Summary, Wide
 from edgekit.cli.command import FIELDS, states
 from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import clean_stdout, emit, show_report, show_steps
-from edgekit.cli.shared import DryRun, Json, Quiet, Wide
 from edgekit.job import DEMO, Job, job_of
 from edgekit.job.job import MODEL
 from edgekit.job.saved import announce

@@ -7,9 +7,9 @@ import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
+from edgekit.cli.arguments import Json
 from edgekit.cli.command import states
 from edgekit.cli.output import clean_stdout, emit
-from edgekit.cli.shared import Json
 from edgekit.errors import printable
 from edgekit.job.job import values_of
 

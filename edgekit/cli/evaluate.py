@@ -1,5 +1,6 @@
 """The command evaluate: the accuracy of bundles on labelled images."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,18 +8,18 @@ import typer
 
 from edgekit.cli import panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import Bundles, Junit, Summary
-from edgekit.cli.checks import check_scheduler
+from edgekit.cli.arguments import Bundles, Json, Junit, Quiet, Summary, Wide
 from edgekit.cli.command import states
 from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import answer_width, clean_stdout, emit, show_steps
-from edgekit.cli.shared import Json, Quiet, Wide
 from edgekit.devices.registry import LOCAL, THIS, Device
 from edgekit.errors import UsageError
 from edgekit.job import Job
 from edgekit.job.job import EVERY_CORE, MOST_THREADS
 from edgekit.job.saved import bundles_of
 
+# A host name or address, and a port; Dask takes tcp:// for granted.
+_SCHEDULER = re.compile(r"(?:(?:tcp|tls|ucx|ws|wss)://)?(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5}")
 EXAMPLES = """
 Examples:
   edgekit evaluate runs/demo --data photos
@@ -163,3 +164,13 @@ def _browser(job: Job) -> Device | None:
             fix="`edgekit deploy --device` also evaluates on boards, and on several devices",
         )
     return job.machines[0]
+
+
+def check_scheduler(address: str | None) -> None:
+    """Raise UsageError unless this looks like the address of a Dask scheduler."""
+    if address is not None and not _SCHEDULER.fullmatch(address):
+        raise UsageError(
+            f"--scheduler is '{address}'",
+            valid="the address of a Dask scheduler, such as tcp://HOST:8786",
+            fix="Start one with `dask scheduler`, which prints its address",
+        )

@@ -7,10 +7,9 @@ import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import BundlePath
+from edgekit.cli.arguments import BundlePath, Json, Quiet
 from edgekit.cli.command import states
 from edgekit.cli.output import clean_stdout
-from edgekit.cli.shared import Json, Quiet
 
 if TYPE_CHECKING:
     from edgekit.devices.rollout import Pushed

@@ -7,10 +7,9 @@ import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import Model
+from edgekit.cli.arguments import Json, Model, Quiet
 from edgekit.cli.command import states
 from edgekit.cli.output import clean_stdout, emit
-from edgekit.cli.shared import Json, Quiet
 from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
 from edgekit.config.recipes import load_recipe
 from edgekit.errors import UsageError

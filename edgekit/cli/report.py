@@ -8,11 +8,10 @@ import typer
 
 from edgekit.cli import panels
 from edgekit.cli.app import app
-from edgekit.cli.checks import check_file
+from edgekit.cli.arguments import Json, Wide
 from edgekit.cli.command import states
-from edgekit.cli.for_pipelines import writing
+from edgekit.cli.for_pipelines import check_file, writing
 from edgekit.cli.output import clean_stdout, emit, show_report, show_steps
-from edgekit.cli.shared import Json, Wide
 from edgekit.errors import MissingExtraError, OutputError
 from edgekit.support.files import replace_text
 

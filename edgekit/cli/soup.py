@@ -8,12 +8,10 @@ import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import NAMES
-from edgekit.cli.checks import check_soup_output
+from edgekit.cli.arguments import NAMES, Json, Quiet
 from edgekit.cli.command import states
 from edgekit.cli.output import clean_stdout, emit
-from edgekit.cli.shared import Json, Quiet
-from edgekit.errors import UsageError
+from edgekit.errors import OutputError, UsageError
 from edgekit.job import Job
 from edgekit.job.job import MODEL
 
@@ -132,3 +130,15 @@ def _lines(record: "SoupRecord") -> list[str]:
             f"images that chose the members{rest}\n"
         )
     return lines
+
+
+def check_soup_output(path: Path) -> None:
+    """Raise OutputError unless a .safetensors file can be written there."""
+    place = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.suffix.lower() == ".safetensors" and not path.is_dir() and place.is_dir():
+        return
+    raise OutputError(
+        f"the soup can't be written to '{path}'",
+        valid="the path of a .safetensors file in a folder",
+        fix="Correct --output",
+    )

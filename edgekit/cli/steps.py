@@ -5,10 +5,9 @@ from typing import Any
 
 from edgekit.cli import panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import Model, ModelOrGraphs
+from edgekit.cli.arguments import Json, Model, ModelOrGraphs, Quiet
 from edgekit.cli.command import states
 from edgekit.cli.output import clean_stdout, emit
-from edgekit.cli.shared import Json, Quiet
 from edgekit.errors import UsageError
 from edgekit.job import Job
 from edgekit.job.job import MAKING, MODEL

@@ -8,11 +8,10 @@ import typer
 
 from edgekit.cli import panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import BundlePath, Junit, Summary
+from edgekit.cli.arguments import BundlePath, Json, Junit, OneDevice, Summary
 from edgekit.cli.command import states
 from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import answer_width, clean_stdout, emit, wrapped
-from edgekit.cli.shared import Json, OneDevice
 from edgekit.errors import printable
 
 if TYPE_CHECKING:

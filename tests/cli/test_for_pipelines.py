@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from junitparser import JUnitXml
 
-from edgekit.cli.checks import check_file
+from edgekit.cli.for_pipelines import check_file
 from edgekit.cli.main import main
 from edgekit.errors import OutputError
 from edgekit.report import write_report

@@ -105,7 +105,7 @@ OTHERS = {
     ("devices add", "--device-class"): text("raspberry-pi-6", "wrong.toml", names=list_device_classes()),
     ("devices add", "--web-network"): [
         *text("ftp", names=("http", "https")),
-        *text("http", names=("a browser", "machine")),
+        *text("http", names=("machine over SSH",)),
     ],
     ("devices add", "--web-runtime"): text("gone.tgz", names=("npm pack",)),
 }
