@@ -39,7 +39,7 @@ from edgekit.tuning.study import Candidate, StudyInputs, StudyStore
 from tests.helpers.changes import changes
 from tests.helpers.measurements import device, measurement
 from tests.helpers.searches import sensitivity
-from tests.helpers.tiny import MakeBundle
+from tests.helpers.tiny import MakeBundle, tiny_labels
 from tests.helpers.trials import FakeBench, measured
 
 QUIET = Reporter(quiet=True)
@@ -50,7 +50,6 @@ NETWORK = NetworkIdentity("tiny", "a1", "b2", Preprocessing(32, 32, "bilinear", 
 RECIPE = load_recipe("convnextv2").for_target("onnx")
 BUNDLE = BundleInputs(
     network=NETWORK,
-    labels=("cat", "dog"),
     target="onnx",
     precision="int8",
     rewrites_and_placement=RECIPE.targets["onnx"],
@@ -129,7 +128,8 @@ def make_bundle_of(place: Place, inputs: Any) -> None:
         return read_bundle(place.make_bundle("onnx", f"run/{path.name}", fingerprint=inputs.key))
 
     place.patch.setattr(build, "compile_graph", compiled)
-    graphs: Any = SimpleNamespace(inputs=lambda *_: inputs, graph_to_compile=lambda *_: None)
+    spec = SimpleNamespace(network=SimpleNamespace(labels=tuple(tiny_labels())))
+    graphs: Any = SimpleNamespace(spec=spec, inputs=lambda *_: inputs, graph_to_compile=lambda *_: None)
     build_one(graphs, "onnx", "int8", place.run.path / "onnx-int8", QUIET)
 
 
@@ -141,7 +141,7 @@ def make_graph(place: Place, inputs: Any) -> None:
         return SimpleNamespace(fingerprint=stored.read_text() if stored.exists() else "", labels=())
 
     place.patch.setattr(steps, "read_facts", read)
-    if not steps._has_graph(place.run.path, inputs):
+    if not steps._has_graph(place.run.path, inputs, ()):
         place.made()
         stored.write_text(inputs.key)
 

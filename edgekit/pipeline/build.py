@@ -2,8 +2,6 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from edgekit.config.precisions import Precision
@@ -28,7 +26,8 @@ def build_one(
     to_compile: GraphToCompile | None = None,
 ) -> Bundle:
     """Return the bundle at `path`, and build it unless a valid one is there; `to_compile` is its graph if it exists."""
-    reused = reused_bundle(path, graphs.inputs(target, precision), reporter)
+    labels = graphs.spec.network.labels
+    reused = reused_bundle(path, graphs.inputs(target, precision), labels, reporter)
     return reused or compile_graph(to_compile or graphs.graph_to_compile(target, precision), path, reporter)
 
 
@@ -57,50 +56,30 @@ def warn_of_unmatched(to_compile: GraphToCompile, reporter: Reporter) -> None:
     )
 
 
-def reused_bundle(path: Path, inputs: BundleInputs, reporter: Reporter) -> Bundle | None:
-    """The bundle at `path` if it is intact and was made from these inputs, or from others in the names of classes only.
-
-    Those it replaces.
-    """
+def reused_bundle(path: Path, inputs: BundleInputs, labels: tuple[str, ...], reporter: Reporter) -> Bundle | None:
+    """The bundle at `path`, with these class names, if it is intact and was made from these inputs."""
     try:
         bundle = read_bundle(path)
     except BundleError:
         return None
-    if bundle.manifest.fingerprint == inputs.key:
+    if bundle.manifest.fingerprint != inputs.key:
+        return None
+    if tuple(bundle.labels) == labels:
         reporter.say(f"{path.name}: reused from an earlier run")
         return bundle
-    if differs_in_labels(bundle, inputs):
-        reporter.say(f"{path.name}: reused from an earlier run, with other class names")
-        return relabel(bundle, inputs)
-    return None
+    reporter.say(f"{path.name}: reused from an earlier run, with other class names")
+    return _relabelled(bundle, labels)
 
 
-def differs_in_labels(bundle: Bundle, inputs: BundleInputs) -> bool:
-    """Whether a bundle was made from these inputs, but with other class names."""
-    return inputs.differ_in_labels_alone(bundle.manifest.fingerprint, bundle.labels)
-
-
-def keys_without_labels(built: Iterable[Bundle | Exception], graphs: JobGraphs) -> dict[str, str]:
-    """For each bundle that a job would make, the key of its inputs without the names of classes, by its hash."""
-    keys = {}
-    for bundle in built:
-        if isinstance(bundle, Bundle):
-            inputs = graphs.inputs(bundle.manifest.target, bundle.manifest.precision)
-            if bundle.manifest.fingerprint == inputs.key:
-                keys[bundle.sha256] = replace(inputs, labels=()).key
-    return keys
-
-
-def relabel(bundle: Bundle, inputs: BundleInputs) -> Bundle:
-    """Replace a bundle that `differs_in_labels` by the one that these inputs give. Returns it."""
+def _relabelled(bundle: Bundle, labels: tuple[str, ...]) -> Bundle:
+    """Replace the class names of a bundle, which its model file contains too. Returns the new bundle."""
     path, manifest = bundle.path, bundle.manifest
     own = (manifest.labels_file, manifest.golden_file)
     files = {name: path / name for name in manifest.files if name not in own}
     with writing(path.parent), tempfile.TemporaryDirectory(prefix=f".{path.name}.compile-", dir=path.parent) as folder:
         model = Path(folder) / manifest.model_file
         shutil.copyfile(bundle.model_path, model)
-        metadata = embedded(manifest, inputs.labels, manifest.recorded("model", "name"))
+        metadata = embedded(manifest, labels, manifest.recorded("model", "name"))
         load_backend(manifest.target).replace_metadata(model, metadata)
         files[manifest.model_file] = model
-        renewed = replace(manifest, fingerprint=inputs.key)
-        return write_bundle(path, files, renewed, inputs.labels, bundle.golden())
+        return write_bundle(path, files, manifest, labels, bundle.golden())

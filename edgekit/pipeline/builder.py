@@ -83,12 +83,12 @@ class Builder:
             f"{target}-{precision}": Wanted(target, precision, folder / f"{target}-{precision}")
             for target, precision in product(targets, precisions)
         }
-        graphs = self.graphs
+        graphs, labels = self.graphs, self.spec.network.labels
         reused = {
             name: bundle
             for name, each in wanted.items()
             if name not in refused
-            and (bundle := reused_bundle(each.path, graphs.inputs(each.target, each.precision), self._reporter))
+            and (bundle := reused_bundle(each.path, graphs.inputs(each.target, each.precision), labels, self._reporter))
         }
         futures = self._shared_out([each for name, each in wanted.items() if name not in {*refused, *reused}])
 

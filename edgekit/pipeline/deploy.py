@@ -14,12 +14,11 @@ from edgekit.job import Job
 from edgekit.job.saved import kept
 from edgekit.measure.measurement_store import MeasurementStore
 from edgekit.measure.settings import Timing
-from edgekit.pipeline.build import keys_without_labels
 from edgekit.pipeline.builder import builder_of
 from edgekit.pipeline.improvement import Improve, Improvement, Unimproved, restore
 from edgekit.pipeline.job_images import ImageChoice
 from edgekit.pipeline.loading import choose_class, choose_settings, load, load_job
-from edgekit.pipeline.measuring import Bench, judge_all, reference_for
+from edgekit.pipeline.measuring import Bench, fingerprints, judge_all, reference_for
 from edgekit.pipeline.plan import Plan, Refusals, plan_model, refusals
 from edgekit.pipeline.reporting import assemble, write_run
 from edgekit.pipeline.stability import check_ranges, check_stability
@@ -67,8 +66,8 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
                 evaluation = crop_images(spec.network, images, workspace, run, reporter)
                 built = finish_building()
                 reference = reference_for(spec.network, evaluation, reporter)
-                contents = keys_without_labels(built.values(), builder.graphs)
-                bench = Bench(job.machines, MeasurementStore(run, evaluation, job.timing, contents), reporter, pages)
+                store = MeasurementStore(run, evaluation, job.timing, fingerprints(built))
+                bench = Bench(job.machines, store, reporter, pages)
                 measured: Sequence[Measurement] = bench.measure(built)
                 if not reference.near_chance:  # where no accuracy means anything
                     measured = improvement.improve(built, measured, bench.measure_on, builder.graphs)

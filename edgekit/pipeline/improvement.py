@@ -11,7 +11,6 @@ from edgekit.devices.registry import Device
 from edgekit.errors import BundleError
 from edgekit.measure.measure_bundles import BuiltBundles
 from edgekit.measure.settings import Gates, Timing
-from edgekit.pipeline.build import differs_in_labels
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.request import BuildSpec, BundleInputs
@@ -110,9 +109,8 @@ def restore(spec: BuildSpec, targets: Iterable[str], run: RunFolder) -> None:
 
 
 def _is_made_from(path: Path, inputs: BundleInputs) -> bool:
-    """Whether there is an intact bundle at `path` from these inputs, or from others in the names of classes only."""
+    """Whether there is an intact bundle at `path` from these inputs."""
     try:
-        bundle = read_bundle(path)
+        return read_bundle(path).manifest.fingerprint == inputs.key
     except BundleError:
         return False
-    return bundle.manifest.fingerprint == inputs.key or differs_in_labels(bundle, inputs)

@@ -21,7 +21,7 @@ from edgekit.report.document import Reference
 from edgekit.report.measurement import Measurement
 from edgekit.report.row import Row
 from edgekit.report.sentences import near_chance
-from edgekit.runtime.bundle import read_bundle
+from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.files import without_folders
 from edgekit.support.progress import Reporter
 
@@ -33,6 +33,11 @@ def reference_for(network: Network, evaluation: EvaluationImages, reporter: Repo
     for warning in near_chance(reference, len(evaluation.crops)):
         reporter.warn(warning)
     return replace(reference, right_by_class=right_by_class(predictions, labels))
+
+
+def fingerprints(built: BuiltBundles) -> dict[str, str]:
+    """The hash of what each bundle was made from, whatever its classes are called, by the bundle's own hash."""
+    return {bundle.sha256: bundle.manifest.fingerprint for bundle in built.values() if isinstance(bundle, Bundle)}
 
 
 @dataclass(frozen=True)

@@ -61,13 +61,11 @@ class CalibrationInputs:
 class BundleInputs(Inputs):
     """Inputs of a bundle, or of a stored graph for it. The bundle's fingerprint is the key.
 
-    The golden samples of a float bundle may come from other images.
+    The golden samples of a float bundle may come from other images, and the names of classes decide nothing else.
     """
 
     network: NetworkIdentity
     """The network."""
-    labels: tuple[str, ...]
-    """Names of the classes."""
     target: str
     """Runtime that the bundle is for."""
     precision: Precision
@@ -80,10 +78,6 @@ class BundleInputs(Inputs):
     """Inputs of the calibration; None for a float bundle."""
     versions: Mapping[str, str]
     """Versions of the packages that compile and run bundles, of Python and of edgekit, and the hash of its code."""
-
-    def differ_in_labels_alone(self, fingerprint: str, labels: tuple[str, ...]) -> bool:
-        """Whether something with this fingerprint was made from these inputs, but with other class names: `labels`."""
-        return fingerprint == replace(self, labels=labels).key != self.key
 
 
 @dataclass(frozen=True)
@@ -124,7 +118,6 @@ class BundleRequest:
             calibration = CalibrationInputs(replace(recipe, targets={}), *images, self.shared_recipe)
         return BundleInputs(
             network=self.network.identity,
-            labels=self.network.labels,
             target=self.target,
             precision=self.precision,
             rewrites_and_placement=recipe.targets[self.target],

@@ -66,7 +66,7 @@ def quantize_model(options: Job, reporter: Reporter) -> QuantizedGraphs:
 
         def quantized(name: str) -> str:
             target, folder = targets[name], run.path / f"{name}-graph"
-            if _has_graph(folder, graphs.inputs(target, "int8")):
+            if _has_graph(folder, graphs.inputs(target, "int8"), spec.network.labels):
                 reporter.say(f"{folder.name}: reused from an earlier run")
             else:
                 to_compile = graphs.graph_to_compile(target, "int8")
@@ -79,16 +79,17 @@ def quantize_model(options: Job, reporter: Reporter) -> QuantizedGraphs:
     return QuantizedGraphs(graphs=tuple(folders.values()), failures=not_made(errors))
 
 
-def _has_graph(folder: Path, inputs: BundleInputs) -> bool:
-    """Whether a folder has the graph of these inputs. One that differs in class names only gets the new names."""
+def _has_graph(folder: Path, inputs: BundleInputs, labels: tuple[str, ...]) -> bool:
+    """Whether a folder has the graph of these inputs, which then gets these class names."""
     try:
         facts = read_facts(folder)
     except InputError:
         return False
-    if inputs.differ_in_labels_alone(facts.fingerprint, facts.labels):
-        facts = replace(facts, labels=inputs.labels, fingerprint=inputs.key)
-        save_facts(facts, folder)
-    return facts.fingerprint == inputs.key
+    if facts.fingerprint != inputs.key:
+        return False
+    if facts.labels != labels:
+        save_facts(replace(facts, labels=labels), folder)
+    return True
 
 
 def compile_graphs(source: Path, output: Path, reporter: Reporter) -> CompiledBundles:

@@ -19,14 +19,14 @@ from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.measure_bundles import measure_group
 from edgekit.measure.measurement_store import MeasurementStore
 from edgekit.measure.settings import Gates, Timing
-from edgekit.pipeline.build import build_one, keys_without_labels
+from edgekit.pipeline.build import build_one
 from edgekit.pipeline.builder import Builder
 from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.deploy import check_tools
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.measuring import Bench, judge_all, reference_for
+from edgekit.pipeline.measuring import Bench, fingerprints, judge_all, reference_for
 from edgekit.pipeline.reporting import assemble, write_run
 from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.torch_reference import crop_images
@@ -247,8 +247,8 @@ def verdict(
     with run.workspace("images") as workspace:
         evaluation = crop_images(spec.network, images, workspace, run, reporter)
         reference = reference_for(spec.network, evaluation, reporter)
-        contents = keys_without_labels(built.values(), graphs)
-        bench = Bench(job.machines, MeasurementStore(run, evaluation, job.timing, contents), reporter, pages)
+        store = MeasurementStore(run, evaluation, job.timing, fingerprints(built))
+        bench = Bench(job.machines, store, reporter, pages)
         rows = judge_all(bench.measure(built), job.gates, spec.network, reference, run.path)
         finals = bench.time_finals(rows)
     gates = trial_gates(job)

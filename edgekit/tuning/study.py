@@ -120,7 +120,7 @@ class StudyInputs(Inputs):
     """Inputs of a study's trials, except for the candidate of each. Bounds and budgets are not among them."""
 
     bundles: tuple[BundleInputs, ...]
-    """Inputs of the float bundle, and of the int8 bundle of the recipe to improve, without the names of classes."""
+    """Inputs of the float bundle, and of the int8 bundle of the recipe to improve."""
     reference: ReferenceInputs
     """Inputs of torch's predictions for the images that judge the trials."""
     timing: Timing
@@ -136,7 +136,7 @@ class StudyInputs(Inputs):
 def study_inputs(spec: BuildSpec, images: JobImages, target: str, timing: Timing, device: Device = THIS) -> StudyInputs:
     """Inputs of the trials of a job for one target, measured on this device."""
     return StudyInputs(
-        bundles=tuple(replace(spec.request(target, precision).inputs, labels=()) for precision in PRECISIONS),
+        bundles=tuple(spec.request(target, precision).inputs for precision in PRECISIONS),
         reference=reference_inputs(spec.network, images),
         timing=timing,
         device=machine.describe() if device == THIS else None,

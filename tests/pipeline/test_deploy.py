@@ -485,7 +485,7 @@ POINTS: list[tuple[Any, str, int]] = [
     (images, "predict", 0),
     (opened_bundle, "predict", 1),
     (steadiness, "alternate", 0),
-    (pipeline, "write_report", 0),
+    (reporting, "write_report", 0),
 ]
 """Where Ctrl-C arrives, in the order of a run: (owner, function, number of calls that still succeed)."""
 

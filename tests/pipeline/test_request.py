@@ -49,10 +49,10 @@ PROVENANCE = {
 
 
 @pytest.mark.parametrize("precision", ["float", "int8"])
-def test_it_depends_on_the_labels(tiny_convnext: Network, precision: Precision) -> None:
+def test_class_names_change_nothing_else(tiny_convnext: Network, precision: Precision) -> None:
     changed = replace(tiny_convnext, labels=CHANGED)
     vars(changed)["graph_sha256"] = tiny_convnext.graph_sha256
-    assert key_of(changed, precision) != key_of(tiny_convnext, precision)
+    assert key_of(changed, precision) == key_of(tiny_convnext, precision)
     assert {field.name for field in fields(Network)} == {"labels", *BY_IDENTITY, *PROVENANCE}
 
 
