@@ -55,13 +55,13 @@ def not_made(errors: Mapping[str, Exception]) -> tuple[NotMade, ...]:
     return tuple(NotMade(name=name, failure=Failure.of("compile", error)) for name, error in errors.items())
 
 
-def quantize_model(options: Job, reporter: Reporter) -> QuantizedGraphs:
+def quantize_model(job: Job, reporter: Reporter) -> QuantizedGraphs:
     """Calibrate for each target, and write the graphs to `OUTPUT/<target>-int8-graph`."""
-    check_output(options.folder)
-    spec, _ = load_job(options, reporter, evaluates=False)
-    with open_run(options.folder) as run, builder_of(spec, run, reporter) as builder:
+    check_output(job.folder)
+    spec, _ = load_job(job, reporter, evaluates=False)
+    with open_run(job.folder) as run, builder_of(spec, run, reporter) as builder:
         spec = builder.spec  # a large network's, so that the one in memory is freed
-        write_list(run.path / "calibration.json", spec.calibration, spec.recipe, options.seed)
+        write_list(run.path / "calibration.json", spec.calibration, spec.recipe, job.seed)
         graphs = builder.graphs
 
         def quantized(name: str) -> str:
@@ -74,7 +74,7 @@ def quantize_model(options: Job, reporter: Reporter) -> QuantizedGraphs:
                 save_graph(to_compile, folder)
             return str(folder)
 
-        targets = {f"{target}-int8": target for target in options.targets}
+        targets = {f"{target}-int8": target for target in job.targets}
         folders, errors = each_bundle(targets, quantized, reporter)
     return QuantizedGraphs(graphs=tuple(folders.values()), failures=not_made(errors))
 
@@ -119,20 +119,20 @@ def compile_graphs(source: Path, output: Path, reporter: Reporter) -> CompiledBu
     return CompiledBundles(bundles=tuple(bundles.values()), failures=failures)
 
 
-def build_bundles(options: Job, reporter: Reporter) -> dict[str, Bundle | Exception]:
+def build_bundles(job: Job, reporter: Reporter) -> dict[str, Bundle | Exception]:
     """Build the bundles of a job in its folder, without measuring them. Returns each bundle by name, or its error."""
-    check_output(options.folder)
-    for target in options.targets:
+    check_output(job.folder)
+    for target in job.targets:
         load_backend(target)
-    spec, _ = load_job(options, reporter, evaluates=False)
-    with open_run(options.folder) as run, builder_of(spec, run, reporter) as builder:
+    spec, _ = load_job(job, reporter, evaluates=False)
+    with open_run(job.folder) as run, builder_of(spec, run, reporter) as builder:
         del spec  # which a large network's builder doesn't need
-        return builder.build(options.targets, run.path, options.precisions)
+        return builder.build(job.targets, run.path, job.precisions)
 
 
-def compile_model(options: Job, reporter: Reporter) -> CompiledBundles:
+def compile_model(job: Job, reporter: Reporter) -> CompiledBundles:
     """Build float bundles of a model, `OUTPUT/<target>-float`. A few images check their parity with torch."""
-    built = build_bundles(replace(options, precisions=("float",)), reporter)
+    built = build_bundles(replace(job, precisions=("float",)), reporter)
     bundles = tuple(str(bundle.path) for bundle in built.values() if isinstance(bundle, Bundle))
     errors = {name: error for name, error in built.items() if isinstance(error, Exception)}
     return CompiledBundles(bundles=bundles, failures=not_made(errors))
