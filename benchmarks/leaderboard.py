@@ -33,9 +33,9 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Measure one row for each target of a model, which is built with `model_args`."""
     from edgekit.config.precisions import Precision
-    from edgekit.images.crops import crop_samples
+    from edgekit.images.dataset import crop_samples
     from edgekit.job import Job
-    from edgekit.models.logits import batched_logits
+    from edgekit.models.network import batched_logits
     from edgekit.models.options import ModelOptions
     from edgekit.pipeline.build import build_one
     from edgekit.pipeline.graphs import JobGraphs

@@ -127,7 +127,7 @@ def stock_seconds(name: str, data: Path | None) -> dict[str, float]:
     """Make the stock tools' files of a model; returns the seconds for each runtime."""
     from benchmarks.peerlib.builds import Stock
     from edgekit.config.runtimes import RUNTIMES
-    from edgekit.images.crops import crop_samples
+    from edgekit.images.dataset import crop_samples
     from edgekit.pipeline.loading import load_job
     from edgekit.support.progress import Reporter
 

@@ -24,7 +24,7 @@ from benchmarks.rows import Row, keep_rows
 from edgekit.compiler.execution.threads import at_once, side_by_side
 from edgekit.compiler.nodes import A, Q
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.images.crops import crop_samples
+from edgekit.images.dataset import crop_samples
 from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
 from edgekit.pipeline.graphs import JobGraphs

@@ -130,9 +130,9 @@ def make(
     """
     from benchmarks.peerlib.builds import Stock, edgekit_candidates
     from benchmarks.peerlib.models import SUBJECTS
-    from edgekit.images.crops import crop_each, crop_samples
+    from edgekit.images.dataset import crop_each, crop_samples
     from edgekit.job import Job
-    from edgekit.models.logits import torch_logits
+    from edgekit.models.network import torch_logits
     from edgekit.pipeline.builder import Builder
     from edgekit.pipeline.graphs import JobGraphs
     from edgekit.pipeline.loading import load_job

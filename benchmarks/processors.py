@@ -25,12 +25,12 @@ from benchmarks.peers import HERE
 from benchmarks.rows import Row, keep_rows
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.images.crops import crop_samples
+from edgekit.images.dataset import crop_samples
 from edgekit.job import Job
 from edgekit.measure import machine
 from edgekit.measure.accuracy import snr_db
 from edgekit.measure.latency import alternate, ratio
-from edgekit.models.logits import torch_logits
+from edgekit.models.network import torch_logits
 from edgekit.pipeline.build import compile_graph
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.loading import load_job

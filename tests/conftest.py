@@ -16,7 +16,7 @@ from PIL import Image
 from edgekit.cli.main import main
 from edgekit.devices.web.runtime_package import VERSION, RuntimeFiles, runtime_files
 from edgekit.errors import MissingExtraError
-from edgekit.images.crops import LabelledCrops
+from edgekit.images.dataset import LabelledCrops
 from edgekit.measure.accuracy import EvaluationImages, Predictions
 from edgekit.runtime.bundle import Golden, write_bundle
 from tests.helpers.environments import build, install_as_printed, new_environment

@@ -12,8 +12,7 @@ import pytest
 
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
-from edgekit.images.crops import LabelledCrops
-from edgekit.images.dataset import open_dataset
+from edgekit.images.dataset import LabelledCrops, open_dataset
 from edgekit.images.preprocess import Preprocessing
 from edgekit.images.selection import select
 from edgekit.measure import shards
@@ -29,7 +28,7 @@ from edgekit.pipeline.torch_reference import ReferenceInputs, torch_answers
 from edgekit.report.measurement import Measurement
 from edgekit.report.sensitivity_document import TargetSensitivity
 from edgekit.runtime.bundle import Bundle, read_bundle
-from edgekit.support.hashes import Inputs
+from edgekit.support.files import Inputs
 from edgekit.support.progress import Reporter, no_step
 from edgekit.support.run_folder import RunFolder, open_run
 from edgekit.tuning import sensitivity as analysis

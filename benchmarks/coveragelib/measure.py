@@ -17,10 +17,10 @@ from benchmarks.rows import Row, keep_rows
 from edgekit.config.precisions import Precision
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import EdgekitError, ModelError
-from edgekit.images.crops import crop_samples
+from edgekit.images.dataset import crop_samples
 from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
-from edgekit.models.logits import torch_logits
+from edgekit.models.network import torch_logits
 from edgekit.models.options import ModelArgs, ModelOptions
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.graphs import JobGraphs

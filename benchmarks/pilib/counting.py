@@ -22,7 +22,7 @@ from benchmarks.peerlib.candidates import Candidate
 from benchmarks.peerlib.wheels import WHEELS
 from benchmarks.pilib import debian, guest
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.devices.wheel import REQUIREMENTS, own_wheel
+from edgekit.devices.setup import REQUIREMENTS, own_wheel
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.files import replacing
 

@@ -14,13 +14,13 @@ from benchmarks.peerlib.candidates import Candidate, Infer, open_candidate
 from benchmarks.rows import Row
 from benchmarks.trainedlib.choices import MOST_DROP, Choice, varied
 from edgekit.errors import EdgekitError
-from edgekit.images.crops import crop_each, crop_samples
+from edgekit.images.dataset import crop_each, crop_samples
 from edgekit.images.selection import split
 from edgekit.job import Job
 from edgekit.measure import machine
 from edgekit.measure.accuracy import Predictions, compare, predict, snr_db
 from edgekit.measure.profile_summary import summarize_profile
-from edgekit.models.logits import batched_logits
+from edgekit.models.network import batched_logits
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.deploy import deploy
 from edgekit.pipeline.graphs import JobGraphs

@@ -35,7 +35,7 @@ from edgekit.devices.messages import (
 from edgekit.devices.slots import RUN_AGAIN, turn
 from edgekit.devices.trial import push_bundle
 from edgekit.errors import DeviceError, EdgekitError
-from edgekit.images.crops import LabelledCrops
+from edgekit.images.dataset import LabelledCrops
 from edgekit.measure import machine
 from edgekit.measure.accuracy import EvaluationImages, Predictions
 from edgekit.measure.inspect_bundle import inspect_bundle, inspect_model

@@ -5,23 +5,31 @@ named by a hash of their contents. scripts/store and scripts/environment delete 
 there.
 """
 
+import base64
+import csv
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from io import BytesIO, StringIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
+from edgekit import __version__
 from edgekit.config.runtimes import find_runtime
+from edgekit.config.toml_reader import data_folder
 from edgekit.devices.faults import exit_error, full_disk
 from edgekit.devices.probe_result import ProbeResult, python_of, reason_against, wheel_problem
 from edgekit.devices.scripts import ENVIRONMENT, STORE
 from edgekit.devices.transport import Connection, Done, Request, script_command, watched
-from edgekit.devices.wheel import NAME, REQUIREMENTS, TRUST_REQUIREMENTS, own_wheel
 from edgekit.errors import ConnectionCutError, DeviceError, DevicePythonError, DeviceSetupError, as_sentences
+from edgekit.support import distribution
 from edgekit.support.child_process import run_python
 from edgekit.support.distribution import release
-from edgekit.support.hashes import digest, file_sha256
+from edgekit.support.files import digest, file_sha256
 
 CHUNK = 1 << 20
 SET_UP_S = 3600
@@ -78,7 +86,7 @@ def ensure_environment(connection: Connection, facts: ProbeResult, target: str, 
             "which doesn't need ensurepip",
         )
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-        (Path(folder) / NAME).write_bytes(wheel)
+        (Path(folder) / WHEEL).write_bytes(wheel)
         if offline:
             fetch_wheels(device, facts, requirements, Path(folder))
         wheels = {path.name: path for path in Path(folder).glob("*.whl")}
@@ -210,3 +218,68 @@ def _setup_error(device: str, facts: ProbeResult, target: str, status: int, stde
         return error
     offline = "Use --offline, which downloads the packages on this machine"
     return DeviceSetupError(error.problem, valid=error.valid, fix=as_sentences(error.fix, offline))
+
+
+_STEM = f"{distribution.NAME.replace('-', '_')}-{__version__}"
+WHEEL = f"{_STEM}-py3-none-any.whl"
+REQUIREMENTS = ("numpy>=1.26", "pillow>=10.3", "msgspec>=0.20,<1")
+"""Requirements of the agent in addition to a runtime: the package's own dependencies, and msgspec for messages."""
+TRUST_REQUIREMENTS = ("cryptography>=43",)
+"""What a device that takes only signed bundles needs in addition: the extra `trust`."""
+_LEFT_OUT = frozenset(("__pycache__", "_data", "cli", "compiler", "demo", "job", "models", "pipeline", "tuning", "web"))
+"""Folders that a device doesn't need, because it makes no bundles, serves no page and has no command line, and those
+with another place."""
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_MODE = 0o100644
+"""Mode of a regular file that its owner may write. Without it, some programs unpack files that nobody may read."""
+
+
+def own_wheel() -> bytes:
+    """Content of a wheel of edgekit for devices, written from the running package.
+
+    The running package may be a checkout or an installed one. A build system could build only the checkout, and a
+    device needs only a part of the package. The wheel therefore has Python and text files unchanged, device classes and
+    recipes in the place where an installed package has them, and neither the demo nor the rooms that only make bundles.
+    The same content gives the same bytes, so the wheel's hash identifies it.
+    """
+    content = dict(_content())
+    folder = f"{_STEM}.dist-info"
+    needs = "".join(f"Requires-Dist: {requirement}\n" for requirement in REQUIREMENTS)
+    metadata = f"Metadata-Version: 2.1\nName: {distribution.NAME}\nVersion: {__version__}\n{needs}"
+    content[f"{folder}/METADATA"] = metadata.encode()
+    content[f"{folder}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: edgekit\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    content[f"{folder}/RECORD"] = _record(content, f"{folder}/RECORD")
+    out = BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in content.items():
+            member = zipfile.ZipInfo(name, _EPOCH)
+            member.external_attr = _MODE << 16
+            archive.writestr(member, data, zipfile.ZIP_DEFLATED)
+    return out.getvalue()
+
+
+def _record(content: Mapping[str, bytes], own_name: str) -> bytes:
+    """The wheel's RECORD: SHA-256 and size in bytes of each file, except for RECORD itself."""
+    out = StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    for name, data in content.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+        writer.writerow((name, f"sha256={digest}", len(data)))
+    writer.writerow((own_name, "", ""))
+    return out.getvalue().encode()
+
+
+def _content() -> Iterator[tuple[str, bytes]]:
+    yield from _below("edgekit", files("edgekit"))
+    kinds: tuple[Literal["targets", "calibration"], ...] = ("targets", "calibration")
+    for kind in kinds:
+        yield from _below(f"edgekit/_data/{kind}", data_folder(kind))
+
+
+def _below(name: str, folder: Traversable) -> Iterator[tuple[str, bytes]]:
+    for item in sorted(folder.iterdir(), key=lambda item: item.name):
+        path = f"{name}/{item.name}"
+        if item.is_dir() and item.name not in _LEFT_OUT:
+            yield from _below(path, item)
+        elif item.is_file():
+            yield path, item.read_bytes()

@@ -42,7 +42,7 @@ from edgekit.devices.scripts.apps import (
 )
 from edgekit.errors import BundleRefusedError, DeviceError, SignatureError
 from edgekit.runtime.signature import parse_public_key, public_pem
-from edgekit.support.hashes import file_sha256
+from edgekit.support.files import file_sha256
 from edgekit.support.progress import Reporter
 
 if TYPE_CHECKING:

@@ -1,15 +1,17 @@
-"""Labelled images: a set in any layout, whose labels have become outputs of a model."""
+"""Labelled images: a set in any layout, whose labels have become outputs of a model, and its crops for one network."""
 
 import os
 import shlex
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.errors import DataError, ImageError
@@ -18,6 +20,7 @@ from edgekit.images.decoding import open_image
 from edgekit.images.layouts import VALID, open_layout
 from edgekit.images.layouts.in_memory import InMemory, MemoryStore
 from edgekit.images.layouts.layout import EVALUATION_SPLITS, TRAINING_SPLITS, Contents, Layout, Part, Store, Terms
+from edgekit.images.preprocess import Preprocessing
 
 ImageSet: TypeAlias = str | os.PathLike[str] | Any
 """A path of labelled images, or images in memory: a data set of torch, or an iterable of (image, label)."""
@@ -219,3 +222,46 @@ def _assumption(images: LabelledSet) -> str:
         f"the {what} are taken as outputs 0 to {len(names) - 1} ({pairs}{', …' if len(names) > _SHOWN else ''}). If "
         "the network was trained with another order, list its classes with `--labels FILE`"
     )
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledCrops:
+    """Cropped images and their labels, in the same order."""
+
+    pixels: NDArray[np.uint8]
+    """Pixels [N,H,W,C], possibly memory-mapped."""
+    labels: NDArray[np.int64]
+    """Class indices [N]."""
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def normalized(self, preprocessing: Preprocessing) -> Iterator[tuple[NDArray[np.float32], int]]:
+        """Yield each image as a network's input, float32 [1,C,H,W], and its label."""
+        for pixels, label in zip(self.pixels, self.labels, strict=True):
+            yield preprocessing.normalize(pixels), int(label)
+
+
+def crop_each(dataset: Dataset, samples: Sequence[Sample], preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
+    """Yield each sample cropped, uint8 [H,W,C]. Raises ImageError for a sample that can't be read."""
+    for sample in samples:
+        yield preprocessing.crop(dataset.image(sample))
+
+
+def crop_samples(
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    preprocessing: Preprocessing,
+    pixels: NDArray[np.uint8] | None = None,
+    on_image: Callable[[], None] = lambda: None,
+) -> LabelledCrops:
+    """Crop the samples, into `pixels` if an array [N,H,W,C] is given, and call `on_image` after each.
+
+    Raises ImageError for a sample that can't be read.
+    """
+    if pixels is None:
+        pixels = np.empty((len(samples), *preprocessing.crop_shape), np.uint8)
+    for index, crop in enumerate(crop_each(dataset, samples, preprocessing)):
+        pixels[index] = crop
+        on_image()
+    return LabelledCrops(pixels, np.array([sample.label for sample in samples], np.int64))

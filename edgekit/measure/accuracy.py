@@ -1,5 +1,6 @@
 """Compare two models on the same images: top-1, top-5, and the paired drop with its interval."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite, log10, sqrt
@@ -9,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import EngineError
-from edgekit.images.crops import LabelledCrops
+from edgekit.images.dataset import LabelledCrops
 from edgekit.measure.paired import Z, mcnemar, paired_interval
-from edgekit.report.document import Reference
+from edgekit.report.document import EvaluatedClass, Reference
 from edgekit.report.measurement import Accuracy, ChangedImage, ClassChange
-from edgekit.support.hashes import Inputs
+from edgekit.support.files import Inputs
 from edgekit.support.run_folder import RunFolder
 
 Run: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -264,3 +265,28 @@ def share_interval(hits: int, count: int) -> tuple[float, float]:
     middle = (share + square / (2 * count)) / (1 + square / count)
     half = Z / (1 + square / count) * sqrt(share * (1 - share) / count + square / (4 * count**2))
     return (0.0 if hits == 0 else middle - half), (1.0 if hits == count else middle + half)
+
+
+MOST_CLASSES = 1_000
+"""Most classes that a report counts one by one."""
+
+
+def evaluated_classes(labels: Iterable[int], class_names: Sequence[str]) -> tuple[EvaluatedClass, ...] | None:
+    """The classes of images with these labels, by index, and their numbers of images; None for too many classes."""
+    counts = Counter(labels)
+    if len(counts) > MOST_CLASSES:
+        return None
+    return tuple(EvaluatedClass(class_names[label], counts[label]) for label in sorted(counts))
+
+
+def right_by_class(predictions: Predictions, labels: NDArray[np.int64]) -> tuple[int, ...] | None:
+    """Number of right predictions for each class of `evaluated_classes`; None for too many classes.
+
+    Args:
+        predictions: Predictions for N images.
+        labels: Right class of each image, int64 [N].
+    """
+    classes, places = np.unique(labels, return_inverse=True)
+    if len(classes) > MOST_CLASSES:
+        return None
+    return tuple(np.bincount(places[predictions.hit1], minlength=len(classes)).tolist())

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import DeviceError, ImageError, UsageError, costs_a_row
-from edgekit.images.crops import crop_each
-from edgekit.images.dataset import Dataset, Sample, open_dataset
+from edgekit.images.dataset import Dataset, Sample, crop_each, open_dataset
 from edgekit.images.selection import InspectedImage, Selection, missing_classes, select
 from edgekit.measure.accuracy import Predictions
 from edgekit.measure.cluster import executor_of

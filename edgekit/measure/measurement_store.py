@@ -9,7 +9,7 @@ from edgekit.measure.baselines import Group
 from edgekit.measure.settings import Timing
 from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Measurement
-from edgekit.support.hashes import Inputs, digest
+from edgekit.support.files import Inputs, digest
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
 

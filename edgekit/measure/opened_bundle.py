@@ -10,9 +10,16 @@ from numpy.typing import NDArray
 
 from edgekit.errors import StageError
 from edgekit.images.decoding import open_image
-from edgekit.measure.accuracy import EvaluationImages, Predictions, SnrMeter, changed_classes, compare, predict
+from edgekit.measure.accuracy import (
+    EvaluationImages,
+    Predictions,
+    SnrMeter,
+    changed_classes,
+    compare,
+    predict,
+    right_by_class,
+)
 from edgekit.measure.baselines import Group, is_baseline, label_of
-from edgekit.measure.by_class import right_by_class
 from edgekit.measure.fresh_process import Fresh, measure_fresh
 from edgekit.measure.profile_summary import ProfileSummary, runs_for, summarize_profile
 from edgekit.measure.settings import Timing

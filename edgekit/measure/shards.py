@@ -17,7 +17,7 @@ from edgekit.measure.accuracy import Predictions, predict
 from edgekit.measure.machine import measuring_versions
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.session import Session
-from edgekit.support.hashes import Inputs
+from edgekit.support.files import Inputs
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Step
 from edgekit.support.run_folder import RunFolder

@@ -21,7 +21,7 @@ from edgekit.errors import WeightsError
 from edgekit.models.description import CONFIG, Description, describe, describe_folder, weight_files
 from edgekit.models.labels import StoredNames, stored_names
 from edgekit.models.state_dict import State, some, versions_of_modules, with_versions
-from edgekit.support.hashes import digest, file_sha256
+from edgekit.support.files import digest, file_sha256
 
 _CODE = re.compile(r"GLOBAL (\S+)")
 

@@ -20,7 +20,7 @@ from edgekit.models.options import ONNX_SUFFIX, ModelOptions
 from edgekit.models.source import LoadedModule
 from edgekit.models.state_dict import state_sha256
 from edgekit.runtime.engine import import_runtime
-from edgekit.support.hashes import digest, file_sha256
+from edgekit.support.files import digest, file_sha256
 from edgekit.support.libraries import first_line, quiet
 
 _GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)

@@ -22,7 +22,7 @@ from edgekit.models.options import ModelOptions, Note
 from edgekit.models.random_weights import randomize
 from edgekit.models.source import LoadedModule
 from edgekit.models.state_dict import State, fit_weights, state_sha256
-from edgekit.support.hashes import file_sha256
+from edgekit.support.files import file_sha256
 from edgekit.support.libraries import first_line, import_needed
 
 PREFIX = "open_clip:"

@@ -17,17 +17,15 @@ from safetensors.torch import save_file
 
 from edgekit import __version__
 from edgekit.errors import OutputError, UsageError, WeightsError
-from edgekit.images.crops import LabelledCrops, crop_samples
-from edgekit.images.dataset import open_dataset
+from edgekit.images.dataset import LabelledCrops, crop_samples, open_dataset
 from edgekit.images.selection import select
 from edgekit.models import load_network
 from edgekit.models.checkpoint import read_checkpoint
 from edgekit.models.loading import settle_classes
-from edgekit.models.logits import torch_logits
+from edgekit.models.network import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.models.state_dict import State, fit_weights, some
-from edgekit.support.files import replacing, writing
-from edgekit.support.hashes import file_sha256
+from edgekit.support.files import file_sha256, replacing, writing
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 

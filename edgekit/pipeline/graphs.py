@@ -21,14 +21,13 @@ from edgekit.compiler.simplify import simplify
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import Recipe
 from edgekit.errors import CompileError
-from edgekit.images.crops import crop_each, crop_samples
-from edgekit.models.logits import batched_logits, torch_logits
+from edgekit.images.dataset import crop_each, crop_samples
+from edgekit.models.network import batched_logits, torch_logits
 from edgekit.pipeline.graph_to_compile import GraphToCompile, ParitySamples
 from edgekit.pipeline.parity import Rewriter, check_graph
 from edgekit.pipeline.quantize import calibrate_together, quantize_stage
 from edgekit.pipeline.request import BuildSpec, BundleInputs, BundleRequest
-from edgekit.support.files import replacing, writing
-from edgekit.support.hashes import digest
+from edgekit.support.files import digest, replacing, writing
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter, Step, part_of
 

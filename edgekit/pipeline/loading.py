@@ -15,14 +15,13 @@ from edgekit.devices.probe_result import class_of_remote
 from edgekit.devices.registry import THIS, Device
 from edgekit.errors import DeviceError, ModelError, UsageError
 from edgekit.images.calibration_list import CalibrationList, read_list
-from edgekit.images.crops import crop_samples
-from edgekit.images.dataset import Dataset
+from edgekit.images.dataset import Dataset, crop_samples
 from edgekit.images.selection import Selection
 from edgekit.job import Job
 from edgekit.job.job import check_scheme
 from edgekit.models import Network, load_network
 from edgekit.models.loading import settle_classes
-from edgekit.models.logits import batched_logits
+from edgekit.models.network import batched_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.job_images import ImageChoice, JobImages, choose_images, datasets_of, warn_of_images
 from edgekit.pipeline.request import BuildSpec

@@ -9,8 +9,7 @@ from edgekit.devices.registry import THIS, Device
 from edgekit.devices.remote import measure_on_device
 from edgekit.devices.web.pages import Pages
 from edgekit.measure import machine
-from edgekit.measure.accuracy import EvaluationImages, reference_of, with_class_names
-from edgekit.measure.by_class import right_by_class
+from edgekit.measure.accuracy import EvaluationImages, reference_of, right_by_class, with_class_names
 from edgekit.measure.gates import judge
 from edgekit.measure.measure_bundles import BuiltBundles, measure_here
 from edgekit.measure.measurement_store import MeasurementStore

@@ -16,7 +16,7 @@ from edgekit.images.dataset import Dataset
 from edgekit.images.overlap import copies_of
 from edgekit.images.preprocess import Preprocessing
 from edgekit.images.selection import differ_in_brightness, doubts
-from edgekit.measure.by_class import evaluated_classes
+from edgekit.measure.accuracy import evaluated_classes
 from edgekit.measure.measurement_store import lost_with_device
 from edgekit.measure.recommendation import Finals, recommend
 from edgekit.models import Network

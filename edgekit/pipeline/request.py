@@ -16,7 +16,7 @@ from edgekit.images.selection import Selection
 from edgekit.models import Network
 from edgekit.models.network import DISTRIBUTIONS, NetworkIdentity
 from edgekit.support.distribution import versions_of
-from edgekit.support.hashes import Inputs
+from edgekit.support.files import Inputs
 
 SHARED_DISTRIBUTIONS = (*DISTRIBUTIONS, "networkx", *COMPILER_DISTRIBUTIONS)
 """Distributions that affect every bundle. Those of single runtimes are in the table of runtimes."""

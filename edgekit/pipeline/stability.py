@@ -15,7 +15,7 @@ from edgekit.compiler.quantize.mse_ranges import consumers
 from edgekit.compiler.quantizers import quantizers
 from edgekit.config.recipes import Recipe
 from edgekit.errors import UsageError
-from edgekit.images.crops import crop_samples
+from edgekit.images.dataset import crop_samples
 from edgekit.measure.accuracy import snr_db
 from edgekit.models import Network
 from edgekit.pipeline.graphs import JobGraphs

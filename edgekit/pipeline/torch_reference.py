@@ -9,14 +9,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.images.crops import LabelledCrops, crop_samples
+from edgekit.images.dataset import LabelledCrops, crop_samples
 from edgekit.measure.accuracy import EvaluationImages, Predictions, predict
 from edgekit.models import Network
-from edgekit.models.logits import batched_logits
-from edgekit.models.network import NetworkIdentity
+from edgekit.models.network import NetworkIdentity, batched_logits
 from edgekit.pipeline.job_images import JobImages
-from edgekit.support.files import writing
-from edgekit.support.hashes import Inputs
+from edgekit.support.files import Inputs, writing
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
 

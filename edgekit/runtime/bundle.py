@@ -22,8 +22,7 @@ from edgekit.runtime.manifest import MANIFEST as MANIFEST
 from edgekit.runtime.manifest import FileEntry, check_file_name, parse_manifest
 from edgekit.runtime.manifest import Manifest as Manifest
 from edgekit.runtime.strict_json import check_printable
-from edgekit.support.files import replacing
-from edgekit.support.hashes import digest, file_sha256
+from edgekit.support.files import digest, file_sha256, replacing
 
 COPY_AGAIN = "Copy the whole folder again"
 MAX_TEXT_BYTES = 32 << 20

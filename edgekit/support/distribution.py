@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from edgekit.support.hashes import code_sha256
+from edgekit.support.files import code_sha256
 
 NAME = "edgekit-deploy"
 """The distribution's name, as [project] in pyproject.toml declares it."""

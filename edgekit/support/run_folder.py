@@ -16,8 +16,7 @@ import msgspec
 from edgekit.errors import OutputError
 from edgekit.support import library_log
 from edgekit.support.error_text import text_of
-from edgekit.support.files import write_json, writing
-from edgekit.support.hashes import Inputs
+from edgekit.support.files import Inputs, write_json, writing
 
 T = TypeVar("T")
 

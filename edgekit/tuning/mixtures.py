@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.compiler.layers import layers
-from edgekit.images.crops import LabelledCrops, crop_samples
+from edgekit.images.dataset import LabelledCrops, crop_samples
 from edgekit.images.preprocess import Preprocessing
 from edgekit.measure.accuracy import Predictions, compare, predict, snr_db
 from edgekit.pipeline.graph_to_compile import GraphToCompile

@@ -35,8 +35,7 @@ from edgekit.report.measurement import Measurement
 from edgekit.report.recipe_search import SearchSummary, TargetSearch, draw_tuning
 from edgekit.report.sensitivity_document import ImageSet
 from edgekit.runtime.bundle import Bundle, read_bundle
-from edgekit.support.files import replace_text, writing
-from edgekit.support.hashes import digest
+from edgekit.support.files import digest, replace_text, writing
 from edgekit.support.libraries import import_needed, quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, open_run

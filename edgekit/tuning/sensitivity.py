@@ -11,7 +11,7 @@ from typing import Any
 from edgekit import __version__
 from edgekit.config.precisions import PRECISIONS
 from edgekit.errors import InputError, StageError, UsageError
-from edgekit.images.crops import crop_samples
+from edgekit.images.dataset import crop_samples
 from edgekit.job import Job
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.graph_to_compile import GraphToCompile
@@ -37,8 +37,7 @@ from edgekit.report.serialization import REPORT_FILE as REPORT
 from edgekit.report.serialization import to_json
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.profile import profile_bundle
-from edgekit.support.files import replace_text, shareable_command, writing
-from edgekit.support.hashes import Inputs
+from edgekit.support.files import Inputs, replace_text, shareable_command, writing
 from edgekit.support.libraries import import_needed, quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, check_output, open_run

@@ -23,8 +23,7 @@ from edgekit.pipeline.torch_reference import ReferenceInputs, reference_inputs
 from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Failure, Measurement
 from edgekit.runtime.bundle import Bundle
-from edgekit.support.files import without_folders
-from edgekit.support.hashes import Inputs, code_sha256
+from edgekit.support.files import Inputs, code_sha256, without_folders
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
 

@@ -23,12 +23,12 @@ from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices import setup, transport
 from edgekit.devices.probe_result import probe
 from edgekit.devices.remote import open_board
+from edgekit.devices.setup import REQUIREMENTS, WHEEL, own_wheel
 from edgekit.devices.transport import connect
-from edgekit.devices.wheel import NAME, REQUIREMENTS, own_wheel
 from edgekit.errors import ConnectionCutError, DeviceError, DeviceFullError, FrozenError
 from edgekit.measure.settings import Timing
 from edgekit.runtime.bundle import read_bundle
-from edgekit.support.hashes import file_sha256
+from edgekit.support.files import file_sha256
 from edgekit.support.progress import Reporter
 from tests.helpers.refusals import refuses
 from tests.helpers.ssh_server import Server
@@ -145,7 +145,7 @@ def test_every_extra_that_uses_msgspec_wants_the_same_one(extra: str) -> None:
 def test_the_wheels_record_has_the_hash_and_size_of_every_file() -> None:
     with zipfile.ZipFile(io.BytesIO(own_wheel())) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
-    stem = NAME.removesuffix("-py3-none-any.whl")
+    stem = WHEEL.removesuffix("-py3-none-any.whl")
     record = f"{stem}.dist-info/RECORD"
     rows = list(csv.reader(io.StringIO(contents[record].decode())))
     assert [name for name, _, _ in rows] == list(contents)
@@ -156,7 +156,7 @@ def test_the_wheels_record_has_the_hash_and_size_of_every_file() -> None:
 
 
 def test_the_wheel_is_named_like_the_distribution() -> None:
-    name, version, _, tags = parse_wheel_filename(NAME)
+    name, version, _, tags = parse_wheel_filename(WHEEL)
     assert (name, str(version), {str(tag) for tag in tags}) == ("edgekit-deploy", __version__, {"py3-none-any"})
     with zipfile.ZipFile(io.BytesIO(own_wheel())) as archive:
         metadata = message_from_bytes(archive.read(f"edgekit_deploy-{__version__}.dist-info/METADATA"))

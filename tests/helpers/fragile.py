@@ -6,8 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from edgekit.images.crops import crop_samples
-from edgekit.images.dataset import open_dataset
+from edgekit.images.dataset import crop_samples, open_dataset
 from edgekit.images.preprocess import Preprocessing
 
 FRAGILE = "middle"

@@ -22,8 +22,8 @@ import pytest
 from edgekit.devices import setup
 from edgekit.devices.probe_result import probe
 from edgekit.devices.registry import Device
+from edgekit.devices.setup import own_wheel
 from edgekit.devices.transport import connect
-from edgekit.devices.wheel import own_wheel
 from tests.helpers.waiting import wait_until
 
 SSHD = "/usr/sbin/sshd"

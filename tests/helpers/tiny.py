@@ -7,8 +7,7 @@ from typing import Any
 
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.images.crops import crop_samples
-from edgekit.images.dataset import open_dataset
+from edgekit.images.dataset import crop_samples, open_dataset
 from edgekit.images.preprocess import Preprocessing
 from edgekit.runtime.bundle import Manifest
 

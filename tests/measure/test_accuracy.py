@@ -1,5 +1,7 @@
 """Accuracy on labelled images, alone and compared with a reference."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -9,23 +11,26 @@ from edgekit.errors import EngineError
 from edgekit.measure.accuracy import (
     CLASSES,
     EXAMPLES,
+    MOST_CLASSES,
     Predictions,
     SnrMeter,
     chance,
     changed_classes,
     compare,
+    evaluated_classes,
     predict,
     reference_of,
+    right_by_class,
     share_interval,
     snr_db,
     with_class_names,
 )
-from edgekit.report.document import Reference
+from edgekit.report.document import EvaluatedClass, Reference
 from edgekit.report.measurement import ChangedImage, ClassChange
 from tests.helpers.refusals import refuses
 
 
-def predictions(hits: list[int], best: list[int] | None = None) -> Predictions:
+def predictions(hits: Sequence[int], best: list[int] | None = None) -> Predictions:
     hit = np.array(hits, bool)
     return Predictions(np.array(best or [0] * len(hits)), hit, hit)
 
@@ -198,3 +203,21 @@ def test_images_of_a_single_class() -> None:
     assert chance(labels, labels, 4) == 0.25
     assert not reference(np.arange(100) % 2, labels).near_chance
     assert reference(np.arange(100) % 4, labels).near_chance
+
+
+def test_classes_and_counts_have_the_same_order() -> None:
+    labels = np.array([7, 2, 7, 2, 2, 4])
+    names = [f"class {index}" for index in range(8)]
+    assert evaluated_classes(labels.tolist(), names) == (
+        EvaluatedClass("class 2", 3),
+        EvaluatedClass("class 4", 1),
+        EvaluatedClass("class 7", 2),
+    )
+    assert right_by_class(predictions([True, True, False, False, True, False]), labels) == (2, 0, 1)
+
+
+def test_too_many_classes_are_not_counted() -> None:
+    for count, known in ((MOST_CLASSES, True), (MOST_CLASSES + 1, False)):
+        labels = np.arange(count)
+        assert (evaluated_classes(labels.tolist(), [""] * count) is not None) == known
+        assert (right_by_class(predictions([True] * count), labels) is not None) == known

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgekit.config.precisions import Precision
-from edgekit.images.crops import LabelledCrops
+from edgekit.images.dataset import LabelledCrops
 from edgekit.measure import recommendation as module
 from edgekit.measure.accuracy import EvaluationImages, Predictions
 from edgekit.measure.gates import judge

@@ -12,10 +12,11 @@ from PIL import Image
 
 from edgekit.config.recipes import Estimator
 from edgekit.errors import WeightsError
-from edgekit.images import crops
+from edgekit.images.dataset import crop_each
 from edgekit.images.preprocess import Preprocessing
 from edgekit.job import Job
-from edgekit.models import Network, logits
+from edgekit.models import Network
+from edgekit.models import network as networks
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import graphs as graphs_module
 from edgekit.pipeline.graphs import PARITY_IMAGES, JobGraphs
@@ -44,22 +45,22 @@ def test_each_calibration_image_is_decoded_and_checked_once(
     decoded: list[str] = []
     predicted: list[NDArray[np.uint8]] = []
 
-    def crop_each(dataset: Any, samples: Any, preprocessing: Preprocessing) -> Any:
+    def noting_each(dataset: Any, samples: Any, preprocessing: Preprocessing) -> Any:
         decoded.extend(sample.name for sample in samples)
-        return crops.crop_each(dataset, samples, preprocessing)
+        return crop_each(dataset, samples, preprocessing)
 
     def batched_logits(network: Network, pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
         predicted.extend(pixels)
-        return logits.batched_logits(network, pixels)
+        return networks.batched_logits(network, pixels)
 
-    monkeypatch.setattr(graphs_module, "crop_each", crop_each)
+    monkeypatch.setattr(graphs_module, "crop_each", noting_each)
     monkeypatch.setattr(graphs_module, "batched_logits", batched_logits)
     for place in (tmp_path, tmp_path, None):
         graphs = JobGraphs(spec, Reporter(quiet=True), shared=place)
         images = graphs._calibration
         graphs._check_images()
         graphs._check_images()
-        expected = crops.crop_each(spec.calibration_dataset, spec.calibration.samples, spec.network.preprocessing)
+        expected = crop_each(spec.calibration_dataset, spec.calibration.samples, spec.network.preprocessing)
         for image, pixels in zip(images, expected, strict=True):
             np.testing.assert_array_equal(image, spec.network.preprocessing.normalize(pixels))
     assert decoded == 2 * [sample.name for sample in spec.calibration.samples[PARITY_IMAGES:]]

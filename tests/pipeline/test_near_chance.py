@@ -11,11 +11,10 @@ from onnx import helper
 from PIL import Image
 
 from edgekit.cli.main import main
-from edgekit.images.crops import crop_samples
-from edgekit.images.dataset import open_dataset
+from edgekit.images.dataset import crop_samples, open_dataset
 from edgekit.measure.gates import NEAR_CHANCE
 from edgekit.models import load_network
-from edgekit.models.logits import torch_logits
+from edgekit.models.network import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.report import load_report
 from tests.helpers.onnx_files import SIDE, written

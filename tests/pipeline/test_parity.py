@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekit.cli.main import main
-from edgekit.compiler.first_difference import first_differing_layer
 from edgekit.compiler.graph import set_weights, weight_of
 from edgekit.compiler.layers import dense_layers
 from edgekit.compiler.quantize import equalize
@@ -20,11 +19,11 @@ from edgekit.compiler.rewrites import REWRITES
 from edgekit.config.recipes import load_recipe
 from edgekit.errors import EdgekitError, ModelError, ParityError
 from edgekit.models.loading import load_network
-from edgekit.models.logits import torch_logits
+from edgekit.models.network import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import graphs
 from edgekit.pipeline.graph_to_compile import ParitySamples
-from edgekit.pipeline.parity import Rewriter, WrongRewrite, check_graph
+from edgekit.pipeline.parity import Rewriter, WrongRewrite, check_graph, first_differing_layer
 from edgekit.pipeline.quantize import calibrate_together, quantize_stage
 from edgekit.pipeline.request import BundleRequest
 from edgekit.report import load_report

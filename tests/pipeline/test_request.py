@@ -14,7 +14,7 @@ from edgekit.models import Network
 from edgekit.pipeline import request
 from edgekit.pipeline.request import ROOMS, BundleRequest, provenance_of, shaping_distributions, versions
 from edgekit.support.distribution import installed_version
-from edgekit.support.hashes import code_sha256
+from edgekit.support.files import code_sha256
 from tests.helpers.tiny import X86
 
 CHANGED: Any = ("changed",)

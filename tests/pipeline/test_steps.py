@@ -11,7 +11,7 @@ import pytest
 
 from edgekit.pipeline import steps
 from edgekit.pipeline.graph_to_compile import GRAPH, SAMPLES, read_facts
-from edgekit.support.hashes import Inputs
+from edgekit.support.files import Inputs
 from edgekit.support.progress import Reporter
 from tests.helpers.graph_folder import graph_folder
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.images.crops import crop_samples
-from edgekit.images.dataset import open_dataset
+from edgekit.images.dataset import crop_samples, open_dataset
 from edgekit.models import Network
-from edgekit.models.logits import torch_logits
+from edgekit.models.network import torch_logits
 from edgekit.pipeline import torch_reference
 from edgekit.pipeline.torch_reference import FirstLogits, ReferenceInputs, reserve
 from edgekit.support.run_folder import open_run

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.images.crops import crop_samples
+from edgekit.images.dataset import crop_samples
 from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
 from edgekit.models import parse_model_args
-from edgekit.models.logits import torch_logits
+from edgekit.models.network import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.builder import Builder
 from edgekit.pipeline.graphs import JobGraphs

@@ -16,7 +16,7 @@ from edgekit.report.bom import FileHashes, render_bom
 from edgekit.report.document import Reference, Report
 from edgekit.report.figure import table_figures
 from edgekit.runtime.bundle import MANIFEST, read_bundle
-from edgekit.support.hashes import file_sha256
+from edgekit.support.files import file_sha256
 from tests.helpers.reports import MODEL, RANDOM_MODEL, ROWS, report
 from tests.helpers.tiny import MakeBundle
 

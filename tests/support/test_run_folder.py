@@ -10,8 +10,7 @@ import pytest
 
 from edgekit.errors import OutputError
 from edgekit.support import library_log
-from edgekit.support.files import write_json, writing
-from edgekit.support.hashes import Inputs
+from edgekit.support.files import Inputs, write_json, writing
 from edgekit.support.run_folder import LOCK, STATE, check_output, open_run
 from tests.helpers.refusals import refuses
 

@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 from edgekit.cli.main import main
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe
-from edgekit.images.crops import LabelledCrops
+from edgekit.images.dataset import LabelledCrops
 from edgekit.images.preprocess import Preprocessing
 from edgekit.report import load_report
 from edgekit.report.sensitivity_document import LayerTime, Sensitivity

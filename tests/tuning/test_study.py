@@ -12,7 +12,7 @@ from edgekit.config.recipes import load_recipe
 from edgekit.errors import EngineError, OutputError
 from edgekit.measure.settings import Gates
 from edgekit.report.measurement import Measurement
-from edgekit.support.hashes import Inputs
+from edgekit.support.files import Inputs
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, open_run
 from edgekit.tuning.plan import SearchLoop, plan

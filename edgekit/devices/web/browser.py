@@ -36,7 +36,7 @@ from edgekit.report.times import TimeProfile
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import VerifyResult, golden_error
 from edgekit.support.distribution import versions_of
-from edgekit.support.hashes import digest, file_sha256
+from edgekit.support.files import digest, file_sha256
 from edgekit.support.progress import Reporter, Step
 
 NO_PROFILER = "unknown: browsers have no profiler for LiteRT.js"
