@@ -87,9 +87,9 @@ def measure(network: str, args: argparse.Namespace) -> list[Row]:
     from benchmarks.fourlib.figures import facts, times
     from benchmarks.trainedlib.measuring import Bench
 
-    options = options_of(network, args)
+    job = job_of(network, args)
     with tempfile.TemporaryDirectory() as name:
-        bench = Bench(options, images=args.images)
+        bench = Bench(job, images=args.images)
         files, rows, paths = Files(bench, Path(name)), [], {}
         for choice, method in ((INT8, INT8), *((choice, method) for choice in args.choices for method in args.methods)):
             four = choice != INT8
@@ -116,7 +116,7 @@ def time_again(network: str, args: argparse.Namespace) -> list[Row]:
     return [row | {"time": timed[row["choice"]]} for row in rows]
 
 
-def options_of(network: str, args: argparse.Namespace) -> "Job":
+def job_of(network: str, args: argparse.Namespace) -> "Job":
     """The job of a network."""
     from benchmarks.peerlib.models import random_weights
     from benchmarks.trainedlib.images import Sets
@@ -152,8 +152,8 @@ def few(
     from benchmarks.fourlib.building import Files
     from benchmarks.trainedlib.measuring import Bench
 
-    options = replace(options_of(network, args), num_calibration_samples=FEW, device_class=device_class)
-    bench = Bench(options, images=1)
+    job = replace(job_of(network, args), num_calibration_samples=FEW, device_class=device_class)
+    bench = Bench(job, images=1)
     files = Files(bench, folder)
     return {INT8: files.int8} | {choice: files.four_bits(choice, ROUNDED) for choice in choices}, bench.image
 

@@ -84,7 +84,7 @@ def seconds_of(maker: str, name: str, data: Path | None) -> dict[str, float]:
     return {part: round(seconds, 1) for part, seconds in {**parts, "whole": whole}.items()}
 
 
-def options_of(name: str, data: Path | None) -> "Job":
+def job_of(name: str, data: Path | None) -> "Job":
     """The job of a model."""
     from benchmarks.peerlib.models import SUBJECTS, random_weights
     from edgekit.job import Job
@@ -119,7 +119,7 @@ def edgekit_seconds(name: str, data: Path | None) -> dict[str, float]:
             seconds[PARTS.get(title.rpartition(": ")[2].split()[0], "rest")] += time.monotonic() - start
 
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-        deploy(replace(options_of(name, data), min_speedup=0, output=Path(folder) / "run"), Timed())
+        deploy(replace(job_of(name, data), min_speedup=0, output=Path(folder) / "run"), Timed())
     return dict(seconds)
 
 
@@ -131,7 +131,7 @@ def stock_seconds(name: str, data: Path | None) -> dict[str, float]:
     from edgekit.pipeline.loading import load_job
     from edgekit.support.progress import Reporter
 
-    spec, _ = load_job(options_of(name, data), Reporter(quiet=True))
+    spec, _ = load_job(job_of(name, data), Reporter(quiet=True))
     preprocessing, seconds = spec.network.preprocessing, {}
     crops = crop_samples(spec.calibration_dataset, spec.calibration.samples, preprocessing)
     calibration = [preprocessing.normalize(pixels) for pixels in crops.pixels]

@@ -56,9 +56,9 @@ def main() -> None:
 def measure(name: str, target: str, data: Path) -> list[Row]:
     """A row for all quantizers and one for each kind alone, with the signal-to-noise ratio of the logits in dB."""
     subject, reporter = SUBJECTS[name], Reporter()
-    options = Job(subject.model, subject.data or data, calibration_data=subject.calibration_data,
+    job = Job(subject.model, subject.data or data, calibration_data=subject.calibration_data,
                       num_calibration_samples=CALIBRATION, num_eval_samples=EVALUATION)  # fmt: skip
-    spec, chosen = load_job(options, reporter)
+    spec, chosen = load_job(job, reporter)
     spec = replace(spec, recipe=replace(spec.recipe, weight_rounding="nearest"))
     graph = JobGraphs(spec, reporter).graph_to_compile(target, "int8").graph
     size = spec.network.preprocessing

@@ -138,7 +138,7 @@ def make(
     from edgekit.pipeline.loading import load_job
 
     subject, reporter = SUBJECTS[name], Reporter()
-    options = Job(
+    job = Job(
         model=subject.model,
         data=subject.data or args.data,
         calibration_data=subject.calibration_data,
@@ -147,7 +147,7 @@ def make(
         device_class=device_class,
     )
     folder = args.work / name / (device_class or "")
-    spec, images = load_job(options, reporter)
+    spec, images = load_job(job, reporter)
     size = spec.network.preprocessing
     pixels = crop_samples(images.dataset, images.evaluation.samples, size).pixels
     calibration = [size.normalize(crop) for crop in crop_each(spec.calibration_dataset, spec.calibration.samples, size)]

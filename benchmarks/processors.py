@@ -86,7 +86,7 @@ def main() -> None:
 def measure(name: str, target: str, data: Path, emulate: bool) -> Row:
     """Signal-to-noise ratios of the logits in dB, numbers of pairs that can saturate, and the ratio of the times."""
     subject = MODELS[name]
-    options = Job(
+    job = Job(
         subject.model,
         data,
         calibration_data=subject.calibration_data,
@@ -95,7 +95,7 @@ def measure(name: str, target: str, data: Path, emulate: bool) -> Row:
         num_calibration_samples=CALIBRATION,
         num_eval_samples=EVALUATION,
     )
-    spec, chosen = load_job(options, Reporter())
+    spec, chosen = load_job(job, Reporter())
     pixels = crop_samples(chosen.dataset, chosen.evaluation.samples, spec.network.preprocessing).pixels
     images = spec.network.preprocessing.normalize(pixels)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:

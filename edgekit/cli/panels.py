@@ -3,8 +3,6 @@
 COMMANDS = "Commands"
 MORE = "More"
 
-COMMAND_PANELS = (COMMANDS, MORE)
-"""The panels of commands, in the order in which `--help` shows them."""
 COMMAND_ORDER = (
     "demo", "deploy", "benchmark", "inspect", "tune", "doctor",
     "quantize", "compile", "evaluate", "classify", "report", "sensitivity", "compare", "plan", "soup", "sign",

@@ -29,7 +29,6 @@ from edgekit.support.progress import Reporter
 MARGIN = 1.5
 """Factor between the report's p99 and the largest one that is accepted without --max-p99. A p99 of 200 rounds is the
 second or third slowest of them, which varies from run to run; a bundle that is twice as slow is still refused."""
-DEFAULT_APP = "app"
 HASH_DIGITS = 12
 """Digits of a bundle's hash that people see."""
 _HASH = re.compile(r"[0-9a-f]{6,64}")

@@ -514,7 +514,7 @@ def values_of(stated: Stated, label: Callable[[str], str] | None = None) -> dict
     return {name: option.kind.read(name_of(name), stated[name]) for name, option in options.items() if name in stated}
 
 
-def gates_of(max_drop: float | None = None, min_speedup: float | None = None) -> Gates:
+def gates_of(max_drop: float | None, min_speedup: float | None) -> Gates:
     """The gates with these bounds; a bound that is None keeps its default, which no interval must confirm."""
     gates = Gates()
     if min_speedup is not None:

@@ -165,7 +165,7 @@ def recommend(rows: Sequence[Row], finals: Finals | None = None) -> Recommendati
     return replace(first, others=tuple(others))
 
 
-def recommend_for(device: str, rows: Sequence[Row], finals: Finals | None = None) -> Recommendation:
+def recommend_for(device: str, rows: Sequence[Row], finals: Finals | None) -> Recommendation:
     """Recommend the fastest bundle on one device, INT8 or float, among those that passed every gate.
 
     Of several that can't be told apart, it is the smallest or, if they are as small, the most accurate.

@@ -229,7 +229,7 @@ def table_figures(rows: Iterable[Any]) -> list[Figure]:
     ]
 
 
-def main_figures(rows: Iterable[Any], meaningful: bool = True) -> list[Figure]:
+def main_figures(rows: Iterable[Any], meaningful: bool) -> list[Figure]:
     """The figures that any of the rows has, the most important first, without details."""
     rows = list(rows)
     ranked = [figure for figure in all_figures() if figure.rank is not None and figure.rank < DETAIL_RANK]

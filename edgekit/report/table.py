@@ -41,7 +41,7 @@ class Column:
         return max(len(line) for text in (column.head, *column.texts) for line in text.split("\n"))
 
 
-def figure_column(figure: Figure, rows: Iterable[Any], meaningful: bool = True) -> Column:
+def figure_column(figure: Figure, rows: Iterable[Any], meaningful: bool) -> Column:
     """The column of a figure; `meaningful` is false for random weights. Rows of some documents lack the figure."""
     parts = [row if figure.is_part_of(row) else None for row in rows]
     texts = [NOTHING if row is None else figure.text(row, meaningful) for row in parts]
