@@ -20,7 +20,7 @@ from edgekit.compiler.quantize.calibration import Calibration
 from edgekit.compiler.simplify import simplify
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import Recipe
-from edgekit.errors import CompileError
+from edgekit.errors import CompileError, ParityError
 from edgekit.images.dataset import crop_each, crop_samples
 from edgekit.models.network import batched_logits, torch_logits
 from edgekit.pipeline.graph_to_compile import GraphToCompile, ParitySamples
@@ -172,12 +172,16 @@ class JobGraphs:
             keep_constants_in(graph, self._constants)
             simplify(graph)
 
-        def compare() -> bool:
+        def compare() -> ParityError | None:
             with self.reporter.stage("compare the graph with torch"), quiet():
-                check_graph(self.spec.network, graph, self.samples)
-            return True
+                try:
+                    check_graph(self.spec.network, graph, self.samples)
+                except ParityError as error:
+                    return error
+            return None
 
-        self._once("compared", compare)
+        if difference := self._once("compared", compare):
+            raise difference
         return graph
 
     @property
