@@ -46,7 +46,7 @@ def _steps(report: Report) -> str:
     return "\n".join([f"Next, with {RUN} for the run folder:", "", *steps]) if steps else ""
 
 
-def summary_of_rows(title: str, rows: Sequence[Judged], meaningful: bool, warnings: Sequence[str] = ()) -> str:
+def summary_of_rows(title: str, rows: Sequence[Judged], meaningful: bool = True, warnings: Sequence[str] = ()) -> str:
     """Warnings, a table of the rows, and the notes on them; `meaningful` is false for random weights."""
     return _page(title, bold(warnings), table_of_rows(rows, meaningful), bullets(_notes(rows)))
 
