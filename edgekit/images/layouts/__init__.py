@@ -26,6 +26,8 @@ def open_layout(path: Path) -> Layout:
         if not os.path.exists(place) and not (is_pattern(place) and place.suffix):
             continue
         inner = path.relative_to(place).as_posix()
+        if place == Path() and inner != ".":
+            break  # a mistyped name is no part of the current folder, which may hold anything
         for layout in LAYOUTS:
             opened = layout.open(place, "" if inner == "." else inner)
             if opened is not None:

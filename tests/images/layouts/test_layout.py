@@ -122,3 +122,11 @@ def test_a_split_that_does_not_exist(tmp_path: Path) -> None:
     for place, message in ((table(tmp_path), "has no split 'test'"), (tars(tmp_path), "doesn't exist")):
         with pytest.raises(DataError, match=message):
             open_dataset(place / "test", LABELS)
+
+
+def test_a_mistyped_name_does_not_list_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may be a home, or have what can't be listed."""
+    tars(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with refuses(DataError, "'photso' doesn't exist"):
+        open_layout(Path("photso"))
