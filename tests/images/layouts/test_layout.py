@@ -129,4 +129,4 @@ def test_a_mistyped_name_does_not_list_the_current_folder(tmp_path: Path, monkey
     tars(tmp_path)
     monkeypatch.chdir(tmp_path)
     with refuses(DataError, "'photso' doesn't exist"):
-        open_layout(Path("photso"))
+        open_dataset(Path("photso"), LABELS)
