@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgekit.job import Job, job_of
 from edgekit.job.job import MAKING, MEASURING, declarations, default_of
+from edgekit.job.options import Option
 from edgekit.job.saved import bundles_of
 
 if TYPE_CHECKING:
@@ -89,11 +90,16 @@ def _takes(*names: str) -> Callable[[Call], Call]:
             if name not in own.parameters
         ]
         function.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-        listed = "\n".join(f"    {name}: {option.help}" for name, option in options.items())
+        listed = "\n".join(f"    {name}: {_meaning(option)}" for name, option in options.items())
         function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n{listed}\n"
         return function
 
     return described
+
+
+def _meaning(option: Option) -> str:
+    """What a field means: the help of its option, which for some stands for False."""
+    return f"If False, {option.help[0].lower()}{option.help[1:]}" if option.turns_off else option.help
 
 
 def _named(name: str) -> str:

@@ -147,4 +147,5 @@ def test_the_functions_show_the_fields_of_a_job() -> None:
     signature = inspect.signature(api.deploy)
     assert set(signature.parameters) >= {*declarations(), "model", "data", "transform", "quiet"}
     for name, option in declarations().items():
-        assert f"{name}: {option.help}" in str(api.deploy.__doc__)
+        meaning = f"If False, {option.help[0].lower()}{option.help[1:]}" if option.turns_off else option.help
+        assert f"{name}: {meaning}" in str(api.deploy.__doc__)
