@@ -102,16 +102,16 @@ class Stock:
         model = openvino.convert_model(self.module, example_input=self.example, input=list(self.example[0].shape))
         openvino.save_model(model, path, compress_to_fp16=False)
 
-    def _nncf(self, model: object, name: str, transformer: bool, fast: bool = True) -> Any:
+    def _nncf(self, model: object, transformer: bool, fast: bool = True) -> Any:
         kind = nncf.ModelType.TRANSFORMER if transformer else None
-        data = nncf.Dataset([{name: image} for image in self.images])
+        data = nncf.Dataset([{"image": image} for image in self.images])
         count = len(self.images)
         return nncf.quantize(model, data, model_type=kind, subset_size=count, fast_bias_correction=fast)
 
     def _openvino_nncf(self, path: Path, transformer: bool = False, fast: bool = True) -> None:
         model = openvino.Core().read_model(self.folder / "ov_float.xml")
         model.inputs[0].get_tensor().set_names({"image"})
-        openvino.save_model(self._nncf(model, "image", transformer, fast), path, compress_to_fp16=False)
+        openvino.save_model(self._nncf(model, transformer, fast), path, compress_to_fp16=False)
 
     def _openvino_accurate(self, path: Path) -> None:
         self._openvino_nncf(path, fast=False)
@@ -126,7 +126,7 @@ class Stock:
             onnx.save(program.model_proto, beside)
 
     def _onnx_nncf(self, path: Path, transformer: bool = False) -> None:
-        onnx.save(self._nncf(onnx.load(self.folder / "float.onnx"), "image", transformer), path)
+        onnx.save(self._nncf(onnx.load(self.folder / "float.onnx"), transformer), path)
 
     def _onnx_transformer(self, path: Path) -> None:
         self._onnx_nncf(path, transformer=True)

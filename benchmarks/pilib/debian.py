@@ -59,12 +59,12 @@ def need(*programs: str) -> None:
         raise NotHereError(f"missing programs: apt-get install --no-install-recommends {' '.join(missing)}")
 
 
-def userland(suite: str, folder: Path = KEPT) -> Path:
+def userland(suite: str) -> Path:
     """Return a root folder with Debian's arm64 Python and a shell, unpacked but not configured (90 MB)."""
     need("mmdebstrap", "arch-test")
-    root = folder / suite
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".{suite}.lock").open("w") as lock:
+    root = KEPT / suite
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with (KEPT / f".{suite}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not root.exists():
             _unpack_userland(suite, root)
@@ -82,13 +82,13 @@ def _unpack_userland(suite: str, root: Path) -> None:
         compile_modules(beside / "usr/lib" / f"python{PYTHONS[suite]}", PYTHONS[suite])
 
 
-def kernel(folder: Path = KEPT) -> Path:
+def kernel() -> Path:
     """Return Debian's arm64 kernel of this machine's own release, in the format that QEMU boots."""
     need("qemu-system-aarch64")
-    image = folder / "vmlinuz"
+    image = KEPT / "vmlinuz"
     if not image.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        KEPT.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=KEPT) as scratch:
             # Separate lists and caches keep the other architecture out of this machine's apt.
             (Path(scratch) / "partial").mkdir()
             options = ["APT::Architecture=arm64", "APT::Architectures=arm64", f"Dir::State::Lists={scratch}"]
@@ -104,9 +104,9 @@ def kernel(folder: Path = KEPT) -> Path:
     return image
 
 
-def packages(suite: str, name: str, requirements: Sequence[str], folder: Path = KEPT) -> Path:
+def packages(suite: str, name: str, requirements: Sequence[str]) -> Path:
     """Return a folder of packages for a release's Python, which this machine's pip downloads by constraints.txt."""
-    place = folder / f"{suite}-{name}"
+    place = KEPT / f"{suite}-{name}"
     if not place.exists():
         version = PYTHONS[suite]
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary=:all:"]
@@ -122,7 +122,7 @@ def packages(suite: str, name: str, requirements: Sequence[str], folder: Path = 
         # Debian 12 has glibc 2.36.
         platforms = [f"manylinux_2_{minor}_aarch64" for minor in range(36, 16, -1)] + ["manylinux2014_aarch64"]
         command += [word for platform in platforms for word in ("--platform", platform)]
-        folder.mkdir(parents=True, exist_ok=True)
+        KEPT.mkdir(parents=True, exist_ok=True)
         with replacing(place) as beside:
             _run([*command, "--target", str(beside), *requirements])
             compile_modules(beside, version)

@@ -77,10 +77,10 @@ def peers(threads: int = THREADS, file: str = FILE) -> list[Peers]:
     return [row for row in found if row is not None]
 
 
-def peers_of(model: str, runtime: str, threads: int = THREADS) -> Peers:
+def peers_of(model: str, runtime: str) -> Peers:
     """The figures of one model on one runtime, by its name in `RUNTIMES`."""
     title = RUNTIMES[runtime].title
-    return next(row for row in peers(threads) if (row.model, row.runtime) == (model, title))
+    return next(row for row in peers() if (row.model, row.runtime) == (model, title))
 
 
 def _results(file: str) -> dict[str, Any]:

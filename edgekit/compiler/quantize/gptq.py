@@ -54,7 +54,7 @@ def round_weights(
 
     The scales don't change, so runtimes compile the same kernels. Depthwise layers are skipped, and layers with more
     inputs than `MOST_INPUTS`, in large networks `MOST_INPUTS_OF_LARGE`, stay rounded to nearest. With `limit_pairs`, no
-    pair of rounded weights saturates; the scales must come from `saturation.widen_scales`. The weights in `unlimited`
+    pair of rounded weights saturates; the scales must come from `widen_scales`. The weights in `unlimited`
     are rounded too, without this limit. `hessians` are those of all layers, if an earlier pass has collected them;
     without them, it reads each image once for each group of layers whose Hessians fit into `MEMORY_BYTES`.
     """

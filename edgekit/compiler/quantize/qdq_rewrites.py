@@ -67,7 +67,7 @@ def center_weights(graph: GraphModule) -> int:
 def use_all_levels(graph: GraphModule) -> int:
     """Give weights that use half of their levels a scale at which they use all, in place. Returns their number.
 
-    NNCF halves the levels of the first layers against saturation, which `saturation` prevents with a smaller loss and
+    NNCF halves the levels of the first layers against saturation, which `pair_limits` prevents with a smaller loss and
     only where it can happen.
     """
     changed = 0
