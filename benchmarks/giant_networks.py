@@ -15,7 +15,7 @@ from timm.models.maxxvit import MaxxVit, MaxxVitCfg, MaxxVitStage, MaxxVitTransf
 from torch import nn
 
 from edgekit.compat.open_clip import build_vision_tower
-from edgekit.models.image_tower import ImageClassifier, deployable
+from edgekit.models.open_clip_source import ImageClassifier, deployable
 from edgekit.models.random_weights import randomize
 from edgekit.support.libraries import import_needed
 

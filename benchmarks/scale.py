@@ -29,7 +29,7 @@ from scipy.optimize import nnls
 
 from benchmarks.memory import INTERVAL, memory_of, peak_of_this_process
 from benchmarks.rows import keep_rows, read_rows
-from edgekit.config.precisions import PRECISIONS
+from edgekit.config.choices import PRECISIONS
 from edgekit.config.runtimes import RUNTIMES
 
 HERE = Path(__file__).resolve().parent
@@ -125,7 +125,7 @@ def stages_of(name: str, file: Path, target: str) -> list[dict[str, Any]]:
 
 
 def _measured(stages: Stages, name: str, file: Path, target: str) -> list[dict[str, Any]]:
-    from edgekit.config.precisions import Precision
+    from edgekit.config.choices import Precision
     from edgekit.pipeline.build_process import graphs_of
     from edgekit.pipeline.compile import compile_stage
     from edgekit.runtime.backend import load_backend

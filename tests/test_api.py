@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 import edgekit
 from edgekit import api
 from edgekit.cli.main import main
-from edgekit.config.precisions import PRECISIONS
+from edgekit.config.choices import PRECISIONS
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import BundleError, InputError
 from edgekit.job.job import arguments_of, declarations

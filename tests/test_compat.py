@@ -187,7 +187,7 @@ def test_litert_torch_still_gives_a_dq_the_layout_of_its_reader() -> None:
 def test_the_interpreter_lists_operations_by_name(tiny_models: Path) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
-    from edgekit.compat.litert import operations
+    from edgekit.runtime.tflite.profiler import operations
 
     listed = operations(Interpreter(model_path=str(tiny_models / "model.tflite")))
     assert {"CONV_2D", "FULLY_CONNECTED"} <= {operation["op_name"] for operation in listed}
@@ -373,7 +373,7 @@ def test_an_exported_graph_is_loaded_without_running_its_code(monkeypatch: pytes
 def test_timm_names_a_checkpoints_filter_by_convention() -> None:
     import torch
 
-    from edgekit.compat.timm import checkpoint_filter
+    from edgekit.compat.checkpoints import checkpoint_filter
 
     rename = checkpoint_filter("convnextv2_atto")
     assert rename is not None
@@ -382,7 +382,7 @@ def test_timm_names_a_checkpoints_filter_by_convention() -> None:
 
 
 def test_torchvision_renames_the_tensors_of_published_densenets() -> None:
-    from edgekit.compat.torchvision import renamed_as_published
+    from edgekit.compat.checkpoints import renamed_as_published
 
     state = {"features.denseblock1.denselayer1.norm.1.weight": 1}
     assert renamed_as_published("densenet121", state) == {"features.denseblock1.denselayer1.norm1.weight": 1}

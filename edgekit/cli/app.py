@@ -9,8 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from edgekit import __version__
-from edgekit.cli import panels
-from edgekit.cli.names import COMMAND, COMPLETION
+from edgekit.cli import COMMAND, COMPLETION, panels
 from edgekit.cli.usage import check_not_empty, check_not_gone, usage_error_of
 from edgekit.compat.typer import plain_help, usage_error
 from edgekit.support import error_text

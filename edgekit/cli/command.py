@@ -15,7 +15,7 @@ import typer
 from edgekit.cli import completion, panels
 from edgekit.job import kinds
 from edgekit.job.job import declarations, default_of
-from edgekit.job.options import Option
+from edgekit.job.kinds import Option
 
 STATED = "stated"
 """The parameter of a command that gets the values of the fields that were stated, by name."""

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
+from edgekit.config.choices import INTERPOLATIONS, PRECISIONS, SCHEMES
 from edgekit.config.device_classes import list_device_classes
-from edgekit.config.interpolations import INTERPOLATIONS
-from edgekit.config.precisions import PRECISIONS, SCHEMES
 from edgekit.config.recipes import list_recipes
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices.registry import LOCAL, WEB, read_devices

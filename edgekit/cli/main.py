@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from edgekit.cli.names import COMPLETION
+from edgekit.cli import COMPLETION
 from edgekit.errors import EdgekitError, MissingExtraError, printable
 from edgekit.support import error_text
 from edgekit.support.distribution import install_command

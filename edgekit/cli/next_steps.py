@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.cli.names import COMMAND
+from edgekit.cli import COMMAND
 from edgekit.errors import EdgekitError
 from edgekit.job.saved import continued
 from edgekit.report.next_steps import (

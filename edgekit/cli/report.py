@@ -46,7 +46,7 @@ def report(
 ) -> int:
     """Print a run's answer, and rewrite its report.html and report.csv."""
     from edgekit.report import load_report, render_files
-    from edgekit.report.card import render_card
+    from edgekit.report.markdown import render_card
 
     check_file("--card", card)
     check_file("--bom", bom)

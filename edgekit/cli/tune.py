@@ -10,7 +10,7 @@ from edgekit.cli.app import app
 from edgekit.cli.arguments import Json, ModelOrRunOrDemo, Quiet, Wide
 from edgekit.cli.command import FIELDS, states
 from edgekit.cli.output import answer_width, clean_stdout, emit, show_report, show_steps, wrapped
-from edgekit.config.precisions import PRECISIONS
+from edgekit.config.choices import PRECISIONS
 from edgekit.job import Job, job_of
 from edgekit.job.job import MAKING
 from edgekit.job.saved import announce, run_of

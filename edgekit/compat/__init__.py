@@ -1,11 +1,12 @@
-"""Uses of other projects' private or experimental interfaces, one module per project.
+"""Uses of other projects' private or experimental interfaces, one module per project or purpose.
 
 Each module or function documents what is private, which versions it was checked with, and why edgekit needs it. A
 canary test in tests/test_compat.py fails if the other project changes what edgekit relies on. This package itself
-imports nothing. Each module imports its project, so only code that needs the project imports the module.
+imports nothing. Each module imports its projects, so only code that needs them imports the module.
 
 Some code depends on text or names rather than on Python attributes. It stays where it is used:
 
+- `runtime/tflite/profiler.py` reads the details of LiteRT's operations with the interpreter's private method.
 - `runtime/tflite/litert_profiler.py` calls LiteRT's C library through ctypes, and parses the table that its profiler
   prints.
 - `profiler.py` of each runtime recognizes integer kernels by the names that the runtime's optimizer gives them, and

@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from edgekit.config.choices import PRECISIONS, Precision
 from edgekit.config.device_classes import list_device_classes, load_device_class
-from edgekit.config.precisions import PRECISIONS, Precision
 from edgekit.config.recipes import TargetRecipe, list_recipes, load_recipe
 from edgekit.config.runtimes import RUNTIMES
 

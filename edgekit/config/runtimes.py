@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from edgekit.config.precisions import Scheme
+from edgekit.config.choices import Scheme
 from edgekit.errors import UsageError, as_sentences, did_you_mean
 
 COMPILER_DISTRIBUTIONS = ("torch", "torchao", "nncf", "timm")

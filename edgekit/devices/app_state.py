@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from msgspec import Struct
 
-from edgekit.config.precisions import Precision
+from edgekit.config.choices import Precision
 from edgekit.errors import EdgekitError, rebuild
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgekit.config.interpolations import INTERPOLATIONS
+from edgekit.config.choices import INTERPOLATIONS
 from edgekit.errors import BundleError, ImageError, UsageError
 from edgekit.images.decoding import ImageLike, open_image
 

@@ -6,13 +6,12 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
-from edgekit.config.interpolations import INTERPOLATIONS
-from edgekit.config.precisions import PRECISIONS, Precision, Scheme
+from edgekit.config.choices import INTERPOLATIONS, PRECISIONS, Precision, Scheme
 from edgekit.config.runtimes import RUNTIMES, find_runtime
 from edgekit.devices.registry import THIS, Device, PageScheme, find_device
 from edgekit.errors import UsageError, did_you_mean
 from edgekit.job import kinds
-from edgekit.job.options import Option
+from edgekit.job.kinds import Option
 from edgekit.measure.settings import Gates, Timing
 from edgekit.models.demo import OUTPUT, THREADS, assets, demo_model
 from edgekit.models.options import ModelArgs, ModelOptions

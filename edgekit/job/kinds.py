@@ -1,18 +1,17 @@
-"""Kinds of values that a job has: how each is read from a command line, a TOML or JSON file, or a Python call.
+"""Kinds of values that a job has, and the options of these kinds: how each is declared, read and written.
 
-`read` takes what was stated, with the name to use for it in an error, and returns the value. Every mistake is an
-InputError, and is found without importing torch.
+Values come from a command line, a TOML or JSON file, or a Python call. `read` takes what was stated, with the name to
+use for it in an error, and returns the value. Every mistake is an InputError, and is found without importing torch.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from edgekit.config.choices import INTERPOLATIONS, PRECISIONS, SCHEMES, Precision
 from edgekit.config.device_classes import load_device_class
-from edgekit.config.interpolations import INTERPOLATIONS
-from edgekit.config.precisions import PRECISIONS, SCHEMES, Precision
 from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import RUNTIMES, runtime_called
 from edgekit.errors import UsageError, WeightsError
@@ -287,3 +286,32 @@ RUNTIME_NAMES = ", ".join(
     runtime.name + (f" (or {', '.join(runtime.aliases)})" if runtime.aliases else "") for runtime in RUNTIMES.values()
 )
 """The names that `--target` takes, in words."""
+
+
+Panel = Literal["Model", "Images", "Bundles", "Device", "Measurement", "Gates", "Output"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """The declaration of a field of a job."""
+
+    kind: Kind
+    """Kind of its values."""
+    panel: Panel
+    """Title of the panel of `--help` that it is in."""
+    help: str
+    """Sentences that say what it means."""
+    metavar: str | None = None
+    """Placeholder of its value on the command line."""
+    default: str | None = None
+    """Default in words, if the value doesn't speak for itself."""
+    flags: tuple[str, ...] = ()
+    """Ways to write it on the command line; none for the name of the field with two hyphens."""
+    turns_off: bool = False
+    """Whether its flag stands for False."""
+    advanced: bool = False
+    """Whether only `--help-all` lists it."""
+
+    def flags_of(self, name: str) -> tuple[str, ...]:
+        """Every way to write the field of this name on the command line."""
+        return self.flags or (f"--{name.replace('_', '-')}",)

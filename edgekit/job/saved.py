@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit.config.precisions import PRECISIONS
+from edgekit.config.choices import PRECISIONS
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import DataError, InputError, UsageError
 from edgekit.job import kinds

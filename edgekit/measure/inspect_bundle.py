@@ -6,7 +6,7 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit.config.precisions import Precision
+from edgekit.config.choices import Precision
 from edgekit.config.runtimes import find_runtime
 from edgekit.errors import GoldenError
 from edgekit.measure.gates import SATURATING

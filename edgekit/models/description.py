@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgekit.config.interpolations import INTERPOLATIONS
+from edgekit.config.choices import INTERPOLATIONS
 from edgekit.errors import ModelError, WeightsError
 from edgekit.images.preprocess import CROP_MODES
 from edgekit.models.inputs import NOT_STATED, InputOptions

@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import nn
 
-from edgekit.compat.timm import checkpoint_filter
+from edgekit.compat.checkpoints import checkpoint_filter
 from edgekit.errors import EdgekitError, ModelError, UsageError
 from edgekit.models.checkpoint import Checkpoint, open_checkpoint
 from edgekit.models.description import CONFIG, describe_folder

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from edgekit.compiler.execution.threads import keep_to_available_cores
 from edgekit.errors import BundleError, EdgekitError, ModelError, WeightsError
 from edgekit.images.dataset import Dataset
-from edgekit.models.factory_source import FactorySource
 from edgekit.models.identify import identify
 from edgekit.models.inputs import InputOptions, resolve_preprocessing, resolve_size
 from edgekit.models.labels import IMAGENET_CLASSES, choose_labels
-from edgekit.models.module_source import ModuleSource
+from edgekit.models.module_source import FactorySource, ModuleSource
 from edgekit.models.network import Network
 from edgekit.models.onnx_source import OnnxSource
 from edgekit.models.open_clip_source import OpenClipSource

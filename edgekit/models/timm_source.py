@@ -9,7 +9,7 @@ import timm
 from timm.models import PretrainedCfg
 from torch import nn
 
-from edgekit.compat.timm import checkpoint_filter
+from edgekit.compat.checkpoints import checkpoint_filter
 from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.models.fitted_module import load_weights
 from edgekit.models.hub import fetch, hub_error

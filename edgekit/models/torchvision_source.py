@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from edgekit.compat.torchvision import renamed_as_published
+from edgekit.compat.checkpoints import renamed_as_published
 from edgekit.errors import HubError, ModelError, UsageError, WeightsError
 from edgekit.models.fitted_module import build_fitted, load_weights, parameters_without_memory
 from edgekit.models.inputs import parse_size, resolve_size, size_of_model

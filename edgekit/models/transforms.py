@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.config.interpolations import INTERPOLATIONS
+from edgekit.config.choices import INTERPOLATIONS
 from edgekit.errors import UsageError
 from edgekit.images.preprocess import CROP_MODES
 from edgekit.models.inputs import InputOptions

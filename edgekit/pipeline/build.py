@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from edgekit.config.precisions import Precision
+from edgekit.config.choices import Precision
 from edgekit.errors import BundleError
 from edgekit.pipeline.compile import compile_stage, embedded
 from edgekit.pipeline.graph_to_compile import GraphToCompile

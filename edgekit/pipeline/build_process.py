@@ -26,7 +26,7 @@ import torch
 from edgekit.compiler.constant_store import MEMORY, MappedFiles, write_out
 from edgekit.compiler.execution.threads import keep_to_available_cores
 from edgekit.config import sizes
-from edgekit.config.precisions import Precision
+from edgekit.config.choices import Precision
 from edgekit.devices.messages import Bug, Ended, Failed, ShownProgress, Wire, decode_message
 from edgekit.errors import CompileError, EdgekitError, rebuild
 from edgekit.measure.fresh_process import signal_name

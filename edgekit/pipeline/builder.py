@@ -15,7 +15,7 @@ import torch
 
 from edgekit.compiler.execution.threads import threads
 from edgekit.config import sizes
-from edgekit.config.precisions import PRECISIONS, Precision
+from edgekit.config.choices import PRECISIONS, Precision
 from edgekit.errors import CompileError, ParityError
 from edgekit.pipeline.build import compile_graph, reused_bundle
 from edgekit.pipeline.build_process import BuildProcess, Wanted, graphs_of, write_spec

@@ -15,8 +15,8 @@ from torch.fx import GraphModule
 
 from edgekit.compat.torch import compiled, lazily_compiled, weights_only_loads
 from edgekit.compiler.graph import set_values
+from edgekit.config.choices import Precision
 from edgekit.config.device_classes import DeviceClass
-from edgekit.config.precisions import Precision
 from edgekit.config.runtimes import find_runtime
 from edgekit.errors import InputError
 from edgekit.images.preprocess import Preprocessing

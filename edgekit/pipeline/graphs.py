@@ -18,7 +18,7 @@ from edgekit.compiler.constant_store import MEMORY, ConstantStore, keep_constant
 from edgekit.compiler.graph import copy_sharing
 from edgekit.compiler.quantize.calibration import Calibration
 from edgekit.compiler.simplify import simplify
-from edgekit.config.precisions import Precision
+from edgekit.config.choices import Precision
 from edgekit.config.recipes import Recipe
 from edgekit.errors import CompileError, ParityError
 from edgekit.images.dataset import crop_each, crop_samples

@@ -8,8 +8,8 @@ import numpy as np
 
 from edgekit.compiler.rewrites import REWRITES
 from edgekit.config import sizes
+from edgekit.config.choices import Scheme
 from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
-from edgekit.config.precisions import Scheme
 from edgekit.config.recipes import Recipe, load_recipe, recipe_for
 from edgekit.devices.probe_result import class_of_remote
 from edgekit.devices.registry import THIS, Device

@@ -17,8 +17,8 @@ from msgspec import Struct
 
 from edgekit.compiler.quantize.gptq import MOST_INPUTS, hessian_bytes
 from edgekit.compiler.rewrites import REWRITES, weights_after
+from edgekit.config.choices import PRECISIONS, Precision
 from edgekit.config.device_classes import DeviceClass
-from edgekit.config.precisions import PRECISIONS, Precision
 from edgekit.config.recipes import Recipe, recipe_for
 from edgekit.config.runtimes import RUNTIMES, FileLimit, find_runtime
 from edgekit.errors import InputError, PlanError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from edgekit import __version__
 from edgekit.config import sizes
+from edgekit.config.choices import Precision
 from edgekit.config.device_classes import DeviceClass
-from edgekit.config.precisions import Precision
 from edgekit.config.recipes import Recipe, TargetRecipe
 from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES
 from edgekit.images.dataset import Dataset

@@ -1,4 +1,4 @@
-"""Markdown summaries of results, such as GitHub shows on the page of a job."""
+"""Summaries in Markdown, such as GitHub shows on the page of a job, and model cards, as model hubs show them."""
 
 import re
 import shlex
@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 from edgekit.report.answer import alerts, all_remarks, decision
 from edgekit.report.compare import Comparison, compared_figures, describe_change
 from edgekit.report.document import Recommendation, Report
-from edgekit.report.figure import NOTHING, main_figures
+from edgekit.report.figure import NOTHING, Figure, figure_at, main_figures
 from edgekit.report.next_steps import RUN, steps_in_report
-from edgekit.report.row import Judged
-from edgekit.report.sentences import heading, limits, measured_with, notes_of
+from edgekit.report.provenance import license_id, license_text, provenance
+from edgekit.report.row import Judged, Row
+from edgekit.report.sentences import conditions, heading, layer_names, limits, measured_with, notes_of, warnings
 from edgekit.report.table import Column, figure_column, markdown_of
+from edgekit.support.libraries import import_needed
 
 UNCHANGED = "Nothing got worse beyond the noise."
 
@@ -101,3 +103,109 @@ def escaped(text: str) -> str:
 def _page(title: str, *parts: str) -> str:
     """A section of Markdown, to which another one can be appended."""
     return "\n\n".join(filter(None, (f"## {escaped(title)}", *parts))) + "\n\n"
+
+
+OF_BUNDLES = ("size_bytes", "accuracy.top1", "accuracy.drop_top1_points", "int8.share_of_macs")
+"""Paths of the figures that are the same, or nearly so, on every device."""
+OF_DEVICES = ("latency_ms.p50", "speedup.ratio")
+"""Paths of the figures that each device has for itself."""
+KINDS = {"float": "original", "int8": "optimized"}
+
+
+def render_card(report: Report) -> str:
+    """The whole card. Raises MissingExtraError if huggingface_hub is not installed."""
+    import_needed("huggingface_hub", "build")
+    from huggingface_hub import EvalResult, ModelCardData
+
+    model, pair = report.model, _pair(report)
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type="imagefolder",
+            dataset_name=f"{row.accuracy.count:,} labelled images",
+            dataset_args={"sha256": report.evaluation.sha256},
+            metric_type="accuracy",
+            metric_name=f"Top-1 accuracy, {KINDS[row.precision]}: {row.label}",
+            metric_value=row.accuracy.top1,
+        )
+        for row in pair
+        if row.accuracy and model.accuracy_meaningful
+    ]
+    data = ModelCardData(
+        license=license_id(model),
+        library_name="edgekit",
+        pipeline_tag="image-classification",
+        tags=list(dict.fromkeys(["edgekit", "int8", *(row.target for row in report.results)])),
+        model_name=model.name if results else None,
+        eval_results=results or None,
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n{_card_page(report, pair)}"
+
+
+def _pair(report: Report) -> list[Row]:
+    """The rows of the runtime to ship, float before int8: on each device, the original and the optimized model.
+
+    If no bundle is recommended, the rows are those of the first runtime with an int8 bundle, or with any bundle.
+    """
+    measured = sorted((row for row in report.results if not row.failure), key=lambda row: row.precision == "float")
+    shipped = [row for row in measured if row.bundle == report.recommendation.bundle]
+    target = next((row.target for row in (*shipped, *measured)), None)
+    return sorted((row for row in measured if row.target == target), key=lambda row: row.precision)
+
+
+def _card_page(report: Report, pair: Sequence[Row]) -> str:
+    facts = [f"{title}: {text}" for title, text in provenance(report).items() if title not in ("Command", "License")]
+    parts = [
+        f"# {escaped(report.model.name)}: {' and '.join(dict.fromkeys(row.precision for row in pair)) or 'no bundle'}",
+        escaped(heading(report)),
+        bold(warnings(report)),
+        *(part for advice in report.recommendations for part in decision_parts(report, advice)),
+        "## Original and optimized",
+        _comparison(report, pair),
+        *map(escaped, conditions(report)),
+        "## What ran in int8",
+        bullets(_in_int8(row) for row in pair if row.precision == "int8") or "There is no int8 bundle.",
+        "## All bundles",
+        table_of_rows(report.results, report.model.accuracy_meaningful),
+        "## Licence",
+        escaped(license_text(report.model)),
+        "## Provenance",
+        bullets(facts),
+        "## How to reproduce",
+        f"```bash\n{shlex.join(('edgekit', *report.command))}\n```",
+        "Paths are shown without their folders. With `--calibration-list calibration.json`, a file of the run folder, "
+        "the command makes the same bundles on the same kind of processor.",
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _comparison(report: Report, pair: Sequence[Row]) -> str:
+    """A table with a line for each figure, and a column for the original and for the optimized model."""
+    if not pair:
+        return "No bundle was measured."
+    lines = [(figure_at(path), "", {row.precision: row for row in reversed(pair)}) for path in OF_BUNDLES]
+    for device in dict.fromkeys(row.device for row in pair):
+        rows = {row.precision: row for row in pair if row.device.name == device.name}
+        lines += [(figure_at(path), f" on {escaped(device.label)}", rows) for path in OF_DEVICES]
+    meaningful = report.model.accuracy_meaningful
+    shown = [line for line in lines if any(line[0].value(row, meaningful) is not None for row in line[2].values())]
+    columns = [Column("figure", [f"{figure.title}{where}" for figure, where, _ in shown], left=True)]
+    for kind in dict.fromkeys(row.precision for row in pair):
+        texts = [_cell(figure, rows.get(kind), meaningful) for figure, _, rows in shown]
+        columns.append(Column(f"{KINDS[kind]} ({pair[0].target}-{kind})", texts))
+    return markdown_of(columns)
+
+
+def _cell(figure: Figure, row: Row | None, meaningful: bool) -> str:
+    return figure.words(row, meaningful) if row and figure.value(row, meaningful) is not None else ""
+
+
+def _in_int8(row: Row) -> str:
+    """The finding of the runtime's profiler for a row."""
+    if row.int8 is None or row.int8.share_of_macs is None:
+        return f"{row.label}: unknown{f' ({row.int8.method})' if row.int8 else ''}"
+    share = f"{row.int8.share_of_macs * 100:.0f} % of the multiply-accumulates ran in integer kernels"
+    simulated = ", most of them simulated in floating point" if row.int8.simulated else ""
+    layers = layer_names(row.int8.float_layers)
+    in_float = f" Layers in float: {layers}." if layers else ""
+    return f"{row.label}: {share}{simulated}.{in_float} Source: {row.int8.method.rstrip('.')}."

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from edgekit.config.precisions import Precision
+from edgekit.config.choices import Precision
 from edgekit.errors import EdgekitError
 from edgekit.report.device import Conditions, DeviceFacts
 from edgekit.report.figure import Count, Fraction, Interval, Milliseconds

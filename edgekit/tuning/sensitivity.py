@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import __version__
-from edgekit.config.precisions import PRECISIONS
+from edgekit.config.choices import PRECISIONS
 from edgekit.errors import InputError, StageError, UsageError
 from edgekit.images.dataset import crop_samples
 from edgekit.job import Job

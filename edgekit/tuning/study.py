@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
-from edgekit.config.precisions import PRECISIONS
+from edgekit.config.choices import PRECISIONS
 from edgekit.config.recipes import Estimator, Recipe
 from edgekit.devices.registry import THIS, Device
 from edgekit.errors import costs_a_row

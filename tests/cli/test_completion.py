@@ -11,12 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgekit.cli import completion
+from edgekit.cli import COMPLETION, completion
 from edgekit.cli.main import main
-from edgekit.cli.names import COMPLETION
+from edgekit.config.choices import INTERPOLATIONS, PRECISIONS, SCHEMES
 from edgekit.config.device_classes import list_device_classes
-from edgekit.config.interpolations import INTERPOLATIONS
-from edgekit.config.precisions import PRECISIONS, SCHEMES
 from edgekit.config.recipes import list_recipes
 from edgekit.config.runtimes import RUNTIMES
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from edgekit.cli.main import main
+from edgekit.config.choices import INTERPOLATIONS
 from edgekit.config.device_classes import list_device_classes
-from edgekit.config.interpolations import INTERPOLATIONS
 from edgekit.config.recipes import list_recipes
 from edgekit.config.runtimes import RUNTIMES
 from tests.helpers.command_line import all_commands

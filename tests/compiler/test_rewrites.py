@@ -20,8 +20,8 @@ from edgekit.compiler.graph import constant
 from edgekit.compiler.layers import dense_layers, layers
 from edgekit.compiler.nodes import A
 from edgekit.compiler.rewrites import REWRITES, ConvolutionShape, rewrite, weights_after
+from edgekit.config.choices import PRECISIONS
 from edgekit.config.device_classes import list_device_classes
-from edgekit.config.precisions import PRECISIONS
 from edgekit.config.recipes import recipe_for
 from edgekit.errors import ProfileError
 from edgekit.images.preprocess import Preprocessing

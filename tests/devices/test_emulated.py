@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.pilib.debian import PYTHONS
 from edgekit.cli.main import main
-from edgekit.config.precisions import PRECISIONS
+from edgekit.config.choices import PRECISIONS
 from edgekit.devices.probe_result import probe
 from edgekit.devices.remote import open_board
 from edgekit.devices.setup import fetch_wheels

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import edgekit
-from edgekit.config.interpolations import INTERPOLATIONS
+from edgekit.config.choices import INTERPOLATIONS
 from edgekit.devices.web.runtime_package import VERSION, RuntimeFiles
 from edgekit.images.preprocess import CROP_MODES, Preprocessing
 from tests.docs.blocks import run_bash

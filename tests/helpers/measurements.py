@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.config.precisions import Precision
+from edgekit.config.choices import Precision
 from edgekit.measure import opened_bundle
 from edgekit.measure.baselines import Group
 from edgekit.measure.fresh_process import Fresh

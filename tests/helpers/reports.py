@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from edgekit.config.precisions import Precision
+from edgekit.config.choices import Precision
 from edgekit.report import render_answer, render_table
 from edgekit.report.device import Conditions, DeviceFacts, MachineState, Sample
 from edgekit.report.document import (

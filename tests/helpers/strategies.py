@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from edgekit.config.interpolations import INTERPOLATIONS
+from edgekit.config.choices import INTERPOLATIONS
 from edgekit.images.preprocess import CROP_MODES, Preprocessing
 
 UNIT = st.floats(0, 1, allow_subnormal=False)

@@ -11,8 +11,7 @@ import pytest
 
 from edgekit.config.device_classes import load_device_class
 from edgekit.errors import EngineError
-from edgekit.measure import group_times, measure_bundles, opened_bundle, steadiness, timing
-from edgekit.measure import measure_bundles as group_module
+from edgekit.measure import measure_bundles, opened_bundle, steadiness, timing
 from edgekit.measure.accuracy import EvaluationImages, Predictions, predict
 from edgekit.measure.measure_bundles import measure_group, rated_latency
 from edgekit.measure.settings import Timing
@@ -99,10 +98,10 @@ def test_measurements_of_a_group(group: dict[str, Bundle], tiny_images: Evaluati
     ("owner", "name"),
     [
         (opened_bundle, "summarize_profile"),
-        (group_module, "measurement_of"),
-        (group_times, "_call"),
+        (measure_bundles, "measurement_of"),
+        (measure_bundles, "_call"),
         (measure_bundles, "speedup_of"),
-        (group_times, "EnergyMeter"),
+        (measure_bundles, "EnergyMeter"),
     ],
 )
 def test_a_bug_costs_its_row_and_is_blamed_on_nobody(
@@ -171,7 +170,7 @@ def test_a_sustained_benchmark_has_a_time_series(group: dict[str, Bundle]) -> No
 
 
 def test_energy_and_streams_of_each_bundle(group: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_times, "EnergyMeter", lambda reporter: SimpleNamespace(measure=lambda call: ENERGY))
+    monkeypatch.setattr(measure_bundles, "EnergyMeter", lambda reporter: SimpleNamespace(measure=lambda call: ENERGY))
     for each in measure_all(group, None, replace(TIMING, streams=2)).values():
         assert each.energy == ENERGY
         assert each.throughput is not None
@@ -180,7 +179,9 @@ def test_energy_and_streams_of_each_bundle(group: dict[str, Bundle], monkeypatch
 
 def test_a_stream_that_fails_loses_its_own_row(group: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
     error = EngineError("no memory for it")
-    monkeypatch.setattr(group_times, "measure_streams", lambda *_: ({"onnx-int8": THROUGHPUT}, {"onnx-float": error}))
+    monkeypatch.setattr(
+        measure_bundles, "measure_streams", lambda *_: ({"onnx-int8": THROUGHPUT}, {"onnx-float": error})
+    )
     float_, int8 = measure_all(group, None, replace(TIMING, streams=2)).values()
     assert_lost(float_, "benchmark", "no memory for it")
     assert (int8.failure, int8.throughput, int8.speedup) == (None, THROUGHPUT, None)
@@ -389,7 +390,7 @@ def test_macs_are_the_sum_of_all_layers(make_bundle: MakeBundle, tiny_images: Ev
 
 def test_end_to_end_cycles_through_the_files(make_bundle: MakeBundle, tiny_images: EvaluationImages) -> None:
     with Session(read_bundle(make_bundle("onnx")), 1) as session:
-        call = group_times._end_to_end(session, tiny_images.files[:2])
+        call = measure_bundles._end_to_end(session, tiny_images.files[:2])
         first, second, third = (call() for _ in range(3))
     assert isinstance(first, np.ndarray)
     assert isinstance(second, np.ndarray)

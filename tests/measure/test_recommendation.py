@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.config.precisions import Precision
+from edgekit.config.choices import Precision
 from edgekit.images.dataset import LabelledCrops
 from edgekit.measure import recommendation as module
 from edgekit.measure.accuracy import EvaluationImages, Predictions

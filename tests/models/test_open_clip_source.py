@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from edgekit.cli.main import main
 from edgekit.compiler.layers import layers
 from edgekit.errors import ModelError, UsageError, WeightsError
-from edgekit.models import image_tower, load_network
+from edgekit.models import load_network, open_clip_source
 from edgekit.models.options import ModelOptions
 from tests.helpers.graphs import export_graph
 
@@ -102,15 +102,15 @@ def test_converting_an_attention_frees_the_one_before(monkeypatch: pytest.Monkey
     """Together they are a fourth of CoCa's weights."""
     converted: list[weakref.ref[nn.Module]] = []
 
-    class Watched(image_tower.Attention):
+    class Watched(open_clip_source.Attention):
         def __init__(self, attention: nn.MultiheadAttention) -> None:
             assert all(before() is None for before in converted[:-1])
             converted.append(weakref.ref(attention))
             super().__init__(attention)
 
-    monkeypatch.setattr(image_tower, "Attention", Watched)
+    monkeypatch.setattr(open_clip_source, "Attention", Watched)
     layers = nn.Sequential(*(nn.MultiheadAttention(4, 2) for _ in range(4)))
-    image_tower.deployable(image_tower.ImageClassifier(layers, nn.Linear(4, 2)))
+    open_clip_source.deployable(open_clip_source.ImageClassifier(layers, nn.Linear(4, 2)))
     assert len(converted) == 4
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from edgekit.config.choices import Precision
 from edgekit.config.device_classes import load_device_class
-from edgekit.config.precisions import Precision
 from edgekit.config.recipes import OWN, Recipe, TargetRecipe, load_recipe
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.models import Network

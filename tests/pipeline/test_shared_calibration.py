@@ -29,7 +29,7 @@ from edgekit.pipeline.parity import Rewriter
 from edgekit.pipeline.quantize import calibrate_together, quantize_stage
 from edgekit.pipeline.request import BundleRequest
 from edgekit.support.weight_pairs import count_saturating
-from edgekit.tuning.simulate import Simulation
+from edgekit.tuning.mixtures import Simulation
 from tests.helpers.calibration import network_of, noise_for
 from tests.helpers.graphs import export_graph, targets_of
 from tests.helpers.residual import Residual

@@ -9,11 +9,10 @@ from markdown_it import MarkdownIt
 
 from edgekit.measure.gates import judge
 from edgekit.measure.settings import Gates
-from edgekit.report.card import render_card
 from edgekit.report.document import Reference, Report
 from edgekit.report.html import render_html
 from edgekit.report.junit import junit_of_report
-from edgekit.report.markdown import summary_of_report
+from edgekit.report.markdown import render_card, summary_of_report
 from edgekit.report.sentences import RANDOM, conditions, limits, near_chance, outcomes, warnings
 from tests.helpers.page import Page
 from tests.helpers.reports import RANDOM_MODEL, ROWS, latency, printed, report, report_with, row

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from packaging.requirements import Requirement
 
-from edgekit.config.precisions import PRECISIONS
+from edgekit.config.choices import PRECISIONS
 from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import RUNTIMES, Runtime, find_runtime, register, runtime_of_suffix
 from edgekit.errors import CompileError

@@ -21,9 +21,8 @@ from edgekit.report.sensitivity_document import LayerTime, Sensitivity
 from edgekit.report.serialization import parse
 from edgekit.support.progress import Reporter
 from edgekit.tuning import sensitivity as analysis
-from edgekit.tuning.mixtures import Mixtures
+from edgekit.tuning.mixtures import Mixtures, Simulation
 from edgekit.tuning.sensitivity import block_of, measure
-from edgekit.tuning.simulate import Simulation
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.measurements import without_fresh_processes

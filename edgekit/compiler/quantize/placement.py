@@ -26,7 +26,7 @@ from edgekit.compiler.quantizers import (
     set_owners,
     set_places,
 )
-from edgekit.config.precisions import Scheme
+from edgekit.config.choices import Scheme
 from edgekit.config.recipes import TargetRecipe
 
 ACTIVATIONS = {A.relu.default, A.hardtanh.default, A.clamp.default}

@@ -21,10 +21,9 @@ from edgekit.measure.accuracy import EvaluationImages, Predictions, SnrMeter, pr
 from edgekit.measure.baselines import F32, Call, Group
 from edgekit.measure.evaluation import EvaluatedBundle
 from edgekit.measure.fresh_process import Fresh
-from edgekit.measure.group_times import GroupTimes
 from edgekit.measure.latency import Times
 from edgekit.measure.machine import ROOMS
-from edgekit.measure.measure_bundles import measure_with
+from edgekit.measure.measure_bundles import GroupTimes, measure_with
 from edgekit.measure.opened_bundle import CheckedBundle, accuracy_of
 from edgekit.measure.profile_summary import ProfileSummary
 from edgekit.measure.settings import Timing

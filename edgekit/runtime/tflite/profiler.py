@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.compat.litert import operations
 from edgekit.runtime.engine import import_runtime
 from edgekit.runtime.profile import OpProfile, Profile, Shape, add_times, matrix_macs, product
 from edgekit.support.child_process import run_python
@@ -155,3 +154,13 @@ def _kernels(model: Path, threads: int, runs: int) -> tuple[list[_Kernel], str]:
     if not first or any([name for name, _ in run] != [name for name, _ in first] for run in measured):
         return [], "it named no kernels, or different ones in each run"
     return [_Kernel(same[0][0], median(ms for _, ms in same)) for same in zip(*measured, strict=True)], ""
+
+
+def operations(interpreter: Any) -> list[dict[str, Any]]:
+    """The operations of the model's graph in order: `op_name` and the tensor indices `inputs` and `outputs`.
+
+    Checked with ai-edge-litert 2.3 and tflite-runtime 2.14, where `_get_ops_details` is private and documented as
+    subject to change. edgekit's profiler needs it to pair each kernel that ran with the operation in the file.
+    """
+    details: list[dict[str, Any]] = interpreter._get_ops_details()
+    return details

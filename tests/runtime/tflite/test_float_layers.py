@@ -9,10 +9,9 @@ import torch
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from torch import nn
 
-from edgekit.compat.litert import operations
 from edgekit.config.recipes import load_recipe
 from edgekit.runtime.tflite.backend import Backend
-from edgekit.runtime.tflite.profiler import PRODUCTS
+from edgekit.runtime.tflite.profiler import PRODUCTS, operations
 from edgekit.support.libraries import quiet
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import edgekit
+from edgekit.config.choices import Precision
 from edgekit.config.device_classes import load_device_class
-from edgekit.config.precisions import Precision
 from edgekit.config.recipes import load_recipe
 from edgekit.models import Network, load_network
 from edgekit.models.network import torch_logits

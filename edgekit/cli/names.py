@@ -1,5 +1,0 @@
-"""The name of the command, and what shells derive from it."""
-
-COMMAND = "edgekit"
-COMPLETION = "_EDGEKIT_COMPLETE"
-"""Environment variable with which a shell asks for completions; Typer derives it from the name of the command."""
