@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgekit.job import Job, job_of
 from edgekit.job.job import MAKING, MEASURING, declarations, default_of
-from edgekit.job.options import Option
+from edgekit.job.kinds import Option
 from edgekit.job.saved import bundles_of
 
 if TYPE_CHECKING:
