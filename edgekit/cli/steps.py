@@ -16,7 +16,7 @@ from edgekit.job.job import MAKING, MODEL
 @app.command(rich_help_panel=panels.MORE)
 @states(
     *MAKING,
-    defaults={"data": panels.REQUIRED},
+    defaults={"data": f"{panels.REQUIRED}, unless --calibration-data is given"},
     helps={"output": "Folder for the graphs, calibration.json and stored results."},
 )
 def quantize(model: Model, stated: dict[str, Any], json_: Json = False, quiet: Quiet = False) -> int:
@@ -27,7 +27,8 @@ def quantize(model: Model, stated: dict[str, Any], json_: Json = False, quiet: Q
     from edgekit.support.progress import Reporter, loading
 
     job = Job.of(model, stated)
-    job.check()
+    if job.calibration_data is None:
+        job.check_data()
     with clean_stdout() as out:
         reporter = Reporter(quiet)
         with loading(reporter):

@@ -151,7 +151,7 @@ class Job:
             panel="Images",
             metavar="PATH",
             default="the split train of --data, or else a part that is left out of the evaluation",
-            help="Images to calibrate on, in any layout that --data takes.",
+            help="Images to calibrate on, in any layout that --data takes. They need no labels.",
         ),
     ] = None
     num_calibration_samples: Annotated[

@@ -106,7 +106,7 @@ def test_no_types_and_ranges_in_help(words: str, show_help: Any) -> None:
 
 REQUIRED = {
     "deploy": "--data PATH [required]",
-    "quantize": "--data PATH [required]",
+    "quantize": "--data PATH [required, unless --calibration-data is given]",
     "evaluate": "--data PATH [required]",
     "compile": "--data PATH [required for a model]",
     "tune": "--data PATH [required, except for demo]",
