@@ -9,7 +9,7 @@ from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Json
 from edgekit.cli.command import states
-from edgekit.cli.output import clean_stdout, emit
+from edgekit.cli.output import clean_stdout, emit, show
 from edgekit.errors import printable
 from edgekit.job.job import values_of
 
@@ -183,7 +183,7 @@ def status(
     with their hashes. The exit code is 1 if a device can't be asked, or an
     active bundle is damaged.
     """
-    from edgekit.cli.field_lines import show, status_lines
+    from edgekit.cli.field_lines import status_lines
     from edgekit.devices.registry import find_remote, saved_machines
     from edgekit.devices.rollout import status_of
     from edgekit.support.progress import Reporter
@@ -191,7 +191,7 @@ def status(
     with clean_stdout() as out:
         chosen = [find_remote(name) for name in dict.fromkeys(names or saved_machines())]
         result = status_of(chosen, Reporter(quiet=True))
-        show(out, result, status_lines, json_)
+        show(out, result, status_lines(result), json_)
     damaged = any(app.verdict == "error" for device in result.devices for app in device.apps)
     return 1 if damaged or any(device.failure for device in result.devices) else 0
 

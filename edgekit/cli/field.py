@@ -9,7 +9,7 @@ from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import BundlePath, Json, Quiet
 from edgekit.cli.command import states
-from edgekit.cli.output import clean_stdout
+from edgekit.cli.output import clean_stdout, show
 
 if TYPE_CHECKING:
     from edgekit.devices.rollout import Pushed
@@ -108,7 +108,7 @@ def push(
     Only files that a device lacks are copied, and an interrupted copy is
     resumed. A device that doesn't pass stops the roll-out.
     """
-    from edgekit.cli.field_lines import pushed_lines, show
+    from edgekit.cli.field_lines import pushed_lines
     from edgekit.devices.push import bound_for, check_app, check_trust
     from edgekit.devices.registry import find_remote
     from edgekit.devices.rollout import push_bundle
@@ -122,7 +122,7 @@ def push(
         check_trust(read, devices)
         bounds = {device: bound_for(read, device, max_p99, stated.get("threads")) for device in devices}
         pushed = push_bundle(read, bounds, name, Reporter(quiet or json_), canary, parallel)
-        show(out, pushed, pushed_lines, json_)
+        show(out, pushed, pushed_lines(pushed), json_)
     return _exit_code(pushed)
 
 
@@ -140,7 +140,7 @@ def rollback(
     step. No trial runs, so nothing has to be installed or waited for. The same
     command a second time changes nothing, so repeat it after a lost connection.
     """
-    from edgekit.cli.field_lines import pushed_lines, show
+    from edgekit.cli.field_lines import pushed_lines
     from edgekit.devices.push import check_app, check_hash
     from edgekit.devices.registry import find_remote
     from edgekit.devices.rollout import roll_back_devices
@@ -151,7 +151,7 @@ def rollback(
     with clean_stdout() as out:
         devices = [find_remote(each) for each in dict.fromkeys(names)]
         pushed = roll_back_devices(devices, name, Reporter(quiet or json_), to)
-        show(out, pushed, pushed_lines, json_)
+        show(out, pushed, pushed_lines(pushed), json_)
     return _exit_code(pushed)
 
 

@@ -1,26 +1,16 @@
 """The answers of `edgekit push`, `rollback` and `devices status` as lines of text."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TextIO, TypeVar
+from collections.abc import Iterator
 
-from edgekit.cli.output import answer_width, emit, wrapped
+from edgekit.cli.output import answer_width, wrapped
 from edgekit.devices.app_state import AppState, Slot
 from edgekit.devices.push import HASH_DIGITS, PushedDevice
 from edgekit.devices.rollout import Pushed, Status
-from edgekit.report.figure import NOTHING
+from edgekit.report.figure import NOTHING, counted
 from edgekit.report.table import Column, lines_of
 
-T = TypeVar("T")
 APP_KEY = "/etc/edgekit/trust.pem"
 """Place of an app's copy of the public key in examples: only root can write there."""
-
-
-def show(out: TextIO, document: T, lines: Callable[[T], Iterable[str]], json_: bool) -> None:
-    """Print a document as lines of text, or as JSON."""
-    if json_:
-        emit(out, document)
-    else:
-        out.writelines(f"{line}\n" for line in lines(document))
 
 
 def pushed_lines(pushed: Pushed) -> Iterator[str]:
@@ -97,7 +87,7 @@ def _facts(state: AppState) -> Iterator[tuple[str, str]]:
         yield "model", f"{record.model or 'unknown'}, {record.precision}, made for {record.device_class}"
         yield "runtime", f"{trial.engine}, Python {trial.python}, pushed by edgekit {record.edgekit}"
         bound = f", at most {record.max_p99_ms:.2f} ms" if record.max_p99_ms else ""
-        threads = f"{trial.threads} thread{'s' if trial.threads > 1 else ''}"
+        threads = counted(trial.threads, "thread")
         yield from [("trust", f"bundles that the key in {state.trust} signed")] if state.trust else []
         note = ", emulated: not comparable" if trial.emulated else ""
         yield "latency", f"p50 {trial.p50_ms:.2f} ms, p99 {trial.p99_ms:.2f} ms{bound}, {threads}{note}"

@@ -66,3 +66,11 @@ def emit(out: TextIO, document: Any) -> None:
     from edgekit.report.serialization import to_json
 
     out.write(to_json(document))
+
+
+def show(out: TextIO, document: Any, lines: Iterable[str], json_: bool) -> None:
+    """Print a document as JSON, or else as these lines of text."""
+    if json_:
+        emit(out, document)
+    else:
+        out.writelines(f"{line}\n" for line in lines)

@@ -9,7 +9,7 @@ from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Json, Model, Quiet
 from edgekit.cli.command import states
-from edgekit.cli.output import clean_stdout, emit
+from edgekit.cli.output import clean_stdout, show
 from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
 from edgekit.config.recipes import load_recipe
 from edgekit.errors import UsageError
@@ -75,11 +75,8 @@ def plan(
         chosen = load_recipe(job.recipe, REWRITES) if job.recipe else None
         bytes_ = None if memory is None else int(memory * GIB)
         planned = plan_model(job.model_options, job.targets, cls, chosen, memory_of_class=not is_here, memory=bytes_)
-        if json_:
-            emit(out, planned)
-        else:
-            machine = "this machine" if memory is None else "the machine"
-            out.writelines(f"{line}\n" for line in lines_of_plan(planned, machine))
+        machine = "this machine" if memory is None else "the machine"
+        show(out, planned, lines_of_plan(planned, machine), json_)
     return 0
 
 

@@ -7,7 +7,7 @@ from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Json, Model, ModelOrGraphs, Quiet
 from edgekit.cli.command import states
-from edgekit.cli.output import clean_stdout, emit
+from edgekit.cli.output import clean_stdout, show
 from edgekit.errors import UsageError
 from edgekit.job import Job
 from edgekit.job.job import MAKING, MODEL
@@ -34,10 +34,7 @@ def quantize(model: Model, stated: dict[str, Any], json_: Json = False, quiet: Q
         with loading(reporter):
             from edgekit.pipeline.steps import quantize_model
         quantized = quantize_model(job, reporter)
-        if json_:
-            emit(out, quantized)
-        else:
-            out.writelines(f"{folder}\n" for folder in quantized.graphs)
+        show(out, quantized, quantized.graphs, json_)
     return 1 if quantized.failures else 0
 
 
@@ -66,8 +63,5 @@ def compile_(source: ModelOrGraphs, stated: dict[str, Any], json_: Json = False,
         with loading(reporter):
             from edgekit.pipeline.steps import compile_graphs, compile_model
         compiled = compile_graphs(Path(source), job.folder, reporter) if of_graphs else compile_model(job, reporter)
-        if json_:
-            emit(out, compiled)
-        else:
-            out.writelines(f"{bundle}\n" for bundle in compiled.bundles)
+        show(out, compiled, compiled.bundles, json_)
     return 1 if compiled.failures else 0

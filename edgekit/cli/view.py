@@ -11,7 +11,7 @@ from edgekit.cli.app import app
 from edgekit.cli.arguments import BundlePath, Json, Junit, OneDevice, Summary
 from edgekit.cli.command import states
 from edgekit.cli.for_pipelines import ForPipelines
-from edgekit.cli.output import answer_width, clean_stdout, emit, wrapped
+from edgekit.cli.output import answer_width, clean_stdout, emit, show, wrapped
 from edgekit.errors import printable
 
 if TYPE_CHECKING:
@@ -47,10 +47,7 @@ def inspect(
         inspection = inspect_on(
             find_machine(device, stated.get("offline", False)), bundle, stated.get("threads"), Reporter(quiet=json_)
         )
-        if json_:
-            emit(out, inspection)
-        else:
-            out.writelines(f"{printable(line)}\n" for line in _lines_of(inspection))
+        show(out, inspection, map(printable, _lines_of(inspection)), json_)
     if isinstance(inspection, BundleInspection) and (error := inspection.golden_error):
         raise error
     return 0
@@ -155,10 +152,7 @@ def compare(
     with clean_stdout() as out:
         slowdown = MAX_SLOWDOWN if max_slowdown is None else max_slowdown
         comparison = compare_runs(load_report(before), load_report(after), slowdown)
-        if json_:
-            emit(out, comparison)
-        else:
-            out.writelines(f"{line}\n" for line in _compared(comparison, answer_width()))
+        show(out, comparison, _compared(comparison, answer_width()), json_)
     files.write(lambda: junit_of_comparison(comparison), lambda: summary_of_comparison(comparison))
     return 0 if comparison.verdict == "pass" else 1
 

@@ -15,7 +15,7 @@ from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import RUNTIMES, runtime_called
 from edgekit.errors import UsageError, WeightsError
-from edgekit.models.options import ModelArgs, parse_model_args
+from edgekit.models.options import ModelArgs, is_saved, parse_model_args
 
 RANDOM = "random"
 PRECISION_ALIASES: Mapping[str, Precision] = {"fp32": "float", "fp16": "float", "bf16": "float"}
@@ -253,7 +253,7 @@ def check_calibration_list(path: Path) -> None:
 
 def check_weights(weights: str) -> None:
     """Raise WeightsError unless this is a file, a folder with a saved model, or `random`."""
-    if weights == RANDOM or Path(weights).is_file() or (Path(weights) / "config.json").is_file():
+    if weights == RANDOM or is_saved(Path(weights)):
         return
     problem = "is a folder without config.json" if Path(weights).is_dir() else "doesn't exist"
     raise WeightsError(

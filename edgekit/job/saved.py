@@ -17,6 +17,7 @@ from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import DataError, InputError, UsageError
 from edgekit.job import kinds
 from edgekit.job.job import DEMO, Job, Stated, declarations, flag_of
+from edgekit.models.options import is_saved
 
 TOML = ".toml"
 
@@ -105,7 +106,7 @@ def _in_folder(folder: Path, name: str, value: Any) -> Any:
 
 def _existing(folder: Path, text: str) -> str:
     """The path of the file of this name in a folder; another text as it is."""
-    return str(folder / text) if (folder / text).is_file() or (folder / text / "config.json").is_file() else text
+    return str(folder / text) if is_saved(folder / text) else text
 
 
 def kept(job: Job) -> dict[str, Any] | None:
@@ -143,8 +144,7 @@ def _absolute(name: str, value: Any) -> Any:
 
 def _absolute_text(value: str) -> str:
     """The absolute path of a file or of a folder with a saved model; other texts, such as a name, as they are."""
-    path = Path(value)
-    return str(path.absolute()) if path.is_file() or (path / "config.json").is_file() else value
+    return str(Path(value).absolute()) if is_saved(Path(value)) else value
 
 
 def read_kept(run: Path) -> KeptJob:

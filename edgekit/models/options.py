@@ -76,7 +76,7 @@ class ModelOptions:
         name, path = self.name.lower(), Path(self.name)
         if self.module is not None or ":" in name or name.endswith(ONNX_SUFFIX):
             return False
-        return self.has_checkpoint_suffix or path.is_file() or (path / "config.json").is_file()
+        return self.has_checkpoint_suffix or is_saved(path)
 
     @property
     def has_checkpoint_suffix(self) -> bool:
@@ -95,6 +95,11 @@ class ModelOptions:
         if self.is_checkpoint:
             return Path(self.name).resolve().name
         return Path(self.name).name if self.name.lower().endswith(ONNX_SUFFIX) else self.name
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a path is that of a file, or of a folder with a model that save_pretrained wrote."""
+    return path.is_file() or (path / "config.json").is_file()
 
 
 _EXAMPLE = "num_classes=10,dims=(32,64,128,288),conv_mlp=False"
