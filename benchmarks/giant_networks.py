@@ -16,7 +16,7 @@ from torch import nn
 
 from edgekit.compat.open_clip import build_vision_tower
 from edgekit.models.open_clip_source import ImageClassifier, deployable
-from edgekit.models.random_weights import randomize
+from edgekit.models.weights import randomize
 from edgekit.support.libraries import import_needed
 
 WIDTHS = (256, 512, 1024, 2048, 3072)

@@ -23,8 +23,8 @@ from typing import TypeVar
 import numpy as np
 
 from edgekit.measure.latency import Times, alternate, are_precise
+from edgekit.measure.machine import TelemetrySampler
 from edgekit.measure.settings import Timing
-from edgekit.measure.telemetry import TelemetrySampler
 from edgekit.report.device import Conditions
 from edgekit.report.figure import counted
 from edgekit.support.progress import Reporter, Step

@@ -12,9 +12,9 @@ import numpy as np
 
 from edgekit.measure.fresh_process import Fresh
 from edgekit.measure.latency import CallFailed, Times, alternate
+from edgekit.measure.machine import TelemetrySampler
 from edgekit.measure.settings import Timing
 from edgekit.measure.steadiness import spread, time_steadily
-from edgekit.measure.telemetry import TelemetrySampler
 from edgekit.report.device import Conditions
 from edgekit.report.times import Latency, Sustained, SustainedLatency, SustainedPoint
 from edgekit.support.progress import Reporter

@@ -17,12 +17,12 @@ from edgekit.models.network import Network
 from edgekit.models.onnx_source import OnnxSource
 from edgekit.models.open_clip_source import OpenClipSource
 from edgekit.models.options import ModelOptions
-from edgekit.models.random_weights import random_images, run_on_rgb_or_grey
 from edgekit.models.source import ModelSource
 from edgekit.models.state_dict import check_finite
 from edgekit.models.timm_source import TimmSource
 from edgekit.models.torchvision_source import TorchvisionSource
 from edgekit.models.transformers_source import TransformersSource
+from edgekit.models.weights import random_images, run_on_rgb_or_grey
 from edgekit.runtime.strict_json import check_printable
 from edgekit.support.progress import Reporter
 

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from edgekit.errors import ModelError, UsageError
 from edgekit.models.description import names_of_config
-from edgekit.models.fitted_module import load_weights
 from edgekit.models.inputs import parse_size
 from edgekit.models.labels import StoredNames
 from edgekit.models.options import ModelArgs, ModelOptions, Note
 from edgekit.models.source import LoadedModule
 from edgekit.models.state_dict import state_sha256
 from edgekit.models.transformers_source import Classifier
+from edgekit.models.weights import load_weights
 from edgekit.support.libraries import first_line
 
 ORIGIN = "in memory"

@@ -19,9 +19,9 @@ from edgekit.models.hub import fetch, hub_error
 from edgekit.models.inputs import size_of_model
 from edgekit.models.labels import IMAGENET_CLASSES, resolve_labels
 from edgekit.models.options import ModelOptions, Note
-from edgekit.models.random_weights import randomize
 from edgekit.models.source import LoadedModule
 from edgekit.models.state_dict import State, fit_weights, state_sha256
+from edgekit.models.weights import randomize
 from edgekit.support.files import file_sha256
 from edgekit.support.libraries import first_line, import_needed
 

@@ -11,13 +11,12 @@ from torch import nn
 
 from edgekit.compat.checkpoints import checkpoint_filter
 from edgekit.errors import ModelError, UsageError, WeightsError
-from edgekit.models.fitted_module import load_weights
 from edgekit.models.hub import fetch, hub_error
 from edgekit.models.inputs import size_of_model
 from edgekit.models.options import ModelArgs, ModelOptions
-from edgekit.models.random_weights import randomize
 from edgekit.models.source import LoadedModule
 from edgekit.models.state_dict import state_sha256
+from edgekit.models.weights import load_weights, randomize
 
 # Arguments that timm's own code sets only for published weights, which fine-tunes and random weights need too.
 _AS_PUBLISHED: dict[str, ModelArgs] = {"fbnetc_100": {"bn_eps": 1e-3}}

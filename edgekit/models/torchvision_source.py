@@ -11,12 +11,11 @@ from torch import nn
 
 from edgekit.compat.checkpoints import renamed_as_published
 from edgekit.errors import HubError, ModelError, UsageError, WeightsError
-from edgekit.models.fitted_module import build_fitted, load_weights, parameters_without_memory
 from edgekit.models.inputs import parse_size, resolve_size, size_of_model
 from edgekit.models.options import RESCALING, TORCHVISION, ModelArgs, ModelOptions, Note
-from edgekit.models.random_weights import randomize
 from edgekit.models.source import LoadedModule
 from edgekit.models.state_dict import Rename, State, state_sha256, versions_of_modules, with_versions
+from edgekit.models.weights import build_fitted, load_weights, parameters_without_memory, randomize
 
 # Arguments that torchvision gives to `RESCALING` with published weights, but without the auxiliary classifiers.
 _FLAGS: ModelArgs = {"transform_input": True, "aux_logits": False, "init_weights": False}

@@ -16,10 +16,10 @@ from edgekit.models.checkpoint import files_sha256
 from edgekit.models.description import PREPROCESSOR, describe_folder, weight_files
 from edgekit.models.inputs import InputOptions, resolve_preprocessing, resolve_size, size_of_model
 from edgekit.models.options import TRANSFORMERS, ModelOptions, Note
-from edgekit.models.random_weights import randomize
 from edgekit.models.source import LoadedModule
 from edgekit.models.state_dict import some, state_sha256
 from edgekit.models.transforms import processor_inputs
+from edgekit.models.weights import randomize
 from edgekit.support.libraries import first_line, import_needed, quiet
 
 # Its tensors are resized by torch, whose values are within two of 255 levels of Pillow's.

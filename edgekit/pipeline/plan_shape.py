@@ -13,7 +13,7 @@ from edgekit.errors import ModelError
 from edgekit.images.preprocess import CHANNELS
 from edgekit.models.loading import build_meta
 from edgekit.models.options import ModelOptions
-from edgekit.models.random_weights import run_on_rgb_or_grey
+from edgekit.models.weights import run_on_rgb_or_grey
 
 _PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 

@@ -25,7 +25,7 @@ from edgekit.config.device_classes import list_device_classes
 from edgekit.config.recipes import recipe_for
 from edgekit.errors import ProfileError
 from edgekit.images.preprocess import Preprocessing
-from edgekit.models.random_weights import random_images, randomize
+from edgekit.models.weights import random_images, randomize
 from tests.helpers.graphs import check_values, export_graph
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import ROOT

@@ -16,8 +16,8 @@ from edgekit.models import load_network
 from edgekit.models.identify import identify
 from edgekit.models.loading import build_meta
 from edgekit.models.options import ModelOptions
-from edgekit.models.random_weights import randomize
 from edgekit.models.transformers_source import Classifier
+from edgekit.models.weights import randomize
 from tests.helpers.refusals import refuses
 
 transformers = pytest.importorskip("transformers", reason="needs transformers")

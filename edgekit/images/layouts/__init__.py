@@ -4,10 +4,9 @@ import os
 from pathlib import Path
 
 from edgekit.errors import DataError
-from edgekit.images.layouts.folder import Folder, Zip
+from edgekit.images.layouts.folder import Folder, Zip, is_pattern
 from edgekit.images.layouts.layout import Layout
 from edgekit.images.layouts.parquet import Parquet
-from edgekit.images.layouts.shards import is_pattern
 from edgekit.images.layouts.table import Table
 from edgekit.images.layouts.webdataset import WebDataset
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from edgekit.errors import DataError
+from edgekit.images.layouts.folder import Shard, Shards, find_shards
 from edgekit.images.layouts.layout import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
@@ -20,7 +21,6 @@ from edgekit.images.layouts.layout import (
     Terms,
     find_column,
 )
-from edgekit.images.layouts.shards import Shard, Shards, find_shards
 from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar, Self
 
 from edgekit.errors import DataError
+from edgekit.images.layouts.folder import Shard, Shards, find_shards
 from edgekit.images.layouts.layout import (
     LABEL_COLUMNS,
     MAX_IMAGE_BYTES,
@@ -25,7 +26,6 @@ from edgekit.images.layouts.layout import (
     is_image,
     is_visible,
 )
-from edgekit.images.layouts.shards import Shard, Shards, find_shards
 
 _IN_SHARD = re.compile(r"(.+?\.tar)/(.+)", re.IGNORECASE)
 LONGEST_LABEL = 1 << 20

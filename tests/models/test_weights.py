@@ -11,7 +11,7 @@ from torch import nn
 from edgekit.config import sizes
 from edgekit.errors import WeightsError
 from edgekit.models.checkpoint import read_checkpoint
-from edgekit.models.fitted_module import build_fitted
+from edgekit.models.weights import build_fitted
 from tests.helpers.refusals import refuses
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.measure import telemetry
-from edgekit.measure.telemetry import TelemetrySampler, throttling
+from edgekit.measure import machine
+from edgekit.measure.machine import TelemetrySampler, throttling
 from edgekit.report.device import MachineState, Sample, Throttling
 from tests.devices.test_probe_result import PI5, root
 from tests.helpers.measurements import machine_state
@@ -17,7 +17,7 @@ from tests.helpers.measurements import machine_state
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A clock that the test sets."""
     now = [0.0]
-    monkeypatch.setattr("edgekit.measure.telemetry.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("edgekit.measure.machine.time.monotonic", lambda: now[0])
     return now
 
 
@@ -48,7 +48,7 @@ def test_unknown_values_are_none(tmp_path: Path, clock: list[float]) -> None:
 
 def test_the_state_has_the_report_of_the_firmware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgekit.support.probe.output_of", lambda *_: "throttled=0x50004")
-    throttled = telemetry.machine_state(tmp_path).throttled
+    throttled = machine.machine_state(tmp_path).throttled
     assert throttled == Throttling(0x50004, now=("throttled",), since_boot=("under-voltage", "throttled"))
 
 
@@ -58,7 +58,7 @@ def test_a_long_series_is_thinned_out(tmp_path: Path, clock: list[float]) -> Non
         clock[0] = second
         sampler()
     at = [point.s for point in sampler.finish().series]
-    assert 40 < len(at) <= telemetry.MOST_SAMPLES + 1
+    assert 40 < len(at) <= machine.MOST_SAMPLES + 1
     assert at[-1] == 999
     assert max(later - sooner for sooner, later in pairwise(at)) <= 20
 
