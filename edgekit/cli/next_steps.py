@@ -113,7 +113,7 @@ def command_lines(words: Words, width: int) -> list[str]:
         quoted = shlex.quote(word)
         with_value = word.startswith("-") and not following.startswith("-")
         needed = len(quoted) + (1 + len(shlex.quote(following)) if with_value else 0)
-        if len(lines[-1]) + 1 + needed + len(CONTINUED) <= width or len(lines[-1].split()) < 2:
+        if len(lines[-1]) + 1 + needed + len(CONTINUED) <= width or lines == [INDENT + words[0]]:
             lines[-1] += f" {quoted}"
         else:
             lines[-1] += CONTINUED

@@ -402,13 +402,14 @@ def test_outputs_that_are_not_finite_fail_the_row(
     again: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     shutil.rmtree(tmp_path / "run" / "fake-int8")
-    run = fake_runtime.Engine.run
+    opened = fake_runtime.Engine.open
 
-    def broken(self: Any, x: Any) -> Any:
-        quantized = any("quantize" in str(node.target) for node in self._graph.graph.nodes)
-        return run(self, x) * (np.float32("nan") if quantized else np.float32(1))
+    def broken(self: Any, model: Path, manifest: Any, threads: int | None) -> Any:
+        infer = opened(self, model, manifest, threads)
+        factor = np.float32("nan" if manifest.precision == "int8" else 1)
+        return lambda x: infer(x) * factor
 
-    monkeypatch.setattr(fake_runtime.Engine, "run", broken)
+    monkeypatch.setattr(fake_runtime.Engine, "open", broken)
     assert again() == 1
     assert ": fake int8 returns NaN or infinity for a real image" in capfd.readouterr().err
     assert [row.verdict for row in load_report(tmp_path / "run").results] == ["pass", "error"]
