@@ -6,7 +6,7 @@ from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import NOTHING, Figure, figure_at
 from edgekit.report.measurement import Accuracy
 from edgekit.report.row import Row, Verdict
-from edgekit.report.sentences import confidence, emulated, ended, is_unconfirmed, notes_of, timing_words, warnings
+from edgekit.report.sentences import Note, confidence, emulated, ended, is_unconfirmed, notes_of, timing_words, warnings
 from edgekit.report.table import Column
 
 UNCONFIRMED_WORD = "unconfirmed"
@@ -155,8 +155,15 @@ def remarks(row: Row, shipped: bool, several: bool) -> list[str]:
         if note.kind == "unconfirmed" and not shipped:
             lines.append(f"{name}{UNCONFIRMED_VERBS.get(row.verdict, ':')} {note.sentence}")
         elif note.kind == "other":
-            lines.append(f"{name}{VERBS[row.verdict] if note.is_reason else ''}: {note.sentence}")
+            lines.append(f"{name}{_verb(row, note)}: {note.sentence}")
     return lines
+
+
+def _verb(row: Row, note: Note) -> str:
+    """What leads from a bundle's name to a note. What only leaves a gate inconclusive isn't why a bundle failed."""
+    unsettled = [ended(reason) for gate in row.gates if gate.verdict == "inconclusive" for reason in gate.reasons]
+    explains = note.is_reason and (row.verdict != "fail" or note.sentence not in unsettled)
+    return VERBS[row.verdict] if explains else ""
 
 
 def _float_ms(row: Row) -> float:

@@ -95,6 +95,15 @@ def test_an_inconclusive_row_says_what_is_missing() -> None:
     assert "onnx-int8 failed: too slow. onnx-int8: Not confirmed: the loss may be up to 1.57 points." in text
 
 
+def test_what_leaves_a_gate_inconclusive_is_not_why_a_bundle_failed() -> None:
+    slow = row("onnx", "int8", speedup=Speedup(versus="onnx-float", ratio=0.58, ci95=(0.5, 0.6)))
+    judged = judge(slow, Gates(), random_weights=False, near_chance=True)
+    text = words(answered(report(results=(*ROWS[:3], judged))))
+    assert "onnx-int8 failed: 0.58x" in text
+    assert "onnx-int8: the reference is near chance, so no accuracy means anything." in text
+    assert "onnx-int8 failed: the reference" not in text
+
+
 def test_the_reason_that_the_answer_replaces_is_the_one_that_gates_give() -> None:
     judged = judge(row(accuracy=accuracy(0.4, (-0.58, 1.57))), Gates(), random_weights=False)
     assert "unconfirmed" in [note.kind for note in notes_of(judged)]
