@@ -46,6 +46,7 @@ from edgekit.measure.accuracy import EvaluationImages, Predictions
 from edgekit.measure.inspect_bundle import inspect_bundle, inspect_model
 from edgekit.measure.latency import CallFailed, alternate
 from edgekit.measure.measure_bundles import measure_group
+from edgekit.report.figure import counted
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.runtime.session import golden_error, open_session
 from edgekit.runtime.signature import public_pem, read_signed_bundle
@@ -186,7 +187,7 @@ def push(job: PushJob, slots: Slots, reporter: Reporter, trials: list[Trial]) ->
     trials.append(trial := try_bundle(bundle, job, reporter))
     if job.max_p99_ms is not None and trial.p99_ms > job.max_p99_ms:
         raise BundleRefusedError(
-            f"the p99 of '{name}' is {milliseconds(trial.p99_ms)} with {threads_in_words(trial.threads)}",
+            f"the p99 of '{name}' is {milliseconds(trial.p99_ms)} with {counted(trial.threads, 'thread')}",
             valid=f"at most {milliseconds(job.max_p99_ms)}, {job.bound}",
             fix=f"See with `edgekit doctor {job.name}` whether it is throttled or busy, or give --max-p99 MS",
         )
@@ -253,11 +254,6 @@ def record_of(bundle: Bundle, job: PushJob, trial: Trial, signed_by: str | None)
 def milliseconds(time: float) -> str:
     """A time with its unit. A very short one has two digits that are not zero."""
     return f"{time:.2f} ms" if time >= 0.01 else f"{time:.2g} ms"
-
-
-def threads_in_words(threads: int) -> str:
-    """A number of threads with its noun."""
-    return f"{threads} thread{'s' if threads > 1 else ''}"
 
 
 if __name__ == "__main__":

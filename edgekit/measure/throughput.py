@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgekit.errors import StageError
 from edgekit.measure.latency import Times
 from edgekit.measure.settings import Timing
+from edgekit.report.figure import counted
 from edgekit.report.times import Throughput
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.engine import check_threads
@@ -27,7 +28,7 @@ def measure_streams(
     """Throughput of each bundle on its image, and the errors of those that fail; nothing without `timing.streams`."""
     if not timing.streams:
         return {}, {}
-    work = f"run {timing.streams} stream{'s' if timing.streams != 1 else ''}"
+    work = f"run {counted(timing.streams, 'stream')}"
 
     def measure(name: str) -> Throughput:
         with reporter.stage(f"{name}: {work}"):
