@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import edgekit
 from edgekit import __version__
 from edgekit.config.device_classes import list_device_classes
 from edgekit.config.recipes import list_recipes
@@ -125,7 +126,7 @@ def test_the_sdk_works_with_numpy_and_pillow_alone(version: str, wheel: Path, tm
     found = json.loads(done.stdout)
     assert Path(found["file"]).is_relative_to(tmp_path)
     assert Path(found["data"]).is_relative_to(tmp_path)
-    assert found["exported"].keys() == {"LiveSession", "Session", "__version__", "follow", "load"}
+    assert found["exported"].keys() == set(edgekit.__all__)
     assert not HEAVY & set(found["imported"])
     assert found["classes"] == list(list_device_classes())
     assert found["recipes"] == list(list_recipes())
