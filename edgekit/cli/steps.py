@@ -29,6 +29,7 @@ def quantize(model: Model, stated: dict[str, Any], json_: Json = False, quiet: Q
     job = Job.of(model, stated)
     if job.calibration_data is None:
         job.check_data()
+    job.check_output()
     with clean_stdout() as out:
         reporter = Reporter(quiet)
         with loading(reporter):

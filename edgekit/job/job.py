@@ -437,9 +437,13 @@ class Job:
 
     def check(self) -> None:
         """Raise an InputError if the job names no images, or if its run folder can't be written."""
+        self.check_data()
+        self.check_output()
+
+    def check_output(self) -> None:
+        """Raise OutputError if the job's run folder can't be written."""
         from edgekit.support.run_folder import check_output
 
-        self.check_data()
         check_output(self.folder)
 
     def check_data(self) -> None:
