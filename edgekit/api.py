@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from edgekit.errors import UsageError
 from edgekit.job import Job, job_of
 from edgekit.job.job import MAKING, MEASURING, declarations, default_of
 from edgekit.job.kinds import Option
@@ -116,6 +117,13 @@ def _job(model: Any, data: Any, transform: Any, name: str | None, options: dict[
 
         own = transform if transform is not None else transform_of(data)
         model = ModelOptions(name=name or name_of(model), module=model, transform=own)
+    elif transform is not None or name is not None:
+        parameter = "name" if transform is None else "transform"
+        raise UsageError(
+            f"{parameter} was given for the model '{model}'",
+            valid=f"a {parameter} for a network in memory",
+            fix="Leave it out, or state imgsz, mean, std, interpolation and crop_pct",
+        )
     return job_of(model, {"data": data, **options}, _named)
 
 
@@ -145,9 +153,8 @@ def deploy(
     transform: Any = None,
     name: str | None = None,
     quiet: bool = False,
-    dry_run: bool = False,
     **options: Any,
-) -> Any:
+) -> Run:
     """Quantize, compile, evaluate, benchmark and report, as `edgekit deploy` does. Returns the `Run`.
 
     Args:
@@ -158,7 +165,6 @@ def deploy(
             `crop_pct` replace its values.
         name: Name of a network in memory; None for its architecture in timm, or the name of its class.
         quiet: Show no progress.
-        dry_run: Return the plan of the job, and write nothing.
         options: Fields of the job.
 
     Raises:
@@ -168,11 +174,8 @@ def deploy(
     job.check()
     with _running(quiet) as reporter:
         from edgekit.pipeline.deploy import deploy as run_job
-        from edgekit.pipeline.deploy import plan
         from edgekit.tuning.repair import repairs_of
 
-        if dry_run:
-            return plan(job, reporter)
         return Run(job.folder, run_job(job, reporter, repairs_of if job.repair else None))
 
 

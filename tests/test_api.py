@@ -139,6 +139,8 @@ def test_what_is_wrong_is_named_as_the_caller_wrote_it(tmp_path: Path) -> None:
         edgekit.deploy("resnet18", tmp_path, max_drop="much")
     with refuses(InputError, "'max_dorp'"):
         edgekit.deploy("resnet18", tmp_path, max_dorp=1)
+    with refuses(InputError, "transform was given for the model 'resnet18'"):
+        edgekit.deploy("resnet18", tmp_path, transform=object())
     with refuses(InputError, "data is a int"):
         edgekit.deploy("resnet18", 3)
 
