@@ -432,7 +432,7 @@ class Job:
         return job
 
     def with_values(self, stated: Stated) -> "Job":
-        """The job with these values in place of its own."""
+        """The job after these values have replaced what it stated."""
         return Job.of(self.model, {**self.stated, **stated})
 
     def check(self) -> None:

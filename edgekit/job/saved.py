@@ -169,7 +169,7 @@ def read_kept(run: Path) -> KeptJob:
 
 
 def continued(run: Path, stated: Stated) -> Job:
-    """The job of a run folder with these values in place of its own.
+    """The job of a run folder, after these values have replaced what it stated.
 
     Raises InputError if the folder has no job, or if a file of the job is not there any more.
     """

@@ -246,7 +246,7 @@ def reference_of(
 
 
 def chance(best: NDArray[np.int64], labels: NDArray[np.int64], outputs: int) -> float:
-    """Top-1 that tells nothing about a model: that of its own predictions, dealt to the images at random.
+    """Top-1 that is left when the model's predictions are dealt to the images at random.
 
     A model that gives the same answer for every image has no other. At most it is one over the number of classes that
     the images have, so that a set of mostly one class raises no false alarm; and for images of a single class, on which

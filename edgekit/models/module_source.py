@@ -76,7 +76,7 @@ class ModuleSource:
 
 
 def _copied(options: ModelOptions) -> nn.Module:
-    """A copy of the module with tensors of its own, without wrappers, that returns logits."""
+    """A deep copy of the module, without wrappers, that returns logits."""
     assert options.module is not None
     module = _unwrapped(options.module)
     parts = [value for part in module.modules() for value in vars(part).values()]

@@ -130,7 +130,7 @@ class Builder:
         return compile_graph(to_compile, wanted.path, self._reporter)
 
     def _shared_out(self, wanted: Sequence[Wanted]) -> dict[str, "Future[Bundle]"]:
-        """Let other processes convert the float graphs while this one calibrates; then both build what is left.
+        """Let other processes convert the float graphs while this one calibrates, then share the remaining bundles.
 
         LiteRT's take the longest, so the last runtime in the table comes first, and its INT8 bundle is left to another
         process. Bundles that are calibrated alone are left out, because a calibration uses every core.

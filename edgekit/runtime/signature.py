@@ -165,7 +165,7 @@ def read_private_key(path: str | os.PathLike[str]) -> "EllipticCurvePrivateKey":
             load, _read(path, PRIVATE_KEY), f"'{path}' is", "private key", PRIVATE_KEY, fix
         )
     except TypeError as error:
-        unlock = f"Decrypt it into a file of its own with `openssl ec -in {shlex.quote(str(path))} -out PRIVATE.pem`"
+        unlock = f"Decrypt it into another file with `openssl ec -in {shlex.quote(str(path))} -out PRIVATE.pem`"
         raise UsageError(f"the private key '{path}' has a passphrase", valid=PRIVATE_KEY, fix=unlock) from error
     return key
 

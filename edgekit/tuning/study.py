@@ -199,8 +199,8 @@ class Loop(ABC):
     def run(self, study: Study) -> Study:
         """Make trials until none is proposed. Each is stored as soon as it ends.
 
-        If a trial raises a StageError or hits a bug in edgekit, only that trial fails. Other errors, such as a full
-        disk, and KeyboardInterrupt end the loop, and so does the loss of the device; the same command then resumes.
+        If a trial raises a StageError or hits a bug in edgekit, only that trial fails. A full disk, Ctrl-C and the loss
+        of the device end the loop, and the same command resumes it.
         """
         while (candidate := self.propose(study)) is not None:
             if candidate not in study.candidates:

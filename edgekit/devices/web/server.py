@@ -1,6 +1,6 @@
 """Serves edgekit's page to one browser, with the files that it needs, and passes requests to it.
 
-The server runs in a thread of its own.
+The server runs in a separate thread.
 """
 
 import asyncio
