@@ -55,9 +55,14 @@ def time_of(ran: Profile) -> TimeProfile:
     """Summarize the times, the slowest first; without times, the method of the profile says why."""
     if not ran.time_by_kind:
         return TimeProfile(missing=ran.method)
-    layers = [TimedLayer(op.name, op.kernel, op.int8, round(op.ms, DIGITS)) for op in ran.ops if op.ms is not None]
+    layers = [
+        TimedLayer(op.name, op.kernel, op.int8, round(op.ms, DIGITS), round(op.around_ms, DIGITS))
+        for op in ran.ops
+        if op.ms is not None
+    ]
     return TimeProfile(
         kinds=tuple(TimedKind(kind, round(ms, DIGITS)) for kind, ms in ran.time_by_kind.items()),
         layers=tuple(sorted(layers, key=lambda layer: -layer.ms)),
         sum_ms=round(sum(ran.time_by_kind.values()), DIGITS),
+        conversion_ns=ran.conversion_ns,
     )

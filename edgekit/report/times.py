@@ -30,6 +30,8 @@ class TimedLayer:
     """Whether the kernel multiplies integers of at most 8 bits."""
     ms: Milliseconds
     """Time of one inference, in milliseconds."""
+    around_ms: Milliseconds = 0.0
+    """Time of the activations, conversions and other operations that belong to the layer, in milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class TimeProfile:
     """Layers that multiply and accumulate, the slowest first; empty where the profiler does not tell them apart."""
     sum_ms: Milliseconds | None = None
     """Sum of the times of all kinds, in milliseconds; profiling adds time, so it may exceed the measured latency."""
+    conversion_ns: float | None = None
+    """Time to convert one value between float and 8 bits, in nanoseconds; null where nothing converts values."""
     missing: str | None = None
     """Reason why the runtime gave no times; null where it did."""
 

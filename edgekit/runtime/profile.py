@@ -44,6 +44,22 @@ class OpProfile:
     """Reason why the operation ran in float; None for an integer kernel."""
     quantized: bool = False
     """Whether the file quantizes both its input and its weights (or second input)."""
+    around_ms: float = 0.0
+    """Time in milliseconds of the other operations that belong to this one: activations, conversions, layout."""
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """Time of a layer, and of what surrounds it, in one run."""
+
+    name: str
+    """Name of the layer."""
+    ms: float
+    """Milliseconds in the layer's own kernels."""
+    around_ms: float
+    """Milliseconds of the other operations that belong to it, as in `OpProfile`."""
+    int8: bool
+    """Whether all of its kernels multiply integers of at most 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,8 @@ class Profile:
     """Operations in the order in which they ran."""
     time_by_kind: Mapping[str, float] | None
     """Milliseconds by kind of operation, with products split into "int8" and "float"; None if not reported."""
+    conversion_ns: float | None = None
+    """Nanoseconds to convert one value between float and 8 bits; None if nothing was seen to convert values."""
 
     @property
     def total_macs(self) -> int:
@@ -81,6 +99,18 @@ class Profile:
     def simulated(self) -> bool:
         """Whether most of the quantized MACs run in floating point on this processor."""
         return sum(op.macs for op in self.ops if op.quantized and not op.int8) > self.int8_macs
+
+    @property
+    def layer_times(self) -> tuple[LayerTime, ...]:
+        """Times of the layers in the order in which they ran; empty if the runtime reports none."""
+        times: dict[str, LayerTime] = {}
+        for op in self.ops:
+            if op.ms is not None:
+                last = times.get(op.name, LayerTime(op.name, 0.0, 0.0, True))
+                times[op.name] = LayerTime(
+                    op.name, last.ms + op.ms, last.around_ms + op.around_ms, last.int8 and op.int8
+                )
+        return tuple(times.values())
 
     @property
     def float_layers(self) -> tuple[str, ...]:
