@@ -140,7 +140,7 @@ def _running(quiet: bool, builds: bool = True) -> Iterator[Reporter]:
     with redirect_stdout(sys.__stderr__):
         if builds:
             with loading(reporter), silent():
-                import edgekit.tuning.repair
+                import edgekit.tuning.improvements
                 import edgekit.tuning.search  # noqa: F401  # which import the rest
         yield reporter
 
@@ -174,9 +174,9 @@ def deploy(
     job.check()
     with _running(quiet) as reporter:
         from edgekit.pipeline.deploy import deploy as run_job
-        from edgekit.tuning.repair import repairs_of
+        from edgekit.tuning.improvements import improvements_of
 
-        return Run(job.folder, run_job(job, reporter, repairs_of if job.repair else None))
+        return Run(job.folder, run_job(job, reporter, improvements_of if job.repair else None))
 
 
 @_takes(*declarations())

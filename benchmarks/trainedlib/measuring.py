@@ -29,7 +29,7 @@ from edgekit.report.measurement import Accuracy
 from edgekit.runtime.session import open_session
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
-from edgekit.tuning.repair import repairs_of
+from edgekit.tuning.improvements import improvements_of
 
 
 class Bench:
@@ -105,7 +105,7 @@ class Bench:
             min_speedup=0,
             output=folder / "run",
         )
-        (row,) = (row for row in deploy(job, self.reporter, repairs_of).results if row.name == f"{runtime}-int8")
+        (row,) = (row for row in deploy(job, self.reporter, improvements_of).results if row.name == f"{runtime}-int8")
         if row.failure or row.accuracy is None or row.int8 is None:
             raise EdgekitError(str(row.failure))
         attempts = row.repair.attempts if row.repair else ()

@@ -95,7 +95,7 @@ def _run(job: Job, files: ForPipelines, wide: bool, json_: bool, quiet: bool, dr
         with loading(reporter):
             from edgekit.pipeline.deploy import deploy as do_job
             from edgekit.pipeline.deploy import plan
-            from edgekit.tuning.repair import repairs_of
+            from edgekit.tuning.improvements import improvements_of
         if dry_run:
             planned = plan(job, reporter)
             if json_:
@@ -108,7 +108,7 @@ def _run(job: Job, files: ForPipelines, wide: bool, json_: bool, quiet: bool, dr
                 lines = lines_of_plan(planned.prediction, "this machine") if planned.prediction else ()
                 out.writelines(f"{line}\n" for line in lines)
             return 0
-        report = do_job(job, reporter, repairs_of if job.repair else None)
+        report = do_job(job, reporter, improvements_of if job.repair else None)
         if json_:
             emit(out, report)
         else:

@@ -1,7 +1,7 @@
 """Improvements of bundles after they were measured, such as layers kept in float, and the bundles that they try."""
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,12 +17,15 @@ from edgekit.pipeline.request import BuildSpec, BundleInputs
 from edgekit.report.measurement import Measurement
 from edgekit.report.row import Row
 from edgekit.runtime.bundle import Bundle, read_bundle
-from edgekit.support.files import replacing, writing
+from edgekit.support.files import digest, replacing, writing
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import ATTEMPTS, RunFolder
 
-Measure = Callable[[Device, BuiltBundles], Sequence[Measurement]]
-"""Measures bundles on a device, one measurement each."""
+
+class Measure(Protocol):
+    """Measures bundles on a device, one measurement each; without `evaluate`, only their times."""
+
+    def __call__(self, device: Device, bundles: BuiltBundles, evaluate: bool = True) -> Sequence[Measurement]: ...
 
 
 class Improvement(Protocol):
@@ -82,7 +85,7 @@ class Improve(Protocol):
 
 def attempt_path(run: RunFolder, name: str, layers: Sequence[str]) -> Path:
     """Folder of the bundle that was tried instead of the run's bundle `name`, with these layers in float."""
-    return run.state / ATTEMPTS / f"{name}-{len(layers)}"
+    return run.state / ATTEMPTS / f"{name}-{digest(*layers)[:12]}"
 
 
 def copy_bundle(source: Path, place: Path) -> Bundle:

@@ -11,7 +11,7 @@ from edgekit.devices.web.pages import Pages
 from edgekit.measure import machine
 from edgekit.measure.accuracy import EvaluationImages, reference_of, right_by_class, with_class_names
 from edgekit.measure.gates import judge
-from edgekit.measure.measure_bundles import BuiltBundles, measure_here
+from edgekit.measure.measure_bundles import BuiltBundles, measure_built, measure_group, measure_here
 from edgekit.measure.measurement_store import MeasurementStore
 from edgekit.measure.recommendation import Finals, time_finals
 from edgekit.measure.settings import Gates
@@ -52,12 +52,15 @@ class Bench:
         """Measure all bundles on each device in turn."""
         return each_device(self.devices, lambda device: self.measure_on(device, bundles))
 
-    def measure_on(self, device: Device, bundles: BuiltBundles) -> Sequence[Measurement]:
-        """Measure bundles on one device, one measurement each."""
-        if device == THIS:
-            return measure_here(bundles, machine.describe(), self.store, self.reporter)
-        timing, images = self.store.timing, self.store.images
-        return measure_on_device(device, bundles, timing, self.reporter, images, self.store, self.pages)
+    def measure_on(self, device: Device, bundles: BuiltBundles, evaluate: bool = True) -> Sequence[Measurement]:
+        """Measure bundles on one device, one measurement each; without `evaluate`, only their times."""
+        timing, (images, store) = self.store.timing, (self.store.images, self.store) if evaluate else (None, None)
+        if device != THIS:
+            return measure_on_device(device, bundles, timing, self.reporter, images, store, self.pages)
+        here = machine.describe()
+        if store is not None:
+            return measure_here(bundles, here, store, self.reporter)
+        return measure_built(bundles, here, lambda group: measure_group(group, timing, here, self.reporter))
 
     def time_finals(self, rows: Sequence[Row]) -> Finals | None:
         """Time the finalists of this machine in turns; None if there is no final."""

@@ -94,7 +94,7 @@ class SearchLoop(Loop):
             (trial.candidate for trial in walk(study, self.gates, self.limit) if trial.state == "untried"), None
         )
 
-    def make(self, candidate: Candidate) -> tuple[Bundle, Measurement]:
+    def make(self, study: Study, candidate: Candidate) -> tuple[Bundle, Measurement]:
         """Build and measure the bundle."""
         return self.measure(candidate)
 

@@ -181,7 +181,7 @@ class Loop(ABC):
     """Gates that the trials are judged by."""
 
     @abstractmethod
-    def make(self, candidate: Candidate) -> tuple[Bundle, Measurement]:
+    def make(self, study: Study, candidate: Candidate) -> tuple[Bundle, Measurement]:
         """Build the bundle of a candidate and measure it. Raises StageError."""
 
     @abstractmethod
@@ -205,7 +205,7 @@ class Loop(ABC):
         while (candidate := self.propose(study)) is not None:
             if candidate not in study.candidates:
                 study = replace(study, candidates=(*study.candidates, candidate))
-            trial = self.attempt(study.candidates.index(candidate), candidate)
+            trial = self.attempt(study, candidate)
             if trial is None:
                 break
             study = replace(study, trials=(*study.trials, trial))
@@ -213,10 +213,11 @@ class Loop(ABC):
             self.tell(study)
         return study
 
-    def attempt(self, number: int, candidate: Candidate) -> Trial | None:
+    def attempt(self, study: Study, candidate: Candidate) -> Trial | None:
         """Make one trial; None if the device was lost. Its error doesn't name the run's folder: reports are shared."""
+        number = study.candidates.index(candidate)
         try:
-            bundle, measured = self.make(candidate)
+            bundle, measured = self.make(study, candidate)
         except Exception as error:
             if not costs_a_row(error):
                 raise

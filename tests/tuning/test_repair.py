@@ -2,8 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,31 +12,29 @@ import numpy as np
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.config.recipes import load_recipe
+from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.devices.registry import THIS
 from edgekit.errors import CompileError
 from edgekit.measure.settings import Gates, Timing
 from edgekit.pipeline import measuring, reporting
 from edgekit.pipeline.build import build_one
-from edgekit.pipeline.improvement import copy_bundle
+from edgekit.pipeline.improvement import attempt_path, copy_bundle
 from edgekit.report import load_report
 from edgekit.report.recipe_search import Repair, RepairAttempt, repair_words
 from edgekit.report.row import Row
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
-from edgekit.support.run_folder import STATE, open_run
-from edgekit.tuning import mixtures
+from edgekit.support.run_folder import STATE, RunFolder, open_run
+from edgekit.tuning import bundle_loop, improvements, mixtures
 from edgekit.tuning import repair as repairing
+from edgekit.tuning.bundle_loop import MeasuredBundles, is_of
+from edgekit.tuning.improvements import Improvements, improvements_of
 from edgekit.tuning.repair import (
     MOST_ATTEMPTS,
-    MeasuredBundles,
     RepairLoop,
-    Repairs,
     attempt_of,
     decision,
-    is_of,
     misses_bound,
-    repairs_of,
     within_reach,
 )
 from edgekit.tuning.study import Candidate, Study, StudyStore, Trial
@@ -199,11 +197,11 @@ def test_an_attempt_that_fails_costs_itself(
     real = build_one
 
     def refuse(graphs: Any, target: str, precision: Any, path: Path, reporter: Reporter) -> Any:
-        if path.name.endswith("-1"):
+        if graphs.spec.recipe.for_target("fake").float_layers == ("last",):
             raise CompileError(f"can't write {tmp_path / 'run'}/secret")
         return real(graphs, target, precision, path, reporter)
 
-    monkeypatch.setattr(repairing, "build_one", refuse)
+    monkeypatch.setattr(bundle_loop, "build_one", refuse)
     assert deploy() == 0
     repair = int8_row(tmp_path / "run").repair
     assert repair
@@ -211,6 +209,11 @@ def test_an_attempt_that_fails_costs_itself(
     assert "can't write" in (repair.attempts[1].error or "")
     assert str(tmp_path) not in (repair.attempts[1].error or ""), "reports are shared"
     assert "fake-int8: repair: can't write" in capfd.readouterr().err
+
+
+def test_attempts_with_as_many_layers_do_not_share_a_folder(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run") as run:
+        assert len({attempt_path(run, "onnx-int8", layers) for layers in ((), ("a",), ("b",), ("a", "b"))}) == 4
 
 
 def test_layers_that_cannot_be_ranked_leave_the_row_as_it_is(
@@ -228,9 +231,9 @@ def test_layers_that_cannot_be_ranked_leave_the_row_as_it_is(
 
 POINTS: list[tuple[Any, str, int]] = [
     (mixtures, "simulate", 0),
-    (repairing, "build_one", 0),
+    (bundle_loop, "build_one", 0),
     (measuring, "measure_here", 1),
-    (repairing, "copy_bundle", 0),
+    (bundle_loop, "copy_bundle", 0),
     (reporting, "write_report", 0),
 ]
 """Where Ctrl-C arrives, in the order of a repair: (owner, function, number of calls that still succeed)."""
@@ -270,7 +273,7 @@ def test_jobs_that_are_never_repaired(weights: str, params: int) -> None:
     spec: Any = SimpleNamespace(network=SimpleNamespace(weights=weights, params=params))
     images: Any = None
     run: Any = None
-    assert repairs_of(spec, images, ("onnx",), (THIS,), Timing(), Gates(), run, QUIET) is None
+    assert improvements_of(spec, images, ("onnx",), (THIS,), Timing(), Gates(), run, QUIET) is None
 
 
 def test_calibration_images_unlike_the_others_are_not_repaired_for() -> None:
@@ -279,7 +282,7 @@ def test_calibration_images_unlike_the_others_are_not_repaired_for() -> None:
     spec: Any = SimpleNamespace(network=network, calibration=dark)
     images: Any = SimpleNamespace(evaluation=bright)
     run: Any = None
-    assert repairs_of(spec, images, ("onnx",), (THIS,), Timing(), Gates(), run, QUIET) is None
+    assert improvements_of(spec, images, ("onnx",), (THIS,), Timing(), Gates(), run, QUIET) is None
 
 
 FAST, SLOW = speedup(1.5, 1.4, 1.6), speedup(1.0, 0.9, 1.1)
@@ -376,25 +379,44 @@ def test_attempts_count_on_the_device_and_runtime_that_measured_them() -> None:
     assert not is_of(repair, replace(row, device=device(memory_bytes=2)))
 
 
+@dataclass(frozen=True)
+class Spec:
+    """What bundles are built from, without a network."""
+
+    recipe: Recipe
+    calibration: Any
+
+
+SPEC: Any = Spec(load_recipe("default"), SimpleNamespace(samples=()))
+GRAPHS: Any = SimpleNamespace(with_recipe=lambda _: None)
+KEY: Any = SimpleNamespace(key="key")
+
+
 def test_on_another_device_the_repair_begins_with_the_recipes_own_bundle(
-    make_bundle: MakeBundle, tmp_path: Path
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = read_bundle(make_bundle("onnx"))
     row = measurement(precision="int8")
+    monkeypatch.setattr(
+        bundle_loop, "build_one", lambda graphs, target, precision, path, _: copy_bundle(bundle.path, path)
+    )
     with open_run(tmp_path / "run") as run:
         store = StudyStore(run, "onnx", Gates(), "repair")  # type: ignore[arg-type]
-
-        def build(candidate: Candidate, path: Path) -> Bundle:
-            assert candidate == Candidate()
-            shutil.copytree(bundle.path, path)
-            return read_bundle(path)
-
         before = MeasuredBundles({"onnx-float": bundle, "onnx-int8": bundle}, {"onnx-int8": row})
-        loop = RepairLoop(store, QUIET, Gates(), before, build, lambda bundles: dict.fromkeys(bundles, row))
+        loop = RepairLoop(
+            store, QUIET, Gates(), before, lambda bundles, _=True: dict.fromkeys(bundles, row), SPEC.recipe, GRAPHS
+        )
         after = loop.begin_again()
     shipped = after.bundles["onnx-int8"]
     assert isinstance(shipped, Bundle)
     assert (shipped.path, after.rows["onnx-int8"]) == (tmp_path / "run/onnx-int8", row)
+
+
+def improving(run: RunFolder, targets: Sequence[str], devices: Any, monkeypatch: pytest.MonkeyPatch) -> Improvements:
+    """The repairs of a job whose studies have inputs without a network."""
+    images: Any = None
+    monkeypatch.setattr(improvements, "study_inputs", lambda *_: KEY)
+    return Improvements(SPEC, images, targets, devices, Timing(), Gates(), run, QUIET, (RepairLoop,))
 
 
 def test_a_repair_that_begins_again_reports_the_bundle_in_the_run(
@@ -406,17 +428,15 @@ def test_a_repair_that_begins_again_reports_the_bundle_in_the_run(
     own = measurement(accuracy=accuracy(3.0), engine="onnxruntime 1.1")
     monkeypatch.setattr(repairing, "rank_layers", ranked())
     monkeypatch.setattr(
-        repairing, "build_one", lambda graphs, target, precision, path, reporter: copy_bundle(bundle.path, path)
+        bundle_loop, "build_one", lambda graphs, target, precision, path, _: copy_bundle(bundle.path, path)
     )
-    spec: Any = SimpleNamespace(recipe=load_recipe("default"), calibration=SimpleNamespace(samples=()))
-    graphs: Any = SimpleNamespace(with_recipe=lambda _: None)
-    inputs: Any = SimpleNamespace(key="key")
     with open_run(tmp_path / "run") as run:
         shipped = copy_bundle(bundle.path, run.path / "onnx-int8")
-        store = StudyStore(run, "onnx", inputs, "repair")
-        store.save(state((3.0, 1.5), (0.5, 1.4)))
-        repairs = Repairs(spec, (THIS,), Gates(), [store], QUIET)
-        after = repairs.improve({"onnx-int8": shipped}, [earlier], lambda _, bundles: [own for _ in bundles], graphs)
+        repairs = improving(run, ["onnx"], (THIS,), monkeypatch)
+        StudyStore(run, "onnx", KEY, "repair").save(state((3.0, 1.5), (0.5, 1.4)))
+        after = repairs.improve(
+            {"onnx-int8": shipped}, [earlier], lambda _, bundles, __=True: [own for _ in bundles], GRAPHS
+        )
     assert after == [own]
 
 
@@ -428,30 +448,26 @@ def test_a_speedup_of_an_emulated_device_does_not_count() -> None:
 
 def test_other_devices_measure_the_repaired_bundles_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built: Any = {name: object() for name in ("onnx-float", "onnx-int8", "tflite-float", "tflite-int8")}
-    monkeypatch.setattr(repairing, "Bundle", object)
-    monkeypatch.setattr(StudyStore, "load", lambda *_: None)
+    monkeypatch.setattr(improvements, "Bundle", object)
 
-    def repaired(_: Repairs, store: StudyStore, shipped: MeasuredBundles, measure: Any, graphs: Any) -> MeasuredBundles:
-        if store.target == "onnx":
-            return shipped
-        bundles: Any = {**shipped.bundles, "tflite-int8": "repaired"}
-        return MeasuredBundles(bundles, measure(bundles))
+    def repaired(loop: RepairLoop) -> Any:
+        if loop.store.target == "onnx":
+            return None, loop.shipped
+        bundles: Any = {**loop.shipped.bundles, "tflite-int8": "repaired"}
+        return None, MeasuredBundles(bundles, loop.measure(bundles))
 
-    monkeypatch.setattr(Repairs, "_repair", repaired)
+    monkeypatch.setattr(RepairLoop, "improve", repaired)
     calls: list[tuple[str, list[str], bool]] = []
 
-    def measure(device: Any, bundles: Any) -> Any:
+    def measure(device: Any, bundles: Any, evaluate: bool = True) -> Any:
         calls.append((device.name, list(bundles), bundles["tflite-int8"] == "repaired"))
         return [f"new {name} on {device.name}" for name in bundles]
 
     devices: Any = (SimpleNamespace(name="pi4"), SimpleNamespace(name="pi5"))
     before: Any = [f"{name} on {device.name}" for device in devices for name in built]
-    spec: Any = None
     graphs: Any = None
     with open_run(tmp_path / "run") as run:
-        inputs: Any = None
-        stores = [StudyStore(run, target, inputs, "repair") for target in ("onnx", "tflite")]
-        repairs = Repairs(spec, devices, Gates(), stores, QUIET)
+        repairs = improving(run, ("onnx", "tflite"), devices, monkeypatch)
         after = repairs.improve(built, before, measure, graphs)
     group = ["tflite-float", "tflite-int8"]
     assert calls == [("pi4", group, True), ("pi5", group, True)]

@@ -1,0 +1,129 @@
+"""Loops that try other INT8 bundles of a runtime in place of the run's, and ship the one that they choose."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from edgekit.config.recipes import Recipe
+from edgekit.measure.measure_bundles import BuiltBundles
+from edgekit.measure.settings import Gates
+from edgekit.pipeline.build import build_one
+from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.improvement import attempt_path, copy_bundle
+from edgekit.report.measurement import Measurement
+from edgekit.report.row import Row
+from edgekit.runtime.bundle import Bundle
+from edgekit.tuning.study import Candidate, Loop, Study, Trial
+
+Rows = Mapping[str, Measurement]
+"""Measurements of bundles on one device, by the name of the bundle."""
+
+
+class MeasureRows(Protocol):
+    """Measures bundles on the device that judges; without `evaluate`, only their times."""
+
+    def __call__(self, bundles: BuiltBundles, evaluate: bool = True) -> Rows: ...
+
+
+@dataclass(frozen=True)
+class MeasuredBundles:
+    """The bundles of one target and their measurements on one device."""
+
+    bundles: BuiltBundles
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class BundleLoop(Loop):
+    """Tries to improve one target's INT8 bundle, on the device that judges."""
+
+    shipped: MeasuredBundles
+    """The bundles as an earlier command, or an earlier loop, left them."""
+    measure: MeasureRows
+    """Measures bundles on the device that judges."""
+    recipe: Recipe
+    """The recipe that the candidates change."""
+    graphs: JobGraphs
+    """The graphs that the bundles are made from."""
+    tried: dict[Candidate, MeasuredBundles] = field(default_factory=dict)
+    """The bundles that this command has tried, beside the float bundle."""
+
+    purpose: ClassVar[str]
+    """What the loop's studies are for; see `StudyStore`."""
+
+    @property
+    def name(self) -> str:
+        """Name of the bundle."""
+        return f"{self.store.target}-int8"
+
+    @property
+    def row(self) -> Measurement:
+        """Measurement of the run's bundle."""
+        return self.shipped.rows[self.name]
+
+    @staticmethod
+    @abstractmethod
+    def choose(study: Study, gates: Gates) -> Trial:
+        """The trial to ship by the results so far."""
+
+    @abstractmethod
+    def begin(self) -> Study | None:
+        """A study whose first trial is the recipe's own bundle; None if there is nothing to improve."""
+
+    @abstractmethod
+    def described(self, row: Row, study: Study) -> Row:
+        """The row with what the study changed in its bundle."""
+
+    def improve(self) -> tuple[Study | None, MeasuredBundles]:
+        """Make the trials that no earlier command has made, and ship the bundle that is chosen.
+
+        Trials of another device, or of another version of the runtime, don't count. Returns the study, if there is one,
+        and the bundles.
+        """
+        study, loop = self.store.load(), self
+        if study is not None and not self.row.failure and not is_of(study, self.row):
+            study, loop = None, replace(self, shipped=self.begin_again())
+        study = study or loop.begin()
+        return (None, loop.shipped) if study is None else loop.resume(study)
+
+    def resume(self, study: Study) -> tuple[Study, MeasuredBundles]:
+        """Make the trials that are missing, and ship the bundle that is chosen."""
+        in_place = self.choose(study, self.gates)
+        study = self.run(study)
+        chosen = self.choose(study, self.gates)
+        if chosen.number == in_place.number:
+            return study, self.shipped
+        if in_place.number == 0:  # where a command with other bounds finds it
+            copy_bundle(self.store.run.path / self.name, self.path_of(Candidate()))
+        return study, self.ship(chosen.candidate)
+
+    def begin_again(self) -> MeasuredBundles:
+        """Ship and measure the recipe's own bundle, as if there had been no other."""
+        own = self.attempt(Study((Candidate(),)), Candidate())
+        return self.ship(Candidate()) if own is not None and own.measured else self.shipped
+
+    def build(self, candidate: Candidate) -> Bundle:
+        """Build the bundle of a candidate, or reuse the one that is there. Raises StageError."""
+        recipe = candidate.applied(self.recipe, self.store.target)
+        path = self.path_of(candidate)
+        return build_one(self.graphs.with_recipe(recipe), self.store.target, "int8", path, self.reporter)
+
+    def ship(self, candidate: Candidate) -> MeasuredBundles:
+        """Replace the run's bundle by that of a candidate. Returns the bundles, measured now unless they have been."""
+        bundle = copy_bundle(self.path_of(candidate), self.store.run.path / self.name)
+        bundles, tried = {**self.shipped.bundles, self.name: bundle}, self.tried.get(candidate)
+        return MeasuredBundles(bundles, tried.rows if tried else self.measure(bundles))
+
+    def path_of(self, candidate: Candidate) -> Path:
+        """Folder of a candidate's bundle."""
+        target = self.store.target
+        layers = candidate.applied(self.recipe, target).for_target(target).float_layers
+        return attempt_path(self.store.run, self.name, layers)
+
+
+def is_of(study: Study, row: Measurement) -> bool:
+    """Whether the device and the runtime that measured the trials also measured this row."""
+    own = study.trials[0].measured
+    return own is not None and (own.device, own.engine) == (row.device, row.engine)

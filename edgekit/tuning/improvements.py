@@ -1,0 +1,143 @@
+"""Improvements of a job's INT8 bundles, by one loop after the other for each target.
+
+The first device judges, and the others measure only the bundle that is shipped.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from edgekit.config import sizes
+from edgekit.config.recipes import Recipe
+from edgekit.devices.registry import Device
+from edgekit.images.selection import differ_in_brightness
+from edgekit.measure.measure_bundles import BuiltBundles
+from edgekit.measure.settings import Gates, Timing
+from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.improvement import Measure
+from edgekit.pipeline.job_images import JobImages
+from edgekit.pipeline.request import BuildSpec
+from edgekit.report.measurement import Measurement
+from edgekit.report.row import Row
+from edgekit.runtime.bundle import Bundle
+from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import RunFolder
+from edgekit.tuning.bundle_loop import BundleLoop, MeasuredBundles, MeasureRows, Rows
+from edgekit.tuning.repair import RepairLoop, within_reach
+from edgekit.tuning.study import Study, StudyStore, study_inputs
+
+
+class Improvements:
+    """The improvements of one job's INT8 bundles."""
+
+    def __init__(
+        self,
+        spec: BuildSpec,
+        images: JobImages,
+        targets: Sequence[str],
+        devices: Sequence[Device],
+        timing: Timing,
+        gates: Gates,
+        run: RunFolder,
+        reporter: Reporter,
+        loops: Sequence[type[BundleLoop]],
+    ) -> None:
+        self._spec, self._images, self._devices, self._timing = spec, images, devices, timing
+        self._gates, self._run, self._reporter, self._loops = gates, run, reporter, loops
+        self._studies: dict[str, list[tuple[BundleLoop, Study]]] = {}
+        self._recipes = {target: spec.recipe for target in targets}
+        for target in targets:
+            for kind in loops:
+                self._change(target, kind, self._store(target, kind).load())
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the bundles: the job's, with the layers that the loops keep in float."""
+        rows = {target: recipe.targets[target] for target, recipe in self._recipes.items()}
+        return replace(self._spec.recipe, targets={**self._spec.recipe.targets, **rows})
+
+    def improve(
+        self, built: BuiltBundles, measured: Sequence[Measurement], measure: Measure, graphs: JobGraphs
+    ) -> list[Measurement]:
+        """Improve the bundles by their rows on the first device; see `Improvement`."""
+        first, *others = self._devices
+        starts = range(0, len(measured), len(built))
+        rows = [dict(zip(built, measured[start : start + len(built)], strict=True)) for start in starts]
+        improved: dict[str, Bundle | Exception] = {}
+
+        def measure_first(bundles: BuiltBundles, evaluate: bool = True) -> Rows:
+            return dict(zip(bundles, measure(first, bundles, evaluate), strict=True))
+
+        for target in self._recipes:
+            group = {name: bundle for name, bundle in built.items() if name.startswith(f"{target}-")}
+            if not isinstance(group.get(f"{target}-int8"), Bundle):
+                continue
+            before = MeasuredBundles(group, {name: rows[0][name] for name in group})
+            after = self._improve(target, before, measure_first, graphs)
+            rows[0] |= after.rows
+            if after.bundles != group:
+                improved |= after.bundles
+        for device, rows_of_device in zip(others, rows[1:], strict=True):
+            if improved:
+                rows_of_device |= dict(zip(improved, measure(device, improved), strict=True))
+        return [measurement for rows_of_device in rows for measurement in rows_of_device.values()]
+
+    def described(self, row: Row) -> Row:
+        """The row with the improvements of its bundle, if there were any."""
+        if row.failure or row.precision == "float":
+            return row
+        for loop, study in self._studies.get(row.target, ()):
+            row = loop.described(row, study)
+        return row
+
+    def _improve(
+        self, target: str, shipped: MeasuredBundles, measure: MeasureRows, graphs: JobGraphs
+    ) -> MeasuredBundles:
+        """Improve one target's bundle, as far as no earlier command has done so."""
+        self._recipes[target], self._studies[target] = self._spec.recipe, []
+        for kind in self._loops:
+            store, recipe = self._store(target, kind), self._recipes[target]
+            loop = kind(store, self._reporter, self._gates, shipped, measure, recipe, graphs)
+            study, shipped = loop.improve()
+            if study is not None:
+                self._studies[target].append((loop, study))
+                self._change(target, kind, study)
+        return shipped
+
+    def _store(self, target: str, kind: type[BundleLoop]) -> StudyStore:
+        spec = replace(self._spec, recipe=self._recipes[target])
+        inputs = study_inputs(spec, self._images, target, self._timing, self._devices[0])
+        return StudyStore(self._run, target, inputs, kind.purpose)
+
+    def _change(self, target: str, kind: type[BundleLoop], study: Study | None) -> None:
+        """Let the target's recipe have what a study has chosen."""
+        if study is not None:
+            candidate = kind.choose(study, self._gates).candidate
+            self._recipes[target] = candidate.applied(self._recipes[target], target)
+
+
+def improvements_of(
+    spec: BuildSpec,
+    images: JobImages,
+    targets: Sequence[str],
+    devices: Sequence[Device],
+    timing: Timing,
+    gates: Gates,
+    run: RunFolder,
+    reporter: Reporter,
+) -> Improvements | None:
+    """The improvements of a job; None if nothing can be improved.
+
+    Random weights have no accuracy. A large network's weights stay in mapped files, which a simulation would load.
+    Calibration images that are darker or brighter than the others don't show which layers clip these.
+    """
+    if spec.network.weights == "random":
+        return None
+    if spec.network.params >= sizes.BUILT_APART_FROM:
+        least = f"{sizes.BUILT_APART_FROM / 1e6:.0f} million parameters"
+        reporter.say(f"INT8 that misses --max-drop isn't repaired, because the network has at least {least}")
+        return None
+    if differ_in_brightness(spec.calibration, images.evaluation):
+        reporter.say("INT8 that misses --max-drop isn't repaired: calibrate on other images instead")
+        return None
+    gates = within_reach(gates, len(images.evaluation.samples))
+    return Improvements(spec, images, targets, devices, timing, gates, run, reporter, (RepairLoop,))
