@@ -163,10 +163,14 @@ def measure_group(
 
     Float bundles also run in bf16 or f16 where their runtime would choose that: the baseline of an INT8 speed-up is the
     fastest float. With images, the bundles are also evaluated. Without images, they are timed on a golden sample.
+
+    If the timing states no number of threads, each bundle is evaluated and timed with its fastest one; without images,
+    and on an emulated device, with the one that an app would get.
     """
+    may_choose = images is not None and timing.threads is None and not device.emulated
     with ExitStack() as stack:
         return measure_with(
-            lambda name: open_bundle(name, group, timing, images, stack, reporter),
+            lambda name: open_bundle(name, group, timing, images, stack, reporter, may_choose),
             lambda opened: time_group(opened, timing, images, reporter),
             group,
             device,
@@ -219,8 +223,8 @@ def measurement_of(
 ) -> Measurement:
     """Put together the measurement of one bundle."""
     timed, manifest = times.timed, this.bundle.manifest
-    threads = this.threads
-    latency = latency_of(timed.times[name, F32], threads, this.fresh, timed.batches.get((name, F32), 1))
+    threads, batch = this.threads, timed.batches.get((name, F32), 1)
+    latency = latency_of(timed.times[name, F32], threads, this.fresh, batch, this.by_threads)
     end_to_end = times.end_to_end.get(name)
     macs = sum(layer["macs"] for layer in manifest.layers)
     return Measurement(

@@ -23,7 +23,9 @@ from edgekit.measure.baselines import Group, is_baseline, label_of
 from edgekit.measure.fresh_process import Fresh, measure_fresh
 from edgekit.measure.profile_summary import ProfileSummary, runs_for, summarize_profile
 from edgekit.measure.settings import Timing
+from edgekit.measure.thread_choice import ThreadChoice, fastest_threads
 from edgekit.report.measurement import Accuracy
+from edgekit.report.times import ThreadTime
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.session import Session, open_session
@@ -48,6 +50,8 @@ class CheckedBundle:
     """Distribution that runs the bundle, with its version."""
     threads: int
     """Number of threads that the runtime computes with."""
+    by_threads: tuple[ThreadTime, ...] = ()
+    """Medians of the numbers of threads that were compared."""
     fresh: Fresh
     profile: ProfileSummary
     accuracy: Accuracy | None = None
@@ -70,13 +74,25 @@ class OpenedBundle(CheckedBundle):
 
 
 def open_bundle(
-    name: str, group: Group, timing: Timing, images: EvaluationImages | None, stack: ExitStack, reporter: Reporter
+    name: str,
+    group: Group,
+    timing: Timing,
+    images: EvaluationImages | None,
+    stack: ExitStack,
+    reporter: Reporter,
+    may_choose: bool,
 ) -> OpenedBundle:
-    """Open and check a bundle, and evaluate it on the images; raises StageError."""
+    """Open and check a bundle, and evaluate it on the images; raises StageError.
+
+    If it may choose the number of threads, the fastest is taken.
+    """
     bundle = group[name]
+    choice = ThreadChoice(check_threads(timing.threads, None if may_choose else bundle.manifest.threads))
     # This comes first, because a runtime that crashes then takes down only the fresh process.
-    fresh = measure_fresh(bundle.path, check_threads(timing.threads))
-    session = stack.enter_context(open_session(bundle, timing.threads))
+    fresh = measure_fresh(bundle.path, choice.threads)
+    if may_choose and (choice := fastest_threads(bundle, all_cores := choice.threads, reporter)).threads != all_cores:
+        fresh = measure_fresh(bundle.path, choice.threads)
+    session = stack.enter_context(open_session(bundle, choice.threads))
     session.verify()
     accuracy, snr = None, SnrMeter(images.logits if images else None)
     if images is not None:
@@ -89,6 +105,7 @@ def open_bundle(
         bundle=bundle,
         engine=f"{session.engine_name} {session.engine_version}",
         threads=session.threads,
+        by_threads=choice.times,
         session=session,
         fresh=fresh,
         profile=profile,

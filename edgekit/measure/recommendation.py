@@ -19,6 +19,7 @@ from edgekit.measure.machine import measuring_versions
 from edgekit.measure.measurement_store import Machine, MeasurementStore
 from edgekit.measure.settings import Timing
 from edgekit.measure.steadiness import spread, unreliable
+from edgekit.measure.thread_choice import APART
 from edgekit.measure.timing import Timed, time_in_turns
 from edgekit.report.document import Recommendation
 from edgekit.report.figure import Interval
@@ -29,8 +30,6 @@ from edgekit.support.progress import Reporter, each_bundle
 
 NEAR = 1.25
 """Largest p50 of a finalist, as a multiple of the shortest one."""
-APART = 1.05
-"""Ratio up to which bundles tie that were not timed in turns. The place of a session in memory alone makes as much."""
 AS_SMALL = 1.05
 """Ratio of sizes up to which the more accurate of two bundles is shipped, and not the smaller one."""
 
@@ -49,6 +48,11 @@ class Finalist:
     def name(self) -> str:
         """Name of the bundle."""
         return self.row.bundle or self.row.name
+
+    @property
+    def threads(self) -> int:
+        """Number of threads of that median."""
+        return self.row.latency_ms.threads if self.row.latency_ms else 1
 
 
 @dataclass(frozen=True)
@@ -104,15 +108,16 @@ def time_finals(
 ) -> Finals | None:
     """Time the finalists of this machine in turns, or take the times of an interrupted run; None if there is no final.
 
-    It takes as many inferences of each as the timing of its runtime did, at most a few hundred.
+    Each has its row's number of threads. It takes as many inferences of each as the timing of its runtime did, at most
+    a few hundred.
     """
     chosen = finalists(rows)
     if not chosen:
         return None
     versions = {each.row.target: str(measuring_versions(each.row.target)) for each in chosen}
     group = {each.name: bundles[each.name] for each in chosen}
-    formats = {f"format of {each.name}": each.computes_in for each in chosen}
-    inputs = store.inputs(group, Machine(chosen[0].row.device, {**versions, **formats}))
+    calls = {f"call of {each.name}": f"{each.computes_in}, threads: {each.threads}" for each in chosen}
+    inputs = store.inputs(group, Machine(chosen[0].row.device, {**versions, **calls}))
     finals = store.run.recall("row-finals", inputs, Finals)
     if finals is None:
         finals = _time(chosen, group, store.timing, reporter)
@@ -121,18 +126,18 @@ def time_finals(
 
 
 def _time(chosen: Sequence[Finalist], group: Mapping[str, Bundle], timing: Timing, reporter: Reporter) -> Finals:
-    calls_of = {each.name: (each.name, each.computes_in) for each in chosen}
+    chosen_by = {each.name: each for each in chosen}
     with ExitStack() as stack:
 
         def opened(name: str) -> Callable[[], object]:
             bundle = group[name]
-            session = stack.enter_context(open_session(bundle, timing.threads))
-            if calls_of[name][1] != F32 and (low := session.in_low_precision()) is not None:
+            session = stack.enter_context(open_session(bundle, chosen_by[name].threads))
+            if chosen_by[name].computes_in != F32 and (low := session.in_low_precision()) is not None:
                 session = stack.enter_context(low)
             return partial(session, bundle.manifest.preprocessing.normalize(bundle.golden().pixels[0]))
 
         calls, _ = each_bundle(group, opened, reporter, "final")
-        threads = max((each.row.latency_ms.threads for each in chosen if each.row.latency_ms), default=1)
+        threads = max(each.threads for each in chosen)
         timed: Timed[str] = time_in_turns(
             calls, threads, replace(timing, sustain_s=None), f"{', '.join(calls)}: time in turns", reporter
         )

@@ -45,7 +45,7 @@ def measure_throughput(bundle: Bundle, image: NDArray[np.float32], timing: Timin
     streams = timing.streams or 1
     threads = check_threads(timing.threads)
     if timing.threads is None:
-        threads = max(1, threads // streams)
+        threads = min(bundle.manifest.threads or threads, max(1, threads // streams))
     with ExitStack() as stack:
         sessions = [stack.enter_context(open_session(bundle, threads)) for _ in range(streams)]
         calls = [partial(session, image) for session in sessions]

@@ -16,7 +16,7 @@ from edgekit.measure.machine import TelemetrySampler
 from edgekit.measure.settings import Timing
 from edgekit.measure.steadiness import spread, time_steadily
 from edgekit.report.device import Conditions
-from edgekit.report.times import Latency, Sustained, SustainedLatency, SustainedPoint
+from edgekit.report.times import Latency, Sustained, SustainedLatency, SustainedPoint, ThreadTime
 from edgekit.support.progress import Reporter
 
 K = TypeVar("K")
@@ -80,7 +80,9 @@ def without_failing(
     return None, failures
 
 
-def latency_of(times: Times, threads: int, fresh: Fresh, batch: int = 1) -> Latency:
+def latency_of(
+    times: Times, threads: int, fresh: Fresh, batch: int = 1, by_threads: tuple[ThreadTime, ...] = ()
+) -> Latency:
     """Compute latency figures from times [N] in ms, and add those of a fresh process.
 
     Each time is the mean of `batch` inferences.
@@ -93,6 +95,7 @@ def latency_of(times: Times, threads: int, fresh: Fresh, batch: int = 1) -> Late
         spread=spread(times),
         count=len(times),
         threads=threads,
+        by_threads=by_threads,
         batch=batch,
         load=fresh.load_ms,
         first=fresh.first_ms,

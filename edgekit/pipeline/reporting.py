@@ -37,6 +37,7 @@ from edgekit.report.document import (
 from edgekit.report.html import changed_rows, shown_images
 from edgekit.report.row import Row
 from edgekit.report.write import write_thumbnails
+from edgekit.runtime.bundle import read_bundle, with_threads
 from edgekit.support.files import shareable_command
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
@@ -107,14 +108,30 @@ def describe_model(network: Network, macs: int) -> Model:
 def write_run(
     report: Report, dataset: Dataset, preprocessing: Preprocessing, run: RunFolder, thumbnails: bool, reporter: Reporter
 ) -> None:
-    """Write the report and, if wanted, thumbnails of the images whose predicted class INT8 changed.
+    """Write the report, the fastest numbers of threads as the bundles' defaults and, if wanted, thumbnails.
 
-    A run that lost a device stays incomplete, so that the same command measures only the rows that are missing.
+    Thumbnails are of the images whose predicted class INT8 changed. A run that lost a device stays incomplete, so that
+    the same command measures only the rows that are missing.
     """
     write_thumbnails(run.path, make_thumbnails(report, dataset, preprocessing, reporter) if thumbnails else {})
+    write_threads(report, run.path)
     write_report(report, run.path)
     if not any(lost_with_device(row) for row in report.results):
         run.complete()
+
+
+def write_threads(report: Report, folder: Path) -> None:
+    """Write the number of threads that was fastest on the first device into the manifests of its bundles.
+
+    A bundle for another class of devices gets none, and neither does one that was fastest with every core, because
+    other machines have more.
+    """
+    for row in report.rows_on(report.devices[0] if report.devices else None):
+        if row.bundle is None or row.latency_ms is None or not row.latency_ms.by_threads:
+            continue
+        bundle, threads = read_bundle(folder / row.bundle, check_hashes=False), row.latency_ms.threads
+        if bundle.manifest.device_class == row.device.device_class:
+            with_threads(bundle, threads if threads < (row.device.cores or 0) else None)
 
 
 SIDE = 64

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from edgekit.report.document import Recommendation, Report
-from edgekit.report.figure import NOTHING, Figure, figure_at
+from edgekit.report.figure import NOTHING, Figure, counted, figure_at
 from edgekit.report.measurement import Accuracy
 from edgekit.report.row import Row, Verdict
 from edgekit.report.sentences import Note, confidence, emulated, ended, is_unconfirmed, notes_of, timing_words, warnings
@@ -37,11 +37,15 @@ def decision(report: Report, advice: Recommendation) -> list[str]:
         return [f"Ship {advice.bundle or 'nothing'}{where}: {ended(advice.why.partition(': see the rows')[0])}"]
     if shipped.precision == "float":
         figures = f"{_float_ms(shipped):.2f} ms, {_megabytes(shipped)} MB"
-        return [f"Ship {_float_name(shipped)}{where}: {figures}.", *_why_float(shipped, rows)]
+        return [f"Ship {_float_name(shipped)}{where}: {figures}.", *_why_float(shipped, rows), *_by_threads(shipped)]
     headline = f"Ship {shipped.name}{where}: {_gain(shipped, rows)}."
     if shipped.accuracy is None:
-        return [headline, "What it costs in accuracy was not measured."]
-    return [headline, *_cost(shipped.accuracy, report.reference.top1, report.model.accuracy_meaningful)]
+        return [headline, "What it costs in accuracy was not measured.", *_by_threads(shipped)]
+    return [
+        headline,
+        *_by_threads(shipped),
+        *_cost(shipped.accuracy, report.reference.top1, report.model.accuracy_meaningful),
+    ]
 
 
 def _gain(row: Row, rows: Sequence[Row]) -> str:
@@ -56,6 +60,18 @@ def _gain(row: Row, rows: Sequence[Row]) -> str:
         f"{row.p50:.2f} ms instead of {_float_ms(best):.2f} ({ratio:.2f}x) and {_megabytes(row)} MB instead of "
         f"{_megabytes(best)}, compared with the fastest float, {_float_name(best)}"
     )
+
+
+def _by_threads(row: Row) -> Iterator[str]:
+    """The latency with the number of threads of the row, and with the other numbers that were compared with it."""
+    latency = row.latency_ms
+    p50 = {each.threads: each.p50 for each in latency.by_threads} if latency else {}
+    if latency is None or len(p50) < 2:
+        return
+    chosen = p50.pop(latency.threads)
+    others = ", ".join(f"{ms:.2f} with {threads}" for threads, ms in p50.items())
+    how = "Fastest" if chosen <= min(p50.values()) else "No slower"
+    yield f"{how} with {counted(latency.threads, 'thread')}: {chosen:.2f} ms; {others}."
 
 
 def _cost(accuracy: Accuracy, reference: float, meaningful: bool) -> Iterator[str]:

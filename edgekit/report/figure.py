@@ -192,7 +192,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure(path="latency_ms.spread", title="drift", unit="", csv="latency_spread",
            meaning="drift of the latency between 20 blocks of consecutive rounds, as a share of p50"),
     Figure(path="latency_ms.threads", title="threads", unit="n", digits=0, csv="threads",
-           meaning="number of threads that the runtime uses"),
+           meaning="number of threads that the runtime uses: the stated one, or else the fastest"),
     Figure(path="latency_ms.load", title="load", unit="ms", csv="load_ms",
            meaning="time to load the bundle in a fresh process"),
     Figure(path="latency_ms.first", title="first inference", unit="ms", csv="first_ms",

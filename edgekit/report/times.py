@@ -50,6 +50,16 @@ class TimeProfile:
     """Reason why the runtime gave no times; null where it did."""
 
 
+@dataclass(frozen=True)
+class ThreadTime:
+    """Median latency with one number of threads, from the comparison that chose the row's number."""
+
+    threads: Annotated[int, Meta(ge=1)]
+    """Number of threads that the runtime computed with."""
+    p50: Milliseconds
+    """Median latency with it, in milliseconds."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Latency:
     """Milliseconds of one inference of the model alone at batch 1; `load` and `first` are from a fresh process."""
@@ -71,6 +81,9 @@ class Latency:
     """Third highest minus third lowest median of 20 blocks of rounds, as a share of p50; null for too few rounds."""
     count: Count
     threads: Count
+    by_threads: tuple[ThreadTime, ...] = ()
+    """Numbers of threads that were compared, fewest first; empty where the job states the number or the device has one
+    core, and in reports of an edgekit without it."""
     batch: Annotated[int, Meta(ge=1)] = 1
     """Number of consecutive inferences whose mean is one time; above 1 in browsers, whose clocks are coarse."""
     load: Milliseconds

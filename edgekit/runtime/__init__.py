@@ -29,8 +29,9 @@ def load(
 
     Args:
         path: Folder of the bundle.
-        threads: Number of threads that the runtime computes with. By default it is the number of physical cores that
-            this process may use.
+        threads: Number of threads that the runtime computes with. By default it is the number with which
+            `edgekit deploy` found the bundle fastest, at most the number of physical cores that this process may use;
+            it is that number for bundles whose manifest.json has no `threads`.
         verify: Run the bundle's golden samples on the session that is returned, and compare their logits with the
             bundle's.
         low_precision: Compute a float model in bf16 or f16 where its runtime would choose that on this processor. The
@@ -89,8 +90,9 @@ def follow(
 
     Args:
         path: Link to the folder of a bundle, such as "edgekit-apps/app/current". A folder is opened like a link.
-        threads: Number of threads that the runtime computes with. By default it is the number of physical cores that
-            this process may use.
+        threads: Number of threads that the runtime computes with. By default it is the number with which
+            `edgekit deploy` found the bundle fastest, at most the number of physical cores that this process may use;
+            it is that number for bundles whose manifest.json has no `threads`.
         low_precision: Compute a float model in bf16 or f16 where its runtime would choose that on this processor.
         trust: PEM file with a public key. A bundle is opened only if that key signed it. Needs `cryptography`, which
             the extra `trust` brings.

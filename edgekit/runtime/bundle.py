@@ -22,7 +22,7 @@ from edgekit.runtime.manifest import MANIFEST as MANIFEST
 from edgekit.runtime.manifest import FileEntry, check_file_name, parse_manifest
 from edgekit.runtime.manifest import Manifest as Manifest
 from edgekit.runtime.strict_json import check_printable
-from edgekit.support.files import digest, file_sha256, replacing
+from edgekit.support.files import digest, file_sha256, replace_text, replacing, writing
 
 COPY_AGAIN = "Copy the whole folder again"
 MAX_TEXT_BYTES = 32 << 20
@@ -185,9 +185,25 @@ def _fill(
     files = {
         name: FileEntry(sha256=file_sha256(folder / name), size_bytes=(folder / name).stat().st_size) for name in names
     }
-    values = replace(manifest, files=files).to_dict()
-    _write_text(folder / MANIFEST, json.dumps(values, indent=1, allow_nan=False) + "\n")
+    _write_text(folder / MANIFEST, _text_of(replace(manifest, files=files)))
     return read_bundle(folder, check_hashes=False)  # a bundle that can't be read back must not be shipped
+
+
+def with_threads(bundle: Bundle, threads: int | None) -> Bundle:
+    """The bundle with another default number of threads, which its manifest on disk has from now on.
+
+    No other file changes. A signature, which covers the manifest, is no longer valid. Raises OutputError.
+    """
+    if bundle.manifest.threads == threads:
+        return bundle
+    manifest = replace(bundle.manifest, threads=threads)
+    with writing(bundle.path / MANIFEST):
+        replace_text(bundle.path / MANIFEST, _text_of(manifest))
+    return replace(bundle, manifest=manifest)
+
+
+def _text_of(manifest: Manifest) -> str:
+    return json.dumps(manifest.to_dict(), indent=1, allow_nan=False) + "\n"
 
 
 def _write_text(path: Path, text: str) -> None:

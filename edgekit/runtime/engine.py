@@ -138,10 +138,13 @@ def engine_errors(action: str) -> Iterator[None]:
         raise EngineError(f"{action} failed: {first_line(error)}") from error
 
 
-def check_threads(threads: int | None) -> int:
-    """Number of threads to use; raises UsageError unless `threads` is None or a whole number from 1."""
+def check_threads(threads: int | None, default: int | None = None) -> int:
+    """Number of threads to use; raises UsageError unless `threads` is None or a whole number from 1.
+
+    If it is None, that is the default of a bundle's manifest, at most every physical core, which is also used without.
+    """
     if threads is None:
-        return available_cores()
+        return available_cores() if default is None else min(default, available_cores())
     if type(threads) is not int or threads < 1:
         raise UsageError(f"threads is {threads!r}", valid="a whole number from 1", fix="Leave it out to use every core")
     return threads

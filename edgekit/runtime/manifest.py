@@ -94,6 +94,11 @@ class Manifest:
     """Hash of everything that the bundle was made from: network, recipe, versions, and for INT8 calibration images."""
     session: Mapping[str, Any] = field(default_factory=dict)
     """Options for the engine; the runtime table lists the options of each runtime."""
+    threads: int | None = None
+    """Number of threads with which the bundle was fastest on its device; None for every physical core.
+
+    Missing in the file if it is None, so that older versions of edgekit read the bundle.
+    """
     pairs_that_can_saturate: int | None = None
     """Number of pairs of INT8 weights that can saturate on x86 processors without VNNI, counted in the model file.
 
@@ -127,6 +132,8 @@ class Manifest:
     def to_dict(self) -> dict[str, object]:
         """The manifest as JSON values, with schema_version first."""
         values = {"schema_version": SCHEMA_VERSION} | asdict(self)
+        if self.threads is None:
+            del values["threads"]
         return values | {"preprocessing": self.preprocessing.to_dict(), "input_shape": list(self.input_shape)}
 
     @classmethod
@@ -136,7 +143,7 @@ class Manifest:
         version = entries.get("schema_version")
         if type(version) is not int or version != SCHEMA_VERSION:
             refuse("schema_version", version, str(SCHEMA_VERSION), "Update edgekit to read a newer bundle")
-        entries = {"pairs_that_can_saturate": None} | entries  # which manifests of version 0.1 may lack
+        entries = {"pairs_that_can_saturate": None, "threads": None} | entries  # which a manifest may lack
         check_keys("manifest", entries, ("schema_version", *(item.name for item in fields(cls))))
         manifest = cls(**{key: parse(key, entries[key]) for key, parse in _PARSERS.items()})
         _check_agreement(manifest)
@@ -194,6 +201,9 @@ _PARSERS: dict[str, Parser] = {
     "device_class": parse_text,
     "fingerprint": parse_text,
     "session": parse_object,
+    "threads": parser(
+        lambda value: value is None or (type(value) is int and value >= 1), "a whole number from 1, or null"
+    ),
     "pairs_that_can_saturate": parser(
         lambda value: value is None or (type(value) is int and value >= 0), "a whole number from 0, or null"
     ),

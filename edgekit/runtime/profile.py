@@ -123,7 +123,7 @@ def profile_bundle(bundle: Bundle, threads: int | None = None, runs: int = RUNS)
 
     Args:
         bundle: The bundle to profile.
-        threads: Number of threads. By default it is the number of physical cores that this process may use.
+        threads: Number of threads. By default it is the bundle's, see `edgekit.load`.
         runs: Number of runs that count; a first run before them does not.
 
     Returns:

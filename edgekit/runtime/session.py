@@ -60,8 +60,8 @@ class Session:
 
         Args:
             bundle: The bundle on disk.
-            threads: Number of threads that the runtime computes with. By default it is the number of physical cores
-                that this process may use.
+            threads: Number of threads that the runtime computes with. By default it is the manifest's, at most the
+                number of physical cores that this process may use, or that number if the manifest has none.
 
         Raises:
             UsageError: `threads` is not a whole number from 1.
@@ -71,7 +71,7 @@ class Session:
         """
         self.bundle = bundle
         """The bundle that was opened."""
-        self.threads = check_threads(threads)
+        self.threads = check_threads(threads, bundle.manifest.threads)
         """Number of threads that the runtime computes with."""
         runtime = find_runtime(bundle.manifest.target)
         check_manifest(bundle.manifest, runtime)

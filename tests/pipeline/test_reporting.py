@@ -1,7 +1,10 @@
 """Thumbnails of flipped images: small JPEG files of what the network saw."""
 
 import io
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +13,15 @@ from PIL import Image
 from edgekit.images.dataset import open_dataset
 from edgekit.images.preprocess import Preprocessing
 from edgekit.job import DEMO, Job
-from edgekit.pipeline.reporting import SIDE, make_thumbnails
+from edgekit.pipeline.reporting import SIDE, make_thumbnails, write_threads
 from edgekit.report.document import Report
 from edgekit.report.html import CLASSES, EXAMPLES
 from edgekit.report.measurement import ChangedImage, ClassChange
+from edgekit.report.times import ThreadTime
+from edgekit.runtime.bundle import read_bundle, with_threads
 from edgekit.support.progress import Reporter
-from tests.helpers.reports import BEST, RANDOM_MODEL, accuracy, report, report_with
-from tests.helpers.tiny import tiny_labels
+from tests.helpers.reports import BEST, RANDOM_MODEL, accuracy, device, latency, report, report_with, row
+from tests.helpers.tiny import MakeBundle, tiny_labels
 
 WIDE = Preprocessing(96, 128, "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
 GREY = Preprocessing(32, 32, "bilinear", 1.0, "center", (0.5,), (0.5,))
@@ -80,3 +85,25 @@ def test_the_option_turns_them_off(without: bool) -> None:
     job = Job.of(DEMO, {"thumbnails": False} if without else {})
     assert job.thumbnails is not without
     assert ("--no-thumbnails" in job.arguments) is without
+
+
+@pytest.mark.parametrize(
+    ("threads", "changes", "default"),
+    [
+        (1, {}, 1),
+        (2, {}, None),  # every core
+        (1, {"by_threads": ()}, 4),  # which the job states
+        (1, {"device_class": "raspberry-pi-5"}, 4),
+    ],
+)
+def test_the_fastest_number_of_threads_becomes_the_default_on_the_device(
+    threads: int, changes: dict[str, Any], default: int | None, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    place = Path(shutil.copytree(make_bundle("onnx"), tmp_path / "onnx-int8"))
+    before = with_threads(read_bundle(place), 4)
+    by_threads = changes.get("by_threads", (ThreadTime(1, 1.2), ThreadTime(2, 1.4)))
+    here = device(device_class=changes.get("device_class", "x86-64"))
+    one = row("onnx", latency_ms=latency(1.2, threads=threads, by_threads=by_threads), device=here)
+    write_threads(report(results=(one,)), tmp_path)
+    bundle = read_bundle(place)
+    assert bundle.manifest == replace(before.manifest, threads=default), "the same command finds it intact"

@@ -15,7 +15,7 @@ from edgekit.report.markdown import summary_of_report
 from edgekit.report.measurement import Accuracy, Bound, LowPrecision
 from edgekit.report.row import Row
 from edgekit.report.sentences import notes_of
-from edgekit.report.times import Speedup
+from edgekit.report.times import Speedup, ThreadTime
 from tests.helpers.reports import (
     BEST,
     FAILED,
@@ -25,6 +25,7 @@ from tests.helpers.reports import (
     answered,
     device,
     failed_row,
+    latency,
     report,
     report_with,
     row,
@@ -216,3 +217,19 @@ def test_the_json_document_has_the_same_reasons_as_before(tmp_path: Path) -> Non
     rows = (*ROWS[:3], row("onnx", "int8", 8.0, accuracy=unsure(), remarks=(UNSURE,)))
     write_report(report(results=rows), tmp_path)
     assert json.loads((tmp_path / "report.json").read_text())["results"][3]["remarks"] == [UNSURE]
+
+
+@pytest.mark.parametrize(
+    ("threads", "p50", "sentence"),
+    [
+        (1, {1: 1.25, 2: 1.44}, "Fastest with 1 thread: 1.25 ms; 1.44 with 2."),
+        (4, {2: 15.0, 4: 8.0}, "Fastest with 4 threads: 8.00 ms; 15.00 with 2."),
+        (1, {1: 1.02, 2: 1.0, 4: 1.3}, "No slower with 1 thread: 1.02 ms; 1.00 with 2, 1.30 with 4."),
+        (2, {2: 1.0}, None),
+    ],
+)
+def test_the_number_of_threads_is_explained(threads: int, p50: dict[int, float], sentence: str | None) -> None:
+    by_threads = tuple(ThreadTime(*each) for each in p50.items())
+    text = words(answered(report_with(BEST, latency_ms=latency(1.2, threads=threads, by_threads=by_threads))))
+    assert (sentence or "Ship openvino-int8") in text
+    assert ("slower with" in text or "Fastest with" in text) == (sentence is not None)

@@ -142,6 +142,7 @@ WRONG: dict[str, list[Any]] = {
     "device_class": [None],
     "fingerprint": [0],
     "session": [[], None],
+    "threads": [0, 1.0, True, "all"],
     "provenance": [[], "x"],
     "layers": [
         {},

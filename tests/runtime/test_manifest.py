@@ -54,6 +54,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         device_class=draw(TEXT),
         fingerprint=draw(TEXT),
         session=draw(st.dictionaries(TEXT, JSON, max_size=3)),
+        threads=draw(st.none() | st.integers(1, 1024)),
         layers=tuple(draw(st.lists(LAYERS, max_size=3))),
         provenance=draw(st.dictionaries(TEXT, JSON, max_size=3)),
         files=others | {name: draw(ENTRIES) for name in names},

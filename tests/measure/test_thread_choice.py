@@ -1,0 +1,112 @@
+"""A bundle is timed with the number of threads that is fastest, and fewer win a tie."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit.measure import opened_bundle, thread_choice
+from edgekit.measure.accuracy import EvaluationImages
+from edgekit.measure.latency import Times
+from edgekit.measure.measure_bundles import measure_group
+from edgekit.measure.settings import Timing
+from edgekit.measure.thread_choice import ThreadChoice, fastest_threads, fewest_of_the_fastest, promising
+from edgekit.report.device import Conditions
+from edgekit.report.measurement import Measurement
+from edgekit.report.times import ThreadTime
+from edgekit.runtime.bundle import Bundle, read_bundle, with_threads
+from edgekit.support.progress import Reporter
+from tests.helpers.measurements import conditions, device
+from tests.helpers.tiny import MakeBundle
+
+CHOICE = ThreadChoice(2, (ThreadTime(1, 1.25), ThreadTime(2, 1.0)))
+QUIETLY = Reporter(quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("p50", "cores", "looked_at"),
+    [
+        ({4: 1.4, 2: 1.1, 1: 1.0}, 4, [4, 2, 1]),
+        ({4: 10.0, 2: 19.0}, 4, [4, 2]),
+        ({6: 1.0, 4: 1.1, 2: 1.2, 1: 1.9}, 6, [6, 4, 2, 1]),
+        ({64: 9.0, 32: 5.0, 16: 2.0, 8: 1.8, 4: 3.0}, 64, [64, 32, 16, 8, 4]),
+        ({1: 1.0}, 1, [1]),
+    ],
+)
+def test_fewer_threads_are_tried_until_they_are_clearly_slower(
+    p50: Mapping[int, float], cores: int, looked_at: list[int]
+) -> None:
+    assert list(promising(cores, p50.__getitem__)) == looked_at
+
+
+def times(rounds: int = 60, **p50: float) -> dict[int, Times]:
+    random = np.random.default_rng(0)
+    return {int(name[1:]): each * random.lognormal(0, 0.02, rounds) for name, each in p50.items()}
+
+
+@pytest.mark.parametrize(
+    ("p50", "chosen"),
+    [
+        ({"t1": 1.0, "t2": 1.2}, 1),
+        ({"t1": 1.0, "t2": 1.0}, 1),
+        ({"t1": 1.03, "t2": 1.0}, 1),
+        ({"t1": 1.2, "t2": 1.0}, 2),
+        ({"t2": 1.2, "t4": 1.19, "t8": 1.0}, 8),
+        ({"t2": 1.2, "t4": 1.0, "t8": 0.99}, 4),
+    ],
+)
+def test_more_threads_must_be_clearly_faster(p50: dict[str, float], chosen: int) -> None:
+    assert fewest_of_the_fastest(times(**p50)) == chosen
+    assert fewest_of_the_fastest(times(5, **p50)) == min(times(**p50)), "five rounds tell nothing apart"
+
+
+@pytest.fixture
+def state(monkeypatch: pytest.MonkeyPatch) -> list[Conditions]:
+    """The conditions that the next comparison meets."""
+    met = [conditions()]
+
+    class Sampler:
+        def __call__(self) -> None: ...
+
+        def finish(self) -> Conditions:
+            return met[0]
+
+    monkeypatch.setattr(thread_choice, "TelemetrySampler", Sampler)
+    return met
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino", "tflite"])
+def test_a_bundle_is_compared_with_itself(target: str, make_bundle: MakeBundle, state: list[Conditions]) -> None:
+    bundle = read_bundle(make_bundle(target))
+    choice = fastest_threads(bundle, 2, QUIETLY)
+    assert [each.threads for each in choice.times] == [1, 2]
+    assert all(each.p50 > 0 for each in choice.times)
+    assert choice.threads in (1, 2)
+    state[0] = conditions(other_cpus=3.9)
+    assert fastest_threads(bundle, 2, QUIETLY) == ThreadChoice(2), "a busy machine tells nothing"
+    assert fastest_threads(bundle, 1, QUIETLY) == ThreadChoice(1)
+
+
+def measured(bundle: Bundle, images: EvaluationImages | None, threads: int | None = None, **facts: Any) -> Measurement:
+    timing = Timing(threads=threads, warmup=1, iterations=4)
+    (result,) = measure_group({"onnx-float": bundle}, timing, device(**facts), QUIETLY, images).values()
+    return result
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_rows_of_a_report_have_the_fastest_number_unless_it_is_stated(
+    make_bundle: MakeBundle, tiny_images: EvaluationImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opened_bundle, "fastest_threads", lambda *_: CHOICE)
+    bundle = with_threads(read_bundle(make_bundle("onnx")), 1)
+    for images, stated, facts, threads, by_threads in (
+        (tiny_images, None, {}, 2, CHOICE.times),
+        (tiny_images, 1, {}, 1, ()),
+        (tiny_images, None, {"emulated": True}, 1, ()),
+        (None, None, {}, 1, ()),
+        (None, 2, {}, 2, ()),
+    ):
+        latency = measured(bundle, images, stated, **facts).latency_ms
+        assert latency is not None
+        assert (latency.threads, latency.by_threads) == (threads, by_threads)
