@@ -17,6 +17,7 @@ from edgekit.runtime.engine import import_runtime
 from edgekit.runtime.onnx.engine import session_options
 from edgekit.runtime.onnx.onnx_graph import INT8, REARRANGING, OnnxGraph, int8_values, read_onnx
 from edgekit.runtime.profile import OpProfile, Profile, Shape, add_times, matrix_macs, product, random_input
+from edgekit.runtime.surroundings import Ran, with_surroundings
 from edgekit.support.weight_pairs import count_saturating
 
 # Index of the second operand among the inputs of each operation.
@@ -42,6 +43,9 @@ INTEGER_INPUTS = {
 """Positions of the zero point of the activations and of the weights in the inputs of integer operations."""
 FLOAT_OPERATIONS = ("Conv", "MatMul", "Gemm")
 """Operations that ONNX Runtime turns into integer ones where they follow DequantizeLinear."""
+CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
+MOVES = (*CONVERSIONS, *REARRANGING, "ReorderInput", "ReorderOutput", "Cast", "Pad")
+"""Operations that only convert, pad or rearrange values."""
 MADE = "ONNX Runtime created it in float while it optimized the graph"
 
 
@@ -54,6 +58,8 @@ class _Node:
     inputs: tuple[Shape, ...]
     out: Shape
     ms: float
+    makers: tuple[str, ...] = ()
+    """Names of the nodes that make its inputs."""
 
     @property
     def family(self) -> tuple[bool, bool]:
@@ -88,15 +94,25 @@ def profile(model: Path, options: Mapping[str, Any], threads: int, runs: int) ->
     disabled = list(options.get("disabled_optimizers", ()))
     nodes = _run(model, threads, disabled, runs)
     shaped = _run(model, threads, [*disabled, "NchwcTransformer"], 1, packed=False)
-    return Profile(
+    products = _products(nodes, shaped, read_onnx(model))
+    measured = Profile(
         f"ONNX Runtime {import_runtime('onnx').__version__}'s profile of every node that ran after graph optimization. "
         "The MACs come from the shapes in that profile, before the channel-blocked layout pads them.",
-        _products(nodes, shaped, read_onnx(model)),
+        tuple(products.values()),
         add_times(
             (node.operation, node.operation in INTEGER if node.operation in PRODUCTS else None, node.ms)
             for node in nodes
         ),
     )
+    positions = {node.name: position for position, node in enumerate(nodes)}
+    places = {name: place for place, name in enumerate(products)}
+    return with_surroundings(measured, [_ran(node, positions, places.get(node.name)) for node in nodes])
+
+
+def _ran(node: _Node, positions: Mapping[str, int], product: int | None) -> Ran:
+    inputs = [positions[name] for name in node.makers if name in positions]
+    converted = math.prod(node.out) if node.operation in CONVERSIONS else 0
+    return Ran(node.ms, inputs, product, node.operation in MOVES, converted)
 
 
 def nodes_that_ran(model: Path, disabled: Sequence[str]) -> list[tuple[str, str]]:
@@ -107,7 +123,8 @@ def nodes_that_ran(model: Path, disabled: Sequence[str]) -> list[tuple[str, str]
 def _run(model: Path, threads: int, disabled: Sequence[str], runs: int, packed: bool = True) -> list[_Node]:
     """Nodes that ran, in order, with the median of their times in all runs but the first.
 
-    Packing weights needs memory, and the profile has no shapes of packed ones.
+    Packing weights needs memory, and the profile has no shapes of packed ones. The nodes' makers are in the optimized
+    graph, which is saved for the packed session.
     """
     ort = import_runtime("onnx")
     options = session_options(ort, threads)
@@ -116,6 +133,10 @@ def _run(model: Path, threads: int, disabled: Sequence[str], runs: int, packed: 
         options.add_session_config_entry("session.disable_prepacking", "1")
     with tempfile.TemporaryDirectory(prefix="edgekit-profile-") as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
+        optimized = Path(folder) / "optimized.onnx"
+        if packed:
+            options.optimized_model_filepath = str(optimized)
+            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
         session = ort.InferenceSession(
             str(model), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
         )
@@ -123,12 +144,14 @@ def _run(model: Path, threads: int, disabled: Sequence[str], runs: int, packed: 
         for _ in range(runs + 1):
             session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        graph = read_onnx(optimized) if packed else None
     calls: dict[tuple[str, str], list[Any]] = {}
     for event in events:
         name = event["name"].removesuffix("_kernel_time")
         if event.get("cat") == "Node" and name != event["name"]:
             calls.setdefault((name, event["args"].get("node_index", "")), []).append(event)
-    return [_node(name, events) for (name, _), events in calls.items()]
+    makers = graph.maker_names() if graph else {}
+    return [_node(name, events, makers.get(name, ())) for (name, _), events in calls.items()]
 
 
 def _feed(argument: Any) -> NDArray[Any]:
@@ -138,7 +161,7 @@ def _feed(argument: Any) -> NDArray[Any]:
     return random_input(argument.name, sizes, np.dtype(TYPES[argument.type]))
 
 
-def _node(name: str, events: Sequence[Any]) -> _Node:
+def _node(name: str, events: Sequence[Any], makers: tuple[str, ...]) -> _Node:
     """A node, from the event of each run."""
     details = events[0]["args"]
     inputs, outputs = (
@@ -146,16 +169,19 @@ def _node(name: str, events: Sequence[Any]) -> _Node:
         for key in ("input_type_shape", "output_type_shape")
     )
     ms = median(event["dur"] / 1e3 for event in events[1:])
-    return _Node(name, details["op_name"], inputs, outputs[0] if outputs else (), ms)
+    return _Node(name, details["op_name"], inputs, outputs[0] if outputs else (), ms, makers)
 
 
-def _products(nodes: Sequence[_Node], shaped: Sequence[_Node], file: OnnxGraph) -> tuple[OpProfile, ...]:
-    """Products with their kernels and times from `nodes`, and the names and shapes of the same nodes from `shaped`."""
+def _products(nodes: Sequence[_Node], shaped: Sequence[_Node], file: OnnxGraph) -> dict[str, OpProfile]:
+    """Products with their kernels and times from `nodes`, and the names and shapes of the same nodes from `shaped`.
+
+    They are by the names of the nodes in `nodes`.
+    """
     waiting: dict[tuple[bool, bool], list[_Node]] = {}
     for node in nodes:
         if node.is_product:
             waiting.setdefault(node.family, []).append(node)
-    ops = []
+    ops = {}
     for node in shaped:
         if not node.is_product:
             continue
@@ -168,10 +194,10 @@ def _products(nodes: Sequence[_Node], shaped: Sequence[_Node], file: OnnxGraph) 
         operands = file.quantized(origin) if origin is not None else (False, False)
         name, why = (node.name, MADE) if origin is None else (origin.name, "")
         op = OpProfile(name, ran.operation, node.macs, ran.operation in INTEGER, ran.ms, why)
-        ops.append(product("ONNX Runtime", op, operands))
+        ops[ran.name] = product("ONNX Runtime", op, operands)
     if any(waiting.values()):
         raise EngineError("ONNX Runtime ran fewer products in the second profile")
-    return tuple(ops)
+    return ops
 
 
 def count_pairs(model: Path) -> int:

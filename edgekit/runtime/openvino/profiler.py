@@ -3,8 +3,9 @@
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,19 @@ from numpy.typing import NDArray
 from edgekit.runtime.engine import import_runtime
 from edgekit.runtime.openvino.engine import compile_for_cpu, core, precision_of
 from edgekit.runtime.profile import OpProfile, Profile, add_times, matrix_macs, product, random_input
+from edgekit.runtime.surroundings import Ran, with_surroundings
 from edgekit.support.weight_pairs import LARGEST_SUM, count_saturating
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution")
 TRANSPOSED = ("ConvolutionBackpropData", "GroupConvolutionBackpropData")
 PRODUCTS = (*CONVOLUTIONS, *TRANSPOSED, "MatMul", "FullyConnected", "ScaledDotProductAttention")
 LAYOUT = ("Transpose", "Reshape", "Squeeze", "Unsqueeze")
+MOVES = (*LAYOUT, "Reorder", "Convert", "FakeQuantize", "Pad")
+"""Nodes of the compiled graph that only convert, pad or rearrange values."""
 DECOMPRESSION = ("Convert", "Subtract", "Multiply")
 INTEGER = re.compile(r"_[iu]8$", re.IGNORECASE)
 ADDED = re.compile(r"(_original|/Dequantization\w+)+$")  # suffixes that the low-precision passes add to names
+BLOCKS = 5
 UNSEEN = "no node of OpenVINO's compiled graph names it as its origin"
 INSIDE = "OpenVINO computes it inside of a fused subgraph, whose kernels it doesn't name"
 
@@ -34,6 +39,10 @@ class _Node:
     kind: str
     origins: tuple[str, ...]
     ms: float
+    inputs: tuple[int, ...] = ()
+    """Positions of the nodes that make its inputs."""
+    converted: int = 0
+    """Number of values that it does nothing else with than to convert them between float and 8 bits."""
 
     @property
     def int8(self) -> bool:
@@ -60,36 +69,80 @@ def profile(model: Path, options: Mapping[str, Any], threads: int, runs: int) ->
         "PERF_COUNT": "YES",
     }
     nodes = _run(compile_for_cpu(network, config), feeds, runs)
-    return Profile(
+    products = _products(network, nodes)
+    measured = Profile(
         f"OpenVINO {ov.__version__.split('-')[0]}'s performance counters, which name the kernel that ran each node "
         "of the compiled graph. The MACs come from the shapes in the model file.",
-        _products(network, nodes),
+        tuple(op for op, _ in products),
         add_times((node.kind, node.int8 if node.is_product else None, node.ms) for node in nodes),
     )
+    places = {id(node): place for place, (_, node) in reversed([*enumerate(products)])}
+    ran = [
+        Ran(
+            node.ms,
+            node.inputs,
+            places.get(id(node)) if node.is_product else None,
+            node.kind in MOVES or node.converted > 0,
+            node.converted,
+        )
+        for node in nodes
+    ]
+    return with_surroundings(measured, ran)
 
 
 def _run(compiled: Any, feeds: Sequence[Any], runs: int) -> list[_Node]:
-    """Nodes that ran, in order. A counter is the mean of all runs so far, so the slow first run is subtracted."""
+    """Nodes that ran, in order, each with the median of its mean times in blocks of runs.
+
+    A counter is the mean of all runs so far in whole microseconds. The slow first run is in no block.
+    """
     request = compiled.create_infer_request()
     request.infer(feeds)
-    first = {counter.node_name: counter.real_time.total_seconds() for counter in request.profiling_info}
-    for _ in range(runs):
-        request.infer(feeds)
-    origins = {}
-    for node in compiled.get_runtime_model().get_ordered_ops():
-        info = node.get_rt_info()
-        joined = str(info["originalLayersNames"].astype(str)) if "originalLayersNames" in info else ""
-        origins[node.get_friendly_name()] = tuple(joined.split(","))
+    counted, before, blocks = 1, _sums(request, 1), min(BLOCKS, runs)
+    means: dict[str, list[float]] = {name: [] for name in before}
+    for block in range(blocks):
+        size = runs * (block + 1) // blocks - runs * block // blocks
+        for _ in range(size):
+            request.infer(feeds)
+        counted += size
+        after = _sums(request, counted)
+        for name, total in after.items():
+            means[name].append((total - before[name]) / size)
+        before = after
+    compiled_ops = {op.get_friendly_name(): op for op in compiled.get_runtime_model().get_ordered_ops()}
+    positions = {counter.node_name: position for position, counter in enumerate(request.profiling_info)}
     nodes = []
     for counter in request.profiling_info:  # a node that took less than a microsecond has the status "not run"
-        seconds = (counter.real_time.total_seconds() * (runs + 1) - first[counter.node_name]) / runs
-        names = origins.get(counter.node_name, ())
-        nodes.append(_Node(counter.exec_type, counter.node_type, names, max(0.0, seconds) * 1e3))
+        node = _Node(counter.exec_type, counter.node_type, (), max(0.0, median(means[counter.node_name])))
+        if (op := compiled_ops.get(counter.node_name)) is not None:
+            makers = (value.get_node().get_friendly_name() for value in op.input_values())
+            inputs = tuple(positions[maker] for maker in makers if maker in positions)
+            origins = _fact(op, "originalLayersNames")
+            node = replace(node, origins=origins, inputs=inputs, converted=_converted(op, node.kind, len(origins)))
+        nodes.append(node)
     return nodes
 
 
-def _products(network: Any, nodes: Sequence[_Node]) -> tuple[OpProfile, ...]:
-    """Products of the file with the kernels that ran them."""
+def _sums(request: Any, runs: int) -> dict[str, float]:
+    """Milliseconds that each node has taken in all runs so far."""
+    return {counter.node_name: counter.real_time.total_seconds() * 1e3 * runs for counter in request.profiling_info}
+
+
+def _fact(op: Any, name: str) -> tuple[str, ...]:
+    """One of the facts that the compiled graph has about a node."""
+    info = op.get_rt_info()
+    return tuple(str(info[name].astype(str)).split(",")) if name in info else ("",)
+
+
+def _converted(op: Any, kind: str, origins: int) -> int:
+    """Number of values, if a node only converts them between float and 8 bits. A Subgraph may hold one quantizer."""
+    if origins > 1 or kind not in (*MOVES, "Subgraph") or not op.input_values():
+        return 0
+    types = {_fact(node, "outputPrecisions")[0][1:] == "8" for node in (op, op.input_value(0).get_node())}
+    return math.prod(int(size) for size in op.get_output_shape(0)) if len(types) == 2 else 0
+
+
+def _products(network: Any, nodes: Sequence[_Node]) -> list[tuple[OpProfile, _Node]]:
+    """Products of the file, and the nodes that ran them."""
     ran: dict[str, _Node] = {}
     for node in sorted(nodes, key=lambda node: not node.is_product):  # attention may be fused into a subgraph
         for name in node.origins:
@@ -103,8 +156,8 @@ def _products(network: Any, nodes: Sequence[_Node]) -> tuple[OpProfile, ...]:
         node = ran.get(name) or _fused(op, ran) or _Node("unknown", "", (), 0.0)
         why = UNSEEN if not node.kind else INSIDE if all(operands) and node.kind == "Subgraph" else ""
         ms = node.ms if node.is_product else None
-        ops.append(product("OpenVINO", OpProfile(name, node.kernel, _macs(op), node.int8, ms, why), operands))
-    return tuple(ops)
+        ops.append((product("OpenVINO", OpProfile(name, node.kernel, _macs(op), node.int8, ms, why), operands), node))
+    return ops
 
 
 def _fused(op: Any, ran: Mapping[str, _Node]) -> _Node | None:
