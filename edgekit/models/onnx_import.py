@@ -4,7 +4,6 @@ onnx2pytorch converts the operators. Its module computes with tensors where torc
 torch.export can't trace it. It runs once on zeros, and everything that doesn't depend on the image becomes a constant.
 """
 
-import math
 import operator
 import re
 from collections.abc import Iterator
@@ -54,11 +53,6 @@ def import_graph(model: onnx.ModelProto, example: Tensor) -> nn.Module:
             _forget_indices(graph, node)
         elif node.target is A.true_divide.Tensor:
             node.target = A.div.Tensor
-        elif node.target is A.clamp.Tensor:
-            _recognize_clip(node, constants)
-    for node in list(graph.graph.nodes):
-        if node.target is A.erf.default:
-            _recognize_gelu(graph, node, constants)
         elif node.target in (A.conv2d.default, A.linear.default):
             _make_layer(graph, node, constants, names)
     graph.graph.eliminate_dead_code()
@@ -133,62 +127,6 @@ def _forget_indices(graph: GraphModule, pool: Node) -> None:
     assert item.target is operator.getitem
     with graph.graph.inserting_before(pool):
         item.replace_all_uses_with(graph.graph.call_function(A.max_pool2d.default, pool.args))
-
-
-def _recognize_clip(clip: Node, constants: dict[Node, Tensor]) -> None:
-    """Write numbers as bounds, so that ReLU6 is the operation that integer kernels apply while they requantize."""
-    x, *bounds = clip.args
-    numbers = [_number(bound, constants) for bound in bounds]
-    if len(numbers) == 2 and None not in numbers:
-        clip.target, clip.args = A.hardtanh.default, (x, *numbers)
-
-
-def _recognize_gelu(graph: GraphModule, erf: Node, constants: dict[Node, Tensor]) -> None:
-    """Replace x * 0.5 * (1 + erf(x / sqrt(2))), which exporters wrote before opset 20, in any order of the factors."""
-    x, scale = _scaled(erf.args[0], constants)
-    add = _only_user(erf)
-    if not math.isclose(scale, math.sqrt(0.5), rel_tol=1e-4) or add is None or add.target is not A.add.Tensor:
-        return
-    one = [_number(value, constants) for value in add.args if value is not erf]
-    product, factor, has_x = add, 1.0, False
-    while one == [1.0] and not (has_x and math.isclose(factor, 0.5)):
-        user = _only_user(product)
-        if user is None or user.target is not A.mul.Tensor:
-            return
-        (other,) = [value for value in user.args if value is not product] or [product]
-        number = _number(other, constants)
-        if number is None:
-            source, number = (x, 1.0) if other is x else _scaled(other, constants)
-            if source is not x or has_x:
-                return
-            has_x = True
-        factor, product = factor * number, user
-    if product is not add:
-        with graph.graph.inserting_before(product):
-            product.replace_all_uses_with(graph.graph.call_function(A.gelu.default, (x,)))
-
-
-def _only_user(node: Node) -> Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _number(value: Any, constants: dict[Node, Tensor]) -> float | None:
-    """The value of a constant with one element."""
-    if isinstance(value, int | float):
-        return float(value)
-    constant = constants.get(value)
-    return float(constant) if constant is not None and constant.numel() == 1 else None
-
-
-def _scaled(node: Any, constants: dict[Node, Tensor]) -> tuple[Any, float]:
-    """(x, factor) of a node that multiplies x by a number or divides it by one; other nodes have the factor 1."""
-    if node.target in (A.mul.Tensor, A.div.Tensor):
-        left, right = node.args
-        if (number := _number(right, constants)) is not None:
-            return left, number if node.target is A.mul.Tensor else 1 / number
-        if node.target is A.mul.Tensor and (number := _number(left, constants)) is not None:
-            return right, number
-    return node, 1.0
 
 
 def _make_layer(graph: GraphModule, node: Node, constants: dict[Node, Tensor], names: dict[Any, str]) -> None:

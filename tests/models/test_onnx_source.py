@@ -98,49 +98,6 @@ def test_class_names_in_the_metadata(
     assert network.labels_doubt == (None if origin else doubt)
 
 
-SQRT = {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
-
-
-@pytest.mark.parametrize(
-    ("factors", "recognized"),
-    [
-        ([("y", "conv", "gate"), ("act", "y", "half")], True),
-        ([("y", "half", "gate"), ("act", "y", "conv")], True),
-        ([("y", "conv", "half"), ("act", "gate", "y")], True),
-        ([("y", "conv", "gate"), ("act", "y", "one")], False),
-        ([("y", "root", "gate"), ("act", "y", "conv")], False),
-        ([("act", "gate", "gate")], False),
-    ],
-)
-def test_gelu_of_older_exporters(factors: list[tuple[str, ...]], recognized: bool, tmp_path: Path) -> None:
-    gate = [
-        node("Div", ["conv", "root"], ["scaled"]),
-        node("Erf", ["scaled"], ["erf"]),
-        node("Add", ["erf", "one"], ["gate"]),
-    ]
-    products = [node("Mul", [left, right], [out]) for out, left, right in factors]
-    end = [node("GlobalAveragePool", ["act"], ["pool"]), node("Flatten", ["pool"], ["logits"])]
-    path = written(tmp_path / "gelu.onnx", [CONV, *gate, *products, *end], KERNEL | SQRT)
-    network = load_network(ModelOptions(str(path)))
-    with torch.no_grad():
-        logits = network.module(images()).numpy()
-    assert network.reference is not None
-    assert network.reference.difference(images().numpy(), logits) < 1e-5
-    targets = {str(node.target) for node in export_graph(network.module, (1, 3, SIDE, SIDE)).graph.nodes}
-    assert ("aten.gelu.default" in targets, "aten.erf.default" in targets) == (recognized, not recognized)
-
-
-def test_a_clip_is_relu6(tmp_path: Path) -> None:
-    clip = node("Clip", ["conv", "zero", "six"], ["clip"])
-    end = [node("GlobalAveragePool", ["clip"], ["pool"]), *HEAD[1:]]
-    bounds = {"zero": np.float32(0), "six": np.float32(6)}
-    network = load_network(ModelOptions(str(written(tmp_path / "clip.onnx", [CONV, clip, *end], KERNEL | bounds))))
-    graph = export_graph(network.module, (1, 3, SIDE, SIDE)).graph
-    (activation,) = graph.find_nodes(op="call_function", target=A.hardtanh.default)
-    assert activation.args[1:] == (0.0, 6.0)
-    assert activation.args[0].target is A.conv2d.default
-
-
 def test_weights_in_nodes(tmp_path: Path) -> None:
     constant = node("Constant", [], ["kernel"], value=numpy_helper.from_array(KERNEL["kernel"]))
     mean = node("Identity", ["twos"], ["mean"])  # as older exporters wrote weights that are equal

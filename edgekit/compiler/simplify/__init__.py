@@ -9,7 +9,7 @@ from collections.abc import Callable
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import refresh
-from edgekit.compiler.simplify import axes, batch_norms, branches, constants, equivalents, indexing, no_ops
+from edgekit.compiler.simplify import activations, axes, batch_norms, branches, constants, equivalents, indexing, no_ops
 
 SIMPLIFICATIONS: tuple[Callable[[GraphModule], int], ...] = (
     equivalents.rename_operations,
@@ -32,6 +32,7 @@ SIMPLIFICATIONS: tuple[Callable[[GraphModule], int], ...] = (
     indexing.gather_overlaps,
     axes.give_attention_four_axes,
     constants.fold_constants,
+    activations.restore_activations,
     constants.products_to_linear,
     constants.separate_biases,
     constants.fold_biases,
