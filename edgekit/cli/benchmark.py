@@ -14,7 +14,7 @@ from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import answer_width, clean_stdout, emit, show_steps
 from edgekit.errors import UsageError
 from edgekit.job import Job
-from edgekit.job.job import MEASURING
+from edgekit.job.job import MEASURING, OF_BUNDLE
 from edgekit.job.saved import bundles_of
 
 LONGEST_S = 24 * 3600
@@ -33,7 +33,7 @@ Examples:
 @app.command(rich_help_panel=panels.COMMANDS, epilog=EXAMPLES)
 @states(
     *MEASURING,
-    defaults={"min_speedup": "no gate"},
+    defaults={"threads": OF_BUNDLE, "min_speedup": "no gate"},
     helps={
         "min_speedup": "Required speedup over the fastest float bundle of the runtime, or over the first bundle if all "
         "of them have one precision. The whole 95 % confidence interval must lie above it.",

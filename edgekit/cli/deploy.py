@@ -12,13 +12,12 @@ from edgekit.cli.output import clean_stdout, emit, show_report, show_steps
 from edgekit.job import DEMO, Job, job_of
 from edgekit.job.job import MODEL
 from edgekit.job.saved import announce
-from edgekit.models.demo import OUTPUT, THREADS
+from edgekit.models.demo import OUTPUT
 
 OF_DEMO = {
     "weights": "edgekit's own",
     "data": "edgekit's own images",
     "calibration_data": "edgekit's own images; with --data, its split train or a part of it",
-    "threads": str(THREADS),
     "output": str(OUTPUT),
 }
 """Defaults of `edgekit demo`."""

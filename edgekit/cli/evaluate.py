@@ -15,7 +15,7 @@ from edgekit.cli.output import answer_width, clean_stdout, emit, show_steps
 from edgekit.devices.registry import LOCAL, THIS, Device
 from edgekit.errors import UsageError
 from edgekit.job import Job
-from edgekit.job.job import EVERY_CORE, MOST_THREADS
+from edgekit.job.job import MOST_THREADS, OF_BUNDLE
 from edgekit.job.saved import bundles_of
 
 # A host name or address, and a port; Dask takes tcp:// for granted.
@@ -35,7 +35,7 @@ Examples:
     defaults={
         "data": panels.REQUIRED,
         "num_eval_samples": "all",
-        "threads": f"{EVERY_CORE}, or 1 for each of several workers",
+        "threads": f"{OF_BUNDLE}, or 1 for each of several workers",
         "max_drop": "no gate",
     },
     helps={

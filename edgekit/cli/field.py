@@ -10,6 +10,7 @@ from edgekit.cli.app import app
 from edgekit.cli.arguments import BundlePath, Json, Quiet
 from edgekit.cli.command import states
 from edgekit.cli.output import clean_stdout, show
+from edgekit.job.job import OF_BUNDLE
 
 if TYPE_CHECKING:
     from edgekit.devices.rollout import Pushed
@@ -87,7 +88,7 @@ ReturnTo = Annotated[
 
 
 @app.command(rich_help_panel=panels.MORE, epilog=PUSH_EXAMPLES)
-@states("threads", "offline")
+@states("threads", "offline", defaults={"threads": OF_BUNDLE})
 def push(
     bundle: BundlePath,
     names: DeviceNames,

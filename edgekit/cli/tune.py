@@ -12,7 +12,7 @@ from edgekit.cli.command import FIELDS, states
 from edgekit.cli.output import answer_width, clean_stdout, emit, show_report, show_steps, wrapped
 from edgekit.config.choices import PRECISIONS
 from edgekit.job import Job, job_of
-from edgekit.job.job import MAKING
+from edgekit.job.job import EVERY_CORE, MAKING
 from edgekit.job.saved import announce, run_of
 from edgekit.support.libraries import import_needed
 
@@ -31,6 +31,7 @@ SHOWN = ("weights", "labels", "imgsz", "data", "calibration_data", "targets", "r
         "output": "runs/MODEL, or the run folder that is given as MODEL",
         "num_eval_samples": str(SAMPLES),
         "max_drop": "1",
+        "threads": EVERY_CORE,
     },
     helps={
         "output": "Run folder for sensitivity.json and sensitivity.svg.",

@@ -13,6 +13,7 @@ from edgekit.cli.command import states
 from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import answer_width, clean_stdout, emit, show, wrapped
 from edgekit.errors import printable
+from edgekit.job.job import OF_BUNDLE
 
 if TYPE_CHECKING:
     from edgekit.measure.inspect_bundle import Inspection
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @app.command(rich_help_panel=panels.COMMANDS)
-@states("threads", "offline")
+@states("threads", "offline", defaults={"threads": OF_BUNDLE})
 def inspect(
     bundle: Annotated[
         Path,
@@ -84,7 +85,7 @@ def _lines_of(inspection: "Inspection") -> Iterator[str]:
 
 
 @app.command(rich_help_panel=panels.MORE)
-@states("threads")
+@states("threads", defaults={"threads": OF_BUNDLE})
 def classify(
     bundle: BundlePath,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],

@@ -13,7 +13,7 @@ from edgekit.errors import UsageError, did_you_mean
 from edgekit.job import kinds
 from edgekit.job.kinds import Option
 from edgekit.measure.settings import Gates, Timing
-from edgekit.models.demo import OUTPUT, THREADS, assets, demo_model
+from edgekit.models.demo import OUTPUT, assets, demo_model
 from edgekit.models.options import ModelArgs, ModelOptions
 
 DEMO = "demo"
@@ -22,6 +22,7 @@ LARGEST_SEED = 2**63 - 1
 MOST_THREADS = 1024
 MOST_SPEEDUP = 1000
 EVERY_CORE = "one for each physical core"
+OF_BUNDLE = "the bundle's own, or one for each physical core"
 MODEL = ("weights", "model_args", "imgsz", "mean", "std", "interpolation", "crop_pct", "labels")
 """The fields that describe a model."""
 MAKING = (
@@ -324,7 +325,7 @@ class Job:
             kind=kinds.Number(1, MOST_THREADS),
             panel="Measurement",
             metavar="N",
-            default=EVERY_CORE,
+            default="the fastest for each bundle",
             help="Number of threads that the runtime uses.",
         ),
     ] = None
@@ -590,4 +591,4 @@ def _demo(stated: Stated) -> Stated:
         if stated.get("data")
         else {"data": assets() / "evaluation.zip", "calibration_data": assets() / "calibration.zip"}
     )
-    return {**own, "threads": THREADS, "output": OUTPUT}
+    return {**own, "output": OUTPUT}

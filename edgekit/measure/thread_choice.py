@@ -5,7 +5,7 @@ an app has the other cores for itself.
 """
 
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,7 @@ import numpy as np
 from edgekit.measure.latency import FEWEST_BLOCKS, TURN, CallFailed, Times, alternate, are_precise, ratio
 from edgekit.measure.machine import TelemetrySampler
 from edgekit.measure.steadiness import PRECISE_WITHIN, unreliable
+from edgekit.report.device import Conditions
 from edgekit.report.times import ThreadTime
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import open_session
@@ -39,7 +40,8 @@ class ThreadChoice:
 def fastest_threads(bundle: Bundle, cores: int, reporter: Reporter) -> ThreadChoice:
     """Choose the fastest number of threads on this machine: one, every physical core, or a power of two between.
 
-    Every core if other processes, or heat, disturbed the comparison. Raises StageError if a session fails.
+    It is every core if other processes, or heat, may have slowed down all larger numbers. Raises StageError if a
+    session fails.
     """
     if cores == 1:
         return ThreadChoice(cores)
@@ -62,10 +64,10 @@ def fastest_threads(bundle: Bundle, cores: int, reporter: Reporter) -> ThreadCho
             times = alternate(calls, 1, MOST_ROUNDS, lambda *_: sampler(), enough=_enough) if len(near) > 1 else {}
     except CallFailed as failed:
         raise failed.error from failed
-    if unreliable(sampler.finish(), cores, None):
-        return ThreadChoice(cores)
     p50 |= {threads: float(np.median(each)) for threads, each in times.items()}
     chosen = fewest_of_the_fastest(times) if times else near[0]
+    if not is_certain(chosen, p50, sampler.finish()):
+        return ThreadChoice(cores)
     return ThreadChoice(chosen, tuple(ThreadTime(threads, p50[threads]) for threads in sorted(p50)))
 
 
@@ -92,6 +94,15 @@ def fewest_of_the_fastest(times: Mapping[int, Times]) -> int:
         if ends is not None and ends[0] > APART:
             chosen = threads
     return chosen
+
+
+def is_certain(chosen: int, compared: Iterable[int], conditions: Conditions) -> bool:
+    """Whether no number of threads that would be faster on an idle machine can have lost.
+
+    Of the numbers above the chosen one, one must have had all the cores that it needs, and was no faster.
+    """
+    larger = [threads for threads in compared if threads > chosen]
+    return not larger or any(not unreliable(conditions, threads, None) for threads in larger)
 
 
 def _enough(times: Mapping[int, "array[float]"]) -> bool:

@@ -5,8 +5,6 @@ from pathlib import Path
 
 from edgekit.models.options import ModelOptions
 
-THREADS = 1
-"""Threads of the demo: for a network this small, waking a second thread costs as much as it saves."""
 OUTPUT = Path("runs/demo")
 """Default run folder of `edgekit demo`."""
 

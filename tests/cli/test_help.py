@@ -184,7 +184,6 @@ def test_examples_are_complete_commands(words: str, show_help: Any) -> None:
 def test_the_help_of_demo_names_its_own_defaults() -> None:
     shown = {option.name: option.show_default for option in dict(all_commands())["demo"].params}
     job = Job.of(DEMO, {})
-    assert shown["threads"] == str(job.timing.threads)
     assert shown["output"] == str(job.folder)
     own = assets()
     for name, path in (

@@ -11,7 +11,7 @@ from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.latency import Times
 from edgekit.measure.measure_bundles import measure_group
 from edgekit.measure.settings import Timing
-from edgekit.measure.thread_choice import ThreadChoice, fastest_threads, fewest_of_the_fastest, promising
+from edgekit.measure.thread_choice import ThreadChoice, fastest_threads, fewest_of_the_fastest, is_certain, promising
 from edgekit.report.device import Conditions
 from edgekit.report.measurement import Measurement
 from edgekit.report.times import ThreadTime
@@ -61,6 +61,21 @@ def test_more_threads_must_be_clearly_faster(p50: dict[str, float], chosen: int)
     assert fewest_of_the_fastest(times(5, **p50)) == min(times(**p50)), "five rounds tell nothing apart"
 
 
+@pytest.mark.parametrize(
+    ("chosen", "changes", "certain"),
+    [
+        (1, {}, True),
+        (1, {"other_cpus": 2.0}, True),  # two threads had their cores, and were no faster
+        (2, {"other_cpus": 2.0}, False),
+        (1, {"other_cpus": 2.9}, False),
+        (4, {"other_cpus": 2.9}, True),
+        (1, {"throttled": ("frequency capped",)}, False),
+    ],
+)
+def test_a_busy_machine_favours_no_small_number(chosen: int, changes: dict[str, Any], certain: bool) -> None:
+    assert is_certain(chosen, (1, 2, 4), conditions(**changes)) == certain
+
+
 @pytest.fixture
 def state(monkeypatch: pytest.MonkeyPatch) -> list[Conditions]:
     """The conditions that the next comparison meets."""
@@ -84,7 +99,7 @@ def test_a_bundle_is_compared_with_itself(target: str, make_bundle: MakeBundle, 
     assert all(each.p50 > 0 for each in choice.times)
     assert choice.threads in (1, 2)
     state[0] = conditions(other_cpus=3.9)
-    assert fastest_threads(bundle, 2, QUIETLY) == ThreadChoice(2), "a busy machine tells nothing"
+    assert fastest_threads(bundle, 2, QUIETLY).threads == 2, "a busy machine tells nothing"
     assert fastest_threads(bundle, 1, QUIETLY) == ThreadChoice(1)
 
 
