@@ -7,8 +7,7 @@ imports nothing. Each module imports its projects, so only code that needs them 
 Some code depends on text or names rather than on Python attributes. It stays where it is used:
 
 - `runtime/tflite/profiler.py` reads the details of LiteRT's operations with the interpreter's private method.
-- `runtime/tflite/litert_profiler.py` calls LiteRT's C library through ctypes, and parses the table that its profiler
-  prints.
+- `runtime/tflite/litert_profiler.py` calls LiteRT's C library through ctypes.
 - `profiler.py` of each runtime recognizes integer kernels by the names that the runtime's optimizer gives them, and
   `runtime/onnx/onnx_graph.py` finds a node's origin by the suffix of its name. Their canaries, and LiteRT's, are the
   profiles of real models in tests/runtime/test_profile.py.

@@ -14,7 +14,7 @@ class Ran:
     """An operation that ran, in a list that is in the order in which they ran."""
 
     ms: float
-    """Time of one run in milliseconds."""
+    """Time of one run in milliseconds, without that of a product's own kernel."""
     inputs: Sequence[int]
     """Positions in the list of the operations that make its inputs."""
     product: int | None
@@ -26,21 +26,10 @@ class Ran:
 
 
 def with_surroundings(profile: Profile, ran: Sequence[Ran]) -> Profile:
-    """Add the time of every operation that ran to the product that it belongs to.
-
-    What only moves values belongs to the product that reads them. Everything else, and what moves values to something
-    else than a product, belongs to the last product before it, or at the start of a network to the first one after it.
-    The time of an operation that no product makes or reads stays in `time_by_kind` alone.
-    """
-    makers: list[int | None] = []
-    for index, op in enumerate(ran):
-        makers.append(index if op.product is not None else _last(makers, op.inputs))
-    readers, next_products = _first_readers(ran, only_moves=True), _first_readers(ran, only_moves=False)
+    """Add the time of every operation to its product; what has none stays in `time_by_kind` alone."""
     around = [0.0] * len(profile.ops)
-    for index, op in enumerate(ran):
-        owners = (readers[index] if op.moves else None, makers[index], next_products[index])
-        owner = next((ran[place].product for place in owners if place is not None), None)
-        if op.product is None and owner is not None:
+    for op, owner in zip(ran, owners(ran), strict=True):
+        if owner is not None:
             around[owner] += op.ms
     ops = tuple(replace(op, around_ms=ms) for op, ms in zip(profile.ops, around, strict=True))
     values = sum(op.converted for op in ran)
@@ -48,17 +37,31 @@ def with_surroundings(profile: Profile, ran: Sequence[Ran]) -> Profile:
     return replace(profile, ops=ops, conversion_ns=spent * 1e6 / values if spent else None)
 
 
-def _last(makers: Sequence[int | None], inputs: Sequence[int]) -> int | None:
-    known = (makers[place] for place in inputs if place < len(makers))
-    return max((maker for maker in known if maker is not None), default=None)
+def owners(ran: Sequence[Ran]) -> list[int | None]:
+    """Position in `Profile.ops` of the product to which each operation belongs; None for one without a product near it.
+
+    What only moves values belongs to the product that reads them. Everything else, and what moves values to something
+    else than a product, belongs to the last product before it, or at the start of a network to the first one after it.
+    """
+    makers: list[int | None] = []
+    for index, op in enumerate(ran):
+        before = [makers[place] for place in op.inputs if place < index]
+        last = max((maker for maker in before if maker is not None), default=None)
+        makers.append(last if op.product is None else index)
+    movers = [replace(op, inputs=op.inputs if op.moves or op.product is not None else ()) for op in ran]
+    readers, followers = _first_readers(movers), _first_readers(ran)
+    choices = (
+        (index,) if op.product is not None else (readers.get(index) if op.moves else None, maker, followers.get(index))
+        for index, (op, maker) in enumerate(zip(ran, makers, strict=True))
+    )
+    return [next((ran[place].product for place in places if place is not None), None) for places in choices]
 
 
-def _first_readers(ran: Sequence[Ran], only_moves: bool) -> list[int | None]:
-    """Position of the first product that reads what each operation makes, through others or only through moves."""
-    first: list[int | None] = [None] * len(ran)
+def _first_readers(ran: Sequence[Ran]) -> dict[int, int]:
+    """Position of the first product that reads what an operation makes, also through others, by the operation's."""
+    first: dict[int, int] = {}
     for index in reversed(range(len(ran))):
-        op = ran[index]
-        reader = index if op.product is not None else first[index] if op.moves or not only_moves else None
-        for place in op.inputs if reader is not None else ():
-            first[place] = reader if (earlier := first[place]) is None else min(earlier, reader)
+        reader = first.get(index) if ran[index].product is None else index
+        if reader is not None:
+            first.update((place, min(reader, first.get(place, reader))) for place in ran[index].inputs)
     return first

@@ -17,26 +17,26 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import EngineError, InputError, UsageError
 from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.runtime.engine import import_runtime
 from edgekit.runtime.manifest import ManifestLayer
+from edgekit.runtime.onnx import profiler as onnxruntime
 from edgekit.runtime.onnx.onnx_graph import read_onnx
 from edgekit.runtime.openvino import profiler as openvino
-from edgekit.runtime.profile import OpProfile, Profile, matrix_macs, profile_bundle, profile_model, with_layer_names
+from edgekit.runtime.profile import (
+    LayerTime,
+    OpProfile,
+    Profile,
+    matrix_macs,
+    profile_bundle,
+    profile_model,
+    with_layer_names,
+)
+from edgekit.runtime.surroundings import Ran, owners, with_surroundings
 from edgekit.runtime.tflite import profiler as tflite
-from edgekit.runtime.tflite.litert_profiler import parse_summary
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import CLASSES, SIDE, MakeBundle, compile_all
 
 TITLES = {name: target.title for name, target in RUNTIMES.items()}
-SUMMARY = """INFO: something before it
-============= Run Order =============
-   [node type]  [start]  [first]  [avg ms]  [%]  [cdf%]  [mem KB]  [times called]  [Name]
-   Delegate/Fully Connected (NC, QS8, QC8W) GEMM  0.000  0.157  0.159  1.463%  25.699%  0.000  1  [Delegate]:23
-   CONV_2D  0.000  0.001  1.250  1.000%  26.699%  0.000  1  [conv;1]:24
-
-============= Top by Computation Time =============
-   CONV_2D  0.000  0.001  1.250  1.000%  1.000%  0.000  1  [conv;1]:24
-"""
-
 Profiles = dict[str, tuple[Bundle, Profile]]
 
 
@@ -134,6 +134,95 @@ def test_operations_are_named_after_the_layers_of_the_manifest() -> None:
         assert named.ops[0].name == "stem"
         assert [op.reason for op in named.ops if op.name != "attention"] == ["no kernel", None, "float"]
         assert sum(op.macs for op in named.ops) == 9 + 8 + 4 + 7
+
+
+@pytest.mark.parametrize("target", RUNTIMES)
+def test_layers_have_the_same_names_in_float_and_int8_and_all_of_the_time(
+    int8_profiles: Profiles, finished_run: Path, target: str
+) -> None:
+    bundle, int8 = int8_profiles[target]
+    names = {layer["name"] for layer in bundle.manifest.layers}
+    for measured in (int8, profile_bundle(read_bundle(finished_run / f"{target}-float"), threads=1, runs=2)):
+        assert {layer.name for layer in measured.layer_times} == names
+        assert measured.time_by_kind is not None
+        total = sum(measured.time_by_kind.values())
+        assert sum(layer.ms + layer.around_ms for layer in measured.layer_times) == pytest.approx(total)
+
+
+def test_the_products_of_attention_are_one_layer() -> None:
+    ops = (OpProfile("attn", "a", 4, True, 1.0, around_ms=0.5), OpProfile("attn", "b", 4, False, 2.0, around_ms=0.25))
+    assert Profile("", (*ops, OpProfile("fc", "c", 4, True)), None).layer_times == (
+        LayerTime("attn", 3.0, 0.75, False),
+    )
+
+
+@pytest.fixture(scope="module")
+def two_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two INT8 convolutions and an activation in float after each, as an ONNX and an OpenVINO model."""
+    tensors: dict[str, NDArray[Any]] = {
+        "scale": np.array(np.float32(0.05)),
+        "zero": np.array(np.uint8(128)),
+        "weight_scale": np.full(16, 0.01, np.float32),
+        "weight_zero": np.zeros(16, np.int8),
+        "weight": np.random.default_rng(0).integers(-127, 127, (16, 16, 3, 3), np.int8),
+    }
+    node, grid, value = helper.make_node, ["scale", "zero"], "x"
+    nodes = []
+    for name, after in (("first", "between"), ("second", "y")):
+        nodes += [
+            node("QuantizeLinear", [value, *grid], [f"{name}_q"], f"{name}_q"),
+            node("DequantizeLinear", [f"{name}_q", *grid], [f"{name}_d"], f"{name}_d"),
+            node("DequantizeLinear", ["weight", "weight_scale", "weight_zero"], [f"{name}_w"], f"{name}_w", axis=0),
+            node("Conv", [f"{name}_d", f"{name}_w"], [f"{name}_y"], name, pads=[1, 1, 1, 1]),
+            node("QuantizeLinear", [f"{name}_y", *grid], [f"{name}_yq"], f"{name}_yq"),
+            node("DequantizeLinear", [f"{name}_yq", *grid], [f"{name}_yd"], f"{name}_yd"),
+            node("HardSwish", [f"{name}_yd"], [value := after], f"{name}_act"),
+        ]
+    folder = tmp_path_factory.mktemp("two_layers")
+    write_onnx(folder / "model.onnx", nodes, tensors, x=[1, 16, 8, 8], y=[1, 16, 8, 8])
+    ov = import_runtime("openvino")
+    ov.save_model(ov.convert_model(folder / "model.onnx"), folder / "model.xml")
+    return folder
+
+
+@pytest.mark.parametrize(("profiler", "suffix"), [(onnxruntime, ".onnx"), (openvino, ".xml")])
+def test_what_surrounds_a_layer_belongs_to_it(
+    two_layers: Path, monkeypatch: pytest.MonkeyPatch, profiler: Any, suffix: str
+) -> None:
+    """The second convolution's Q belongs to it, and the first one's DQ and activation, without names, to the first."""
+    ran: list[Ran] = []
+
+    def record(measured: Profile, operations: list[Ran]) -> Profile:
+        ran.extend(operations)
+        return with_surroundings(measured, operations)
+
+    monkeypatch.setattr(profiler, "with_surroundings", record)
+    measured = profile_model(two_layers / f"model{suffix}", threads=1, runs=1)
+    assert [(op.name, op.int8) for op in measured.ops] == [("first", True), ("second", True)]
+    owned = owners(ran)
+    middle = owned.index(1)
+    assert set(owned[:middle]) == {0}
+    assert set(owned[middle:]) == {1}
+    conversions = [owner for owner, op in zip(owned, ran, strict=True) if op.converted]
+    assert conversions == ([0, 0, 1, 1] if suffix == ".onnx" else [0])  # OpenVINO converts in other kernels
+    assert (measured.conversion_ns or 0) >= 0
+
+
+def test_an_operation_belongs_to_the_nearest_product() -> None:
+    """Changes of layout belong to the product that reads them, and other operations to the last one before them."""
+    ran = [
+        Ran(1, (), None, moves=False),  # at the start
+        Ran(1, (0,), None, moves=True),
+        Ran(0, (1,), 0, moves=False),
+        Ran(1, (2,), None, moves=True),  # read by the second product, and later by the sum
+        Ran(0, (3,), 1, moves=False),
+        Ran(1, (3, 4), None, moves=False),
+        Ran(1, (5,), None, moves=True),  # read by no product
+        Ran(1, (), None, moves=True),  # between no products
+    ]
+    assert owners(ran) == [0, 0, 0, 1, 1, 1, 1, None]
+    measured = with_surroundings(Profile("", (OpProfile("a", "", 1, True),) * 2, None), ran)
+    assert [op.around_ms for op in measured.ops] == [2, 3]
 
 
 # ONNX Runtime
@@ -258,9 +347,20 @@ def test_int8_that_is_computed_in_float_is_called_simulated(
 # LiteRT
 
 
-def test_kernels_are_read_from_the_profilers_text() -> None:
-    assert parse_summary(SUMMARY) == [("Fully Connected (NC, QS8, QC8W) GEMM", 0.159), ("CONV_2D", 1.25)]
-    assert parse_summary("another text") == []
+def test_kernels_count_to_the_operations_of_the_file() -> None:
+    """The dequantizer that the second product's reads is before it, and a fused activation has no operation."""
+    conv = tflite._Product("conv", "CONV_2D", 1, (True, True))
+    kinds = ["QUANTIZE", "PAD", "CONV_2D", "DEQUANTIZE", "HARD_SWISH", "QUANTIZE", "CONV_2D", "ADD", "DEQUANTIZE"]
+    file = [
+        tflite._Operation(kind, (place - 1,) if place else (), 7, conv if kind == "CONV_2D" else None)
+        for place, kind in enumerate(kinds)
+    ]
+    names = ["Convert (NC)", "Convolution (NHWC, QC8) IGEMM", "Convert (NC)", "HardSwish (NC)", "Clamp (NC)"]
+    names += ["Convert (NC)", "Fully Connected (NC, QS8, QC8W) GEMM", "Add (ND)", "Clamp (NC)", "Convert (NC)"]
+    ran = tflite._ran(file, [tflite._Kernel(name, float(1 << place)) for place, name in enumerate(names)])
+    assert [op.ms for op in ran] == [1, 0, 0, 4, 8 + 16, 32, 0, 128 + 256, 512]
+    assert owners(ran) == [0, 0, 0, 0, 0, 1, 1, 1, 1]
+    assert [op.converted for op in ran] == [7, 0, 0, 7, 0, 7, 0, 0, 7]
 
 
 @pytest.mark.parametrize(

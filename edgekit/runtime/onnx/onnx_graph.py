@@ -51,12 +51,10 @@ class OnnxGraph:
             for name in node.input:
                 self.readers[name].append(node)
 
-    def maker_names(self) -> dict[str, tuple[str, ...]]:
-        """Names of the nodes that make the inputs of each node, by its name."""
-        return {
-            node.name: tuple(self.makers[name].name for name in node.input if name in self.makers)
-            for node in self.nodes
-        }
+    def edges(self) -> list[tuple[int, ...]]:
+        """Positions of the nodes that make the inputs of each node."""
+        made = {name: position for position, node in enumerate(self.nodes) for name in node.output}
+        return [tuple(made[name] for name in node.input if name in made) for node in self.nodes]
 
     def made_by(self, name: str, *kinds: str) -> Any:
         """The node that makes a value, if it is of one of these kinds; otherwise None."""

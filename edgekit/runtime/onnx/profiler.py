@@ -4,7 +4,7 @@ import json
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -58,8 +58,8 @@ class _Node:
     inputs: tuple[Shape, ...]
     out: Shape
     ms: float
-    makers: tuple[str, ...] = ()
-    """Names of the nodes that make its inputs."""
+    inputs_from: tuple[int, ...] = ()
+    """Positions of the nodes that make its inputs."""
 
     @property
     def family(self) -> tuple[bool, bool]:
@@ -104,15 +104,13 @@ def profile(model: Path, options: Mapping[str, Any], threads: int, runs: int) ->
             for node in nodes
         ),
     )
-    positions = {node.name: position for position, node in enumerate(nodes)}
     places = {name: place for place, name in enumerate(products)}
-    return with_surroundings(measured, [_ran(node, positions, places.get(node.name)) for node in nodes])
+    return with_surroundings(measured, [_ran(node, places.get(node.name)) for node in nodes])
 
 
-def _ran(node: _Node, positions: Mapping[str, int], product: int | None) -> Ran:
-    inputs = [positions[name] for name in node.makers if name in positions]
-    converted = math.prod(node.out) if node.operation in CONVERSIONS else 0
-    return Ran(node.ms, inputs, product, node.operation in MOVES, converted)
+def _ran(node: _Node, product: int | None) -> Ran:
+    ms, converted = node.ms if product is None else 0.0, node.operation in CONVERSIONS
+    return Ran(ms, node.inputs_from, product, node.operation in MOVES, math.prod(node.out) if converted else 0)
 
 
 def nodes_that_ran(model: Path, disabled: Sequence[str]) -> list[tuple[str, str]]:
@@ -123,8 +121,8 @@ def nodes_that_ran(model: Path, disabled: Sequence[str]) -> list[tuple[str, str]
 def _run(model: Path, threads: int, disabled: Sequence[str], runs: int, packed: bool = True) -> list[_Node]:
     """Nodes that ran, in order, with the median of their times in all runs but the first.
 
-    Packing weights needs memory, and the profile has no shapes of packed ones. The nodes' makers are in the optimized
-    graph, which is saved for the packed session.
+    Packing weights needs memory, and the profile has no shapes of packed ones. The edges come from the optimized graph,
+    which the packed session saves in the order in which it runs.
     """
     ort = import_runtime("onnx")
     options = session_options(ort, threads)
@@ -150,8 +148,10 @@ def _run(model: Path, threads: int, disabled: Sequence[str], runs: int, packed: 
         name = event["name"].removesuffix("_kernel_time")
         if event.get("cat") == "Node" and name != event["name"]:
             calls.setdefault((name, event["args"].get("node_index", "")), []).append(event)
-    makers = graph.maker_names() if graph else {}
-    return [_node(name, events, makers.get(name, ())) for (name, _), events in calls.items()]
+    nodes = [_node(name, events) for (name, _), events in calls.items()]
+    if graph is None or [node.operation for node in nodes] != [node.op_type for node in graph.nodes]:
+        return nodes
+    return [replace(node, inputs_from=makers) for node, makers in zip(nodes, graph.edges(), strict=True)]
 
 
 def _feed(argument: Any) -> NDArray[Any]:
@@ -161,7 +161,7 @@ def _feed(argument: Any) -> NDArray[Any]:
     return random_input(argument.name, sizes, np.dtype(TYPES[argument.type]))
 
 
-def _node(name: str, events: Sequence[Any], makers: tuple[str, ...]) -> _Node:
+def _node(name: str, events: Sequence[Any]) -> _Node:
     """A node, from the event of each run."""
     details = events[0]["args"]
     inputs, outputs = (
@@ -169,7 +169,7 @@ def _node(name: str, events: Sequence[Any], makers: tuple[str, ...]) -> _Node:
         for key in ("input_type_shape", "output_type_shape")
     )
     ms = median(event["dur"] / 1e3 for event in events[1:])
-    return _Node(name, details["op_name"], inputs, outputs[0] if outputs else (), ms, makers)
+    return _Node(name, details["op_name"], inputs, outputs[0] if outputs else (), ms)
 
 
 def _products(nodes: Sequence[_Node], shaped: Sequence[_Node], file: OnnxGraph) -> dict[str, OpProfile]:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -79,7 +79,7 @@ def profile(model: Path, options: Mapping[str, Any], threads: int, runs: int) ->
     places = {id(node): place for place, (_, node) in reversed([*enumerate(products)])}
     ran = [
         Ran(
-            node.ms,
+            0.0 if node.is_product and id(node) in places else node.ms,
             node.inputs,
             places.get(id(node)) if node.is_product else None,
             node.kind in MOVES or node.converted > 0,
@@ -109,16 +109,16 @@ def _run(compiled: Any, feeds: Sequence[Any], runs: int) -> list[_Node]:
             means[name].append((total - before[name]) / size)
         before = after
     compiled_ops = {op.get_friendly_name(): op for op in compiled.get_runtime_model().get_ordered_ops()}
-    positions = {counter.node_name: position for position, counter in enumerate(request.profiling_info)}
+    counters = [counter for counter in request.profiling_info if counter.node_name in compiled_ops]
+    positions = {counter.node_name: position for position, counter in enumerate(counters)}
     nodes = []
-    for counter in request.profiling_info:  # a node that took less than a microsecond has the status "not run"
-        node = _Node(counter.exec_type, counter.node_type, (), max(0.0, median(means[counter.node_name])))
-        if (op := compiled_ops.get(counter.node_name)) is not None:
-            makers = (value.get_node().get_friendly_name() for value in op.input_values())
-            inputs = tuple(positions[maker] for maker in makers if maker in positions)
-            origins = _fact(op, "originalLayersNames")
-            node = replace(node, origins=origins, inputs=inputs, converted=_converted(op, node.kind, len(origins)))
-        nodes.append(node)
+    for counter in counters:  # a node that took less than a microsecond has the status "not run"
+        op, ms = compiled_ops[counter.node_name], max(0.0, median(means[counter.node_name]))
+        makers = (value.get_node().get_friendly_name() for value in op.input_values())
+        inputs = tuple(positions[maker] for maker in makers if maker in positions)
+        origins = _fact(op, "originalLayersNames")
+        converted = _converted(op, counter.node_type, len(origins))
+        nodes.append(_Node(counter.exec_type, counter.node_type, origins, ms, inputs, converted))
     return nodes
 
 

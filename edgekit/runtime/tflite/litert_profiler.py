@@ -8,21 +8,35 @@ LiteRT's litert/c headers, as of ai-edge-litert 2.3.
 import ctypes
 import importlib.util
 import json
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
+from ctypes import byref, c_char_p, c_int, c_size_t, c_uint64, c_void_p
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 CPU = 1
 WRITE = 1
 TYPE_BYTES = 1024  # LiteRtRankedTensorType has about 100 bytes; it is passed on without being read
-# "  Delegate/Fully Connected (NC, QS8, QC8W) GEMM   0.000  0.157  0.159  1.463%  25.7%  0.000  5  [Delegate]:23"
-LINE = re.compile(r"\s*(\S.*?)\s+[\d.]+\s+[\d.]+\s+([\d.]+)\s+[\d.]+%\s+[\d.]+%\s+[\d.]+\s+\d+\s+\[.*\]:\d+\s*$")
+RAN = (2, 8)
+"""Kinds of events that are kernels: of LiteRT itself, and of a delegate."""
+KINDS = frozenset(1 << bit for bit in range(9))
+
+
+class Event(ctypes.Structure):
+    """ProfiledEventData of litert_profiler_event.h."""
+
+    _fields_: ClassVar = [
+        ("name", c_char_p),
+        ("kind", c_int),
+        ("start_us", c_uint64),
+        ("us", c_uint64),
+        ("memory", c_size_t * 6),
+        ("numbers", c_uint64 * 2),
+        ("source", c_int),
+    ]
 
 
 class Model:
@@ -49,15 +63,19 @@ class Model:
         counts = c_size_t(len(inputs)), c_size_t(len(outputs))
         self._call("RunCompiledModel", self._compiled, c_size_t(0), counts[0], inputs, counts[1], outputs)
 
-    def profiled_run(self) -> str:
-        """Run once and return the profiler's text."""
+    def profiled_run(self) -> list[tuple[str, float]]:
+        """Run once, and return the kernels in order with their milliseconds."""
         self._call("ResetProfiler", self._profiler)
         self._call("StartProfiler", self._profiler)
         self.run()
         self._call("StopProfiler", self._profiler)
-        text = c_char_p()
-        self._call("GetProfileSummary", self._profiler, self._compiled, byref(text))
-        return (text.value or b"").decode()
+        count = c_int()
+        self._call("GetNumProfilerEvents", self._profiler, byref(count))
+        events = (Event * count.value)()
+        self._call("GetProfilerEvents", self._profiler, count, events)
+        if not {event.kind for event in events} <= KINDS:
+            raise SystemExit("the events of this LiteRT's profiler have another layout")
+        return [(event.name.decode(), event.us / 1e3) for event in events if event.kind in RAN]
 
     def _call(self, name: str, *arguments: Any) -> None:
         status = getattr(self._library, f"LiteRt{name}")(*arguments)
@@ -99,13 +117,6 @@ class Model:
         self._call("UnlockTensorBuffer", buffer)
 
 
-def parse_summary(text: str) -> list[tuple[str, float]]:
-    """Name and milliseconds of each kernel, from the section of the profiler's text that is in run order."""
-    section = text.partition("Run Order")[2].partition("=\n")[2].partition("====")[0]
-    rows = (LINE.match(line) for line in section.splitlines())
-    return [(row.group(1).removeprefix("Delegate/"), float(row.group(2))) for row in rows if row]
-
-
 def _library() -> Path:
     package = importlib.util.find_spec("ai_edge_litert")
     path = Path(package.origin).with_name("libLiteRt.so") if package and package.origin else None
@@ -121,7 +132,7 @@ def main(arguments: Sequence[str]) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     model = Model(Path(arguments[0]), int(arguments[1]))
     model.run()
-    print("\n" + json.dumps([parse_summary(model.profiled_run()) for _ in range(int(arguments[2]))]))
+    print("\n" + json.dumps([model.profiled_run() for _ in range(int(arguments[2]))]))
 
 
 if __name__ == "__main__":

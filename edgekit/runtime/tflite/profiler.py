@@ -4,7 +4,7 @@ import json
 import math
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -14,6 +14,7 @@ import numpy as np
 
 from edgekit.runtime.engine import import_runtime
 from edgekit.runtime.profile import OpProfile, Profile, Shape, add_times, matrix_macs, product
+from edgekit.runtime.surroundings import Ran, with_surroundings
 from edgekit.support.child_process import run_python
 
 TIMEOUT_S = 600
@@ -24,6 +25,14 @@ CONVOLUTION = re.compile(r"(De)?[Cc]onvolution|CONV_2D|DEPTHWISE_CONV_2D|TRANSPO
 MATRIX = re.compile(r"(Dynamic )?Fully Connected|Batch Matrix Multiply|FULLY_CONNECTED|BATCH_MATMUL")
 # XNNPACK names the layout first and then the type of the activations: "Fully Connected (NC, QS8, QC8W) GEMM".
 ACTIVATIONS = re.compile(r"\(\w+, (\w+)")
+CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
+MOVES = (*CONVERSIONS, "CAST", "PAD", "PADV2", "RESHAPE", "TRANSPOSE")
+"""Operations that only convert, pad or rearrange values."""
+KERNELS = {"QUANTIZE": "Convert", "DEQUANTIZE": "Convert", "CAST": "Convert", "PAD": "ConstantPad"}
+KERNELS |= {"PADV2": "ConstantPad", "RESHAPE": "StaticReshape", "LOGISTIC": "Sigmoid"}
+"""XNNPACK's names for operations, without spaces, where LiteRT's doesn't begin like them."""
+ALIKE = 5
+"""Number of letters with which the two names begin: "HARD_SWISH" and "HardSwish", but "MUL" and "Multiply"."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,18 @@ class _Product:
     macs: int
     int8: tuple[bool, bool]
     """Whether the input has 8 bits, and whether the weights (or second input) have."""
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """An operation in the file."""
+
+    kind: str
+    makers: tuple[int, ...]
+    """Positions of the operations that make its inputs."""
+    values: int
+    """Number of values that it makes."""
+    product: _Product | None
 
 
 @dataclass(frozen=True)
@@ -60,6 +81,11 @@ class _Kernel:
         # QS8, QU8, QC8, QD8 or QP8; a kernel named F32 computes in float even with 8-bit weights
         return activations.group(1).startswith("Q")
 
+    def resembles(self, kind: str) -> bool:
+        """Whether this kernel's name is like that of an operation, which is no product."""
+        start = KERNELS.get(kind, kind).replace("_", "")[:ALIKE].lower()
+        return self.name == kind or self.name.replace(" ", "").lower().startswith(start)
+
     def runs(self, product: _Product) -> bool:
         """Whether this kernel can have run the product. XNNPACK runs convolutions of one pixel as fully connected."""
         family = CONVOLUTION if product.operation in CONVOLUTIONS else MATRIX
@@ -70,7 +96,8 @@ class _Kernel:
 def profile(model: Path, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
     """Run LiteRT's profiler in a separate process, or infer the kernels from the tensor types where that fails."""
     module = import_runtime("tflite")
-    products = _products(module, model)
+    operations = _operations(module, model)
+    products = [op.product for op in operations if op.product is not None]
     package = module.__name__.split(".")[0]
     kernels, why = _kernels(model, threads, runs) if package == "ai_edge_litert" else ([], f"{package} has none")
     ran = [kernel for kernel in kernels if kernel.is_product]
@@ -90,29 +117,58 @@ def profile(model: Path, options: Mapping[str, Any], threads: int, runs: int) ->
         ops = [_op(made, made.operation, all(made.int8), None) for made in products]
     int8 = {id(kernel): op.int8 for kernel, op in zip(ran, ops, strict=True)} if paired else {}
     times = add_times((kernel.kind, int8.get(id(kernel)), kernel.ms) for kernel in kernels) if kernels else None
-    return Profile(method, tuple(ops), times)
+    measured = Profile(method, tuple(ops), times)
+    return with_surroundings(measured, _ran(operations, kernels)) if paired else measured
+
+
+def _ran(operations: Sequence[_Operation], kernels: Sequence[_Kernel]) -> list[Ran]:
+    """The operations of the file, with the times of the kernels that are no products.
+
+    Both are in the same order. A kernel that is like no operation before the next product, such as a fused activation,
+    counts to the operation before it.
+    """
+    products = [position for position, op in enumerate(operations) if op.product is not None]
+    times, place, passed = [0.0] * len(operations), -1, 0
+    for kernel in kernels:
+        if kernel.is_product:
+            place, passed = products[passed], passed + 1
+            continue
+        end = products[passed] if passed < len(products) else len(operations)
+        place = next((p for p in range(place + 1, end) if kernel.resembles(operations[p].kind)), place)
+        times[max(0, place)] += kernel.ms
+    numbers = {position: number for number, position in enumerate(products)}
+    return [
+        Ran(ms, op.makers, numbers.get(position), op.kind in MOVES, op.values if ms and op.kind in CONVERSIONS else 0)
+        for position, (op, ms) in enumerate(zip(operations, times, strict=True))
+    ]
 
 
 def _op(made: _Product, kernel: str, int8: bool, ms: float | None) -> OpProfile:
     return product("LiteRT", OpProfile(made.name, kernel, made.macs, int8, ms), made.int8)
 
 
-def _products(module: Any, model: Path) -> list[_Product]:
-    """Products in the order of the file. The interpreter that reads them has no delegate and runs nothing."""
+def _operations(module: Any, model: Path) -> list[_Operation]:
+    """Operations in the order of the file. The interpreter that reads them has no delegate and runs nothing."""
     resolver = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = module.Interpreter(model_path=str(model), experimental_op_resolver_type=resolver)
     tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
-    products = []
-    for op in operations(interpreter):
-        kind = op["op_name"]
-        if kind not in PRODUCTS:
-            continue
-        left, right = (tensors[op["inputs"][place]] for place in ((2, 1) if kind == "TRANSPOSE_CONV" else (0, 1)))
-        out = tensors[op["outputs"][0]]
-        shapes = [[int(size) for size in tensor["shape"]] for tensor in (left, right, out)]
-        int8 = tuple(np.dtype(tensor["dtype"]) in (np.int8, np.uint8) for tensor in (left, right))
-        products.append(_Product(_layer(out["name"]), kind, _macs(kind, *shapes), (int8[0], int8[1])))
-    return products
+    makers: dict[int, int] = {}
+    found = []
+    for position, op in enumerate(operations(interpreter)):
+        kind, outputs = op["op_name"], [tensors[index] for index in op["outputs"] if index in tensors]
+        inputs = tuple(makers[index] for index in op["inputs"] if index in makers)
+        values = sum(math.prod(map(int, tensor["shape"])) for tensor in outputs)
+        found.append(_Operation(kind, inputs, values, _product(op, tensors) if kind in PRODUCTS else None))
+        makers.update(dict.fromkeys(op["outputs"], position))
+    return found
+
+
+def _product(op: Mapping[str, Any], tensors: Mapping[int, Mapping[str, Any]]) -> _Product:
+    kind, out = op["op_name"], tensors[op["outputs"][0]]
+    left, right = (tensors[op["inputs"][place]] for place in ((2, 1) if kind == "TRANSPOSE_CONV" else (0, 1)))
+    shapes = [[int(size) for size in tensor["shape"]] for tensor in (left, right, out)]
+    int8 = tuple(np.dtype(tensor["dtype"]) in (np.int8, np.uint8) for tensor in (left, right))
+    return _Product(_layer(out["name"]), kind, _macs(kind, *shapes), (int8[0], int8[1]))
 
 
 def _macs(kind: str, left: Shape, right: Shape, out: Shape) -> int:
