@@ -53,8 +53,7 @@ def machine_of(file: str) -> str:
 def demo_output() -> str:
     """What `edgekit demo` printed when `python -m benchmarks.demo` recorded it, and where."""
     report = _read(REPORT.name)
-    row = report["results"][0]
-    where = f"{processor(row['device']['cpu'])}, {row['latency_ms']['threads']} thread"
+    where = processor(report["results"][0]["device"]["cpu"])
     version = f"edgekit {report['edgekit']} of {report['created'][:10]}"
     heading = f"The output of {version} on an {where}; later versions may print more:"
     return f"{heading}\n\n```text\n{OUTPUT.read_text(encoding='utf-8')}```\n"

@@ -81,7 +81,8 @@ class Comparison:
 def compare_runs(before: Report, after: Report, max_slowdown: float = MAX_SLOWDOWN) -> Comparison:
     """Changes and regressions of each bundle on each device from the first run to the second.
 
-    p50 is compared between runs on the same processor with the same number of threads. It is a regression if its whole
+    p50 is compared between runs on the same processor with the same number of threads, or with the number that each run
+    found fastest. It is a regression if its whole
     interval lies above its former value, and if it is more than `max_slowdown` percent higher.
     """
     old = {_key(row): row for row in before.results}
@@ -144,7 +145,9 @@ def _other_machine(old: Row, new: Row) -> str | None:
         return "the processor is not known"
     if old.device.cpu != new.device.cpu:
         return f"the processors differ ({old.device.cpu} and {new.device.cpu})"
-    if (old.latency_ms.threads, old.latency_ms.batch) != (new.latency_ms.threads, new.latency_ms.batch):
+    threads_differ = old.latency_ms.threads != new.latency_ms.threads
+    are_chosen = bool(old.latency_ms.by_threads and new.latency_ms.by_threads)
+    if (threads_differ and not are_chosen) or old.latency_ms.batch != new.latency_ms.batch:
         return f"the numbers of threads differ ({old.latency_ms.threads} and {new.latency_ms.threads})"
     return None
 

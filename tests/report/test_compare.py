@@ -15,7 +15,7 @@ from edgekit.report.document import Report
 from edgekit.report.figure import Interval
 from edgekit.report.measurement import Int8, LowPrecision
 from edgekit.report.row import Verdict
-from edgekit.report.times import Speedup
+from edgekit.report.times import Speedup, ThreadTime
 from tests.helpers.reports import (
     BEST,
     FAILED,
@@ -171,6 +171,15 @@ def test_times_with_other_threads_are_not_judged() -> None:
         "p50 is not judged, because the numbers of threads differ (1 and 2): openvino-int8 on local",
     )
     assert comparison.verdict == "pass"
+
+
+def test_numbers_of_threads_that_the_runs_chose_may_differ() -> None:
+    by_threads = (ThreadTime(1, 7.7), ThreadTime(2, 9.0))
+    before, after = (
+        report_with(BEST, latency_ms=latency(p50, threads=threads, by_threads=by_threads))
+        for p50, threads in ((7.7, 1), (15.4, 2))
+    )
+    assert compare_runs(before, after).verdict == "fail"
 
 
 def test_unreliable_timing_is_noted() -> None:
