@@ -380,9 +380,10 @@ class Job:
             flags=("--no-repair",),
             turns_off=True,
             advanced=True,
-            help="Leave an int8 bundle that misses --max-drop as it is. Otherwise edgekit ranks its layers on "
-            "calibration images, keeps the noisiest in float and measures again, at most three times, as long as int8 "
-            "stays faster than float.",
+            help="Leave int8 bundles as the recipe makes them. Otherwise edgekit keeps layers in float that the "
+            "runtime's profile shows to be slower in int8, as long as that makes the bundle faster. If the bundle "
+            "misses --max-drop, it also keeps the noisiest layers in float and measures again, at most three times, as "
+            "long as int8 stays faster than float.",
         ),
     ] = True
     output: Annotated[

@@ -23,9 +23,9 @@ from edgekit.support.run_folder import ATTEMPTS, RunFolder
 
 
 class Measure(Protocol):
-    """Measures bundles on a device, one measurement each; without `evaluate`, only their times."""
+    """Measures bundles on a device, one measurement each; with a number of threads, only their times with it."""
 
-    def __call__(self, device: Device, bundles: BuiltBundles, evaluate: bool = True) -> Sequence[Measurement]: ...
+    def __call__(self, device: Device, bundles: BuiltBundles, threads: int | None = None) -> Sequence[Measurement]: ...
 
 
 class Improvement(Protocol):

@@ -52,9 +52,12 @@ class Bench:
         """Measure all bundles on each device in turn."""
         return each_device(self.devices, lambda device: self.measure_on(device, bundles))
 
-    def measure_on(self, device: Device, bundles: BuiltBundles, evaluate: bool = True) -> Sequence[Measurement]:
-        """Measure bundles on one device, one measurement each; without `evaluate`, only their times."""
-        timing, (images, store) = self.store.timing, (self.store.images, self.store) if evaluate else (None, None)
+    def measure_on(self, device: Device, bundles: BuiltBundles, threads: int | None = None) -> Sequence[Measurement]:
+        """Measure bundles on one device, one measurement each; with a number of threads, only their times with it."""
+        timing = self.store.timing
+        images, store = (self.store.images, self.store) if threads is None else (None, None)
+        if threads is not None:
+            timing = replace(timing, threads=threads, sustain_s=None, streams=None)
         if device != THIS:
             return measure_on_device(device, bundles, timing, self.reporter, images, store, self.pages)
         here = machine.describe()

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,8 @@ from edgekit.report.document import (
 from edgekit.report.html import changed_rows, shown_images
 from edgekit.report.row import Row
 from edgekit.report.write import write_thumbnails
-from edgekit.runtime.bundle import read_bundle, with_threads
+from edgekit.runtime.bundle import read_bundle, with_manifest
+from edgekit.runtime.manifest import ManifestLayer
 from edgekit.support.files import shareable_command
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
@@ -108,30 +110,43 @@ def describe_model(network: Network, macs: int) -> Model:
 def write_run(
     report: Report, dataset: Dataset, preprocessing: Preprocessing, run: RunFolder, thumbnails: bool, reporter: Reporter
 ) -> None:
-    """Write the report, the fastest numbers of threads as the bundles' defaults and, if wanted, thumbnails.
+    """Write the report, what was measured into the bundles' manifests and, if wanted, thumbnails.
 
     Thumbnails are of the images whose predicted class INT8 changed. A run that lost a device stays incomplete, so that
     the same command measures only the rows that are missing.
     """
     write_thumbnails(run.path, make_thumbnails(report, dataset, preprocessing, reporter) if thumbnails else {})
-    write_threads(report, run.path)
+    write_findings(report, run.path)
     write_report(report, run.path)
     if not any(lost_with_device(row) for row in report.results):
         run.complete()
 
 
-def write_threads(report: Report, folder: Path) -> None:
-    """Write the number of threads that was fastest on the first device into the manifests of its bundles.
+def write_findings(report: Report, folder: Path) -> None:
+    """Write what was measured on the first device into the manifests of its bundles: threads, and layers in float.
 
-    A bundle for another class of devices gets none, and neither does one that was fastest with every core, because
-    other machines have more.
+    The number of threads that was fastest becomes the default, unless the bundle is for another class of devices, or
+    was fastest with every core, because other machines have more.
     """
     for row in report.rows_on(report.devices[0] if report.devices else None):
-        if row.bundle is None or row.latency_ms is None or not row.latency_ms.by_threads:
+        if row.bundle is None or row.latency_ms is None:
             continue
         bundle, threads = read_bundle(folder / row.bundle, check_hashes=False), row.latency_ms.threads
-        if bundle.manifest.device_class == row.device.device_class:
-            with_threads(bundle, threads if threads < (row.device.cores or 0) else None)
+        changes: dict[str, Any] = {"layers": with_reasons(bundle.manifest.layers, row)}
+        if row.latency_ms.by_threads and bundle.manifest.device_class == row.device.device_class:
+            changes["threads"] = threads if threads < (row.device.cores or 0) else None
+        with_manifest(bundle, **changes)
+
+
+def with_reasons(layers: Sequence[ManifestLayer], row: Row) -> tuple[ManifestLayer, ...]:
+    """The layers of a row's bundle, with the reasons why a placement or a repair keeps some of them in float."""
+    repaired = row.repair.result.float_layers if row.repair else ()
+    reasons = dict.fromkeys(repaired, "it costs accuracy in INT8")
+    reasons |= {layer.name: layer.reason for layer in (row.placement.layers if row.placement else ())}
+    return tuple(
+        {**layer, "reason": reasons[layer["name"]]} if layer["name"] in reasons and not layer["int8"] else layer
+        for layer in layers
+    )
 
 
 SIDE = 64

@@ -1,4 +1,4 @@
-"""The search for a recipe: INT8 bundles that a repair tried, and `tuning` in report.json."""
+"""The search for a recipe: INT8 bundles that a placement or a repair tried, and `tuning` in report.json."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,12 +6,54 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from edgekit.report.figure import Interval, counted, points
+from edgekit.report.figure import Interval, Milliseconds, counted, points
 from edgekit.report.plot import INK, SERIES, Picture, drawing, svg_of
 from edgekit.report.sensitivity_document import ImageSet
 
 SHOWN = 4
 """Number of layers that a sentence names before it only counts them."""
+
+
+@dataclass(frozen=True)
+class PlacedLayer:
+    """Time of a layer that stays in float, with that of what surrounds it, from the runtime's profiler."""
+
+    name: str
+    """Name of the layer."""
+    int8_ms: Milliseconds
+    """Time in the INT8 bundle of the recipe, in milliseconds."""
+    float_ms: Milliseconds
+    """Time in the float bundle, in milliseconds."""
+
+    @property
+    def reason(self) -> str:
+        """The two times in words."""
+        return f"{self.int8_ms:.2g} ms in INT8, {self.float_ms:.2g} in float"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfilePlacement:
+    """Layers that stay in float because the INT8 bundle is faster with them in float."""
+
+    device: str
+    """Name of the device whose profile and times decided."""
+    layers: tuple[PlacedLayer, ...]
+    """Layers kept in float besides those of the recipe."""
+    speedup: float
+    """Speedup over the recipe's own INT8 bundle."""
+    bundles: Annotated[int, Meta(ge=1)]
+    """Number of other INT8 bundles that were timed beside it."""
+
+
+def placement_words(placement: ProfilePlacement) -> str:
+    """What stays in float and why, in one sentence."""
+    layers = placement.layers
+    named = "; ".join(f"{layer.name}, {layer.reason}" for layer in layers[:SHOWN])
+    more = f"; and {len(layers) - SHOWN} more" if len(layers) > SHOWN else ""
+    return (
+        f"placed by profile: {counted(len(layers), 'layer')} in float ({named}{more}) made it {placement.speedup:.2f}x "
+        "as fast as the recipe's own INT8 bundle"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from edgekit.report.measurement import Failure, Measurement
-from edgekit.report.recipe_search import Repair
+from edgekit.report.recipe_search import ProfilePlacement, Repair
 
 GateName = Literal["above-chance", "max-drop", "min-speedup", "steady-timing"]
 
@@ -46,6 +46,8 @@ class Row(Measurement):
     """Remarks on the row that do not affect its verdict."""
     gates: tuple[Gate, ...] = ()
     """Outcome of each gate; empty for a row with a failure, and where nothing is gated."""
+    placement: ProfilePlacement | None = None
+    """Layers that stay in float because the profile showed that INT8 makes them slower; null where there are none."""
     repair: Repair | None = None
     """Attempts to bring the accuracy within its bound; null where none was needed or wanted."""
 

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,14 +190,14 @@ def _fill(
     return read_bundle(folder, check_hashes=False)  # a bundle that can't be read back must not be shipped
 
 
-def with_threads(bundle: Bundle, threads: int | None) -> Bundle:
-    """The bundle with another default number of threads, which its manifest on disk has from now on.
+def with_manifest(bundle: Bundle, **changes: Any) -> Bundle:
+    """The bundle with other values of these manifest keys, which its manifest on disk has from now on.
 
     No other file changes. A signature, which covers the manifest, is no longer valid. Raises OutputError.
     """
-    if bundle.manifest.threads == threads:
+    manifest = replace(bundle.manifest, **changes)
+    if manifest == bundle.manifest:
         return bundle
-    manifest = replace(bundle.manifest, threads=threads)
     with writing(bundle.path / MANIFEST):
         replace_text(bundle.path / MANIFEST, _text_of(manifest))
     return replace(bundle, manifest=manifest)

@@ -22,6 +22,7 @@ from edgekit.runtime.bundle import Bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
 from edgekit.tuning.bundle_loop import BundleLoop, MeasuredBundles, MeasureRows, Rows
+from edgekit.tuning.placement import PlacementLoop
 from edgekit.tuning.repair import RepairLoop, within_reach
 from edgekit.tuning.study import Study, StudyStore, study_inputs
 
@@ -64,8 +65,8 @@ class Improvements:
         rows = [dict(zip(built, measured[start : start + len(built)], strict=True)) for start in starts]
         improved: dict[str, Bundle | Exception] = {}
 
-        def measure_first(bundles: BuiltBundles, evaluate: bool = True) -> Rows:
-            return dict(zip(bundles, measure(first, bundles, evaluate), strict=True))
+        def measure_first(bundles: BuiltBundles, threads: int | None = None) -> Rows:
+            return dict(zip(bundles, measure(first, bundles, threads), strict=True))
 
         for target in self._recipes:
             group = {name: bundle for name, bundle in built.items() if name.startswith(f"{target}-")}
@@ -125,19 +126,20 @@ def improvements_of(
     run: RunFolder,
     reporter: Reporter,
 ) -> Improvements | None:
-    """The improvements of a job; None if nothing can be improved.
+    """The improvements of a job: placement by profile, then repair. None if nothing can be improved.
 
-    Random weights have no accuracy. A large network's weights stay in mapped files, which a simulation would load.
-    Calibration images that are darker or brighter than the others don't show which layers clip these.
+    A large network's weights stay in mapped files, which a simulation would load. Random weights have no accuracy to
+    repair. Calibration images that are darker or brighter than the others don't show which layers clip these.
     """
-    if spec.network.weights == "random":
-        return None
+    loops: tuple[type[BundleLoop], ...] = (PlacementLoop,)
     if spec.network.params >= sizes.BUILT_APART_FROM:
         least = f"{sizes.BUILT_APART_FROM / 1e6:.0f} million parameters"
         reporter.say(f"INT8 that misses --max-drop isn't repaired, because the network has at least {least}")
         return None
-    if differ_in_brightness(spec.calibration, images.evaluation):
-        reporter.say("INT8 that misses --max-drop isn't repaired: calibrate on other images instead")
-        return None
+    if spec.network.weights != "random":
+        if differ_in_brightness(spec.calibration, images.evaluation):
+            reporter.say("INT8 that misses --max-drop isn't repaired: calibrate on other images instead")
+        else:
+            loops += (RepairLoop,)
     gates = within_reach(gates, len(images.evaluation.samples))
-    return Improvements(spec, images, targets, devices, timing, gates, run, reporter, (RepairLoop,))
+    return Improvements(spec, images, targets, devices, timing, gates, run, reporter, loops)

@@ -22,6 +22,7 @@ from edgekit.pipeline.request import BuildSpec, BundleInputs
 from edgekit.pipeline.torch_reference import ReferenceInputs, reference_inputs
 from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Failure, Measurement
+from edgekit.report.recipe_search import PlacedLayer
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.files import Inputs, code_sha256, without_folders
 from edgekit.support.progress import Reporter
@@ -112,6 +113,8 @@ class Study:
     """Trials that have ended, in the order in which they ran."""
     labels: str = ""
     """Hash of the names of the classes, which the trials' model files contain."""
+    steps: tuple[tuple[PlacedLayer, ...], ...] = ()
+    """Sets of layers that a placement by profile moves to float, one for each trial after the first."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from edgekit.measure.thread_choice import ThreadChoice, fastest_threads, fewest_
 from edgekit.report.device import Conditions
 from edgekit.report.measurement import Measurement
 from edgekit.report.times import ThreadTime
-from edgekit.runtime.bundle import Bundle, read_bundle, with_threads
+from edgekit.runtime.bundle import Bundle, read_bundle, with_manifest
 from edgekit.support.progress import Reporter
 from tests.helpers.measurements import conditions, device
 from tests.helpers.tiny import MakeBundle
@@ -114,7 +114,7 @@ def test_rows_of_a_report_have_the_fastest_number_unless_it_is_stated(
     make_bundle: MakeBundle, tiny_images: EvaluationImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opened_bundle, "fastest_threads", lambda *_: CHOICE)
-    bundle = with_threads(read_bundle(make_bundle("onnx")), 1)
+    bundle = with_manifest(read_bundle(make_bundle("onnx")), threads=1)
     for images, stated, facts, threads, by_threads in (
         (tiny_images, None, {}, 2, CHOICE.times),
         (tiny_images, 1, {}, 1, ()),

@@ -13,12 +13,12 @@ from PIL import Image
 from edgekit.images.dataset import open_dataset
 from edgekit.images.preprocess import Preprocessing
 from edgekit.job import DEMO, Job
-from edgekit.pipeline.reporting import SIDE, make_thumbnails, write_threads
+from edgekit.pipeline.reporting import SIDE, make_thumbnails, write_findings
 from edgekit.report.document import Report
 from edgekit.report.html import CLASSES, EXAMPLES
 from edgekit.report.measurement import ChangedImage, ClassChange
 from edgekit.report.times import ThreadTime
-from edgekit.runtime.bundle import read_bundle, with_threads
+from edgekit.runtime.bundle import read_bundle, with_manifest
 from edgekit.support.progress import Reporter
 from tests.helpers.reports import BEST, RANDOM_MODEL, accuracy, device, latency, report, report_with, row
 from tests.helpers.tiny import MakeBundle, tiny_labels
@@ -100,10 +100,10 @@ def test_the_fastest_number_of_threads_becomes_the_default_on_the_device(
     threads: int, changes: dict[str, Any], default: int | None, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
     place = Path(shutil.copytree(make_bundle("onnx"), tmp_path / "onnx-int8"))
-    before = with_threads(read_bundle(place), 4)
+    before = with_manifest(read_bundle(place), threads=4)
     by_threads = changes.get("by_threads", (ThreadTime(1, 1.2), ThreadTime(2, 1.4)))
     here = device(device_class=changes.get("device_class", "x86-64"))
     one = row("onnx", latency_ms=latency(1.2, threads=threads, by_threads=by_threads), device=here)
-    write_threads(report(results=(one,)), tmp_path)
+    write_findings(report(results=(one,)), tmp_path)
     bundle = read_bundle(place)
     assert bundle.manifest == replace(before.manifest, threads=default), "the same command finds it intact"

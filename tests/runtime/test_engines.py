@@ -19,7 +19,7 @@ import edgekit
 from edgekit.config.runtimes import RUNTIMES, Runtime
 from edgekit.errors import BundleError, EngineError, GoldenError, ImageError, InputError, MissingExtraError, UsageError
 from edgekit.runtime import engine as base
-from edgekit.runtime.bundle import Golden, read_bundle, with_threads, write_bundle
+from edgekit.runtime.bundle import Golden, read_bundle, with_manifest, write_bundle
 from edgekit.runtime.onnx.onnx_graph import external_files
 from edgekit.support.distribution import install_command, pip_install
 from edgekit.support.libraries import first_line
@@ -465,6 +465,6 @@ def test_the_manifest_has_the_default_number_of_threads(
     default: int | None, stated: int | None, threads: int, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base, "available_cores", lambda: 2)
-    bundle = with_threads(read_bundle(make_bundle("onnx")), default)
+    bundle = with_manifest(read_bundle(make_bundle("onnx")), threads=default)
     with edgekit.load(bundle.path, stated) as session:
         assert session.threads == threads

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import edgekit
 from edgekit.cli.main import main
 from edgekit.errors import BundleError, MissingExtraError, SignatureError, UsageError
-from edgekit.runtime.bundle import MANIFEST, Golden, read_bundle, with_threads, write_bundle
+from edgekit.runtime.bundle import MANIFEST, Golden, read_bundle, with_manifest, write_bundle
 from edgekit.runtime.signature import (
     SIGNATURE,
     read_private_key,
@@ -209,15 +209,17 @@ def test_a_new_bundle_has_no_old_signature(signed: Path) -> None:
 
 def test_another_number_of_threads_changes_only_the_manifest(signed: Path, keys: KeyPair) -> None:
     before = read_bundle(signed)
-    assert with_threads(before, None) is before
-    changed = with_threads(before, 2)
+    assert with_manifest(before, threads=None) is before
+    changed = with_manifest(before, threads=2)
     assert changed == read_bundle(signed)
     assert (changed.manifest.threads, changed.manifest.files) == (2, before.manifest.files)
     with pytest.raises(SignatureError, match="is not the one that was signed"):
         read_signed_bundle(signed, read_public_key(keys.public))
     sign_bundle(signed, keys.private)
     assert read_signed_bundle(signed, read_public_key(keys.public)) == changed
-    assert with_threads(changed, None).sha256 == before.sha256, "older versions read a bundle without the number"
+    assert with_manifest(changed, threads=None).sha256 == before.sha256, (
+        "older versions read a bundle without the number"
+    )
 
 
 def test_only_whole_bundles_are_signed(signed: Path, keys: KeyPair, tmp_path: Path) -> None:

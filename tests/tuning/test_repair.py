@@ -404,7 +404,7 @@ def test_on_another_device_the_repair_begins_with_the_recipes_own_bundle(
         store = StudyStore(run, "onnx", Gates(), "repair")  # type: ignore[arg-type]
         before = MeasuredBundles({"onnx-float": bundle, "onnx-int8": bundle}, {"onnx-int8": row})
         loop = RepairLoop(
-            store, QUIET, Gates(), before, lambda bundles, _=True: dict.fromkeys(bundles, row), SPEC.recipe, GRAPHS
+            store, QUIET, Gates(), before, lambda bundles, _=None: dict.fromkeys(bundles, row), SPEC.recipe, GRAPHS
         )
         after = loop.begin_again()
     shipped = after.bundles["onnx-int8"]
@@ -435,7 +435,7 @@ def test_a_repair_that_begins_again_reports_the_bundle_in_the_run(
         repairs = improving(run, ["onnx"], (THIS,), monkeypatch)
         StudyStore(run, "onnx", KEY, "repair").save(state((3.0, 1.5), (0.5, 1.4)))
         after = repairs.improve(
-            {"onnx-int8": shipped}, [earlier], lambda _, bundles, __=True: [own for _ in bundles], GRAPHS
+            {"onnx-int8": shipped}, [earlier], lambda _, bundles, __=None: [own for _ in bundles], GRAPHS
         )
     assert after == [own]
 
@@ -459,7 +459,7 @@ def test_other_devices_measure_the_repaired_bundles_only(tmp_path: Path, monkeyp
     monkeypatch.setattr(RepairLoop, "improve", repaired)
     calls: list[tuple[str, list[str], bool]] = []
 
-    def measure(device: Any, bundles: Any, evaluate: bool = True) -> Any:
+    def measure(device: Any, bundles: Any, threads: int | None = None) -> Any:
         calls.append((device.name, list(bundles), bundles["tflite-int8"] == "repaired"))
         return [f"new {name} on {device.name}" for name in bundles]
 

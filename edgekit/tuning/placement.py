@@ -1,0 +1,166 @@
+"""Placement by profile: layers that INT8 doesn't make faster stay in float, with what surrounds them.
+
+The runtime's profiles on the device that judges say which sets of layers would save time. Each set is then built from
+the same calibration and timed in turns with the bundle before it, and is kept only if the whole is faster.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import ClassVar
+
+from edgekit.errors import costs_a_row
+from edgekit.measure.settings import Gates
+from edgekit.report.measurement import Measurement
+from edgekit.report.recipe_search import PlacedLayer, ProfilePlacement, placement_words
+from edgekit.report.row import Row
+from edgekit.report.times import TimedLayer, TimeProfile
+from edgekit.runtime.bundle import Bundle
+from edgekit.tuning.bundle_loop import BundleLoop
+from edgekit.tuning.layer_costs import LayerCosts, total_ms
+from edgekit.tuning.study import Candidate, Study, Trial
+
+MOST_ROUNDS = 3
+"""Largest number of bundles that are timed for one row."""
+LEAST_SHARE, LEAST_MS = 0.03, 0.02
+"""Share of the INT8 bundle's time, and milliseconds, that a round has to save by the profile: profilers add time, and
+count whole microseconds."""
+
+Steps = tuple[tuple[PlacedLayer, ...], ...]
+"""Sets of layers that each round moves to float."""
+
+
+@dataclass(frozen=True)
+class PlacementLoop(BundleLoop):
+    """Moves layers of one target's INT8 bundle to float as long as that makes it faster."""
+
+    purpose: ClassVar[str] = "placement"
+    built: dict[Candidate, Bundle] = field(default_factory=dict)
+    """The bundles that this command has built."""
+
+    @staticmethod
+    def choose(study: Study, gates: Gates) -> Trial:
+        """The last trial that was faster than the one before it that was."""
+        return next((trial for trial in reversed(study.trials) if is_faster(trial)), study.trials[0])
+
+    def begin(self) -> Study | None:
+        """Find the sets of layers that INT8 makes slower; None if no times tell, or if the graph can't be made."""
+        costs_ms = profiles_of(self.row, self.shipped.rows.get(f"{self.store.target}-float"))
+        if costs_ms is None or self.recipe.scheme != "w8a8":
+            return None
+        in_int8, in_float = costs_ms
+        assert self.row.profile is not None
+        least = max(LEAST_SHARE * (self.row.profile.sum_ms or 0.0), LEAST_MS)
+        steps: Steps = ()
+        if at_most_saved(in_int8, in_float) >= least:
+            try:
+                graph = self.graphs.with_recipe(self.recipe).graph_to_compile(self.store.target, "int8").graph
+            except Exception as error:
+                if not costs_a_row(error):
+                    raise
+                self.reporter.failed(f"{self.name}: {self.purpose}", error)
+                return None
+            costs = LayerCosts.of(graph, in_int8, in_float, self.row.profile.conversion_ns)
+            steps = steps_of(costs, least) if costs else ()
+        if steps:
+            moved = sum(map(len, steps))
+            self.reporter.say(f"{self.name}: INT8 may be faster with up to {moved} more layers in float: trying it")
+        study = Study((Candidate(),), (Trial.of(0, Candidate(), self.row),), steps=steps)
+        self.store.save(study)
+        return study
+
+    def propose(self, study: Study) -> Candidate | None:
+        """What was chosen so far with the next set of layers in float too."""
+        if len(study.trials) > len(study.steps):
+            return None
+        names = tuple(layer.name for layer in study.steps[len(study.trials) - 1])
+        return Candidate((*self.choose(study, self.gates).candidate.float_layers, *names))
+
+    def make(self, study: Study, candidate: Candidate) -> tuple[Bundle, Measurement]:
+        """Build the bundle, and time it in turns with the one that was chosen so far."""
+        before = self.built.get(self.choose(study, self.gates).candidate, self.shipped.bundles[self.name])
+        self.built[candidate] = bundle = self.build(candidate)
+        assert self.row.latency_ms is not None
+        placed = f"{self.name}-placed"
+        rows = self.measure({self.name: before, placed: bundle}, self.row.latency_ms.threads)
+        return bundle, rows[placed]
+
+    def title(self, trial: Trial) -> str:
+        """The same for all trials."""
+        return f"{self.name}: {self.purpose}"
+
+    def tell(self, study: Study) -> None:
+        """Print the layers of the last trial, and how much faster it was."""
+        number, trial = len(study.trials) - 1, study.trials[-1]
+        if trial.measured is not None and trial.measured.speedup is not None:
+            names = ", ".join(layer.name for layer in study.steps[number - 1])
+            faster = (
+                f"{trial.measured.speedup.ratio:.2f}x as fast as before, {'kept' if is_faster(trial) else 'not kept'}"
+            )
+            self.reporter.say(f"{self.name}: {names} in float: {faster}")
+
+    def described(self, row: Row, study: Study) -> Row:
+        """The row with its placement, unless the recipe's own bundle is the fastest."""
+        kept = [trial for trial in study.trials if is_faster(trial)]
+        if not kept:
+            return row
+        names = {name for trial in kept for name in trial.candidate.float_layers}
+        placement = ProfilePlacement(
+            device=self.row.device.name,
+            layers=tuple(layer for step in study.steps for layer in step if layer.name in names),
+            speedup=prod(trial.measured.speedup.ratio for trial in kept if trial.measured and trial.measured.speedup),
+            bundles=len(study.trials) - 1,
+        )
+        return replace(row, placement=placement, remarks=(*row.remarks, placement_words(placement)))
+
+
+def is_faster(trial: Trial) -> bool:
+    """Whether a bundle was faster than the one beside it, with the whole interval of the ratio."""
+    speedup = trial.measured.speedup if trial.measured else None
+    return trial.number > 0 and speedup is not None and speedup.ci95 is not None and speedup.ci95[0] > 1
+
+
+def profiles_of(
+    int8: Measurement, in_float: Measurement | None
+) -> tuple[Sequence[TimedLayer], Sequence[TimedLayer]] | None:
+    """Times of the layers in the INT8 and in the float bundle; None unless a real device has reported both.
+
+    Without an interval of the speedup, no round could show that a bundle is faster. The times of the float bundle are
+    scaled if it was faster with another number of threads.
+    """
+    if in_float is None or int8.device.emulated or not (_layers(int8.profile) and _layers(in_float.profile)):
+        return None
+    if int8.speedup is None or int8.speedup.ci95 is None or int8.latency_ms is None or in_float.latency_ms is None:
+        return None
+    p50 = {each.threads: each.p50 for each in in_float.latency_ms.by_threads}
+    own, other = p50.get(in_float.latency_ms.threads), p50.get(int8.latency_ms.threads)
+    factor = other / own if own and other else 1.0
+    layers = _layers(in_float.profile)
+    scaled = [replace(layer, ms=factor * layer.ms, around_ms=factor * layer.around_ms) for layer in layers]
+    return _layers(int8.profile), scaled
+
+
+def _layers(profile: TimeProfile | None) -> Sequence[TimedLayer]:
+    return profile.layers if profile else ()
+
+
+def at_most_saved(in_int8: Sequence[TimedLayer], in_float: Sequence[TimedLayer]) -> float:
+    """Milliseconds that layers in float could save if nothing had to be converted for it."""
+    int8_ms, float_ms = total_ms(in_int8), total_ms(in_float)
+    return sum(max(0.0, int8_ms[name] - float_ms[name]) for name in int8_ms.keys() & float_ms.keys())
+
+
+def steps_of(costs: LayerCosts, least: float) -> Steps:
+    """The sets of layers that each round moves to float, the most certain first.
+
+    Each saves at least this many milliseconds by the profile. The last round takes all that is left.
+    """
+    sets = costs.slower_in_int8()
+    groups: list[list[PlacedLayer]] = []
+    saved = 0.0
+    for layers in sets:
+        if not groups or (saved >= least and len(groups) < MOST_ROUNDS):
+            groups, saved = [*groups, []], 0.0
+        saved -= costs.lost_ms(layers)
+        groups[-1] += [PlacedLayer(name, costs.int8_ms[name], costs.float_ms[name]) for name in sorted(layers)]
+    return tuple(map(tuple, groups if saved >= least else groups[:-1]))

@@ -1,0 +1,186 @@
+"""INT8 bundles with layers that INT8 makes slower: they stay in float if the whole is then faster."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.cli.main import main
+from edgekit.measure.settings import Gates
+from edgekit.report import load_report
+from edgekit.report.measurement import Measurement
+from edgekit.report.recipe_search import PlacedLayer, ProfilePlacement, placement_words
+from edgekit.report.row import Row
+from edgekit.report.times import ThreadTime, TimedLayer, TimeProfile
+from edgekit.runtime.bundle import read_bundle
+from edgekit.runtime.profile import OpProfile, Profile
+from edgekit.tuning import placement
+from edgekit.tuning.layer_costs import DIFFERS, Border, LayerCosts
+from edgekit.tuning.placement import PlacementLoop, is_faster, profiles_of, steps_of
+from edgekit.tuning.study import Candidate, Study, Trial
+from tests.helpers import fake_runtime
+from tests.helpers.fake import profiler
+from tests.helpers.measurements import device, latency, measurement, speedup
+
+GATES = Gates()
+STEPS = tuple((PlacedLayer(name, 0.5, 0.2),) for name in "abc")
+
+
+def study(*ratios: float | None) -> Study:
+    """A study of three steps with these speedups over the bundle before, plus or minus 0.1; None for a failed trial."""
+    result = Study((Candidate(),), (Trial.of(0, Candidate(), measurement()),), steps=STEPS)
+    for ratio in ratios:
+        candidate = next_of(result)
+        assert candidate
+        number = len(result.candidates)
+        measured = None if ratio is None else measurement(speedup=speedup(ratio, ratio - 0.1, ratio + 0.1))
+        trial = Trial(number, candidate, "fail") if measured is None else Trial.of(number, candidate, measured)
+        result = replace(result, candidates=(*result.candidates, candidate), trials=(*result.trials, trial))
+    return result
+
+
+def loop() -> PlacementLoop:
+    nothing: Any = None
+    return PlacementLoop(nothing, nothing, GATES, nothing, nothing, nothing, nothing)
+
+
+def next_of(study: Study) -> Candidate | None:
+    return loop().propose(study)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "chosen", "following"),
+    [
+        ((), "", "a"),
+        ((1.2,), "a", "ab"),
+        ((1.05,), "", "b"),
+        ((None,), "", "b"),
+        ((1.2, 0.9), "a", "ac"),
+        ((1.2, 1.2, 1.2), "abc", None),
+        ((0.9, 0.9, 0.9), "", None),
+    ],
+)
+def test_each_round_builds_on_what_was_faster(ratios: Any, chosen: str, following: str | None) -> None:
+    so_far = study(*ratios)
+    assert PlacementLoop.choose(so_far, GATES).candidate.float_layers == tuple(chosen)
+    assert next_of(so_far) == (Candidate(tuple(following)) if following else None)
+
+
+def test_a_speedup_without_an_interval_shows_nothing() -> None:
+    shown = speedup(1.5, 1.4, 1.6)
+    assert is_faster(Trial.of(1, Candidate(), measurement(speedup=shown)))
+    assert not is_faster(Trial.of(1, Candidate(), measurement(speedup=replace(shown, ci95=None))))
+    assert not is_faster(Trial.of(0, Candidate(), measurement(speedup=shown))), "of the recipe's own, it is over float"
+
+
+def costs(**gains: float) -> LayerCosts:
+    """Layers that don't touch each other, and what each saves in float."""
+    int8 = {name: 1.0 + gain for name, gain in gains.items()}
+    return LayerCosts(
+        int8, dict.fromkeys(gains, 1.0 / DIFFERS), tuple(Border(frozenset([name]), 0.1) for name in gains)
+    )
+
+
+@pytest.mark.parametrize(
+    ("gains", "steps"),
+    [
+        ({"a": 0.5, "b": 0.3, "c": 0.1}, ["a", "b", "c"]),
+        ({"a": 0.5, "b": 0.06, "c": 0.05, "d": 0.2, "e": 0.1}, ["a", "d", "ebc"]),
+        ({"a": 0.06, "b": 0.05, "c": 0.04}, ["ab"]),
+        ({"a": 0.05}, []),
+        ({"a": -0.5}, []),
+    ],
+    ids=["one set each", "the rest together", "small ones together", "too little", "nothing"],
+)
+def test_rounds(gains: Mapping[str, float], steps: list[str]) -> None:
+    assert [tuple(layer.name for layer in step) for step in steps_of(costs(**gains), 0.1)] == list(map(tuple, steps))
+
+
+def profiled(precision: Any, **changes: Any) -> Measurement:
+    profile = TimeProfile(layers=(TimedLayer("stem", "conv", precision == "int8", 0.4, 0.1),), sum_ms=1.0)
+    return replace(measurement(precision), profile=profile, **changes)
+
+
+def test_only_times_of_a_real_device_count() -> None:
+    int8, plain = profiled("int8"), profiled("float")
+    assert profiles_of(int8, plain)
+    assert profiles_of(int8, None) is None
+    assert profiles_of(replace(int8, device=device(emulated=True)), plain) is None
+    assert profiles_of(replace(int8, profile=TimeProfile(missing="a browser")), plain) is None
+    assert profiles_of(int8, replace(plain, profile=None)) is None
+    assert profiles_of(replace(int8, speedup=replace(speedup(1, 1, 1), ci95=None)), plain) is None, "too few runs"
+
+
+def test_float_times_are_those_of_as_many_threads() -> None:
+    by_threads = (ThreadTime(1, 6.0), ThreadTime(2, 4.0))
+    plain = profiled("float", latency_ms=latency(threads=2, by_threads=by_threads))
+    both = profiles_of(profiled("int8"), plain)
+    assert both
+    ((layer,), (scaled,)) = both
+    assert (layer.ms, layer.around_ms) == (0.4, 0.1)
+    assert (scaled.ms, scaled.around_ms) == pytest.approx((0.6, 0.15)), "INT8 was measured with one thread"
+
+
+def test_words() -> None:
+    layers = tuple(PlacedLayer(f"layer{number}", 0.52, 0.2) for number in range(6))
+    placed = ProfilePlacement(device="local", layers=layers[:1], speedup=1.25, bundles=2)
+    assert placement_words(placed) == (
+        "placed by profile: 1 layer in float (layer0, 0.52 ms in INT8, 0.2 in float) made it 1.25x as fast as the "
+        "recipe's own INT8 bundle"
+    )
+    assert "6 layers in float" in placement_words(replace(placed, layers=layers))
+    assert "layer3, 0.52 ms in INT8, 0.2 in float; and 2 more)" in placement_words(replace(placed, layers=layers))
+
+
+def profile_with_a_slow_first_layer(model: Path, options: object, threads: int, runs: int) -> Profile:
+    """A profile of the fake runtime: the first layer takes 9 ms in INT8, and every other one takes 1 ms."""
+    manifest = json.loads((model.parent / "manifest.json").read_text())
+    ops = tuple(
+        OpProfile(layer["name"], "kernel", layer["macs"], layer["int8"], 9.0 if layer["int8"] and not number else 1.0)
+        for number, layer in enumerate(manifest["layers"])
+    )
+    return Profile("fake", ops, {"layers": sum(op.ms or 0 for op in ops)})
+
+
+@pytest.fixture
+def deploy(vit_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """A function that deploys for the fake runtime, on which every bundle with more layers in float is faster."""
+    monkeypatch.setattr(placement, "is_faster", lambda trial: trial.number > 0)
+    with fake_runtime.added():
+        monkeypatch.setattr(profiler, "profile", profile_with_a_slow_first_layer)
+        counted = ["--iterations", "30", "--target", "fake"]
+        yield lambda *more: main(["deploy", *vit_arguments, *counted, "-o", str(tmp_path / "run"), *more])
+
+
+def int8_row(folder: Path) -> Row:
+    (row,) = (row for row in load_report(folder).results if row.precision == "int8")
+    return row
+
+
+def test_a_slow_layer_stays_in_float_for_a_reason(deploy: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
+    folder = tmp_path / "run"
+    assert deploy() == 0
+    progress = capfd.readouterr().err
+    row, bundle = int8_row(folder), read_bundle(folder / "fake-int8")
+    assert row.placement
+    (layer,) = row.placement.layers
+    assert (layer, row.placement.bundles) == (PlacedLayer(bundle.manifest.layers[0]["name"], 9.0, 1.0), 1)
+    assert placement_words(row.placement) in row.remarks
+    reasons = {each["name"]: each.get("reason") for each in bundle.manifest.layers if not each["int8"]}
+    assert reasons.get(layer.name) == "9 ms in INT8, 1 in float"
+    listed = json.loads((folder / "calibration.json").read_text())
+    assert listed["recipe"]["targets"]["fake"]["float_layers"] == [layer.name]
+    assert sum("calibrate: " in line for line in progress.splitlines()) == 1, "a round costs no calibration"
+    assert deploy() == 0
+    progress = capfd.readouterr().err
+    assert "fake-int8: reused from an earlier run" in progress
+    assert "fake-int8-placed" not in progress, "the same command makes no trials"
+    assert int8_row(folder).placement == row.placement
+    assert deploy("--no-repair") == 0
+    assert int8_row(folder).placement is None
+    assert all(
+        each.get("reason") != "9 ms in INT8, 1 in float" for each in read_bundle(folder / "fake-int8").manifest.layers
+    )
