@@ -33,7 +33,7 @@ class Int8Detail(Int8):
     time_by_kind_ms: Mapping[str, float] | None
     """Milliseconds by kind of operation; None if the runtime doesn't report them."""
     ops: tuple[OpProfile, ...]
-    """Operations in the order in which they ran."""
+    """Operations in the order of the model file."""
 
 
 @dataclass(frozen=True, kw_only=True)

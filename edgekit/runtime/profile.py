@@ -74,7 +74,7 @@ class Profile:
     method: str
     """Source of the facts: which ones the runtime reported, and which ones were inferred from the file."""
     ops: tuple[OpProfile, ...]
-    """Operations in the order in which they ran."""
+    """Operations in the order of the model file."""
     time_by_kind: Mapping[str, float] | None
     """Milliseconds by kind of operation, with products split into "int8" and "float"; None if not reported."""
     conversion_ns: float | None = None
@@ -102,7 +102,7 @@ class Profile:
 
     @property
     def layer_times(self) -> tuple[LayerTime, ...]:
-        """Times of the layers in the order in which they ran; empty if the runtime reports none."""
+        """Times of the layers in the order of the model file; empty if the runtime reports none."""
         times: dict[str, LayerTime] = {}
         for op in self.ops:
             if op.ms is not None:

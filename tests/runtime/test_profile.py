@@ -20,7 +20,7 @@ from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.engine import import_runtime
 from edgekit.runtime.manifest import ManifestLayer
 from edgekit.runtime.onnx import profiler as onnxruntime
-from edgekit.runtime.onnx.onnx_graph import read_onnx
+from edgekit.runtime.onnx.onnx_graph import OnnxGraph, read_onnx
 from edgekit.runtime.openvino import profiler as openvino
 from edgekit.runtime.profile import (
     LayerTime,
@@ -317,6 +317,28 @@ def test_a_node_made_by_the_optimizer_is_traced_to_the_file(tmp_path: Path) -> N
     assert (op.name, op.kernel, op.macs, op.reason) == ("head/fc", "Gemm", 24, "not quantized in the file")
     (op,) = profile_model(path, runs=1, options={"disabled_optimizers": ["MatMulAddFusion"]}).ops
     assert op.kernel == "MatMul"
+
+
+def test_branches_that_the_two_sessions_run_in_different_orders_keep_their_times() -> None:
+    """The channel-blocked session names a convolution after its value, or after that of the activation in it."""
+    make = helper.make_node
+    nodes = [
+        make("Conv", ["x", "w"], ["a"], "node_a"),
+        make("Relu", ["a"], ["relu"], "node_relu"),
+        make("Conv", ["x", "w"], ["b"], "node_b"),
+    ]
+    file = OnnxGraph(helper.make_model(helper.make_graph(nodes, "graph", [], [])))
+    shapes = (1, 8, 4, 4), (8, 8, 1, 1)
+    ran = [
+        onnxruntime._Node(name, "Conv", shapes, shapes[0], ms) for name, ms in (("b_nchwc", 2.0), ("relu_nchwc", 1.0))
+    ]
+    shaped = [onnxruntime._Node(name, "Conv", shapes, shapes[0], 0.0) for name in ("node_a", "node_b_token_1")]
+    for order in (shaped, shaped[::-1]):
+        products = onnxruntime._products(ran, order, file)
+        assert [(name, op.name, op.ms) for name, op in products.items()] == [
+            ("relu_nchwc", "node_a", 1.0),
+            ("b_nchwc", "node_b", 2.0),
+        ]
 
 
 @pytest.mark.parametrize("content", [b"\x3a\xff\x01cut off", b"\xff" * 20, b"\x0b"])

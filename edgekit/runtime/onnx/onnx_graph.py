@@ -44,6 +44,7 @@ class OnnxGraph:
         """Index a model, which is an `onnx.ModelProto` or what `read_onnx` reads."""
         self.nodes = model.graph.node
         self.named = {node.name: node for node in self.nodes}
+        self.places = {node.name: place for place, node in enumerate(self.nodes)}
         self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self.makers = {name: node for node in self.nodes for name in node.output}
         self.readers: dict[str, list[Any]] = defaultdict(list)
@@ -81,12 +82,19 @@ class OnnxGraph:
         transpose = self.made_by(node.input[1], "Transpose")
         return self.dequantizer(node.input[1] if transpose is None else transpose.input[0]), transpose is not None
 
-    def origin(self, name: str) -> Any:
-        """The node that became one in the optimized graph, such as "fc1/MatMulAddFusion"; None if there is none."""
+    def origin(self, name: str, *kinds: str) -> Any:
+        """The node that became one in the optimized graph, such as "fc1/MatMulAddFusion"; None if there is none.
+
+        A convolution in the channel-blocked layout has the name of its value, or of an activation's that it applies.
+        Then it is the node of one of these kinds that makes the value.
+        """
         name = re.sub(r"(_token_\d+|_nchwc)+$", "", name)
+        maker = self.makers.get(name)
+        while maker is not None and maker.op_type not in kinds:
+            maker = next((self.makers[value] for value in maker.input if value in self.makers), None)
         while name not in self.named and "/" in name:
             name = name.rpartition("/")[0]
-        return self.named.get(name)
+        return self.named.get(name, maker)
 
     def is_sum(self, node: Any) -> bool:
         """Whether a product is really a sum, because one of its operands is a constant of ones."""

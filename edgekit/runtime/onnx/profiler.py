@@ -175,29 +175,35 @@ def _node(name: str, events: Sequence[Any]) -> _Node:
 def _products(nodes: Sequence[_Node], shaped: Sequence[_Node], file: OnnxGraph) -> dict[str, OpProfile]:
     """Products with their kernels and times from `nodes`, and the names and shapes of the same nodes from `shaped`.
 
-    They are by the names of the nodes in `nodes`.
+    They are in the order of the file, by the names of the nodes in `nodes`. The two sessions may run branches in
+    different orders.
     """
-    waiting: dict[tuple[bool, bool], list[_Node]] = {}
-    for node in nodes:
-        if node.is_product:
-            waiting.setdefault(node.family, []).append(node)
-    ops = {}
-    for node in shaped:
-        if not node.is_product:
-            continue
-        if not waiting.get(node.family):
+    waiting = [(node, file.origin(node.name, *PRODUCTS)) for node in nodes if node.is_product]
+    origins = [(node, file.origin(node.name, *PRODUCTS)) for node in shaped if node.is_product]
+    named = {_name(origin) for _, origin in origins}
+    ops: list[tuple[int, str, OpProfile]] = []
+    place = -1
+    for node, origin in origins:
+        same = [(ran, by) for ran, by in waiting if ran.family == node.family]
+        same.sort(key=lambda pair: (_name(pair[1]) != _name(origin), _name(pair[1]) in named))
+        if not same:
             raise EngineError(f"ONNX Runtime ran '{node.name}' in another kernel in the second profile")
-        ran = waiting[node.family].pop(0)
-        origin = file.origin(node.name)
+        waiting.remove(same[0])
+        ran = same[0][0]
         if origin is not None and file.is_sum(origin):
             continue
         operands = file.quantized(origin) if origin is not None else (False, False)
         name, why = (node.name, MADE) if origin is None else (origin.name, "")
+        place = place if origin is None else file.places[origin.name]
         op = OpProfile(name, ran.operation, node.macs, ran.operation in INTEGER, ran.ms, why)
-        ops[ran.name] = product("ONNX Runtime", op, operands)
-    if any(waiting.values()):
+        ops.append((place, ran.name, product("ONNX Runtime", op, operands)))
+    if waiting:
         raise EngineError("ONNX Runtime ran fewer products in the second profile")
-    return ops
+    return {name: op for _, name, op in sorted(ops, key=lambda entry: entry[0])}
+
+
+def _name(origin: Any) -> str:
+    return "" if origin is None else str(origin.name)
 
 
 def count_pairs(model: Path) -> int:
