@@ -42,11 +42,6 @@ class TargetRecipe:
     `{ add = [...], drop = [...] }` says what differs from `rewrites` of the same table, `{}` that nothing does. A table
     under `on` without this key takes the runtime's value, so that its `add` and `drop` extend the `rewrites` there.
     """
-    quantize_gelu: bool = False
-    """Whether a GELU that follows a quantized layer goes from INT8 to INT8.
-
-    The runtime can then look it up in a table of 256 values. This needs `quantize_outputs = true`.
-    """
     quantize_residuals: bool = False
     """Whether residual sums and max pooling that follow a quantized convolution go from INT8 to INT8.
 

@@ -107,7 +107,6 @@ def calibrate_together(
         activations="int8",
         quantize_outputs=any(table.quantize_outputs for table in tables.values()),
         quantize_depthwise=True,  # some runtime's rewrites may make dense layers of depthwise ones
-        quantize_gelu=any(table.quantize_gelu for table in tables.values()),
         quantize_residuals=any(table.quantize_residuals for table in tables.values()),
     )
     lowerings = {name: tuple(load_lowering(name).enabled(table)) for name, table in tables.items()}
@@ -131,8 +130,6 @@ def _scheme(recipe: Recipe, wants: TargetRecipe, lowering: RuntimeLowering) -> s
         return "w8, int8 weights per channel of dense layers, computed with in float"
     where = "inputs and outputs" if wants.quantize_outputs else "inputs"
     parts = [f"static w8a8, int8 weights per channel, {wants.activations} {where} of dense layers"]
-    if wants.quantize_gelu:
-        parts.append("GELU from int8 to int8")
     parts += [enabled.scheme for enabled in lowering.enabled(wants) if enabled.scheme]
     if wants.quantize_residuals:
         parts.append("residual sums from int8 to int8")

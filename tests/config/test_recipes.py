@@ -156,9 +156,9 @@ def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
         ("[openvino]", "[targets]", "unknown key 'targets'", ["openvino", "estimator"], ""),
         ("[onnx]\nrewrites", "[onnx]\nrewrite", "[onnx]: unknown key 'rewrite'", ["activations"], "'rewrites'"),
         (
-            "quantize_gelu = true",
-            "quantize_gelu = 'no'",
-            "[tflite]: quantize_gelu is 'no'",
+            "quantize_outputs = true",
+            "quantize_outputs = 'no'",
+            "quantize_outputs is 'no'",
             ["true or false"],
             "",
         ),
@@ -273,15 +273,14 @@ def test_the_names_of_rewrites_are_checked(tmp_path: Path) -> None:
 
 
 def test_the_names_of_lowerings_are_those_of_the_runtime(tmp_path: Path) -> None:
-    path = edited(tmp_path, "calibration", "default", '"float-hard-swish"', '"float-hard-swsh"')
-    with refuses(ProfileError, "[tflite]", "'float-hard-swsh'") as caught:
+    path = edited(tmp_path, "calibration", "default", '"int8-hard-swish"', '"int8-hard-swsh"')
+    with refuses(ProfileError, "[onnx]", "'int8-hard-swsh'") as caught:
         profiles.load_recipe(path)
-    assert caught.value.valid == "float-hard-swish"
-    assert "'float-hard-swish'" in caught.value.fix
-    path = edited(tmp_path, "calibration", "default", "[onnx]\n", '[onnx]\nlowerings = ["float-hard-swish"]\n')
-    with refuses(ProfileError, "[onnx]", "'float-hard-swish'") as caught:
+    assert caught.value.valid == ", ".join(RUNTIMES["onnx"].lowerings)
+    assert "'int8-hard-swish'" in caught.value.fix
+    path = edited(tmp_path, "calibration", "default", "[openvino]\n", '[openvino]\nlowerings = ["int8-silu"]\n')
+    with refuses(ProfileError, "[openvino]", "'int8-silu'"):
         profiles.load_recipe(path)
-    assert caught.value.valid == "none"
 
 
 @pytest.mark.parametrize("kind", [device_classes.DeviceClass, profiles.Recipe, profiles.TargetRecipe])

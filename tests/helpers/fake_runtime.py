@@ -34,7 +34,7 @@ ROW = Runtime(
     oldest_loading_version="2.0",
     excluded_version="3",
     compiler_distributions=(),
-    lowerings=("tanh",),
+    lowerings=("table",),
 )
 """The fake runtime's row in the table of runtimes."""
 

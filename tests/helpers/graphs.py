@@ -2,7 +2,6 @@
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -15,8 +14,6 @@ from torch.utils._pytree import tree_map
 from edgekit.compiler import rewrites, simplify
 from edgekit.compiler.export import trace
 from edgekit.compiler.graph import constant, copy_sharing, refresh, set_values
-from edgekit.config.runtimes import RUNTIMES
-from edgekit.runtime.backend import load_lowering
 from edgekit.runtime.tflite import scales, workarounds
 
 CALIBRATION = (
@@ -114,10 +111,6 @@ def check_every_pass(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(simplify, "SIMPLIFICATIONS", passes)
     for module, name in ((scales, "SCALE_WORKAROUNDS"), (workarounds, "WORKAROUNDS")):
         patch.setattr(module, name, tuple(checked(apply, check_values) for apply in getattr(module, name)))
-    for target in RUNTIMES:
-        named: Any = load_lowering(target).named
-        for name, lowering in named.items():
-            patch.setitem(named, name, replace(lowering, rewrite=checked(lowering.rewrite, check_values)))
     for place, names in OTHERS.items():
         module = importlib.import_module(place)
         for name in names:

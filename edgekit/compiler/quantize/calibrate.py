@@ -23,7 +23,12 @@ from edgekit.compiler.quantize.lowering import RuntimeLowering
 from edgekit.compiler.quantize.mse_ranges import Effect, effects, minimize_range_mse
 from edgekit.compiler.quantize.pair_limits import limit_keys, widen_scales
 from edgekit.compiler.quantize.placement import Placement
-from edgekit.compiler.quantize.qdq_rewrites import center_weights, tie_rearrangements, use_all_levels
+from edgekit.compiler.quantize.qdq_rewrites import (
+    center_weights,
+    set_known_grids,
+    tie_rearrangements,
+    use_all_levels,
+)
 from edgekit.compiler.quantizers import (
     LayerWeights,
     Quantizer,
@@ -79,8 +84,9 @@ def quantize(
         quantized = _insert(graph, samples, recipe, placement, inserting)
         _check_scales(quantized)
         hessians = _narrow(quantized, samples, recipe, effects(quantized), narrowing)
+        set_known_grids(quantized)
         _round(quantized, samples, recipe, limit_pairs, {}, hessians, rounding)
-        return _finish(quantized, recipe, target, lowering)
+        return quantized
 
 
 def calibrate(
@@ -117,6 +123,7 @@ def calibrate(
         consumed = effects(quantized)
         idle = _idle(quantized, places, layers)
         hessians = _narrow(quantized, samples, recipe, consumed, narrowing)
+        set_known_grids(quantized)
         ranges = _ranges(quantizers(quantized))
         for node in idle:
             quantized.graph.erase_node(node)
@@ -204,7 +211,7 @@ def quantize_like(
         tie_rearrangements(quantized)
         if limit_pairs:
             limit_keys(quantized)
-        return _finish(quantized, recipe, target, lowering)
+        return quantized
 
 
 def _stay_nearest(layers: Iterable[DenseLayer], recipe: Recipe) -> bool:
@@ -303,13 +310,6 @@ def _round(
         round_weights(quantized, samples, limit_pairs, unlimited, step, hessians)
     elif recipe.weight_rounding == "fit":
         fit_weights(quantized, samples, limit_pairs, unlimited, step)
-
-
-def _finish(quantized: GraphModule, recipe: Recipe, target: str, lowering: RuntimeLowering) -> GraphModule:
-    """Apply the runtime's own lowerings to a calibrated graph, in place. Returns it."""
-    for enabled in lowering.enabled(recipe.targets[target]):
-        enabled.rewrite(quantized)
-    return quantized
 
 
 def _weights(quantized: GraphModule) -> dict[Node, LayerWeights]:

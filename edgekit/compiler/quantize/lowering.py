@@ -1,6 +1,6 @@
 """A runtime's own part of quantization, beyond the settings that all runtimes share; see `runtime/NAME/lowering.py`."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +18,10 @@ class Lowering:
     """One sentence for the documentation."""
     symmetric_inputs: Callable[[GraphModule], Mapping[Node, tuple[Any, ...]]] = lambda graph: {}
     """Finds, before calibration, operations and those of their inputs that become INT8 with the zero point 0."""
-    rewrite: Callable[[GraphModule], int] = lambda graph: 0
-    """Changes the calibrated graph in place, and returns the number of places."""
+    activations: Set[Any] = frozenset()
+    """Operations behind a layer in INT8 whose output becomes INT8 too."""
+    gates: bool = False
+    """Whether the product of a value and a gate, as in squeeze-and-excitation, goes from INT8 to INT8."""
     scheme: str | None = None
     """Phrase for a bundle's scheme, for a lowering that changes the number format of more values."""
     session: Mapping[str, str] = field(default_factory=dict)

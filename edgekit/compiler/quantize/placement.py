@@ -1,8 +1,9 @@
 """Placement of Q/DQ for each runtime, as a quantizer for NNCF."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
@@ -31,12 +32,12 @@ from edgekit.config.recipes import TargetRecipe
 
 ACTIVATIONS = {A.relu.default, A.hardtanh.default, A.clamp.default}
 """Activations that integer kernels apply while they requantize, so Q comes after them."""
-TABLES = {A.gelu.default}
-"""Activations for which a runtime may have a lookup table of 256 values, from int8 to int8."""
+GATES = {A.sigmoid.default, A.hardsigmoid.default, A.clamp.default}
+"""Operations that make gates of the outputs of a layer."""
 
 
 class Placement(Quantizer):  # type: ignore[misc]
-    """Placement of Q/DQ for one runtime: weights and inputs of dense layers, optionally their outputs and GELU."""
+    """Placement of Q/DQ for one runtime: weights and inputs of dense layers, optionally what their outputs meet."""
 
     def __init__(
         self,
@@ -53,7 +54,8 @@ class Placement(Quantizer):  # type: ignore[misc]
             torch.int8, PerChannelMinMaxObserver, -127, 127, torch.per_channel_symmetric, ch_axis=0
         )
         self._target, self._float_layers, self._scheme = target, tuple(float_layers), scheme
-        self._lowerings = tuple(lowerings)
+        self._lowerings = tuple(lowerings) if scheme == "w8a8" else ()
+        self._tables = frozenset[Any]().union(*(lowering.activations for lowering in self._lowerings))
         # Layers for whose sake a node's inputs or its output are quantized, by the node's name, which NNCF keeps.
         self._input_owners: dict[str, set[str]] = defaultdict(set)
         self._output_owners: dict[str, set[str]] = defaultdict(set)
@@ -79,8 +81,7 @@ class Placement(Quantizer):  # type: ignore[misc]
 
     def int8_products(self, graph: GraphModule) -> set[str]:
         """Names of the products of activations, such as attention, whose operands become integers."""
-        lowerings = self._lowerings if self._scheme == "w8a8" else ()
-        return {layer_name(node) for lowering in lowerings for node in lowering.symmetric_inputs(graph)}
+        return {layer_name(node) for lowering in self._lowerings for node in lowering.symmetric_inputs(graph)}
 
     def places(self, graph: GraphModule) -> tuple[set[str], set[str]]:
         """Places of the quantizers, and distinct names of the layers in INT8, that a float graph would get."""
@@ -98,13 +99,17 @@ class Placement(Quantizer):  # type: ignore[misc]
                 if self._scheme == "w8a8":
                     self._quantize_input(layer)
                     self._quantize_output(layer)
-        for lowering in self._lowerings if self._scheme == "w8a8" else ():
+        for lowering in self._lowerings:
             for node, values in lowering.symmetric_inputs(model).items():
                 _mark(node).input_qspec_map.update(dict.fromkeys(values, self._symmetric))
                 self._name_inputs(node, values, node.name)  # no rewrite replaces attention
         if self._target.quantize_residuals and self._scheme == "w8a8":
             for node, title in _residuals(model, self._names).items():
-                self._quantize_residual(node, title)
+                self._quantize_operation(node, int8_inputs(node), _makers(node), title)
+        if any(lowering.gates for lowering in self._lowerings):
+            for node, gate in _gated(model):
+                values = [value for value in node.args if isinstance(value, Node)]
+                self._quantize_operation(node, values, [gate], f"the gate of {self._names[gate.node]}")
         return model
 
     def write_owners(self, graph: GraphModule) -> None:
@@ -149,23 +154,23 @@ class Placement(Quantizer):  # type: ignore[misc]
     def _quantize_output(self, layer: DenseLayer) -> None:
         if not self._target.quantize_outputs:
             return
-        tables = [user for user in layer.node.users if user.target in TABLES and self._target.quantize_gelu]
+        tables = [user for user in layer.node.users if user.target in self._tables]
         for node in (_last(layer.node), *tables):
             _mark(node).output_qspec = self._activation
             self._output_owners[node.name].add(layer.name)
             what = "table" if node in tables else "output"
             self._output_places[node.name] = f"the {what} of {self._names[layer.node]}"
 
-    def _quantize_residual(self, node: Node, title: str) -> None:
-        """Quantize a residual sum or a max pooling after a convolution in INT8, from INT8 to INT8."""
-        owners = {maker.name for maker in _makers(node) if self.covers(maker.node)}
+    def _quantize_operation(self, node: Node, values: Sequence[Node], makers: Sequence[DenseLayer], title: str) -> None:
+        """Quantize an operation without weights from INT8 to INT8 if one of the layers behind it is in INT8."""
+        owners = {maker.name for maker in makers if self.covers(maker.node)}
         if not owners:
             return
-        _mark(node).input_qspec_map.update(dict.fromkeys(int8_inputs(node), self._activation))
+        _mark(node).input_qspec_map.update(dict.fromkeys(values, self._activation))
         _mark(_last(node)).output_qspec = self._activation
         self._input_owners[node.name] |= owners
         self._output_owners[_last(node).name] |= owners
-        self._name_inputs(node, int8_inputs(node), title)
+        self._name_inputs(node, values, title)
         self._output_places[_last(node).name] = f"the output of {title}"
 
     def _name_inputs(self, node: Node, values: Sequence[Node], title: str) -> None:
@@ -218,6 +223,17 @@ def _residuals(graph: GraphModule, names: Mapping[Node, str]) -> dict[Node, str]
             seen[title] += 1
             titles[node] = f"{title} ({seen[title]})"
     return titles
+
+
+def _gated(graph: GraphModule) -> Iterator[tuple[Node, DenseLayer]]:
+    """The products of a value [N,C,H,W] and a gate [N,C,1,1], with the layer that makes the gate."""
+    for node in graph.graph.find_nodes(op="call_function", target=A.mul.Tensor):
+        for gate in node.args:
+            if isinstance(gate, Node) and gate.target in GATES and shape_of(gate)[2:] == (1, 1):
+                layer = dense_layer(operand(gate))
+                if layer is not None and not any(is_view_of_constant(value) for value in node.args):
+                    yield node, layer
+                    break
 
 
 def without_activation(node: Node) -> Node:

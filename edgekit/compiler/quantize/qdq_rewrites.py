@@ -8,6 +8,8 @@ from edgekit.compiler.layers import dense_layers
 from edgekit.compiler.nodes import A, operand
 from edgekit.compiler.quantizers import (
     QUANTIZE_CHANNELS,
+    Grid,
+    Quantizer,
     int8_weight,
     layer_weights,
     quantizer_of,
@@ -41,6 +43,36 @@ def tie_rearrangements(graph: GraphModule) -> int:
             tied += 1
     graph.recompile()
     return tied
+
+
+def set_known_grids(graph: GraphModule) -> int:
+    """Give quantizers the grids that INT8 kernels of activations need, in place.
+
+    LiteRT's sigmoid has the scale 1/256, and the clamp of a gate costs nothing where its grid ends at 0 and 1. The
+    HardSwish of x is x * clip(x, -3, 3) / 6 + x / 2, whose second factor has levels of x if 3 is a level of x. Returns
+    the number of quantizers changed.
+    """
+    known = [(quantizer, _known_grid(quantizer)) for quantizer in quantizers(graph)]
+    for quantizer, grid in known:
+        set_grid(quantizer, grid)
+    graph.recompile()
+    return sum(grid != quantizer.grid for quantizer, grid in known)
+
+
+def _known_grid(quantizer: Quantizer) -> Grid:
+    """The grid that the operation before or behind a quantizer needs, or the one that it has."""
+    source, (scale, _, least, most, dtype) = quantizer.source, quantizer.grid
+    readers = {reader.target for dequantizer in quantizer.node.users for reader in dequantizer.users}
+    if A.hardswish.default in readers:
+        low, high = quantizer.representable_range
+        to_three = max(1, round(3 * (most - least) / (high - min(low, -3))))
+        scale = 3 / to_three
+        return scale, least + max(to_three, round(-low / scale)), least, most, dtype
+    if A.mul.Tensor in readers and source.target is A.sigmoid.default:
+        return 1 / 256, least, least, most, dtype
+    if A.mul.Tensor in readers and source.target is A.clamp.default and source.args[1:] == (0, 1):
+        return 1 / (most - least), least, least, most, dtype
+    return quantizer.grid
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from edgekit.config.device_classes import DeviceClass
 from edgekit.config.runtimes import find_runtime
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.onnx.float_layers import Settled, settle
+from edgekit.runtime.onnx.int8_activations import fuse_int8_activations
 from edgekit.runtime.onnx.rewrites import fuse_integer_matmul, pool_means
 
 OPSET = 20
@@ -66,7 +67,7 @@ def _exported(graph: GraphModule, metadata: str) -> onnx.ModelProto:
     del program
     pool_means(model)
     strip(model)
-    model = fuse_integer_matmul(model)
+    model = fuse_int8_activations(fuse_integer_matmul(model))
     entry = model.metadata_props.add()
     entry.key, entry.value = "edgekit", metadata
     return model

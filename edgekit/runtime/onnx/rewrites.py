@@ -27,8 +27,13 @@ class EditedGraph(OnnxGraph):
 
     def add(self, name: str, value: NDArray[Any]) -> str:
         """Add a constant; returns its name."""
-        self.tensors[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        self.tensors[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
+
+    def use_domain(self, domain: str) -> None:
+        """Let the model use operations of another domain."""
+        if all(known.domain != domain for known in self._model.opset_import):
+            self._model.opset_import.append(helper.make_opsetid(domain, 1))
 
     def model(self, nodes: Iterable[onnx.NodeProto]) -> onnx.ModelProto:
         """A model of these nodes, without nodes and constants that nothing uses.
@@ -96,7 +101,7 @@ def fuse_integer_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
             replaced[last.output[0]] = new
             dropped.add(node.output[0])
     if replaced:
-        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+        graph.use_domain(DOMAIN)
     return graph.model(
         replaced.get(node.output[0], node)
         for node in graph.nodes

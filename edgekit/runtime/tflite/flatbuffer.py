@@ -21,6 +21,7 @@ WITH_BIAS = {
     schema.BuiltinOperator.DEPTHWISE_CONV_2D,
     schema.BuiltinOperator.FULLY_CONNECTED,
 }
+TABULATED = {schema.BuiltinOperator.GELU, schema.BuiltinOperator.HARD_SWISH}
 TOLERANCE = 1e-3
 """Largest relative difference of a bias's scale that is left."""
 VERSION = 2
@@ -32,7 +33,7 @@ def finish(path: Path, entries: Sequence[tuple[bytes, bytes]], weights: Mapping[
     model = schema.ModelT.InitFromPackedBuf(np.memmap(path, np.uint8, "r"))
     put_weights(model, weights)
     rescale_biases(model)
-    tabulate_gelus(model)
+    tabulate_activations(model)
     float_ends(model)
     for name, content in entries:
         entry = schema.MetadataT()
@@ -139,11 +140,11 @@ def _scales(tensor: Any) -> Any:
     return np.asarray(tensor.quantization.scale, np.float64)
 
 
-def tabulate_gelus(model: Any) -> None:
-    """Compute each GELU from int8 to int8 in float, between DEQUANTIZE and QUANTIZE.
+def tabulate_activations(model: Any) -> None:
+    """Compute each GELU and HardSwish from int8 to int8 in float, between DEQUANTIZE and QUANTIZE.
 
-    XNNPACK turns the three operations into one table of 256 values. It doesn't know a GELU in int8, which LiteRT's own
-    slower kernel would run.
+    XNNPACK turns the three operations into one table of 256 values. It doesn't know either in int8, which LiteRT's own
+    slower kernels would run.
     """
     for graph in model.subgraphs:
         graph.operators = [each for operation in graph.operators for each in _tabulated(model, graph, operation)]
@@ -151,7 +152,7 @@ def tabulate_gelus(model: Any) -> None:
 
 def _tabulated(model: Any, graph: Any, operation: Any) -> Iterator[Any]:
     source, sink = operation.inputs[0], operation.outputs[0]
-    if _code(model, operation) != schema.BuiltinOperator.GELU or graph.tensors[source].type != schema.TensorType.INT8:
+    if _code(model, operation) not in TABULATED or graph.tensors[source].type != schema.TensorType.INT8:
         yield operation
         return
     inside, outside = _as_float(graph, source), _as_float(graph, sink)

@@ -73,6 +73,40 @@ BRANCHES = {A.softplus.default: _softplus, A.elu.default: _elu, A.celu.default: 
 """Activations of two branches, and the arguments of `where` that compute them."""
 
 
+def drop_clamps(graph: GraphModule) -> None:
+    """Remove each clamp of which the quantizer behind it does the same, in place.
+
+    LiteRT's converter leaves a convolution before another clamp than that of ReLU6 in float.
+    """
+    for clamp in calls(graph, A.clamp.default):
+        if all(user.target is QUANTIZE and _clamps(clamp, quantizer_of(user)) for user in clamp.users):
+            replace_layer(graph, clamp, operand(clamp))
+
+
+def _clamps(clamp: Node, quantizer: Quantizer | None) -> bool:
+    """Whether a quantizer represents nothing outside of the limits of a clamp."""
+    assert quantizer is not None
+    low, high = (argument(clamp, place) for place in (1, 2))
+    least, most = quantizer.representable_range
+    return (low is None or number(low) <= least) and (high is None or number(high) >= most)
+
+
+def quantize_sigmoids(graph: GraphModule) -> None:
+    """Replace each SiLU between INT8 values by the product of its input and an INT8 sigmoid, in place.
+
+    The scale and the zero point are the only ones that LiteRT's INT8 sigmoid has.
+    """
+    for node in calls(graph, A.silu.default):
+        source = quantizer_of(node.args[0])
+        if source is not None and _is_quantized(node):
+            sigmoid, grid = (
+                insert(graph, node, A.sigmoid.default, node.args[0]),
+                (1 / 256, source.low, *source.grid[2:]),
+            )
+            factor = _insert_quantizer(graph, node, sigmoid, grid)
+            replace_layer(graph, node, insert(graph, node, A.mul.Tensor, node.args[0], factor))
+
+
 def separate_joins(graph: GraphModule) -> None:
     """Keep the ranges of the inputs of each operation in `JOINS`, in place.
 
@@ -196,6 +230,8 @@ def separate_quantizers(graph: GraphModule) -> None:
 SCALE_WORKAROUNDS = (
     concatenate_stacks,
     spell_out_branches,
+    drop_clamps,
+    quantize_sigmoids,
     separate_joins,
     separate_poolings,
     separate_paddings,

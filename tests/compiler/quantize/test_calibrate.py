@@ -102,11 +102,6 @@ def errors(graph: GraphModule, result: GraphModule, samples: Any) -> list[float]
         ({"quantize_depthwise": True}, {"weights": 3, "activations 0..255": 3}),
         ({"quantize_outputs": True}, {"weights": 2, "activations 0..255": 4}),
         ({"quantize_outputs": True, "quantize_depthwise": True}, {"weights": 3, "activations 0..255": 5}),
-        (
-            {"quantize_outputs": True, "quantize_depthwise": True, "quantize_gelu": True},
-            {"weights": 3, "activations 0..255": 6},
-        ),
-        ({"quantize_outputs": True, "quantize_gelu": True}, {"weights": 2, "activations 0..255": 4}),
     ],
 )
 def test_placements(graph: GraphModule, samples: Any, wants: dict[str, Any], counts: dict[str, int]) -> None:
@@ -307,16 +302,15 @@ SETTINGS_OF_A_TARGET: dict[str, Any] = {
     "activations": "int8",
     "quantize_outputs": True,
     "quantize_depthwise": True,
-    "quantize_gelu": True,
     "quantize_residuals": True,
-    "lowerings": ("float-hard-swish",),
+    "lowerings": ("int8-gelu",),
     "limit_weight_pairs": False,
     "estimator": "minmax",
     "smooth_quant": True,
     "bias_correction": "fast",
     "float_layers": ("stem",),
 }
-NEEDS: dict[str, dict[str, Any]] = {"quantize_gelu": {"quantize_outputs": True}}
+NEEDS: dict[str, dict[str, Any]] = {"lowerings": {"quantize_outputs": True}}
 OF_A_RUNTIME = {"lowerings": "tflite"}
 """Settings whose value is valid for one runtime alone. The others are tried with onnx."""
 ABOUT_IT = {"name", "description", "architectures", "optional_rewrites", "targets", "num_calibration_samples"}

@@ -59,7 +59,7 @@ def test_gelu_is_a_table_and_the_image_is_quantized_inside(tmp_path: Path) -> No
     random = np.random.default_rng(0)
     images = [random.normal(size=SHAPE).astype(np.float32) for _ in range(4)]
     recipe = load_recipe("default")
-    row = replace(recipe.targets["tflite"], quantize_gelu=True)
+    row = replace(recipe.targets["tflite"], lowerings=("int8-gelu",))
     graph = quantize(
         export_graph(Feedforward().eval(), SHAPE), images, replace(recipe, targets={"tflite": row}), "tflite"
     )

@@ -1,0 +1,188 @@
+"""Activations and gates from INT8 to INT8: their grids, and the kernels that each runtime uses for them."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from ai_edge_litert.tools import flatbuffer_utils
+from numpy.typing import NDArray
+from torch import nn
+from torch.fx import GraphModule
+
+from edgekit.compiler.graph import copy_sharing
+from edgekit.compiler.quantizers import quantizers
+from edgekit.config.recipes import Recipe, load_recipe
+from edgekit.measure.accuracy import snr_db
+from edgekit.runtime.backend import load_backend
+from edgekit.runtime.profile import profile_model
+from tests.helpers.calibration import quantize
+from tests.helpers.graphs import export_graph
+from tests.helpers.litert import run_file
+from tests.helpers.tiny import X86
+
+SHAPE = (1, 3, 17, 13)
+ALL = ("int8-hard-swish", "int8-silu", "int8-gates")
+
+
+class Block(nn.Module):
+    """A convolution with an activation, squeeze-and-excitation, and a layer that reads the product."""
+
+    def __init__(self, activation: nn.Module, gate: nn.Module, low: float = -8.0) -> None:
+        super().__init__()
+        self.stem, self.depthwise = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.squeeze, self.excite, self.head = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1), nn.Conv2d(8, 5, 1)
+        self.activation, self.gate, self.low = activation, gate, low
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.activation(self.depthwise(self.activation(self.stem(image).clamp(self.low, 8.0))))
+        gate = self.gate(self.excite(self.squeeze(x.mean((2, 3), keepdim=True)).relu()))
+        return self.head(x * gate).mean((2, 3))
+
+
+class Clamp(nn.Module):
+    """A gate as `simplify` leaves a hard sigmoid behind a convolution."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.clamp(0.0, 1.0)
+
+
+BLOCKS = {
+    "hard-swish": (nn.Hardswish(), Clamp()),
+    "silu": (nn.SiLU(), nn.Sigmoid()),
+}
+
+
+def graph_of(block: nn.Module) -> GraphModule:
+    torch.manual_seed(0)
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return export_graph(block.eval(), SHAPE)
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[NDArray[np.float32]]:
+    random = np.random.default_rng(0)
+    return [random.normal(scale=2, size=SHAPE).astype(np.float32) for _ in range(4)]
+
+
+def recipe(target: str, lowerings: tuple[str, ...] = ALL, **changes: Any) -> Recipe:
+    default = load_recipe("default")
+    row = replace(default.targets[target], lowerings=lowerings, **changes)
+    return replace(default, targets={**default.targets, target: row})
+
+
+def compiled(graph: GraphModule, target: str, folder: Path) -> Path:
+    return folder / load_backend(target).compile(graph, folder, "{}", X86).model_file
+
+
+def kinds_on_onnx(path: Path) -> Counter[str]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(path.with_name("optimized.onnx"))
+    onnxruntime.InferenceSession(str(path), options)
+    return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_onnx_runtime_computes_them_in_int8(kind: str, samples: Any, tmp_path: Path) -> None:
+    graph = quantize(graph_of(Block(*BLOCKS[kind])), samples, recipe("onnx"), "onnx")
+    path = compiled(graph, "onnx", tmp_path)
+    kinds = kinds_on_onnx(path)
+    assert kinds["QLinearMul"] == 3, "two activations and the gate's product"
+    assert kinds["QLinearGlobalAveragePool"] >= 1
+    assert (kinds["Clip"], kinds["QLinearSigmoid"]) == ((2, 0) if kind == "hard-swish" else (0, 3))
+    assert not kinds.keys() & {"HardSwish", "HardSigmoid", "Sigmoid", "Mul"}
+    check_values(graph, path, samples)
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_litert_computes_them_in_int8(kind: str, samples: Any, tmp_path: Path) -> None:
+    graph = quantize(graph_of(Block(*BLOCKS[kind])), samples, recipe("tflite"), "tflite")
+    path = compiled(graph, "tflite", tmp_path)
+    model = flatbuffer_utils.read_model(str(path))
+    names = {value: name for name, value in vars(flatbuffer_utils.schema_fb.TensorType).items()}
+    (part,) = model.subgraphs
+    kinds = Counter(
+        (
+            flatbuffer_utils.opcode_to_name(model, op.opcodeIndex),
+            names[part.tensors[op.inputs[0]].type],
+            names[part.tensors[op.outputs[0]].type],
+        )
+        for op in part.operators
+    )
+    int8 = ("INT8", "INT8")
+    if kind == "hard-swish":
+        assert kinds["HARD_SWISH", "FLOAT32", "FLOAT32"] == 2, "each between DEQUANTIZE and QUANTIZE, as one table"
+        assert kinds["MUL", *int8] == 1
+    else:
+        assert (kinds["LOGISTIC", *int8], kinds["MUL", *int8]) == (3, 3)
+    assert kinds["MEAN", *int8] >= 1
+    in_float = {name for name, *types in kinds if types == ["FLOAT32", "FLOAT32"]}
+    assert in_float - {"HARD_SWISH"} <= {"MEAN"}, "that of the logits"
+    check_values(graph, path, samples)
+    assert profile_model(path, threads=1, runs=1).share_of_macs == 1
+
+
+def check_values(graph: GraphModule, path: Path, samples: Any) -> None:
+    """The runtime computes what the Q/DQ graph says, but for values between two levels."""
+    with torch.no_grad():
+        wanted = np.concatenate([graph(torch.from_numpy(sample)).numpy() for sample in samples])
+    assert snr_db(wanted, run_onnx(path, samples) if path.suffix == ".onnx" else run_file(path, samples)) > 30
+
+
+def run_onnx(path: Path, samples: Any) -> NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(str(path), disabled_optimizers=["MatMulAddFusion", "BiasGeluFusion"])
+    return np.concatenate([session.run(None, {"image": sample})[0] for sample in samples])
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+@pytest.mark.parametrize("target", ["onnx", "tflite"])
+def test_int8_costs_little_accuracy(kind: str, target: str, samples: Any) -> None:
+    plain = graph_of(Block(*BLOCKS[kind]))
+    quantized = quantize(copy_sharing(plain), samples, recipe(target), target)
+    with torch.no_grad():
+        wanted, found = (
+            np.concatenate([graph(torch.from_numpy(sample)).numpy() for sample in samples])
+            for graph in (plain, quantized)
+        )
+    assert snr_db(wanted, found) > 40
+
+
+@pytest.mark.parametrize("activations", ["uint8", "int8"])
+@pytest.mark.parametrize("low", [0.0, -8.0])
+def test_three_is_a_level_of_the_input_of_hard_swish(
+    low: float, activations: str, samples: Any, tmp_path: Path
+) -> None:
+    block = Block(nn.Hardswish(), Clamp(), low)
+    graph = quantize(graph_of(block), samples, recipe("onnx", activations=activations), "onnx")
+    inputs = [
+        quantizer
+        for quantizer in quantizers(graph)
+        if any("hardswish" in str(user.target) for dq in quantizer.node.users for user in dq.users)
+    ]
+    assert len(inputs) == 2
+    for quantizer in inputs:
+        assert 3 / quantizer.scale == pytest.approx(round(3 / quantizer.scale), abs=1e-3)
+        assert quantizer.represents(-3)
+    grids = [quantizer.grid[:2] for quantizer in quantizers(graph) if "clamp" in str(quantizer.source.target)]
+    assert (1 / 255, 0 if activations == "uint8" else -128) in grids, "the gate's"
+    check_values(graph, compiled(graph, "onnx", tmp_path), samples)
+
+
+def test_a_layer_in_float_keeps_its_activation_in_float(samples: Any) -> None:
+    wants = recipe("onnx")
+    row = replace(wants.targets["onnx"], float_layers=("stem",))
+    graph = quantize(
+        graph_of(Block(nn.SiLU(), nn.Sigmoid())),
+        samples,
+        replace(wants, targets={"onnx": row}).for_target("onnx"),
+        "onnx",
+    )
+    first, second = graph.graph.find_nodes(op="call_function", target=torch.ops.aten.silu.default)
+    assert ["dequantize" in str(node.args[0].target) for node in (first, second)] == [False, True]
