@@ -240,7 +240,7 @@ register(
         # Not w8: the converter expands INT8 weights back to float where activations are float.
         schemes=("w8a8",),
         bytes_per_channel=24,  # an int64 zero point with the scale, and both again for the bias
-        lowerings=("int8-gelu", "int8-hard-swish", "int8-silu", "int8-gates"),
+        lowerings=("int8-gelu", "int8-hard-swish", "int8-silu", "int8-mish", "int8-gates"),
         session_options=("inference_precision",),
         # GPU accelerators: 17 MB of 124 MB, which nothing here loads.
         unused_files=("ai_edge_litert/libLiteRt*Accelerator.so",),

@@ -158,7 +158,7 @@ def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
         (
             "quantize_outputs = true",
             "quantize_outputs = 'no'",
-            "quantize_outputs is 'no'",
+            "[onnx].on.raspberry-pi-*: quantize_outputs is 'no'",
             ["true or false"],
             "",
         ),

@@ -21,7 +21,11 @@ WITH_BIAS = {
     schema.BuiltinOperator.DEPTHWISE_CONV_2D,
     schema.BuiltinOperator.FULLY_CONNECTED,
 }
-TABULATED = {schema.BuiltinOperator.GELU, schema.BuiltinOperator.HARD_SWISH}
+TABULATED = {
+    getattr(schema.BuiltinOperator, name)
+    for name in ("GELU", "HARD_SWISH", "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1")
+}
+"""Activations of which XNNPACK makes a table if they are in float between DEQUANTIZE and QUANTIZE."""
 TOLERANCE = 1e-3
 """Largest relative difference of a bias's scale that is left."""
 VERSION = 2
@@ -141,10 +145,10 @@ def _scales(tensor: Any) -> Any:
 
 
 def tabulate_activations(model: Any) -> None:
-    """Compute each GELU and HardSwish from int8 to int8 in float, between DEQUANTIZE and QUANTIZE.
+    """Compute each activation in `TABULATED` from int8 to int8 in float, between DEQUANTIZE and QUANTIZE.
 
-    XNNPACK turns the three operations into one table of 256 values. It doesn't know either in int8, which LiteRT's own
-    slower kernels would run.
+    XNNPACK turns the three operations into one table of 256 values. It doesn't know these activations in int8, which
+    LiteRT's own slower kernels would run.
     """
     for graph in model.subgraphs:
         graph.operators = [each for operation in graph.operators for each in _tabulated(model, graph, operation)]

@@ -20,6 +20,11 @@ LOWERING = RuntimeLowering(
             activations={A.silu.default},
             scheme="SiLU from int8 to int8",
         ),
+        "int8-mish": Lowering(
+            "Mish behind a layer goes from INT8 to INT8, as the product of its input and an INT8 factor.",
+            activations={A.mish.default},
+            scheme="Mish from int8 to int8",
+        ),
         "int8-gates": Lowering(
             "Products with a gate, as in squeeze-and-excitation, go from INT8 to INT8.",
             gates=True,

@@ -91,20 +91,24 @@ def _clamps(clamp: Node, quantizer: Quantizer | None) -> bool:
     return (low is None or number(low) <= least) and (high is None or number(high) >= most)
 
 
-def quantize_sigmoids(graph: GraphModule) -> None:
-    """Replace each SiLU between INT8 values by the product of its input and an INT8 sigmoid, in place.
+def multiply_by_factors(graph: GraphModule) -> None:
+    """Replace each SiLU and Mish of x between INT8 values by the product of x and an INT8 factor, in place.
 
-    The scale and the zero point are the only ones that LiteRT's INT8 sigmoid has.
+    XNNPACK makes one table of both operations. The factor, from 0 to 1, has the only scale of LiteRT's INT8 sigmoid.
     """
-    for node in calls(graph, A.silu.default):
+    for node in calls(graph, *FACTORS):
         source = quantizer_of(node.args[0])
         if source is not None and _is_quantized(node):
-            sigmoid, grid = (
-                insert(graph, node, A.sigmoid.default, node.args[0]),
-                (1 / 256, source.low, *source.grid[2:]),
-            )
-            factor = _insert_quantizer(graph, node, sigmoid, grid)
-            replace_layer(graph, node, insert(graph, node, A.mul.Tensor, node.args[0], factor))
+            x = factor = node.args[0]
+            for operation in FACTORS[node.target]:
+                factor = insert(graph, node, operation, factor)
+            factor = _insert_quantizer(graph, node, factor, (1 / 256, source.low, *source.grid[2:]))
+            replace_layer(graph, node, insert(graph, node, A.mul.Tensor, x, factor))
+
+
+_SOFTPLUS = (A.neg.default, A.sigmoid.default, A.log.default, A.neg.default)
+FACTORS = {A.silu.default: (A.sigmoid.default,), A.mish.default: (*_SOFTPLUS, A.tanh.default)}
+"""Activations that are a product of their input, and the operations that make the other factor of it."""
 
 
 def separate_joins(graph: GraphModule) -> None:
@@ -231,7 +235,7 @@ SCALE_WORKAROUNDS = (
     concatenate_stacks,
     spell_out_branches,
     drop_clamps,
-    quantize_sigmoids,
+    multiply_by_factors,
     separate_joins,
     separate_poolings,
     separate_paddings,

@@ -27,7 +27,6 @@ from tests.helpers.litert import run_file
 from tests.helpers.tiny import X86
 
 SHAPE = (1, 3, 17, 13)
-ALL = ("int8-hard-swish", "int8-silu", "int8-gates")
 
 
 class Block(nn.Module):
@@ -71,14 +70,10 @@ def samples() -> list[NDArray[np.float32]]:
     return [random.normal(scale=2, size=SHAPE).astype(np.float32) for _ in range(4)]
 
 
-def recipe(target: str, lowerings: tuple[str, ...] = ALL, **changes: Any) -> Recipe:
+def recipe(target: str, **changes: Any) -> Recipe:
     default = load_recipe("default")
-    row = replace(default.targets[target], lowerings=lowerings, **changes)
+    row = replace(default.targets[target], **changes)
     return replace(default, targets={**default.targets, target: row})
-
-
-def compiled(graph: GraphModule, target: str, folder: Path) -> Path:
-    return folder / load_backend(target).compile(graph, folder, "{}", X86).model_file
 
 
 def kinds_on_onnx(path: Path) -> Counter[str]:
@@ -92,19 +87,20 @@ def kinds_on_onnx(path: Path) -> Counter[str]:
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_onnx_runtime_computes_them_in_int8(kind: str, samples: Any, tmp_path: Path) -> None:
     graph = quantize(graph_of(Block(*BLOCKS[kind])), samples, recipe("onnx"), "onnx")
-    path = compiled(graph, "onnx", tmp_path)
+    path = compiled(graph, samples, "onnx", tmp_path)
     kinds = kinds_on_onnx(path)
     assert kinds["QLinearMul"] == 3, "two activations and the gate's product"
     assert kinds["QLinearGlobalAveragePool"] >= 1
     assert (kinds["Clip"], kinds["QLinearSigmoid"]) == ((2, 0) if kind == "hard-swish" else (0, 3))
     assert not kinds.keys() & {"HardSwish", "HardSigmoid", "Sigmoid", "Mul"}
-    check_values(graph, path, samples)
 
 
-@pytest.mark.parametrize("kind", BLOCKS)
+@pytest.mark.parametrize("kind", [*BLOCKS, "mish"])
 def test_litert_computes_them_in_int8(kind: str, samples: Any, tmp_path: Path) -> None:
-    graph = quantize(graph_of(Block(*BLOCKS[kind])), samples, recipe("tflite"), "tflite")
-    path = compiled(graph, "tflite", tmp_path)
+    graph = quantize(
+        graph_of(Block(*(BLOCKS | {"mish": (nn.Mish(), nn.Sigmoid())})[kind])), samples, recipe("tflite"), "tflite"
+    )
+    path = compiled(graph, samples, "tflite", tmp_path)
     model = flatbuffer_utils.read_model(str(path))
     names = {value: name for name, value in vars(flatbuffer_utils.schema_fb.TensorType).items()}
     (part,) = model.subgraphs
@@ -117,23 +113,26 @@ def test_litert_computes_them_in_int8(kind: str, samples: Any, tmp_path: Path) -
         for op in part.operators
     )
     int8 = ("INT8", "INT8")
-    if kind == "hard-swish":
-        assert kinds["HARD_SWISH", "FLOAT32", "FLOAT32"] == 2, "each between DEQUANTIZE and QUANTIZE, as one table"
-        assert kinds["MUL", *int8] == 1
-    else:
-        assert (kinds["LOGISTIC", *int8], kinds["MUL", *int8]) == (3, 3)
+    assert kinds["MUL", *int8] == (1 if kind == "hard-swish" else 3)
+    in_float = Counter({name: count for (name, *types), count in kinds.items() if types == ["FLOAT32", "FLOAT32"]})
+    tables = {"hard-swish": {"HARD_SWISH": 2}, "silu": {}, "mish": dict.fromkeys(("LOGISTIC", "LOG", "TANH"), 2)}[kind]
+    assert tables.items() <= in_float.items(), "between DEQUANTIZE and QUANTIZE, as one table each"
     assert kinds["MEAN", *int8] >= 1
-    in_float = {name for name, *types in kinds if types == ["FLOAT32", "FLOAT32"]}
-    assert in_float - {"HARD_SWISH"} <= {"MEAN"}, "that of the logits"
-    check_values(graph, path, samples)
+    assert in_float.keys() - tables.keys() <= {"MEAN", "NEG"}, "the mean makes the logits"
     assert profile_model(path, threads=1, runs=1).share_of_macs == 1
 
 
-def check_values(graph: GraphModule, path: Path, samples: Any) -> None:
-    """The runtime computes what the Q/DQ graph says, but for values between two levels."""
+def computed(graph: GraphModule, samples: Any) -> NDArray[np.float32]:
     with torch.no_grad():
-        wanted = np.concatenate([graph(torch.from_numpy(sample)).numpy() for sample in samples])
-    assert snr_db(wanted, run_onnx(path, samples) if path.suffix == ".onnx" else run_file(path, samples)) > 30
+        return np.concatenate([graph(torch.from_numpy(sample)).numpy() for sample in samples])
+
+
+def compiled(graph: GraphModule, samples: Any, target: str, folder: Path) -> Path:
+    """The model file. It computes what the graph says, but for values between two levels."""
+    wanted = computed(graph, samples)
+    path = folder / load_backend(target).compile(graph, folder, "{}", X86).model_file
+    assert snr_db(wanted, run_onnx(path, samples) if target == "onnx" else run_file(path, samples)) > 30
+    return path
 
 
 def run_onnx(path: Path, samples: Any) -> NDArray[np.float32]:
@@ -146,12 +145,7 @@ def run_onnx(path: Path, samples: Any) -> NDArray[np.float32]:
 def test_int8_costs_little_accuracy(kind: str, target: str, samples: Any) -> None:
     plain = graph_of(Block(*BLOCKS[kind]))
     quantized = quantize(copy_sharing(plain), samples, recipe(target), target)
-    with torch.no_grad():
-        wanted, found = (
-            np.concatenate([graph(torch.from_numpy(sample)).numpy() for sample in samples])
-            for graph in (plain, quantized)
-        )
-    assert snr_db(wanted, found) > 40
+    assert snr_db(computed(plain, samples), computed(quantized, samples)) > 40
 
 
 @pytest.mark.parametrize("activations", ["uint8", "int8"])
@@ -172,7 +166,7 @@ def test_three_is_a_level_of_the_input_of_hard_swish(
         assert quantizer.represents(-3)
     grids = [quantizer.grid[:2] for quantizer in quantizers(graph) if "clamp" in str(quantizer.source.target)]
     assert (1 / 255, 0 if activations == "uint8" else -128) in grids, "the gate's"
-    check_values(graph, compiled(graph, "onnx", tmp_path), samples)
+    compiled(graph, samples, "onnx", tmp_path)
 
 
 def test_a_layer_in_float_keeps_its_activation_in_float(samples: Any) -> None:
