@@ -118,7 +118,9 @@ def test_litert_computes_them_in_int8(kind: str, samples: Any, tmp_path: Path) -
     tables = {"hard-swish": {"HARD_SWISH": 2}, "silu": {}, "mish": dict.fromkeys(("LOGISTIC", "LOG", "TANH"), 2)}[kind]
     assert tables.items() <= in_float.items(), "between DEQUANTIZE and QUANTIZE, as one table each"
     assert kinds["MEAN", *int8] >= 1
-    assert in_float.keys() - tables.keys() <= {"MEAN", "NEG"}, "the mean makes the logits"
+    assert in_float.keys() - tables.keys() <= {"MEAN", "MUL"}, (
+        "the mean makes the logits, and products with -1 are in tables"
+    )
     assert profile_model(path, threads=1, runs=1).share_of_macs == 1
 
 
