@@ -11,7 +11,7 @@ from edgekit.support.libraries import quiet
 
 PROFILED_MS = 500.0
 """Time that the profiled runs of a fast bundle take together, in milliseconds."""
-MOST_RUNS = 25
+MOST_RUNS = 50
 DIGITS = 4
 """Decimals of a time in milliseconds; profilers count whole microseconds at best, and take medians and means."""
 
@@ -62,7 +62,7 @@ def time_of(ran: Profile) -> TimeProfile:
     ]
     return TimeProfile(
         kinds=tuple(TimedKind(kind, round(ms, DIGITS)) for kind, ms in ran.time_by_kind.items()),
-        layers=tuple(sorted(layers, key=lambda layer: -layer.ms)),
+        layers=tuple(sorted(layers, key=lambda layer: -layer.ms - layer.around_ms)),
         sum_ms=round(sum(ran.time_by_kind.values()), DIGITS),
         conversion_ns=ran.conversion_ns,
     )

@@ -151,7 +151,7 @@ class LayerLine:
 
     name: str
     times: tuple[float | None, ...]
-    """Milliseconds in each bundle, None where the profiler doesn't list the layer."""
+    """Milliseconds in each bundle with what surrounds the layer, None where the profiler doesn't list it."""
     kernel: str
     """Kernel of the last bundle, which is the INT8 one where there are two; empty where that doesn't list the layer."""
 
@@ -221,7 +221,7 @@ def _slowest_layers(layers: dict[str, tuple[TimedLayer, ...]]) -> tuple[LayerLin
     times: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for bundle, profiled in layers.items():
         for layer in profiled:
-            times[layer.name][bundle] += layer.ms
+            times[layer.name][bundle] += layer.ms + layer.around_ms
     kernels = {layer.name: layer.kernel for layer in next(reversed(layers.values()), ())}
     slowest = sorted(times, key=lambda name: -max(times[name].values()))[:LAYERS]
     return tuple(

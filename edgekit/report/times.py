@@ -41,7 +41,8 @@ class TimeProfile:
     kinds: tuple[TimedKind, ...] = ()
     """Kinds of operation, the slowest first; together they are the whole inference."""
     layers: tuple[TimedLayer, ...] = ()
-    """Layers that multiply and accumulate, the slowest first; empty where the profiler does not tell them apart."""
+    """Layers that multiply and accumulate, first those that take longest with what surrounds them; empty where the
+    profiler does not tell them apart."""
     sum_ms: Milliseconds | None = None
     """Sum of the times of all kinds, in milliseconds; profiling adds time, so it may exceed the measured latency."""
     conversion_ns: float | None = None

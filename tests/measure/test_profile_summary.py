@@ -44,13 +44,15 @@ def test_a_runtime_without_a_profile_gives_the_reason(make_bundle: MakeBundle, m
 
 
 def test_times_are_the_slowest_first() -> None:
-    stem, head = OpProfile("stem", "sgemm", 10, False, 0.12344), OpProfile("head", "igemm", 20, True, 0.5)
+    stem = OpProfile("stem", "sgemm", 10, False, 0.12344, around_ms=0.4)
+    head = OpProfile("head", "igemm", 20, True, 0.5)
     fused = OpProfile("attention", "subgraph", 5, False, None)
     kinds = {"MatMul int8": 0.5, "Add": 0.25, "MatMul float": 0.12344}
-    assert time_of(Profile("counters", (stem, fused, head), kinds)) == TimeProfile(
+    assert time_of(Profile("counters", (stem, fused, head), kinds, 0.25)) == TimeProfile(
         kinds=(TimedKind("MatMul int8", 0.5), TimedKind("Add", 0.25), TimedKind("MatMul float", 0.1234)),
-        layers=(TimedLayer("head", "igemm", True, 0.5), TimedLayer("stem", "sgemm", False, 0.1234)),
+        layers=(TimedLayer("stem", "sgemm", False, 0.1234, 0.4), TimedLayer("head", "igemm", True, 0.5)),
         sum_ms=0.8734,
+        conversion_ns=0.25,
     )
 
 
