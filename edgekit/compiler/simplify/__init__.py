@@ -38,6 +38,8 @@ SIMPLIFICATIONS: tuple[Callable[[GraphModule], int], ...] = (
     constants.fold_biases,
     branches.merge_branches,
     batch_norms.fold_batch_norms,
+    activations.fold_numbers,
+    activations.fold_hard_sigmoids,
     constants.separate_weights,
 )
 """The passes, in the order of application."""

@@ -1,4 +1,4 @@
-"""Gives each activation one operation, however a network spells it.
+"""Gives each activation one operation, however a network spells it, and folds numbers after a layer into its weights.
 
 A spelling is recognized by what it computes in float64 at `POINTS`, not by its operations. So the order of factors
 doesn't matter, nor whether a constant is a number or a tensor with one element, as in ONNX files.
@@ -14,7 +14,8 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from edgekit.compiler.graph import constant, insert, weight_of
-from edgekit.compiler.nodes import A, Operation, operation_of
+from edgekit.compiler.layers import DenseLayer, dense_layer, scale_output
+from edgekit.compiler.nodes import A, Operation, operand, operation_of, shape_of
 
 Call: TypeAlias = tuple[Operation, tuple[Any, ...], dict[str, Any]]
 """An operation, its arguments after the first, and its options."""
@@ -69,6 +70,45 @@ def restore_activations(graph: GraphModule) -> int:
         _replace(graph, function.nodes, insert(graph, end, target, function.source, *args, like=end, **options))
         replaced += 1
     return replaced
+
+
+@torch.no_grad()
+def fold_numbers(graph: GraphModule) -> int:
+    """Fold products and sums with numbers into the weights of the layer before them, if nothing else reads it.
+
+    Returns the number of layers changed.
+    """
+    folded = 0
+    for end in reversed(list(graph.graph.nodes)):
+        for function in _functions(graph, end):
+            layer, line = dense_layer(function.source), _line(function.values)
+            if layer is None or line is None or not layer.node.users.keys() <= set(function.nodes):
+                continue
+            if _scale(graph, layer, *line):
+                _replace(graph, function.nodes, layer.node)
+                folded += 1
+    return folded
+
+
+@torch.no_grad()
+def fold_hard_sigmoids(graph: GraphModule) -> int:
+    """Replace each hard sigmoid after a layer that nothing else reads by a clamp from 0 to 1, in place.
+
+    The weights get its slope. Integer kernels apply a clamp while they requantize. Returns the number of hard sigmoids.
+    """
+    folded = 0
+    for gate in graph.graph.find_nodes(op="call_function", target=A.hardsigmoid.default):
+        layer = dense_layer(operand(gate))
+        if layer is not None and len(layer.node.users) == 1 and _scale(graph, layer, 1 / 6, 1 / 2):
+            _replace(graph, [gate], insert(graph, gate, A.clamp.default, layer.node, 0.0, 1.0, like=gate))
+            folded += 1
+    return folded
+
+
+def _scale(graph: GraphModule, layer: DenseLayer, factor: float, shift: float) -> bool:
+    channels = shape_of(layer.weight)[:1]
+    shifts = torch.full(channels, shift).double() if shift else None
+    return scale_output(graph, layer, torch.full(channels, factor).double(), shifts)
 
 
 def _replace(graph: GraphModule, nodes: Sequence[Node], new: Node) -> None:
@@ -139,6 +179,15 @@ def _activation(values: Tensor) -> Call | None:
     if low is high is None or not _is_close(values, POINTS.clamp(low, high)):
         return None
     return (A.relu.default, (), {}) if (low, high) == (0, None) else (A.clamp.default, (low, high), {})
+
+
+def _line(values: Tensor) -> tuple[float, float] | None:
+    """The factor and the shift of a straight line that has these values at `POINTS`, or None."""
+    ends = POINTS.abs().argsort()[[0, 1]]
+    (x0, x1), (y0, y1) = POINTS[ends].tolist(), values[ends].tolist()
+    factor = (y1 - y0) / (x1 - x0)
+    shift = y0 - factor * x0
+    return (factor, shift) if factor and _is_close(values, factor * POINTS + shift) else None
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Each activation gets one operation however it is spelled."""
+"""Each activation gets one operation however it is spelled, and numbers after a layer become weights."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgekit.compiler.nodes import A
-from edgekit.compiler.simplify.activations import restore_activations
+from edgekit.compiler.simplify.activations import fold_hard_sigmoids, fold_numbers, restore_activations
 from edgekit.compiler.simplify.no_ops import remove_copies
 from edgekit.models.onnx_import import import_graph
 from tests.helpers.graphs import export_graph, simplified, targets_of
@@ -244,3 +244,75 @@ def test_spellings_of_onnx_files(nodes: Sequence[str], tmp_path: Path) -> None:
     graph = export_graph(import_graph(onnx.load(path), IMAGE), IMAGE.shape)
     assert targets_of(graph) == NODES[tuple(nodes)]
     torch.testing.assert_close(graph(IMAGE), torch.from_numpy(expected), rtol=1e-5, atol=1e-5)
+
+
+class Layer(nn.Module):
+    """A layer and a function of its output."""
+
+    def __init__(self, function: Spelling, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.function = layer, function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.layer(x))
+
+
+LAYERS = {
+    "conv": lambda: nn.Conv2d(3, 4, 3, stride=2),
+    "depthwise": lambda: nn.Conv2d(3, 6, 3, groups=3, bias=False),
+    "linear": lambda: nn.Linear(8, 5),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize(
+    ("gate", "limits"),
+    [
+        (F.hardsigmoid, (0.0, 1.0)),
+        (lambda x: F.relu6(3 + x) / 6, (0.0, 1.0)),
+        (lambda x: torch.clip(x * 0.2 + tensor([0.5]), 0, 1), (0.0, 1.0)),
+        (lambda x: torch.clip(1 - x / 3, -1, 2), (-1.0, 2.0)),
+    ],
+)
+def test_the_slope_of_a_gate_becomes_weights(gate: Spelling, limits: tuple[float, float], layer: str) -> None:
+    module = Layer(gate, LAYERS[layer]())
+    graph, _ = simplified(module, IMAGE, remove_copies, restore_activations, fold_numbers, fold_hard_sigmoids)
+    assert targets_of(graph) == [(A.linear if layer == "linear" else A.conv2d).default, A.clamp.default]
+    (clamp,) = graph.graph.find_nodes(op="call_function", target=A.clamp.default)
+    assert clamp.args[1:] == limits
+
+
+@pytest.mark.parametrize(
+    ("other", "last"),
+    [
+        (F.hardswish, A.hardswish.default),
+        (lambda x: F.hardsigmoid(x) + x.mean(), A.add.Tensor),
+        (lambda x: x * F.hardsigmoid(x * 2), A.mul.Tensor),
+        (lambda x: torch.clip(x * x, 0, 1), A.clamp.default),
+        (lambda x: torch.clip(x * 0, 0, 1), A.clamp.default),
+    ],
+)
+def test_gates_that_stay(other: Spelling, last: Any) -> None:
+    """Those of a layer with other readers, and functions without a slope."""
+    module = Layer(other, LAYERS["conv"]())
+    before, _ = simplified(module, IMAGE, remove_copies, restore_activations)
+    graph, _ = simplified(module, IMAGE, remove_copies, restore_activations, fold_numbers, fold_hard_sigmoids)
+    assert targets_of(graph) == targets_of(before)
+    assert targets_of(graph)[-1] is last
+
+
+def test_layers_that_share_weights() -> None:
+    """Only the gate's call gets other weights."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) * F.hardsigmoid(self.conv(x.mean((2, 3), keepdim=True)))
+
+    graph, places = simplified(Twice(), IMAGE, fold_hard_sigmoids)
+    assert places == 1
+    graph = export_graph(Twice(), IMAGE.shape)
+    assert targets_of(graph).count(A.conv2d.default) == 2
