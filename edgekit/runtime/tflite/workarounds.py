@@ -23,7 +23,7 @@ VIEWS = PARTS | SPLITS | {
 """Operations through which LiteRT's converter passes a scale on."""
 PRODUCTS = {A.matmul.default, A.bmm.default}
 NEARLY_ONE = 1 + 2**-23
-"""The float32 next to 1: the converter would remove a product with 1."""
+"""The float32 next to 1: the converter would remove a product with 1, or make an operation of the limits 0 and 1."""
 
 
 def calls(graph: GraphModule, *targets: Any) -> Iterator[Any]:
@@ -100,7 +100,17 @@ def separate_products(graph: GraphModule) -> None:
         separate(graph, product)
 
 
-WORKAROUNDS = (flatten_single_rows, crop_transposed_convolutions, separate_products)
+def widen_unit_limits(graph: GraphModule) -> None:
+    """Let each clamp from 0 to 1 end at nearly 1, in place.
+
+    The converter would make it an operation that XNNPACK doesn't know, and would split the graph there.
+    """
+    for clamp in calls(graph, A.clamp.default):
+        if clamp.args[1:] == (0.0, 1.0):
+            clamp.args = (clamp.args[0], 0.0, NEARLY_ONE)
+
+
+WORKAROUNDS = (flatten_single_rows, crop_transposed_convolutions, separate_products, widen_unit_limits)
 """Rewrites of float and INT8 graphs, in order. `multiply_expansions` follows those of the scales."""
 
 

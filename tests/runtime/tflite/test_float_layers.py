@@ -1,4 +1,4 @@
-"""The converter leaves layers in float that are in float between INT8 values."""
+"""Layers in float between INT8 values stay in float, and gates in float don't split the graph."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -45,3 +45,12 @@ def test_a_float_layer_between_int8_values_stays_in_float(layer: nn.Module, oper
     products = [op for op in operations(interpreter) if op["op_name"] in PRODUCTS]
     assert [op["op_name"] for op in products] == [operation] * 3 if is_linear else ["CONV_2D", operation, "CONV_2D"]
     assert [types[op["inputs"][1]] for op in products] == [np.int8, np.float32, np.int8]
+
+
+def test_a_gate_does_not_split_the_graph(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardsigmoid(), nn.Conv2d(8, 5, 3))
+    with quiet(), torch.no_grad():
+        Backend().compile(export_graph(network.eval(), SHAPE), tmp_path, "{}", X86)
+        interpreter = Interpreter(str(tmp_path / "model.tflite"))
+        interpreter.allocate_tensors()
+    assert [op["op_name"] for op in operations(interpreter)].count("DELEGATE") == 1
