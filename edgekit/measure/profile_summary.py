@@ -56,9 +56,9 @@ def time_of(ran: Profile) -> TimeProfile:
     if not ran.time_by_kind:
         return TimeProfile(missing=ran.method)
     layers = [
-        TimedLayer(op.name, op.kernel, op.int8, round(op.ms, DIGITS), round(op.around_ms, DIGITS))
+        TimedLayer(op.name, op.kernel, op.int8, round(op.ms or 0.0, DIGITS), round(op.around_ms, DIGITS))
         for op in ran.ops
-        if op.ms is not None
+        if op.has_time
     ]
     return TimeProfile(
         kinds=tuple(TimedKind(kind, round(ms, DIGITS)) for kind, ms in ran.time_by_kind.items()),

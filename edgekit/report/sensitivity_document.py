@@ -42,7 +42,7 @@ class Spared(Simulated):
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Time of a layer's or block's kernels, from the runtime's profiler."""
+    """Time of a layer or block with what surrounds it, from the runtime's profiler."""
 
     float_ms: float
     """Time in the float bundle, in milliseconds."""

@@ -45,7 +45,12 @@ class OpProfile:
     quantized: bool = False
     """Whether the file quantizes both its input and its weights (or second input)."""
     around_ms: float = 0.0
-    """Time in milliseconds of the other operations that belong to this one: activations, conversions, layout."""
+    """Milliseconds of others that belong to it: activations, conversions, and a fused operation that contains it."""
+
+    @property
+    def has_time(self) -> bool:
+        """Whether the runtime reports a time for it, if only as a part of a fused operation."""
+        return self.ms is not None or self.around_ms > 0
 
 
 @dataclass(frozen=True)
@@ -105,11 +110,10 @@ class Profile:
         """Times of the layers in the order of the model file; empty if the runtime reports none."""
         times: dict[str, LayerTime] = {}
         for op in self.ops:
-            if op.ms is not None:
+            if op.has_time:
                 last = times.get(op.name, LayerTime(op.name, 0.0, 0.0, True))
-                times[op.name] = LayerTime(
-                    op.name, last.ms + op.ms, last.around_ms + op.around_ms, last.int8 and op.int8
-                )
+                ms, around_ms = last.ms + (op.ms or 0.0), last.around_ms + op.around_ms
+                times[op.name] = LayerTime(op.name, ms, around_ms, last.int8 and op.int8)
         return tuple(times.values())
 
     @property

@@ -1,7 +1,6 @@
 """`edgekit sensitivity`: the layers that cost accuracy in INT8, and the time that each saves."""
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -131,19 +130,16 @@ def _analysed(
 def layer_times(
     graphs: JobGraphs, to_compile: GraphToCompile, threads: int | None, run: RunFolder, reporter: Reporter
 ) -> dict[str, LayerTime]:
-    """Time in ms of each layer's kernels in float and INT8, for the layers that the runtime's profiler reports."""
+    """Time in ms of each layer with what surrounds it in float and INT8, where the runtime's profiler reports it."""
     by_precision: list[dict[str, float]] = []
     target = to_compile.facts.target
     try:
         for precision in PRECISIONS:
             graph = to_compile if precision == "int8" else None
             bundle = build_one(graphs, target, precision, run.path / f"{target}-{precision}", reporter, graph)
-            by_layer: dict[str, float] = defaultdict(float)
             with reporter.stage(f"{bundle.path.name}: profile"), quiet():
-                for op in profile_bundle(bundle, threads).ops:
-                    if op.ms is not None:
-                        by_layer[op.name] += op.ms
-            by_precision.append(by_layer)
+                timed = profile_bundle(bundle, threads).layer_times
+            by_precision.append({layer.name: layer.ms + layer.around_ms for layer in timed})
     except StageError as error:
         reporter.warn(f"{target}: the layers can't be timed: {error}", error)
         return {}

@@ -150,10 +150,11 @@ def test_layers_have_the_same_names_in_float_and_int8_and_all_of_the_time(
 
 
 def test_the_products_of_attention_are_one_layer() -> None:
+    """One that is part of a fused operation has that one's time around it, and one that nothing ran has none."""
     ops = (OpProfile("attn", "a", 4, True, 1.0, around_ms=0.5), OpProfile("attn", "b", 4, False, 2.0, around_ms=0.25))
-    assert Profile("", (*ops, OpProfile("fc", "c", 4, True)), None).layer_times == (
-        LayerTime("attn", 3.0, 0.75, False),
-    )
+    fused, unseen = OpProfile("fused", "c", 4, True, None, around_ms=0.5), OpProfile("unseen", "d", 4, False)
+    layers = (LayerTime("attn", 3.0, 0.75, False), LayerTime("fused", 0.0, 0.5, True))
+    assert Profile("", (*ops, fused, unseen), None).layer_times == layers
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def profile(model: Path, options: Mapping[str, Any], threads: int, runs: int) ->
         Ran(
             0.0 if node.is_product and id(node) in places else node.ms,
             node.inputs,
-            places.get(id(node)) if node.is_product else None,
+            places.get(id(node)),
             node.kind in MOVES or node.converted > 0,
             node.converted,
         )
