@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import NOTHING, Figure, counted, figure_at
 from edgekit.report.measurement import Accuracy
+from edgekit.report.recipe_search import price_words
 from edgekit.report.row import Row, Verdict
 from edgekit.report.sentences import Note, confidence, emulated, ended, is_unconfirmed, notes_of, timing_words, warnings
 from edgekit.report.table import Column
@@ -45,6 +46,7 @@ def decision(report: Report, advice: Recommendation) -> list[str]:
         headline,
         *_by_threads(shipped),
         *_cost(shipped.accuracy, report.reference.top1, report.model.accuracy_meaningful),
+        *_prices([shipped]),
     ]
 
 
@@ -93,6 +95,12 @@ def _why_float(shipped: Row, rows: Sequence[Row]) -> Iterator[str]:
         yield f"No INT8 bundle that passed is faster: {best.name} takes {best.p50:.2f} ms."
     elif int8:
         yield "No INT8 bundle passed."
+    yield from _prices(int8)
+
+
+def _prices(rows: Sequence[Row]) -> Iterator[str]:
+    """What it costs in speed that INT8 bundles keep the bound of the drop with layers in float."""
+    yield from filter(None, (price_words(row.name, row.repair) for row in rows if row.repair))
 
 
 def columns(rows: Sequence[Row], meaningful: bool) -> list[Column]:

@@ -123,6 +123,19 @@ def repair_words(repair: Repair) -> str:
     return f"not repaired: kept in float, {tried}; {judged}, and this is {kept}"
 
 
+def price_words(name: str, repair: Repair) -> str:
+    """What the first attempt within the bound of a bundle of this name costs; empty if there is none."""
+    own, *attempts = repair.attempts
+    kept = next((attempt for attempt in attempts if is_within(attempt, repair.max_drop_points)), None)
+    if kept is None:
+        return ""
+    speed, before = (f" at {each.speedup:.2f}x float" if each.speedup is not None else "" for each in (kept, own))
+    return (
+        f"{name} keeps the bound with {counted(len(kept.float_layers), 'layer')} in float{speed}; without repair it "
+        f"loses {_points(own)} points{before}."
+    )
+
+
 def layers_words(attempt: RepairAttempt) -> str:
     """The names of a few layers, or the number of many."""
     names = attempt.float_layers

@@ -1,6 +1,6 @@
 """sensitivity.json: the accuracy that each layer costs in INT8 and the time that it saves, as a table and a picture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -49,7 +49,7 @@ class LayerTime:
     int8_ms: float
     """Time in the INT8 bundle, in milliseconds."""
     saved_ms: float
-    """Time that INT8 saves, in milliseconds."""
+    """Time that INT8 saves, with the conversions that it spares; below 0 if it takes longer, in milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,15 +181,30 @@ class Sensitivity:
 Part = SensitiveLayer | SensitiveBlock
 SHOWN = 15
 """Number of layers in a table or picture."""
+FREE = 0.005
+"""Share of the INT8 time up to which a layer loses nothing in float: profiles are no more precise."""
 
 
-def noisiest(rows: Sequence[Part]) -> list[Part]:
-    """Layers or blocks, sorted by the noise that each makes alone, the largest first."""
-    return sorted(rows, key=lambda row: -row.noise_share)
+def order_of(noise: Mapping[str, float], cost: Mapping[str, float], least: float) -> list[str]:
+    """Layers sorted by the noise that they remove for their cost in float, largest first; by noise without costs.
+
+    Costs below `least` count as `least`, and those that are unknown as the largest one.
+    """
+    most = max([least, *cost.values()])
+    return sorted(noise, key=lambda name: (-noise[name] / max(least, cost.get(name, most)), name))
+
+
+def ranked(rows: Sequence[Part]) -> list[Part]:
+    """Layers or blocks, those first that should stay in float first: by their noise and the time that INT8 saves."""
+    times = {row.name: row.time for row in rows if row.time}
+    lost = {name: time.saved_ms for name, time in times.items()}
+    least = FREE * sum(time.int8_ms for time in times.values()) or 1.0
+    by_name = {row.name: row for row in rows}
+    return [by_name[name] for name in order_of({row.name: row.noise_share for row in rows}, lost, least)]
 
 
 def render_sensitivity(sensitivity: Sensitivity, console: "Console") -> None:
-    """Print the layers that should stay in float for each runtime, then the noisiest blocks and layers."""
+    """Print the layers that should stay in float for each runtime, then the first of all blocks and layers."""
     import_needed("rich", "cli")
     from rich.text import Text
 
@@ -227,7 +242,7 @@ def advice(sensitivity: Sensitivity, part: TargetSensitivity) -> str:
 
 
 def _columns(sensitivity: Sensitivity, title: str, parts: Sequence[Part]) -> list[Column]:
-    parts = noisiest(parts)[:SHOWN]
+    parts = ranked(parts)[:SHOWN]
 
     def shown(drop: float) -> str:
         return _number(drop, 2) if sensitivity.accuracy_meaningful else MEANINGLESS
@@ -240,7 +255,10 @@ def _columns(sensitivity: Sensitivity, title: str, parts: Sequence[Part]) -> lis
         Column("drop\nalone", [shown(part.only_int8.drop_top1_points) for part in parts]),
         Column("SNR gain\nin float", [_number(part.only_float.snr_gain_db, 1) for part in parts]),
         Column("points\ngained", [shown(part.only_float.gain_top1_points) for part in parts]),
-        Column("saves\nms", [_number(part.time.saved_ms if part.time else None, 3) for part in parts]),
+        *(
+            Column(f"{head}\nms", [_number(getattr(part.time, field, None), 3) for part in parts], rank=rank)
+            for head, field, rank in (("INT8", "int8_ms", 2), ("float", "float_ms", 1), ("saves", "saved_ms", 0))
+        ),
     ]
 
 
@@ -254,7 +272,7 @@ def sentences_of(sensitivity: Sensitivity) -> list[str]:
 
 
 def draw_sensitivity(sensitivity: Sensitivity, standalone: bool = False) -> Picture:
-    """A picture of the noisiest layers for each runtime, and the time that INT8 saves in each.
+    """A picture of the layers to keep in float first for each runtime: their noise, and the time that INT8 saves.
 
     The SVG is an element in the page's colours, or a standalone file. Raises MissingExtraError if matplotlib is not
     installed.
@@ -264,7 +282,7 @@ def draw_sensitivity(sensitivity: Sensitivity, standalone: bool = False) -> Pict
     with drawing(sum(0.9 + 0.24 * height for height in heights), width=8.4) as figure:
         grid = figure.subplots(len(parts), 2, squeeze=False, gridspec_kw={"height_ratios": heights})
         for (left, right), part in zip(grid, parts, strict=True):
-            rows = noisiest(part.layers)[:SHOWN]
+            rows = ranked(part.layers)[:SHOWN]
             _bars(left, rows, [100 * row.noise_share for row in rows], SERIES[0])
             saved = [row.time.saved_ms if row.time else 0.0 for row in rows]
             _bars(right, rows, saved, SERIES[1])
@@ -277,8 +295,8 @@ def draw_sensitivity(sensitivity: Sensitivity, standalone: bool = False) -> Pict
         svg = svg_of(figure, standalone)
     sentences = []
     for part in parts:
-        worst = ", ".join(f"{row.name} {row.noise_share:.0%}" for row in noisiest(part.layers)[:3])
-        sentences.append(f"{part.target}: {whole(sensitivity, part)}; the noisiest layers are {worst}")
+        worst = ", ".join(f"{row.name} {row.noise_share:.0%}" for row in ranked(part.layers)[:3])
+        sentences.append(f"{part.target}: {whole(sensitivity, part)}; the first layers to keep in float are {worst}")
     return Picture(svg, f"Noise of each layer in INT8, and the time that INT8 saves. {'. '.join(sentences)}.")
 
 

@@ -6,8 +6,8 @@ need conversions to and from the INT8 layers around them.
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Collection, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -15,6 +15,8 @@ from torch.fx import GraphModule
 
 from edgekit.compiler.nodes import shape_of
 from edgekit.compiler.quantizers import owners_of, quantizers
+from edgekit.report.measurement import Measurement
+from edgekit.report.sensitivity_document import FREE, order_of
 
 DIFFERS = 1.1
 """Ratio from which two times of a layer differ. Profiles of a few runs vary by several percent."""
@@ -44,6 +46,51 @@ class Border:
 
 
 @dataclass(frozen=True)
+class LayerTimes:
+    """Times of the layers of a runtime's INT8 bundle, and of its float bundle with as many threads."""
+
+    in_int8: Sequence[Timed]
+    in_float: Sequence[Timed]
+    conversion_ns: float | None
+    """Nanoseconds to convert one value between float and INT8; None if nothing converts values."""
+
+    @classmethod
+    def measured(cls, int8: Measurement, in_float: Measurement | None) -> "LayerTimes | None":
+        """The times of two rows; None unless a real device has reported both.
+
+        Those of the float bundle are scaled if it was faster with another number of threads.
+        """
+        both = (int8.profile, int8.latency_ms, in_float and in_float.profile, in_float and in_float.latency_ms)
+        profile, latency, float_profile, float_latency = both
+        if int8.device.emulated or not (profile and latency and float_profile and float_latency):
+            return None
+        p50 = {each.threads: each.p50 for each in float_latency.by_threads}
+        own, other = p50.get(float_latency.threads), p50.get(latency.threads)
+        factor = other / own if own and other else 1.0
+        scaled = [
+            replace(layer, ms=factor * layer.ms, around_ms=factor * layer.around_ms) for layer in float_profile.layers
+        ]
+        return cls(profile.layers, scaled, profile.conversion_ns) if profile.layers and scaled else None
+
+    @property
+    def most_saved_ms(self) -> float:
+        """Time that layers in float would save if nothing had to be converted for it."""
+        int8_ms, float_ms = total_ms(self.in_int8), total_ms(self.in_float)
+        return sum(max(0.0, int8_ms[name] - float_ms[name]) for name in int8_ms.keys() & float_ms.keys())
+
+    def costs(self, graph: GraphModule) -> "LayerCosts | None":
+        """The costs in the graph with Q/DQ that the INT8 bundle was made from; None if no layer has both times."""
+        owned = [(quantizer.source, list(map(owners_of, quantizer.node.users))) for quantizer in quantizers(graph)]
+        borders = tuple(
+            Border(frozenset().union(*owners), math.prod(shape_of(source)) * (self.conversion_ns or 0.0) / 1e6)
+            for source, owners in owned
+        )
+        int8_ms, float_ms = total_ms(self.in_int8), total_ms(self.in_float)
+        both = frozenset().union(*(border.layers for border in borders)) & int8_ms.keys() & float_ms.keys()
+        return LayerCosts({n: int8_ms[n] for n in both}, {n: float_ms[n] for n in both}, borders) if both else None
+
+
+@dataclass(frozen=True)
 class LayerCosts:
     """Times of the layers of one INT8 graph that could stay in float, and of the conversions between them."""
 
@@ -54,43 +101,30 @@ class LayerCosts:
     borders: tuple[Border, ...]
     """Values that are quantized for these layers."""
 
-    @classmethod
-    def of(
-        cls,
-        graph: GraphModule,
-        in_int8: Iterable[Timed],
-        in_float: Iterable[Timed],
-        conversion_ns: float | None,
-    ) -> "LayerCosts | None":
-        """The costs in a graph with Q/DQ, from the times of its bundle and of the float bundle.
+    def lost_ms(self, layers: Collection[str], factor: float = 1.0) -> float:
+        """Time that the bundle takes longer if these layers stay in float as well; below 0 if it takes less.
 
-        `conversion_ns` is the time to convert one value; None if nothing converts. Returns None without times.
+        Times in float are multiplied by the factor.
         """
-        owned = [(quantizer.source, list(map(owners_of, quantizer.node.users))) for quantizer in quantizers(graph)]
-        borders = tuple(
-            Border(frozenset().union(*owners), math.prod(shape_of(source)) * (conversion_ns or 0.0) / 1e6)
-            for source, owners in owned
-        )
-        times, float_times = total_ms(in_int8), total_ms(in_float)
-        both = frozenset().union(*(border.layers for border in borders)) & times.keys() & float_times.keys()
-        if not both:
-            return None
-        return cls({name: times[name] for name in both}, {name: float_times[name] for name in both}, borders)
-
-    def lost_ms(self, layers: Collection[str]) -> float:
-        """Time that the bundle takes longer if these layers stay in float as well; below 0 if it takes less."""
         chosen = frozenset(layers)
         converted = sum(border.ms for border in self.borders if border.layers & chosen and border.layers - chosen)
-        return converted - sum(self._gain(name) for name in chosen & self.int8_ms.keys())
+        return converted + sum(
+            factor * self.float_ms[name] - self.int8_ms[name] for name in chosen & self.int8_ms.keys()
+        )
+
+    def order(self, noise: Mapping[str, float]) -> list[str]:
+        """Layers sorted by the noise that they remove for the time that they lose in float, largest first."""
+        lost = {name: self.lost_ms([name]) for name in self.int8_ms}
+        return order_of(noise, lost, FREE * sum(self.int8_ms.values()))
 
     def slower_in_int8(self) -> list[frozenset[str]]:
         """The sets of connected layers that save the most time in float, each with what it has to convert.
 
-        They are the ones with the smallest sum of `lost_ms`. The set that saves most is first.
+        A layer is slower if the times differ by more than `DIFFERS`. The set that saves most is first.
         """
         capacity: dict[Hashable, dict[Hashable, float]] = defaultdict(lambda: defaultdict(float))
         for name in frozenset().union(*(border.layers for border in self.borders)):
-            gain = self._gain(name) if name in self.int8_ms else -math.inf
+            gain = self.int8_ms[name] - DIFFERS * self.float_ms[name] if name in self.int8_ms else -math.inf
             capacity[_FLOAT][name], capacity[name][_INT8] = max(0.0, gain), max(0.0, -gain)
         for border in self.borders:
             first, last = (border, "first in float"), (border, "all in float")
@@ -100,9 +134,6 @@ class LayerCosts:
         in_float = _source_side(capacity)
         chosen = [name for name in self.int8_ms if name in in_float]
         return sorted(self._connected(chosen), key=self.lost_ms)
-
-    def _gain(self, name: str) -> float:
-        return self.int8_ms[name] - DIFFERS * self.float_ms[name]
 
     def _connected(self, layers: Collection[str]) -> list[frozenset[str]]:
         """The layers in sets, so that no value passes from one set to another."""

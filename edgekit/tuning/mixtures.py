@@ -30,8 +30,9 @@ from edgekit.measure.accuracy import Predictions, compare, predict, snr_db
 from edgekit.pipeline.graph_to_compile import GraphToCompile
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
-from edgekit.report.sensitivity_document import Simulated
+from edgekit.report.sensitivity_document import Simulated, order_of
 from edgekit.support.progress import Step, no_step
+from edgekit.tuning.layer_costs import LayerCosts, LayerTimes
 
 ORDERING_IMAGES = 16
 """Number of tuning images on which a search measures the noise of each layer."""
@@ -247,33 +248,38 @@ def layer_macs(graphs: JobGraphs) -> dict[str, int]:
     return macs
 
 
-def order_layers(graphs: JobGraphs, target: str, images: JobImages) -> list[str]:
-    """The layers of the job's INT8 bundle for a target, those first that add the most noise per multiply-accumulate."""
+def order_layers(
+    graphs: JobGraphs, target: str, images: JobImages, costs_of: Callable[[GraphToCompile], LayerCosts | None]
+) -> list[str]:
+    """The layers of the job's INT8 bundle for a target, those first that add the most noise for what they save.
+
+    They save time by the costs, or multiply-accumulates where there are no times.
+    """
     samples, preprocessing = images.evaluation.samples[:ORDERING_IMAGES], graphs.spec.network.preprocessing
     crops = crop_samples(images.dataset, samples, preprocessing)
-    noise = simulate(graphs, graphs.graph_to_compile(target, "int8"), crops).alone()
-    return order_of(noise, layer_macs(graphs))
+    to_compile = graphs.graph_to_compile(target, "int8")
+    noise = simulate(graphs, to_compile, crops).alone()
+    costs = costs_of(to_compile)
+    return costs.order(noise) if costs else order_of(noise, layer_macs(graphs), 1.0)
 
 
-def order_of(noise: Mapping[str, float], macs: Mapping[str, int]) -> list[str]:
-    """Layers sorted by the noise removed per multiply-accumulate that stays in float, largest first."""
-    return sorted(noise, key=lambda name: (-noise[name] / max(1, macs.get(name, 0)), name))
+def rank_layers(graphs: JobGraphs, target: str, times: LayerTimes | None = None) -> tuple[tuple[str, ...], ...]:
+    """The layers of the job's INT8 bundle to keep in float, for each attempt as many as cut the noise enough.
 
-
-def rank_layers(graphs: JobGraphs, target: str) -> tuple[tuple[str, ...], ...]:
-    """The noisiest layers of the job's INT8 bundle for a target, for each attempt as many as cut the noise enough.
-
-    Simulates the bundle in torch. No attempt leaves all layers in float. Raises StageError.
+    Those are first that remove the most noise for the time that they lose; without times, the noisiest. Simulates the
+    bundle in torch. No attempt leaves all layers in float. Raises StageError.
     """
     spec = graphs.spec
     samples = spec.calibration.samples[:NOISE_IMAGES]
     crops = crop_samples(spec.calibration_dataset, samples, spec.network.preprocessing)
-    mixtures = simulate(graphs, graphs.graph_to_compile(target, "int8"), crops)
+    to_compile = graphs.graph_to_compile(target, "int8")
+    mixtures = simulate(graphs, to_compile, crops)
     title, layers = f"{target}-int8", mixtures.simulation.layers
     first = LabelledCrops(crops.pixels[:RANKING_IMAGES], crops.labels[:RANKING_IMAGES])
     with graphs.reporter.stage(f"{title}: rank {len(layers)} layers", len(first)) as step:
         noise = Mixtures(mixtures.simulation, first, mixtures.preprocessing).alone(step)
-    order = sorted(layers, key=lambda name: (-noise[name], name))
+    costs = times.costs(to_compile.graph) if times else None
+    order = costs.order(noise) if costs else order_of(noise, {}, 1.0)
     with graphs.reporter.stage(f"{title}: simulate layers in float", len(samples)) as step:
         return tuple(attempts_of(mixtures, order, step))
 

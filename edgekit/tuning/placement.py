@@ -4,7 +4,6 @@ The runtime's profiles on the device that judges say which sets of layers would 
 the same calibration and timed in turns with the bundle before it, and is kept only if the whole is faster.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import ClassVar
@@ -14,10 +13,9 @@ from edgekit.measure.settings import Gates
 from edgekit.report.measurement import Measurement
 from edgekit.report.recipe_search import PlacedLayer, ProfilePlacement, placement_words
 from edgekit.report.row import Row
-from edgekit.report.times import TimedLayer, TimeProfile
 from edgekit.runtime.bundle import Bundle
 from edgekit.tuning.bundle_loop import BundleLoop
-from edgekit.tuning.layer_costs import LayerCosts, total_ms
+from edgekit.tuning.layer_costs import LayerCosts, LayerTimes
 from edgekit.tuning.study import Candidate, Study, Trial
 
 MOST_ROUNDS = 3
@@ -44,15 +42,17 @@ class PlacementLoop(BundleLoop):
         return next((trial for trial in reversed(study.trials) if is_faster(trial)), study.trials[0])
 
     def begin(self) -> Study | None:
-        """Find the sets of layers that INT8 makes slower; None if no times tell, or if the graph can't be made."""
-        costs_ms = profiles_of(self.row, self.shipped.rows.get(f"{self.store.target}-float"))
-        if costs_ms is None or self.recipe.scheme != "w8a8":
+        """Find the sets of layers that INT8 makes slower; None if no times tell, or if the graph can't be made.
+
+        Without an interval of the speedup, as after a few runs, no round could show that a bundle is faster.
+        """
+        times = LayerTimes.measured(self.row, self.shipped.rows.get(f"{self.store.target}-float"))
+        if times is None or not self.row.speedup or not self.row.speedup.ci95 or self.recipe.scheme != "w8a8":
             return None
-        in_int8, in_float = costs_ms
         assert self.row.profile is not None
         least = max(LEAST_SHARE * (self.row.profile.sum_ms or 0.0), LEAST_MS)
         steps: Steps = ()
-        if at_most_saved(in_int8, in_float) >= least:
+        if times.most_saved_ms >= least:
             try:
                 graph = self.graphs.with_recipe(self.recipe).graph_to_compile(self.store.target, "int8").graph
             except Exception as error:
@@ -60,7 +60,7 @@ class PlacementLoop(BundleLoop):
                     raise
                 self.reporter.failed(f"{self.name}: {self.purpose}", error)
                 return None
-            costs = LayerCosts.of(graph, in_int8, in_float, self.row.profile.conversion_ns)
+            costs = times.costs(graph)
             steps = steps_of(costs, least) if costs else ()
         if steps:
             moved = sum(map(len, steps))
@@ -118,36 +118,6 @@ def is_faster(trial: Trial) -> bool:
     """Whether a bundle was faster than the one beside it, with the whole interval of the ratio."""
     speedup = trial.measured.speedup if trial.measured else None
     return trial.number > 0 and speedup is not None and speedup.ci95 is not None and speedup.ci95[0] > 1
-
-
-def profiles_of(
-    int8: Measurement, in_float: Measurement | None
-) -> tuple[Sequence[TimedLayer], Sequence[TimedLayer]] | None:
-    """Times of the layers in the INT8 and in the float bundle; None unless a real device has reported both.
-
-    Without an interval of the speedup, no round could show that a bundle is faster. The times of the float bundle are
-    scaled if it was faster with another number of threads.
-    """
-    if in_float is None or int8.device.emulated or not (_layers(int8.profile) and _layers(in_float.profile)):
-        return None
-    if int8.speedup is None or int8.speedup.ci95 is None or int8.latency_ms is None or in_float.latency_ms is None:
-        return None
-    p50 = {each.threads: each.p50 for each in in_float.latency_ms.by_threads}
-    own, other = p50.get(in_float.latency_ms.threads), p50.get(int8.latency_ms.threads)
-    factor = other / own if own and other else 1.0
-    layers = _layers(in_float.profile)
-    scaled = [replace(layer, ms=factor * layer.ms, around_ms=factor * layer.around_ms) for layer in layers]
-    return _layers(int8.profile), scaled
-
-
-def _layers(profile: TimeProfile | None) -> Sequence[TimedLayer]:
-    return profile.layers if profile else ()
-
-
-def at_most_saved(in_int8: Sequence[TimedLayer], in_float: Sequence[TimedLayer]) -> float:
-    """Milliseconds that layers in float could save if nothing had to be converted for it."""
-    int8_ms, float_ms = total_ms(in_int8), total_ms(in_float)
-    return sum(max(0.0, int8_ms[name] - float_ms[name]) for name in int8_ms.keys() & float_ms.keys())
 
 
 def steps_of(costs: LayerCosts, least: float) -> Steps:

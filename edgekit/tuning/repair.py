@@ -15,6 +15,7 @@ from edgekit.report.recipe_search import Repair, RepairAttempt, layers_words, ou
 from edgekit.report.row import Row
 from edgekit.runtime.bundle import Bundle
 from edgekit.tuning.bundle_loop import BundleLoop, MeasuredBundles
+from edgekit.tuning.layer_costs import LayerTimes
 from edgekit.tuning.mixtures import NOISE_IMAGES, rank_layers
 from edgekit.tuning.study import Candidate, Study, Trial
 
@@ -44,7 +45,8 @@ class RepairLoop(BundleLoop):
             missed += f", which may be {row.accuracy.drop_ci95_points[1]:.2f}"
         self.reporter.say(f"{self.name}: {missed}, at most {allowed:g} are allowed: looking for the layers")
         try:
-            ranked = rank_layers(self.graphs.with_recipe(self.recipe), self.store.target)
+            times = LayerTimes.measured(row, self.shipped.rows.get(f"{self.store.target}-float"))
+            ranked = rank_layers(self.graphs.with_recipe(self.recipe), self.store.target, times)
         except Exception as error:
             if not costs_a_row(error):
                 raise
@@ -113,20 +115,33 @@ def decision(study: Study, gates: Gates) -> Trial | None:
 
     It is the first one that keeps the bounds, with the whole interval of the drop if the user stated that bound. If the
     candidates are used up, or the last one was no longer faster than float, it is the first of those that were whose
-    measured drop is within the bound, or else the most accurate.
+    measured drop is within the bound, or else the most accurate. Even if no speedup is required, a bundle that layers
+    in float made slower than float isn't shipped.
     """
+    own = study.trials[0]
+
+    def is_fast(trial: Trial) -> bool:
+        return trial.is_fast(gates) and (trial is own or is_slower(own) or not is_slower(trial))
+
     for trial in study.trials:
-        if trial.keeps_drop(gates) and trial.is_fast(gates):
+        if trial.keeps_drop(gates) and is_fast(trial):
             return trial
     last = study.trials[-1]
-    if len(study.trials) < len(study.candidates) and (last.error is not None or last.is_fast(gates)):
+    if len(study.trials) < len(study.candidates) and (last.error is not None or is_fast(last)):
         return None
     ranked = [
         (max(trial.drop, gates.max_drop), trial.number)
         for trial in study.trials
-        if trial.drop is not None and (trial.number == 0 or trial.is_fast(gates))
+        if trial.drop is not None and (trial is own or is_fast(trial))
     ]
     return study.trials[min(ranked)[1]]
+
+
+def is_slower(trial: Trial) -> bool:
+    """Whether a bundle takes longer than float on a real device, by the whole interval of its speedup."""
+    measured = trial.measured
+    ends = measured.speedup.ci95 if measured and measured.speedup and not measured.device.emulated else None
+    return ends is not None and ends[1] < 1
 
 
 def attempt_of(trial: Trial) -> RepairAttempt:

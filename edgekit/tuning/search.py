@@ -41,7 +41,7 @@ from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, open_run
 from edgekit.tuning.mixtures import order_layers
 from edgekit.tuning.plan import SearchLoop, best, describe, summary
-from edgekit.tuning.sensitivity import check_max_drop
+from edgekit.tuning.sensitivity import check_max_drop, profiled_costs
 from edgekit.tuning.study import Candidate, StudyStore, Trial, study_inputs
 
 RECIPE, PICTURE = "recipe.toml", "tuning.svg"
@@ -144,7 +144,9 @@ def run_searches(ready: SplitJob, job: Job, search: Search, run: RunFolder, repo
             store = StudyStore(run, target, inputs, "study", digest(spec.network.labels))
             bench = partial(make_trial, graphs, target, job.timing, run.path, workspace, evaluated)
             loop = SearchLoop(store, reporter, trial_gates(job), bench, search.trials, end)
-            searches[target] = loop.search(spec.recipe, partial(order_layers, graphs, target, images))
+            profiled = partial(profiled_costs, graphs, job.timing.threads, run, graphs.reporter)
+            costs_of = profiled if job.machines[0] == THIS else lambda _: None
+            searches[target] = loop.search(spec.recipe, partial(order_layers, graphs, target, images, costs_of))
     return searches
 
 

@@ -31,15 +31,18 @@ from edgekit.report.sensitivity_document import (
     Spared,
     TargetSensitivity,
     draw_sensitivity,
+    order_of,
 )  # fmt: skip
 from edgekit.report.serialization import REPORT_FILE as REPORT
 from edgekit.report.serialization import to_json
 from edgekit.runtime.backend import load_backend
-from edgekit.runtime.profile import profile_bundle
+from edgekit.runtime.engine import check_threads
+from edgekit.runtime.profile import Profile, profile_bundle
 from edgekit.support.files import Inputs, replace_text, shareable_command, writing
 from edgekit.support.libraries import import_needed, quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, check_output, open_run
+from edgekit.tuning.layer_costs import LayerCosts, LayerTimes
 from edgekit.tuning.mixtures import Mixture, Mixtures, layer_macs, simulate
 from edgekit.tuning.study import StudyInputs, study_inputs
 
@@ -121,31 +124,29 @@ def _analysed(
         layer_macs(graphs),
         job.gates.max_drop,
         reporter,
-        lambda: layer_times(graphs, to_compile, job.timing.threads, run, reporter),
+        lambda: profiled_costs(graphs, job.timing.threads, run, reporter, to_compile),
     )
     run.remember(f"sensitivity-{target}", inputs, measured)
     return measured
 
 
-def layer_times(
-    graphs: JobGraphs, to_compile: GraphToCompile, threads: int | None, run: RunFolder, reporter: Reporter
-) -> dict[str, LayerTime]:
-    """Time in ms of each layer with what surrounds it in float and INT8, where the runtime's profiler reports it."""
-    by_precision: list[dict[str, float]] = []
+def profiled_costs(
+    graphs: JobGraphs, threads: int | None, run: RunFolder, reporter: Reporter, to_compile: GraphToCompile
+) -> LayerCosts | None:
+    """What each layer costs in float, by profiles of the float and the INT8 bundle on this machine; None without."""
+    profiles: list[Profile] = []
     target = to_compile.facts.target
     try:
         for precision in PRECISIONS:
             graph = to_compile if precision == "int8" else None
             bundle = build_one(graphs, target, precision, run.path / f"{target}-{precision}", reporter, graph)
             with reporter.stage(f"{bundle.path.name}: profile"), quiet():
-                timed = profile_bundle(bundle, threads).layer_times
-            by_precision.append({layer.name: layer.ms + layer.around_ms for layer in timed})
+                profiles.append(profile_bundle(bundle, check_threads(threads)))
     except StageError as error:
         reporter.warn(f"{target}: the layers can't be timed: {error}", error)
-        return {}
-    float_ms, int8_ms = by_precision
-    names = float_ms.keys() & int8_ms.keys()
-    return {name: LayerTime(float_ms[name], int8_ms[name], float_ms[name] - int8_ms[name]) for name in names}
+        return None
+    in_float, in_int8 = profiles
+    return LayerTimes(in_int8.layer_times, in_float.layer_times, in_int8.conversion_ns).costs(to_compile.graph)
 
 
 def _add_to_report(folder: Path, sensitivity: Sensitivity, reporter: Reporter) -> None:
@@ -177,11 +178,11 @@ def measure(
     macs: Mapping[str, int],
     max_drop: float,
     reporter: Reporter,
-    time_layers: Callable[[], Mapping[str, LayerTime]] = dict,
+    time_layers: Callable[[], LayerCosts | None] = lambda: None,
 ) -> TargetSensitivity:
     """One target's part of the document: INT8 as a whole, each layer and block, and the culprits.
 
-    `time_layers` returns the times of the layers that the runtime reports. It is called after the simulation.
+    `time_layers` returns what the layers cost in float, if the runtime tells. It is called after the simulation.
     """
     everything, layers = mixtures.everything, mixtures.simulation.layers
     blocks: dict[str, list[str]] = {}
@@ -190,19 +191,21 @@ def measure(
     groups = [frozenset([name]) for name in layers] + [frozenset(names) for names in blocks.values()]
     with reporter.stage(f"{target}: simulate {len(layers)} layers", len(mixtures.images)) as step:
         mixtures.run([mixture for group in groups for mixture in (group, everything - group)], step)
-    harmful = culprits(mixtures, max_drop, reporter, target)
-    noise, times = sum(mixtures.alone().values()), time_layers()
+    alone, layer_costs = mixtures.alone(), time_layers()
+    noise = sum(alone.values())
+    order = layer_costs.order(alone) if layer_costs else order_of(alone, {}, 1.0)
+    harmful = culprits(mixtures, order, max_drop, reporter, target)
 
     def costs(name: str, own: Sequence[str]) -> dict[str, Any]:
         """The figures of a layer or a block."""
-        alone = frozenset(own)
+        only = frozenset(own)
         return {
             "name": name,
             "macs": sum(macs.get(layer, 0) for layer in own),
-            "only_int8": mixtures.figures(alone),
-            "only_float": _spared(mixtures, alone),
-            "noise_share": mixtures.noise(alone) / noise if noise else 0.0,
-            "time": _total([times[layer] for layer in own]) if times.keys() >= alone else None,
+            "only_int8": mixtures.figures(only),
+            "only_float": _spared(mixtures, only),
+            "noise_share": mixtures.noise(only) / noise if noise else 0.0,
+            "time": _time_of(layer_costs, own),
         }
 
     return TargetSensitivity(
@@ -227,18 +230,17 @@ def _spared(mixtures: Mixtures, layers: Mixture) -> Spared:
     )
 
 
-def _total(times: Sequence[LayerTime]) -> LayerTime:
-    return LayerTime(
-        float_ms=sum(time.float_ms for time in times),
-        int8_ms=sum(time.int8_ms for time in times),
-        saved_ms=sum(time.saved_ms for time in times),
-    )
+def _time_of(costs: LayerCosts | None, layers: Sequence[str]) -> LayerTime | None:
+    """The time of these layers together; None if that of one isn't known."""
+    if costs is None or not costs.int8_ms.keys() >= set(layers):
+        return None
+    in_float, in_int8 = (sum(times[name] for name in layers) for times in (costs.float_ms, costs.int8_ms))
+    return LayerTime(float_ms=in_float, int8_ms=in_int8, saved_ms=costs.lost_ms(layers))
 
 
-def culprits(mixtures: Mixtures, max_drop: float, reporter: Reporter, title: str) -> Culprits:
-    """The noisiest layers: as many as must stay in float to keep the drop within `max_drop` points."""
-    everything, noise = mixtures.everything, mixtures.alone()
-    order = sorted(noise, key=lambda name: -noise[name])
+def culprits(mixtures: Mixtures, order: Sequence[str], max_drop: float, reporter: Reporter, title: str) -> Culprits:
+    """The first layers of an order: as many as must stay in float to keep the drop within `max_drop` points."""
+    everything = mixtures.everything
 
     def suffices(count: int) -> bool:
         mixture = everything - frozenset(order[:count])

@@ -13,6 +13,7 @@ from edgekit.report import load_report
 from edgekit.report.document import Recommendation, Reference, Report
 from edgekit.report.markdown import summary_of_report
 from edgekit.report.measurement import Accuracy, Bound, LowPrecision
+from edgekit.report.recipe_search import Repair, RepairAttempt
 from edgekit.report.row import Row
 from edgekit.report.sentences import notes_of
 from edgekit.report.times import Speedup, ThreadTime
@@ -120,6 +121,20 @@ def test_float_is_shipped_in_the_format_that_makes_it_fastest() -> None:
     assert "Float: openvino 14.50 ms (7.00 in bf16)." in text
     failed = (rows[0], replace(rows[1], verdict="fail", reasons=("too slow",)))
     assert "No INT8 bundle passed." in words(answered(report(results=failed, recommendation=ship("openvino-float"))))
+
+
+def test_what_the_bound_costs_stands_beside_the_bundle_to_ship() -> None:
+    own = RepairAttempt(drop_top1_points=2.1, speedup=1.31)
+    kept = RepairAttempt(float_layers=("a", "b", "c", "d"), drop_top1_points=0.3, speedup=0.95)
+    repair = Repair(device="local", max_drop_points=1.0, ranking_images=32, attempts=(own, kept), chosen=0)
+    rows = (row("onnx", "float", 5.0), row("onnx", "int8", 4.0, verdict="fail", repair=repair))
+    price = (
+        "onnx-int8 keeps the bound with 4 layers in float at 0.95x float; without repair it loses 2.10 points at 1.31x"
+    )
+    text = words(answered(report(results=rows, recommendation=ship("onnx-float"))))
+    assert f"Ship onnx-float: 5.00 ms, 14.9 MB. No INT8 bundle passed. {price} float." in text
+    rows = (rows[0], row("onnx", "int8", 4.0, repair=replace(repair, chosen=1)))
+    assert price in words(answered(report(results=rows, recommendation=ship("onnx-int8"))))
 
 
 def test_nothing_to_ship() -> None:

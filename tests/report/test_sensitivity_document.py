@@ -10,7 +10,7 @@ from edgekit.report.sensitivity_document import (
     Sensitivity,
     advice,
     draw_sensitivity,
-    noisiest,
+    ranked,
     render_sensitivity,
 )
 from tests.helpers.searches import LAYER, TARGET, WHOLE, sensitivity
@@ -31,7 +31,7 @@ def test_table() -> None:
     assert "20.0 dB" in whole
     assert whole.endswith("2.00 points [95 %: 1.00, 3.00]")
     (layer,) = (line.split() for line in text.splitlines() if line.startswith("stem.0 "))
-    assert layer == ["stem.0", "5.00", "100.0", "20.0", "2.00", "10.0", "1.50", "2.000"]
+    assert layer == ["stem.0", "5.00", "100.0", "20.0", "2.00", "10.0", "1.50", "1.000", "3.000", "2.000"]
 
 
 def test_harmful_layers_are_flagged() -> None:
@@ -62,9 +62,9 @@ def test_picture() -> None:
     assert whole_file.startswith("<?xml")
 
 
-def test_the_noisiest_layers_come_first_and_the_others_are_counted() -> None:
+def test_layers_to_keep_in_float_come_first_and_the_others_are_counted() -> None:
     layers = tuple(replace(LAYER, name=f"layer{index:02}", noise_share=index / 100) for index in range(20))
-    assert [layer.name for layer in noisiest(layers)][:2] == ["layer19", "layer18"]
+    assert [layer.name for layer in ranked(layers)][:2] == ["layer19", "layer18"]
     document = sensitivity(targets=(replace(TARGET, layers=layers),))
     text = printed(document)
     assert "layer19" in text

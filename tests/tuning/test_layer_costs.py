@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import combinations, pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import torch
 
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe
-from edgekit.report.times import TimedLayer
-from edgekit.tuning.layer_costs import DIFFERS, Border, LayerCosts
+from edgekit.report.measurement import Measurement
+from edgekit.report.times import ThreadTime, TimedLayer, TimeProfile
+from edgekit.tuning.layer_costs import DIFFERS, Border, LayerCosts, LayerTimes
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
+from tests.helpers.measurements import device, latency, measurement
 from tests.helpers.residual import Residual
 
 
@@ -65,13 +68,45 @@ def test_no_other_layers_save_more(seed: int) -> None:
     covered = sorted(frozenset().union(*(border.layers for border in borders)))
     subsets = [layers for count in range(len(covered) + 1) for layers in combinations(covered, count)]
     found = frozenset().union(*costs.slower_in_int8())
-    assert costs.lost_ms(found) == pytest.approx(min(map(costs.lost_ms, subsets)))
+    lost = [costs.lost_ms(layers, DIFFERS) for layers in (found, *subsets)]
+    assert lost[0] == pytest.approx(min(lost))
 
 
 def test_a_layer_without_times_stays_where_it_is() -> None:
     costs = chain({"a": (0.5, 0.2), "b": (0.5, 0.2)}, [0.1, 0.1])
     del costs.int8_ms["b"]  # type: ignore[attr-defined]
     assert costs.slower_in_int8() == [{"a"}]
+
+
+def profiled(precision: Any, **changes: Any) -> Measurement:
+    profile = TimeProfile(layers=(TimedLayer("stem", "conv", precision == "int8", 0.4, 0.1),), sum_ms=1.0)
+    return replace(measurement(precision), profile=profile, **changes)
+
+
+def test_only_times_of_a_real_device_count() -> None:
+    int8, plain = profiled("int8"), profiled("float")
+    assert LayerTimes.measured(int8, plain)
+    assert LayerTimes.measured(int8, None) is None
+    assert LayerTimes.measured(replace(int8, device=device(emulated=True)), plain) is None
+    assert LayerTimes.measured(replace(int8, profile=TimeProfile(missing="a browser")), plain) is None
+    assert LayerTimes.measured(int8, replace(plain, profile=None)) is None
+
+
+def test_float_times_are_those_of_as_many_threads() -> None:
+    by_threads = (ThreadTime(1, 6.0), ThreadTime(2, 4.0))
+    times = LayerTimes.measured(
+        profiled("int8"), profiled("float", latency_ms=latency(threads=2, by_threads=by_threads))
+    )
+    assert times
+    (layer,), (scaled,) = times.in_int8, times.in_float
+    assert (layer.ms, layer.around_ms) == (0.4, 0.1)
+    assert (scaled.ms, scaled.around_ms) == pytest.approx((0.6, 0.15)), "INT8 was measured with one thread"
+
+
+def test_free_layers_come_first_then_those_that_lose_the_least_for_their_noise() -> None:
+    in_float = {"cheap": 1.1, "free": 0.9, "dear": 9.0}
+    costs = LayerCosts(dict.fromkeys(in_float, 1.0), in_float, ())
+    assert costs.order({"cheap": 1.0, "free": 0.2, "dear": 2.0, "unknown": 1.5}) == ["free", "cheap", "dear", "unknown"]
 
 
 def test_costs_of_a_graph() -> None:
@@ -83,12 +118,12 @@ def test_costs_of_a_graph() -> None:
     timed = {name: [TimedLayer(name, "kernel", True, 0.2, 0.1)] * 2 for name in ("stem", "one", "two", "three")}
     layers = [layer for parts in timed.values() for layer in parts]
     in_float = [TimedLayer(name, "kernel", False, 0.1, 0.0) for name in (*timed, "head")]
-    assert LayerCosts.of(int8, [], in_float, 10.0) is None
-    costs = LayerCosts.of(int8, layers, in_float, 10.0)
+    assert LayerTimes([], in_float, 10.0).costs(int8) is None
+    costs = LayerTimes(layers, in_float, 10.0).costs(int8)
     assert costs
     assert costs.int8_ms == pytest.approx(dict.fromkeys(timed, 0.6)), "with what surrounds them; the head has no time"
     assert costs.float_ms == pytest.approx(dict.fromkeys(timed, 0.1))
-    gain, conversion = 0.6 - DIFFERS * 0.1, 16 * 15 * 15 * 10 / 1e6
+    gain, conversion = 0.6 - 0.1, 16 * 15 * 15 * 10 / 1e6
     assert costs.lost_ms(["stem"]) == pytest.approx(conversion - gain), "only the output of its pooling is converted"
     assert costs.lost_ms(["three"]) == pytest.approx(conversion - gain), "its sum moves with it"
     everything = frozenset().union(*(border.layers for border in costs.borders))

@@ -11,19 +11,17 @@ import pytest
 from edgekit.cli.main import main
 from edgekit.measure.settings import Gates
 from edgekit.report import load_report
-from edgekit.report.measurement import Measurement
 from edgekit.report.recipe_search import PlacedLayer, ProfilePlacement, placement_words
 from edgekit.report.row import Row
-from edgekit.report.times import ThreadTime, TimedLayer, TimeProfile
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.profile import OpProfile, Profile
 from edgekit.tuning import placement
 from edgekit.tuning.layer_costs import DIFFERS, Border, LayerCosts
-from edgekit.tuning.placement import PlacementLoop, is_faster, profiles_of, steps_of
+from edgekit.tuning.placement import PlacementLoop, is_faster, steps_of
 from edgekit.tuning.study import Candidate, Study, Trial
 from tests.helpers import fake_runtime
 from tests.helpers.fake import profiler
-from tests.helpers.measurements import device, latency, measurement, speedup
+from tests.helpers.measurements import measurement, speedup
 
 GATES = Gates()
 STEPS = tuple((PlacedLayer(name, 0.5, 0.2),) for name in "abc")
@@ -97,31 +95,6 @@ def costs(**gains: float) -> LayerCosts:
 )
 def test_rounds(gains: Mapping[str, float], steps: list[str]) -> None:
     assert [tuple(layer.name for layer in step) for step in steps_of(costs(**gains), 0.1)] == list(map(tuple, steps))
-
-
-def profiled(precision: Any, **changes: Any) -> Measurement:
-    profile = TimeProfile(layers=(TimedLayer("stem", "conv", precision == "int8", 0.4, 0.1),), sum_ms=1.0)
-    return replace(measurement(precision), profile=profile, **changes)
-
-
-def test_only_times_of_a_real_device_count() -> None:
-    int8, plain = profiled("int8"), profiled("float")
-    assert profiles_of(int8, plain)
-    assert profiles_of(int8, None) is None
-    assert profiles_of(replace(int8, device=device(emulated=True)), plain) is None
-    assert profiles_of(replace(int8, profile=TimeProfile(missing="a browser")), plain) is None
-    assert profiles_of(int8, replace(plain, profile=None)) is None
-    assert profiles_of(replace(int8, speedup=replace(speedup(1, 1, 1), ci95=None)), plain) is None, "too few runs"
-
-
-def test_float_times_are_those_of_as_many_threads() -> None:
-    by_threads = (ThreadTime(1, 6.0), ThreadTime(2, 4.0))
-    plain = profiled("float", latency_ms=latency(threads=2, by_threads=by_threads))
-    both = profiles_of(profiled("int8"), plain)
-    assert both
-    ((layer,), (scaled,)) = both
-    assert (layer.ms, layer.around_ms) == (0.4, 0.1)
-    assert (scaled.ms, scaled.around_ms) == pytest.approx((0.6, 0.15)), "INT8 was measured with one thread"
 
 
 def test_words() -> None:

@@ -8,7 +8,7 @@ import pytest
 from edgekit.config.recipes import load_recipe
 from edgekit.measure.settings import Gates
 from edgekit.report.measurement import Measurement
-from edgekit.tuning.mixtures import order_of
+from edgekit.report.sensitivity_document import order_of
 from edgekit.tuning.plan import best, describe, plan, summary, within
 from edgekit.tuning.search import to_toml
 from edgekit.tuning.study import Candidate, Trial
@@ -121,10 +121,12 @@ def test_a_candidate_applies_to_one_target() -> None:
     assert Candidate().applied(BASE, "onnx") is BASE
 
 
-def test_layers_are_ordered_by_noise_per_operation() -> None:
+def test_layers_are_ordered_by_noise_per_cost() -> None:
     noise, macs = {"a": 1.0, "b": 1.0, "c": 3.5, "d": 0.3}, {"a": 10, "b": 5, "c": 30, "d": 0}
-    assert order_of(noise, macs) == ["d", "b", "c", "a"]
-    assert order_of({"x": 1.0, "y": 8.0}, {"x": 1, "y": 16}) == ["x", "y"]
+    assert order_of(noise, macs, 1) == ["d", "b", "c", "a"]
+    assert order_of({"x": 1.0, "y": 8.0}, {"x": 1, "y": 16}, 1) == ["x", "y"]
+    assert order_of(noise, {"a": -3.0, "b": 0.05, "c": 2.0}, 0.1) == ["a", "b", "c", "d"], "what is free comes first"
+    assert order_of(noise, {}, 1) == ["c", "a", "b", "d"], "by noise alone without costs"
 
 
 def test_a_recipe_survives_its_file(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from edgekit.pipeline import measuring, reporting
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.improvement import attempt_path, copy_bundle
 from edgekit.report import load_report
-from edgekit.report.recipe_search import Repair, RepairAttempt, repair_words
+from edgekit.report.recipe_search import Repair, RepairAttempt, price_words, repair_words
 from edgekit.report.row import Row
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
@@ -365,6 +365,17 @@ def test_a_stated_bound_needs_the_whole_interval(repair: Study, number: int | No
     assert number_of(decision(repair, Gates())) in (0, 1), "without it, the measured drop decides"
 
 
+def test_layers_in_float_never_make_the_shipped_bundle_slower_than_float() -> None:
+    gates = Gates(min_speedup=0)
+    assert number_of(decision(state((3.0, 1.5), (0.5, 0.8)), gates)) == 0
+    assert number_of(decision(state((3.0, 1.5), (2.0, 1.02), (0.5, 0.8)), gates)) == 1
+    assert number_of(decision(state((3.0, 1.5), (0.5, 0.95)), gates)) == 1, (
+        "the interval doesn't show that it is slower"
+    )
+    assert number_of(decision(state((3.0, 0.8), (0.5, 0.7)), gates)) == 1, "it wasn't faster before"
+    assert number_of(decision(state((3.0, None), (0.5, None)), gates)) == 1, "an emulated device"
+
+
 @pytest.mark.parametrize(("images", "confirmed"), [(0, False), (300, False), (400, True)])
 def test_a_bound_that_no_bundle_could_confirm_is_judged_by_the_measured_drop(images: int, confirmed: bool) -> None:
     assert within_reach(Gates(must_show_drop=True), images).must_show_drop is confirmed
@@ -489,3 +500,8 @@ def test_words() -> None:
         "the recipe's own bundle"
     )
     assert repair_words(Repair(attempts=(own,), chosen=0, **common)).startswith("not repaired: no set of layers")
+    assert price_words("onnx-int8", Repair(attempts=(own, refused, kept), chosen=0, **common)) == (
+        "onnx-int8 keeps the bound with 5 layers in float at 1.60x float; without repair it loses 2.00 points at 1.80x "
+        "float."
+    )
+    assert price_words("onnx-int8", Repair(attempts=(own, refused), chosen=0, **common)) == ""

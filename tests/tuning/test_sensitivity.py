@@ -21,6 +21,7 @@ from edgekit.report.sensitivity_document import LayerTime, Sensitivity
 from edgekit.report.serialization import parse
 from edgekit.support.progress import Reporter
 from edgekit.tuning import sensitivity as analysis
+from edgekit.tuning.layer_costs import LayerCosts
 from edgekit.tuning.mixtures import Mixtures, Simulation
 from edgekit.tuning.sensitivity import block_of, measure
 from tests.helpers.calibration import quantize
@@ -116,8 +117,9 @@ def test_signal_to_noise_by_hand() -> None:
 
 def test_every_layer_and_block_is_measured(trials: Mixtures) -> None:
     macs = dict.fromkeys(trials.simulation.layers, 10)
-    times = {name: LayerTime(3.0, 1.0, 2.0) for name in list(macs)[1:]}
-    measured = measure(trials, "onnx", macs, 100, QUIET, lambda: times)
+    timed = list(macs)[1:]
+    costs = LayerCosts(dict.fromkeys(timed, 1.0), dict.fromkeys(timed, 3.0), ())
+    measured = measure(trials, "onnx", macs, 100, QUIET, lambda: costs)
     assert [layer.name for layer in measured.layers] == list(trials.simulation.layers)
     assert sum(layer.noise_share for layer in measured.layers) == pytest.approx(1)
     assert (measured.target, measured.verdict) == ("onnx", "pass")
@@ -134,7 +136,7 @@ def test_every_layer_and_block_is_measured(trials: Mixtures) -> None:
         assert alone > everything, "one layer makes less noise than all layers"
         assert without is not None
         assert layer.only_float.snr_gain_db == pytest.approx(without - everything)
-    assert [layer.time for layer in measured.layers] == [None, *times.values()]
+    assert [layer.time for layer in measured.layers] == [None, *[LayerTime(3.0, 1.0, 2.0)] * len(timed)]
     assert pair.time == LayerTime(6.0, 2.0, 4.0)
     assert blocks[measured.layers[0].block].time is None, "one of its layers has no time"
 
