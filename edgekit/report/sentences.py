@@ -99,8 +99,14 @@ def measured_with(report: Report) -> list[str]:
 
 def timing_words(rows: Iterable[Row]) -> str:
     """How the latencies of these rows were measured."""
-    timed = [row.latency_ms for row in rows if row.latency_ms]
-    runs, threads = _range(latency.count for latency in timed), _range(latency.threads for latency in timed)
+    timed = [(row, row.latency_ms) for row in rows if row.latency_ms]
+    runs, threads = _range(latency.count for _, latency in timed), _range(latency.threads for _, latency in timed)
+    names: dict[int, list[str]] = {}
+    for row, latency in timed:
+        names.setdefault(latency.threads, []).append(row.name)
+    if len(names) > 1 and len({row.device.name for row, _ in timed}) == 1:
+        most, *others = sorted(names, key=lambda each: -len(names[each]))
+        threads = ", ".join([*(f"{each} for {', '.join(names[each])}" for each in others), f"{most} for the others"])
     return f"model alone, batch 1, {runs} timed runs, threads: {threads}"
 
 

@@ -57,6 +57,24 @@ def test_predictions_for_models_outside_the_fit() -> None:
             assert predicted == pytest.approx(measured, rel=share), (row["model"], row["target"], key)
 
 
+@pytest.mark.parametrize(
+    ("device_class", "side", "said"),
+    [
+        ("x86-64-v4", 32, ["OpenVINO: with only 0.2 million multiply-accumulates", "ONNX Runtime: with only 0.2"]),
+        ("x86-64-v4", 224, []),
+        ("raspberry-pi-5", 32, ["OpenVINO, which computes most of an INT8 model in float on Arm"]),
+    ],
+)
+def test_a_plan_says_where_int8_gains_little(
+    device_class: str, side: int, said: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = ["convnextv2_atto", "--model-args", TINY_ARGS, "--imgsz", str(side)]
+    assert main(["plan", *model, "--device-class", device_class, "--memory", "8", "-q"]) == 0
+    lines = [line for line in capfd.readouterr().out.splitlines() if "hardly be faster" in line]
+    assert len(lines) == len(said)
+    assert all(part in line for part, line in zip(said, lines, strict=True))
+
+
 @pytest.mark.slow
 def test_predictions_for_giants() -> None:
     rows = scale.giants()

@@ -13,9 +13,9 @@ from edgekit.report.document import Reference, Report
 from edgekit.report.html import render_html
 from edgekit.report.junit import junit_of_report
 from edgekit.report.markdown import render_card, summary_of_report
-from edgekit.report.sentences import RANDOM, conditions, limits, near_chance, outcomes, warnings
+from edgekit.report.sentences import RANDOM, conditions, limits, near_chance, outcomes, timing_words, warnings
 from tests.helpers.page import Page
-from tests.helpers.reports import RANDOM_MODEL, ROWS, latency, printed, report, report_with, row
+from tests.helpers.reports import RANDOM_MODEL, ROWS, device, latency, printed, report, report_with, row
 
 
 def test_conditions_of_the_measurement() -> None:
@@ -98,3 +98,10 @@ def test_junit_begins_with_the_warning_as_a_failure() -> None:
     assert (result.message, result.type) == (WORDS, "inconclusive")
     for whole in (report(), report(reference=GUESSING, model=RANDOM_MODEL)):
         assert "above-chance" not in junit_of_report(whole)
+
+
+def test_bundles_with_other_threads_are_named() -> None:
+    rows = [row("onnx", "float"), row("onnx", latency_ms=latency(threads=4)), row("tflite", "float")]
+    assert timing_words(rows).endswith("threads: 4 for onnx-int8, 1 for the others")
+    elsewhere = row("tflite", latency_ms=latency(threads=2), device=device("pi5"))
+    assert timing_words([*rows, elsewhere]).endswith("threads: 1 to 4")
