@@ -9,6 +9,7 @@ import importlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -252,20 +253,39 @@ def random_input(name: str, shape: Sequence[int | None], dtype: np.dtype[Any]) -
 def with_layer_names(profile: Profile, layers: Sequence[ManifestLayer]) -> Profile:
     """Name the operations after the manifest's layers.
 
-    Both are in the same order, so an operation belongs to the next layer with as many MACs. Where attention is two
-    products, each has half of its MACs. An operation that a rewrite split or merged has no such layer, and keeps the
-    runtime's name. A depthwise layer that runs on blocks multiplies with zeros too, which don't count.
+    Both are in the same order, so an operation without a layer's name belongs to the next layer with as many MACs, or
+    to one whose path has more in common with its name, as "b.conv" has with "b.act". Where attention is two products,
+    each has half of its MACs. An operation that a rewrite split or merged has no such layer, and keeps the runtime's
+    name. A depthwise layer that runs on blocks multiplies with zeros too, which don't count.
     """
-    names = {layer["name"] for layer in layers}
+    named = {layer["name"] for layer in layers} & {op.name for op in profile.ops}
     free = [(layer, layer["macs"]) for layer in layers]
     ops = []
     for op in profile.ops:
-        for index, (layer, left) in enumerate(free):
-            by_name, is_half = op.name in names, layer["op"] == "matmul" and left == 2 * op.macs
-            if layer["name"] == op.name if by_name else op.macs == left or is_half:
-                free[index : index + 1] = [(layer, op.macs)] if is_half else []
-                reason = None if op.int8 else layer.get("reason", op.reason)
-                op = replace(op, name=layer["name"], macs=min(op.macs, layer["macs"]), reason=reason)
-                break
+        fits = [
+            place
+            for place, (layer, left) in enumerate(free)
+            if (layer["name"] == op.name if {layer["name"], op.name} & named else _may_be(op, layer, left))
+        ]
+        if fits:
+            place = max(fits, key=lambda fit: _common_steps(free[fit][0]["name"], op.name))
+            layer, left = free[place]
+            free[place : place + 1] = [(layer, op.macs)] if _is_half(op, layer, left) else []
+            reason = None if op.int8 else layer.get("reason", op.reason)
+            op = replace(op, name=layer["name"], macs=min(op.macs, layer["macs"]), reason=reason)
         ops.append(op)
     return replace(profile, ops=tuple(ops))
+
+
+def _may_be(op: OpProfile, layer: ManifestLayer, left: int) -> bool:
+    return op.macs == left or _is_half(op, layer, left)
+
+
+def _is_half(op: OpProfile, layer: ManifestLayer, left: int) -> bool:
+    return layer["op"] == "matmul" and left == 2 * op.macs
+
+
+def _common_steps(one: str, other: str) -> int:
+    """Number of modules with which both paths begin."""
+    steps = zip(one.split("."), other.split("."), strict=False)
+    return len([*takewhile(lambda pair: pair[0] == pair[1], steps)])

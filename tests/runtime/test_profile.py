@@ -157,6 +157,30 @@ def test_the_products_of_attention_are_one_layer() -> None:
     assert Profile("", (*ops, fused, unseen), None).layer_times == layers
 
 
+def test_of_layers_of_equal_size_the_name_decides_and_then_the_order() -> None:
+    """LiteRT runs branches in another order, and names a convolution after the activation in it."""
+    names = ("b.conv1", "b.branch1.conv", "b.branch2.conv", "b.k", "b.q")
+    layers: list[ManifestLayer] = [{"name": name, "op": "conv", "macs": 9, "int8": True} for name in names]
+    ran = ("act", "b.branch2.act", "b.branch1.act", "b.q", "another;1")
+    named = with_layer_names(Profile("", tuple(OpProfile(name, "", 9, True) for name in ran), None), layers)
+    assert [op.name for op in named.ops] == ["b.conv1", "b.branch2.conv", "b.branch1.conv", "b.q", "b.k"]
+
+
+def test_openvino_s_products_are_in_the_order_of_the_calls() -> None:
+    names = ["conv_2/Conv", "linear_10/MatMul", "conv/Conv", "other", "linear_2/MatMul", "conv_1/Conv", "another"]
+    calls = [SimpleNamespace(get_friendly_name=lambda name=name: name) for name in names]
+    ordered = [call.get_friendly_name() for call in openvino._in_order_of_calls(calls)]
+    assert ordered == [
+        "conv/Conv",
+        "linear_2/MatMul",
+        "conv_1/Conv",
+        "other",
+        "linear_10/MatMul",
+        "conv_2/Conv",
+        "another",
+    ]
+
+
 @pytest.fixture(scope="module")
 def two_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two INT8 convolutions and an activation in float after each, as an ONNX and an OpenVINO model."""

@@ -27,6 +27,8 @@ DECOMPRESSION = ("Convert", "Subtract", "Multiply")
 INTEGER = re.compile(r"_[iu]8$", re.IGNORECASE)
 ADDED = re.compile(r"(_original|/Dequantization\w+)+$")  # suffixes that the low-precision passes add to names
 BLOCKS = 5
+CALL = re.compile(r"(.+?)(?:_(\d+))?/")
+"""The name that PyTorch gives to a call, in that of an operation: "linear" and then "linear_1"."""
 UNSEEN = "no node of OpenVINO's compiled graph names it as its origin"
 INSIDE = "OpenVINO computes it inside of a fused subgraph, whose kernels it doesn't name"
 
@@ -148,9 +150,7 @@ def _products(network: Any, nodes: Sequence[_Node]) -> list[tuple[OpProfile, _No
         for name in node.origins:
             ran.setdefault(ADDED.sub("", name), node)
     ops = []
-    for op in network.get_ordered_ops():
-        if op.get_type_name() not in PRODUCTS:
-            continue
+    for op in _in_order_of_calls([op for op in network.get_ordered_ops() if op.get_type_name() in PRODUCTS]):
         name = op.get_friendly_name()
         operands = (_quantized(op.input_value(0), LAYOUT), _quantized(op.input_value(1), (*LAYOUT, *DECOMPRESSION)))
         node = ran.get(name) or _fused(op, ran) or _Node("unknown", "", (), 0.0)
@@ -158,6 +158,19 @@ def _products(network: Any, nodes: Sequence[_Node]) -> list[tuple[OpProfile, _No
         ms = node.ms if node.is_product else None
         ops.append((product("OpenVINO", OpProfile(name, node.kernel, _macs(op), node.int8, ms, why), operands), node))
     return ops
+
+
+def _in_order_of_calls(products: Sequence[Any]) -> list[Any]:
+    """Products in the order in which PyTorch called each operation, where their names tell it.
+
+    OpenVINO sorts them by their edges instead, so that q, k and v may have other places than in the network.
+    """
+    calls = [
+        (match[1], int(match[2] or 0)) if (match := CALL.match(op.get_friendly_name())) else ("", 0) for op in products
+    ]
+    pairs = sorted(zip(calls, products, strict=True), key=lambda pair: pair[0][1])
+    waiting = {kind: iter([op for call, op in pairs if call[0] == kind]) for kind, _ in calls}
+    return [next(waiting[kind]) for kind, _ in calls]
 
 
 def _fused(op: Any, ran: Mapping[str, _Node]) -> _Node | None:
