@@ -5,12 +5,12 @@ need conversions to and from the INT8 layers around them.
 """
 
 import math
-from collections import defaultdict, deque
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Protocol
 
+import networkx as nx
 from torch.fx import GraphModule
 
 from edgekit.compiler.nodes import shape_of
@@ -122,27 +122,27 @@ class LayerCosts:
 
         A layer is slower if the times differ by more than `DIFFERS`. The set that saves most is first.
         """
-        capacity: dict[Hashable, dict[Hashable, float]] = defaultdict(lambda: defaultdict(float))
+        graph = nx.DiGraph()
+        graph.add_nodes_from((_FLOAT, _INT8))
         for name in frozenset().union(*(border.layers for border in self.borders)):
             gain = self.int8_ms[name] - DIFFERS * self.float_ms[name] if name in self.int8_ms else -math.inf
-            capacity[_FLOAT][name], capacity[name][_INT8] = max(0.0, gain), max(0.0, -gain)
+            graph.add_edge(_FLOAT, name, capacity=max(0.0, gain))
+            graph.add_edge(name, _INT8, capacity=max(0.0, -gain))
         for border in self.borders:
             first, last = (border, "first in float"), (border, "all in float")
-            capacity[first][last] += border.ms
-            for name in border.layers:
-                capacity[name][first] = capacity[last][name] = math.inf
-        in_float = _source_side(capacity)
-        chosen = [name for name in self.int8_ms if name in in_float]
+            graph.add_edge(first, last, capacity=border.ms)
+            graph.add_edges_from(edge for name in border.layers for edge in ((name, first), (last, name)))  # uncut
+        _, (in_float, _) = nx.minimum_cut(graph, _FLOAT, _INT8)
+        chosen = in_float & self.int8_ms.keys()
         return sorted(self._connected(chosen), key=self.lost_ms)
 
-    def _connected(self, layers: Collection[str]) -> list[frozenset[str]]:
+    def _connected(self, layers: Set[str]) -> list[frozenset[str]]:
         """The layers in sets, so that no value passes from one set to another."""
-        sets = [frozenset([name]) for name in sorted(layers)]
+        graph = nx.Graph()
+        graph.add_nodes_from(sorted(layers))
         for border in self.borders:
-            touched = [each for each in sets if each & border.layers]
-            if touched:
-                sets = [each for each in sets if each not in touched] + [frozenset().union(*touched)]
-        return sets
+            nx.add_path(graph, sorted(border.layers & layers))
+        return [frozenset(names) for names in nx.connected_components(graph)]
 
 
 def total_ms(layers: Iterable[Timed]) -> dict[str, float]:
@@ -154,27 +154,4 @@ def total_ms(layers: Iterable[Timed]) -> dict[str, float]:
 
 
 _FLOAT, _INT8 = object(), object()
-"""Source and sink of the flow whose minimum cut separates the layers that should be in float from the others."""
-
-
-def _source_side(capacity: dict[Hashable, dict[Hashable, float]]) -> set[Hashable]:
-    """The nodes on the source's side of a minimum cut (Edmonds and Karp's algorithm). Uses up `capacity`."""
-    while True:
-        came_from: dict[Hashable, Hashable] = {_FLOAT: _FLOAT}
-        queue = deque([_FLOAT])
-        while queue:
-            node = queue.popleft()
-            for other, left in capacity[node].items():
-                if left > 0 and other not in came_from:
-                    came_from[other] = node
-                    queue.append(other)
-        if _INT8 not in came_from:
-            return set(came_from)
-        path = [_INT8]
-        while path[-1] is not _FLOAT:
-            path.append(came_from[path[-1]])
-        steps = [(before, after) for after, before in pairwise(path)]
-        flow = min(capacity[before][after] for before, after in steps)
-        for before, after in steps:
-            capacity[before][after] -= flow
-            capacity[after][before] += flow
+"""Source and sink of the graph whose minimum cut separates the layers that should be in float from the others."""
