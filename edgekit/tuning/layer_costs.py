@@ -128,13 +128,13 @@ class LayerCosts:
             gain = self.int8_ms[name] - DIFFERS * self.float_ms[name] if name in self.int8_ms else -math.inf
             graph.add_edge(_FLOAT, name, capacity=max(0.0, gain))
             graph.add_edge(name, _INT8, capacity=max(0.0, -gain))
-        for border in self.borders:
-            first, last = (border, "first in float"), (border, "all in float")
+        for index, border in enumerate(self.borders):  # two values may be of the same layers, and as large
+            first, last = (index, "first in float"), (index, "all in float")
             graph.add_edge(first, last, capacity=border.ms)
             graph.add_edges_from(edge for name in border.layers for edge in ((name, first), (last, name)))  # uncut
         _, (in_float, _) = nx.minimum_cut(graph, _FLOAT, _INT8)
         chosen = in_float & self.int8_ms.keys()
-        return sorted(self._connected(chosen), key=self.lost_ms)
+        return sorted(self._connected(chosen), key=lambda layers: self.lost_ms(layers, DIFFERS))
 
     def _connected(self, layers: Set[str]) -> list[frozenset[str]]:
         """The layers in sets, so that no value passes from one set to another."""

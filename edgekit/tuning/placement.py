@@ -10,12 +10,14 @@ from typing import ClassVar
 
 from edgekit.errors import costs_a_row
 from edgekit.measure.settings import Gates
+from edgekit.measure.steadiness import MOST_SPREAD
 from edgekit.report.measurement import Measurement
 from edgekit.report.recipe_search import PlacedLayer, ProfilePlacement, placement_words
 from edgekit.report.row import Row
+from edgekit.report.sentences import layer_names
 from edgekit.runtime.bundle import Bundle
 from edgekit.tuning.bundle_loop import BundleLoop
-from edgekit.tuning.layer_costs import LayerCosts, LayerTimes
+from edgekit.tuning.layer_costs import DIFFERS, LayerCosts, LayerTimes
 from edgekit.tuning.study import Candidate, Study, Trial
 
 MOST_ROUNDS = 3
@@ -77,13 +79,17 @@ class PlacementLoop(BundleLoop):
         return Candidate((*self.choose(study, self.gates).candidate.float_layers, *names))
 
     def make(self, study: Study, candidate: Candidate) -> tuple[Bundle, Measurement]:
-        """Build the bundle, and time it in turns with the one that was chosen so far."""
+        """Build the bundle, and time it in turns with the one that was chosen so far.
+
+        There is no speedup if the latency of one of them drifted: its interval would mean nothing.
+        """
         before = self.built.get(self.choose(study, self.gates).candidate, self.shipped.bundles[self.name])
         self.built[candidate] = bundle = self.build(candidate)
         assert self.row.latency_ms is not None
         placed = f"{self.name}-placed"
         rows = self.measure({self.name: before, placed: bundle}, self.row.latency_ms.threads)
-        return bundle, rows[placed]
+        drift = max((row.latency_ms.spread or 0.0 for row in rows.values() if row.latency_ms), default=0.0)
+        return bundle, replace(rows[placed], speedup=None) if drift > MOST_SPREAD else rows[placed]
 
     def title(self, trial: Trial) -> str:
         """The same for all trials."""
@@ -92,12 +98,11 @@ class PlacementLoop(BundleLoop):
     def tell(self, study: Study) -> None:
         """Print the layers of the last trial, and how much faster it was."""
         number, trial = len(study.trials) - 1, study.trials[-1]
-        if trial.measured is not None and trial.measured.speedup is not None:
-            names = ", ".join(layer.name for layer in study.steps[number - 1])
-            faster = (
-                f"{trial.measured.speedup.ratio:.2f}x as fast as before, {'kept' if is_faster(trial) else 'not kept'}"
-            )
-            self.reporter.say(f"{self.name}: {names} in float: {faster}")
+        if trial.measured is not None:
+            speedup, names = trial.measured.speedup, [layer.name for layer in study.steps[number - 1]]
+            faster = f"{speedup.ratio:.2f}x as fast as before" if speedup else "the timing was too unsteady to tell"
+            kept = "kept" if is_faster(trial) else "not kept"
+            self.reporter.say(f"{self.name}: {layer_names(names)} in float: {faster}, {kept}")
 
     def described(self, row: Row, study: Study) -> Row:
         """The row with its placement, unless the recipe's own bundle is the fastest."""
@@ -131,6 +136,6 @@ def steps_of(costs: LayerCosts, least: float) -> Steps:
     for layers in sets:
         if not groups or (saved >= least and len(groups) < MOST_ROUNDS):
             groups, saved = [*groups, []], 0.0
-        saved -= costs.lost_ms(layers)
+        saved -= costs.lost_ms(layers, DIFFERS)
         groups[-1] += [PlacedLayer(name, costs.int8_ms[name], costs.float_ms[name]) for name in sorted(layers)]
     return tuple(map(tuple, groups if saved >= least else groups[:-1]))

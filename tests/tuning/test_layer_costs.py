@@ -64,7 +64,7 @@ def test_no_other_layers_save_more(seed: int) -> None:
     borders = tuple(
         Border(frozenset(chance.sample(names, chance.randint(1, 3))), chance.random() / 2) for _ in range(7)
     )
-    costs = LayerCosts(int8, plain, borders)
+    costs = LayerCosts(int8, plain, borders + borders[:3])
     covered = sorted(frozenset().union(*(border.layers for border in borders)))
     subsets = [layers for count in range(len(covered) + 1) for layers in combinations(covered, count)]
     found = frozenset().union(*costs.slower_in_int8())

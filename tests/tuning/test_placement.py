@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,12 +17,13 @@ from edgekit.report.row import Row
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.profile import OpProfile, Profile
 from edgekit.tuning import placement
+from edgekit.tuning.bundle_loop import MeasuredBundles
 from edgekit.tuning.layer_costs import DIFFERS, Border, LayerCosts
 from edgekit.tuning.placement import PlacementLoop, is_faster, steps_of
 from edgekit.tuning.study import Candidate, Study, Trial
 from tests.helpers import fake_runtime
 from tests.helpers.fake import profiler
-from tests.helpers.measurements import measurement, speedup
+from tests.helpers.measurements import latency, measurement, speedup
 
 GATES = Gates()
 STEPS = tuple((PlacedLayer(name, 0.5, 0.2),) for name in "abc")
@@ -72,6 +74,26 @@ def test_a_speedup_without_an_interval_shows_nothing() -> None:
     assert is_faster(Trial.of(1, Candidate(), measurement(speedup=shown)))
     assert not is_faster(Trial.of(1, Candidate(), measurement(speedup=replace(shown, ci95=None))))
     assert not is_faster(Trial.of(0, Candidate(), measurement(speedup=shown))), "of the recipe's own, it is over float"
+
+
+@pytest.mark.parametrize(("spread", "kept"), [(None, True), (0.2, True), (2.0, False)])
+def test_an_unsteady_timing_shows_nothing(spread: float | None, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, before = speedup(1.5, 1.4, 1.6), measurement(latency_ms=latency(threads=2))
+    asked: list[tuple[list[str], int | None]] = []
+
+    def measure(bundles: Any, threads: int | None = None) -> Any:
+        asked.append((list(bundles), threads))
+        steady = measurement(speedup=shown)
+        return {"onnx-int8": measurement(latency_ms=latency(spread=spread)), "onnx-int8-placed": steady}
+
+    monkeypatch.setattr(PlacementLoop, "build", lambda *_: "built")
+    shipped: Any = MeasuredBundles({"onnx-int8": "own"}, {"onnx-int8": before})  # type: ignore[dict-item]
+    store: Any = SimpleNamespace(target="onnx")
+    nothing: Any = None
+    trying = PlacementLoop(store, nothing, GATES, shipped, measure, nothing, nothing)
+    _, measured = trying.make(study(), Candidate(("a",)))
+    assert asked == [(["onnx-int8", "onnx-int8-placed"], 2)], "in turns, with as many threads as the row"
+    assert is_faster(Trial.of(1, Candidate(("a",)), measured)) is kept
 
 
 def costs(**gains: float) -> LayerCosts:
