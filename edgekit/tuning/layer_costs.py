@@ -17,6 +17,7 @@ from edgekit.compiler.nodes import shape_of
 from edgekit.compiler.quantizers import owners_of, quantizers
 from edgekit.report.measurement import Measurement
 from edgekit.report.sensitivity_document import FREE, order_of
+from edgekit.report.times import Latency, TimedLayer, TimeProfile
 
 DIFFERS = 1.1
 """Ratio from which two times of a layer differ. Profiles of a few runs vary by several percent."""
@@ -58,19 +59,23 @@ class LayerTimes:
     def measured(cls, int8: Measurement, in_float: Measurement | None) -> "LayerTimes | None":
         """The times of two rows; None unless a real device has reported both.
 
-        Those of the float bundle are scaled if it was faster with another number of threads.
+        Profilers add time to each operation, of which INT8 may have more. So each profile is scaled to the undisturbed
+        inferences of its row, and the float bundle's to as many threads as the INT8 bundle has.
         """
-        both = (int8.profile, int8.latency_ms, in_float and in_float.profile, in_float and in_float.latency_ms)
-        profile, latency, float_profile, float_latency = both
-        if int8.device.emulated or not (profile and latency and float_profile and float_latency):
+        own, other = _timed(int8), in_float and _timed(in_float)
+        if int8.device.emulated or not own or not other:
             return None
+        (profile, latency, factor), (float_profile, float_latency, float_factor) = own, other
         p50 = {each.threads: each.p50 for each in float_latency.by_threads}
-        own, other = p50.get(float_latency.threads), p50.get(latency.threads)
-        factor = other / own if own and other else 1.0
-        scaled = [
-            replace(layer, ms=factor * layer.ms, around_ms=factor * layer.around_ms) for layer in float_profile.layers
-        ]
-        return cls(profile.layers, scaled, profile.conversion_ns) if profile.layers and scaled else None
+        if p50.keys() >= {latency.threads, float_latency.threads}:
+            float_factor *= p50[latency.threads] / p50[float_latency.threads]
+        conversion_ns = profile.conversion_ns and factor * profile.conversion_ns
+        return cls(_scaled(profile, factor), _scaled(float_profile, float_factor), conversion_ns)
+
+    @property
+    def int8_ms(self) -> float:
+        """Time of all layers in INT8, with what surrounds them."""
+        return sum(total_ms(self.in_int8).values())
 
     @property
     def most_saved_ms(self) -> float:
@@ -143,6 +148,18 @@ class LayerCosts:
         for border in self.borders:
             nx.add_path(graph, sorted(border.layers & layers))
         return [frozenset(names) for names in nx.connected_components(graph)]
+
+
+def _timed(row: Measurement) -> tuple[TimeProfile, Latency, float] | None:
+    """Profile and latency of a row, and the time of an inference divided by that under the profiler; None without."""
+    profile, latency = row.profile, row.latency_ms
+    if latency is None or profile is None or not profile.layers or not profile.sum_ms:
+        return None
+    return profile, latency, latency.p5 / profile.sum_ms
+
+
+def _scaled(profile: TimeProfile, factor: float) -> list[TimedLayer]:
+    return [replace(layer, ms=factor * layer.ms, around_ms=factor * layer.around_ms) for layer in profile.layers]
 
 
 def total_ms(layers: Iterable[Timed]) -> dict[str, float]:

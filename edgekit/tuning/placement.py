@@ -23,8 +23,8 @@ from edgekit.tuning.study import Candidate, Study, Trial
 MOST_ROUNDS = 3
 """Largest number of bundles that are timed for one row."""
 LEAST_SHARE, LEAST_MS = 0.03, 0.02
-"""Share of the INT8 bundle's time, and milliseconds, that a round has to save by the profile: profilers add time, and
-count whole microseconds."""
+"""Share of the layers' time in INT8, and milliseconds, that a round has to save by the profile: profilers count whole
+microseconds."""
 
 Steps = tuple[tuple[PlacedLayer, ...], ...]
 """Sets of layers that each round moves to float."""
@@ -51,8 +51,7 @@ class PlacementLoop(BundleLoop):
         times = LayerTimes.measured(self.row, self.shipped.rows.get(f"{self.store.target}-float"))
         if times is None or not self.row.speedup or not self.row.speedup.ci95 or self.recipe.scheme != "w8a8":
             return None
-        assert self.row.profile is not None
-        least = max(LEAST_SHARE * (self.row.profile.sum_ms or 0.0), LEAST_MS)
+        least = max(LEAST_SHARE * times.int8_ms, LEAST_MS)
         steps: Steps = ()
         if times.most_saved_ms >= least:
             try:

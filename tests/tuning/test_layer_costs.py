@@ -79,7 +79,9 @@ def test_a_layer_without_times_stays_where_it_is() -> None:
 
 
 def profiled(precision: Any, **changes: Any) -> Measurement:
-    profile = TimeProfile(layers=(TimedLayer("stem", "conv", precision == "int8", 0.4, 0.1),), sum_ms=1.0)
+    profile = TimeProfile(
+        layers=(TimedLayer("stem", "conv", precision == "int8", 0.4, 0.1),), sum_ms=1.0, conversion_ns=0.3
+    )
     return replace(measurement(precision), profile=profile, **changes)
 
 
@@ -92,15 +94,15 @@ def test_only_times_of_a_real_device_count() -> None:
     assert LayerTimes.measured(int8, replace(plain, profile=None)) is None
 
 
-def test_float_times_are_those_of_as_many_threads() -> None:
+def test_times_are_those_without_a_profiler_and_with_as_many_threads() -> None:
     by_threads = (ThreadTime(1, 6.0), ThreadTime(2, 4.0))
     times = LayerTimes.measured(
         profiled("int8"), profiled("float", latency_ms=latency(threads=2, by_threads=by_threads))
     )
     assert times
     (layer,), (scaled,) = times.in_int8, times.in_float
-    assert (layer.ms, layer.around_ms) == (0.4, 0.1)
-    assert (scaled.ms, scaled.around_ms) == pytest.approx((0.6, 0.15)), "INT8 was measured with one thread"
+    assert (layer.ms, layer.around_ms, times.conversion_ns) == (4.0, 1.0, 3.0), "of 10 ms, not of the profile's 1 ms"
+    assert (scaled.ms, scaled.around_ms) == pytest.approx((6.0, 1.5)), "INT8 was measured with one thread"
 
 
 def test_free_layers_come_first_then_those_that_lose_the_least_for_their_noise() -> None:

@@ -131,13 +131,14 @@ def test_words() -> None:
 
 
 def profile_with_a_slow_first_layer(model: Path, options: object, threads: int, runs: int) -> Profile:
-    """A profile of the fake runtime: the first layer takes 9 ms in INT8, and every other one takes 1 ms."""
-    manifest = json.loads((model.parent / "manifest.json").read_text())
+    """A profile of the fake runtime: in INT8 the first layer takes nearly all the time, in float as long as others."""
+    layers = json.loads((model.parent / "manifest.json").read_text())["layers"]
+    times = [1.0 if number == 0 or not layer["int8"] else 0.001 for number, layer in enumerate(layers)]
     ops = tuple(
-        OpProfile(layer["name"], "kernel", layer["macs"], layer["int8"], 9.0 if layer["int8"] and not number else 1.0)
-        for number, layer in enumerate(manifest["layers"])
+        OpProfile(layer["name"], "kernel", layer["macs"], layer["int8"], ms)
+        for layer, ms in zip(layers, times, strict=True)
     )
-    return Profile("fake", ops, {"layers": sum(op.ms or 0 for op in ops)})
+    return Profile("fake", ops, {"layers": sum(times)})
 
 
 @pytest.fixture
@@ -162,10 +163,11 @@ def test_a_slow_layer_stays_in_float_for_a_reason(deploy: Callable[..., int], tm
     row, bundle = int8_row(folder), read_bundle(folder / "fake-int8")
     assert row.placement
     (layer,) = row.placement.layers
-    assert (layer, row.placement.bundles) == (PlacedLayer(bundle.manifest.layers[0]["name"], 9.0, 1.0), 1)
+    assert (layer.name, row.placement.bundles) == (bundle.manifest.layers[0]["name"], 1)
+    assert layer.int8_ms > 2 * layer.float_ms > 0
     assert placement_words(row.placement) in row.remarks
     reasons = {each["name"]: each.get("reason") for each in bundle.manifest.layers if not each["int8"]}
-    assert reasons.get(layer.name) == "9 ms in INT8, 1 in float"
+    assert reasons.get(layer.name) == layer.reason
     listed = json.loads((folder / "calibration.json").read_text())
     assert listed["recipe"]["targets"]["fake"]["float_layers"] == [layer.name]
     assert sum("calibrate: " in line for line in progress.splitlines()) == 1, "a round costs no calibration"
@@ -176,6 +178,4 @@ def test_a_slow_layer_stays_in_float_for_a_reason(deploy: Callable[..., int], tm
     assert int8_row(folder).placement == row.placement
     assert deploy("--no-repair") == 0
     assert int8_row(folder).placement is None
-    assert all(
-        each.get("reason") != "9 ms in INT8, 1 in float" for each in read_bundle(folder / "fake-int8").manifest.layers
-    )
+    assert layer.reason not in [each.get("reason") for each in read_bundle(folder / "fake-int8").manifest.layers]
