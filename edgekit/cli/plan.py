@@ -63,7 +63,7 @@ def plan(
     """Predict memory, time and bundle sizes of a job without reading weights.
 
     Also gives the latency at the nominal peak rate of the device's class, and
-    names the runtimes on which int8 will hardly be faster than float there.
+    names int8 bundles that will hardly be faster than float there.
     """
     from edgekit.support.progress import Reporter, loading
 
@@ -124,7 +124,8 @@ def lines_of_plan(planned: "Plan", machine: str) -> list[str]:
             f"multiply-accumulates at the nominal rate of {nominal.device_class}: {nominal.float_ms:.2f} ms in float, "
             f"{nominal.int8_ms:.2f} ms in int8 ({nominal.threads} threads)"
         )
-    lines += [f"int8 will hardly be faster than float {why}" for why in planned.int8_gains_little]
+    for target in planned.float_on_device:
+        lines.append(f"{target}-int8 will hardly be faster than float, because most of it runs in float on Arm")
     return lines
 
 

@@ -82,11 +82,6 @@ class Runtime:
     """INT8 schemes that the backend can compile."""
     saturating_inputs: tuple[Literal["uint8", "int8"], ...] = ()
     """Types of layer inputs for which its INT8 kernels on x86 without VNNI add two products in 16 bits."""
-    int8_gains_from: int = 0
-    """Multiply-accumulates of one inference below which INT8 is hardly faster on x86, because other work decides.
-
-    `benchmarks/NOTES.md` has the measurement.
-    """
     has_int8_on_arm: bool = True
     """Whether most layers of an INT8 model run in integer kernels on Arm."""
     bytes_per_channel: int = 4
@@ -194,7 +189,6 @@ register(
         compiler_distributions=("openvino",),
         schemes=("w8a8", "w8"),
         saturating_inputs=("uint8", "int8"),  # its kernels shift int8 to uint8
-        int8_gains_from=3_000_000,
         has_int8_on_arm=False,
         lowerings=("int8-attention", "native-float"),
         session_options=("inference_precision",),
@@ -222,7 +216,6 @@ register(
         compiler_dependencies=("onnx-ir", "protobuf", "ml_dtypes"),
         schemes=("w8a8", "w8"),
         saturating_inputs=("uint8",),
-        int8_gains_from=5_000_000,
         lowerings=("int8-hard-swish", "int8-silu", "int8-gates"),
         session_options=("disabled_optimizers",),
     )

@@ -91,8 +91,8 @@ class Plan:
     artifacts: tuple[PlannedBundle, ...]
     latency_bound_ms: NominalLatency | None = None
     """Latency at the nominal peak rate, or None without a device class."""
-    int8_gains_little: tuple[str, ...] = ()
-    """For each runtime where INT8 is unlikely to be faster than float, the reason; empty without a device class."""
+    float_on_device: tuple[str, ...] = ()
+    """Targets that compute most of an INT8 model in float on the device class, so that it is hardly faster there."""
 
     def possible(self, bundle: PlannedBundle) -> bool:
         """Whether the memory suffices to make a bundle; True if that isn't known."""
@@ -171,7 +171,7 @@ def plan_model(
         stages=stages,
         artifacts=bundles,
         latency_bound_ms=_nominal(device_class, shape.macs) if device_class else None,
-        int8_gains_little=tuple(gains_little(device_class, shape.macs, targets)) if device_class else (),
+        float_on_device=tuple(target for target in targets if _computes_in_float(target, device_class)),
     )
 
 
@@ -185,20 +185,14 @@ def _peak(stages: Sequence[PlannedStage], target: str, precision: Precision) -> 
     return max(mine, default=None)
 
 
+def _computes_in_float(target: str, device_class: DeviceClass | None) -> bool:
+    return device_class is not None and device_class.is_arm and not find_runtime(target).has_int8_on_arm
+
+
 def _nominal(device_class: DeviceClass, macs: int) -> NominalLatency:
     threads = device_class.threads
     float_ms, int8_ms = (device_class.nominal_ms(macs, precision, threads) for precision in PRECISIONS)
     return NominalLatency(device_class=device_class.name, threads=threads, float_ms=float_ms, int8_ms=int8_ms)
-
-
-def gains_little(device_class: DeviceClass, macs: int, targets: Sequence[str]) -> Iterator[str]:
-    """Why INT8 is unlikely to be faster than float on machines of a class, for each runtime where that is known."""
-    for runtime in map(find_runtime, targets):
-        if device_class.is_arm and not runtime.has_int8_on_arm:
-            yield f"on {runtime.title}, which computes most of an INT8 model in float on Arm"
-        elif not device_class.is_arm and macs < runtime.int8_gains_from:
-            few = f"with only {macs / 1e6:.1f} million multiply-accumulates"
-            yield f"on {runtime.title}: {few}, other work takes most of the time"
 
 
 @dataclass(frozen=True)

@@ -57,22 +57,13 @@ def test_predictions_for_models_outside_the_fit() -> None:
             assert predicted == pytest.approx(measured, rel=share), (row["model"], row["target"], key)
 
 
-@pytest.mark.parametrize(
-    ("device_class", "side", "said"),
-    [
-        ("x86-64-v4", 32, ["OpenVINO: with only 0.2 million multiply-accumulates", "ONNX Runtime: with only 0.2"]),
-        ("x86-64-v4", 224, []),
-        ("raspberry-pi-5", 32, ["OpenVINO, which computes most of an INT8 model in float on Arm"]),
-    ],
-)
-def test_a_plan_says_where_int8_gains_little(
-    device_class: str, side: int, said: list[str], capfd: pytest.CaptureFixture[str]
-) -> None:
-    model = ["convnextv2_atto", "--model-args", TINY_ARGS, "--imgsz", str(side)]
+@pytest.mark.parametrize(("device_class", "said"), [("x86-64-v4", 0), ("raspberry-pi-5", 1)])
+def test_a_plan_says_where_int8_runs_in_float(device_class: str, said: int, capfd: pytest.CaptureFixture[str]) -> None:
+    model = ["convnextv2_atto", "--model-args", TINY_ARGS, "--imgsz", "32"]
     assert main(["plan", *model, "--device-class", device_class, "--memory", "8", "-q"]) == 0
-    lines = [line for line in capfd.readouterr().out.splitlines() if "hardly be faster" in line]
-    assert len(lines) == len(said)
-    assert all(part in line for part, line in zip(said, lines, strict=True))
+    lines = capfd.readouterr().out.splitlines()
+    assert sum(line.startswith("openvino-int8 will hardly be faster than float") for line in lines) == said
+    assert sum("hardly be faster" in line for line in lines) == said
 
 
 @pytest.mark.slow
