@@ -360,7 +360,7 @@ def test_branches_that_the_two_sessions_run_in_different_orders_keep_their_times
     shaped = [onnxruntime._Node(name, "Conv", shapes, shapes[0], 0.0) for name in ("node_a", "node_b_token_1")]
     for order in (shaped, shaped[::-1]):
         products = onnxruntime._products(ran, order, file)
-        assert [(name, op.name, op.ms) for name, op in products.items()] == [
+        assert [(node.name, op.name, op.ms) for op, node in products] == [
             ("relu_nchwc", "node_a", 1.0),
             ("b_nchwc", "node_b", 2.0),
         ]

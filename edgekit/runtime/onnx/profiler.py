@@ -98,14 +98,14 @@ def profile(model: Path, options: Mapping[str, Any], threads: int, runs: int) ->
     measured = Profile(
         f"ONNX Runtime {import_runtime('onnx').__version__}'s profile of every node that ran after graph optimization. "
         "The MACs come from the shapes in that profile, before the channel-blocked layout pads them.",
-        tuple(products.values()),
+        tuple(op for op, _ in products),
         add_times(
             (node.operation, node.operation in INTEGER if node.operation in PRODUCTS else None, node.ms)
             for node in nodes
         ),
     )
-    places = {name: place for place, name in enumerate(products)}
-    return with_surroundings(measured, [_ran(node, places.get(node.name)) for node in nodes])
+    places = {id(node): place for place, (_, node) in enumerate(products)}
+    return with_surroundings(measured, [_ran(node, places.get(id(node))) for node in nodes])
 
 
 def _ran(node: _Node, product: int | None) -> Ran:
@@ -172,16 +172,15 @@ def _node(name: str, events: Sequence[Any]) -> _Node:
     return _Node(name, details["op_name"], inputs, outputs[0] if outputs else (), ms)
 
 
-def _products(nodes: Sequence[_Node], shaped: Sequence[_Node], file: OnnxGraph) -> dict[str, OpProfile]:
-    """Products with their kernels and times from `nodes`, and the names and shapes of the same nodes from `shaped`.
+def _products(nodes: Sequence[_Node], shaped: Sequence[_Node], file: OnnxGraph) -> list[tuple[OpProfile, _Node]]:
+    """Products with the nodes in `nodes` that ran them, and the names and shapes of the same nodes from `shaped`.
 
-    They are in the order of the file, by the names of the nodes in `nodes`. The two sessions may run branches in
-    different orders.
+    They are in the order of the file. The two sessions may run branches in different orders.
     """
     waiting = [(node, file.origin(node.name, *PRODUCTS)) for node in nodes if node.is_product]
     origins = [(node, file.origin(node.name, *PRODUCTS)) for node in shaped if node.is_product]
     named = {_name(origin) for _, origin in origins}
-    ops: list[tuple[int, str, OpProfile]] = []
+    ops: list[tuple[int, OpProfile, _Node]] = []
     place = -1
     for node, origin in origins:
         same = [(ran, by) for ran, by in waiting if ran.family == node.family]
@@ -196,10 +195,10 @@ def _products(nodes: Sequence[_Node], shaped: Sequence[_Node], file: OnnxGraph) 
         name, why = (node.name, MADE) if origin is None else (origin.name, "")
         place = place if origin is None else file.places[origin.name]
         op = OpProfile(name, ran.operation, node.macs, ran.operation in INTEGER, ran.ms, why)
-        ops.append((place, ran.name, product("ONNX Runtime", op, operands)))
+        ops.append((place, product("ONNX Runtime", op, operands), ran))
     if waiting:
         raise EngineError("ONNX Runtime ran fewer products in the second profile")
-    return {name: op for _, name, op in sorted(ops, key=lambda entry: entry[0])}
+    return [(op, ran) for _, op, ran in sorted(ops, key=lambda entry: entry[0])]
 
 
 def _name(origin: Any) -> str:
