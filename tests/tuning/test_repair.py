@@ -29,6 +29,7 @@ from edgekit.tuning import bundle_loop, improvements, mixtures
 from edgekit.tuning import repair as repairing
 from edgekit.tuning.bundle_loop import MeasuredBundles, is_of
 from edgekit.tuning.improvements import Improvements, improvements_of
+from edgekit.tuning.placement import PlacementLoop
 from edgekit.tuning.repair import (
     MOST_ATTEMPTS,
     RepairLoop,
@@ -268,21 +269,28 @@ def test_a_guessing_reference_is_not_repaired(
     assert (row.verdict, row.repair) == ("inconclusive", None)
 
 
-@pytest.mark.parametrize(("weights", "params"), [("random", 1000), ("w", 50_000_000)])
-def test_jobs_that_are_never_repaired(weights: str, params: int) -> None:
-    spec: Any = SimpleNamespace(network=SimpleNamespace(weights=weights, params=params))
-    images: Any = None
-    run: Any = None
-    assert improvements_of(spec, images, ("onnx",), (THIS,), Timing(), Gates(), run, QUIET) is None
+DARK, BRIGHT = (SimpleNamespace(brightness=np.array([level, level + 1]), samples=()) for level in (20.0, 120.0))
 
 
-def test_calibration_images_unlike_the_others_are_not_repaired_for() -> None:
-    dark, bright = (SimpleNamespace(brightness=np.array([level, level + 1])) for level in (20.0, 120.0))
-    network = SimpleNamespace(weights="w", params=1000)
-    spec: Any = SimpleNamespace(network=network, calibration=dark)
-    images: Any = SimpleNamespace(evaluation=bright)
+@pytest.mark.parametrize(
+    ("weights", "params", "calibration", "loops"),
+    [
+        ("w", 1000, BRIGHT, (PlacementLoop, RepairLoop)),
+        ("random", 1000, BRIGHT, (PlacementLoop,)),
+        ("w", 1000, DARK, (PlacementLoop,)),
+        ("w", 50_000_000, BRIGHT, None),
+    ],
+    ids=["any other", "no accuracy", "calibration images unlike the others", "large"],
+)
+def test_jobs_that_are_not_repaired(
+    weights: str, params: int, calibration: Any, loops: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = SimpleNamespace(weights=weights, params=params)
+    spec: Any = SimpleNamespace(network=network, calibration=calibration)
+    images: Any = SimpleNamespace(evaluation=BRIGHT)
     run: Any = None
-    assert improvements_of(spec, images, ("onnx",), (THIS,), Timing(), Gates(), run, QUIET) is None
+    monkeypatch.setattr(improvements, "Improvements", lambda *arguments: arguments[-1])
+    assert improvements_of(spec, images, ("onnx",), (THIS,), Timing(), Gates(), run, QUIET) == loops
 
 
 FAST, SLOW = speedup(1.5, 1.4, 1.6), speedup(1.0, 0.9, 1.1)
