@@ -34,7 +34,9 @@ EVERY, FEW_BINS = 4, 1024
 """Of all pairs of shares, those of every fourth share are tried first, and then all pairs next to the best. Where only
 `FEW_BINS` bins have values, all pairs are tried: the error is less smooth there, and quickly computed."""
 
-POINTWISE = {A.gelu.default, A.silu.default, A.hardswish.default, A.sigmoid.default, A.hardsigmoid.default}
+POINTWISE = {
+    A.gelu.default, A.silu.default, A.mish.default, A.hardswish.default, A.sigmoid.default, A.hardsigmoid.default,
+}  # fmt: skip
 """Activations that map some values to nearly the same output."""
 
 

@@ -30,7 +30,7 @@ from edgekit.compiler.quantizers import (
 from edgekit.config.choices import Scheme
 from edgekit.config.recipes import TargetRecipe
 
-ACTIVATIONS = {A.relu.default, A.hardtanh.default, A.clamp.default}
+ACTIVATIONS = {A.relu.default, A.clamp.default}
 """Activations that integer kernels apply while they requantize, so Q comes after them."""
 GATES = {A.sigmoid.default, A.hardsigmoid.default, A.clamp.default}
 """Operations that make gates of the outputs of a layer."""

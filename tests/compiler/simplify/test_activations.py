@@ -257,7 +257,7 @@ class Layer(nn.Module):
         return self.function(self.layer(x))
 
 
-LAYERS = {
+LAYERS: dict[str, Callable[[], nn.Module]] = {
     "conv": lambda: nn.Conv2d(3, 4, 3, stride=2),
     "depthwise": lambda: nn.Conv2d(3, 6, 3, groups=3, bias=False),
     "linear": lambda: nn.Linear(8, 5),
@@ -310,7 +310,8 @@ def test_layers_that_share_weights() -> None:
             self.conv = nn.Conv2d(3, 3, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.conv(x) * F.hardsigmoid(self.conv(x.mean((2, 3), keepdim=True)))
+            product: Tensor = self.conv(x) * F.hardsigmoid(self.conv(x.mean((2, 3), keepdim=True)))
+            return product
 
     graph, places = simplified(Twice(), IMAGE, fold_hard_sigmoids)
     assert places == 1
