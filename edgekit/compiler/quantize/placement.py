@@ -100,9 +100,9 @@ class Placement(Quantizer):  # type: ignore[misc]
                     self._quantize_input(layer)
                     self._quantize_output(layer)
         for lowering in self._lowerings:
-            for node, values in lowering.symmetric_inputs(model).items():
-                _mark(node).input_qspec_map.update(dict.fromkeys(values, self._symmetric))
-                self._name_inputs(node, values, node.name)  # no rewrite replaces attention
+            for node, inputs in lowering.symmetric_inputs(model).items():
+                _mark(node).input_qspec_map.update(dict.fromkeys(inputs, self._symmetric))
+                self._name_inputs(node, inputs, node.name)  # no rewrite replaces attention
         if self._target.quantize_residuals and self._scheme == "w8a8":
             for node, title in _residuals(model, self._names).items():
                 self._quantize_operation(node, int8_inputs(node), _makers(node), title)

@@ -47,7 +47,7 @@ def _input_of_silu(graph: EditedGraph, product: onnx.NodeProto) -> str | None:
     for value, other in (product.input, reversed(product.input)):
         sigmoid = graph.made_by(other, "Sigmoid")
         if sigmoid is not None and sigmoid.input[0] == value:
-            return value
+            return str(value)
     return None
 
 
