@@ -41,7 +41,8 @@ class Block(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         x = self.activation(self.depthwise(self.activation(self.stem(image).clamp(self.low, 8.0))))
         gate = self.gate(self.excite(self.squeeze(x.mean((2, 3), keepdim=True)).relu()))
-        return self.head(x * gate).mean((2, 3))
+        logits: torch.Tensor = self.head(x * gate).mean((2, 3))
+        return logits
 
 
 class Clamp(nn.Module):
