@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.fx import GraphModule, Node
 
+from edgekit.compiler.nodes import Operation
 from edgekit.config.recipes import TargetRecipe
 from edgekit.errors import ProfileError
 
@@ -42,3 +43,20 @@ class RuntimeLowering:
         if unknown := set(wants.lowerings) - self.named.keys():
             raise ProfileError(f"unknown lowering {', '.join(sorted(unknown))}", valid=", ".join(self.named) or "none")
         return (lowering for name, lowering in self.named.items() if name in wants.lowerings)
+
+
+def int8_activation(title: str, operation: Operation, how: str) -> Lowering:
+    """The lowering of an activation that a runtime computes from INT8 to INT8, `how` in words."""
+    return Lowering(
+        f"{title} behind a layer goes from INT8 to INT8, {how}.",
+        activations={operation},
+        scheme=f"{title} from int8 to int8",
+    )
+
+
+INT8_GATES = Lowering(
+    "Products with a gate, as in squeeze-and-excitation, go from INT8 to INT8.",
+    gates=True,
+    scheme="gates from int8 to int8",
+)
+"""The lowering of products that a runtime computes from INT8 to INT8."""

@@ -1,25 +1,15 @@
 """Lowerings for ONNX Runtime, which a recipe may name."""
 
 from edgekit.compiler.nodes import A
-from edgekit.compiler.quantize.lowering import Lowering, RuntimeLowering
+from edgekit.compiler.quantize.lowering import INT8_GATES, RuntimeLowering, int8_activation
 
 LOWERING = RuntimeLowering(
     named={
-        "int8-hard-swish": Lowering(
-            "HardSwish behind a layer goes from INT8 to INT8, as the product of its input and this input clipped.",
-            activations={A.hardswish.default},
-            scheme="HardSwish from int8 to int8",
+        "int8-hard-swish": int8_activation(
+            "HardSwish", A.hardswish.default, "as the product of its input and this input clipped"
         ),
-        "int8-silu": Lowering(
-            "SiLU behind a layer goes from INT8 to INT8, as the product of its input and an INT8 sigmoid.",
-            activations={A.silu.default},
-            scheme="SiLU from int8 to int8",
-        ),
-        "int8-gates": Lowering(
-            "Products with a gate, as in squeeze-and-excitation, go from INT8 to INT8.",
-            gates=True,
-            scheme="gates from int8 to int8",
-        ),
+        "int8-silu": int8_activation("SiLU", A.silu.default, "as the product of its input and an INT8 sigmoid"),
+        "int8-gates": INT8_GATES,
     }
 )
 """Lowerings of ONNX Runtime, for quantization."""
