@@ -7,6 +7,7 @@ runtime's row has `saturating_inputs`, the module also has `count_pairs` for `ru
 
 import importlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -253,24 +254,28 @@ def random_input(name: str, shape: Sequence[int | None], dtype: np.dtype[Any]) -
 def with_layer_names(profile: Profile, layers: Sequence[ManifestLayer]) -> Profile:
     """Name the operations after the manifest's layers.
 
-    Both are in the same order, so an operation without a layer's name belongs to the next layer with as many MACs, or
-    to one whose path has more in common with its name, as "b.conv" has with "b.act". Where attention is two products,
-    each has half of its MACs. An operation that a rewrite split or merged has no such layer, and keeps the runtime's
-    name. A depthwise layer that runs on blocks multiplies with zeros too, which don't count.
+    Both are in the same order, so an operation without a layer's name belongs to the next layer with as many MACs that
+    no operation is named after, or to one whose path has more in common with its name, as "b.conv" has with "b.act".
+    Where attention is two products, each has half of its MACs. An operation that a rewrite split or merged has no such
+    layer, and keeps the runtime's name. A depthwise layer that runs on blocks multiplies with zeros too, which don't
+    count.
     """
-    named = {layer["name"] for layer in layers} & {op.name for op in profile.ops}
+    names = Counter(layer["name"] for layer in layers)
+    unnamed = names - Counter(op.name for op in profile.ops)
     free = [(layer, layer["macs"]) for layer in layers]
     ops = []
     for op in profile.ops:
         fits = [
             place
             for place, (layer, left) in enumerate(free)
-            if (layer["name"] == op.name if {layer["name"], op.name} & named else _may_be(op, layer, left))
+            if (layer["name"] == op.name if op.name in names else unnamed[layer["name"]] and _may_be(op, layer, left))
         ]
         if fits:
             place = max(fits, key=lambda fit: _common_steps(free[fit][0]["name"], op.name))
             layer, left = free[place]
-            free[place : place + 1] = [(layer, op.macs)] if _is_half(op, layer, left) else []
+            half = _is_half(op, layer, left)
+            free[place : place + 1] = [(layer, op.macs)] if half else []
+            unnamed[layer["name"]] -= op.name not in names and not half
             reason = None if op.int8 else layer.get("reason", op.reason)
             op = replace(op, name=layer["name"], macs=min(op.macs, layer["macs"]), reason=reason)
         ops.append(op)
