@@ -51,7 +51,7 @@ class Bundle:
     manifest: Manifest
     """Content of its manifest.json."""
     labels: tuple[str, ...]
-    """Names of the classes, in the order of the logits."""
+    """Names of the classes, in the order of the logits; "0", "1", … for the values of a vector."""
 
     @property
     def model_path(self) -> Path:

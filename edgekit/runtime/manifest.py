@@ -29,6 +29,8 @@ from edgekit.runtime.strict_json import (
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 MAX_CLASSES = 1_000_000
+_OPTIONAL = {"task": "single-label", "activation": "softmax", "thresholds": None, "threads": None}
+"""Keys that a manifest lacks if they have this value, so that older versions of edgekit read the bundle."""
 
 
 class FileEntry(TypedDict):
@@ -77,13 +79,19 @@ class Manifest:
     layout: Literal["NCHW"] = "NCHW"
     """Order of the axes in `input_shape`, which older versions of edgekit read."""
     dtype: Literal["float32"] = "float32"
-    """Type of the input and of the logits."""
+    """Type of the input and of the outputs."""
     input_name: str
     """Name of the input tensor in the model file."""
     output_name: str
     """Name of the output tensor in the model file."""
     classes: int
-    """Number of logits for each image."""
+    """Number of outputs for each image: one logit per class, or the values of a vector."""
+    task: str = "single-label"
+    """What the outputs mean: "single-label", "multi-label" or "embedding"."""
+    activation: Literal["softmax", "sigmoid", "normalize", "none"] = "softmax"
+    """What follows the model: softmax over the classes, a sigmoid for each class, or the vector's length made 1."""
+    thresholds: Sequence[float] | None = None
+    """Smallest probability, from 0 to 1, at which an image has each label; None for 0.5. Only with a sigmoid."""
     preprocessing: Preprocessing
     """Resizing, cropping and normalization of images."""
     engine: EngineRequirement
@@ -95,10 +103,7 @@ class Manifest:
     session: Mapping[str, Any] = field(default_factory=dict)
     """Options for the engine; the runtime table lists the options of each runtime."""
     threads: int | None = None
-    """Number of threads with which the bundle was fastest on its device; None for every physical core.
-
-    Missing in the file if it is None, so that older versions of edgekit read the bundle.
-    """
+    """Number of threads with which the bundle was fastest on its device; None for every physical core."""
     pairs_that_can_saturate: int | None = None
     """Number of pairs of INT8 weights that can saturate on x86 processors without VNNI, counted in the model file.
 
@@ -132,8 +137,7 @@ class Manifest:
     def to_dict(self) -> dict[str, object]:
         """The manifest as JSON values, with schema_version first."""
         values = {"schema_version": SCHEMA_VERSION} | asdict(self)
-        if self.threads is None:
-            del values["threads"]
+        values = {key: value for key, value in values.items() if key not in _OPTIONAL or value != _OPTIONAL[key]}
         return values | {"preprocessing": self.preprocessing.to_dict(), "input_shape": list(self.input_shape)}
 
     @classmethod
@@ -143,7 +147,7 @@ class Manifest:
         version = entries.get("schema_version")
         if type(version) is not int or version != SCHEMA_VERSION:
             refuse("schema_version", version, str(SCHEMA_VERSION), "Update edgekit to read a newer bundle")
-        entries = {"pairs_that_can_saturate": None, "threads": None} | entries  # which a manifest may lack
+        entries = {"pairs_that_can_saturate": None, **_OPTIONAL, **entries}  # which a manifest may lack
         check_keys("manifest", entries, ("schema_version", *(item.name for item in fields(cls))))
         manifest = cls(**{key: parse(key, entries[key]) for key, parse in _PARSERS.items()})
         _check_agreement(manifest)
@@ -172,8 +176,15 @@ def _is_shape(value: Any) -> bool:
 check_file_name = parser(_is_file_name, "a file name of letters, digits, '.', '_' and '-', without a folder")
 _shape = parser(_is_shape, f"[1, 3 or 1, height, width] with sides from 1 to {MAX_SIDE}")
 _list = parser(lambda value: isinstance(value, list | tuple), "a list")
+_share = parser(lambda value: type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1")
 _layer = record({"reason": parse_text}, name=parse_text, op=parse_text, macs=whole(0, 1 << 60), int8=parse_boolean)
 _file_entry = record(sha256=matching("[0-9a-f]{64}", "64 hexadecimal digits"), size_bytes=whole(0, 1 << 50))
+
+
+def _thresholds(key: str, value: object) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    return tuple(float(_share(f"{key}[{i}]", item)) for i, item in enumerate(_list(key, value)))
 
 
 def _files(key: str, value: object) -> dict[str, object]:
@@ -192,6 +203,9 @@ _PARSERS: dict[str, Parser] = {
     "input_name": parse_text,
     "output_name": parse_text,
     "classes": whole(1, MAX_CLASSES),
+    "task": matching("[a-z][a-z-]{0,31}", "a name of small letters and '-', such as single-label"),
+    "activation": choice("softmax", "sigmoid", "normalize", "none"),
+    "thresholds": _thresholds,
     "preprocessing": lambda _, value: Preprocessing.from_dict(value),
     # Both become part of a pip command that a user may paste into a shell.
     "engine": record(
@@ -228,3 +242,7 @@ def _check_agreement(manifest: Manifest) -> None:
     shape = manifest.preprocessing.input_shape
     if manifest.input_shape != shape:
         refuse("input_shape", list(manifest.input_shape), f"{list(shape)}, the output of the preprocessing")
+    if manifest.thresholds is not None and manifest.activation != "sigmoid":
+        refuse("thresholds", list(manifest.thresholds), "no thresholds, because activation is not sigmoid")
+    if manifest.thresholds is not None and len(manifest.thresholds) != manifest.classes:
+        refuse("thresholds", list(manifest.thresholds), f"one threshold for each of the {manifest.classes} classes")

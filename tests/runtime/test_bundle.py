@@ -132,6 +132,9 @@ WRONG: dict[str, list[Any]] = {
     "input_name": [3],
     "output_name": [None],
     "classes": [0, -1, 10**12, 10.0, "10", True, 11],
+    "task": ["", "Multi label", "a/b", 1, None],
+    "activation": ["relu", "", 1, None],
+    "thresholds": ["0.5", 0.5, [0.5] * 9 + ["x"], [0.5] * 9 + [1.1], [0.5] * 9 + [True], [0.5] * CLASSES],
     "preprocessing": [None, {}, []],
     "engine": [
         {},
@@ -159,6 +162,15 @@ def test_a_wrong_value_names_its_key(folder: Path, key: str, value: object) -> N
     rewrite(folder, lambda values: values.update({key: value}))
     with refuses(BundleError, "labels.txt" if value == 11 else key):
         read_bundle(folder)
+
+
+def test_thresholds_belong_to_a_sigmoid_and_are_one_per_class(folder: Path) -> None:
+    for thresholds in ([0.5] * 9, []):
+        rewrite(
+            folder, lambda values, thresholds=thresholds: values.update(activation="sigmoid", thresholds=thresholds)
+        )
+        with refuses(BundleError, "thresholds", f"{CLASSES} classes"):
+            read_bundle(folder)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ LAYERS = st.fixed_dictionaries(
     {"name": TEXT, "op": TEXT, "macs": st.integers(0, 1 << 60), "int8": st.booleans()}, optional={"reason": TEXT}
 )
 
+MEANINGS = (("single-label", "softmax"), ("multi-label", "sigmoid"), ("embedding", "normalize"), ("embedding", "none"))
+
 
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
@@ -37,13 +39,20 @@ def manifests(draw: st.DrawFn) -> Manifest:
     size = draw(preprocessings(largest=4096))
     model, others = draw(FILES), draw(st.dictionaries(FILES, ENTRIES, max_size=2))
     names = (model, "labels.txt", "golden.npz")
+    classes = draw(st.integers(1, 20) | st.integers(1, 1_000_000))
+    task, activation = draw(st.sampled_from(MEANINGS))
+    few = activation == "sigmoid" and classes <= 20
+    one_each = st.lists(st.floats(0, 1), min_size=classes, max_size=classes) if few else st.nothing()
     return tiny_manifest(
         target,
         precision=draw(st.sampled_from(("float", "int8"))),
         scheme=draw(TEXT),
         model_file=model,
         input_shape=(1, 3, size.height, size.width),
-        classes=draw(st.integers(1, 1_000_000)),
+        classes=classes,
+        task=task,
+        activation=activation,
+        thresholds=draw(st.none() | one_each.map(tuple)),
         input_name=draw(TEXT),
         output_name=draw(TEXT),
         preprocessing=size,
@@ -74,3 +83,11 @@ def test_a_manifest_with_a_value_of_another_type_is_refused(manifest: Manifest, 
     other = data.draw(JSON.filter(lambda value: type(value) is not type(values[key])))
     with pytest.raises(BundleError):
         parse_manifest(json.dumps(values | {key: other}))
+
+
+def test_a_manifest_of_a_classifier_reads_as_before() -> None:
+    """Older versions of edgekit refuse unknown keys, so a bundle that they can run must not have the new ones."""
+    values = tiny_manifest().to_dict()
+    assert not {"task", "activation", "thresholds", "threads"} & values.keys()
+    values = tiny_manifest(task="multi-label", activation="sigmoid").to_dict()
+    assert (values["task"], values["activation"], "thresholds" in values) == ("multi-label", "sigmoid", False)
