@@ -1,4 +1,4 @@
-"""Names to choose from: the precisions and INT8 schemes of bundles, and the filters that resize images."""
+"""Names to choose from: precisions and INT8 schemes of bundles, filters that resize images, and meanings of outputs."""
 
 from typing import Literal, get_args
 
@@ -10,3 +10,8 @@ SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 """Names of Pillow's filters, as `--interpolation` and a bundle's manifest give them."""
+
+Labelling = Literal["one", "several", "optional"]
+"""Labels of each image of a set: one, at least one, or one if the set has labels at all."""
+Activation = Literal["softmax", "sigmoid", "normalize", "none"]
+"""What turns a model's outputs into scores of classes, or into a vector of length 1; "none" leaves them as they are."""
