@@ -32,7 +32,7 @@ def load(
         threads: Number of threads that the runtime computes with. By default it is the number with which
             `edgekit deploy` found the bundle fastest, at most the number of physical cores that this process may use;
             it is that number for bundles whose manifest.json has no `threads`.
-        verify: Run the bundle's golden samples on the session that is returned, and compare their logits with the
+        verify: Run the bundle's golden samples on the session that is returned, and compare their outputs with the
             bundle's.
         low_precision: Compute a float model in bf16 or f16 where its runtime would choose that on this processor. The
             report of `edgekit deploy` shows where this is faster. Other models and processors are not affected.
@@ -49,7 +49,7 @@ def load(
         MissingExtraError: The runtime is not installed, or is older than the bundle needs, or `trust` needs
             `cryptography`. The error's `fix` is the command that installs it.
         EngineError: The runtime failed to load the model.
-        GoldenError: With `verify`, a logit differs from the bundle's by more than the tolerance.
+        GoldenError: With `verify`, an output differs from the bundle's by more than the tolerance.
 
     Examples:
         ```python

@@ -32,14 +32,14 @@ MAX_GOLDEN_BYTES = 512 << 20
 
 @dataclass(frozen=True, eq=False)
 class Golden:
-    """Images with the logits that the model computed for them where the bundle was made."""
+    """Images with the outputs that the model computed for them where the bundle was made."""
 
     pixels: NDArray[np.uint8]
     """Cropped images, uint8 [N,H,W,C]."""
     logits: NDArray[np.float32]
-    """Expected logits, float32 [N,classes]."""
+    """Expected outputs, float32 [N,classes]."""
     tolerance: float
-    """Largest absolute difference of a logit that is allowed on another machine."""
+    """Largest absolute difference of an output that is allowed on another machine."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Bundle:
     manifest: Manifest
     """Content of its manifest.json."""
     labels: tuple[str, ...]
-    """Names of the classes, in the order of the logits; "0", "1", … for the values of a vector."""
+    """Names of the classes, in the order of the outputs; "0", "1", … for the values of a vector."""
 
     @property
     def model_path(self) -> Path:
@@ -138,7 +138,7 @@ def write_bundle(
         path: Folder of the new bundle.
         model_files: Files to copy, by their names in the bundle.
         manifest: Manifest without `files`, which this function fills in.
-        labels: Names of the classes, in the order of the logits.
+        labels: Names of the classes, in the order of the outputs.
         golden: Samples that `Session.verify` compares with.
 
     Returns:
@@ -282,5 +282,5 @@ def _check_golden(golden: Golden, manifest: Manifest) -> None:
             )
     if not np.isfinite(logits).all() or not math.isfinite(golden.tolerance) or golden.tolerance < 0:
         raise BundleError(
-            f"the golden logits or their tolerance ({golden.tolerance}) are not finite, or the tolerance is negative"
+            f"the golden outputs or their tolerance ({golden.tolerance}) are not finite, or the tolerance is negative"
         )

@@ -6,6 +6,9 @@ import warnings
 from collections.abc import Callable
 from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgekit.errors import EdgekitError
 from edgekit.images.decoding import ImageLike
 from edgekit.runtime.session import Session
@@ -21,10 +24,10 @@ class UpdateWarning(UserWarning):
 class LiveSession:
     """The session of the bundle that a link points to; `edgekit.follow` opens one.
 
-    Each image is classified with one bundle. When the link has changed, the next call of `current` or `classify` opens
-    the new bundle and runs its golden samples. Only that call waits: those of other threads go on with the old bundle.
-    Meanwhile both are in memory. If the new bundle can't be opened, or gives other numbers, an UpdateWarning says why,
-    and the old one stays until the link changes again.
+    Each image is classified with one bundle. When the link has changed, the next call of `current`, `classify` or
+    `embed` opens the new bundle and runs its golden samples. Only that call waits: those of other threads go on with
+    the old bundle. Meanwhile both are in memory. If the new bundle can't be opened, or gives other numbers, an
+    UpdateWarning says why, and the old one stays until the link changes again.
 
     Examples:
         Preprocess and classify in separate steps, with one session for each image:
@@ -59,9 +62,15 @@ class LiveSession:
                 self._opening.release()
         return self._session
 
-    def classify(self, image: ImageLike, top: int = 5) -> list[tuple[str, float]]:
+    def classify(
+        self, image: ImageLike, top: int | None = None, threshold: float | None = None
+    ) -> list[tuple[str, float]]:
         """Classify an image with the current session; `Session.classify` tells arguments, result and errors."""
-        return self.current().classify(image, top)
+        return self.current().classify(image, top, threshold)
+
+    def embed(self, image: ImageLike) -> NDArray[np.float32]:
+        """The vector of an image with the current session; `Session.embed` tells argument, result and errors."""
+        return self.current().embed(image)
 
     def close(self) -> None:
         """Release the model for good: classifying afterwards raises EngineError, even if the link changes again."""

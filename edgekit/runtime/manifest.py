@@ -6,11 +6,12 @@ A manifest may come from a stranger, so every key, type, name and size is checke
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, get_args
 
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import BundleError
 from edgekit.images.preprocess import CHANNELS, MAX_SIDE, Preprocessing
+from edgekit.runtime.activation import Activation
 from edgekit.runtime.strict_json import (
     Parser,
     check_keys,
@@ -88,7 +89,7 @@ class Manifest:
     """Number of outputs for each image: one logit per class, or the values of a vector."""
     task: str = "single-label"
     """What the outputs mean: "single-label", "multi-label" or "embedding"."""
-    activation: Literal["softmax", "sigmoid", "normalize", "none"] = "softmax"
+    activation: Activation = "softmax"
     """What follows the model: softmax over the classes, a sigmoid for each class, or the vector's length made 1."""
     thresholds: Sequence[float] | None = None
     """Smallest probability, from 0 to 1, at which an image has each label; None for 0.5. Only with a sigmoid."""
@@ -126,6 +127,11 @@ class Manifest:
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
         return value if isinstance(value, str) else None
+
+    @property
+    def gives_vectors(self) -> bool:
+        """Whether the outputs are a vector, which `Session.embed` returns, and no scores of classes."""
+        return self.activation in ("normalize", "none")
 
     @property
     def made_with(self) -> str | None:
@@ -204,7 +210,7 @@ _PARSERS: dict[str, Parser] = {
     "output_name": parse_text,
     "classes": whole(1, MAX_CLASSES),
     "task": matching("[a-z][a-z-]{0,31}", "a name of small letters and '-', such as single-label"),
-    "activation": choice("softmax", "sigmoid", "normalize", "none"),
+    "activation": choice(*get_args(Activation)),
     "thresholds": _thresholds,
     "preprocessing": lambda _, value: Preprocessing.from_dict(value),
     # Both become part of a pip command that a user may paste into a shell.

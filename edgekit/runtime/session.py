@@ -1,7 +1,9 @@
 """A loaded bundle. An app calls it, and `edgekit evaluate` and `edgekit benchmark` measure the same object."""
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Self
 
 import numpy as np
@@ -10,13 +12,16 @@ from numpy.typing import NDArray
 from edgekit.config.runtimes import find_runtime
 from edgekit.errors import BundleError, GoldenError, InputError, UsageError
 from edgekit.images.decoding import ImageLike
+from edgekit.runtime.activation import activated
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.engine import Engine, check_manifest, check_threads, engine_errors
 from edgekit.support.libraries import quiet
 
+TOP = 5
+"""Number of labels that `Session.classify` returns if each image has one class."""
 LOW_PRECISIONS = ("bf16", "f16")
 LOW_PRECISION_SPREAD = 0.3
-"""Smallest golden tolerance in bf16 or f16, in standard deviations of the logits. INT8 has the same tolerance.
+"""Smallest golden tolerance in bf16 or f16, in standard deviations of the outputs. INT8 has the same tolerance.
 
 Measured with torch on random weights, bf16 is off by 0.03 (ResNet-18, ConvNeXt V2 Atto) to 0.13 (MobileNetV3), while
 the tolerance of a float bundle is 0.01.
@@ -25,16 +30,16 @@ the tolerance of a float bundle is 0.01.
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """Comparison of the golden samples' logits on this processor with those in the bundle."""
+    """Comparison of the golden samples' outputs on this processor with those in the bundle."""
 
     max_abs_difference: float
-    """Largest absolute difference of a logit."""
+    """Largest absolute difference of an output."""
     tolerance: float
     """Largest absolute difference that is allowed."""
 
     @property
     def passed(self) -> bool:
-        """Whether no logit differs by more, or is NaN."""
+        """Whether no output differs by more, or is NaN."""
         return self.max_abs_difference <= self.tolerance
 
 
@@ -113,7 +118,7 @@ class Session:
             batch: Normalized images, float32 [N,C,H,W], as `preprocess` returns them.
 
         Returns:
-            Logits, float32 [N,classes].
+            Outputs of the model, float32 [N,classes]: logits, or vectors before they are normalized.
 
         Raises:
             InputError: The batch has another dtype or shape.
@@ -132,51 +137,97 @@ class Session:
         with engine_errors(self._action):
             if len(batch) == 1:
                 return self._engine.run(batch)
-            logits = np.empty((len(batch), self.bundle.manifest.classes), np.float32)
+            outputs = np.empty((len(batch), self.bundle.manifest.classes), np.float32)
             for index in range(len(batch)):
-                logits[index] = self._engine.run(batch[index : index + 1])[0]
-        return logits
+                outputs[index] = self._engine.run(batch[index : index + 1])[0]
+        return outputs
 
-    def classify(self, image: ImageLike, top: int = 5) -> list[tuple[str, float]]:
+    def classify(
+        self, image: ImageLike, top: int | None = None, threshold: float | None = None
+    ) -> list[tuple[str, float]]:
         """Preprocess one image, run the model, and rank the labels.
 
         Args:
             image: A path, the bytes of an image file, a PIL image, or pixels as a uint8 array [H,W,3] (RGB), [H,W] or
                 [H,W,1] (grey).
-            top: Largest number of labels to return.
+            top: Largest number of labels to return. By default 5, or every label of a multi-label model that reaches
+                its threshold.
+            threshold: Smallest score of a label that is returned, from 0 to 1. By default the manifest's `thresholds`
+                for a multi-label model, or 0.5 if it has none, and 0 for other classifiers.
 
         Returns:
-            Labels with their softmax scores from 0 to 1, the best first.
+            Labels with their scores from 0 to 1, the best first: softmax scores, or the probability of each label for a
+            multi-label model, for which the list may be empty.
 
         Raises:
-            UsageError: `top` is not a whole number from 1.
+            UsageError: `top` is not a whole number from 1, `threshold` is not a number from 0 to 1, or the model gives
+                vectors.
             ImageError: The image is missing, can't be decoded, or has another shape or dtype.
-            BundleError: The logits are not finite, so the model is damaged.
+            BundleError: The outputs are not finite, so the model is damaged.
             EngineError: The runtime failed, or the session is closed.
         """
-        if type(top) is not int or top < 1:
-            raise UsageError(f"top is {top!r}", valid="a whole number from 1")
-        logits = self(self.preprocess(image))[0]
-        if not np.isfinite(logits).all():
-            raise BundleError(
-                f"the logits of bundle '{self.bundle.path}' for this image are NaN or infinite: its model is damaged",
-                fix="Make the bundle again with `edgekit deploy`",
-            )
-        scores = np.exp(logits - logits.max())
-        scores /= scores.sum()
-        best = np.argsort(-scores, kind="stable")[:top]
+        top, least = self._limits(top, threshold)
+        scores = self._activated(image)
+        ranked = np.argsort(-scores, kind="stable")
+        best = ranked[(scores.astype(np.float64) >= least)[ranked]][:top]
         return [(self.bundle.labels[index], float(scores[index])) for index in best]
 
-    def verify(self) -> VerifyResult:
-        """Run the bundle's golden samples and compare their logits with the bundle's.
+    def embed(self, image: ImageLike) -> NDArray[np.float32]:
+        """Preprocess one image, and return the vector that the model gives for it.
 
-        In bf16 or f16 the tolerance is at least 0.3 standard deviations of the golden logits.
+        Args:
+            image: A path, the bytes of an image file, a PIL image, or pixels as a uint8 array [H,W,3] (RGB), [H,W] or
+                [H,W,1] (grey).
+
+        Returns:
+            The vector, float32 [K]. Its length is 1 if the manifest's `activation` is "normalize", so that the dot
+            product of two vectors is their cosine.
+
+        Raises:
+            UsageError: The model is a classifier.
+            ImageError: The image is missing, can't be decoded, or has another shape or dtype.
+            BundleError: The outputs are not finite, so the model is damaged.
+            EngineError: The runtime failed, or the session is closed.
+        """
+        if not self.bundle.manifest.gives_vectors:
+            raise UsageError(f"bundle '{self.bundle.path}' gives scores of classes, not vectors", fix="Call `classify`")
+        return self._activated(image)
+
+    def _limits(self, top: int | None, threshold: float | None) -> tuple[int | None, float | Sequence[float]]:
+        """Number of labels, and the smallest score, of all or of each, for `classify`. Raises UsageError."""
+        manifest = self.bundle.manifest
+        if manifest.gives_vectors:
+            raise UsageError(f"bundle '{self.bundle.path}' gives vectors, which have no labels", fix="Call `embed`")
+        if top is not None and (type(top) is not int or top < 1):
+            raise UsageError(f"top is {top!r}", valid="a whole number from 1")
+        is_number = isinstance(threshold, Real) and not isinstance(threshold, bool)
+        if threshold is not None and not (is_number and 0 <= threshold <= 1):
+            raise UsageError(f"threshold is {threshold!r}", valid="a number from 0 to 1")
+        if manifest.activation == "sigmoid":
+            return top, (manifest.thresholds or 0.5) if threshold is None else threshold
+        return top or TOP, threshold or 0
+
+    def _activated(self, image: ImageLike) -> NDArray[np.float32]:
+        """Scores of the classes, or the vector, of one image: float32 [K]. Raises BundleError if one isn't finite."""
+        outputs = self(self.preprocess(image))
+        if not np.isfinite(outputs).all():
+            raise BundleError(
+                f"the outputs of bundle '{self.bundle.path}' for this image are NaN or infinite: its model is damaged",
+                fix="Make the bundle again with `edgekit deploy`",
+            )
+        values: NDArray[np.float32] = activated(outputs, self.bundle.manifest.activation)[0]
+        return values
+
+    def verify(self) -> VerifyResult:
+        """Run the bundle's golden samples and compare their outputs with the bundle's.
+
+        In bf16 or f16 the tolerance is at least 0.3 standard deviations of the golden outputs.
 
         Returns:
             The largest difference and the tolerance.
 
         Raises:
-            GoldenError: A logit differs by more than the tolerance.
+            GoldenError: An output differs by more than the tolerance.
             BundleError: The golden samples are damaged.
             EngineError: The runtime failed, or the session is closed.
         """
@@ -230,7 +281,7 @@ def golden_error(
     again = "make the bundle for this processor's class with `edgekit deploy --device-class`"
     other = f"Install {made_with}, with which the bundle was made, or {again}"
     return GoldenError(
-        f"the logits of the golden samples in bundle '{bundle}' differ by {result.max_abs_difference:.3g} on "
+        f"the outputs of the golden samples in bundle '{bundle}' differ by {result.max_abs_difference:.3g} on "
         f"{processor} with {engine}",
         valid=f"a difference of at most {result.tolerance:.3g}",
         fix=other if made_with not in (None, engine) else f"{again[0].upper()}{again[1:]}",
