@@ -5,7 +5,7 @@ import shlex
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,18 +14,35 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgekit.config.choices import Labelling
 from edgekit.errors import DataError, ImageError
 from edgekit.images.class_indices import LabelledSet, class_indices
 from edgekit.images.decoding import open_image
+from edgekit.images.labelling import read_labelling
 from edgekit.images.layouts import VALID, open_layout
 from edgekit.images.layouts.in_memory import InMemory, MemoryStore
-from edgekit.images.layouts.layout import EVALUATION_SPLITS, TRAINING_SPLITS, Contents, Layout, Part, Store, Terms
+from edgekit.images.layouts.layout import (
+    EVALUATION_SPLITS,
+    TRAINING_SPLITS,
+    Contents,
+    Label,
+    Labels,
+    Layout,
+    Part,
+    Store,
+    Terms,
+)
 from edgekit.images.preprocess import Preprocessing
 
 ImageSet: TypeAlias = str | os.PathLike[str] | Any
 """A path of labelled images, or images in memory: a data set of torch, or an iterable of (image, label)."""
 UNLABELLED = -1
-"""Label of the images of a set without labels, which can only calibrate a network."""
+"""Label of the images of a set without labels."""
+_VALID_LABELS: Mapping[Labelling, str] = {
+    "one": "a label for each image",
+    "several": "at least one label for each image",
+    "optional": "a label for each image, or for none",
+}
 _SHOWN = 4
 """Most classes that a message lists."""
 
@@ -36,7 +53,10 @@ class Sample:
 
     name: str
     label: int
+    """Index of the class by which the image is chosen: of several labels, the rarest in the set."""
     class_name: str
+    labels: tuple[int, ...] = ()
+    """Indices of all its classes, sorted, in a set with several labels; empty in others."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +71,25 @@ class Dataset:
     assumption: str | None = None
     """The outputs for which the classes are taken, in words, if only the order of the classes tells."""
     class_names: tuple[str, ...] = ()
-    """Names of the classes in the order that `assumption` states; empty without an assumption."""
+    """Names of the classes by index: the set's, and the model's where the set has no image of a class."""
     origin: str | None = None
     """The set of which this is a split and why this split was chosen, in words; None for a whole set."""
+    labelling: Labelling = "one"
+    """How many labels an image has."""
 
     @property
     def is_in_memory(self) -> bool:
         """Whether the images are objects of this process, which another process may not be able to unpickle."""
         return isinstance(self._store, MemoryStore)
+
+    def targets(self, samples: Sequence[Sample]) -> NDArray[Any]:
+        """The labels of samples: int64 [N], or bool [N,classes] in a set with several. `UNLABELLED` stands for none."""
+        if self.labelling != "several":
+            return np.array([sample.label for sample in samples], np.int64)
+        targets = np.zeros((len(samples), len(self.class_names)), np.bool_)
+        for row, sample in zip(targets, samples, strict=True):
+            row[[*sample.labels]] = True
+        return targets
 
     def read(self, sample: Sample) -> bytes:
         """Bytes of the sample's file. Raises ImageError with the names of the data set and the sample."""
@@ -87,15 +118,18 @@ class Datasets:
     """The splits and what each is for, in words; None for a set without splits."""
 
 
-def open_datasets(source: ImageSet, labels: Sequence[str]) -> Datasets:
+def open_datasets(source: ImageSet, labels: Sequence[str], labelling: Labelling | None = None) -> Datasets:
     """List the images of a set in any layout, or of a part of one (`images.zip/val`), with their class indices.
 
     The split train, if there is one, is for the calibration, and val or test for the evaluation. `labels` are the
     model's class names in order. Those of images are ImageNet wnids if the model has 1,000 classes, or class names, or
     indices. If no label is the name of a class and there are as many different ones as classes, they are the classes in
     sorted order, or in the order that the set gives. Raises DataError otherwise.
+
+    Without a `labelling`, the set has "several" labels if any image has a list of them. With "optional", the classes
+    are the set's own, in sorted order, and no image needs a label.
     """
-    listed = _ListedSet(source, labels)
+    listed = _ListedSet(source, labels, labelling)
     if listed.training is listed.evaluation:
         whole = listed.dataset(listed.training)
         return Datasets(whole, whole)
@@ -107,9 +141,9 @@ def open_datasets(source: ImageSet, labels: Sequence[str]) -> Datasets:
     )
 
 
-def open_dataset(source: ImageSet, labels: Sequence[str]) -> Dataset:
+def open_dataset(source: ImageSet, labels: Sequence[str], labelling: Labelling | None = None) -> Dataset:
     """The images to evaluate on: val or test of a set with splits, or the whole set. Otherwise as `open_datasets`."""
-    listed = _ListedSet(source, labels)
+    listed = _ListedSet(source, labels, labelling)
     evaluation = listed.dataset(listed.evaluation)
     if listed.training is listed.evaluation:
         return evaluation
@@ -118,9 +152,9 @@ def open_dataset(source: ImageSet, labels: Sequence[str]) -> Dataset:
     return replace(evaluation, origin=origin)
 
 
-def open_calibration(source: ImageSet, labels: Sequence[str]) -> Dataset:
+def open_calibration(source: ImageSet, labels: Sequence[str], labelling: Labelling | None = None) -> Dataset:
     """The images to calibrate on: train of a set with splits, or the whole set. All of them may be without a label."""
-    listed = _ListedSet(source, labels)
+    listed = _ListedSet(source, labels, labelling)
     if not any(image.label is not None for image in listed.training.images):
         return listed.unlabelled(listed.training)
     return listed.dataset(listed.training)
@@ -129,11 +163,11 @@ def open_calibration(source: ImageSet, labels: Sequence[str]) -> Dataset:
 class _ListedSet:
     """The images of a set, and its parts for calibration and evaluation, which may be the same one."""
 
-    def __init__(self, source: ImageSet, labels: Sequence[str]) -> None:
+    def __init__(self, source: ImageSet, labels: Sequence[str], labelling: Labelling | None) -> None:
         layout: Layout | InMemory
         self._path = Path(source) if isinstance(source, str | os.PathLike) else None
         layout = InMemory(source) if self._path is None else open_layout(self._path)
-        self._terms, self._contents = layout.terms, layout.contents()
+        self._contents, self._labelling = read_labelling(layout.contents(), labels, labelling)
         self._labels = labels
         self.training, self.evaluation = _purposes(self._path, self._contents)
 
@@ -146,30 +180,60 @@ class _ListedSet:
         """The images of a part that has no labels. Raises DataError if it has no images either."""
         _check_any(part)
         samples = (Sample(image.name, UNLABELLED, "") for image in part.images)
-        ordered = sorted(samples, key=lambda sample: sample.name)
-        return Dataset(part.path, tuple(ordered), part.store, self._terms.label)
+        return self._dataset(part, samples, () if self._labelling == "optional" else self._labels)
 
     def dataset(self, part: Part) -> Dataset:
         """The images of one part as a data set, whose classes are those of the part for calibration."""
-        _check(part, self._terms)
+        if self._labelling == "optional" and all(image.label is None for image in part.images):
+            return self.unlabelled(part)
+        _check(part, self._contents.terms, self._labelling)
         classes = self._contents.classes
-        names = classes or tuple(sorted({str(image.label) for image in self.training.images}))
-        present = frozenset(image.label for image in part.images if image.label is not None)
-        images = LabelledSet(part.path, self._terms.label, present, names, bool(classes))
+        present = _labels_of(part)
+        if self._labelling == "optional":
+            indices = {label: index for index, label in enumerate(sorted(present, key=_in_order))}
+            names = tuple(_class_name(label, classes) for label in indices)
+            return self._dataset(part, _samples(part, indices, names), names)
+        known = classes or tuple(sorted(map(str, _labels_of(self.training))))
+        images = LabelledSet(part.path, self._contents.terms.label, present, known, bool(classes))
         indices, by_order = class_indices(images, self._labels)
-        samples = [
-            Sample(image.name, indices[image.label], _class_name(image.label, classes))
-            for image in part.images
-            if image.label is not None
-        ]
+        named = {index: _class_name(label, classes) for label, index in indices.items()}
+        names = known if by_order else tuple(named.get(index, name) for index, name in enumerate(self._labels))
+        assumption = _assumption(replace(images, path=self.training.path)) if by_order else None
+        return replace(self._dataset(part, _samples(part, indices, names), names), assumption=assumption)
+
+    def _dataset(self, part: Part, samples: Iterable[Sample], names: Sequence[str]) -> Dataset:
         return Dataset(
             part.path,
             tuple(sorted(samples, key=lambda sample: sample.name)),
             part.store,
-            self._terms.label,
-            _assumption(replace(images, path=self.training.path)) if by_order else None,
-            images.names if by_order else (),
+            self._contents.terms.label,
+            class_names=tuple(names),
+            labelling=self._labelling,
         )
+
+
+def _labels_of(part: Part) -> frozenset[Label]:
+    """All labels that images of a part have."""
+    return frozenset(label for image in part.images for label in _as_tuple(image.label))
+
+
+def _as_tuple(labels: Labels) -> tuple[Label, ...]:
+    return labels if isinstance(labels, tuple) else () if labels is None else (labels,)
+
+
+def _in_order(label: Label) -> tuple[bool, Label]:
+    """The key that sorts indices before texts."""
+    return isinstance(label, str), label
+
+
+def _samples(part: Part, indices: Mapping[Label, int], names: Sequence[str]) -> Iterator[Sample]:
+    """Yield the images of a part, each with the index of its class, or of the rarest one of several in the part."""
+    classes = [sorted({indices[label] for label in _as_tuple(image.label)}) for image in part.images]
+    counts = Counter(index for several in classes for index in several)
+    for image, several in zip(part.images, classes, strict=True):
+        # Of classes that are equally rare, the name decides, so that another order of the outputs chooses no others.
+        rarest = min(several, key=lambda index: (counts[index], names[index]))
+        yield Sample(image.name, rarest, names[rarest], tuple(several) if isinstance(image.label, tuple) else ())
 
 
 def _purposes(path: Path | None, contents: Contents) -> tuple[Part, Part]:
@@ -193,19 +257,16 @@ def _check_any(part: Part) -> None:
         raise DataError(f"'{part.path}' contains no images", valid=VALID)
 
 
-def _check(part: Part, terms: Terms) -> None:
-    """Raise DataError for a set without images, images without a label, or an image with two labels."""
+def _check(part: Part, terms: Terms, labelling: Labelling) -> None:
+    """Raise DataError for a set without images, or with images without a label."""
     _check_any(part)
     if unlabelled := [image.name for image in part.images if image.label is None]:
         raise DataError(
-            f"'{part.path}' has {len(unlabelled)} images {terms.unlabelled}, such as '{unlabelled[0]}'", fix=terms.fix
+            f"'{part.path}' has {len(unlabelled)} images {terms.unlabelled}, such as '{unlabelled[0]}', of its "
+            f"{len(part.images)} images",
+            valid=_VALID_LABELS[labelling],
+            fix=terms.fix,
         )
-    name, count = Counter(image.name for image in part.images).most_common(1)[0]
-    if count > 1:
-        both = ", ".join(
-            f"'{label}'" for label in sorted(str(image.label) for image in part.images if image.name == name)
-        )
-        raise DataError(f"'{part.path}' has '{name}' with {count} labels: {both}", fix="Leave one label for each image")
 
 
 def _class_name(label: str | int, classes: Sequence[str]) -> str:
@@ -230,8 +291,8 @@ class LabelledCrops:
 
     pixels: NDArray[np.uint8]
     """Pixels [N,H,W,C], possibly memory-mapped."""
-    labels: NDArray[np.int64]
-    """Class indices [N]."""
+    labels: NDArray[Any]
+    """Labels as `Dataset.targets` returns them."""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -264,4 +325,4 @@ def crop_samples(
     for index, crop in enumerate(crop_each(dataset, samples, preprocessing)):
         pixels[index] = crop
         on_image()
-    return LabelledCrops(pixels, np.array([sample.label for sample in samples], np.int64))
+    return LabelledCrops(pixels, dataset.targets(samples))

@@ -156,7 +156,7 @@ def _measured(
     """The record with the accuracies of members and soups, the most accurate member first, and the chosen members."""
     with quiet():
         network = load_network(replace(model, weights=str(options.members[0])), seed=options.seed)
-    dataset = open_dataset(data, network.labels)
+    dataset = open_dataset(data, network.labels, "one")
     if dataset.origin:
         reporter.say(dataset.origin)
     settle_classes(network, model, dataset, reporter)

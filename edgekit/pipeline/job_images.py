@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgekit.config.choices import Labelling
 from edgekit.config.recipes import Recipe
 from edgekit.errors import UsageError
 from edgekit.images.calibration_list import CalibrationList
@@ -44,15 +45,20 @@ class JobImages:
     """(name, name of a calibration image) of the evaluation images that look like calibration images."""
 
 
-def datasets_of(choice: ImageChoice, labels: Sequence[str]) -> Datasets:
+def datasets_of(choice: ImageChoice, labels: Sequence[str], labelling: Labelling | None = "one") -> Datasets:
     """Open the data sets to choose from. Raises DataError if one isn't usable with these labels.
+
+    Without a `labelling`, the images to evaluate on tell it.
 
     If the images to calibrate on were given, those to evaluate on are all of `--data`, or its split for that.
     """
     if choice.calibration_data is None:
-        return open_datasets(choice.data, labels)
-    calibration = open_calibration(choice.calibration_data, labels)
-    evaluation = calibration if choice.data is None else open_dataset(choice.data, labels)
+        return open_datasets(choice.data, labels, labelling)
+    if choice.data is None:
+        calibration = open_calibration(choice.calibration_data, labels, labelling)
+        return Datasets(calibration, calibration)
+    evaluation = open_dataset(choice.data, labels, labelling)
+    calibration = open_calibration(choice.calibration_data, labels, evaluation.labelling)
     return Datasets(calibration, evaluation, evaluation.origin)
 
 

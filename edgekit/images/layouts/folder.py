@@ -39,14 +39,14 @@ def class_folders(path: Path, names: Iterable[str], store_of: Callable[[str], St
     depth = _depth_of_classes(images) if images else 0
     upper = {_folder(name, depth) for name in images}
     if not images or not all(name.casefold() in SPLITS for name in upper):
-        return Contents((Part("", path, _listed(images, depth), store_of("")),))
+        return Contents((Part("", path, _listed(images, depth), store_of("")),), TERMS)
     above = "/".join(images[0].split("/")[:depth])
     parts = []
     for split in sorted(upper):
         folder = f"{above}/{split}" if above else split
         inner = [name[len(folder) + 1 :] for name in images if name.startswith(f"{folder}/")]
         parts.append(Part(split, path / folder, _listed(inner, 0), store_of(folder)))
-    return Contents(tuple(parts))
+    return Contents(tuple(parts), TERMS)
 
 
 def _listed(images: Sequence[str], depth: int) -> tuple[ListedImage, ...]:
@@ -75,7 +75,6 @@ class Folder:
 
     root: Path
     description: ClassVar[str] = "a folder or a zip with one folder of images for each class"
-    terms: ClassVar[Terms] = TERMS
 
     @classmethod
     def open(cls, place: Path, inner: str) -> Self | None:
@@ -122,7 +121,6 @@ class Zip:
     prefix: str
     """Start of the names of the members, which ends with `/` unless it is empty."""
     description: ClassVar[str] = Folder.description
-    terms: ClassVar[Terms] = TERMS
 
     @classmethod
     def open(cls, place: Path, inner: str) -> Self | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,13 +17,15 @@ from edgekit.images.layouts.layout import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
     Contents,
-    Label,
+    Labels,
     ListedImage,
     Part,
     Terms,
     find_column,
+    read_label,
 )
 
+TERMS = Terms("label", "without a label", "Leave them out, or calibrate on them alone")
 VALID = "pairs (image, label), or images alone to calibrate on: PIL images, uint8 arrays [H,W,3] or tensors [3,H,W]"
 
 
@@ -37,7 +39,6 @@ class InMemory:
     """
 
     items: Any
-    terms: ClassVar[Terms] = Terms("label", "without a label", "Leave them out, or calibrate on them alone")
 
     def contents(self) -> Contents:
         """List the images by their index. Raises DataError for items that are neither images nor pairs."""
@@ -50,7 +51,7 @@ class InMemory:
         digest = hashlib.sha256(repr((labels, ends)).encode()).hexdigest()[:8]
         path = Path(f"{type(_innermost(self.items)).__name__} in memory ({digest})")
         images = tuple(map(ListedImage, names, labels))
-        return Contents((Part("", path, images, store),), _class_names(self.items))
+        return Contents((Part("", path, images, store),), TERMS, _class_names(self.items))
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def _unchanged(image: Any) -> Any:
     return image
 
 
-def _labels(items: Any) -> list[Label | None]:
+def _labels(items: Any) -> list[Labels]:
     """The label of each item: from the list of all of them that torchvision's data sets have, or else one by one."""
     if hasattr(items, "indices") and hasattr(items, "dataset"):
         labels = _labels(items.dataset)
@@ -153,21 +154,15 @@ def _label_in(item: Any) -> Any:
     return None
 
 
-def _label(value: Any) -> Label | None:
-    """A label, which may be a number of numpy or torch. Negative numbers stand for unknown labels."""
-    if hasattr(value, "item"):
-        if getattr(value, "ndim", 0) and value.shape != (1,):
-            raise DataError(
-                f"a label has the shape {list(value.shape)}", valid="the name or the index of a class for each image"
-            )
-        value = value.item()
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise DataError(f"a label is {value!r}", valid="the name or the index of a class for each image")
-    return value if value >= 0 else None
+def _label(value: Any) -> Labels:
+    """A label or a list of labels. Raises DataError for a value that is neither."""
+    try:
+        return read_label(value)
+    except ValueError as error:
+        raise DataError(
+            f"{error}",
+            valid="the name or the index of a class for each image, a list of them, or a vector of zeros and ones",
+        ) from error
 
 
 def _picture(image: Any) -> Any:
@@ -200,5 +195,6 @@ def _class_names(data: Any) -> tuple[str, ...]:
     names = getattr(inner, "classes", None)
     features = getattr(inner, "features", None)
     if names is None and isinstance(features, Mapping):
-        names = getattr(features.get(find_column([*features], LABEL_COLUMNS) or ""), "names", None)
+        feature = features.get(find_column([*features], LABEL_COLUMNS) or "")
+        names = getattr(getattr(feature, "feature", feature), "names", None)  # of a list, the feature of its entries
     return tuple(map(str, names)) if isinstance(names, list | tuple) else ()

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from edgekit.errors import DataError
 
@@ -26,15 +26,17 @@ IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "imagebytes", "by
 """Names of columns as `plain_column` writes them; the first one that a table has is used."""
 
 Label = str | int
-"""Class of an image: its name, or its index."""
+"""A class of an image: its name, or its index."""
+Labels = Label | tuple[Label, ...] | None
+"""What a set states about the classes of an image: one, a list of them, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListedImage:
-    """An image: its name in the part of the set that contains it, unique and with `/`; and its label, if it has one."""
+    """An image: its name in the part of the set that contains it, unique and with `/`; and what is its label."""
 
     name: str
-    label: Label | None
+    label: Labels
 
 
 class Store(Protocol):
@@ -57,15 +59,6 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Contents:
-    """The parts of a set. It has several only if they are splits."""
-
-    parts: tuple[Part, ...]
-    classes: tuple[str, ...] = ()
-    """Names of the classes for labels that are indices, if the set has them."""
-
-
-@dataclass(frozen=True)
 class Terms:
     """Words of a layout for messages."""
 
@@ -77,12 +70,21 @@ class Terms:
     """What to do about images without a class."""
 
 
+@dataclass(frozen=True)
+class Contents:
+    """The parts of a set. It has several only if they are splits."""
+
+    parts: tuple[Part, ...]
+    terms: Terms
+    classes: tuple[str, ...] = ()
+    """Names of the classes for labels that are indices, if the set has them."""
+
+
 class Layout(Protocol):
     """An image set in one layout."""
 
     description: ClassVar[str]
     """The layout as part of a sentence that lists valid sets."""
-    terms: ClassVar[Terms]
 
     @classmethod
     def open(cls, place: Path, inner: str) -> Self | None:
@@ -97,6 +99,35 @@ class Layout(Protocol):
     def contents(self) -> Contents:
         """List the images. Raises DataError for a set that is damaged."""
         ...
+
+
+def read_label(value: Any) -> Labels:
+    """The label, or the list of labels, of a raw value: a text, a number, or a list, array or tensor of them.
+
+    An empty text and a negative number, which stands for an unknown label, are none. Entries of a list may be booleans
+    or 0.0 and 1.0, as in a multi-hot vector. Raises ValueError for a value that states no label.
+    """
+    if hasattr(value, "tolist"):  # of numpy or torch
+        value = value.item() if tuple(value.shape) in ((), (1,)) else value.tolist()
+    if isinstance(value, list | tuple | set):
+        return tuple(_entry(each) for each in value)
+    if isinstance(value, str):
+        return value.strip() or None
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"a label is {value!r}")
+    return value if value >= 0 else None
+
+
+def _entry(value: Any) -> Label:
+    """One entry of a list of labels."""
+    if isinstance(value, bool | float) and value in (0, 1):
+        return int(value)
+    label = None if isinstance(value, bool) else read_label(value)
+    if label is None or isinstance(label, tuple):
+        raise ValueError(f"a list of labels contains {value!r}")
+    return label
 
 
 def is_visible(name: str) -> bool:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pyarrow.parquet import FileMetaData, ParquetFile
 
 EXTRA = "parquet"
+TERMS = Terms("label", "without a label", "Choose a split that has labels, or remove these rows")
 LARGEST_GROUP = 256 << 20
 """Most bytes of images in a row group, which is read as a whole. Hubs write groups of 100 images."""
 
@@ -45,7 +46,6 @@ class Parquet:
     classes: tuple[str, ...]
     """Names of the classes in the order of the labels, if the schema has them."""
     description: ClassVar[str] = "Parquet with the columns image and label"
-    terms: ClassVar[Terms] = Terms("label", "without a label", "Choose a split that has labels, or remove these rows")
 
     @classmethod
     def open(cls, place: Path, inner: str) -> Self | None:
@@ -65,7 +65,7 @@ class Parquet:
         for split, path, shards in self.shards.parts(self.split):
             images = tuple(image for shard in shards for image in self._rows(shard))
             parts.append(Part(split, path, images, ParquetStore(self.shards.root, self.image)))
-        return Contents(tuple(parts), self.classes)
+        return Contents(tuple(parts), TERMS, self.classes)
 
     def _rows(self, shard: Shard) -> list[ListedImage]:
         with _open(shard.file) as file:

@@ -14,6 +14,8 @@ from edgekit.images.layouts.layout import (
     LABEL_COLUMNS,
     PATH_COLUMNS,
     Contents,
+    Label,
+    Labels,
     ListedImage,
     Part,
     Terms,
@@ -24,6 +26,7 @@ from edgekit.images.layouts.layout import (
 SNIFFED = 64 << 10
 """Characters from which the delimiter is guessed."""
 DELIMITERS = ",;\t|"
+TERMS = Terms("label", "without a label", "Write their labels, or remove their rows")
 FIRST = 8
 """Rows of which one must name a file that exists; otherwise the paths are taken to be relative to another folder."""
 
@@ -46,7 +49,6 @@ class Table:
     columns: tuple[int, int, int | None]
     """Indices of the columns with the paths, the labels and the splits."""
     description: ClassVar[str] = "a CSV or TSV with the columns path and label"
-    terms: ClassVar[Terms] = Terms("label", "without a label", "Write their labels, or remove their rows")
 
     @classmethod
     def open(cls, place: Path, inner: str) -> Self | None:
@@ -79,13 +81,16 @@ class Table:
         root = _root(self.file.parent, rows)
         parts = []
         for split, path, group in by_split(rows, lambda row: row.split, self.file, self.split):
-            images = {self._image(row, root) for row in group}
-            parts.append(Part(split, path, tuple(sorted(images, key=lambda image: image.name)), Folder(root)))
-        return Contents(tuple(parts))
+            labels: dict[str, dict[str, None]] = {}
+            for row in group:
+                of_image = labels.setdefault(self._name(row, root), {})
+                of_image |= {row.label: None} if row.label else {}
+            images = tuple(ListedImage(name, _one_or_several([*labels[name]])) for name in sorted(labels))
+            parts.append(Part(split, path, images, Folder(root)))
+        return Contents(tuple(parts), TERMS)
 
-    def _image(self, row: _Row, root: Path) -> ListedImage:
-        name = os.path.relpath(self.file.parent / row.path, root)
-        return ListedImage(Path(name).as_posix(), row.label)
+    def _name(self, row: _Row, root: Path) -> str:
+        return Path(os.path.relpath(self.file.parent / row.path, root)).as_posix()
 
     def _rows(self) -> Iterator[_Row]:
         path, label, split = self.columns
@@ -99,6 +104,11 @@ class Table:
                 if not row.path:
                     raise DataError(f"line {reader.line_num} of '{self.file}' has no path", fix="Correct the line")
                 yield row
+
+
+def _one_or_several(labels: Sequence[Label]) -> Labels:
+    """The labels that the rows of an image have."""
+    return tuple(labels) if len(labels) > 1 else next(iter(labels), None)
 
 
 def _cell(cells: Sequence[str], column: int | None) -> str:

@@ -28,6 +28,7 @@ from edgekit.images.layouts.layout import (
 )
 
 _IN_SHARD = re.compile(r"(.+?\.tar)/(.+)", re.IGNORECASE)
+TERMS = Terms("label", "without a label", "Add a member KEY.cls, or KEY.json with the key label, for each KEY.jpg")
 LONGEST_LABEL = 1 << 20
 """Most bytes of a member with a label."""
 
@@ -40,9 +41,6 @@ class WebDataset:
     split: str
     """The only split to list; empty for all."""
     description: ClassVar[str] = "tar shards of WebDataset"
-    terms: ClassVar[Terms] = Terms(
-        "label", "without a label", "Add a member KEY.cls, or KEY.json with the key label, for each KEY.jpg"
-    )
 
     @classmethod
     def open(cls, place: Path, inner: str) -> Self | None:
@@ -63,7 +61,7 @@ class WebDataset:
         for split, path, shards in self.shards.parts(self.split):
             images = tuple(image for shard in shards for image in _labelled(shard))
             parts.append(Part(split, path, images, TarStore(self.shards.root)))
-        return Contents(tuple(parts))
+        return Contents(tuple(parts), TERMS)
 
 
 @dataclass(frozen=True)

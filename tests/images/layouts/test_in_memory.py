@@ -152,7 +152,8 @@ def test_a_folder_without_labels_can_calibrate(tmp_path: Path) -> None:
         ([], ["no images"]),
         ([(PIXELS[0], 0, 1)], ["3 parts"]),
         ([(PIXELS[0], 0.5)], ["0.5"]),
-        ([(PIXELS[0], torch.ones(3))], ["[3]", "index"]),
+        ([(PIXELS[0], torch.full((3,), 0.3))], ["0.3", "index"]),
+        ([(PIXELS[0], [0, 1])], ["1 images", "(0, 1)", "--task multi-label"]),
         ([(torch.randn(3, 4, 4), 0)], ["normalized", "transform"]),
         ([{"pixels_of_it": PIXELS[0]}], ["pixels_of_it"]),
         ([(PIXELS[0], 7)], ["label 7", "3 classes"]),
@@ -160,7 +161,7 @@ def test_a_folder_without_labels_can_calibrate(tmp_path: Path) -> None:
 )
 def test_refusals(data: Any, facts: list[str]) -> None:
     with refuses(DataError, *facts):
-        open_dataset(data, CLASSES)
+        open_dataset(data, CLASSES, "one")
 
 
 def test_an_image_that_cannot_be_decoded_is_skipped() -> None:

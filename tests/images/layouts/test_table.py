@@ -100,8 +100,10 @@ def test_rows_without_a_label(place: Path) -> None:
 def test_a_row_twice_and_an_image_with_two_labels(place: Path) -> None:
     rows = [("path", "label"), ("a.png", "cat"), ("./a.png", "cat"), ("in/c.png", "owl")]
     assert len(open_dataset(write_table(place / "set.csv", rows), LABELS).samples) == 2
-    with refuses(DataError, "'a.png'", "'cat', 'dog'"):
-        open_dataset(write_table(place / "set.csv", [*rows, ("a.png", "dog")]), LABELS)
+    table = write_table(place / "set.csv", [*rows, ("a.png", "dog")])
+    with refuses(DataError, "'a.png'", "'cat', 'dog'", "--task multi-label"):
+        open_dataset(table, LABELS, "one")
+    assert [sample.labels for sample in open_dataset(table, LABELS).samples] == [(0, 1), (2,)]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,134 @@
+"""Sets with one label for each image, with several, and with labels in all images or in none."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgekit.config.choices import Labelling
+from edgekit.errors import DataError
+from edgekit.images.dataset import UNLABELLED, Dataset, open_calibration, open_dataset, open_datasets
+from edgekit.images.selection import missing_classes, select
+from tests.helpers.layouts import image_bytes, write_folder
+from tests.helpers.refusals import refuses
+
+CLASSES = ["cat", "dog", "owl"]
+PIXELS = np.random.default_rng(0).integers(0, 256, (4, 5, 7, 3), dtype=np.uint8)
+EXPECTED = [(0, 2), (1,), (2,), (0, 1, 2)]
+"""Classes of the four images in most tests."""
+
+
+def in_memory(labels: Sequence[Any]) -> list[tuple[Any, Any]]:
+    return list(zip(PIXELS, labels, strict=True))
+
+
+def classes_of(dataset: Dataset) -> list[tuple[int, ...]]:
+    return [sample.labels for sample in dataset.samples]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [["cat", "owl"], ["dog"], "owl", ("owl", "cat", "dog")],
+        [[0, 2], [1], 2, [2, 1, 0, 1]],
+        [np.array([0, 2]), np.array([1]), np.array([2]), np.array([0, 1, 2])],
+        [[1, 0, 1], [0, 1, 0], [0, 0, 1], [1, 1, 1]],
+        list(torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 1], [1, 1, 1]]).float()),
+        list(np.array([[1, 0, 1], [0, 1, 0], [0, 0, 1], [1, 1, 1]], bool)),
+        ["cat|owl", "dog", "owl", "cat;dog;owl"],
+        ['["cat", "owl"]', "dog", '["owl"]', '["owl","dog","cat"]'],
+    ],
+    ids=["names", "indices", "arrays", "multi-hot lists", "multi-hot tensors", "multi-hot bools", "texts", "JSON"],
+)
+def test_every_way_to_write_several_labels(labels: list[Any]) -> None:
+    dataset = open_dataset(in_memory(labels), CLASSES)
+    assert dataset.labelling == "several"
+    assert classes_of(dataset) == EXPECTED
+    targets = dataset.targets(dataset.samples[::-1])
+    assert targets.dtype == np.bool_
+    assert targets.tolist() == [[1, 1, 1], [0, 0, 1], [0, 1, 0], [1, 0, 1]]
+
+
+def test_lists_of_zeros_and_ones_that_are_no_vectors() -> None:
+    """[0, 1] lists the first two of three classes, and is a multi-hot vector of two."""
+    labels = [[0, 1], [1, 0], [0, 1], [0, 1]]
+    assert classes_of(open_dataset(in_memory(labels), CLASSES)) == [(0, 1)] * 4
+    assert classes_of(open_dataset(in_memory(labels), CLASSES[:2])) == [(1,), (0,), (1,), (1,)]
+
+
+def test_an_image_is_chosen_by_its_rarest_class() -> None:
+    labels = [["cat", "dog"], ["cat", "dog", "owl"], ["cat"], ["dog", "cat"]]
+    dataset = open_dataset(in_memory(labels), CLASSES)
+    assert [sample.class_name for sample in dataset.samples] == ["dog", "owl", "cat", "dog"]
+    assert [sample.label for sample in dataset.samples] == [1, 2, 0, 1]
+    assert {sample.class_name for sample in select(dataset, 3, 0).samples} == {*CLASSES}
+    other_order = open_dataset(in_memory(labels), CLASSES[::-1])
+    assert select(other_order, None, 0).hashes == select(dataset, None, 0).hashes
+
+
+def test_a_name_with_a_separator_is_one_label() -> None:
+    names = ["maple; red", "maple; silver", "oak"]
+    dataset = open_dataset(in_memory([*names, "oak"]), names)
+    assert dataset.labelling == "one"
+    assert [sample.label for sample in dataset.samples] == [0, 1, 2, 2]
+    listed = open_dataset(in_memory([["oak", "maple; red"], *names]), names)
+    assert classes_of(listed) == [(0, 2), (0,), (1,), (2,)]
+
+
+@pytest.mark.parametrize("labelling", ["one", "optional"])
+def test_a_list_where_one_label_is_expected(labelling: Labelling) -> None:
+    with refuses(DataError, "1 images", "'cat', 'owl'", "--task multi-label"):
+        open_dataset(in_memory(["cat|owl", "dog", "owl", "cat"]), CLASSES, labelling)
+
+
+def test_one_label_for_each_image_of_a_set_with_several() -> None:
+    dataset = open_dataset(in_memory(["cat", "dog", "owl", "cat"]), CLASSES, "several")
+    assert dataset.targets(dataset.samples).tolist() == np.eye(3, dtype=bool)[[0, 1, 2, 0]].tolist()
+
+
+@pytest.mark.parametrize("empty", [[], None, "", [0, 0, 0]])
+def test_images_without_any_label(empty: Any) -> None:
+    vectors = empty == [0, 0, 0]
+    others = [[1, 0, 1], [0, 1, 0], [0, 0, 1]] if vectors else [["cat", "owl"], ["dog"], ["owl"]]
+    with refuses(DataError, "1 images", "'3'", "at least one label"):
+        open_dataset(in_memory([*others, empty]), CLASSES)
+
+
+def test_labels_that_are_no_known_class() -> None:
+    with refuses(DataError, "1 of the 4", "'fox'", "3 classes"):
+        open_dataset(in_memory([["cat", "fox"], ["dog"], ["owl"], ["cat"]]), CLASSES)
+    with refuses(DataError, "label 3", "from 0 to 2"):
+        open_dataset(in_memory([[0, 3], [1], [2], [0]]), CLASSES)
+    with refuses(DataError, "4 zeros and ones", "3 classes"):
+        open_dataset(in_memory([[0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 1, 0], [1, 1, 1, 1]]), CLASSES)
+
+
+def test_the_classes_of_an_optional_labelling_are_those_of_the_set(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "set", {f"{name}/{i}.png": image_bytes(i) for i, name in enumerate("cab")})
+    dataset = open_dataset(place, [str(index) for index in range(384)], "optional")
+    assert [(sample.label, sample.class_name) for sample in dataset.samples] == [(0, "a"), (1, "b"), (2, "c")]
+    assert dataset.class_names == ("a", "b", "c")
+    assert dataset.assumption is None
+    assert dataset.targets(dataset.samples).tolist() == [0, 1, 2]
+    numbers = open_dataset(in_memory([700, 9, 10, 9]), ["0", "1"], "optional")
+    assert [sample.label for sample in numbers.samples] == [2, 0, 1, 0]
+
+
+def test_images_may_all_be_without_a_label_if_labels_are_optional(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "set", {f"{index}.png": image_bytes(index) for index in range(4)})
+    datasets = open_datasets(place, ["0", "1"], "optional")
+    assert {sample.label for sample in datasets.evaluation.samples} == {UNLABELLED}
+    assert datasets.evaluation.class_names == ()
+    assert missing_classes(datasets.evaluation, select(datasets.evaluation, 2, 0)) is None
+    write_folder(place, {"cat/4.png": image_bytes(4)})
+    with refuses(DataError, "4 images", "'0.png'", "or for none"):
+        open_dataset(place, ["0", "1"], "optional")
+
+
+def test_calibration_images_of_a_set_with_several_labels_need_none(tmp_path: Path) -> None:
+    dataset = open_calibration(list(PIXELS), CLASSES, "several")
+    assert dataset.labelling == "several"
+    assert not dataset.targets(dataset.samples).any()
