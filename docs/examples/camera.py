@@ -66,7 +66,7 @@ def main() -> None:
         try:
             for frame in frames:
                 start = start or time.monotonic()
-                [(label, score)] = classifier.classify(frame, top=1)
+                [(label, score)] = classifier.classify(frame, top=1, threshold=0)
                 count += 1
                 if label != last:
                     print(f"{label} {score:.0%}", flush=True)

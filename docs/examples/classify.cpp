@@ -121,6 +121,8 @@ void preprocess(const Image& image, const std::string& manifest, ov::Tensor tens
 int main(int count, char** arguments) try {
     if (count < 3) throw std::runtime_error("usage: classify BUNDLE IMAGE.ppm ...");
     const std::string bundle = arguments[1], manifest = contents(bundle + "/manifest.json");
+    if (manifest.find("\"activation\"") != std::string::npos)
+        throw std::runtime_error("this example has only the softmax of bundles with one class per image");
     std::vector<std::string> labels;
     std::ifstream lines(bundle + "/labels.txt");
     for (std::string line; std::getline(lines, line);) labels.push_back(line);

@@ -59,7 +59,7 @@ def main() -> None:
     with edgekit.load(options.bundle) as classifier:
         for path in new_files(options.folder, options.interval, options.once):
             try:
-                [(label, score)] = classifier.classify(path, top=1)
+                [(label, score)] = classifier.classify(path, top=1, threshold=0)
             except ImageError as error:
                 print(f"skipped: {error}", file=sys.stderr, flush=True)
                 continue

@@ -1,11 +1,10 @@
 """What follows a model: softmax over the classes, a sigmoid for each class, or a vector of length 1."""
 
-from typing import Literal, TypeAlias
-
 import numpy as np
 from numpy.typing import NDArray
 
-Activation: TypeAlias = Literal["softmax", "sigmoid", "normalize", "none"]
+from edgekit.config.choices import Activation
+
 TINY = np.float32(1e-12)
 """Length below which a vector isn't made longer, so that one of zeros stays one."""
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NotRequired, TypedDict, get_args
 
+from edgekit.config.choices import Activation
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import BundleError
 from edgekit.images.preprocess import CHANNELS, MAX_SIDE, Preprocessing
-from edgekit.runtime.activation import Activation
 from edgekit.runtime.strict_json import (
     Parser,
     check_keys,

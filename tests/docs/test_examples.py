@@ -401,6 +401,9 @@ def test_the_program_in_cpp_refuses_what_it_does_not_have(
     for image, problem in (("0.ppm", "lanczos"), ("text.ppm", "is not a PPM"), ("none.ppm", "can't open")):
         done = subprocess.run([classify, path, tmp_path / image], capture_output=True, text=True, timeout=LONGEST_S)
         assert (done.returncode, problem in done.stderr) == (1, True)
+    several = make_bundle("openvino", "several", task="multi-label", activation="sigmoid")
+    done = subprocess.run([classify, several, tmp_path / "0.ppm"], capture_output=True, text=True, timeout=LONGEST_S)
+    assert (done.returncode, "softmax" in done.stderr) == (1, True)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import json
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import edgekit
 from edgekit.config.choices import INTERPOLATIONS
 from edgekit.devices.web.runtime_package import VERSION, RuntimeFiles
 from edgekit.images.preprocess import CROP_MODES, Preprocessing
+from edgekit.runtime.bundle import read_bundle, with_manifest
 from tests.docs.blocks import run_bash
 from tests.helpers.chromium import opened_tab
 from tests.helpers.tiny import ROOT
@@ -84,6 +86,89 @@ PREPARE = """(async () => {
     return [Array.from(bytes), Array.from(normalize(bytes, {preprocessing, layout: "NCHW"}))];
   });
 })()"""
+
+MEANINGS: dict[str, dict[str, Any]] = {
+    "labels": {"task": "multi-label", "activation": "sigmoid"},
+    "thresholds": {"task": "multi-label", "activation": "sigmoid", "thresholds": [0.0, *[1.0] * 8, 0.0]},
+    "vector": {"task": "embedding", "activation": "normalize"},
+    "raw": {"task": "embedding", "activation": "none"},
+}
+"""What the outputs of the model can mean besides scores of one class, by the name of a bundle."""
+MEAN = """(async () => {
+  const {open} = await import("./edgekit.js"), image = await (await fetch("image.png")).blob(), answers = {};
+  for (const name of NAMES) {
+    const model = await open(name + "/"), refused = [];
+    for (const call of ["classify", "embed"]) await model[call](image).catch((error) => refused.push(error.message));
+    const calls = model.givesVectors ? [model.embed(image)] : [model.classify(image), model.classify(image, 3, 0)];
+    const results = await Promise.all(calls);
+    answers[name] = [...refused, ...results.map(({top, vector}) => top ?? Array.from(vector))];
+  }
+  return answers;
+})()"""
+SHOWN = """document.querySelector("#status").textContent.includes("Prepared")"""
+
+
+def with_meanings(app: Path, bundle: Path) -> Iterator[tuple[str, Path]]:
+    """Copies of the bundle in the app, with each of the meanings in their manifests."""
+    for name, changes in MEANINGS.items():
+        copy = shutil.copytree(bundle, app / name)
+        with_manifest(read_bundle(copy), **changes)
+        yield name, copy
+
+
+def test_the_app_reads_the_meaning_of_the_outputs_as_python_does(
+    chromium: str, app: Path, finished_run: Path, tmp_path: Path
+) -> None:
+    photo(123, 77).save(app / "image.png")
+    bundles = dict(with_meanings(app, finished_run / "tflite-int8"))
+
+    async def act(url: str) -> dict[str, Any]:
+        async with opened_tab(chromium, url, tmp_path) as tab:
+            answers: dict[str, Any] = await tab.evaluate(MEAN.replace("NAMES", json.dumps(list(bundles))))
+            return answers
+
+    with static_host(app) as url:
+        answers = asyncio.run(act(url))
+    for name, bundle in bundles.items():
+        refused, *given = answers[name]
+        with edgekit.load(bundle) as session:
+            if session.bundle.manifest.gives_vectors:
+                assert "call embed" in refused
+                np.testing.assert_allclose(given[0], session.embed(app / "image.png"), rtol=1e-5, atol=1e-6)
+                continue
+            assert "call classify" in refused
+            calls = session.classify(app / "image.png"), session.classify(app / "image.png", 3, 0)
+            for top, expected in zip(given, calls, strict=True):
+                assert [one["label"] for one in top] == [label for label, _ in expected]
+                assert [one["score"] for one in top] == pytest.approx([score for _, score in expected], abs=1e-6)
+
+
+def test_the_page_of_a_bundle_of_vectors_compares_images(
+    chromium: str, app: Path, finished_run: Path, tmp_path: Path
+) -> None:
+    images = [tmp_path / f"{width}.png" for width in (60, 61, 200)]
+    for image, width in zip(images, (60, 61, 200), strict=True):
+        photo(width, 60).save(image)
+    shutil.rmtree(app / "bundle")
+    shutil.copytree(finished_run / "tflite-int8", app / "bundle")
+    bundle = with_manifest(read_bundle(app / "bundle"), **MEANINGS["raw"])
+
+    async def act(url: str) -> list[Any]:
+        async with opened_tab(chromium, url, tmp_path) as tab:
+            await tab.wait_for("document.querySelector('input')?.disabled === false")
+            for index, image in enumerate(images):
+                await tab.choose("input", image)
+                await tab.wait_for(f"document.querySelectorAll('li').length === {index} && {SHOWN}")
+            answer: list[Any] = await tab.evaluate(READ_ANSWER)
+            return answer
+
+    with static_host(app) as url:
+        answer = asyncio.run(act(url))
+    with edgekit.load(bundle.path) as session:
+        first, second, last = (session.embed(image) / np.linalg.norm(session.embed(image)) for image in images)
+    expected = sorted([("60.png", float(first @ last)), ("61.png", float(second @ last))], key=lambda pair: -pair[1])
+    assert [name for name, _ in answer] == [name for name, _ in expected]
+    assert [cosine for _, cosine in answer] == pytest.approx([max(cosine, 0) for _, cosine in expected], abs=1e-5)
 
 
 def test_the_app_answers_as_python_does(chromium: str, app: Path, finished_run: Path, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-// Opens an edgekit bundle for LiteRT in a browser, and classifies images as `edgekit.load(bundle).classify` does:
+// Opens an edgekit bundle for LiteRT in a browser, with `classify` and `embed` of `edgekit.load(bundle)`:
 //
 //   import {open} from "./edgekit.js";
-//   const classifier = await open("bundle/");
-//   const {top} = await classifier.classify(file); // a Blob, ImageBitmap, <img>, <canvas> or <video>
+//   const model = await open("bundle/");
+//   const {top} = await model.classify(file); // a Blob, ImageBitmap, <img>, <canvas> or <video>
+//   const {vector} = await model.embed(file); // of a model without classes
 
 const RUNTIME = new URL("runtime/", import.meta.url);
 // The smallest modules with an instruction of SIMD, and of relaxed SIMD, in which LiteRT.js is faster on most phones.
@@ -20,25 +21,55 @@ export async function open(folder) {
   await check(model, manifest.files[manifest.model_file].sha256);
   const run = await loadModel(runtime, model, manifest.classes);
   await run(new Float32Array(manifest.input_shape.reduce((product, side) => product * side))); // the first run is slow
-  return new Classifier(manifest, labels.split("\n").slice(0, manifest.classes), run);
+  return new Model(manifest, labels.split("\n").slice(0, manifest.classes), run);
 }
 
-class Classifier {
+class Model {
   constructor(manifest, labels, run) {
-    Object.assign(this, {manifest, labels, run});
+    Object.assign(this, {manifest, labels, run, activation: manifest.activation ?? "softmax"});
   }
 
-  // The best labels with their softmax scores, and the milliseconds to prepare the decoded image and to run the model.
-  async classify(source, count = 5) {
+  get givesVectors() {
+    return ["normalize", "none"].includes(this.activation);
+  }
+
+  // The labels whose scores reach their thresholds, the best first: at most `count`, by default 5 of a softmax and all of
+  // a sigmoid. Also the milliseconds to prepare the decoded image and to run the model.
+  async classify(source, count, threshold) {
+    if (this.givesVectors) throw new Error("This bundle gives vectors: call embed.");
+    const {values: scores, ...times} = await this.outputs(source), several = this.activation === "sigmoid";
+    const least = (index) => threshold ?? this.manifest.thresholds?.[index] ?? (several ? 0.5 : 0);
+    const ranks = [...scores.keys()].filter((index) => scores[index] >= least(index)).sort((a, b) => scores[b] - scores[a]);
+    const top = ranks.slice(0, count ?? (several ? Infinity : 5));
+    return {top: top.map((index) => ({label: this.labels[index], score: scores[index]})), ...times};
+  }
+
+  // The image's vector, a Float32Array, of length 1 if the manifest says so, and the same milliseconds.
+  async embed(source) {
+    if (!this.givesVectors) throw new Error("This bundle gives scores of classes: call classify.");
+    const {values: vector, ...times} = await this.outputs(source);
+    return {vector, ...times};
+  }
+
+  async outputs(source) {
     const image = await pixels(source), start = performance.now();
     const input = normalize(crop(image, this.manifest.preprocessing), this.manifest), prepared = performance.now();
-    const logits = await this.run(input), end = performance.now();
-    const best = Math.max(...logits), powers = Array.from(logits, (logit) => Math.exp(logit - best));
-    const sum = powers.reduce((total, power) => total + power);
-    const ranks = [...powers.keys()].sort((a, b) => powers[b] - powers[a]);
-    const top = ranks.slice(0, count).map((index) => ({label: this.labels[index], score: powers[index] / sum}));
-    return {top, prepareMs: prepared - start, runMs: end - prepared};
+    const raw = await this.run(input), end = performance.now();
+    if (!raw.every(Number.isFinite)) throw new Error("The outputs are NaN or infinite: the model is damaged.");
+    return {values: Float32Array.from(activated(raw, this.activation)), prepareMs: prepared - start, runMs: end - prepared};
   }
+}
+
+function activated(outputs, activation) {
+  if (activation === "none") return outputs;
+  if (activation === "sigmoid") return Array.from(outputs, (logit) => 1 / (1 + Math.exp(-logit)));
+  if (activation === "normalize") {
+    const length = Math.max(Math.hypot(...outputs), 1e-12);
+    return outputs.map((value) => value / length);
+  }
+  const best = Math.max(...outputs), powers = Array.from(outputs, (logit) => Math.exp(logit - best));
+  const sum = powers.reduce((total, power) => total + power);
+  return powers.map((power) => power / sum);
 }
 
 async function fetched(url) {
@@ -78,11 +109,11 @@ async function loadModel(runtime, content, classes) {
     runtime.HEAPU8.set(new Uint8Array(values.buffer), input.lock(WRITE));
     input.unlock();
     const [output] = await compiled.run(0, [input]);
-    const from = output.lock(READ), logits = runtime.HEAPU8.slice(from, from + output.packedSize());
+    const from = output.lock(READ), bytes = runtime.HEAPU8.slice(from, from + output.packedSize());
     output.unlock();
     output.delete();
-    if (logits.length !== 4 * classes) throw new Error("An older edgekit made this bundle, with integer logits: make it again.");
-    return new Float32Array(logits.buffer);
+    if (bytes.length !== 4 * classes) throw new Error("An older edgekit made this bundle, with integer logits: make it again.");
+    return new Float32Array(bytes.buffer);
   };
 }
 
