@@ -2,8 +2,6 @@
 
 import os
 import shlex
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +22,7 @@ from edgekit.images.layouts.in_memory import InMemory, MemoryStore
 from edgekit.images.layouts.layout import (
     EVALUATION_SPLITS,
     TRAINING_SPLITS,
+    UNREADABLE,
     Contents,
     Label,
     Labels,
@@ -95,8 +94,7 @@ class Dataset:
         """Bytes of the sample's file. Raises ImageError with the names of the data set and the sample."""
         try:
             return self._store.read(sample.name)
-        # zipfile raises RuntimeError for encryption, and its subclass NotImplementedError for an unknown compression
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, RuntimeError) as error:
+        except UNREADABLE as error:
             reason = getattr(error, "strerror", None) or error  # without the path, which reports must not contain
             raise ImageError(f"can't read image '{self.path}/{sample.name}': {reason}") from error
 

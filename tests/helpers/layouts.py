@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-Label = str | int
-
 
 def image_bytes(seed: int) -> bytes:
     """A PNG of 8x8 random pixels."""
@@ -60,7 +58,7 @@ def write_table(place: Path, rows: Sequence[Sequence[object]], delimiter: str = 
 def write_parquet(
     place: Path,
     images: Sequence[bytes | None],
-    labels: Sequence[Label | None],
+    labels: Sequence[Any],
     classes: Sequence[str] = (),
     plain: bool = False,
     group: int = 2,
@@ -76,7 +74,10 @@ def write_parquet(
         column = pyarrow.array([{"bytes": image, "path": None} for image in images], struct)
     table = pyarrow.table({"image": column, "label": [*labels]})
     if classes:
-        features = {"image": {"_type": "Image"}, "label": {"names": [*classes], "_type": "ClassLabel"}}
+        feature: Any = {"names": [*classes], "_type": "ClassLabel"}
+        if isinstance(labels[0], list):
+            feature = {"feature": feature, "_type": "List"}
+        features = {"image": {"_type": "Image"}, "label": feature}
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     parquet.write_table(table, place, row_group_size=group)
     return place
@@ -102,6 +103,14 @@ def as_folder(place: Path, images: Images) -> Path:
 def as_zip(place: Path, images: Images) -> Path:
     """A zip of class folders."""
     return write_zip(place / "set.zip", _files(images))
+
+
+def as_json(place: Path, images: Images) -> Path:
+    """A folder of images with a JSON file beside each."""
+    files: dict[str, bytes] = {}
+    for index, (image, name) in enumerate(_pairs(images)):
+        files |= {f"{index}.png": image, f"{index}.json": json.dumps({"label": name}).encode()}
+    return write_folder(place / "json", files)
 
 
 def as_csv(place: Path, images: Images) -> Path:
@@ -137,6 +146,7 @@ def as_tar(place: Path, images: Images) -> Path:
 WRITERS: dict[str, Callable[[Path, Images], Path]] = {
     "folder": as_folder,
     "zip": as_zip,
+    "json": as_json,
     "csv": as_csv,
     "parquet": as_parquet,
     "tar": as_tar,

@@ -1,6 +1,6 @@
 """Sets with one label for each image, with several, and with labels in all images or in none."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from edgekit.config.choices import Labelling
 from edgekit.errors import DataError
 from edgekit.images.dataset import UNLABELLED, Dataset, open_calibration, open_dataset, open_datasets
 from edgekit.images.selection import missing_classes, select
-from tests.helpers.layouts import image_bytes, write_folder
+from tests.helpers.layouts import image_bytes, write_folder, write_parquet, write_tar, write_zip
 from tests.helpers.refusals import refuses
 
 CLASSES = ["cat", "dog", "owl"]
@@ -132,3 +132,65 @@ def test_calibration_images_of_a_set_with_several_labels_need_none(tmp_path: Pat
     dataset = open_calibration(list(PIXELS), CLASSES, "several")
     assert dataset.labelling == "several"
     assert not dataset.targets(dataset.samples).any()
+
+
+def in_files(name_of: str, labels: Sequence[str]) -> dict[str, bytes]:
+    """Four images by the name of their file, and beside each a file with these contents."""
+    return {
+        name: content
+        for index, text in enumerate(labels)
+        for name, content in ((f"{index}.png", image_bytes(index)), (name_of.format(index), text.encode()))
+    }
+
+
+JSONS = ['{"labels": ["cat", "owl"]}', '{"label": "dog"}', '{"Category": "owl", "id": 1}', '{"class": "cat|dog|owl"}']
+
+
+def as_parquet(labels: Sequence[Any], classes: Sequence[str] = ()) -> Callable[[Path], Path]:
+    return lambda place: write_parquet(place / "set.parquet", [*map(image_bytes, range(4))], labels, classes)
+
+
+LAYOUTS: dict[str, Callable[[Path], Path]] = {
+    "JSON beside, in a folder": lambda place: write_folder(place / "set", in_files("{}.json", JSONS)),
+    "JSON beside, in a zip": lambda place: write_zip(place / "set.zip", in_files("{}.json", JSONS)),
+    "JSON in a tar": lambda place: write_tar(place / "set.tar", in_files("{}.json", JSONS)),
+    "lines in a tar": lambda place: write_tar(
+        place / "set.tar", in_files("{}.cls", ["cat\nowl\n", "dog", "owl\n", "owl\r\ndog\r\ncat"])
+    ),
+    "names in Parquet": as_parquet([["cat", "owl"], ["dog"], ["owl"], ["cat", "dog", "owl"]]),
+    "indices in Parquet": as_parquet([[0, 2], [1], [2], [0, 1, 2]]),
+    "classes in Parquet": as_parquet([[2, 0], [1], [0], [2, 1, 0]], ["owl", "dog", "cat"]),
+    "vectors in Parquet": as_parquet([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 1.0, 1.0]]),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_several_labels_in_every_layout(tmp_path: Path, layout: str) -> None:
+    if "Parquet" in layout:
+        pytest.importorskip("pyarrow", reason="needs the parquet extra")
+    dataset = open_dataset(LAYOUTS[layout](tmp_path), CLASSES)
+    assert dataset.labelling == "several"
+    assert classes_of(dataset) == EXPECTED
+    assert dataset.assumption is None
+    assert [dataset.read(sample) for sample in dataset.samples] == [image_bytes(index) for index in range(4)]
+
+
+def test_splits_of_images_with_a_json_beside_each(tmp_path: Path) -> None:
+    members = {
+        f"set/{split}/{name}": content
+        for split, names in (("train", JSONS[:3]), ("val", JSONS[1:]))
+        for name, content in in_files("{}.json", names).items()
+    }
+    datasets = open_datasets(write_zip(tmp_path / "set.zip", members), CLASSES)
+    assert classes_of(datasets.calibration) == EXPECTED[:3]
+    assert classes_of(datasets.evaluation) == EXPECTED[1:]
+
+
+def test_a_json_that_has_no_label(tmp_path: Path) -> None:
+    """Such as the metadata of photos, which doesn't replace the folder of their class."""
+    files = in_files("{}.json", ['{"exposure": 1}', "[1", "", '{"label": {"cat": 1}}'])
+    place = write_folder(tmp_path / "set", {f"cat/{name}": content for name, content in files.items()})
+    assert {sample.class_name for sample in open_dataset(place, CLASSES).samples} == {"cat"}
+    write_folder(place, {"cat/0.json": b'{"label": "dog"}'})
+    with refuses(DataError, "3 images", "JSON", "'cat/1.png'"):
+        open_dataset(place, CLASSES)

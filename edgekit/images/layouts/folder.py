@@ -1,5 +1,6 @@
 """Folders with one folder of images for each class, on the disk or in a zip, which is not unpacked, and sets of shards.
 
+Instead of a class folder, an image may have a JSON file with its labels beside it: `photo.json` beside `photo.jpg`.
 A set of shards has several files: it is a file, a folder of files, or a pattern such as `photos-{000..003}.tar`.
 """
 
@@ -10,14 +11,17 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar, Self
 
 from edgekit.errors import DataError
 from edgekit.images.layouts.layout import (
+    LONGEST_LABEL,
     MAX_IMAGE_BYTES,
     SPLITS,
+    UNREADABLE,
     Contents,
+    Labels,
     ListedImage,
     Part,
     Store,
@@ -25,32 +29,56 @@ from edgekit.images.layouts.layout import (
     by_split,
     is_image,
     is_visible,
+    label_in_json,
 )
 
 TERMS = Terms("folder", "outside a class folder", "Move each image into the folder of its class")
+BESIDE = Terms("label", "without a label in a JSON file beside it", "Write the key label to PHOTO.json for PHOTO.jpg")
+JSON = ".json"
 
 
 def class_folders(path: Path, names: Iterable[str], store_of: Callable[[str], Store]) -> Contents:
     """The images among these files, whose folder is their class, by split if the upper folders are splits.
 
-    `store_of` returns the store of a folder, "" for all of them; names in it are relative to that folder.
+    If any image has a label in the JSON file beside it, that is the class instead. `store_of` returns the store of a
+    folder, "" for all of them; names in it are relative to that folder.
     """
-    images = sorted({name for name in names if is_image(name)})
+    files = {name for name in names if is_visible(name)}
+    images = sorted(filter(is_image, files))
     depth = _depth_of_classes(images) if images else 0
+    labels = _labels_beside(images, files, store_of(""))
+    terms = BESIDE if labels else TERMS
+
+    def part(split: str, folder: str, depth: int) -> Part:
+        inside = {
+            name.removeprefix(f"{folder}/"): name for name in images if not folder or name.startswith(f"{folder}/")
+        }
+        listed = (
+            ListedImage(name, labels.get(whole) if labels else _folder(name, depth) or None)
+            for name, whole in inside.items()
+        )
+        return Part(split, path / folder, tuple(listed), store_of(folder))
+
     upper = {_folder(name, depth) for name in images}
     if not images or not all(name.casefold() in SPLITS for name in upper):
-        return Contents((Part("", path, _listed(images, depth), store_of("")),), TERMS)
+        return Contents((part("", "", depth),), terms)
     above = "/".join(images[0].split("/")[:depth])
-    parts = []
-    for split in sorted(upper):
-        folder = f"{above}/{split}" if above else split
-        inner = [name[len(folder) + 1 :] for name in images if name.startswith(f"{folder}/")]
-        parts.append(Part(split, path / folder, _listed(inner, 0), store_of(folder)))
-    return Contents(tuple(parts), TERMS)
+    return Contents(tuple(part(split, f"{above}/{split}".lstrip("/"), 0) for split in sorted(upper)), terms)
 
 
-def _listed(images: Sequence[str], depth: int) -> tuple[ListedImage, ...]:
-    return tuple(ListedImage(name, _folder(name, depth) or None) for name in images)
+def _labels_beside(images: Iterable[str], files: Iterable[str], store: Store) -> dict[str, Labels]:
+    """The labels of the images that have one in a JSON file of the same name."""
+    beside = {name[: -len(JSON)]: name for name in files if name.lower().endswith(JSON)}
+    labels: dict[str, Labels] = {}
+    for image in images if beside else ():
+        if other := beside.get(str(PurePosixPath(image).with_suffix(""))):
+            try:
+                content = store.read(other)
+            except UNREADABLE:
+                continue
+            if len(content) <= LONGEST_LABEL and (label := label_in_json(content)) is not None:
+                labels[image] = label
+    return labels
 
 
 def _folder(name: str, depth: int) -> str:
@@ -74,7 +102,9 @@ class Folder:
     """A folder with one folder of images for each class, or such folders for each split."""
 
     root: Path
-    description: ClassVar[str] = "a folder or a zip with one folder of images for each class"
+    description: ClassVar[str] = (
+        "a folder or a zip with one folder of images for each class, or a JSON beside each image"
+    )
 
     @classmethod
     def open(cls, place: Path, inner: str) -> Self | None:

@@ -1,6 +1,9 @@
 """The contract of a layout, the images and splits that it lists, and what layouts have in common."""
 
+import json
 import shlex
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -9,6 +12,8 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 from edgekit.errors import DataError
 
 MAX_IMAGE_BYTES = 512 << 20
+LONGEST_LABEL = 1 << 20
+"""Most bytes of a file with the label of one image."""
 SUFFIXES = frozenset(
     (
         ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2",
@@ -16,6 +21,9 @@ SUFFIXES = frozenset(
     )
 )  # fmt: skip
 """Suffixes of images. Pillow can't decode HEIC, so such a file is reported as unreadable, and not passed over."""
+# zipfile raises RuntimeError for encryption, and its subclass NotImplementedError for an unknown compression
+UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, RuntimeError)
+"""Errors of a file, or a member of an archive, that can't be read."""
 TRAINING_SPLITS = ("train", "training")
 EVALUATION_SPLITS = ("val", "valid", "validation", "test")
 """Names of splits in the order in which one of them is chosen to evaluate on."""
@@ -43,7 +51,7 @@ class Store(Protocol):
     """Reads images by name. Threads can share it, and so can processes, which pickle or fork it."""
 
     def read(self, name: str) -> bytes:
-        """The bytes of an image's file. Raises an OSError, KeyError or ValueError, or an error of zipfile."""
+        """The bytes of an image's file. Raises one of `UNREADABLE`."""
         ...
 
 
@@ -128,6 +136,15 @@ def _entry(value: Any) -> Label:
     if label is None or isinstance(label, tuple):
         raise ValueError(f"a list of labels contains {value!r}")
     return label
+
+
+def label_in_json(content: bytes) -> Labels:
+    """The label, or the list of labels, that a JSON object has under a usual key; None without any."""
+    try:
+        document = json.loads(content)
+        return read_label(document[find_column([*document], LABEL_COLUMNS)])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
 
 
 def is_visible(name: str) -> bool:

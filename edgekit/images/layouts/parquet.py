@@ -15,11 +15,11 @@ from edgekit.images.layouts.layout import (
     LABEL_COLUMNS,
     MAX_IMAGE_BYTES,
     Contents,
-    Label,
     ListedImage,
     Part,
     Terms,
     find_column,
+    read_label,
 )
 from edgekit.support.libraries import import_needed
 
@@ -73,11 +73,12 @@ class Parquet:
             _check_groups(shard.file, file.metadata, self.image)
             try:
                 column = file.read(columns=[self.label], use_threads=False).column(0)
+                labels = [*map(read_label, column.to_pylist())]
             except (OSError, ValueError) as error:
                 raise DataError(
                     f"can't read the column '{self.label}' of '{shard.file}': {error}", fix="Write the file again"
                 ) from error
-        return [ListedImage(shard.within(str(row)), _label(value)) for row, value in enumerate(column.to_pylist())]
+        return [ListedImage(shard.within(str(row)), label) for row, label in enumerate(labels)]
 
     def _check_columns(self, schema: "Schema", file: Path) -> None:
         """Raise DataError unless a file has the columns of the first one, and its classes in the same order."""
@@ -174,14 +175,22 @@ def _label_column(schema: "Schema", file: Path, names: Mapping[str, Sequence[str
     def is_label(kind: "DataType") -> bool:
         if types.is_dictionary(kind):
             return is_label(kind.value_type)
-        return bool(
-            types.is_null(kind) or types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)
+        return any(
+            is_kind(kind) for is_kind in (types.is_null, types.is_integer, types.is_string, types.is_large_string)
         )
 
-    columns = [field.name for field in schema if is_label(field.type)]
+    def is_list(kind: "DataType") -> bool:
+        if not any(is_kind(kind) for is_kind in (types.is_list, types.is_large_list, types.is_fixed_size_list)):
+            return False
+        entry = kind.value_type
+        return is_label(entry) or types.is_boolean(entry) or types.is_floating(entry)
+
+    columns = [field.name for field in schema if is_label(field.type) or is_list(field.type)]
     name = find_column(columns, LABEL_COLUMNS) or (next(iter(names)) if len(names) == 1 else None)
     if name is None or name not in columns:
-        raise _wrong_columns(schema, file, "labels", f"integers or texts, called {', '.join(LABEL_COLUMNS)}")
+        raise _wrong_columns(
+            schema, file, "labels", f"integers, texts or lists of them, called {', '.join(LABEL_COLUMNS)}"
+        )
     return name
 
 
@@ -198,23 +207,22 @@ def _columns_of(schema: "Schema") -> str:
 
 
 def _class_names(schema: "Schema") -> dict[str, tuple[str, ...]]:
-    """Names of the classes by column: the `ClassLabel` features in the metadata that Hugging Face's datasets writes."""
+    """Names of the classes by column: the `ClassLabel` features in the metadata that Hugging Face's datasets writes.
+
+    A column of lists has the feature of its entries in another one, or in a list.
+    """
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        entries = {
+            name: each[0] if isinstance(each, list) else each.get("feature", each) for name, each in features.items()
+        }
         return {
             column: tuple(map(str, feature["names"]))
-            for column, feature in features.items()
+            for column, feature in entries.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
         }
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (LookupError, ValueError, TypeError, AttributeError):
         return {}
-
-
-def _label(value: object) -> Label | None:
-    """The label of a row. Hubs write -1 for the unknown labels of a test split."""
-    if isinstance(value, int):
-        return value if value >= 0 else None
-    return value.strip() or None if isinstance(value, str) else None
 
 
 def _check_groups(file: Path, metadata: "FileMetaData", column: str) -> None:

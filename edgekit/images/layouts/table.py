@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from edgekit.images.layouts.layout import (
     LABEL_COLUMNS,
     PATH_COLUMNS,
     Contents,
-    Label,
     Labels,
     ListedImage,
     Part,
@@ -23,10 +22,10 @@ from edgekit.images.layouts.layout import (
     find_column,
 )
 
-SNIFFED = 64 << 10
-"""Characters from which the delimiter is guessed."""
 DELIMITERS = ",;\t|"
 TERMS = Terms("label", "without a label", "Write their labels, or remove their rows")
+BITS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+"""What a column of one class says about images, in lower case."""
 FIRST = 8
 """Rows of which one must name a file that exists; otherwise the paths are taken to be relative to another folder."""
 
@@ -34,21 +33,29 @@ FIRST = 8
 @dataclass(frozen=True, slots=True)
 class _Row:
     path: str
-    label: str | None
+    label: Labels
     split: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV or TSV whose header names a column of paths and one of labels, and possibly one of splits."""
+    """A CSV or TSV whose header names a column of paths and one of labels, and possibly one of splits.
+
+    Without a column of labels, every other column is one of zeros and ones, and its name that of a class.
+    """
 
     file: Path
     split: str
     """The only split to list; empty for all."""
     delimiter: str
-    columns: tuple[int, int, int | None]
-    """Indices of the columns with the paths, the labels and the splits."""
-    description: ClassVar[str] = "a CSV or TSV with the columns path and label"
+    header: tuple[str, ...]
+    path: str
+    """The column of paths."""
+    label: str | None
+    """The column of labels."""
+    description: ClassVar[str] = (
+        "a CSV or TSV with the columns path and label, or path and one of 0 or 1 for each class"
+    )
 
     @classmethod
     def open(cls, place: Path, inner: str) -> Self | None:
@@ -56,23 +63,27 @@ class Table:
         if place.suffix.lower() not in (".csv", ".tsv") or not os.path.isfile(place):
             return None
         with _reading(place) as file:
-            start = file.read(SNIFFED)
-            file.seek(0)
-            delimiter = _delimiter(start, place)
-            header = next(csv.reader(file, delimiter=delimiter), [])
-        columns = [find_column(header, names) for names in (PATH_COLUMNS, LABEL_COLUMNS, ("split",))]
-        for column, what, names in zip(columns, ("paths", "labels"), (PATH_COLUMNS, LABEL_COLUMNS), strict=False):
-            if column is None:
-                listed = ", ".join(f"'{name}'" for name in header)
-                raise DataError(
-                    f"'{place}' has no column with the {what} of images: its first line has {listed or 'nothing'}",
-                    valid=f"a first line with names such as path,label; for {what}: {', '.join(names)}",
-                    fix="Correct the first line",
-                )
-        path, label, split = (None if column is None else header.index(column) for column in columns)
-        assert path is not None
-        assert label is not None
-        return cls(place, inner, delimiter, (path, label, split))
+            line = file.readline()
+            delimiter = max(DELIMITERS, key=lambda each: len(_cells(line, each)))
+            header = tuple(_cells(line, delimiter))
+        path, label = find_column(header, PATH_COLUMNS), find_column(header, LABEL_COLUMNS)
+        if path is not None:
+            table = cls(place, inner, delimiter, header, path, label)
+            if label is not None or len(table.classes) > 1:
+                return table
+        listed = ", ".join(f"'{name}'" for name in header) or "nothing"
+        raise DataError(
+            f"'{place}' has no column with the {'labels' if path else 'paths'} of images: its first line has {listed}",
+            valid=f"a first line with names such as path,label; for paths: {', '.join(PATH_COLUMNS)}; for labels: "
+            f"{', '.join(LABEL_COLUMNS)}, or the names of classes for columns of 0 and 1",
+            fix="Correct the first line",
+        )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The columns that are neither that of paths nor that of splits, if there is none of labels."""
+        others = {self.path, find_column(self.header, ("split",))}
+        return () if self.label else tuple(name for name in self.header if name.strip() and name not in others)
 
     def contents(self) -> Contents:
         """List the rows. Paths are relative to the CSV's folder. Raises DataError for rows without a path."""
@@ -81,38 +92,55 @@ class Table:
         root = _root(self.file.parent, rows)
         parts = []
         for split, path, group in by_split(rows, lambda row: row.split, self.file, self.split):
-            labels: dict[str, dict[str, None]] = {}
+            labels: dict[str, list[Labels]] = {}
             for row in group:
-                of_image = labels.setdefault(self._name(row, root), {})
-                of_image |= {row.label: None} if row.label else {}
-            images = tuple(ListedImage(name, _one_or_several([*labels[name]])) for name in sorted(labels))
+                labels.setdefault(self._name(row, root), []).append(row.label)
+            images = tuple(ListedImage(name, _joined(labels[name])) for name in sorted(labels))
             parts.append(Part(split, path, images, Folder(root)))
-        return Contents(tuple(parts), TERMS)
+        return Contents(tuple(parts), TERMS, tuple(name.strip() for name in self.classes))
 
     def _name(self, row: _Row, root: Path) -> str:
         return Path(os.path.relpath(self.file.parent / row.path, root)).as_posix()
 
     def _rows(self) -> Iterator[_Row]:
-        path, label, split = self.columns
+        split = find_column(self.header, ("split",))
         with _reading(self.file) as file:
             reader = csv.reader(file, delimiter=self.delimiter)
             next(reader, None)
-            for cells in reader:
-                if not any(cell.strip() for cell in cells):
+            for values in reader:
+                cells = dict(reversed([*zip(self.header, map(str.strip, values), strict=False)]))
+                if not any(cells.values()):
                     continue
-                row = _Row(_cell(cells, path), _cell(cells, label) or None, _cell(cells, split))
-                if not row.path:
+                if not cells[self.path]:
                     raise DataError(f"line {reader.line_num} of '{self.file}' has no path", fix="Correct the line")
-                yield row
+                label = cells.get(self.label) or None if self.label else self._bits(cells, reader.line_num)
+                yield _Row(cells[self.path], label, cells.get(split or "", ""))
+
+    def _bits(self, cells: Mapping[str, str], line: int) -> tuple[int, ...]:
+        """Which classes an image has, from the columns of zeros and ones."""
+        bits = {name: BITS.get(cells.get(name, "").casefold()) for name in self.classes}
+        if wrong := [name for name, bit in bits.items() if bit is None]:
+            raise DataError(
+                f"'{self.file}' has no column with the labels of images, and its column '{wrong[0]}' has "
+                f"'{cells.get(wrong[0], '')}' in line {line}",
+                valid="a column called label, or 0 or 1 in every column but those of paths and splits",
+                fix="Name the column of the labels, or remove the columns that aren't classes",
+            )
+        return tuple(bit for bit in bits.values() if bit is not None)
 
 
-def _one_or_several(labels: Sequence[Label]) -> Labels:
-    """The labels that the rows of an image have."""
-    return tuple(labels) if len(labels) > 1 else next(iter(labels), None)
+def _joined(labels: Sequence[Labels]) -> Labels:
+    """The labels of an image with several rows."""
+    different = [*dict.fromkeys(label for label in labels if label is not None)]
+    if len(different) < 2:
+        return next(iter(different), None)
+    vectors = [label for label in different if isinstance(label, tuple)]
+    texts = tuple(label for label in different if isinstance(label, str))
+    return texts or tuple(max(bits) for bits in zip(*vectors, strict=True))
 
 
-def _cell(cells: Sequence[str], column: int | None) -> str:
-    return cells[column].strip() if column is not None and column < len(cells) else ""
+def _cells(line: str, delimiter: str) -> list[str]:
+    return next(csv.reader([line], delimiter=delimiter), [])
 
 
 @contextmanager
@@ -125,14 +153,6 @@ def _reading(path: Path) -> Iterator[TextIO]:
         raise DataError(
             f"can't read '{path}': {getattr(error, 'strerror', None) or error}", valid="a CSV or TSV in UTF-8"
         ) from error
-
-
-def _delimiter(text: str, path: Path) -> str:
-    """The delimiter that the csv module guesses. Where it can't tell, that of the suffix."""
-    try:
-        return csv.Sniffer().sniff(text, DELIMITERS).delimiter
-    except csv.Error:
-        return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
 def _check_first(file: Path, rows: Sequence[_Row]) -> None:

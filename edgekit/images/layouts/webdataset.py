@@ -3,7 +3,6 @@
 Other images of the same key, such as `key.seg.png`, are left out.
 """
 
-import json
 import re
 import tarfile
 from collections.abc import Mapping
@@ -15,22 +14,20 @@ from typing import ClassVar, Self
 from edgekit.errors import DataError
 from edgekit.images.layouts.folder import Shard, Shards, find_shards
 from edgekit.images.layouts.layout import (
-    LABEL_COLUMNS,
+    LONGEST_LABEL,
     MAX_IMAGE_BYTES,
     Contents,
-    Label,
+    Labels,
     ListedImage,
     Part,
     Terms,
-    find_column,
     is_image,
     is_visible,
+    label_in_json,
 )
 
 _IN_SHARD = re.compile(r"(.+?\.tar)/(.+)", re.IGNORECASE)
 TERMS = Terms("label", "without a label", "Add a member KEY.cls, or KEY.json with the key label, for each KEY.jpg")
-LONGEST_LABEL = 1 << 20
-"""Most bytes of a member with a label."""
 
 
 @dataclass(frozen=True)
@@ -152,16 +149,15 @@ def _is_plain(name: str) -> bool:
     return PurePosixPath(name).name.count(".") == 1
 
 
-def _read_label(file: Path, name: str, offset: int, size: int) -> Label | None:
-    """The label in a member: a .cls is a name or an index, a .json has it under one of the usual keys."""
+def _read_label(file: Path, name: str, offset: int, size: int) -> Labels:
+    """The label in a member: a .cls is a name or an index, or one in each line; a .json has it under a usual key."""
     if size > LONGEST_LABEL:
         return None
+    content = _read(file, offset, size)
+    if name.lower().endswith(".json"):
+        return label_in_json(content)
     try:
-        text = _read(file, offset, size).decode("utf-8-sig").strip()
-        if name.lower().endswith(".cls"):
-            return text or None
-        document = json.loads(text)
-        value = document[find_column([*document], LABEL_COLUMNS)]
-    except (ValueError, KeyError, TypeError, AttributeError):
+        lines = [line.strip() for line in content.decode("utf-8-sig").split("\n") if line.strip()]
+    except UnicodeDecodeError:
         return None
-    return value if isinstance(value, str | int) and not isinstance(value, bool) and value != "" else None
+    return tuple(lines) if len(lines) > 1 else next(iter(lines), None)

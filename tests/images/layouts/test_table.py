@@ -1,5 +1,7 @@
 """CSV and TSV files of paths and labels."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -133,3 +135,58 @@ def test_tables_that_can_not_be_used(place: Path, content: bytes, problem: str) 
 def test_a_byte_order_mark_and_another_suffix(place: Path) -> None:
     (place / "set.TSV").write_bytes(b"\xef\xbb\xbfpath\tlabel\r\na.png\tcat\r\n")
     assert len(open_dataset(place / "set.TSV", LABELS).samples) == 1
+
+
+SEVERAL = [(0, 1), (1,), (0, 1, 2)]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("form", ["list", "JSON", "rows", "columns"])
+def test_several_labels_for_each_image(place: Path, form: str, delimiter: str) -> None:
+    names = [[LABELS[index] for index in indices] for indices in SEVERAL]
+    separator = "|" if delimiter == ";" else ";"
+    rows: dict[str, list[Sequence[object]]] = {
+        "list": [["path", "label"], *([path, separator.join(each)] for path, each in zip(NAMES, names, strict=True))],
+        "JSON": [["path", "labels"], *([path, json.dumps(each)] for path, each in zip(NAMES, names, strict=True))],
+        "rows": [["path", "label"], *([path, name] for path, each in zip(NAMES, names, strict=True) for name in each)],
+        "columns": [
+            ["", "image", *LABELS],
+            *([7, path, *(int(name in each) for name in LABELS)] for path, each in zip(NAMES, names, strict=True)),
+        ],
+    }
+    dataset = open_dataset(write_table(place / "set.csv", rows[form], delimiter), LABELS)
+    assert dataset.labelling == "several"
+    assert [sample.labels for sample in dataset.samples] == SEVERAL
+    assert dataset.assumption is None
+    assert [dataset.read(sample) for sample in dataset.samples] == [image_bytes(seed) for seed in range(3)]
+
+
+def test_columns_of_classes_in_another_order_than_the_outputs(place: Path) -> None:
+    rows = [("path", "Owl", "split", "cat", "dog"), ("a.png", 0, "val", 1.0, "True"), ("b c.png", 1, "val", 0.0, "0")]
+    dataset = open_dataset(write_table(place / "set.csv", rows), LABELS)
+    assert [sample.labels for sample in dataset.samples] == [(0, 1), (2,)]
+    unnamed = open_dataset(place / "set.csv", ["class_0", "class_1", "class_2"])
+    assert [sample.labels for sample in unnamed.samples] == [(1, 2), (0,)]
+    assert unnamed.class_names == ("Owl", "cat", "dog")
+    assert "0 = Owl, 1 = cat, 2 = dog" in str(unnamed.assumption)
+
+
+@pytest.mark.parametrize(
+    ("rows", "facts"),
+    [
+        ([("path", "cat", "dog", "width"), ("a.png", 1, 0, 640)], ["'width'", "'640'", "line 2"]),
+        ([("path", "cat", "dog"), ("a.png", 1, 0), ("b c.png", 1)], ["'dog'", "line 3"]),
+        ([("path", "cat", "fox"), ("a.png", 1, 1)], ["'fox'", "3 classes"]),
+        ([("path", "cat", "dog"), ("a.png", 1, 1), ("b c.png", 0, 0)], ["1 images", "'b c.png'"]),
+        ([("path", "label"), ("a.png", "cat|fox")], ["'fox'", "3 classes"]),
+    ],
+)
+def test_several_labels_that_can_not_be_used(place: Path, rows: list[tuple[object, ...]], facts: list[str]) -> None:
+    with refuses(DataError, *facts):
+        open_dataset(write_table(place / "set.csv", rows), LABELS)
+
+
+def test_rows_of_zeros_and_ones_for_the_same_image_are_joined(place: Path) -> None:
+    rows = [("path", *LABELS), ("a.png", 1, 0, 0), ("a.png", 0, 0, 1), ("in/c.png", 0, 1, 0)]
+    dataset = open_dataset(write_table(place / "set.csv", rows), LABELS)
+    assert [sample.labels for sample in dataset.samples] == [(0, 2), (1,)]
