@@ -11,11 +11,12 @@ from edgekit.cli.app import app
 from edgekit.cli.arguments import BundlePath, Json, Junit, OneDevice, Summary
 from edgekit.cli.command import states
 from edgekit.cli.for_pipelines import ForPipelines
-from edgekit.cli.output import answer_width, clean_stdout, emit, show, wrapped
+from edgekit.cli.output import answer_width, clean_stdout, show, wrapped
 from edgekit.errors import printable
-from edgekit.job.job import OF_BUNDLE
+from edgekit.job.job import OF_BUNDLE, Job
 
 if TYPE_CHECKING:
+    from edgekit.measure.classify_images import Classification
     from edgekit.measure.inspect_bundle import Inspection
     from edgekit.report.compare import Comparison, RowComparison
 
@@ -85,35 +86,57 @@ def _lines_of(inspection: "Inspection") -> Iterator[str]:
 
 
 @app.command(rich_help_panel=panels.MORE)
-@states("threads", defaults={"threads": OF_BUNDLE})
+@states(
+    "threads",
+    "data",
+    defaults={"threads": OF_BUNDLE},
+    helps={"data": "Images to search, for a bundle that gives vectors: a folder, or a set in any other layout."},
+)
 def classify(
     bundle: BundlePath,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
     stated: dict[str, Any],
     top: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=1, metavar="N", rich_help_panel=panels.OUTPUT, help="Number of labels to print for each image."
+            min=1,
+            metavar="N",
+            show_default="5, or every label that reaches its threshold",
+            rich_help_panel=panels.OUTPUT,
+            help="Number of labels, or of similar images, to print for each image.",
         ),
-    ] = 5,
+    ] = None,
     json_: Json = False,
 ) -> int:
     """Classify images with a bundle.
 
-    Prints the best labels of each image with their softmax scores.
+    Prints the best labels of each image with their softmax scores; of a
+    multi-label model, those whose probability reaches the label's threshold.
+    With a bundle that gives vectors, prints the images of --data that are
+    most similar, with the cosine.
     """
-    from edgekit.measure.inspect_bundle import classify_images
+    from edgekit.measure.classify_images import classify_images
+    from edgekit.support.progress import Reporter
 
+    job = Job.of("", stated)
     with clean_stdout() as out:
-        classification = classify_images(bundle, images, top, stated.get("threads"))
-        if json_:
-            emit(out, classification)
-            return 0
-        for result in classification.results:
-            if len(images) > 1:
-                out.write(f"{result.image}\n")
-            out.writelines(f"{scored.score:7.2%}  {printable(scored.label)}\n" for scored in result.top)
+        found = classify_images(bundle, images, top, job.threads, job.data, Reporter(quiet=json_))
+        show(out, found, map(printable, _classified(found)), json_)
     return 0
+
+
+def _classified(found: "Classification") -> Iterator[str]:
+    from edgekit.measure.classify_images import ClassifiedImage
+
+    for result in found.results:
+        if len(found.results) > 1:
+            yield result.image
+        if isinstance(result, ClassifiedImage):
+            yield from (f"{scored.score:7.2%}  {scored.label}" for scored in result.top)
+            if not result.top:
+                yield "no label reaches its threshold"
+        else:
+            yield from (f"{one.cosine:7.4f}  {one.image}" for one in result.nearest)
 
 
 @app.command(rich_help_panel=panels.MORE)

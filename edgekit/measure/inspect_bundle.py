@@ -1,6 +1,6 @@
-"""Inspect a bundle or a model file, and classify images, for `edgekit inspect` and `edgekit classify`."""
+"""Inspect a bundle or a model file, for `edgekit inspect`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import isfinite, nan
 from pathlib import Path
@@ -98,31 +98,6 @@ SHOWN = 8
 """Number of layers that a summary names."""
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A label and its softmax score, from 0 to 1."""
-
-    label: str
-    score: float
-
-
-@dataclass(frozen=True)
-class ClassifiedImage:
-    """Best labels of one image, the best first."""
-
-    image: str
-    top: tuple[Scored, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Classification:
-    """Result of `edgekit classify`."""
-
-    schema_version: Literal[1] = 1
-    bundle: str
-    results: tuple[ClassifiedImage, ...]
-
-
 def inspect_bundle(path: Path, threads: int | None, name: str | None = None) -> BundleInspection:
     """Describe a bundle and profile it on this machine. Golden samples that differ are in the result, not an error.
 
@@ -192,17 +167,6 @@ def _installed(target: str) -> str | None:
     """The first distribution of a runtime that is installed, with its version; None if it is under another name."""
     found = ((name, installed_version(name)) for name in find_runtime(target).distributions)
     return next((f"{name} {version}" for name, version in found if version), None)
-
-
-def classify_images(path: Path, images: Sequence[Path], top: int, threads: int | None) -> Classification:
-    """Find the best labels of each image; raises ImageError for an image that can't be read."""
-    check_threads(threads)
-    results = []
-    with open_session(read_bundle(path), threads) as session:
-        for image in images:
-            best = tuple(Scored(label, score) for label, score in session.classify(image, top))
-            results.append(ClassifiedImage(str(image), best))
-    return Classification(bundle=str(path), results=tuple(results))
 
 
 def portability(ran: Int8, target: str | None) -> str | None:

@@ -10,7 +10,7 @@ TINY = np.float32(1e-12)
 
 
 def activated(outputs: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:
-    """Scores from 0 to 1, or vectors, of a model's outputs, both float32 [N,K]. The outputs must be finite."""
+    """Scores from 0 to 1, or vectors, of a model's outputs, both float32 [N,K] or [K]. The outputs must be finite."""
     values = outputs
     if activation == "softmax":
         powers = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
