@@ -17,7 +17,8 @@ from edgekit.cli.main import main
 from edgekit.devices.web.runtime_package import VERSION, RuntimeFiles, runtime_files
 from edgekit.errors import MissingExtraError
 from edgekit.images.dataset import LabelledCrops
-from edgekit.measure.accuracy import EvaluationImages, Predictions
+from edgekit.measure.accuracy import EvaluationImages
+from edgekit.measure.tasks.single_label import SingleLabel
 from edgekit.runtime.bundle import Golden, write_bundle
 from tests.helpers.environments import build, install_as_printed, new_environment
 from tests.helpers.measurements import without_fresh_processes
@@ -216,8 +217,10 @@ def tiny_images(tiny_network: Any, tiny_golden: Golden, photos: Path) -> Evaluat
     hit = np.arange(6) > 0
     labels = np.where(hit, best, (best + 1) % 10)
     files = [path.read_bytes() for path in sorted(photos.glob("*/0.png"))]
-    crops, reference = LabelledCrops(pixels, labels), Predictions(best, hit, hit)
-    return EvaluationImages(crops, reference, files, "key of the images", logits=2 * logits[:4])
+    task = SingleLabel()
+    return EvaluationImages(
+        task, LabelledCrops(pixels, labels), task.kept(logits), files, "key of the images", logits=2 * logits[:4]
+    )
 
 
 @pytest.fixture(scope="session")

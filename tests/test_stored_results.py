@@ -16,10 +16,11 @@ from edgekit.images.dataset import LabelledCrops, open_dataset
 from edgekit.images.preprocess import Preprocessing
 from edgekit.images.selection import select
 from edgekit.measure import shards
-from edgekit.measure.accuracy import EvaluationImages, Predictions
+from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.measurement_store import GroupInputs, Machine, MeasurementStore
 from edgekit.measure.settings import Gates, Timing
 from edgekit.measure.shards import SerialExecutor, Shard, ShardInputs, evaluate_shards
+from edgekit.measure.tasks.single_label import SingleLabel, TopClasses
 from edgekit.models.network import NetworkIdentity
 from edgekit.pipeline import build, steps, torch_reference
 from edgekit.pipeline.build import build_one
@@ -54,9 +55,10 @@ BUNDLE = BundleInputs(
     rewrites_and_placement=RECIPE.targets["onnx"],
     device_class=load_device_class("x86-64-v3"),
     calibration=CalibrationInputs(replace(RECIPE, targets={}), "c3", ("d4", "e5"), RECIPE),
+    task=("single-label", ()),
     versions=VERSIONS,
 )
-REFERENCE = ReferenceInputs(NETWORK, ("f6", "07"), (0, 1))
+REFERENCE = ReferenceInputs(NETWORK, ("f6", "07"), ((0,), (1,)), ("single-label", ()))
 ROW = GroupInputs(
     bundles=(("onnx-float", "18"), ("onnx-int8", "29")),
     images=REFERENCE.key,
@@ -64,7 +66,7 @@ ROW = GroupInputs(
     timing=Timing(),
     machine=Machine(device(), VERSIONS),
 )
-SHARD = ShardInputs("18", 1, ("f6",), (0,), "Zen 3", VERSIONS)
+SHARD = ShardInputs("18", 1, ("f6",), "Zen 3", VERSIONS)
 STUDY = StudyInputs((BUNDLE,), REFERENCE, Timing(), device(), "ssh://pi@pi4", "3a")
 SENSITIVITY = SensitivityInputs(STUDY, 1.0)
 
@@ -146,16 +148,17 @@ def make_graph(place: Place, inputs: Any) -> None:
 
 
 def make_reference(place: Place, inputs: Any) -> None:
-    """Let torch predict images with these inputs, or reuse its predictions."""
+    """Let torch answer for images with these inputs, or reuse its answers."""
 
-    def predict(*_: object) -> Predictions:
+    def predict(*_: object) -> TopClasses:
         place.made()
-        return Predictions(np.zeros(2, np.int64), np.ones(2, bool), np.ones(2, bool))
+        return TopClasses(np.array([[1], [2]]), np.ones(2, np.float32))
 
     place.patch.setattr(torch_reference, "predict", predict)
     crops: Any = LabelledCrops(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int64))
     network: Any = None
-    assert torch_answers(network, crops, inputs, place.run, QUIET).hit1.tolist() == [True, True]
+    answers: Any = torch_answers(network, SingleLabel(), crops, inputs, place.run, QUIET)
+    assert (answers.best.tolist(), answers.confidence.tolist()) == ([1, 2], [1, 1])
 
 
 def make_row(place: Place, inputs: Any) -> None:
@@ -173,16 +176,17 @@ def make_row(place: Place, inputs: Any) -> None:
 
 
 def make_shard(place: Place, inputs: Any) -> None:
-    """Evaluate a shard with these inputs, or reuse its predictions."""
+    """Evaluate a shard with these inputs, or reuse its answers."""
 
-    def answer(shard: Shard) -> Predictions:
+    def answer(shard: Shard) -> TopClasses:
         place.made()
-        return Predictions.of((1,), (True,), (True,))
+        return TopClasses(np.array([[1]]), np.ones(1, np.float32))
 
     place.patch.setattr(shards, "answer", answer)
     dataset: Any = SimpleNamespace(samples=())
     shard = Shard(Path("bundle"), dataset, inputs)
-    assert evaluate_shards([shard], SerialExecutor(), place.run, "0", no_step).best.tolist() == [1]
+    answers: Any = evaluate_shards(SingleLabel(), [shard], SerialExecutor(), place.run, "0", no_step)
+    assert answers.best.tolist() == [1]
 
 
 def make_sensitivity(place: Place, inputs: Any) -> None:
@@ -281,5 +285,4 @@ def test_a_shard_is_evaluated_with_what_its_inputs_say(photos: Path, make_bundle
     (shard,) = shards.shards_of(bundle, dataset, chosen, 1)
     assert (shard.inputs.bundle, shard.inputs.threads) == (bundle.sha256, 1)
     assert shard.inputs.images == chosen.hashes
-    assert shard.inputs.labels == tuple(sample.label for sample in shard.dataset.samples)
     assert {"onnxruntime", "numpy", "pillow", "edgekit", "python"} <= shard.inputs.versions.keys()

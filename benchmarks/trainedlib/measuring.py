@@ -18,8 +18,9 @@ from edgekit.images.dataset import crop_each, crop_samples
 from edgekit.images.selection import split
 from edgekit.job import Job
 from edgekit.measure import machine
-from edgekit.measure.accuracy import Predictions, compare, predict, snr_db
+from edgekit.measure.accuracy import snr_db
 from edgekit.measure.profile_summary import summarize_profile
+from edgekit.measure.tasks.single_label import SingleLabel
 from edgekit.models.network import batched_logits
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.deploy import deploy
@@ -43,12 +44,7 @@ class Bench:
         chosen = split(job_images.evaluation, images)[0].samples
         self.crops = crop_samples(job_images.dataset, chosen, self.spec.network.preprocessing)
         self.float_logits = np.concatenate(list(batched_logits(self.spec.network, self.crops.pixels)))
-        self.reference = self.predictions(self.float_logits)
-
-    def predictions(self, logits: NDArray[np.float32]) -> Predictions:
-        """Predictions of the model that returned these logits [N,classes]."""
-        answers = zip(logits[:, None], self.crops.labels.tolist(), strict=True)
-        return predict(lambda row: row, answers)
+        self.reference = SingleLabel().kept(self.float_logits)
 
     @property
     def image(self) -> NDArray[np.float32]:
@@ -65,7 +61,10 @@ class Bench:
         """Figures of one choice, or the error; None if the choice changes nothing in the family's recipe."""
         start = time.monotonic()
         row: Row = {"recipe": self.spec.recipe.name, "calibration_images": len(self.spec.calibration.samples)}
-        row |= {"images": len(self.crops), "float_top1": round(float(self.reference.hit1.mean()), 4)}
+        row |= {
+            "images": len(self.crops),
+            "float_top1": round(float(self.reference.right(self.crops.labels).mean()), 4),
+        }
         with tempfile.TemporaryDirectory() as folder:
             try:
                 if choice.stock:
@@ -133,14 +132,14 @@ class Bench:
         """Accuracy of a function from float32 images [1,C,H,W] to logits [1,classes], beside the float network's."""
         images = self.crops.normalized(self.spec.network.preprocessing)
         logits = np.concatenate([infer(image) for image, _ in images])
-        accuracy = compare(self.predictions(logits), self.reference)
+        accuracy = SingleLabel().compare(SingleLabel().kept(logits), self.reference, self.crops.labels)
         return _accuracy(accuracy) | {"snr_db": round(snr_db(self.float_logits, logits), 2)}
 
 
 def _accuracy(accuracy: Accuracy) -> Row:
     return {
-        "top1": round(accuracy.top1, 4),
-        "drop_top1_points": round(accuracy.drop_top1_points, 2),
+        "top1": round(accuracy.value, 4),
+        "drop_top1_points": round(accuracy.drop_points, 2),
         "drop_ci95_points": [round(end, 2) for end in accuracy.drop_ci95_points],
         "lost": accuracy.right_to_wrong,
         "won": accuracy.wrong_to_right,

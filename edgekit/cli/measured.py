@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from edgekit.cli.output import wrapped
 from edgekit.report.answer import unsteady, with_interval
-from edgekit.report.figure import NOTHING, figure_at
+from edgekit.report.figure import NOTHING, figure_at, score_figures
+from edgekit.report.measurement import TOP1
 from edgekit.report.sentences import emulated, energy_words, notes_of, stream_words, sustain_lines, timing_words
 from edgekit.report.table import Column, lines_of
 
@@ -40,23 +41,25 @@ def _loss_of(evaluation: "BundleEvaluation") -> str:
     if not evaluation.accuracy_meaningful:
         return f"The weights are random, so only the agreement with {name} on {count} means anything."
     compared = [(row, row.accuracy) for row in evaluation.results if row.accuracy and row.bundle != name]
-    reached = f"{name} reaches top-1 {100 * evaluation.reference.top1:.2f} % on {count}"
+    metric = evaluation.reference.metric
+    reached = f"{name} reaches {metric} {100 * evaluation.reference.value:.2f} % on {count}"
     if not compared:
         return f"{reached}."
-    row, accuracy = max(compared, key=lambda pair: pair[1].drop_top1_points)
+    row, accuracy = max(compared, key=lambda pair: pair[1].drop_points)
     low, high = accuracy.drop_ci95_points
     most = "" if len(compared) == 1 else "most, "
     return (
-        f"{row.bundle} loses {most}{accuracy.drop_top1_points:.2f} points of top-1 (95 % interval {low:.2f} to "
+        f"{row.bundle} loses {most}{accuracy.drop_points:.2f} points of {metric} (95 % interval {low:.2f} to "
         f"{high:.2f}): {reached}."
     )
 
 
 def _accuracy_columns(rows: Sequence["EvaluatedBundle"], meaningful: bool) -> list[Column]:
-    top1, loss, agreement = map(figure_at, ("accuracy.top1", "accuracy.drop_top1_points", "accuracy.agreement"))
+    (score, loss), agreement = score_figures(rows), figure_at("accuracy.agreement")
+    metric = next((row.accuracy.metric for row in rows if row.accuracy), TOP1)
     return [
         Column("", [row.bundle for row in rows], left=True),
-        Column("top-1", [top1.text(row, meaningful) for row in rows], rank=1),
+        Column(metric, [score.text(row, meaningful) for row in rows], rank=1),
         Column("loss, points (95 %)", [with_interval(loss, row, meaningful) for row in rows]),
         Column("agreement", [agreement.text(row) for row in rows], rank=2),
         Column("verdict", [_word(row) for row in rows], left=True),
@@ -130,11 +133,19 @@ def _accuracy_line(row: "EvaluatedBundle") -> Iterator[str]:
     if accuracy is None:
         return
     low, high = accuracy.drop_ci95_points
+    more, changed = "", ""
+    if accuracy.top5 is not None:
+        more = f", top-5 {accuracy.top5:.2%}"
+    if accuracy.score is not None:
+        more = "".join(f", {each.name} {each.value:.4g}" for each in accuracy.score.details)
+    if accuracy.mcnemar_p is not None:
+        changed = (
+            f"{accuracy.right_to_wrong} right to wrong, {accuracy.wrong_to_right} wrong to right "
+            f"(McNemar p = {accuracy.mcnemar_p:.2g}), "
+        )
     yield (
-        f"{row.bundle}: top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%}, "
-        f"drop {accuracy.drop_top1_points:+.2f} points [{low:+.2f}, {high:+.2f}], "
-        f"{accuracy.right_to_wrong} right to wrong, {accuracy.wrong_to_right} wrong to right "
-        f"(McNemar p = {accuracy.mcnemar_p:.2g}), agreement {accuracy.agreement:.2%}, n = {accuracy.count}"
+        f"{row.bundle}: {accuracy.metric} {accuracy.value:.2%}{more}, drop {accuracy.drop_points:+.2f} points "
+        f"[{low:+.2f}, {high:+.2f}], {changed}agreement {accuracy.agreement:.2%}, n = {accuracy.count}"
     )
 
 

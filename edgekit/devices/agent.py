@@ -42,10 +42,11 @@ from edgekit.devices.slots import RUN_AGAIN, Slots, fingerprint_of, pushing, tur
 from edgekit.errors import BundleRefusedError, DeviceError, EdgekitError
 from edgekit.images.dataset import LabelledCrops
 from edgekit.measure import machine
-from edgekit.measure.accuracy import EvaluationImages, Predictions
+from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.inspect_bundle import inspect_bundle, inspect_model
 from edgekit.measure.latency import CallFailed, alternate
 from edgekit.measure.measure_bundles import measure_group
+from edgekit.measure.tasks import task_of
 from edgekit.report.figure import counted
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.runtime.session import golden_error, open_session
@@ -143,9 +144,11 @@ def images_of(sent: SentImages, store: Path) -> EvaluationImages:
     """The evaluation images, memory-mapped from the store."""
     pixels = np.load(store / sent.pixels, mmap_mode="r", allow_pickle=False)
     with np.load(store / sent.reference, allow_pickle=False) as arrays:
+        task = task_of(sent.task, sent.thresholds)
         return EvaluationImages(
+            task,
             LabelledCrops(pixels, arrays["labels"]),
-            Predictions(arrays["best"], arrays["hit1"], arrays["hit5"]),
+            task.answers(**{name: arrays[name] for name in task.answers.names()}),
             [(store / digest).read_bytes() for digest in sent.files],
             "",
             sent.names,

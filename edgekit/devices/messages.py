@@ -29,16 +29,20 @@ Files = Mapping[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class SentImages:
-    """The evaluation images in the device's store, and torch's predictions for them."""
+    """The evaluation images in the device's store, and torch's answers for them."""
 
     pixels: str
     """SHA-256 of a .npy file, uint8 [N,H,W,3]."""
     reference: str
-    """SHA-256 of a .npz file with the right classes, torch's predictions and its logits for the first images."""
+    """SHA-256 of a .npz file with the labels, torch's answers and its outputs for the first images."""
     files: tuple[str, ...]
     """SHA-256 of a few encoded image files, for end-to-end times."""
     names: tuple[str, ...] = ()
     """Names of the images."""
+    task: str = "single-label"
+    """Name of the task."""
+    thresholds: tuple[float, ...] = ()
+    """Its thresholds."""
 
 
 class DeviceJob(Struct, frozen=True, kw_only=True):

@@ -134,7 +134,7 @@ class Board:
         return self._reporter.stage(f"{self.device.name}: copy")
 
     def _send_images(self, images: EvaluationImages) -> SentImages:
-        arrays: dict[str, Any] = {"labels": images.crops.labels, **vars(images.reference)}
+        arrays: dict[str, Any] = {"labels": images.crops.labels, **images.reference.arrays()}
         if images.logits is not None:
             arrays["logits"] = images.logits
         with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
@@ -148,7 +148,14 @@ class Board:
                 path.write_bytes(content)
             paths = [Path(pixels), Path(folder) / "reference.npz", *files]
             first, second, *others = send_files(self.connection, self.facts, paths)
-        return SentImages(pixels=first, reference=second, files=tuple(others), names=tuple(images.names))
+        return SentImages(
+            pixels=first,
+            reference=second,
+            files=tuple(others),
+            names=tuple(images.names),
+            task=images.task.name,
+            thresholds=images.task.thresholds,
+        )
 
 
 def _runtime_of(bundles: Group) -> tuple[str, str]:

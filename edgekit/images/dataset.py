@@ -295,10 +295,10 @@ class LabelledCrops:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def normalized(self, preprocessing: Preprocessing) -> Iterator[tuple[NDArray[np.float32], int]]:
-        """Yield each image as a network's input, float32 [1,C,H,W], and its label."""
-        for pixels, label in zip(self.pixels, self.labels, strict=True):
-            yield preprocessing.normalize(pixels), int(label)
+    def normalized(self, preprocessing: Preprocessing) -> Iterator[NDArray[np.float32]]:
+        """Yield each image as a network's input, float32 [1,C,H,W]."""
+        for pixels in self.pixels:
+            yield preprocessing.normalize(pixels)
 
 
 def crop_each(dataset: Dataset, samples: Sequence[Sample], preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:

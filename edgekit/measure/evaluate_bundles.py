@@ -12,11 +12,19 @@ from numpy.typing import NDArray
 from edgekit.errors import DeviceError, ImageError, UsageError, costs_a_row
 from edgekit.images.dataset import Dataset, Sample, crop_each, open_dataset
 from edgekit.images.selection import InspectedImage, Selection, missing_classes, select
-from edgekit.measure.accuracy import Predictions
 from edgekit.measure.cluster import executor_of
 from edgekit.measure.evaluation import BundleEvaluation, compare_bundles
 from edgekit.measure.settings import Gates
-from edgekit.measure.shards import SerialExecutor, ShardExecutor, close_session, evaluate_shards, inspect_all, shards_of
+from edgekit.measure.shards import (
+    SerialExecutor,
+    ShardExecutor,
+    close_session,
+    evaluate_shards,
+    inspect_all,
+    shards_of,
+    task_in,
+)
+from edgekit.measure.tasks import Answers, Task
 from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Failure
 from edgekit.report.serialization import to_json
@@ -36,9 +44,9 @@ class Elsewhere(Protocol):
         ...
 
     def predict(
-        self, bundle: Bundle, crops: Iterable[NDArray[np.uint8]], samples: Sequence[Sample], step: Step
-    ) -> Predictions:
-        """Predictions for crops [H,W,C] of these samples. Calls `step` after each. Raises a StageError."""
+        self, task: Task, bundle: Bundle, crops: Iterable[NDArray[np.uint8]], samples: Sequence[Sample], step: Step
+    ) -> Answers:
+        """Answers for crops [H,W,C] of these samples. Calls `step` after each. Raises a StageError."""
         ...
 
 
@@ -82,30 +90,31 @@ def evaluate_bundles(
             f"--max-drop compares bundles, and '{bundles[0].path}' is the only one",
             fix="Name the bundle to compare with, such as the float bundle, with `--reference BUNDLE`",
         )
-    dataset = _open(data.absolute() if scale.scheduler else data, bundles[0], reporter)
+    task = task_in(bundles[0])
+    dataset = _open(data.absolute() if scale.scheduler else data, bundles[0], task, reporter)
     with ExitStack() as stack:
         stack.callback(close_session)
         run = stack.enter_context(open_run(scale.output)) if scale.output else None
         executor = stack.enter_context(executor_of(scale.workers, scale.scheduler))
         chosen = _chosen(dataset, count, seed, executor, reporter)
-        answers: list[Predictions | Failure] = []
+        answers: list[Answers | Failure] = []
         for index, bundle in enumerate(bundles):
             title = str(bundle.path)
             try:
                 with reporter.stage(title, len(chosen.samples)) as step:
                     if elsewhere is None:
                         shards = shards_of(bundle, dataset, chosen, threads)
-                        answer = evaluate_shards(shards, executor, run, f"{index}-{bundle.path.name}", step)
+                        answer = evaluate_shards(task, shards, executor, run, f"{index}-{bundle.path.name}", step)
                     else:
                         crops = crop_each(dataset, chosen.samples, bundle.manifest.preprocessing)
-                        answer = elsewhere.predict(bundle, crops, chosen.samples, step)
+                        answer = elsewhere.predict(task, bundle, crops, chosen.samples, step)
                 answers.append(answer)
             except Exception as error:
                 if not costs_a_row(error) or isinstance(error, DeviceError):
                     raise
                 reporter.failed(title, error)
                 answers.append(Failure.of("evaluate", error))
-        document = compare_bundles(bundles, answers, chosen, reference, gates)
+        document = compare_bundles(task, bundles, answers, chosen, dataset.targets(chosen.samples), reference, gates)
         document = replace(document, device=elsewhere.device if elsewhere else None)
         if run:
             file = run.path / "evaluation.json"
@@ -114,9 +123,9 @@ def evaluate_bundles(
     return document
 
 
-def _open(data: Path, bundle: Bundle, reporter: Reporter) -> Dataset:
+def _open(data: Path, bundle: Bundle, task: Task, reporter: Reporter) -> Dataset:
     """Open the data set, with the labels of the bundles, and say what was assumed about it."""
-    dataset = open_dataset(data, bundle.labels)
+    dataset = open_dataset(data, bundle.labels, task.labelling)
     if dataset.origin:
         reporter.say(dataset.origin)
     if dataset.assumption:
@@ -131,9 +140,10 @@ def _read(paths: Sequence[Path], reference: Path | None) -> list[Bundle]:
     extra = [reference] if reference and reference.resolve() not in {path.resolve() for path in paths} else []
     bundles = [read_bundle(path) for path in (*extra, *paths)]
     for bundle in bundles:
-        if bundle.labels != bundles[0].labels:
+        differs = "another task" if bundle.manifest.task != bundles[0].manifest.task else "other labels"
+        if differs == "another task" or bundle.labels != bundles[0].labels:
             raise UsageError(
-                f"the labels of '{bundle.path}' differ from those of '{bundles[0].path}'",
+                f"'{bundle.path}' has {differs} than '{bundles[0].path}'",
                 fix="Evaluate these bundles separately",
             )
     return bundles

@@ -1,18 +1,16 @@
-"""The document of `edgekit evaluate`: compares the predictions of bundles with those of one of them."""
+"""The document of `edgekit evaluate`: compares the answers of bundles with those of one of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from edgekit.images.calibration_list import listed_hashes
 from edgekit.images.overlap import members_of, short_hashes
 from edgekit.images.selection import Selection
-from edgekit.measure.accuracy import Predictions, compare, reference_of
 from edgekit.measure.gates import COMPARED, NO_ACCURACY, NOT_INT8, bound_of, chance_gate, drop_gate, verdict_of
 from edgekit.measure.settings import Gates
+from edgekit.measure.tasks import Answers, Targets, Task
 from edgekit.report.device import DeviceFacts
 from edgekit.report.document import Reference, Unreadable
 from edgekit.report.figure import Count
@@ -99,8 +97,10 @@ class BundleEvaluation:
 class _Versus:
     """The bundle that the others are compared with, and what is known about all of them."""
 
+    task: Task
     bundle: Bundle
-    predictions: Predictions
+    answers: Answers
+    targets: Targets
     figures: Reference
     random: bool
     """Whether any bundle has random weights."""
@@ -111,18 +111,20 @@ class _Versus:
 
 
 def compare_bundles(
+    task: Task,
     bundles: Sequence[Bundle],
-    answers: Sequence[Predictions | Failure],
+    answers: Sequence[Answers | Failure],
     chosen: Selection,
+    targets: Targets,
     reference: Path | None = None,
     gates: Gates | None = None,
 ) -> BundleEvaluation:
-    """Compare and judge the predictions of bundles for the chosen images, or the failures that replace them.
+    """Compare and judge the answers of bundles for the chosen images, or the failures that replace them.
 
     `reference` is the path of one of the bundles. Without it, or if it failed, the others are compared with the first
     float bundle that worked, or else the first bundle that worked. A gate on the drop needs the reference itself.
     """
-    versus = _versus(bundles, answers, chosen, reference)
+    versus = _versus(task, bundles, answers, targets, reference)
     rows = []
     for bundle, answer in zip(bundles, answers, strict=True):
         if isinstance(answer, Failure):
@@ -140,7 +142,11 @@ def compare_bundles(
 
 
 def _versus(
-    bundles: Sequence[Bundle], answers: Sequence[Predictions | Failure], chosen: Selection, reference: Path | None
+    task: Task,
+    bundles: Sequence[Bundle],
+    answers: Sequence[Answers | Failure],
+    targets: Targets,
+    reference: Path | None,
 ) -> _Versus | None:
     """Choose the bundle to compare with; None if none worked."""
     wanted = reference.resolve() if reference else None
@@ -148,25 +154,26 @@ def _versus(
         zip(bundles, answers, strict=True),
         key=lambda pair: (pair[0].path.resolve() != wanted, pair[0].manifest.precision != "float"),
     )
-    worked = [(bundle, answer) for bundle, answer in ranked if isinstance(answer, Predictions)]
+    worked = [(bundle, answer) for bundle, answer in ranked if isinstance(answer, Answers)]
     if not worked:
         return None
     bundle, answer = worked[0]
-    labels = np.array([sample.label for sample in chosen.samples], np.int64)
     random = any(map(_has_random_weights, bundles))
     return _Versus(
+        task=task,
         bundle=bundle,
-        predictions=answer,
-        figures=reference_of(str(bundle.path), answer, labels, len(bundle.labels), random),
+        answers=answer,
+        targets=targets,
+        figures=task.reference(str(bundle.path), answer, targets, len(bundle.labels), random),
         random=random,
         exempt_floats=bundle.manifest.precision == "float" and any(b.manifest.precision == "int8" for b in bundles),
         lost=None if bundle is ranked[0][0] else ranked[0][0].path,
     )
 
 
-def _judged(bundle: Bundle, predictions: Predictions, versus: _Versus, gates: Gates | None) -> EvaluatedBundle:
-    """Compare the predictions of a bundle, and judge its drop if the user stated a bound."""
-    accuracy = compare(predictions, versus.predictions, versus=versus.figures.engine)
+def _judged(bundle: Bundle, answers: Answers, versus: _Versus, gates: Gates | None) -> EvaluatedBundle:
+    """Compare the answers of a bundle, and judge its drop if the user stated a bound."""
+    accuracy = versus.task.compare(answers, versus.answers, versus.targets, versus=versus.figures.engine)
     outcomes = [chance_gate(versus.random, versus.figures.near_chance)]
     if gates is not None:
         not_applicable = _not_applicable(bundle, versus)

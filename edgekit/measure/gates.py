@@ -6,7 +6,7 @@ from typing import Literal
 
 from edgekit.config.device_classes import list_device_classes, load_device_class
 from edgekit.measure.latency import FEWEST_FOR_INTERVAL
-from edgekit.measure.paired import images_needed
+from edgekit.measure.paired import images_for_width, images_needed
 from edgekit.measure.settings import Gates
 from edgekit.measure.steadiness import throttled, unreliable
 from edgekit.report.figure import counted, points
@@ -44,7 +44,7 @@ def judge(measured: Measurement, gates: Gates, random_weights: bool, near_chance
     if accuracy and drop.verdict in ("pass", "inconclusive"):
         accuracy = replace(accuracy, bound=bound_of(accuracy, gates.max_drop))
     if low:
-        kept = random_weights or low.accuracy is None or gates.allow(low.accuracy.drop_top1_points)
+        kept = random_weights or low.accuracy is None or gates.allow(low.accuracy.drop_points)
         low = replace(low, verdict="pass" if kept else "fail")
     return _row(replace(measured, accuracy=accuracy, low_precision=low), outcomes, gates.needs_steady_timing)
 
@@ -91,21 +91,21 @@ def chance_gate(random_weights: bool, near_chance: bool) -> Gate:
 
 
 def drop_gate(accuracy: Accuracy | None, gates: Gates, not_applicable: str | None = None) -> Gate:
-    """Compare the drop of top-1 with the largest one allowed, unless there is a reason why the gate doesn't apply."""
+    """Compare the drop of the metric with the largest one allowed, unless the gate does not apply for a reason."""
     gate = Gate(
         name="max-drop",
         verdict="pass",
-        figure="accuracy.drop_top1_points",
+        figure="accuracy.drop_score_points" if accuracy and accuracy.score else "accuracy.drop_top1_points",
         limit=gates.max_drop,
         whole_interval=gates.must_show_drop,
     )
     if not_applicable or accuracy is None:
         return _ended(gate, "skipped", not_applicable or "accuracy was not measured")
-    drop, (low, high) = accuracy.drop_top1_points, accuracy.drop_ci95_points
+    drop, (low, high) = accuracy.drop_points, accuracy.drop_ci95_points
     images = f"95 % interval {low:.2f} to {high:.2f}, n = {accuracy.count:,}"
     if not gates.allow(drop):
         allowed = f"but at most {gates.max_drop:g} is allowed"
-        return _ended(gate, "fail", f"top-1 drops by {drop:.2f} points ({images}), {allowed}")
+        return _ended(gate, "fail", f"{accuracy.metric} drops by {drop:.2f} points ({images}), {allowed}")
     bound = bound_of(accuracy, gates.max_drop)
     if bound.shown:
         return gate
@@ -176,8 +176,12 @@ def bound_of(accuracy: Accuracy, most: float) -> Bound:
     If the user stated the bound, a row must confirm it to pass. Otherwise the row only gets a remark, because the
     interval of a few hundred images is rarely narrow enough.
     """
-    needed = images_needed(accuracy.right_to_wrong, accuracy.wrong_to_right, accuracy.count, most / 100)
-    return Bound(max_drop_points=most, shown=accuracy.drop_ci95_points[1] <= most, images_needed=needed)
+    lost, won, high = accuracy.right_to_wrong, accuracy.wrong_to_right, accuracy.drop_ci95_points[1]
+    if lost is None or won is None:
+        needed = images_for_width(accuracy.drop_points, high, accuracy.count, most)
+    else:
+        needed = images_needed(lost, won, accuracy.count, most / 100)
+    return Bound(max_drop_points=most, shown=high <= most, images_needed=needed)
 
 
 def float_of(speedup: Speedup) -> str:

@@ -10,19 +10,12 @@ from numpy.typing import NDArray
 
 from edgekit.errors import StageError
 from edgekit.images.decoding import open_image
-from edgekit.measure.accuracy import (
-    EvaluationImages,
-    Predictions,
-    SnrMeter,
-    changed_classes,
-    compare,
-    predict,
-    right_by_class,
-)
+from edgekit.measure.accuracy import EvaluationImages, SnrMeter, predict
 from edgekit.measure.baselines import Group, is_baseline, label_of
 from edgekit.measure.fresh_process import Fresh, measure_fresh
 from edgekit.measure.profile_summary import ProfileSummary, runs_for, summarize_profile
 from edgekit.measure.settings import Timing
+from edgekit.measure.tasks import Answers
 from edgekit.measure.thread_choice import ThreadChoice, fastest_threads
 from edgekit.report.measurement import Accuracy
 from edgekit.report.times import ThreadTime
@@ -96,8 +89,7 @@ def open_bundle(
     session.verify()
     accuracy, snr = None, SnrMeter(images.logits if images else None)
     if images is not None:
-        predictions = _predict(f"{name}: evaluate", session, images, reporter, snr)
-        accuracy = accuracy_of(predictions, images)
+        accuracy = accuracy_of(_predict(f"{name}: evaluate", session, images, reporter, snr), images)
     profile = summarize_profile(session, runs_for(fresh.first_ms))
     judged = images is not None or is_baseline(name, group)
     low = _open_in_low_precision(name, session, images, stack, reporter) if judged else None
@@ -115,11 +107,14 @@ def open_bundle(
     )
 
 
-def accuracy_of(predictions: Predictions, images: EvaluationImages) -> Accuracy:
-    """Accuracy of predictions for the evaluation images, and the classes in which they changed, by their indices."""
-    changes = changed_classes(predictions, images.reference, images.crops.labels, images.names)
-    right = right_by_class(predictions, images.crops.labels)
-    return replace(compare(predictions, images.reference), changes=changes, right_by_class=right)
+def accuracy_of(answers: Answers, images: EvaluationImages) -> Accuracy:
+    """Accuracy of answers for the evaluation images, and the classes in which they changed, by their indices."""
+    task, targets = images.task, images.crops.labels
+    return replace(
+        task.compare(answers, images.reference, targets),
+        changes=task.changes(answers, images.reference, targets, images.names),
+        right_by_class=task.right_by_class(answers, targets),
+    )
 
 
 def _open_in_low_precision(
@@ -137,8 +132,8 @@ def _open_in_low_precision(
         if images is None:
             return LowPrecisionSession(low, None)
         title = f"{label_of((name, computes_in(low)))}: evaluate"
-        predictions = _predict(title, low, images, reporter, SnrMeter(None))
-        return LowPrecisionSession(low, compare(predictions, images.reference))
+        answers = _predict(title, low, images, reporter, SnrMeter(None))
+        return LowPrecisionSession(low, images.task.compare(answers, images.reference, images.crops.labels))
     except StageError as error:
         reporter.warn(f"{name} in bf16 or f16: {error}", error)
         return None
@@ -149,12 +144,12 @@ def computes_in(session: Session) -> Literal["bf16", "f16"]:
     return "bf16" if session.bundle.manifest.session["inference_precision"] == "bf16" else "f16"
 
 
-def _predict(title: str, session: Session, images: EvaluationImages, reporter: Reporter, snr: SnrMeter) -> Predictions:
+def _predict(title: str, session: Session, images: EvaluationImages, reporter: Reporter, snr: SnrMeter) -> Answers:
     with reporter.stage(title, len(images.crops)) as step:
-        return predict(snr.watched(session), _normalized(session.bundle, images, step), images.names)
+        return predict(images.task, snr.watched(session), _normalized(session.bundle, images, step), images.names)
 
 
-def _normalized(bundle: Bundle, images: EvaluationImages, step: Step) -> Iterator[tuple[NDArray[np.float32], int]]:
-    for image, label in images.crops.normalized(bundle.manifest.preprocessing):
-        yield image, label
+def _normalized(bundle: Bundle, images: EvaluationImages, step: Step) -> Iterator[NDArray[np.float32]]:
+    for image in images.crops.normalized(bundle.manifest.preprocessing):
+        yield image
         step()

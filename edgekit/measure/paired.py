@@ -1,4 +1,4 @@
-"""Statistics of two classifiers on the same images: interval of the drop, McNemar's test, and images for a claim.
+"""Statistics of two models on the same images: interval of the drop, McNemar's test, and images for a claim.
 
 Throughout, `lost` images are right with the first classifier and wrong with the second, `won` images the reverse, and
 `count` is the number of all images.
@@ -6,6 +6,9 @@ Throughout, `lost` images are right with the first classifier and wrong with the
 
 from math import ceil, sqrt
 from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 POWER = 0.8
@@ -66,3 +69,41 @@ def images_needed(lost: int, won: int, count: int, most: float) -> int | None:
     tested = Z * sqrt(_variance(lost / count, won / count, most))
     true = NormalDist().inv_cdf(POWER) * sqrt((lost + won) / count - measured**2)
     return max(1, ceil(((tested + true) / (most - measured)) ** 2))
+
+
+def share_interval(hits: int, count: int) -> tuple[float, float]:
+    """95 % interval of the share hits / count: Wilson's score interval, which holds for few images and near 0 and 1."""
+    share, square = hits / count, Z**2
+    middle = (share + square / (2 * count)) / (1 + square / count)
+    half = Z / (1 + square / count) * sqrt(share * (1 - share) / count + square / (4 * count**2))
+    return (0.0 if hits == 0 else middle - half), (1.0 if hits == count else middle + half)
+
+
+MOST_RESAMPLES, FEWEST_RESAMPLES, RESAMPLED = 1000, 200, 2_000_000
+"""Largest and smallest number of bootstrap samples, and number of images in all of them between the two."""
+
+
+def bootstrap_weights(count: int) -> NDArray[np.float32]:
+    """How often each of `count` images is in each bootstrap sample, [B,count]; once each in the first row.
+
+    The samples are the same for the same count, so that two models are compared on the same images.
+    """
+    resamples = min(MOST_RESAMPLES, max(FEWEST_RESAMPLES, RESAMPLED // count))
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=resamples)
+    return np.vstack([np.ones(count), drawn]).astype(np.float32)
+
+
+def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """95 % interval from a figure's values on bootstrap samples, by their percentiles."""
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.nanpercentile(values, (tail, 100 - tail))
+    return float(low), float(high)
+
+
+def images_for_width(drop: float, high: float, count: int, most: float) -> int | None:
+    """Number of images with which an interval of the drop that ends at `high` would end at `most`, all in points.
+
+    It assumes the measured drop, and that the interval shrinks with the square root of the number of images. None
+    means that the measured drop is not below `most`.
+    """
+    return ceil(count * max(1e-9, (high - drop) / (most - drop)) ** 2) if drop < most else None

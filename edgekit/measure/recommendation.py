@@ -217,7 +217,7 @@ def shipped_of(tied: Sequence[Finalist]) -> Finalist:
 
     def rank(each: Finalist) -> tuple[float, float, int]:
         accuracy = each.row.accuracy
-        return (-accuracy.top1, -accuracy.agreement, each.row.size_bytes or 0) if accuracy else (0, 0, 0)
+        return (-accuracy.value, -accuracy.agreement, each.row.size_bytes or 0) if accuracy else (0, 0, 0)
 
     return min(small, key=rank)
 

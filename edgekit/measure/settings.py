@@ -26,7 +26,7 @@ class Gates:
     """Bounds that an INT8 bundle must keep. They decide about verdicts and change no measured figure."""
 
     max_drop: float = 1.0
-    """Largest drop of an INT8 bundle's top-1, in percentage points."""
+    """Largest drop of an INT8 bundle's metric, in percentage points."""
     must_show_drop: bool = False
     """Whether the 95 % interval must confirm `max_drop`, as when the user states it, or only the measured drop."""
     min_speedup: float = 1.0
@@ -36,5 +36,5 @@ class Gates:
     user states `min_speedup`."""
 
     def allow(self, drop_points: float) -> bool:
-        """Whether this drop of top-1, in percentage points, is within the bound, regardless of its interval."""
+        """Whether this drop of the metric, in percentage points, is within the bound, regardless of its interval."""
         return drop_points <= self.max_drop

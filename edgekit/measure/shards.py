@@ -1,6 +1,6 @@
 """Evaluate in shards, which run one after the other or in other processes, are stored as they end, and are then joined.
 
-Needs no torch. A shard gives the same predictions wherever it runs with the same runtime and number of threads.
+Needs no torch. A shard gives the same answers wherever it runs with the same runtime and number of threads.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,8 +13,9 @@ from edgekit.errors import EdgekitError, ImageError, StageError
 from edgekit.images.dataset import Dataset, Sample
 from edgekit.images.selection import InspectedImage, Selection, inspect_image
 from edgekit.measure import machine
-from edgekit.measure.accuracy import Predictions, predict
+from edgekit.measure.accuracy import predict
 from edgekit.measure.machine import measuring_versions
+from edgekit.measure.tasks import Answers, Task, task_of
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.session import Session
 from edgekit.support.files import Inputs
@@ -28,7 +29,7 @@ SHARD = 100
 
 @dataclass(frozen=True)
 class ShardInputs(Inputs):
-    """Inputs of the predictions of a bundle for some images."""
+    """Inputs of the answers of a bundle for some images."""
 
     bundle: str
     """`Bundle.sha256`."""
@@ -36,8 +37,6 @@ class ShardInputs(Inputs):
     """Number of threads; None for every physical core that the process may use."""
     images: tuple[str, ...]
     """SHA-256 of each image, in their order."""
-    labels: tuple[int, ...]
-    """Index of the right class of each image."""
     processor: str | None
     """Processor of this machine. The machines of a scheduler should have the same, which edgekit can't check."""
     versions: Mapping[str, str]
@@ -53,7 +52,7 @@ class Shard:
     dataset: Dataset
     """The data set, with only the samples of this shard."""
     inputs: ShardInputs
-    """Inputs of the predictions."""
+    """Inputs of the answers."""
 
 
 class ShardExecutor(Protocol):
@@ -81,14 +80,13 @@ def shards_of(bundle: Bundle, dataset: Dataset, chosen: Selection, threads: int 
         bundle=bundle.sha256,
         threads=threads,
         images=chosen.hashes,
-        labels=tuple(sample.label for sample in chosen.samples),
         processor=machine.describe().cpu,
         versions=measuring_versions(bundle.manifest.target),
     )
     shards = []
     for start, part in _parts(dataset, chosen.samples):
         own = slice(start, start + SHARD)
-        inputs = replace(whole, images=whole.images[own], labels=whole.labels[own])
+        inputs = replace(whole, images=whole.images[own])
         shards.append(Shard(bundle.path.absolute(), part, inputs))
     return shards
 
@@ -98,11 +96,17 @@ def _parts(dataset: Dataset, samples: Sequence[Sample]) -> Iterator[tuple[int, D
         yield start, replace(dataset, samples=tuple(samples[start : start + SHARD]))
 
 
-def answer(shard: Shard) -> Predictions:
+def answer(shard: Shard) -> Answers:
     """Run a shard's bundle on its images."""
     session = _session(shard.bundle, shard.inputs.bundle, shard.inputs.threads)
-    images = ((session.preprocess(shard.dataset.image(sample)), sample.label) for sample in shard.dataset.samples)
-    return predict(session, images, [sample.name for sample in shard.dataset.samples])
+    samples = shard.dataset.samples
+    images = (session.preprocess(shard.dataset.image(sample)) for sample in samples)
+    return predict(task_in(session.bundle), session, images, [sample.name for sample in samples])
+
+
+def task_in(bundle: Bundle) -> Task:
+    """What the outputs of a bundle mean. Raises UsageError for a task of a newer edgekit."""
+    return task_of(bundle.manifest.task, bundle.manifest.thresholds or ())
 
 
 @lru_cache(maxsize=1)
@@ -118,16 +122,16 @@ def close_session() -> None:
 
 
 def evaluate_shards(
-    shards: Sequence[Shard], executor: ShardExecutor, run: RunFolder | None, name: str, step: Step
-) -> Predictions:
-    """Run all shards of one bundle and join their predictions; raises StageError if a shard failed for good.
+    task: Task, shards: Sequence[Shard], executor: ShardExecutor, run: RunFolder | None, name: str, step: Step
+) -> Answers:
+    """Run all shards of one bundle of a task and join their answers; raises StageError if a shard failed for good.
 
     With `run`, completed shards are stored in the run folder, and shards that are stored there are not run again.
     """
     names = [f"shard-{name}-{index}" for index in range(len(shards))]
-    answers: dict[int, Predictions] = {}
+    answers: dict[int, Answers] = {}
     for index, shard in enumerate(shards):
-        stored = Predictions.recalled(run, names[index], shard.inputs) if run else None
+        stored = task.answers.recalled(run, names[index], shard.inputs) if run else None
         if stored is not None:
             answers[index] = stored
             step(len(shard.dataset.samples))
@@ -140,7 +144,7 @@ def evaluate_shards(
         if run:
             result.remember(run, names[index], shards[index].inputs)
         step(len(shards[index].dataset.samples))
-    return Predictions.joined([answers[index] for index in range(len(shards))])
+    return task.answers.joined([answers[index] for index in range(len(shards))])
 
 
 InspectedSamples = dict[str, InspectedImage | ImageError]

@@ -111,6 +111,9 @@ def manifest_of(facts: GraphFacts, artifact: Artifact) -> Manifest:
         session={**artifact.session, **facts.session},
         layers=tuple(_as_compiled(layer, artifact, runtime.title) for layer in facts.layers),
         provenance=msgspec.to_builtins(facts.provenance),
+        task=facts.task,
+        activation=facts.activation,
+        thresholds=facts.thresholds if facts.thresholds and facts.activation == "sigmoid" else None,
     )
 
 

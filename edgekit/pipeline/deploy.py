@@ -63,7 +63,7 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
                 calibration = run.path / "calibration.json"
                 write_list(calibration, spec.calibration, spec.recipe, job.seed)
                 finish_building = builder.start(job.targets, run.path, job.precisions, refused.reasons)
-                evaluation = crop_images(spec.network, images, workspace, run, reporter)
+                evaluation = crop_images(spec.network, spec.task, images, workspace, run, reporter)
                 built = finish_building()
                 reference = reference_for(spec.network, evaluation, reporter)
                 store = MeasurementStore(run, evaluation, job.timing, fingerprints(built))
@@ -72,7 +72,7 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
                 if not reference.near_chance:  # where no accuracy means anything
                     measured = improvement.improve(built, measured, bench.measure_on, builder.graphs)
                     write_list(calibration, spec.calibration, improvement.recipe, job.seed)
-                rows = judge_all(measured, job.gates, spec.network, reference, run.path)
+                rows = judge_all(measured, job.gates, spec, images, reference, run.path)
                 rows = [improvement.described(row) for row in rows]
                 finals = bench.time_finals(rows)
                 stable = check_stability(builder.graphs, images, job.targets, reporter) if job.check_stability else ()

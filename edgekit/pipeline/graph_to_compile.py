@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 
 from edgekit.compat.torch import compiled, lazily_compiled, weights_only_loads
 from edgekit.compiler.graph import set_values
-from edgekit.config.choices import Precision
+from edgekit.config.choices import Activation, Precision
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.runtimes import find_runtime
 from edgekit.errors import InputError
@@ -44,6 +44,9 @@ class GraphFacts:
     fingerprint: str
     unmatched: tuple[str, ...]
     """Rewrites of the recipe that match nothing in the network and aren't optional."""
+    task: str = "single-label"
+    activation: Activation = "softmax"
+    thresholds: tuple[float, ...] = ()
     session: Mapping[str, str] = field(default_factory=dict)
     """Session options with which the bundle's engine runs, in addition to those of the compiled files."""
 

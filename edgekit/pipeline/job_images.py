@@ -11,6 +11,8 @@ from edgekit.images.calibration_list import CalibrationList
 from edgekit.images.dataset import Dataset, Datasets, open_calibration, open_dataset, open_datasets
 from edgekit.images.overlap import copies_of, lookalikes
 from edgekit.images.selection import Selection, doubts, missing_classes, select, select_listed
+from edgekit.measure.tasks import Task
+from edgekit.measure.tasks.task import ClassNames
 from edgekit.models.soup import held_out_of
 from edgekit.support.progress import Reporter
 
@@ -43,6 +45,12 @@ class JobImages:
     """Images that calibrate the network, which may come from another data set."""
     lookalikes: tuple[tuple[str, str], ...] = ()
     """(name, name of a calibration image) of the evaluation images that look like calibration images."""
+
+    def class_names(self, task: Task, outputs: Sequence[str]) -> ClassNames:
+        """Names of the classes of the images: those of the outputs, or the set's own if its outputs are no classes."""
+        if task.labelling != "optional":
+            return outputs
+        return {sample.label: sample.class_name for sample in self.evaluation.samples}
 
 
 def datasets_of(choice: ImageChoice, labels: Sequence[str], labelling: Labelling | None = "one") -> Datasets:

@@ -9,13 +9,17 @@ from edgekit.devices.registry import THIS, Device
 from edgekit.devices.remote import measure_on_device
 from edgekit.devices.web.pages import Pages
 from edgekit.measure import machine
-from edgekit.measure.accuracy import EvaluationImages, reference_of, right_by_class, with_class_names
+from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.gates import judge
 from edgekit.measure.measure_bundles import BuiltBundles, measure_built, measure_group, measure_here
 from edgekit.measure.measurement_store import MeasurementStore
 from edgekit.measure.recommendation import Finals, time_finals
 from edgekit.measure.settings import Gates
+from edgekit.measure.tasks import Task
+from edgekit.measure.tasks.task import ClassNames
 from edgekit.models import Network
+from edgekit.pipeline.job_images import JobImages
+from edgekit.pipeline.request import BuildSpec
 from edgekit.report.document import Reference
 from edgekit.report.measurement import Measurement
 from edgekit.report.row import Row
@@ -27,11 +31,11 @@ from edgekit.support.progress import Reporter
 
 def reference_for(network: Network, evaluation: EvaluationImages, reporter: Reporter) -> Reference:
     """Torch's accuracy on the evaluation images. Warns if it is near chance."""
-    predictions, labels = evaluation.reference, evaluation.crops.labels
-    reference = reference_of("torch", predictions, labels, network.classes, network.weights == "random")
+    task, answers, targets = evaluation.task, evaluation.reference, evaluation.crops.labels
+    reference = task.reference("torch", answers, targets, network.classes, network.weights == "random")
     for warning in near_chance(reference, len(evaluation.crops)):
         reporter.warn(warning)
-    return replace(reference, right_by_class=right_by_class(predictions, labels))
+    return replace(reference, right_by_class=task.right_by_class(answers, targets))
 
 
 def fingerprints(built: BuiltBundles) -> dict[str, str]:
@@ -73,20 +77,25 @@ class Bench:
 
 
 def judge_all(
-    measured: Sequence[Measurement], gates: Gates, network: Network, reference: Reference, folder: Path
+    measured: Sequence[Measurement],
+    gates: Gates,
+    spec: BuildSpec,
+    images: JobImages,
+    reference: Reference,
+    folder: Path,
 ) -> list[Row]:
     """The rows of the report, which doesn't reveal where the run's folder is."""
-    random = network.weights == "random"
-    shareable = (_shareable(_with_class_names(each, network.labels), folder) for each in measured)
+    random, names = spec.network.weights == "random", images.class_names(spec.task, spec.network.labels)
+    shareable = (_shareable(_with_class_names(each, spec.task, names), folder) for each in measured)
     return [judge(each, gates, random, reference.near_chance) for each in shareable]
 
 
-def _with_class_names(measured: Measurement, names: Sequence[str]) -> Measurement:
+def _with_class_names(measured: Measurement, task: Task, names: ClassNames) -> Measurement:
     """The measurement with the names of the classes whose predictions changed, instead of their indices."""
     accuracy = measured.accuracy
     if accuracy is None or accuracy.changes is None:
         return measured
-    return replace(measured, accuracy=replace(accuracy, changes=with_class_names(accuracy.changes, names)))
+    return replace(measured, accuracy=replace(accuracy, changes=task.with_class_names(accuracy.changes, names)))
 
 
 def _shareable(measured: Measurement, folder: Path) -> Measurement:

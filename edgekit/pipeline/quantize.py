@@ -73,6 +73,9 @@ def quantize_stage(
         device_class=request.device_class,
         fingerprint=request.inputs.key,
         unmatched=tuple(name for name in names if name not in {*matched, *recipe.optional_rewrites}),
+        task=request.task.name,
+        activation=request.task.activation,
+        thresholds=request.task.thresholds,
         session={key: value for each in lowering.enabled(wants) for key, value in each.session.items() if integer},
     )
     return GraphToCompile(rewritten, facts, samples)

@@ -20,6 +20,7 @@ from edgekit.images.selection import differ_in_brightness, doubts
 from edgekit.measure.accuracy import evaluated_classes
 from edgekit.measure.measurement_store import lost_with_device
 from edgekit.measure.recommendation import Finals, recommend
+from edgekit.measure.tasks import Task
 from edgekit.models import Network
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.request import BuildSpec
@@ -64,7 +65,7 @@ def assemble(
         edgekit=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         command=shareable_command(command),
-        model=describe_model(spec.network, next((row.macs for row in rows if row.macs), 0)),
+        model=describe_model(spec.network, spec.task, next((row.macs for row in rows if row.macs), 0)),
         calibration=Calibration(
             count=len(images.calibration.samples),
             sha256=images.calibration.sha256,
@@ -82,7 +83,7 @@ def assemble(
             unreadable=tuple(Unreadable(*image) for image in images.evaluation.unreadable),
             copies_left_out=tuple(copies_of(images.evaluation, images.calibration)),
             lookalikes=tuple(Lookalike(*pair) for pair in images.lookalikes if pair[0] in evaluated),
-            classes=evaluated_classes((sample.label for sample in images.evaluation.samples), spec.network.labels),
+            classes=evaluated_classes(images.evaluation.samples, images.class_names(spec.task, spec.network.labels)),
         ),
         reference=reference,
         results=tuple(rows),
@@ -90,7 +91,7 @@ def assemble(
     )
 
 
-def describe_model(network: Network, macs: int) -> Model:
+def describe_model(network: Network, task: Task, macs: int) -> Model:
     """Describe the network for the report; `macs` is the number of multiply-accumulates of one inference."""
     return Model(
         name=network.name,
@@ -104,6 +105,7 @@ def describe_model(network: Network, macs: int) -> Model:
         accuracy_meaningful=network.weights != "random",
         license=network.license_note,
         preprocessing=PreprocessingFacts(**asdict(network.preprocessing)),
+        task=task.name,
     )
 
 

@@ -1,7 +1,7 @@
 """What the bundles of a job are built from, the inputs on which each of them depends, and its provenance."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgekit import __version__
@@ -13,6 +13,8 @@ from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES
 from edgekit.images.dataset import Dataset
 from edgekit.images.overlap import short_hashes
 from edgekit.images.selection import Selection
+from edgekit.measure.tasks import Task
+from edgekit.measure.tasks.single_label import SingleLabel
 from edgekit.models import Network
 from edgekit.models.network import DISTRIBUTIONS, NetworkIdentity
 from edgekit.support.distribution import versions_of
@@ -36,11 +38,16 @@ class BuildSpec:
     """The data set of the calibration images."""
     calibration: Selection
     """Images that calibrate the network."""
+    task: Task = field(default_factory=SingleLabel)
+    """What the network's outputs mean."""
 
     def request(self, target: str, precision: Precision) -> "BundleRequest":
         """The request for one bundle."""
-        images = (self.calibration.sha256, self.calibration.hashes) if precision == "int8" else ()
-        return BundleRequest(self.network, target, precision, self.recipe, self.device_class, *images)
+        request = BundleRequest(self.network, target, precision, self.recipe, self.device_class, task=self.task)
+        if precision == "float":
+            return request
+        images = self.calibration
+        return replace(request, calibration_sha256=images.sha256, calibration_images=images.hashes)
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,8 @@ class BundleInputs(Inputs):
     """Machines that the bundle is for."""
     calibration: CalibrationInputs | None
     """Inputs of the calibration; None for a float bundle."""
+    task: tuple[str, tuple[float, ...]]
+    """Name of the task, and its thresholds."""
     versions: Mapping[str, str]
     """Versions of the packages that compile and run bundles, of Python and of edgekit, and the hash of its code."""
 
@@ -93,6 +102,8 @@ class BundleRequest:
     """`Selection.sha256` of the calibration images of an int8 bundle."""
     calibration_images: tuple[str, ...] = ()
     """SHA-256 of each of these images, in their order."""
+    task: Task = field(default_factory=SingleLabel)
+    """What the network's outputs mean."""
 
     @property
     def target_recipe(self) -> Recipe:
@@ -123,6 +134,7 @@ class BundleRequest:
             rewrites_and_placement=recipe.targets[self.target],
             device_class=self.device_class,
             calibration=calibration,
+            task=(self.task.name, self.task.thresholds),
             versions=versions(),
         )
 

@@ -83,7 +83,7 @@ def _evaluated(network: Network, images: JobImages) -> tuple[list[Array], Array]
     """The images [1,3,H,W] on which the halves are compared, and torch's logits [N,classes] for them."""
     preprocessing = network.preprocessing
     crops = crop_samples(images.dataset, images.evaluation.samples[:MOST_IMAGES], preprocessing)
-    normalized = [image for image, _ in crops.normalized(preprocessing)]
+    normalized = list(crops.normalized(preprocessing))
     return normalized, _logits(network.module, normalized)
 
 

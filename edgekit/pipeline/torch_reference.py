@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.images.dataset import LabelledCrops, crop_samples
-from edgekit.measure.accuracy import EvaluationImages, Predictions, predict
+from edgekit.measure.accuracy import EvaluationImages, predict
+from edgekit.measure.tasks import Answers, Task
 from edgekit.models import Network
 from edgekit.models.network import NetworkIdentity, batched_logits
 from edgekit.pipeline.job_images import JobImages
@@ -26,20 +27,20 @@ FILES = 32
 
 
 def crop_images(
-    network: Network, images: JobImages, workspace: Path, run: RunFolder, reporter: Reporter
+    network: Network, task: Task, images: JobImages, workspace: Path, run: RunFolder, reporter: Reporter
 ) -> EvaluationImages:
-    """Crop the evaluation images into a file, so that 50,000 of them need no memory, and let torch predict them."""
+    """Crop the evaluation images into a file, so that 50,000 of them need no memory, and let torch answer for them."""
     chosen, preprocessing = images.evaluation.samples, network.preprocessing
     pixels = reserve(workspace / "pixels.npy", (len(chosen), *preprocessing.crop_shape))
     with reporter.stage("crop evaluation images", len(chosen)) as step:
         crops = crop_samples(images.dataset, chosen, preprocessing, pixels, step)
     files = [images.dataset.read(sample) for sample in chosen[:FILES]]
-    inputs = reference_inputs(network, images)
+    inputs = reference_inputs(network, task, images)
     names = [sample.name for sample in chosen]
     first = FirstLogits(network)
-    predictions = torch_answers(network, crops, inputs, run, reporter, first)
+    answers = torch_answers(network, task, crops, inputs, run, reporter, first)
     logits = first.of(crops, inputs, run)
-    return EvaluationImages(crops, predictions, files, inputs.key, names, logits)
+    return EvaluationImages(task, crops, answers, files, inputs.key, names, logits)
 
 
 @dataclass(frozen=True)
@@ -102,47 +103,49 @@ def _allocate(file: BinaryIO, header: int) -> None:
 
 @dataclass(frozen=True)
 class ReferenceInputs(Inputs):
-    """Inputs of torch's predictions for the evaluation images. The key is `EvaluationImages.key`."""
+    """Inputs of torch's answers for the evaluation images. The key is `EvaluationImages.key`."""
 
     network: NetworkIdentity
     """The network."""
     images: tuple[str, ...]
     """SHA-256 of each evaluation image, in their order."""
-    labels: tuple[int, ...]
-    """Index of the right class of each image."""
+    labels: tuple[tuple[int, ...], ...]
+    """Indices of the right classes of each image."""
+    task: tuple[str, tuple[float, ...]]
+    """Name of the task, and its thresholds."""
 
 
-def reference_inputs(network: Network, images: JobImages) -> ReferenceInputs:
-    """Inputs of torch's predictions for the evaluation images of a job."""
-    labels = tuple(sample.label for sample in images.evaluation.samples)
-    return ReferenceInputs(network.identity, images.evaluation.hashes, labels)
+def reference_inputs(network: Network, task: Task, images: JobImages) -> ReferenceInputs:
+    """Inputs of torch's answers for the evaluation images of a job."""
+    labels = tuple(sample.labels or (sample.label,) for sample in images.evaluation.samples)
+    return ReferenceInputs(network.identity, images.evaluation.hashes, labels, (task.name, task.thresholds))
 
 
 def torch_answers(
     network: Network,
+    task: Task,
     crops: LabelledCrops,
     inputs: ReferenceInputs,
     run: RunFolder,
     reporter: Reporter,
     first: FirstLogits | None = None,
-) -> Predictions:
-    """Predictions of torch's float network for the evaluation images, from an earlier run if it has them.
+) -> Answers:
+    """Answers of torch's float network for the evaluation images, from an earlier run if it has them.
 
     If they are computed, `first` gets the logits of the images.
     """
-    stored = Predictions.recalled(run, "reference", inputs)
+    stored = task.answers.recalled(run, "reference", inputs)
     if stored is not None:
         return stored
     with reporter.stage("evaluate torch", len(crops)) as step:
 
-        def answers() -> Iterator[tuple[NDArray[np.float32], int]]:
-            rows = (row for logits in batched_logits(network, crops.pixels) for row in logits)
-            for row, label in zip(rows, crops.labels, strict=True):
+        def outputs() -> Iterator[NDArray[np.float32]]:
+            for row in (row for logits in batched_logits(network, crops.pixels) for row in logits):
                 if first is not None:
                     first.add(row)
-                yield row[None], int(label)
+                yield row[None]
                 step()
 
-        predictions = predict(lambda logits: logits, answers())
-    predictions.remember(run, "reference", inputs)
-    return predictions
+        answers = predict(task, lambda row: row, outputs())
+    answers.remember(run, "reference", inputs)
+    return answers

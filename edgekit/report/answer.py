@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from edgekit.report.document import Recommendation, Report
-from edgekit.report.figure import NOTHING, Figure, counted, figure_at
-from edgekit.report.measurement import Accuracy
+from edgekit.report.figure import NOTHING, Figure, counted, figure_at, score_figures
+from edgekit.report.measurement import TOP1, Accuracy
 from edgekit.report.recipe_search import price_words
 from edgekit.report.row import Row, Verdict
 from edgekit.report.sentences import Note, confidence, emulated, ended, is_unconfirmed, notes_of, timing_words, warnings
@@ -45,7 +45,7 @@ def decision(report: Report, advice: Recommendation) -> list[str]:
     return [
         headline,
         *_by_threads(shipped),
-        *_cost(shipped.accuracy, report.reference.top1, report.model.accuracy_meaningful),
+        *_cost(shipped.accuracy, report.reference.value, report.model.accuracy_meaningful),
         *_prices([shipped]),
     ]
 
@@ -77,11 +77,12 @@ def _by_threads(row: Row) -> Iterator[str]:
 
 
 def _cost(accuracy: Accuracy, reference: float, meaningful: bool) -> Iterator[str]:
-    """The top-1 that a bundle keeps, and whether the images confirm it."""
+    """The metric that a bundle keeps, and whether the images confirm it."""
     if not meaningful:
         yield "What it costs in accuracy is unknown, because the weights are random."
         return
-    yield f"Top-1 is {100 * accuracy.top1:.2f} % instead of {100 * reference:.2f} %."
+    metric = accuracy.metric
+    yield f"{metric[0].upper()}{metric[1:]} is {100 * accuracy.value:.2f} % instead of {100 * reference:.2f} %."
     yield confidence(accuracy)
 
 
@@ -106,14 +107,15 @@ def _prices(rows: Sequence[Row]) -> Iterator[str]:
 def columns(rows: Sequence[Row], meaningful: bool) -> list[Column]:
     """A table of INT8 bundles: latency, speed-up, size, accuracy and its loss, and the verdict."""
     p50, ratio, size = map(figure_at, ("latency_ms.p50", "speedup.ratio", "size_bytes"))
-    top1, loss = map(figure_at, ("accuracy.top1", "accuracy.drop_top1_points"))
+    score, loss = score_figures(rows)
+    metric = next((row.accuracy.metric for row in rows if row.accuracy), TOP1)
     speedups = [ratio.text(row) for row in rows]
     return [
         Column("", [row.name for row in rows], left=True),
         Column("ms", [p50.text(row) for row in rows]),
         Column("speedup", [text if text == NOTHING else f"{text}x" for text in speedups]),
         Column("MB", [size.text(row) for row in rows], rank=2),
-        Column("top-1", [top1.text(row, meaningful) for row in rows], rank=3),
+        Column(metric, [score.text(row, meaningful) for row in rows], rank=3),
         Column("loss, points (95 %)", [with_interval(loss, row, meaningful) for row in rows], rank=1),
         Column("verdict", [verdict_word(row) for row in rows], left=True),
     ]

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from edgekit.report.document import Calibration, Evaluation, Report
-from edgekit.report.figure import Figure, figure_at, table_figures
+from edgekit.report.figure import Figure, score_figures, table_figures
 from edgekit.report.provenance import license_id, license_text
 from edgekit.report.row import Row
 from edgekit.report.serialization import to_json
@@ -143,10 +143,10 @@ def _metrics(report: Report) -> Iterator[dict[str, object]]:
     """The accuracy of the float network, then the figures of the tables for each row."""
     meaningful, reference = report.model.accuracy_meaningful, report.reference
     if meaningful and report.evaluation.count:
-        top1 = figure_at("accuracy.top1")
+        score, _ = score_figures(report.results)
         low, high = reference.top1_ci95 or (None, None)
-        ends = None if low is None or high is None else (low * top1.scale, high * top1.scale)
-        yield _metric(top1, reference.top1 * top1.scale, ends, reference.engine)
+        ends = None if low is None or high is None else (low * score.scale, high * score.scale)
+        yield _metric(score, reference.value * score.scale, ends, reference.engine)
     for row in report.results:
         for figure in table_figures(report.results):
             value = figure.value(row, meaningful)

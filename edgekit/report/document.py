@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from edgekit.report.device import DeviceFacts
 from edgekit.report.figure import Count, Fraction, Interval
+from edgekit.report.measurement import TOP1, Score
 from edgekit.report.recipe_search import SearchSummary
 from edgekit.report.row import Row
 from edgekit.report.sensitivity_document import Sensitivity
@@ -53,7 +54,9 @@ class Model:
     input_shape: tuple[int, int, int, int]
     """Shape of the input: batch, channels, height, width."""
     classes: Annotated[int, Meta(ge=1)]
-    """Number of classes."""
+    """Number of outputs: of classes, or of values of a vector."""
+    task: str = "single-label"
+    """Meaning of the outputs: "single-label", "multi-label" or "embedding"."""
     accuracy_meaningful: bool
     """Whether accuracies mean anything; false for random weights."""
     license: str | None = None
@@ -174,20 +177,33 @@ class Reference:
 
     engine: str
     """Framework that ran the float network, such as "torch"; for `edgekit evaluate`, the bundle to compare with."""
-    top1: Fraction
-    """Share of images whose highest-scoring class is the right one."""
-    top5: Fraction
-    """Share of images whose right class is among the five highest-scoring ones."""
+    top1: Fraction | None = None
+    """Share of images whose highest-scoring class is the right one; null for tasks with a `score`."""
+    top5: Fraction | None = None
+    """Share of images whose right class is among the five highest-scoring ones; null for tasks with a `score`."""
     top1_ci95: Interval | None = None
-    """95 % interval of top-1 (Wilson's score interval); null in reports of an edgekit without it."""
+    """95 % interval of the task's metric (Wilson's score interval for shares of the images, else a bootstrap); null
+    without labels, and in reports of an edgekit without it."""
     chance: Fraction | None = None
-    """Top-1 of the same predictions if they were dealt to the images at random, at most one over the number of classes
-    that the images have; null in reports of an edgekit without it."""
+    """Metric of the same answers if they were dealt to the images at random, for top-1 at most one over the number of
+    classes that the images have; null without labels, and in reports of an edgekit without it."""
     near_chance: bool = False
     """Whether the interval reaches down to chance and ends below the middle between chance and 1, so that no accuracy
     means anything; false for random weights, whose accuracies mean nothing anyway."""
     right_by_class: tuple[Count, ...] | None = None
     """Number of right predictions for each class of `evaluation.classes`, in that order; null where that is null."""
+    score: Score | None = None
+    """Metric of another task than single-label; null for that one."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the task's metric."""
+        return self.score.metric if self.score else TOP1
+
+    @property
+    def value(self) -> float:
+        """Value of the task's metric, at most 1."""
+        return self.score.value if self.score else self.top1 or 0.0
 
 
 @dataclass(frozen=True)

@@ -136,13 +136,18 @@ FIGURES: tuple[Figure, ...] = (
     Figure(path="size_bytes", title="size", unit="MB", digits=1, scale=1e-6, better="lower", tolerance=0.01,
            rank=4,
            meaning="size of the files that the runtime loads"),
-    Figure(path="accuracy.top1", title="top-1", unit="%", scale=100, rank=2, csv="top1_percent",
+    Figure(path="accuracy.top1", title="top-1", unit="%", scale=100, rank=2, optional=True, csv="top1_percent",
            meaning="share of images whose highest-scoring class is the right one"),
     Figure(path="accuracy.drop_top1_points", title="drop", unit="points", interval="accuracy.drop_ci95_points",
-           better="lower", rank=1, csv="drop_top1_points",
+           better="lower", rank=1, optional=True, csv="drop_top1_points",
            meaning="top-1 accuracy lost against torch, in percentage points; above 0 is worse"),
+    Figure(path="accuracy.score.value", title="score", unit="%", scale=100, rank=2, optional=True, csv="score_percent",
+           meaning="metric of a task other than single-label, such as mAP"),
+    Figure(path="accuracy.drop_score_points", title="score drop", unit="points", interval="accuracy.drop_ci95_points",
+           better="lower", rank=1, optional=True, csv="drop_score_points",
+           meaning="score lost against torch, in percentage points; above 0 is worse"),
     Figure(path="accuracy.agreement", title="agreement", unit="%", digits=1, scale=100, rank=6, csv="agreement_percent",
-           meaning="share of images for which the bundle and torch predict the same class"),
+           meaning="share of images with torch's answer: the same class, set of labels, or nearest neighbour"),
     Figure(path="latency_ms.p50", title="p50", unit="ms", better="lower", rank=0, csv="latency_p50_ms",
            meaning="median latency of one inference at batch 1, without decoding and preprocessing"),
     Figure(path="latency_ms.p90", title="p90", unit="ms", rank=10, csv="latency_p90_ms",
@@ -169,7 +174,7 @@ FIGURES: tuple[Figure, ...] = (
            meaning="median time from an encoded image file to logits, including decoding and preprocessing"),
     Figure(path="snr_db", title="SNR", unit="dB", digits=1, better="higher", rank=11,
            meaning="signal-to-noise ratio of the logits against torch's, on the first evaluation images"),
-    Figure(path="accuracy.top5", title="top-5", unit="%", scale=100, rank=12, csv="top5_percent",
+    Figure(path="accuracy.top5", title="top-5", unit="%", scale=100, rank=12, optional=True, csv="top5_percent",
            meaning="share of images whose right class is among the five highest-scoring ones"),
     Figure(path="accuracy.count", title="images", unit="n", digits=0, rank=13, csv="eval_images",
            meaning="number of evaluation images"),
@@ -182,7 +187,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure(path="accuracy.mcnemar_p", title="McNemar p", unit="", csv="mcnemar_p",
            meaning="p-value of McNemar's exact two-sided test for a difference in top-1"),
     Figure(path="accuracy.bound.max_drop_points", title="allowed drop", unit="points", csv="max_drop_points",
-           meaning="largest drop in top-1 that the gate allows, in percentage points"),
+           meaning="largest drop that the gate allows, in percentage points"),
     Figure(path="accuracy.bound.images_needed", title="images needed", unit="n", digits=0, csv="max_drop_images_needed",
            meaning="number of images that would confirm the allowed drop four times out of five at the measured rates"),
     Figure(path="latency_ms.mean", title="mean", unit="ms", csv="latency_mean_ms",
@@ -239,6 +244,17 @@ def main_figures(rows: Iterable[Any], meaningful: bool) -> list[Figure]:
 
 def _has(row: Any, figure: Figure, meaningful: bool) -> bool:
     return figure.is_part_of(row) and figure.value(row, meaningful) is not None
+
+
+def score_figures(rows: Iterable[Any]) -> tuple[Figure, Figure]:
+    """The figures of the task's metric and of its drop, for rows with an `accuracy` of one task."""
+    scored = any(lookup(row, "accuracy.score") is not None for row in rows)
+    paths = (
+        ("accuracy.score.value", "accuracy.drop_score_points")
+        if scored
+        else ("accuracy.top1", "accuracy.drop_top1_points")
+    )
+    return figure_at(paths[0]), figure_at(paths[1])
 
 
 def figure_at(path: str) -> Figure:

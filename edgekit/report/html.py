@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.report.answer import UNCONFIRMED_WORD, alerts, all_remarks, decision, float_line, verdict_word
 from edgekit.report.document import Report
-from edgekit.report.figure import Figure, figure_at, table_figures
+from edgekit.report.figure import Figure, figure_at, score_figures, table_figures
 from edgekit.report.measurement import Accuracy, ChangedImage, LowPrecision
 from edgekit.report.next_steps import RUN, steps_in_report
 from edgekit.report.pictures import draw, draw_heat, draw_spread, timings
@@ -64,14 +64,14 @@ def _low_precision(low: LowPrecision | None, meaningful: bool) -> str:
         return ""
     words = f"{low.computes_in}: p50 {_ms(low.p50_ms)}"
     if low.accuracy:
-        drop = f", drop {low.accuracy.drop_top1_points:.2f} points" if meaningful else ""
+        drop = f", drop {low.accuracy.drop_points:.2f} points" if meaningful else ""
         words += f"{drop}, agreement {low.accuracy.agreement:.1%}"
     return f"{words}; the drop exceeds the limit" if low.verdict == "fail" else words
 
 
 def _flips(accuracy: Accuracy | None) -> str:
     """Numbers of images that became right or wrong, and McNemar's test of the difference."""
-    if accuracy is None:
+    if accuracy is None or accuracy.mcnemar_p is None:
         return ""
     return (
         f"{accuracy.right_to_wrong:,} right to wrong, {accuracy.wrong_to_right:,} wrong to right of "
@@ -153,8 +153,8 @@ def shown_images(rows: Sequence[Row]) -> Iterator[ChangedImage]:
             yield from change.examples[:EXAMPLES]
 
 
-HEADLINES = ("speedup.ratio", "latency_ms.p50", "accuracy.top1", "accuracy.drop_top1_points", "size_bytes")
-"""Paths of the figures at the top of the page."""
+HEADLINES = ("speedup.ratio", "latency_ms.p50", "size_bytes")
+"""Paths of the figures at the top of the page, beside the metric and its drop."""
 
 
 def render_html(report: Report, thumbnails: Mapping[str, bytes] = MappingProxyType({})) -> str:
@@ -229,14 +229,16 @@ def _headlines(report: Report) -> list[tuple[Figure, str, str]]:
     if row is None:
         return []
     images = f"n = {row.accuracy.count:,} images" if row.accuracy and meaningful else ""
+    score, drop = score_figures([row])
     notes = {
         "speedup.ratio": f"over {row.speedup.baseline}" if row.speedup else "",
         "latency_ms.p50": runs_words(row),
-        "accuracy.top1": f"{report.reference.engine}: {100 * report.reference.top1:.2f} %" if images else "",
-        "accuracy.drop_top1_points": images,
+        score.path: f"{report.reference.engine}: {100 * report.reference.value:.2f} %" if images else "",
+        drop.path: images,
     }
     headlines = []
-    for figure in map(figure_at, HEADLINES):
+    speed, p50, size = map(figure_at, HEADLINES)
+    for figure in (speed, p50, score, drop, size):
         if figure.value(row, meaningful) is not None:
             ends = figure.ends(row, meaningful)
             interval = f"95 %: {figure.number(ends[0])} to {figure.number(ends[1])}" if ends else ""

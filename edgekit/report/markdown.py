@@ -105,7 +105,14 @@ def _page(title: str, *parts: str) -> str:
     return "\n\n".join(filter(None, (f"## {escaped(title)}", *parts))) + "\n\n"
 
 
-OF_BUNDLES = ("size_bytes", "accuracy.top1", "accuracy.drop_top1_points", "int8.share_of_macs")
+OF_BUNDLES = (
+    "size_bytes",
+    "accuracy.top1",
+    "accuracy.drop_top1_points",
+    "accuracy.score.value",
+    "accuracy.drop_score_points",
+    "int8.share_of_macs",
+)
 """Paths of the figures that are the same, or nearly so, on every device."""
 OF_DEVICES = ("latency_ms.p50", "speedup.ratio")
 """Paths of the figures that each device has for itself."""
@@ -124,9 +131,9 @@ def render_card(report: Report) -> str:
             dataset_type="imagefolder",
             dataset_name=f"{row.accuracy.count:,} labelled images",
             dataset_args={"sha256": report.evaluation.sha256},
-            metric_type="accuracy",
-            metric_name=f"Top-1 accuracy, {KINDS[row.precision]}: {row.label}",
-            metric_value=row.accuracy.top1,
+            metric_type=row.accuracy.score.metric if row.accuracy.score else "accuracy",
+            metric_name=f"{row.accuracy.metric}, {KINDS[row.precision]}: {row.label}",
+            metric_value=row.accuracy.value,
         )
         for row in pair
         if row.accuracy and model.accuracy_meaningful

@@ -78,35 +78,88 @@ class Bound:
     """Comparison of the drop's 95 % interval with the largest drop that the gate allows."""
 
     max_drop_points: float
-    """Largest drop in top-1 that the gate allows, in percentage points."""
+    """Largest drop that the gate allows, in percentage points."""
     shown: bool
     """Whether the whole 95 % interval of the drop lies within the allowed drop, which confirms the claim."""
     images_needed: Annotated[int, Meta(ge=1)] | None
     """Images that would confirm the claim four times out of five at the measured rates; null where no number would."""
 
 
+@dataclass(frozen=True)
+class Detail:
+    """One more figure of a task, such as F1."""
+
+    name: str
+    """Name of the figure."""
+    value: float
+    """Value for the bundle, mostly from 0 to 1."""
+    reference: float | None = None
+    """Value for the reference; null where the figure compares the two."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """The metric of a task other than single-label, or one of the user's."""
+
+    metric: str
+    """Name of the metric, such as "mAP"."""
+    value: float
+    """Value, at most 1, of which more is better."""
+    details: tuple[Detail, ...] = ()
+    """More figures of the task."""
+
+
+TOP1 = "top-1"
+"""Metric of the task single-label."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Top-1 and top-5 of a bundle, and its paired difference from a reference on the same images."""
+    """The metric of a bundle, and its paired difference from a reference on the same images."""
 
-    top1: Fraction
-    top5: Fraction
+    top1: Fraction | None = None
+    """Share of images whose highest-scoring class is the right one; null for tasks with a `score`."""
+    top5: Fraction | None = None
+    """Share of images whose right class is among the five highest-scoring ones; null for tasks with a `score`."""
     count: Count
-    drop_top1_points: float
+    drop_top1_points: float | None = None
+    """Drop of top-1; null for tasks with a `score`."""
     drop_ci95_points: Interval
-    """95 % interval of the drop in percentage points (Tango's score interval for paired differences)."""
+    """95 % interval of the drop in percentage points: Tango's score interval for paired differences, or a paired
+    bootstrap over images for metrics that aren't a share of the images."""
     agreement: Fraction
-    right_to_wrong: Count
-    wrong_to_right: Count
-    mcnemar_p: Fraction
+    """Share of images with the same answer: class, set of labels, or nearest neighbour."""
+    right_to_wrong: Count | None = None
+    wrong_to_right: Count | None = None
+    mcnemar_p: Fraction | None = None
+    """P-value of McNemar's test; like both counts, null for metrics that aren't a share of the images."""
     versus: str
     """Name of the bundle to compare with, or "reference" for the float network in its own framework."""
+    score: Score | None = None
+    """Metric of another task than single-label; null for that one."""
+    drop_score_points: float | None = None
+    """Drop of `score.value`, in hundredths; null for the task single-label."""
     bound: Bound | None = None
     """Comparison of the drop's interval with the allowed drop; null where no gate applies."""
     changes: tuple[ClassChange, ...] | None = None
     """Classes with changed predictions, the worst first, at most 100; null in reports of an edgekit without it."""
     right_by_class: tuple[Count, ...] | None = None
     """Number of right predictions for each class of `evaluation.classes`, in that order; null where that is null."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the task's metric."""
+        return self.score.metric if self.score else TOP1
+
+    @property
+    def value(self) -> float:
+        """Value of the task's metric, at most 1."""
+        return self.score.value if self.score else self.top1 or 0.0
+
+    @property
+    def drop_points(self) -> float:
+        """Drop of the task's metric, in percentage points."""
+        return (self.drop_score_points if self.score else self.drop_top1_points) or 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

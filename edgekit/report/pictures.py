@@ -32,11 +32,11 @@ def draw(report: Report, device: str) -> Picture | None:
         figure.legend(loc="outside lower center", ncols=2)
         svg = svg_of(figure)
     points = [
-        f"{row.name} {row.latency_ms.p50:.2f} ms, {100 * row.accuracy.top1:.2f} %"
+        f"{row.name} {row.latency_ms.p50:.2f} ms, {100 * row.accuracy.value:.2f} %"
         for row in rows
         if row.latency_ms and row.accuracy
     ]
-    return Picture(svg, f"Top-1 accuracy against latency on {device}: {'; '.join(points)}.")
+    return Picture(svg, f"{report.reference.metric} against latency on {device}: {'; '.join(points)}.")
 
 
 def _accuracy_against_latency(axes: "Axes", report: Report, rows: list[Row]) -> None:
@@ -46,18 +46,18 @@ def _accuracy_against_latency(axes: "Axes", report: Report, rows: list[Row]) -> 
         if row.accuracy is None or row.latency_ms is None:
             continue
         index = targets.index(row.target) % len(SERIES)
-        x, y, colour = row.latency_ms.p50, 100 * row.accuracy.top1, SERIES[index]
+        x, y, colour = row.latency_ms.p50, 100 * row.accuracy.value, SERIES[index]
         fill = colour if row.precision == "int8" else GROUND
-        drop, (low, high) = row.accuracy.drop_top1_points, row.accuracy.drop_ci95_points
+        drop, (low, high) = row.accuracy.drop_points, row.accuracy.drop_ci95_points
         bar = [[max(high - drop, 0)], [max(drop - low, 0)]]
         axes.errorbar(x, y, yerr=bar, fmt="none", ecolor=colour, capsize=3, elinewidth=1.2)
         axes.plot(x, y, SHAPES[index], color=colour, mfc=fill, ms=8, mew=1.6, label=row.name)
     reference = report.reference
-    axes.axhline(100 * reference.top1, color=INK, linewidth=1, linestyle="--", label=reference.engine)
+    axes.axhline(100 * reference.value, color=INK, linewidth=1, linestyle="--", label=reference.engine)
     axes.set_xlim(left=0)
     axes.margins(x=0.1)
     axes.set_xlabel("latency p50, ms (lower is better)")
-    axes.set_ylabel("top-1, % (higher is better)")
+    axes.set_ylabel(f"{reference.metric}, % (higher is better)")
 
 
 BOX = {"whislo": "p5", "q1": "p25", "med": "p50", "q3": "p75", "whishi": "p95"}

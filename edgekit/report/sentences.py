@@ -7,7 +7,7 @@ from typing import Literal
 from edgekit.report.device import Conditions, Sample
 from edgekit.report.document import Reference, Report, Stability
 from edgekit.report.figure import points
-from edgekit.report.measurement import Accuracy, Measurement
+from edgekit.report.measurement import TOP1, Accuracy, Measurement
 from edgekit.report.row import Gate, Judged, Row
 from edgekit.report.times import Energy, SustainedPoint
 
@@ -28,7 +28,8 @@ def _limit_words(gate: Gate) -> str:
     limit = gate.limit or 0.0
     judged = {True: ", with its whole 95 % interval", False: ", as measured", None: ""}[gate.whole_interval]
     if gate.name == "max-drop":
-        return f"a loss of top-1 of at most {points(limit)}{judged}"
+        metric = TOP1 if gate.figure == "accuracy.drop_top1_points" else "the metric"
+        return f"a loss of {metric} of at most {points(limit)}{judged}"
     return f"a speedup over float of more than {limit:g}x{judged}"
 
 
@@ -56,14 +57,14 @@ def near_chance(reference: Reference, images: int) -> list[str]:
     """The warning of a reference near chance, with its likely causes; empty for any other."""
     if not reference.near_chance or reference.top1_ci95 is None or reference.chance is None:
         return []
-    top1, low, high, chance = (
-        f"{share * 100:.1f}" for share in (reference.top1, *reference.top1_ci95, reference.chance)
+    value, low, high, chance = (
+        f"{share * 100:.1f}" for share in (reference.value, *reference.top1_ci95, reference.chance)
     )
     return [
-        f"The reference is near chance: {reference.engine} reaches top-1 {top1} % (95 % interval {low} to {high} %) on "
-        f"{images:,} images, and chance is {chance} %. No accuracy means anything until this is settled. Likely "
-        "causes: the classes have another order (list them with `--labels`), the images are normalized otherwise than "
-        "in training (`--mean`, `--std`), or the head is not that of these classes."
+        f"The reference is near chance: {reference.engine} reaches {reference.metric} {value} % (95 % interval {low} "
+        f"to {high} %) on {images:,} images, and chance is {chance} %. No accuracy means anything until this is "
+        "settled. Likely causes: the classes have another order (list them with `--labels`), the images are "
+        "normalized otherwise than in training (`--mean`, `--std`), or the head is not that of these classes."
     ]
 
 
@@ -89,10 +90,12 @@ def measured_with(report: Report) -> list[str]:
     if not report.model.accuracy_meaningful:
         return [timing]
     reference = report.reference
-    top1, top5 = (f"{share * 100:.2f} %" for share in (reference.top1, reference.top5))
+    reached = f"{reference.metric} {reference.value * 100:.2f} %"
+    if reference.top5 is not None:
+        reached += f", top-5 {reference.top5 * 100:.2f} %"
     images = f"{report.evaluation.count:,} images"
     return [
-        f"Accuracy: {images}; {reference.engine} reaches top-1 {top1}, top-5 {top5}. A drop above 0 is worse.",
+        f"Accuracy: {images}; {reference.engine} reaches {reached}. A drop above 0 is worse.",
         timing,
     ]
 
@@ -215,7 +218,7 @@ def _sentence(row: Judged, kind: NoteKind, note: str) -> str:
     if row.verdict != "pass":
         return confidence(accuracy)
     bound = points(accuracy.bound.max_drop_points)
-    return f"the measured loss, {accuracy.drop_top1_points:.2f}, is within {bound}. {confidence(accuracy)}"
+    return f"the measured loss, {accuracy.drop_points:.2f}, is within {bound}. {confidence(accuracy)}"
 
 
 def ended(text: str) -> str:

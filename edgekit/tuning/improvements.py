@@ -141,5 +141,5 @@ def improvements_of(
             reporter.say("INT8 that misses --max-drop isn't repaired: calibrate on other images instead")
         else:
             loops += (RepairLoop,)
-    gates = within_reach(gates, len(images.evaluation.samples))
+    gates = within_reach(gates, spec.task.least_interval(len(images.evaluation.samples)))
     return Improvements(spec, images, targets, devices, timing, gates, run, reporter, loops)

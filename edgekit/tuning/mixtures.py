@@ -26,10 +26,13 @@ from edgekit.compiler.quantizers import (
 )
 from edgekit.images.dataset import LabelledCrops, crop_samples
 from edgekit.images.preprocess import Preprocessing
-from edgekit.measure.accuracy import Predictions, compare, predict, snr_db
+from edgekit.measure.accuracy import snr_db
+from edgekit.measure.tasks import Answers, Task
+from edgekit.measure.tasks.single_label import SingleLabel
 from edgekit.pipeline.graph_to_compile import GraphToCompile
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
+from edgekit.report.measurement import Accuracy
 from edgekit.report.sensitivity_document import Simulated, order_of
 from edgekit.support.progress import Step, no_step
 from edgekit.tuning.layer_costs import LayerCosts, LayerTimes
@@ -169,6 +172,8 @@ class Mixtures:
     """Images to run the mixtures on."""
     preprocessing: Preprocessing
     """Preprocessing of the network."""
+    task: Task = field(default_factory=SingleLabel)
+    """What the network's outputs mean."""
     logits: dict[Mixture, NDArray[np.float32]] = field(default_factory=dict)
     """Logits [N,classes] of each mixture that has run."""
 
@@ -186,7 +191,7 @@ class Mixtures:
         if not missing:
             return
         logits: dict[Mixture, list[NDArray[np.float32]]] = {mixture: [] for mixture in missing}
-        for image, _ in self.images.normalized(self.preprocessing):
+        for image in self.images.normalized(self.preprocessing):
             end_runs = [self.simulation.run(image, end) for end in ends]
             for mixture in missing:
                 near = min(end_runs, key=lambda run: len(run.quantized ^ mixture))
@@ -197,11 +202,12 @@ class Mixtures:
 
     def figures(self, mixture: Mixture) -> Simulated:
         """Signal-to-noise ratio and accuracy of a mixture that has run, against all layers in float."""
-        accuracy = compare(self._predictions(mixture), self._predictions(frozenset()))
+        answers, plain = self._answers(mixture), self._answers(frozenset())
+        accuracy = self.task.compare(answers, plain, self.images.labels)
         snr = self.snr(mixture)
         return Simulated(
             snr_db=snr if isfinite(snr) else None,
-            drop_top1_points=accuracy.drop_top1_points,
+            drop_top1_points=accuracy.drop_points,
             drop_ci95_points=accuracy.drop_ci95_points,
             agreement=accuracy.agreement,
         )
@@ -221,15 +227,13 @@ class Mixtures:
         self.run(mixtures.values(), on_image)
         return {name: self.noise(mixture) for name, mixture in mixtures.items()}
 
-    def top1(self) -> float:
-        """Top-1 accuracy with all layers in float."""
-        return float(self._predictions(frozenset()).hit1.mean())
+    def float_accuracy(self) -> Accuracy:
+        """Accuracy with all layers in float."""
+        plain = self._answers(frozenset())
+        return self.task.compare(plain, plain, self.images.labels)
 
-    def _predictions(self, mixture: Mixture) -> Predictions:
-        answers = self.logits[mixture]
-        return predict(
-            lambda logits: logits, ((row[None], label) for row, label in zip(answers, self.images.labels, strict=True))
-        )
+    def _answers(self, mixture: Mixture) -> Answers:
+        return self.task.kept(self.logits[mixture])
 
 
 def simulate(graphs: JobGraphs, to_compile: GraphToCompile, images: LabelledCrops) -> Mixtures:
@@ -237,7 +241,7 @@ def simulate(graphs: JobGraphs, to_compile: GraphToCompile, images: LabelledCrop
     spec = graphs.spec
     rounded = spec.recipe.weight_rounding != "nearest"
     simulation = Simulation(to_compile.graph, graphs.unrounded(to_compile.facts.target) if rounded else None)
-    return Mixtures(simulation, images, spec.network.preprocessing)
+    return Mixtures(simulation, images, spec.network.preprocessing, spec.task)
 
 
 def layer_macs(graphs: JobGraphs) -> dict[str, int]:

@@ -136,7 +136,7 @@ def best(trials: Sequence[Trial], gates: Gates) -> Trial | None:
     def rank(trial: Trial) -> tuple[Any, ...]:
         assert trial.measured is not None
         assert trial.measured.accuracy is not None
-        accuracy = (-trial.measured.accuracy.agreement, trial.measured.accuracy.drop_top1_points)
+        accuracy = (-trial.measured.accuracy.agreement, trial.measured.accuracy.drop_points)
         settings = (trial.candidate.bias_correction != "none", trial.candidate.estimator)
         cost = _structure(trial)
         return (*cost, *accuracy, *settings) if passed else (*reversed(accuracy), *cost, *settings)
@@ -169,7 +169,7 @@ def _row(trial: Trial, met: bool, gates: Gates) -> TrialSummary:
     return replace(
         row,
         float_layers=candidate.float_layers,
-        drop_top1_points=measured.accuracy.drop_top1_points,
+        drop_top1_points=measured.accuracy.drop_points,
         drop_ci95_points=measured.accuracy.drop_ci95_points,
         agreement=measured.accuracy.agreement,
         p50_ms=measured.latency_ms.p50,

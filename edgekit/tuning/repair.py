@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from edgekit.errors import costs_a_row
 from edgekit.measure.gates import judge
-from edgekit.measure.paired import paired_interval
 from edgekit.measure.settings import Gates
 from edgekit.report.measurement import Measurement
 from edgekit.report.recipe_search import Repair, RepairAttempt, layers_words, outcome_words, repair_words
@@ -40,8 +39,8 @@ class RepairLoop(BundleLoop):
         if not misses_bound(row, self.gates):
             return None
         assert row.accuracy is not None
-        missed, allowed = f"top-1 drops by {row.accuracy.drop_top1_points:.2f} points", self.gates.max_drop
-        if row.accuracy.drop_top1_points <= allowed:
+        missed, allowed = f"{row.accuracy.metric} drops by {row.accuracy.drop_points:.2f} points", self.gates.max_drop
+        if row.accuracy.drop_points <= allowed:
             missed += f", which may be {row.accuracy.drop_ci95_points[1]:.2f}"
         self.reporter.say(f"{self.name}: {missed}, at most {allowed:g} are allowed: looking for the layers")
         try:
@@ -100,14 +99,13 @@ def misses_bound(measured: Measurement, gates: Gates) -> bool:
     return verdicts.get("max-drop") in ("fail", "inconclusive") and verdicts.get("min-speedup") != "fail"
 
 
-def within_reach(gates: Gates, images: int) -> Gates:
+def within_reach(gates: Gates, least: float) -> Gates:
     """The gates as far as layers in float can keep them.
 
-    If the interval on so few images exceeds the bound even for a bundle that answers as torch does, no repair confirms
-    it, and the measured drop decides.
+    If the interval on so few images, which ends at `least` points even for a bundle that answers as torch does, exceeds
+    the bound, no repair confirms it, and the measured drop decides.
     """
-    _, high = paired_interval(0, 0, max(1, images))
-    return replace(gates, must_show_drop=gates.must_show_drop and 100 * high <= gates.max_drop)
+    return replace(gates, must_show_drop=gates.must_show_drop and least <= gates.max_drop)
 
 
 def decision(study: Study, gates: Gates) -> Trial | None:
@@ -152,7 +150,7 @@ def attempt_of(trial: Trial) -> RepairAttempt:
     speedup = None if trial.measured.device.emulated else trial.measured.speedup
     return RepairAttempt(
         float_layers=trial.candidate.float_layers,
-        drop_top1_points=accuracy.drop_top1_points if accuracy else None,
+        drop_top1_points=accuracy.drop_points if accuracy else None,
         drop_ci95_points=accuracy.drop_ci95_points if accuracy else None,
         p50_ms=latency.p50 if latency else None,
         speedup=speedup.ratio if speedup else None,

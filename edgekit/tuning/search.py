@@ -138,7 +138,7 @@ def run_searches(ready: SplitJob, job: Job, search: Search, run: RunFolder, repo
     with run.workspace("tune") as workspace:
         graphs = JobGraphs(spec, Reporter(quiet=True))
         # Only for trials that still have to run.
-        evaluated = cache(partial(crop_images, spec.network, images, workspace, run, reporter))
+        evaluated = cache(partial(crop_images, spec.network, spec.task, images, workspace, run, reporter))
         for target, end in shares(job.targets, until):
             inputs = study_inputs(spec, images, target, job.timing)
             store = StudyStore(run, target, inputs, "study", digest(spec.network.labels))
@@ -246,11 +246,11 @@ def verdict(
     graphs = JobGraphs(spec, reporter)
     built = Builder(graphs).build(job.targets, run.path, job.precisions)
     with run.workspace("images") as workspace:
-        evaluation = crop_images(spec.network, images, workspace, run, reporter)
+        evaluation = crop_images(spec.network, spec.task, images, workspace, run, reporter)
         reference = reference_for(spec.network, evaluation, reporter)
         store = MeasurementStore(run, evaluation, job.timing, fingerprints(built))
         bench = Bench(job.machines, store, reporter, pages)
-        rows = judge_all(bench.measure(built), job.gates, spec.network, reference, run.path)
+        rows = judge_all(bench.measure(built), job.gates, spec, images, reference, run.path)
         finals = bench.time_finals(rows)
     gates = trial_gates(job)
     parts = [summary(target, trials, gates) for target, trials in searches.items()]

@@ -210,7 +210,7 @@ def measure(
 
     return TargetSensitivity(
         target=target,
-        float=FloatAccuracy(mixtures.top1()),
+        float=FloatAccuracy(mixtures.float_accuracy().value),
         int8=mixtures.figures(everything),
         layers=tuple(SensitiveLayer(block=block_of(name), **costs(name, [name])) for name in layers),
         blocks=tuple(SensitiveBlock(layers=tuple(own), **costs(name, own)) for name, own in blocks.items()),

@@ -90,9 +90,9 @@ class Trial:
 
     @property
     def drop(self) -> float | None:
-        """Drop in top-1, in percentage points."""
+        """Drop of the task's metric, in percentage points."""
         accuracy = self.measured.accuracy if self.measured else None
-        return accuracy.drop_top1_points if accuracy else None
+        return accuracy.drop_points if accuracy else None
 
     def keeps_drop(self, gates: Gates) -> bool:
         """Whether the bundle keeps the bound of the drop."""
@@ -139,7 +139,7 @@ def study_inputs(spec: BuildSpec, images: JobImages, target: str, timing: Timing
     """Inputs of the trials of a job for one target, measured on this device."""
     return StudyInputs(
         bundles=tuple(spec.request(target, precision).inputs for precision in PRECISIONS),
-        reference=reference_inputs(spec.network, images),
+        reference=reference_inputs(spec.network, spec.task, images),
         timing=timing,
         device=machine.describe() if device == THIS else None,
         address=device.url,

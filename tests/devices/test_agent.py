@@ -34,6 +34,7 @@ from edgekit.devices.messages import (
 from edgekit.errors import BundleError, DeviceError
 from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.settings import Timing
+from edgekit.measure.tasks.single_label import TopClasses
 from tests.helpers.failing_engine import MESSAGE, Phase
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import MakeBundle
@@ -286,7 +287,7 @@ def test_parts(job: MeasureJob, cache: Path, tmp_path: Path) -> None:
     without = {name: digest for name, digest in files.items() if name != "golden.npz"}
     with pytest.raises(BundleError):
         assemble(without, cache / "files", tmp_path / "two")
-    arrays = {"labels": [1, 1], "best": [1, 2], "hit1": [True, False], "hit5": [True, True]}
+    arrays = {"labels": [1, 1], "classes": [[1, 2], [2, 1]], "confidence": [0.75, 0.5]}
     sent = SentImages(
         pixels=store_arrays(cache, np.zeros((2, 4, 4, 3), np.uint8)),
         reference=store_arrays(cache, **arrays),
@@ -295,9 +296,9 @@ def test_parts(job: MeasureJob, cache: Path, tmp_path: Path) -> None:
     images = images_of(sent, cache / "files")
     assert (images.crops.pixels.shape, images.crops.labels.tolist()) == ((2, 4, 4, 3), [1, 1])
     assert images.files == [b"x"]
+    assert isinstance(images.reference, TopClasses)
     assert images.reference.best.tolist() == [1, 2]
-    assert images.reference.hit1.tolist() == [True, False]
-    assert images.reference.hit5.tolist() == [True, True]
+    assert images.reference.confidence.tolist() == [0.75, 0.5]
 
 
 def test_a_file_that_another_run_deleted_is_an_error_of_the_device(

@@ -7,9 +7,9 @@ import numpy as np
 
 from edgekit.images.dataset import Sample
 from edgekit.images.selection import InspectedImage, Selection
-from edgekit.measure.accuracy import Predictions
 from edgekit.measure.evaluation import BundleEvaluation, compare_bundles
 from edgekit.measure.settings import Gates
+from edgekit.measure.tasks.single_label import SingleLabel, TopClasses
 from edgekit.report.measurement import Failure
 from edgekit.report.sentences import RANDOM
 from edgekit.runtime.bundle import Bundle
@@ -23,6 +23,7 @@ CHOSEN = Selection(
     Path("data"),
 )
 FAILED = Failure("evaluate", "EngineError", "gone")
+SINGLE = SingleLabel()
 STATED = Gates(max_drop=2.0, must_show_drop=True)
 
 
@@ -33,17 +34,18 @@ def bundle(name: str, **provenance: object) -> Bundle:
     return Bundle(Path(name), manifest, tuple(tiny_labels()))
 
 
-def wrong(count: int) -> Predictions:
-    """Predictions of which the first ones are wrong."""
+def wrong(count: int) -> TopClasses:
+    """Answers of which the first ones are wrong."""
     best = np.where(np.arange(COUNT) < count, LABELS + 1, LABELS)
-    return Predictions(best, best == LABELS, best == LABELS)
+    return TopClasses(best[:, None], np.ones(COUNT, np.float32))
 
 
 def compared(
-    answers: dict[str, Predictions | Failure], gates: Gates | None = STATED, reference: str | None = None
+    answers: dict[str, TopClasses | Failure], gates: Gates | None = STATED, reference: str | None = None
 ) -> BundleEvaluation:
     bundles = [bundle(name) for name in answers]
-    return compare_bundles(bundles, list(answers.values()), CHOSEN, Path(reference) if reference else None, gates)
+    named = Path(reference) if reference else None
+    return compare_bundles(SINGLE, bundles, list(answers.values()), CHOSEN, LABELS, named, gates)
 
 
 def verdicts(evaluation: BundleEvaluation) -> list[str]:
@@ -83,7 +85,7 @@ def test_bundles_are_compared_with_the_first_float_one() -> None:
 
 
 def test_a_reference_that_the_user_names() -> None:
-    answers: dict[str, Predictions | Failure] = {
+    answers: dict[str, TopClasses | Failure] = {
         "onnx-float": wrong(0),
         "onnx-int8": wrong(40),
         "onnx-int8-new": wrong(60),
@@ -111,7 +113,7 @@ def test_a_reference_near_chance_leaves_everything_inconclusive() -> None:
 
 def test_random_weights_have_no_accuracy() -> None:
     bundles = [bundle(name, model={"weights": "random"}) for name in ("onnx-float", "onnx-int8")]
-    evaluation = compare_bundles(bundles, [wrong(380), wrong(390)], CHOSEN, None, STATED)
+    evaluation = compare_bundles(SINGLE, bundles, [wrong(380), wrong(390)], CHOSEN, LABELS, None, STATED)
     assert verdicts(evaluation) == ["pass", "pass"]
     assert not evaluation.accuracy_meaningful
     assert (evaluation.doubts, evaluation.warnings) == ((), (RANDOM,))
@@ -121,9 +123,12 @@ def test_random_weights_have_no_accuracy() -> None:
 def test_images_that_were_calibrated_on_are_a_warning() -> None:
     float_, int8 = bundle("onnx-float"), bundle("onnx-int8")
     manifest = replace(int8.manifest, provenance={"calibration_images": [f"{index:016x}" for index in range(5)]})
-    evaluation = compare_bundles([float_, replace(int8, manifest=manifest)], [wrong(0), wrong(0)], CHOSEN)
+    evaluation = compare_bundles(
+        SINGLE, [float_, replace(int8, manifest=manifest)], [wrong(0), wrong(0)], CHOSEN, LABELS
+    )
     assert evaluation.evaluation.overlap_with_calibration == 5
     (warning,) = evaluation.warnings
     assert warning.startswith("5 of the 400 images were calibrated on (0.png, 1.png, 2.png and 2 more), so INT8 may ")
     assert evaluation.doubts == ()
-    assert compare_bundles([float_, int8], [wrong(0)] * 2, CHOSEN).evaluation.overlap_with_calibration is None
+    unknown = compare_bundles(SINGLE, [float_, int8], [wrong(0)] * 2, CHOSEN, LABELS)
+    assert unknown.evaluation.overlap_with_calibration is None

@@ -12,9 +12,11 @@ import pytest
 from edgekit.config.device_classes import load_device_class
 from edgekit.errors import EngineError
 from edgekit.measure import measure_bundles, opened_bundle, steadiness, timing
-from edgekit.measure.accuracy import EvaluationImages, Predictions, predict
+from edgekit.measure.accuracy import EvaluationImages, predict
 from edgekit.measure.measure_bundles import measure_group, rated_latency
 from edgekit.measure.settings import Timing
+from edgekit.measure.tasks import Answers, Task
+from edgekit.measure.tasks.single_label import TopClasses
 from edgekit.report.measurement import Failure, Measurement, Stage
 from edgekit.report.times import Speedup
 from edgekit.runtime.bundle import Bundle, Golden, read_bundle
@@ -138,10 +140,11 @@ def test_a_bug_costs_its_row_and_is_blamed_on_nobody(
 
 
 def test_changed_predictions_name_their_images(group: dict[str, Bundle], tiny_images: EvaluationImages) -> None:
-    best = tiny_images.reference.best.copy()
-    best[2] = (best[2] + 1) % 10
-    names = [f"{index}.png" for index in range(len(best))]
-    images = replace(tiny_images, reference=replace(tiny_images.reference, best=best), names=names)
+    assert isinstance(tiny_images.reference, TopClasses)
+    classes = tiny_images.reference.classes.copy()
+    classes[2] = np.roll(classes[2], 1)
+    names = [f"{index}.png" for index in range(len(classes))]
+    images = replace(tiny_images, reference=replace(tiny_images.reference, classes=classes), names=names)
     for each in measure_all(group, images).values():
         assert each.accuracy is not None
         assert each.accuracy.changes is not None
@@ -298,11 +301,11 @@ def test_bf16_that_cannot_be_evaluated_loses_only_that_figure(
 ) -> None:
     error = EngineError("the outputs for image 3 hold NaN")
 
-    def fail(run: Any, pictures: Any, names: Any) -> Predictions:
+    def fail(task: Task, run: Any, pictures: Any, names: Any) -> Answers:
         if isinstance(run, Session):  # not in f32, where the logits are watched for the signal-to-noise ratio
             assert run.bundle.manifest.session.get("inference_precision") == "bf16"
             raise error
-        return predict(run, pictures, names)
+        return predict(task, run, pictures, names)
 
     monkeypatch.setattr(opened_bundle, "predict", fail)
     float_, int8 = measure_all(openvino_group, tiny_images).values()

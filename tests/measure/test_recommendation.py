@@ -9,11 +9,12 @@ import pytest
 from edgekit.config.choices import Precision
 from edgekit.images.dataset import LabelledCrops
 from edgekit.measure import recommendation as module
-from edgekit.measure.accuracy import EvaluationImages, Predictions
+from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.gates import judge
 from edgekit.measure.measurement_store import MeasurementStore
 from edgekit.measure.recommendation import Final, Finals, finalist, finalists, finals_of, recommend, time_finals
 from edgekit.measure.settings import Gates, Timing
+from edgekit.measure.tasks.single_label import SingleLabel
 from edgekit.measure.timing import Timed
 from edgekit.report.measurement import LowPrecision
 from edgekit.report.row import Row
@@ -120,9 +121,10 @@ def test_the_final_runs_the_bundles_once_and_is_stored(
 ) -> None:
     bundle = read_bundle(make_bundle("onnx"))
     bundles = {"onnx-int8": bundle, "tflite-int8": bundle}
-    nothing = Predictions(np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0, bool))
+    task = SingleLabel()
+    nothing = task.kept(np.zeros((0, 3), np.float32))
     images = EvaluationImages(
-        LabelledCrops(np.zeros((0, 8, 8, 3), np.uint8), np.zeros(0, np.int64)), nothing, [], "key", []
+        task, LabelledCrops(np.zeros((0, 8, 8, 3), np.uint8), np.zeros(0, np.int64)), nothing, [], "key", []
     )
     rows = [row("onnx", 5.0), row("tflite", 5.2)]
     with open_run(tmp_path / "run") as run:

@@ -34,7 +34,7 @@ def test_demo(demo_folder: Callable[[], Path]) -> None:
     assert "licence" not in (demo_folder() / "printed").read_text()
     report = load_report(run)
     assert {row.bundle for row in report.results} >= {"onnx-float", "onnx-int8"}
-    assert report.reference.top1 > 0.6
+    assert report.reference.value > 0.6
     assert (report.model.classes, report.model.license) == (10, None)
     assert report.calibration.count == 8
     float_, int8 = (read_bundle(run / name) for name in ("onnx-float", "onnx-int8"))

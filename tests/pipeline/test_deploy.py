@@ -138,10 +138,10 @@ def test_the_report_says_what_ran_and_counts_each_class(finished_run: Path) -> N
     assert asdict(report.model.preprocessing) == asdict(read_bundle(finished_run / "onnx-int8").manifest.preprocessing)
     assert report.evaluation.classes is not None
     assert sum(each.images for each in report.evaluation.classes) == report.evaluation.count
-    assert sum(report.reference.right_by_class or ()) == round(report.reference.top1 * report.evaluation.count)
+    assert sum(report.reference.right_by_class or ()) == round(report.reference.value * report.evaluation.count)
     for row in report.results:
         assert row.accuracy
-        assert sum(row.accuracy.right_by_class or ()) == round(row.accuracy.top1 * row.accuracy.count)
+        assert sum(row.accuracy.right_by_class or ()) == round(row.accuracy.value * row.accuracy.count)
         package = find_runtime(row.target).distributions[0]
         assert row.engine == f"{package} {version(package)}"
 

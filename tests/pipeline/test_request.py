@@ -10,6 +10,7 @@ from edgekit.config.choices import Precision
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import OWN, Recipe, TargetRecipe, load_recipe
 from edgekit.config.runtimes import RUNTIMES
+from edgekit.measure.tasks.embedding import Embedding
 from edgekit.models import Network
 from edgekit.pipeline import request
 from edgekit.pipeline.request import ROOMS, BundleRequest, provenance_of, shaping_distributions, versions
@@ -63,6 +64,7 @@ def test_int8_depends_on_every_field(tiny_convnext: Network, name: str) -> None:
         "precision": "float",
         "recipe": load_recipe("default"),
         "device_class": load_device_class("raspberry-pi-5"),
+        "task": Embedding(),
     }
     before = BundleRequest(tiny_convnext, "onnx", "int8", load_recipe("convnextv2"), X86, "images", ("image",))
     assert replace(before, **{name: changes.get(name, CHANGED)}).inputs.key != before.inputs.key

@@ -134,7 +134,7 @@ def test_the_command_writes_a_card_that_the_hub_reads(tmp_path: Path, capfd: pyt
     assert data.get("tags") == ["edgekit", "int8", "openvino", "onnx", "tflite"]
     original, optimized = data.get("eval_results")
     assert (original.metric_value, optimized.metric_value) == (0.7664, 0.7655)
-    assert optimized.metric_name == "Top-1 accuracy, optimized: openvino-int8 on local"
+    assert optimized.metric_name == "top-1, optimized: openvino-int8 on local"
     assert optimized.dataset_args == {"sha256": whole.evaluation.sha256}
     assert ModelCard(str(card)).data.to_yaml() == data.to_yaml(), "the metadata round-trips"
     for piece in (

@@ -105,7 +105,7 @@ def test_the_destroyed_layer_alone_stays_in_float(arguments: list[str], tmp_path
     row = int8_row(folder)
     assert row.verdict == "pass"
     assert row.accuracy
-    assert row.accuracy.drop_top1_points <= 1
+    assert row.accuracy.drop_points <= 1
     assert row.repair
     before, after = row.repair.attempts
     assert (before.float_layers, after.float_layers) == ((), (fragile.FRAGILE,))

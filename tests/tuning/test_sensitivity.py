@@ -112,7 +112,7 @@ def test_signal_to_noise_by_hand() -> None:
     figures = trials.figures(frozenset("b"))
     assert (figures.drop_top1_points, figures.agreement) == (100, 0)
     assert trials.figures(frozenset()).snr_db is None
-    assert trials.top1() == 1
+    assert trials.float_accuracy().value == 1
 
 
 def test_every_layer_and_block_is_measured(trials: Mixtures) -> None:

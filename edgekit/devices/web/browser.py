@@ -17,7 +17,7 @@ from edgekit.devices.web.runtime_package import NAME, VERSION, RuntimeFiles
 from edgekit.devices.web.server import PAGE, PageServer
 from edgekit.errors import BrowserError, DeviceError
 from edgekit.images.dataset import Sample
-from edgekit.measure.accuracy import EvaluationImages, Predictions, SnrMeter, predict
+from edgekit.measure.accuracy import EvaluationImages, SnrMeter, predict
 from edgekit.measure.baselines import F32, Call, Group
 from edgekit.measure.evaluation import EvaluatedBundle
 from edgekit.measure.fresh_process import Fresh
@@ -28,6 +28,7 @@ from edgekit.measure.opened_bundle import CheckedBundle, accuracy_of
 from edgekit.measure.profile_summary import ProfileSummary
 from edgekit.measure.settings import Timing
 from edgekit.measure.steadiness import repeat_until_steady
+from edgekit.measure.tasks import Answers, Task
 from edgekit.measure.timing import Timed
 from edgekit.report.device import Conditions, MachineState
 from edgekit.report.measurement import Int8, Measurement
@@ -124,9 +125,8 @@ class Browser:
             with self._reporter.stage(f"{self._device.name}: {title}", len(images.crops)) as step:
                 self._show(title, 0, len(images.crops))
                 rows = self._runner.logits(bundle, model, images.crops.pixels, counted(step))
-                run = snr.watched(lambda row: row)
-                predictions = predict(run, zip(rows, map(int, images.crops.labels), strict=True), images.names)
-            accuracy = accuracy_of(predictions, images)
+                answers = predict(images.task, snr.watched(lambda row: row), rows, images.names)
+            accuracy = accuracy_of(answers, images)
         int8 = Int8(
             share_of_macs=None,
             method=NO_PROFILER,
@@ -145,16 +145,15 @@ class Browser:
         )
 
     def predict(
-        self, bundle: Bundle, crops: Iterable[NDArray[np.uint8]], samples: Sequence[Sample], step: Step
-    ) -> Predictions:
-        """Check the golden samples of a bundle, and predict for crops [H,W,C]. Raises a StageError."""
+        self, task: Task, bundle: Bundle, crops: Iterable[NDArray[np.uint8]], samples: Sequence[Sample], step: Step
+    ) -> Answers:
+        """Check the golden samples of a bundle, and run it on crops [H,W,C]. Raises a StageError."""
         name = bundle.path.name
         with self._offering({name: bundle}, "The evaluation failed") as offered:
             self._open(name, bundle, offered[name])
             self._show(f"{name}: evaluate", 0, len(samples))
             rows = self._runner.logits(bundle, offered[name], crops, counted(step))
-            labels, names = [sample.label for sample in samples], [sample.name for sample in samples]
-            return predict(lambda row: row, zip(rows, labels, strict=True), names)
+            return predict(task, lambda row: row, rows, [sample.name for sample in samples])
 
     def finish(self, rows: Sequence[EvaluatedBundle]) -> None:
         """Show the accuracy of all bundles that were evaluated."""
@@ -246,8 +245,10 @@ def evaluated(rows: Sequence[EvaluatedBundle]) -> Shown:
     lines = []
     for row in rows:
         if row.accuracy is not None:
-            right, count = round(row.accuracy.top1 * row.accuracy.count), row.accuracy.count
-            lines.append(f"{Path(row.bundle).name}: {right:,} of {count:,} images classified as labelled.")
+            accuracy = row.accuracy
+            lines.append(
+                f"{Path(row.bundle).name}: {accuracy.metric} {accuracy.value:.1%} on {accuracy.count:,} images."
+            )
         elif row.failure is not None:
             lines.append(f"{Path(row.bundle).name}: {row.failure.message}")
     return Shown(state="done", title="Evaluated", text="\n".join(lines))

@@ -14,11 +14,11 @@ from edgekit.devices.registry import Device
 from edgekit.devices.web.pages import Pages, serving
 from edgekit.errors import UsageError
 from edgekit.images.dataset import Sample
-from edgekit.measure.accuracy import Predictions
 from edgekit.measure.baselines import Group
 from edgekit.measure.evaluate_bundles import evaluate_bundles
 from edgekit.measure.evaluation import BundleEvaluation
 from edgekit.measure.settings import Gates, Timing
+from edgekit.measure.tasks import Answers, Task
 from edgekit.report.device import DeviceFacts
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter, Step
@@ -46,10 +46,10 @@ class InBrowser:
         return self.browser.row_facts
 
     def predict(
-        self, bundle: Bundle, crops: Iterable[NDArray[np.uint8]], samples: Sequence[Sample], step: Step
-    ) -> Predictions:
-        """Check the golden samples, and predict for crops [H,W,C]. Raises a StageError."""
-        return self.browser.predict(bundle, crops, samples, step)
+        self, task: Task, bundle: Bundle, crops: Iterable[NDArray[np.uint8]], samples: Sequence[Sample], step: Step
+    ) -> Answers:
+        """Check the golden samples, and run the bundle on crops [H,W,C]. Raises a StageError."""
+        return self.browser.predict(task, bundle, crops, samples, step)
 
 
 def evaluate_in_browser(

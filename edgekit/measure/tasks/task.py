@@ -1,0 +1,154 @@
+"""What a network's outputs mean: the contract of a task, and what is kept of the outputs of each image."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.config.choices import Activation, Labelling
+from edgekit.report.document import Reference
+from edgekit.report.measurement import Accuracy, ClassChange
+from edgekit.support.files import Inputs
+from edgekit.support.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array in a run folder."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What is kept of a model's outputs for N images: arrays whose first axis is that of the images."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays().values())))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays by the names of their fields."""
+        return {name: getattr(self, name) for name in self.names()}
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The names of the fields."""
+        return [each.name for each in fields(cls)]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The answers for the images of all parts, in the parts' order."""
+        columns = [part.arrays() for part in parts]
+        return cls(**{name: np.concatenate([each[name] for each in columns]) for name in columns[0]})
+
+    @classmethod
+    def recalled(cls, run: RunFolder, name: str, inputs: Inputs) -> Self | None:
+        """The answers that a run folder has under this name for equal inputs; None if there are none."""
+        stored = run.recall(name, inputs, dict[str, StoredArray])
+        if stored is None or stored.keys() != {*cls.names()}:
+            return None
+        return cls(**{key: np.frombuffer(each.data, each.dtype).reshape(each.shape) for key, each in stored.items()})
+
+    def remember(self, run: RunFolder, name: str, inputs: Inputs) -> None:
+        """Store the answers in a run folder for `recalled`."""
+        arrays = {key: StoredArray(each.dtype.str, each.shape, each.tobytes()) for key, each in self.arrays().items()}
+        run.remember(name, inputs, arrays)
+
+
+@dataclass(frozen=True)
+class Outputs(Answers):
+    """The outputs themselves."""
+
+    values: NDArray[np.float32]
+    """Outputs, float32 [N,K]."""
+
+
+Targets = NDArray[Any]
+"""What is right for N images, as `Dataset.targets` gives it: class indices, int64 [N] with -1 for an image without a
+label; or which classes each image has, bool [N,classes]."""
+
+
+ClassNames = Sequence[str] | Mapping[int, str]
+"""Names of classes by their indices."""
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """The meaning of a network's outputs, and how two models are compared that have it.
+
+    Needs no more than numpy, because devices compare models too.
+    """
+
+    name: ClassVar[str]
+    """Name on the command line and in manifests, such as "multi-label"."""
+    labelling: ClassVar[Labelling]
+    """How many labels an image has."""
+    activation: ClassVar[Activation]
+    """What turns outputs into scores."""
+    answers: ClassVar[type[Answers]]
+    """What is kept of the outputs."""
+    thresholds: tuple[float, ...] = ()
+    """Score from which an answer is given: one for all outputs, or one for each; empty if there is none."""
+
+    @abstractmethod
+    def kept(self, outputs: NDArray[np.float32]) -> Answers:
+        """What is kept of outputs [N,K]."""
+
+    @abstractmethod
+    def compare(self, answers: Any, reference: Any, targets: Targets, versus: str = "reference") -> Accuracy:
+        """Accuracy of answers, and its difference from the reference's for the same images in the same order."""
+
+    @abstractmethod
+    def reference(self, engine: str, answers: Any, targets: Targets, outputs: int, random_weights: bool) -> Reference:
+        """Accuracy of the model that others are compared with, and whether it is near chance.
+
+        Args:
+            engine: Name of what ran the model.
+            answers: Its answers for N images.
+            targets: What is right for them.
+            outputs: Number of the model's outputs.
+            random_weights: Whether its weights are random, which are expected to guess.
+        """
+
+    @abstractmethod
+    def changes(
+        self, answers: Any, reference: Any, targets: Targets, names: Sequence[str]
+    ) -> tuple[ClassChange, ...] | None:
+        """Classes in which an answer differs from the reference's, the largest loss first.
+
+        They have their indices instead of their names, which `--labels` may change later; see `with_class_names`.
+        None without labels. `names` are those of the images; where there are none, an image is named by its place.
+        """
+
+    @abstractmethod
+    def right_by_class(self, answers: Any, targets: Targets) -> tuple[int, ...] | None:
+        """Number of images with a right answer for each class that images have; None for more than `MOST_CLASSES`."""
+
+    def with_class_names(self, changes: Sequence[ClassChange], names: ClassNames) -> tuple[ClassChange, ...]:
+        """The changes with the names of the classes instead of their indices."""
+        return tuple(_named(change, names, self.labelling != "optional") for change in changes)
+
+    def least_interval(self, count: int) -> float:
+        """Upper end, in points, of the interval of the drop between equal models on so many images."""
+        return 0.0
+
+
+def _named(change: ClassChange, names: ClassNames, examples: bool) -> ClassChange:
+    def words(indices: str) -> str:
+        return ", ".join(names[int(index)] for index in indices.split()) or "none"
+
+    shown = change.examples
+    if examples:
+        shown = tuple(replace(each, before=words(each.before), after=words(each.after)) for each in shown)
+    return replace(change, label=names[int(change.label)], examples=shown)
+
+
+MOST_CLASSES = 1_000
+"""Most classes that a report counts one by one."""
+CLASSES, EXAMPLES = 100, 5
+"""Most classes with changed answers, and most images of each, that a report lists."""
