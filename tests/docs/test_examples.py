@@ -76,6 +76,23 @@ class Picamera2:
 """
 """A stand-in for picamera2, whose user presses Ctrl-C after the last frame of a file."""
 
+USEARCH = """
+import numpy as np
+
+class Index:
+    def __init__(self, ndim, metric, dtype):
+        assert (metric, dtype) == ("cos", "f32")
+        self.shape = (-1, ndim)
+    def add(self, keys, vectors):
+        self.keys, self.vectors = keys, vectors.reshape(self.shape)
+    def search(self, query, count):
+        print("in the index")
+        distances = 1 - self.vectors @ query
+        order = np.argsort(distances)[:count]
+        return type("Matches", (), {"keys": self.keys[order].astype(np.uint64), "distances": distances[order]})
+"""
+"""A stand-in for usearch."""
+
 
 def command(name: str, *arguments: str | Path) -> list[str]:
     return [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
@@ -331,6 +348,59 @@ def test_a_port_that_is_in_use_is_named(bundle: Path, tmp_path: Path) -> None:
         done = run_example(tmp_path, "service.py", bundle, "--port", str(port))
     assert done.returncode == 1
     assert done.stderr == f"Can't listen on 127.0.0.1:{port}: Address already in use. Choose another --port.\n"
+
+
+@pytest.fixture(params=["normalize", "none"])
+def vectors(request: pytest.FixtureRequest, make_bundle: MakeBundle) -> Path:
+    return make_bundle("onnx", "vectors", task="embedding", activation=request.param)
+
+
+def test_a_search_prints_the_nearest_images_and_embeds_only_new_ones(vectors: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    (images / "more").mkdir(parents=True)
+    for index, image in enumerate(random_frames(6)):
+        image.save(images / ("more" if index > 3 else ".") / f"{index}.png")
+    (images / "text.txt").write_text("no image")
+    done = run_example(tmp_path, "search.py", vectors, images, images / "2.png", images / "more/5.png", "--top", "3")
+    lines = [line.split(",") for line in done.stdout.splitlines()]
+    with edgekit.load(vectors) as session:
+        rows = {path.relative_to(images).as_posix(): session.embed(path) for path in images.rglob("*.png")}
+    units = {name: row / np.linalg.norm(row) for name, row in rows.items()}
+    for query, found in (("2.png", lines[:3]), ("more/5.png", lines[3:])):
+        cosines = sorted(((float(units[query] @ row), name) for name, row in units.items()), reverse=True)[:3]
+        assert found == [[str(images / query), name, f"{cosine:.4f}"] for cosine, name in cosines]
+    assert "text.txt" in done.stderr
+    with np.load(tmp_path / "vectors.npz") as stored:
+        places = {state.partition("\t")[0]: place for place, state in enumerate(stored["states"])}
+        changed = dict(stored)
+    changed["vectors"][places["0.png"]] = changed["vectors"][places["2.png"]]  # would be seen if it weren't used
+    np.savez(tmp_path / "vectors.npz", **changed)
+    random_frames(7)[6].save(images / "new.png")
+    once_more = run_example(tmp_path, "search.py", vectors, images, images / "2.png", "--top", "7")
+    found = [line.split(",")[1:] for line in once_more.stdout.splitlines()]
+    assert found[:2] == [["0.png", "1.0000"], ["2.png", "1.0000"]]
+    assert "new.png" in [name for name, _ in found]
+
+
+def test_a_search_in_an_index_finds_the_same_images(vectors: Path, tmp_path: Path) -> None:
+    for index, image in enumerate(random_frames(6)):
+        image.save(tmp_path / f"{index}.png")
+    search = ("search.py", vectors, tmp_path, tmp_path / "3.png", "--store", tmp_path.parent / "vectors.npz")
+    brute = run_example(tmp_path, *search)
+    missing = run_example(tmp_path, *search, "--usearch")
+    assert (missing.returncode, "usearch is not installed" in missing.stderr) == (1, True)
+    (tmp_path / "usearch").mkdir()
+    (tmp_path / "usearch/index.py").write_text(USEARCH)
+    indexed = run_example(tmp_path, *search, "--usearch")
+    assert indexed.stdout == f"in the index\n{brute.stdout}"
+
+
+def test_a_search_refuses_a_classifier_and_a_folder_without_images(bundle: Path, vectors: Path, tmp_path: Path) -> None:
+    random_frames(1)[0].save(tmp_path / "0.png")
+    (tmp_path / "empty").mkdir()
+    for arguments, problem in (((bundle, tmp_path), "classes"), ((vectors, tmp_path / "empty"), "has no image")):
+        done = run_example(tmp_path, "search.py", *arguments, tmp_path / "0.png")
+        assert (done.returncode, problem in done.stderr, done.stdout) == (1, True, "")
 
 
 def compiler() -> str:
