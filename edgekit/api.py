@@ -26,6 +26,7 @@ from edgekit.job.saved import bundles_of
 if TYPE_CHECKING:
     from edgekit.devices.rollout import Pushed
     from edgekit.measure.evaluation import BundleEvaluation
+    from edgekit.measure.tasks.own_metric import Metric
     from edgekit.report.compare import Comparison
     from edgekit.report.document import Report
     from edgekit.runtime import Session
@@ -152,6 +153,7 @@ def deploy(
     *,
     transform: Any = None,
     name: str | None = None,
+    metric: Metric | None = None,
     quiet: bool = False,
     **options: Any,
 ) -> Run:
@@ -164,13 +166,16 @@ def deploy(
             torchvision's weights. By default it is that of `data`; `imgsz`, `mean`, `std`, `interpolation` and
             `crop_pct` replace its values.
         name: Name of a network in memory; None for its architecture in timm, or the name of its class.
+        metric: Function that judges a network instead of the task's metric. It gets outputs, float32 [N,K], and what is
+            right for these images: class indices, int64 [N] (-1 without a label), or for several labels bool
+            [N,classes]. It returns a number up to 1, of which more is better. `max_drop` is in hundredths of it.
         quiet: Show no progress.
         options: Fields of the job.
 
     Raises:
         InputError: a value, the images or the model are not usable; nothing was written.
     """
-    job = _job(model, data, transform, name, options)
+    job = replace(_job(model, data, transform, name, options), metric=metric)
     job.check()
     with _running(quiet) as reporter:
         from edgekit.pipeline.deploy import deploy as run_job

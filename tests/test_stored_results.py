@@ -58,7 +58,7 @@ BUNDLE = BundleInputs(
     task=("single-label", ()),
     versions=VERSIONS,
 )
-REFERENCE = ReferenceInputs(NETWORK, ("f6", "07"), ((0,), (1,)), ("single-label", ()))
+REFERENCE = ReferenceInputs(NETWORK, ("f6", "07"), ((0,), (1,)), "single-label ()")
 ROW = GroupInputs(
     bundles=(("onnx-float", "18"), ("onnx-int8", "29")),
     images=REFERENCE.key,

@@ -5,15 +5,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from edgekit.devices.registry import Device
+from edgekit.devices.registry import THIS, Device
 from edgekit.devices.web.evaluate import check_browsers
 from edgekit.devices.web.pages import serving
-from edgekit.errors import InputError
+from edgekit.errors import InputError, UsageError
 from edgekit.images.calibration_list import write_list
 from edgekit.job import Job
 from edgekit.job.saved import kept
 from edgekit.measure.measurement_store import MeasurementStore
 from edgekit.measure.settings import Timing
+from edgekit.measure.tasks.own_metric import OwnMetric
 from edgekit.pipeline.builder import builder_of
 from edgekit.pipeline.improvement import Improve, Improvement, Unimproved, restore
 from edgekit.pipeline.job_images import ImageChoice
@@ -22,6 +23,7 @@ from edgekit.pipeline.measuring import Bench, fingerprints, judge_all, reference
 from edgekit.pipeline.plan import Plan, Refusals, plan_model, refusals
 from edgekit.pipeline.reporting import assemble, write_run
 from edgekit.pipeline.stability import check_ranges, check_stability
+from edgekit.pipeline.thresholds import with_thresholds
 from edgekit.pipeline.torch_reference import crop_images
 from edgekit.report.document import Report
 from edgekit.report.measurement import Measurement
@@ -39,6 +41,11 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
     With `improve`, the bundles that were measured are improved, such as INT8 bundles that miss the accuracy bound.
     """
     check_tools(job.folder, job.targets, job.machines, job.timing)
+    if job.metric and (other := next((device for device in job.machines if device != THIS), None)):
+        raise UsageError(
+            f"metric is a function of this process, and '{other.name}' can't run it",
+            fix="Measure on this machine alone",
+        )
     with serving(job.machines, reporter) as pages:
         device_class = choose_class(job.device_class, job.machines[0])
         stated = job.recipe, job.scheme, job.calibration_list
@@ -49,9 +56,12 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
         counts = job.num_calibration_samples, job.num_eval_samples
         choice = ImageChoice(job.data, job.calibration_data, *counts, job.seed)
         spec, images = load(job.model_options, settings, choice, reporter)
+        if job.metric:
+            spec = replace(spec, task=OwnMetric(task=spec.task, metric=job.metric))
         refused.warn(reporter)
         with open_run(job.folder) as run, run.workspace("images") as workspace:
             run.keep_job(kept(job))
+            spec = with_thresholds(spec, run, reporter)
             improvement: Improvement = Unimproved(spec.recipe)
             if improve and "int8" in job.precisions:
                 wanted = job.targets, job.machines, job.timing, job.gates

@@ -111,14 +111,14 @@ class ReferenceInputs(Inputs):
     """SHA-256 of each evaluation image, in their order."""
     labels: tuple[tuple[int, ...], ...]
     """Indices of the right classes of each image."""
-    task: tuple[str, tuple[float, ...]]
-    """Name of the task, and its thresholds."""
+    task: str
+    """`Task.key`."""
 
 
 def reference_inputs(network: Network, task: Task, images: JobImages) -> ReferenceInputs:
     """Inputs of torch's answers for the evaluation images of a job."""
     labels = tuple(sample.labels or (sample.label,) for sample in images.evaluation.samples)
-    return ReferenceInputs(network.identity, images.evaluation.hashes, labels, (task.name, task.thresholds))
+    return ReferenceInputs(network.identity, images.evaluation.hashes, labels, task.key)
 
 
 def torch_answers(

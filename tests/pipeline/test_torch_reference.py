@@ -34,7 +34,7 @@ def test_first_logits_are_kept_or_recalled_or_computed(
     dataset = open_dataset(photos, tiny_convnext.labels)
     crops = crop_samples(dataset, dataset.samples[:6], tiny_convnext.preprocessing)
     logits = torch_logits(tiny_convnext, crops.pixels)
-    inputs = ReferenceInputs(tiny_convnext.identity, ("a",), ((0,),), ("single-label", ()))
+    inputs = ReferenceInputs(tiny_convnext.identity, ("a",), ((0,),), "single-label ()")
     for most, size, count in ((4, 1 << 20, 4), (100, 2 * 10 * 4, 2), (100, 1, 1), (100, 1 << 20, 6)):
         monkeypatch.setattr(torch_reference, "MOST_LOGITS", most)
         monkeypatch.setattr(torch_reference, "LOGITS_BYTES", size)

@@ -1,8 +1,8 @@
 """Several labels for each image: mean average precision, F1 at thresholds, and the paired drop."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,10 @@ class MultiLabel(Task):
     def kept(self, outputs: NDArray[np.float32]) -> Outputs:
         """All outputs."""
         return Outputs(outputs)
+
+    def with_thresholds(self, outputs: NDArray[np.float32], targets: Targets) -> Self:
+        """The task with the best thresholds for F1, unless some were stated."""
+        return self if self.thresholds else replace(self, thresholds=best_thresholds(outputs, targets))
 
     def given(self, answers: Outputs) -> NDArray[np.bool_]:
         """The classes whose score reaches their threshold, bool [N,classes]."""

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,16 +84,37 @@ class Task(ABC):
     Needs no more than numpy, because devices compare models too.
     """
 
-    name: ClassVar[str]
-    """Name on the command line and in manifests, such as "multi-label"."""
-    labelling: ClassVar[Labelling]
-    """How many labels an image has."""
-    activation: ClassVar[Activation]
-    """What turns outputs into scores."""
-    answers: ClassVar[type[Answers]]
-    """What is kept of the outputs."""
     thresholds: tuple[float, ...] = ()
     """Score from which an answer is given: one for all outputs, or one for each; empty if there is none."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name on the command line and in manifests, such as "multi-label"."""
+
+    @property
+    @abstractmethod
+    def labelling(self) -> Labelling:
+        """How many labels an image has."""
+
+    @property
+    @abstractmethod
+    def activation(self) -> Activation:
+        """What turns outputs into scores."""
+
+    @property
+    @abstractmethod
+    def answers(self) -> type[Answers]:
+        """What is kept of the outputs."""
+
+    @property
+    def key(self) -> str:
+        """Text that differs between tasks that judge the same outputs differently."""
+        return f"{self.name} {self.thresholds}"
+
+    def with_thresholds(self, outputs: NDArray[np.float32], targets: Targets) -> Self:
+        """The task with the thresholds that suit these outputs of the float network [N,K], if it chooses any."""
+        return self
 
     @abstractmethod
     def kept(self, outputs: NDArray[np.float32]) -> Answers:
