@@ -176,6 +176,15 @@ FIGURES: tuple[Figure, ...] = (
            meaning="signal-to-noise ratio of the logits against torch's, on the first evaluation images"),
     Figure(path="accuracy.top5", title="top-5", unit="%", scale=100, rank=12, optional=True, csv="top5_percent",
            meaning="share of images whose right class is among the five highest-scoring ones"),
+    Figure(path="accuracy.confidence.calibration_error", title="calibration error", unit="%", scale=100, rank=12,
+           interval="accuracy.confidence.calibration_error_ci95", better="lower", optional=True,
+           csv="calibration_error_percent",
+           meaning="difference between confidences and the share of right answers, averaged over the answers: smooth "
+                   "calibration error"),
+    Figure(path="accuracy.confidence.crossing_share", title="cross threshold", unit="%", digits=1, scale=100, rank=12,
+           better="lower", optional=True, csv="crossing_percent",
+           meaning="share of answers whose confidence reaches the stated threshold, or else 0.8, with only one of the "
+                   "bundle and torch"),
     Figure(path="accuracy.count", title="images", unit="n", digits=0, rank=13, csv="eval_images",
            meaning="number of evaluation images"),
     Figure(path="latency_ms.count", title="runs", unit="n", digits=0, rank=14, csv="timed_runs",

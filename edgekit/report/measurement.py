@@ -114,6 +114,52 @@ TOP1 = "top-1"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Crossings:
+    """Answers that reach a confidence threshold with only one of the bundle and the reference."""
+
+    threshold: float
+    """Confidence from which an app acts on an answer."""
+    stated: bool
+    """Whether the user stated the threshold; otherwise it is one of edgekit's own."""
+    count: Count
+    """Number of answers: of images, or of images times labels where each label is decided by itself."""
+    upward: Count
+    """Number of answers that reach the threshold with the bundle and not with the reference."""
+    downward: Count
+    """Number of answers that reach it with the reference and not with the bundle."""
+    changed_class: Count = 0
+    """Number of answers that reach it with both, but name different classes."""
+
+    @property
+    def share(self) -> float:
+        """Share of the answers that cross the threshold in either direction."""
+        return (self.upward + self.downward) / max(1, self.count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confidence:
+    """How far the confidences of a bundle can be trusted, beside those of the reference."""
+
+    calibration_error: Fraction | None = None
+    """Smooth calibration error (Błasiok and Nakkiran, 2024); null where confidences are no probabilities."""
+    calibration_error_ci95: Interval | None = None
+    """95 % interval of the calibration error (bootstrap over images)."""
+    reference_calibration_error: Fraction | None = None
+    """The same error of the reference."""
+    reference_calibration_error_ci95: Interval | None = None
+    """95 % interval of the reference's error."""
+    calibration_error_change_ci95: Interval | None = None
+    """95 % interval of the bundle's error minus the reference's, on the same images (paired bootstrap)."""
+    crossing_share: Fraction | None = None
+    """Share of the answers that cross the last threshold, in either direction."""
+    crossings: tuple[Crossings, ...] = ()
+    """Answers that cross each threshold."""
+    temperature: float | None = None
+    """Temperature by which the last layer was divided, so that confidences match the float network's; null for
+    none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Accuracy:
     """The metric of a bundle, and its paired difference from a reference on the same images."""
 
@@ -145,6 +191,8 @@ class Accuracy:
     """Classes with changed predictions, the worst first, at most 100; null in reports of an edgekit without it."""
     right_by_class: tuple[Count, ...] | None = None
     """Number of right predictions for each class of `evaluation.classes`, in that order; null where that is null."""
+    confidence: Confidence | None = None
+    """Confidences beside the reference's; null in reports of an edgekit without it."""
 
     @property
     def metric(self) -> str:

@@ -1,0 +1,153 @@
+"""Confidences of a bundle beside the reference's: how honest they are, and which answers cross a threshold.
+
+An app that acts on answers "above 0.8" depends on both. numpy alone, because boards compute these figures too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.report.figure import Interval
+from edgekit.report.measurement import Confidence, Crossings
+
+CELLS = 256
+"""Number of confidences that are told apart when they are smoothed."""
+RESAMPLES, GROUPS = 1_000, 512
+"""Resamples of the bootstrap, and most groups of images that it draws from."""
+THRESHOLDS = (0.5, 0.8)
+"""Thresholds that a report counts crossings of if the user states none."""
+
+
+@dataclass(frozen=True)
+class Confidences:
+    """Confidences of one model's answers for N images, each with one answer or with K of them."""
+
+    values: NDArray[np.float32]
+    """Confidence of each answer, [N] or [N,K]."""
+    right: NDArray[np.bool_] | None = None
+    """Whether the event with this probability is true, in the same shape: the best class is the label, or the image has
+    the label. None where a confidence is no probability, or nothing is labelled."""
+    classes: NDArray[np.int64] | None = None
+    """Class that each answer names, in the same shape; None where it is the same for every model."""
+
+
+class CalibrationError(NamedTuple):
+    """A calibration error with its 95 % interval, both as fractions."""
+
+    value: float
+    ci95: Interval
+
+
+def calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> CalibrationError:
+    """Smooth calibration error: how far confidences are from the share of right answers, averaged over the answers.
+
+    Błasiok and Nakkiran (2024) smooth the differences with a kernel instead of collecting them in bins, so that the
+    error hardly changes when the confidences hardly do. Chance adds about 0.03 for 500 images and 0.02 for 2,000. The
+    interval is from a bootstrap over images.
+
+    Args:
+        confidence: Probability that each answer is right, [N] or [N,K].
+        right: Whether it is, in the same shape.
+    """
+    return _calibration_errors([(confidence, right)])[0]
+
+
+def compare_confidences(
+    bundle: Confidences, reference: Confidences, thresholds: Sequence[float] = THRESHOLDS, stated: bool = False
+) -> Confidence:
+    """Compare the confidences of a bundle with those of the reference for the same images.
+
+    `stated` says whether the user, or the bundle's manifest, states the thresholds.
+    """
+    crossed = tuple(_crossings(bundle, reference, threshold, stated) for threshold in thresholds)
+    compared = Confidence(crossing_share=crossed[-1].share, crossings=crossed)
+    if bundle.right is None or reference.right is None:
+        return compared
+    both = [(bundle.values, bundle.right), (reference.values, reference.right)]
+    error, of_reference, change = _calibration_errors(both)
+    return replace(
+        compared,
+        calibration_error=error.value,
+        calibration_error_ci95=error.ci95,
+        reference_calibration_error=of_reference.value,
+        reference_calibration_error_ci95=of_reference.ci95,
+        calibration_error_change_ci95=change.ci95,
+    )
+
+
+def crossings(before: NDArray[np.floating], after: NDArray[np.floating], threshold: float) -> tuple[int, int]:
+    """Number of answers that reach the threshold only after, and only before. The arrays have the same shape."""
+    old, new = before >= threshold, after >= threshold
+    return int((new & ~old).sum()), int((old & ~new).sum())
+
+
+def _crossings(bundle: Confidences, reference: Confidences, threshold: float, stated: bool) -> Crossings:
+    upward, downward = crossings(reference.values, bundle.values, threshold)
+    changed = 0
+    if bundle.classes is not None and reference.classes is not None:
+        given = (reference.values >= threshold) & (bundle.values >= threshold)
+        changed = int((given & (bundle.classes != reference.classes)).sum())
+    return Crossings(
+        threshold=threshold,
+        stated=stated,
+        count=bundle.values.size,
+        upward=upward,
+        downward=downward,
+        changed_class=changed,
+    )
+
+
+def _calibration_errors(models: Sequence[tuple[NDArray[np.floating], NDArray[np.bool_]]]) -> list[CalibrationError]:
+    """The error of each model for the same images; for two models, also that of the first minus that of the second."""
+    generator = np.random.default_rng(0)
+    images = len(models[0][0])
+    group = generator.permutation(images) % GROUPS  # groups of images vary as the images do, and take less time
+    groups = min(images, GROUPS)
+    draws = generator.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
+    errors, samples = [], []
+    for confidence, right in models:
+        gaps = _gaps(confidence, right, group)
+        error, smoothing = _smooth_error(gaps.sum(0))
+        errors.append(error)
+        samples.append(np.abs(draws @ gaps @ smoothing).sum(1))
+    if len(models) == 2:
+        errors.append(errors[0] - errors[1])
+        samples.append(samples[0] - samples[1])
+    least = (0.0, 0.0, -1.0)
+    return [_with_interval(*each) for each in zip(errors, samples, least, strict=False)]
+
+
+def _with_interval(error: float, samples: NDArray[np.float64], least: float) -> CalibrationError:
+    """The basic bootstrap interval, which moves down by what the resampling adds to the error."""
+    high, low = 2 * error - np.quantile(samples, (0.025, 0.975))
+    return CalibrationError(error, (float(np.clip(low, least, error)), float(max(high, error))))
+
+
+def _gaps(confidence: NDArray[np.floating], right: NDArray[np.bool_], group: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What each group of images adds to the mean of right - confidence, by confidence: [groups,CELLS]."""
+    values = confidence.astype(np.float64).reshape(len(confidence), -1)
+    cells = np.minimum((values * CELLS).astype(np.int64), CELLS - 1) + CELLS * group[:, None]
+    gaps = np.bincount(cells.ravel(), (right.reshape(values.shape) - values).ravel(), CELLS * (int(group.max()) + 1))
+    return gaps.reshape(-1, CELLS) / values.size
+
+
+def _smooth_error(gaps: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    """The error of gaps [CELLS], which is as large as the kernel that smooths them is wide, and that kernel."""
+    low, high = 1 / CELLS, 1.0
+    while high - low > 1e-4:
+        width = (low + high) / 2
+        low, high = (width, high) if np.abs(gaps @ _kernel(width)).sum() > width else (low, width)
+    smoothing = _kernel(high)
+    return float(np.abs(gaps @ smoothing).sum()), smoothing
+
+
+def _kernel(width: float) -> NDArray[np.float64]:
+    """A Gaussian on the cells, reflected at 0 and 1: [CELLS,CELLS], of which each row adds up to 1."""
+    centres = (np.arange(CELLS) + 0.5) / CELLS
+    distances = centres[:, None] - np.stack((centres, -centres, 2 - centres))[:, None]
+    kernel = np.exp(-0.5 * (distances / width) ** 2).sum(0)
+    normalized: NDArray[np.float64] = kernel / kernel.sum(1, keepdims=True)
+    return normalized
