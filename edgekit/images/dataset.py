@@ -90,6 +90,12 @@ class Dataset:
             row[[*sample.labels]] = True
         return targets
 
+    def classes_of(self, samples: Iterable[Sample]) -> set[int]:
+        """Indices of all classes that samples have."""
+        several = self.labelling == "several"
+        classes = {label for sample in samples for label in (sample.labels if several else (sample.label,))}
+        return classes - {UNLABELLED}
+
     def read(self, sample: Sample) -> bytes:
         """Bytes of the sample's file. Raises ImageError with the names of the data set and the sample."""
         try:
@@ -194,7 +200,9 @@ class _ListedSet:
         known = classes or tuple(sorted(map(str, _labels_of(self.training))))
         images = LabelledSet(part.path, self._contents.terms.label, present, known, bool(classes))
         indices, by_order = class_indices(images, self._labels)
-        named = {index: _class_name(label, classes) for label, index in indices.items()}
+        named = {
+            index: _class_name(label, classes) for label, index in indices.items() if label not in (index, str(index))
+        }
         names = known if by_order else tuple(named.get(index, name) for index, name in enumerate(self._labels))
         assumption = _assumption(replace(images, path=self.training.path)) if by_order else None
         return replace(self._dataset(part, _samples(part, indices, names), names), assumption=assumption)

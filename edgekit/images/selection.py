@@ -190,8 +190,8 @@ def _shortage(dataset: Dataset, wanted: int, available: int, unreadable: int) ->
 
 def missing_classes(dataset: Dataset, evaluation: Selection) -> str | None:
     """The warning that some classes have no evaluation image; None if all have one, or there are fewer images."""
-    classes = {sample.class_name for sample in dataset.samples}
-    missing = sorted(classes - {sample.class_name for sample in evaluation.samples})
+    classes = dataset.classes_of(dataset.samples)
+    missing = sorted(dataset.class_names[index] for index in classes - dataset.classes_of(evaluation.samples))
     if not missing or len(evaluation.samples) < len(classes):
         return None
     return (
@@ -250,23 +250,23 @@ LARGE_SHIFT = 1.0
 
 
 def doubts(calibration: Selection, classes: int, evaluation: Selection | None = None) -> list[str]:
-    """Doubts about these images for a network with this number of classes: too few, one-sided, or unlike the others."""
-    count, per_class = len(calibration.samples), Counter(sample.label for sample in calibration.samples)
+    """Doubts about these images of a set with this number of classes: too few, one-sided, or unlike the others."""
+    count, samples = len(calibration.samples), calibration.samples
+    covered = {label for sample in samples for label in sample.labels or (sample.label,)} - {UNLABELLED}
     reasons = []
     if count < FEWEST:
         reasons.append(
             f"{count} calibration images are few: ranges depend on the choice of images; use {FEWEST} or more"
         )
-    if set(per_class) == {UNLABELLED}:
-        per_class = Counter()  # nobody knows their classes
-    if per_class and len(per_class) < min(count, classes) / 2:
+    most = max(Counter(sample.label for sample in samples).values(), default=0)
+    if covered and len(covered) < min(count, classes) / 2:
         reasons.append(
-            f"the calibration images are one-sided: they cover {len(per_class)} of the model's {classes} classes, but "
-            f"{count} images could cover {min(count, classes)}; use images of every class"
+            f"the calibration images are one-sided: they cover {len(covered)} of {classes} classes, but {count} images "
+            f"could cover {min(count, classes)}; use images of every class"
         )
-    elif per_class and count >= FEWEST and (most := max(per_class.values())) > max(4 * count / len(per_class), 4):
+    elif covered and count >= FEWEST and most > max(4 * count / len(covered), 4):
         reasons.append(
-            f"the calibration images are one-sided: {most} of {count} belong to one of {len(per_class)} classes"
+            f"the calibration images are one-sided: {most} of {count} belong to one of {len(covered)} classes"
         )
     if evaluation and differ_in_brightness(calibration, evaluation):
         ours, others = (images.brightness.mean() for images in (calibration, evaluation))

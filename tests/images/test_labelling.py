@@ -1,6 +1,7 @@
 """Sets with one label for each image, with several, and with labels in all images or in none."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,16 @@ def test_labels_that_are_no_known_class() -> None:
         open_dataset(in_memory([[0, 3], [1], [2], [0]]), CLASSES)
     with refuses(DataError, "4 zeros and ones", "3 classes"):
         open_dataset(in_memory([[0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 1, 0], [1, 1, 1, 1]]), CLASSES)
+
+
+def test_a_class_without_an_evaluation_image_is_named() -> None:
+    dataset = open_dataset(in_memory([["cat", "owl"], ["cat", "dog"], ["cat"], ["cat", "dog"]]), CLASSES)
+    everything = select(dataset, None, 0)
+    assert missing_classes(dataset, everything) is None
+    without = replace(everything, images=tuple(each for each in everything.images if each.sample.name != "0"))
+    warning = missing_classes(dataset, without)
+    assert warning is not None
+    assert warning.startswith(f"1 of the 3 classes of '{dataset.path}' have no evaluation image, such as 'owl': ")
 
 
 def test_the_classes_of_an_optional_labelling_are_those_of_the_set(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """Doubts about calibration images."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from edgekit.images.dataset import Sample, open_dataset
+from edgekit.images.dataset import UNLABELLED, Sample, open_dataset
 from edgekit.images.selection import InspectedImage, Selection, differ_in_brightness, doubts, select
 
 LABELS = [f"class_{index}" for index in range(10)]
@@ -23,7 +24,7 @@ def test_doubts_about_a_set(photos: Path, tmp_path: Path) -> None:
             shutil.copy(photos / label / f"{index % 4}.png", tmp_path / label / f"{index}.png")
     two = select(open_dataset(tmp_path, LABELS), 0, 0)
     (doubt,) = doubts(two, 10)
-    assert "2 of the model's 10 classes" in doubt
+    assert "2 of 10 classes" in doubt
     assert "40 images could cover 10" in doubt
 
 
@@ -49,3 +50,29 @@ def test_brightness_is_compared_only_where_it_can_be() -> None:
     assert differ_in_brightness(of_brightness(10.0, 11.0), two)
     assert not differ_in_brightness(of_brightness(), two)
     assert not differ_in_brightness(two, of_brightness(0.0))
+
+
+def chosen(labels: Sequence[tuple[int, ...]]) -> Selection:
+    """Images with these classes, each chosen by the first of them."""
+    return Selection(
+        tuple(
+            InspectedImage(Sample(f"{index}.png", several[0], "", several), "", b"", 100.0)
+            for index, several in enumerate(labels)
+        ),
+        Path("data"),
+    )
+
+
+def test_several_labels_cover_more_classes_than_images() -> None:
+    assert doubts(chosen([(0, 1), (2, 3), (4, 5), (6, 7)] * 8), 10) == []
+    (doubt,) = doubts(chosen([(0, 1), (1,)] * 16), 10)
+    assert "2 of 10 classes" in doubt
+    common = [(rare, 0) for rare in range(1, 10)] * 4
+    assert doubts(chosen(common), 10) == [], "a class that most images have is none by which they were chosen"
+    (doubt,) = doubts(chosen([(0,)] * 80 + [(rare,) for rare in range(1, 10)]), 10)
+    assert "80 of 89 belong to one of 10 classes" in doubt
+
+
+def test_images_without_labels_cover_no_class() -> None:
+    images = tuple(InspectedImage(Sample(f"{index}.png", UNLABELLED, ""), "", b"", 100.0) for index in range(40))
+    assert doubts(Selection(images, Path("data")), 384) == []
