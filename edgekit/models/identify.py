@@ -185,12 +185,11 @@ def _classes(options: ModelOptions, source: ModelSource, checkpoint: Checkpoint,
     """Number of classes of the checkpoint's head, if that differs from the architecture's own."""
     try:
         module = _meta(source, options)
-    except EdgekitError:
-        # An architecture that is published without a classifier gets one to compare with; loading reports the rest.
-        try:
+        if getattr(module, "num_classes", None) == 0:
+            # An architecture that is published without a classifier gets one to compare with.
             module = _meta(source, _with_arguments(options, {"num_classes": 2}))
-        except EdgekitError:
-            return None
+    except EdgekitError:
+        return None  # loading reports the reason
     state = own_tensors(checkpoint.state, module, path, _filter(options.name)).state
     return classes_of_head(state, module)
 

@@ -26,7 +26,10 @@ from edgekit.models.weights import random_images, run_on_rgb_or_grey
 from edgekit.runtime.strict_json import check_printable
 from edgekit.support.progress import Reporter
 
-_NOT_LOGITS = "Choose a classifier, or wrap the model in a factory that returns its logits alone"
+_NOT_A_VECTOR = (
+    "Wrap the model in a factory that returns its logits or its embedding alone. Feature maps x [N,C,H,W] become "
+    "embeddings by x.mean((2, 3))"
+)
 _ONE_LOGIT = (
     "For a network x whose one logit says yes or no, write a factory that returns torch.cat([0 * x, x], 1), which has "
     "the same probabilities"
@@ -85,25 +88,26 @@ def load_network(options: ModelOptions, *, seed: int = 0) -> Network:
         labels_file=labels.file,
         labels_doubt=labels.doubt,
         notes=(*(options.notes or ()), *loaded.notes),
+        has_classifier=loaded.has_classifier,
     )
 
 
 def _count_channels_and_classes(module: nn.Module, name: str, size: tuple[int, int]) -> tuple[int, int]:
-    """Run a random image. Raises ModelError unless the output is logits [1,N], WeightsError if they aren't finite."""
+    """Run a random image. ModelError unless the output is a vector [1,N], WeightsError if it isn't finite."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         channels, logits = run_on_rgb_or_grey(module, lambda channels: random_images(1, size, channels))
     if not isinstance(logits, Tensor):
         raise ModelError(
             f"model '{name}' returns a {type(logits).__name__}",
-            valid="a tensor of logits [1,N]",
-            fix=_NOT_LOGITS,
+            valid="a tensor [1,N]: logits of classes, or an embedding",
+            fix=_NOT_A_VECTOR,
         )
     if logits.ndim != 2 or logits.shape[0] != 1 or logits.shape[1] < 2:
         raise ModelError(
             f"model '{name}' returns shape {list(logits.shape)} for an image {[1, channels, *size]}",
-            valid="logits [1,N] of at least two classes",
-            fix=_ONE_LOGIT if list(logits.shape) == [1, 1] else _NOT_LOGITS,
+            valid="[1,N] for N from 2: logits of classes, or an embedding",
+            fix=_ONE_LOGIT if list(logits.shape) == [1, 1] else _NOT_A_VECTOR,
         )
     if not bool(torch.isfinite(logits).all()):
         raise WeightsError(

@@ -107,6 +107,8 @@ class Network:
     """Reason why class names in the network's own file are ignored, as a sentence for the user."""
     notes: tuple[Note, ...] = ()
     """What was inferred from the network's files."""
+    has_classifier: bool = True
+    """Whether the network may end with a classifier: False for one that is known to return features."""
 
     @cached_property
     def traced(self) -> GraphModule:

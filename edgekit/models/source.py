@@ -21,7 +21,7 @@ class Reference(Protocol):
 
 @dataclass(frozen=True)
 class LoadedModule:
-    """A module float32 [N,C,H,W] -> logits [N,classes] on the CPU with its weights, and the origin of the weights.
+    """A module float32 [N,C,H,W] -> outputs [N,K] on the CPU with its weights, and the origin of the weights.
 
     The fields have the same meaning as those of `Network`.
     """
@@ -35,6 +35,8 @@ class LoadedModule:
     """Lists of class names that the file of the network or of its weights contains."""
     notes: tuple[Note, ...] = ()
     """What the source inferred from the files."""
+    has_classifier: bool = True
+    """Whether the network may end with a classifier: False for one that is known to return features."""
 
     def with_notes(self, *notes: Note) -> "LoadedModule":
         """The same module with further notes."""

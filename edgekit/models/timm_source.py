@@ -15,7 +15,7 @@ from edgekit.models.hub import fetch, hub_error
 from edgekit.models.inputs import size_of_model
 from edgekit.models.options import ModelArgs, ModelOptions
 from edgekit.models.source import LoadedModule
-from edgekit.models.state_dict import state_sha256
+from edgekit.models.state_dict import Rename, State, state_sha256, versions_of_modules, with_versions
 from edgekit.models.weights import load_weights, randomize
 
 # Arguments that timm's own code sets only for published weights, which fine-tunes and random weights need too.
@@ -66,22 +66,25 @@ class TimmSource:
     def load(self, options: ModelOptions, seed: int) -> LoadedModule:
         """Build a model in float32 on the CPU. `options.weights` is None for published weights, "random", or a file.
 
-        Raises ModelError for a name or arguments that timm refuses, WeightsError if the weights don't exist or don't
+        With num_classes=0, the model ends before its classifier, whose weights are left out. Raises ModelError for a name or arguments that timm refuses, WeightsError if the weights don't exist or don't
         fit, and HubError if published weights can't be downloaded.
         """
         name, weights, size = options.name, options.weights, size_of_model(options)
         config = resolve_name(name)
         arguments = _constructor_arguments(options, config)
+        classifies = arguments.get("num_classes", config.num_classes) != 0
         if weights is None:
-            return _published(name, config, arguments)
+            return replace(_published(name, config, arguments), has_classifier=classifies)
         if weights == "random":
             module = _build(name, arguments, pretrained=False)
             randomize(module, size or config.input_size[-2:])
-            return LoadedModule(module, "random", state_sha256(module), None)
+            return LoadedModule(module, "random", state_sha256(module), None, has_classifier=classifies)
         rename = checkpoint_filter(str(config.architecture))
+        if not classifies:
+            rename = _without_classifier(config, rename)
         loaded = load_weights(lambda: _build(name, arguments, pretrained=False), weights, rename)
         note = None if options.trained_from_scratch else _note_on_file(config, Path(weights))
-        return replace(loaded, license_note=note)
+        return replace(loaded, license_note=note, has_classifier=classifies)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
         arguments = _constructor_arguments(options, resolve_name(options.name))
@@ -97,16 +100,24 @@ def _constructor_arguments(options: ModelOptions, config: PretrainedCfg) -> Mode
             )
     arguments = {**_AS_PUBLISHED.get(str(config.architecture), {}), **options.model_args}
     size = size_of_model(options)
-    if arguments.get("num_classes", config.num_classes) == 0:
-        raise ModelError(
-            f"model '{options.name}' has no classifier and returns features",
-            fix="Choose a fine-tuned tag, or add `--model-args num_classes=N` for a head and `--weights FILE` with its "
-            "weights",
-        )
     if size is not None and (config.fixed_input_size or "img_size" in arguments):
         # The positional embeddings have a fixed size, which only the constructor can change.
         arguments["img_size"] = size
     return arguments
+
+
+def _without_classifier(config: PretrainedCfg, rename: Rename | None) -> Rename:
+    """The function that gives tensors the model's names, and leaves out those of a classifier that it doesn't have."""
+    layers = (config.classifier,) if isinstance(config.classifier, str) else config.classifier or ()
+    parts = tuple(f"{layer.partition('.')[0]}." for layer in layers)
+
+    def without(state: State, module: nn.Module) -> State:
+        own = module.state_dict().keys()
+        renamed = rename(state, module) if rename else state
+        used = {name: value for name, value in renamed.items() if name in own or not name.startswith(parts)}
+        return with_versions(used, versions_of_modules(state))
+
+    return without
 
 
 def _published(name: str, config: PretrainedCfg, arguments: ModelArgs) -> LoadedModule:
@@ -116,7 +127,7 @@ def _published(name: str, config: PretrainedCfg, arguments: ModelArgs) -> Loaded
             fix="Pass a checkpoint with `--weights FILE`, or measure speed alone with `--weights random`",
         )
     classes = arguments.get("num_classes", config.num_classes)
-    if classes != config.num_classes:
+    if classes not in (0, config.num_classes):
         raise WeightsError(
             f"the published weights of '{name}' have {config.num_classes} classes, but --model-args sets {classes}: an "
             "untrained head would be meaningless",
