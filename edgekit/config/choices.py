@@ -11,6 +11,8 @@ SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 """Names of Pillow's filters, as `--interpolation` and a bundle's manifest give them."""
 
+TASKS = ("single-label", "multi-label", "embedding")
+"""Names of the tasks, as `--task` and a bundle's manifest give them."""
 Labelling = Literal["one", "several", "optional"]
 """Labels of each image of a set: one, at least one, or one if the set has labels at all."""
 Activation = Literal["softmax", "sigmoid", "normalize", "none"]

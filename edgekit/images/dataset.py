@@ -25,11 +25,11 @@ from edgekit.images.layouts.layout import (
     UNREADABLE,
     Contents,
     Label,
-    Labels,
     Layout,
     Part,
     Store,
     Terms,
+    as_tuple,
 )
 from edgekit.images.preprocess import Preprocessing
 
@@ -220,11 +220,7 @@ class _ListedSet:
 
 def _labels_of(part: Part) -> frozenset[Label]:
     """All labels that images of a part have."""
-    return frozenset(label for image in part.images for label in _as_tuple(image.label))
-
-
-def _as_tuple(labels: Labels) -> tuple[Label, ...]:
-    return labels if isinstance(labels, tuple) else () if labels is None else (labels,)
+    return frozenset(label for image in part.images for label in as_tuple(image.label))
 
 
 def _in_order(label: Label) -> tuple[bool, Label]:
@@ -234,7 +230,7 @@ def _in_order(label: Label) -> tuple[bool, Label]:
 
 def _samples(part: Part, indices: Mapping[Label, int], names: Sequence[str]) -> Iterator[Sample]:
     """Yield the images of a part, each with the index of its class, or of the rarest one of several in the part."""
-    classes = [sorted({indices[label] for label in _as_tuple(image.label)}) for image in part.images]
+    classes = [sorted({indices[label] for label in as_tuple(image.label)}) for image in part.images]
     counts = Counter(index for several in classes for index in several)
     for image, several in zip(part.images, classes, strict=True):
         # Of classes that are equally rare, the name decides, so that another order of the outputs chooses no others.

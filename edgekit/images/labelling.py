@@ -7,10 +7,12 @@ from dataclasses import replace
 
 from edgekit.config.choices import Labelling
 from edgekit.errors import DataError
-from edgekit.images.layouts.layout import Contents, Labels, read_label
+from edgekit.images.layouts.layout import Contents, Labels, as_tuple, read_label
 
 SEPARATORS = re.compile("[|;]")
 """What separates the labels of a text. Names of classes may contain commas and spaces."""
+SHOWN = 4
+"""Most entries of a list that a message shows."""
 _FIX = "Leave one label for each image. If an image can be of several classes at once, deploy with `--task multi-label`"
 
 
@@ -31,9 +33,11 @@ def read_labelling(
     labelling = labelling or ("several" if listing else "one")
     if labelling != "several":
         if listing:
-            part, image = listing[0]
+            part, image = max(listing, key=lambda each: len(as_tuple(each[1].label)))
+            labels = as_tuple(image.label)
+            shown = ", ".join(map(repr, labels[:SHOWN])) + (", …" if len(labels) > SHOWN else "")
             raise DataError(
-                f"'{part.path}' has {len(listing)} images with a list of labels, such as '{image.name}': {image.label}",
+                f"'{part.path}' has {len(listing)} images with a list of labels, such as '{image.name}': [{shown}]",
                 valid="one label for each image",
                 fix=_FIX,
             )
@@ -46,7 +50,7 @@ def read_labelling(
             valid=f"lists of {classes} entries, or lists of the names or indices of classes",
             fix="Correct the labels",
         )
-    return _changed(contents, _as_tuple if width is None else _positions), labelling
+    return _changed(contents, (lambda label: as_tuple(label) or None) if width is None else _positions), labelling
 
 
 def _changed(contents: Contents, change: Callable[[Labels], Labels]) -> Contents:
@@ -85,12 +89,4 @@ def _width(lists: Sequence[tuple[object, ...]], classes: int) -> int | None:
 
 def _positions(label: Labels) -> Labels:
     """The positions of the ones in a multi-hot list; None without any."""
-    entries = label if isinstance(label, tuple) else ()
-    return tuple(index for index, entry in enumerate(entries) if str(entry) == "1") or None
-
-
-def _as_tuple(label: Labels) -> Labels:
-    """A tuple of labels; None without any."""
-    if isinstance(label, tuple):
-        return label or None
-    return None if label is None else (label,)
+    return tuple(index for index, entry in enumerate(as_tuple(label)) if str(entry) == "1") or None

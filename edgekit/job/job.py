@@ -27,8 +27,8 @@ OF_BUNDLE = "the bundle's own, or one for each physical core"
 MODEL = ("weights", "model_args", "imgsz", "mean", "std", "interpolation", "crop_pct", "labels")
 """The fields that describe a model."""
 MAKING = (
-    *MODEL, "data", "calibration_data", "num_calibration_samples", "calibration_list", "seed", "targets", "recipe",
-    "device_class", "scheme", "output",
+    *MODEL, "task", "data", "calibration_data", "num_calibration_samples", "calibration_list", "seed", "targets",
+    "recipe", "device_class", "scheme", "output",
 )  # fmt: skip
 """The fields that decide how bundles are made."""
 MEASURING = ("devices", "offline", "web_runtime", "web_network", "threads", "warmup", "iterations", "min_speedup")
@@ -54,9 +54,9 @@ class Job:
             kind=kinds.IMAGES,
             panel="Images",
             metavar="PATH",
-            help="Labelled images: a folder or a zip with one folder of images for each class, a CSV of path and "
-            "label, Parquet, or tar shards of WebDataset. If it has the splits train and val (or test), train is for "
-            "the calibration, and val for the evaluation.",
+            help="Labelled images: a folder or a zip with one folder of images for each class, or a JSON beside each "
+            "image; a CSV of path and label, Parquet, or tar shards of WebDataset. If it has the splits train and val "
+            "(or test), train is for the calibration, and val for the evaluation.",
         ),
     ] = None
     _: KW_ONLY
@@ -144,6 +144,19 @@ class Job:
             metavar="FILE",
             default="those in the model's file, those of the images, or ImageNet's for 1000 classes",
             help="Text file with one class name per line, in the order of the model's outputs.",
+        ),
+    ] = None
+    task: Annotated[
+        str | None,
+        Option(
+            kind=kinds.TASK,
+            panel="Model",
+            metavar="TASK",
+            default="multi-label if images have several labels, embedding for a network without a classifier, or else "
+            "single-label",
+            advanced=True,
+            help="What the network's outputs mean: single-label (an image is of one class), multi-label (of one or "
+            "more), or embedding (they are a vector, such as for search).",
         ),
     ] = None
     calibration_data: Annotated[

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from edgekit.config.choices import INTERPOLATIONS, PRECISIONS, SCHEMES, Precision
+from edgekit.config.choices import INTERPOLATIONS, PRECISIONS, SCHEMES, TASKS, Precision
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import RUNTIMES, runtime_called
@@ -282,6 +282,7 @@ RECIPE = Text(load_recipe)
 DEVICE_CLASS = Text(load_device_class)
 INTERPOLATION = OneOf(INTERPOLATIONS)
 SCHEME = OneOf(SCHEMES)
+TASK = OneOf(TASKS)
 RUNTIME_NAMES = ", ".join(
     runtime.name + (f" (or {', '.join(runtime.aliases)})" if runtime.aliases else "") for runtime in RUNTIMES.values()
 )

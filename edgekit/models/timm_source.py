@@ -66,8 +66,9 @@ class TimmSource:
     def load(self, options: ModelOptions, seed: int) -> LoadedModule:
         """Build a model in float32 on the CPU. `options.weights` is None for published weights, "random", or a file.
 
-        With num_classes=0, the model ends before its classifier, whose weights are left out. Raises ModelError for a name or arguments that timm refuses, WeightsError if the weights don't exist or don't
-        fit, and HubError if published weights can't be downloaded.
+        With num_classes=0, the model ends before its classifier, whose weights are left out. Raises ModelError for a
+        name or arguments that timm refuses, WeightsError if the weights don't exist or don't fit, and HubError if
+        published weights can't be downloaded.
         """
         name, weights, size = options.name, options.weights, size_of_model(options)
         config = resolve_name(name)

@@ -48,7 +48,7 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
         )
     with serving(job.machines, reporter) as pages:
         device_class = choose_class(job.device_class, job.machines[0])
-        stated = job.recipe, job.scheme, job.calibration_list
+        stated = job.recipe, job.scheme, job.calibration_list, job.task
         settings = choose_settings(job.identified, job.targets, device_class, *stated)
         if job.check_stability:
             check_ranges(settings.recipe)

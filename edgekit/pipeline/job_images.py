@@ -53,12 +53,11 @@ class JobImages:
         return {sample.label: sample.class_name for sample in self.evaluation.samples}
 
 
-def datasets_of(choice: ImageChoice, labels: Sequence[str], labelling: Labelling | None = "one") -> Datasets:
+def datasets_of(choice: ImageChoice, labels: Sequence[str], labelling: Labelling | None = None) -> Datasets:
     """Open the data sets to choose from. Raises DataError if one isn't usable with these labels.
 
-    Without a `labelling`, the images to evaluate on tell it.
-
-    If the images to calibrate on were given, those to evaluate on are all of `--data`, or its split for that.
+    If the images to calibrate on were given, those to evaluate on are all of `--data`, or its split for that. Without a
+    `labelling`, these show it.
     """
     if choice.calibration_data is None:
         return open_datasets(choice.data, labels, labelling)
@@ -152,7 +151,7 @@ def choose_evaluation(
 
 
 def warn_of_images(images: JobImages, classes: int, reporter: Reporter) -> None:
-    """Warn of images that can't be read, of a poor calibration set for a network with this number of classes, and of
+    """Warn of images that can't be read, of a poor calibration set, whose data set has this number of classes, and of
     evaluation images that are copies or lookalikes of calibration images."""
     calibration, evaluation, alike = images.calibration, images.evaluation, images.lookalikes
     for name, reason in dict.fromkeys((*calibration.unreadable, *evaluation.unreadable)):

@@ -25,6 +25,7 @@ from edgekit.models.network import batched_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.job_images import ImageChoice, JobImages, choose_images, datasets_of, warn_of_images
 from edgekit.pipeline.request import BuildSpec
+from edgekit.pipeline.task_choice import known_task, recognized_task, say_why, without_classes
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 
@@ -41,6 +42,8 @@ class JobSettings:
     """Machines that the bundles are for."""
     listed: CalibrationList | None
     """The list of calibration images, if the job has one."""
+    task: str | None = None
+    """Name of the task; None to recognize it."""
 
 
 def choose_settings(
@@ -50,6 +53,7 @@ def choose_settings(
     recipe: str | None = None,
     scheme: Scheme | None = None,
     calibration_list: Path | None = None,
+    task: str | None = None,
 ) -> JobSettings:
     """The settings of a job, for the `model` with what its files state.
 
@@ -62,7 +66,7 @@ def choose_settings(
     if scheme:
         chosen = replace(chosen, scheme=scheme)
     check_scheme(chosen.scheme, targets)
-    return JobSettings(model, chosen, device_class, listed)
+    return JobSettings(model, chosen, device_class, listed, task)
 
 
 def choose_class(device_class: str | None, first: Device) -> DeviceClass:
@@ -109,7 +113,7 @@ IMPORT_TOLERANCE = 1e-3
 def load_job(job: Job, reporter: Reporter, evaluates: bool = True) -> tuple[BuildSpec, JobImages]:
     """The network of a job and its images, as `load` returns them."""
     device_class = choose_class(job.device_class, job.machines[0])
-    stated = job.recipe, job.scheme, job.calibration_list
+    stated = job.recipe, job.scheme, job.calibration_list, job.task
     settings = choose_settings(job.identified, job.targets, device_class, *stated)
     choice = ImageChoice(job.data, job.calibration_data, job.num_calibration_samples, job.num_eval_samples, job.seed)
     return load(job.model_options, settings, choice, reporter, evaluates)
@@ -127,16 +131,24 @@ def load(
     recipe = for_size(settings.recipe, network.params)
     report_rounding(settings.recipe, recipe, network.params, reporter)
     _report_origin(network, model, reporter)
-    datasets = datasets_of(choice, network.labels)
+    task = known_task(settings.task, network)
+    if task and task.labelling == "optional":
+        network = without_classes(network, model)
+    datasets = datasets_of(choice, network.labels, task.labelling if task else None)
     if datasets.origin:
         reporter.say(datasets.origin)
-    network = settle_classes(network, model, datasets.evaluation, reporter)
+    task = task or recognized_task(datasets)
+    if settings.task is None:
+        say_why(task, network, datasets.evaluation, reporter)
+    if task.labelling != "optional":
+        network = settle_classes(network, model, datasets.evaluation, reporter)
     images = choose_images(datasets, recipe, choice, reporter, settings.listed, model.weights, evaluates)
-    warn_of_images(images, network.classes, reporter)
+    warn_of_images(images, len(datasets.calibration.class_names), reporter)
     check_import(network, datasets.calibration, images.calibration, reporter)
     with reporter.stage("export"), quiet():
         _ = network.graph_sha256  # a network that can't be traced ends the job here
-    return BuildSpec(network, recipe, settings.device_class, datasets.calibration, images.calibration), images
+    spec = BuildSpec(network, recipe, settings.device_class, datasets.calibration, images.calibration, task)
+    return spec, images
 
 
 def _report_origin(network: Network, model: ModelOptions, reporter: Reporter) -> None:

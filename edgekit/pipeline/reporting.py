@@ -72,7 +72,7 @@ def assemble(
             seed=seed,
             recipe=spec.recipe.name,
             unreadable=tuple(Unreadable(*image) for image in images.calibration.unreadable),
-            doubts=tuple(doubts(images.calibration, spec.network.classes, images.evaluation)),
+            doubts=tuple(doubts(images.calibration, len(spec.calibration_dataset.class_names), images.evaluation)),
             unlike_evaluation=differ_in_brightness(images.calibration, images.evaluation),
             stability=tuple(stability),
         ),

@@ -43,6 +43,7 @@ def all_stated(tmp_path: Path, photos: Path, finished_run: Path) -> dict[str, An
         "interpolation": "bilinear",
         "crop_pct": 0.9,
         "labels": tmp_path / "labels.txt",
+        "task": "multi-label",
         "calibration_data": photos,
         "num_calibration_samples": 4,
         "calibration_list": finished_run / "calibration.json",

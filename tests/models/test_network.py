@@ -151,7 +151,6 @@ def test_the_largest_has_the_published_number_of_parameters() -> None:
         ("convnextv2_ato", "unknown model 'convnextv2_ato'.*convnextv2_atto"),
         ("qqq", "unknown model 'qqq'.*module:factory"),
         ("convnextv2_atto.in1k", "no tag 'in1k'.*convnextv2_atto.fcmae_ft_in1k"),
-        ("convnextv2_atto.fcmae", "no classifier .*features"),
         ("convnext_tiny_in22k", "former model name.*convnext_tiny.fb_in22k"),
     ],
 )
@@ -167,12 +166,40 @@ def test_unknown_names_are_model_errors(name: str, message: str) -> None:
         ({**TINY, "in_chans": 4}, r"can't run on images \[1, 3, 32, 32\]"),
         ({**TINY, "features_only": True}, "returns a list"),
         ({**TINY, "num_classes": 1}, r"returns shape \[1, 1\].*torch.cat\(\[0 \* x, x\], 1\)"),
-        ({**TINY, "num_classes": 0}, "no classifier"),
+        ({**TINY, "num_classes": 0, "global_pool": ""}, r"returns shape \[1, 32, 1, 1\].*x.mean\(\(2, 3\)\)"),
     ],
 )
 def test_arguments_that_give_no_classifier_are_model_errors(model_args: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         tiny(model_args=model_args)
+
+
+def test_a_network_without_a_classifier_returns_features(tmp_path: Path) -> None:
+    whole, headless = tiny(), {**TINY, "num_classes": 0}
+    features = tiny(model_args=headless)
+    assert (whole.has_classifier, features.has_classifier) == (True, False)
+    assert features.classes == 32
+    assert not load_network(ModelOptions("convnextv2_atto.fcmae", weights="random", imgsz=32)).has_classifier
+    torch.save({f"module.{name}": value for name, value in whole.module.state_dict().items()}, tmp_path / "own.pth")
+    fitted = tiny(weights=str(tmp_path / "own.pth"), model_args=headless)
+    assert not fitted.has_classifier
+    image = random_images(1, (32, 32))
+    module: Any = whole.module
+    expected = module.forward_head(module.forward_features(image), pre_logits=True)
+    assert torch.equal(fitted.module(image), expected)
+
+
+def test_a_checkpoint_of_a_network_without_a_classifier(tmp_path: Path) -> None:
+    """One with a classifier gives its number of classes; one without stays without."""
+    arguments: dict[str, Any] = {"img_size": 28, "depth": 1, "embed_dim": 12, "num_heads": 2}
+    for classes in (0, 3):
+        model = timm.create_model("vit_small_patch14_dinov2", num_classes=classes, **arguments)
+        torch.save(model.state_dict(), tmp_path / "own.pth")
+        network = load_network(
+            ModelOptions("vit_small_patch14_dinov2", weights=str(tmp_path / "own.pth"), model_args=arguments)
+        )
+        assert network.has_classifier == bool(classes)
+        assert network.classes == (classes or 12)
 
 
 def test_an_image_too_small_is_a_model_error() -> None:

@@ -109,6 +109,11 @@ class Layout(Protocol):
         ...
 
 
+def as_tuple(label: Labels) -> tuple[Label, ...]:
+    """The labels of an image, however many it has."""
+    return label if isinstance(label, tuple) else () if label is None else (label,)
+
+
 def read_label(value: Any) -> Labels:
     """The label, or the list of labels, of a raw value: a text, a number, or a list, array or tensor of them.
 
