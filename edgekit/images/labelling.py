@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from edgekit.config.choices import Labelling
 from edgekit.errors import DataError
-from edgekit.images.layouts.layout import Contents, Labels, as_tuple, read_label
+from edgekit.images.layouts.layout import Contents, Labels, ListedImage, as_tuple, read_label
 
 SEPARATORS = re.compile("[|;]")
 """What separates the labels of a text. Names of classes may contain commas and spaces."""
@@ -21,44 +21,49 @@ def read_labelling(
 ) -> tuple[Contents, Labelling]:
     """The set, and how many labels its images have: tuples in a set of "several", at most one label in others.
 
-    `names` are the model's class names. Without a `labelling`, the set is one of "several" if any image has a list of
-    labels: a list as such, or a text that writes one as JSON or with `|` or `;`. Lists of zeros and ones with an entry
-    for each class are multi-hot. Raises DataError for a list where one label is expected, or for multi-hot lists with
-    another number of entries than there are classes.
+    `names` are the model's class names. Without a `labelling`, the set is one of "several" if any image has more than
+    one label. Several labels are a list, or a text that writes one as JSON or with `|` or `;`. Lists of zeros and ones
+    with an entry for each class are multi-hot. Raises DataError for several labels where one is expected, or for
+    multi-hot lists with another number of entries than there are classes.
     """
     known = {*names}
-    if contents.terms.label != "folder":
+    if contents.terms.label != "folder" and labelling != "optional":
         contents = _changed(contents, lambda label: _listed(label, known))
-    listing = [(part, image) for part in contents.parts for image in part.images if isinstance(image.label, tuple)]
-    labelling = labelling or ("several" if listing else "one")
-    if labelling != "several":
-        if listing:
-            part, image = max(listing, key=lambda each: len(as_tuple(each[1].label)))
-            labels = as_tuple(image.label)
-            shown = ", ".join(map(repr, labels[:SHOWN])) + (", …" if len(labels) > SHOWN else "")
+    lists = [image.label for part in contents.parts for image in part.images if isinstance(image.label, tuple)]
+    if lists or labelling == "several":
+        classes = len(contents.classes or names)
+        width = _width(lists, classes)
+        if width not in (None, classes):
             raise DataError(
-                f"'{part.path}' has {len(listing)} images with a list of labels, such as '{image.name}': [{shown}]",
-                valid="one label for each image",
-                fix=_FIX,
+                f"the labels of '{contents.parts[0].path}' are lists of {width} zeros and ones for {classes} classes",
+                valid=f"lists of {classes} entries, or lists of the names or indices of classes",
+                fix="Correct the labels",
             )
+        contents = _changed(contents, _without_repetitions if width is None else _positions)
+    several = [(part, image) for part in contents.parts for image in part.images if len(as_tuple(image.label)) > 1]
+    labelling = labelling or ("several" if several else "one")
+    if labelling == "several":
         return contents, labelling
-    classes = len(contents.classes or names)
-    width = _width([image.label for _, image in listing if isinstance(image.label, tuple)], classes)
-    if width not in (None, classes):
+    if several:
+        part, image = several[0]
+        labels = as_tuple(image.label)
+        shown = ", ".join(map(repr, labels[:SHOWN])) + (", …" if len(labels) > SHOWN else "")
         raise DataError(
-            f"the labels of '{listing[0][0].path}' are lists of {width} zeros and ones for {classes} classes",
-            valid=f"lists of {classes} entries, or lists of the names or indices of classes",
-            fix="Correct the labels",
+            f"'{part.path}' has {len(several)} images with several labels, such as '{image.name}': {shown}",
+            valid="one label for each image",
+            fix=_FIX,
         )
-    return _changed(contents, (lambda label: as_tuple(label) or None) if width is None else _positions), labelling
+    return _changed(contents, lambda label: label[0] if isinstance(label, tuple) else label), labelling
 
 
 def _changed(contents: Contents, change: Callable[[Labels], Labels]) -> Contents:
-    parts = (
-        replace(part, images=tuple(replace(image, label=change(image.label)) for image in part.images))
-        for part in contents.parts
+    def changed(image: ListedImage) -> ListedImage:
+        label = change(image.label)
+        return image if label is image.label else ListedImage(image.name, label)
+
+    return replace(
+        contents, parts=tuple(replace(part, images=tuple(map(changed, part.images))) for part in contents.parts)
     )
-    return replace(contents, parts=tuple(parts))
 
 
 def _listed(label: Labels, known: set[str]) -> Labels:
@@ -90,3 +95,8 @@ def _width(lists: Sequence[tuple[object, ...]], classes: int) -> int | None:
 def _positions(label: Labels) -> Labels:
     """The positions of the ones in a multi-hot list; None without any."""
     return tuple(index for index, entry in enumerate(as_tuple(label)) if str(entry) == "1") or None
+
+
+def _without_repetitions(label: Labels) -> Labels:
+    """The labels of an image, each once; None without any."""
+    return tuple(dict.fromkeys(as_tuple(label))) or None

@@ -57,7 +57,7 @@ def test_lists_of_zeros_and_ones_that_are_no_vectors() -> None:
     """[0, 1] lists the first two of three classes, and is a multi-hot vector of two."""
     labels = [[0, 1], [1, 0], [0, 1], [0, 1]]
     assert classes_of(open_dataset(in_memory(labels), CLASSES)) == [(0, 1)] * 4
-    assert classes_of(open_dataset(in_memory(labels), CLASSES[:2])) == [(1,), (0,), (1,), (1,)]
+    assert [sample.label for sample in open_dataset(in_memory(labels), CLASSES[:2]).samples] == [1, 0, 1, 1]
 
 
 def test_an_image_is_chosen_by_its_rarest_class() -> None:
@@ -80,9 +80,25 @@ def test_a_name_with_a_separator_is_one_label() -> None:
 
 
 @pytest.mark.parametrize("labelling", ["one", "optional"])
-def test_a_list_where_one_label_is_expected(labelling: Labelling) -> None:
+def test_several_labels_where_one_is_expected(labelling: Labelling) -> None:
     with refuses(DataError, "1 images", "'cat', 'owl'", "--task multi-label"):
-        open_dataset(in_memory(["cat|owl", "dog", "owl", "cat"]), CLASSES, labelling)
+        open_dataset(in_memory([["cat", "owl"], "dog", "owl", "cat"]), CLASSES, labelling)
+
+
+@pytest.mark.parametrize("labels", [[[1], [0], [2], [1]], [[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0]]])
+@pytest.mark.parametrize("labelling", [None, "one"])
+def test_lists_of_one_label(labels: list[list[int]], labelling: Labelling | None) -> None:
+    """Such as the one-hot vectors of classes that exclude each other."""
+    dataset = open_dataset(in_memory(labels), CLASSES, labelling)
+    assert dataset.labelling == "one"
+    assert [sample.label for sample in dataset.samples] == [1, 0, 2, 1]
+    assert classes_of(open_dataset(in_memory(labels), CLASSES, "several")) == [(1,), (0,), (2,), (1,)]
+
+
+def test_a_label_may_have_separators_if_its_name_means_nothing() -> None:
+    """The labels of an embedding's images are compared with each other only."""
+    dataset = open_dataset(in_memory(["mug; blue", "mug; red", "mug; blue", "pen|red"]), ["0", "1"], "optional")
+    assert [sample.label for sample in dataset.samples] == [0, 1, 0, 2]
 
 
 def test_one_label_for_each_image_of_a_set_with_several() -> None:

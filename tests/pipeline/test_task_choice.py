@@ -61,7 +61,7 @@ def test_the_labels_show_the_task(tmp_path: Path, capfd: pytest.CaptureFixture[s
     spec, said = spec_of(one, capfd, task="multi-label")
     assert spec.task.name == "multi-label"
     assert "task:" not in said
-    with refuses(DataError, "12 images", "'cat', 'dog'", "--task multi-label"):
+    with refuses(DataError, "8 images", "'cat', 'dog'", "--task multi-label"):
         spec_of(several, capfd, task="single-label")
 
 

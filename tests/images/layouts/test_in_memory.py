@@ -153,7 +153,7 @@ def test_a_folder_without_labels_can_calibrate(tmp_path: Path) -> None:
         ([(PIXELS[0], 0, 1)], ["3 parts"]),
         ([(PIXELS[0], 0.5)], ["0.5"]),
         ([(PIXELS[0], torch.full((3,), 0.3))], ["0.3", "index"]),
-        ([(PIXELS[0], [0, 1])], ["1 images", "[0, 1]", "--task multi-label"]),
+        ([(PIXELS[0], [0, 1])], ["1 images", ": 0, 1", "--task multi-label"]),
         ([(torch.randn(3, 4, 4), 0)], ["normalized", "transform"]),
         ([{"pixels_of_it": PIXELS[0]}], ["pixels_of_it"]),
         ([(PIXELS[0], 7)], ["label 7", "3 classes"]),
