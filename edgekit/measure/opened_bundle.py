@@ -114,6 +114,7 @@ def accuracy_of(answers: Answers, images: EvaluationImages) -> Accuracy:
         task.compare(answers, images.reference, targets),
         changes=task.changes(answers, images.reference, targets, images.names),
         right_by_class=task.right_by_class(answers, targets),
+        given_by_class=task.given_by_class(answers, targets),
     )
 
 

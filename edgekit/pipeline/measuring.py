@@ -35,7 +35,11 @@ def reference_for(network: Network, evaluation: EvaluationImages, reporter: Repo
     reference = task.reference("torch", answers, targets, network.classes, network.weights == "random")
     for warning in near_chance(reference, len(evaluation.crops)):
         reporter.warn(warning)
-    return replace(reference, right_by_class=task.right_by_class(answers, targets))
+    return replace(
+        reference,
+        right_by_class=task.right_by_class(answers, targets),
+        given_by_class=task.given_by_class(answers, targets),
+    )
 
 
 def fingerprints(built: BuiltBundles) -> dict[str, str]:

@@ -114,8 +114,8 @@ def write_run(
 ) -> None:
     """Write the report, what was measured into the bundles' manifests and, if wanted, thumbnails.
 
-    Thumbnails are of the images whose predicted class INT8 changed. A run that lost a device stays incomplete, so that
-    the same command measures only the rows that are missing.
+    Thumbnails are of the images whose answer INT8 changed, and of their nearest neighbours. A run that lost a device
+    stays incomplete, so that the same command measures only the rows that are missing.
     """
     write_thumbnails(run.path, make_thumbnails(report, dataset, preprocessing, reporter) if thumbnails else {})
     write_findings(report, run.path)
@@ -160,8 +160,8 @@ QUALITY = 80
 def make_thumbnails(
     report: Report, dataset: Dataset, preprocessing: Preprocessing, reporter: Reporter
 ) -> dict[str, bytes]:
-    """JPEG files of the flipped images that the page shows, by name: the crops that the network saw, made smaller."""
-    names = {shown.image for shown in shown_images(changed_rows(report))}
+    """JPEG files of the images that the page shows, by name: the crops that the network saw, made smaller."""
+    names = {*shown_images(changed_rows(report))}
     thumbnails = {}
     for sample in dataset.samples:
         if sample.name not in names:

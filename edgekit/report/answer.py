@@ -1,18 +1,31 @@
 """The answer that a run gives: what to ship, what it gains, what it costs and how sure that is, in sentences."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import NOTHING, Figure, counted, figure_at, score_figures
-from edgekit.report.measurement import TOP1, Accuracy
+from edgekit.report.measurement import Accuracy
 from edgekit.report.recipe_search import price_words
 from edgekit.report.row import Row, Verdict
-from edgekit.report.sentences import Note, confidence, emulated, ended, is_unconfirmed, notes_of, timing_words, warnings
+from edgekit.report.sentences import (
+    Note,
+    confidence,
+    emulated,
+    ended,
+    is_unconfirmed,
+    notes_of,
+    task_details,
+    timing_words,
+    warnings,
+)
 from edgekit.report.table import Column
 
 UNCONFIRMED_WORD = "unconfirmed"
 """Stands for the verdict of a row that passes although its images can't confirm that its loss is within the bound."""
 
+METRIC_WIDTH = 12
+"""Most characters of a line in the heading of the metric's column."""
 VERBS: dict[Verdict, str] = {
     "pass": "",
     "fail": " failed",
@@ -82,8 +95,12 @@ def _cost(accuracy: Accuracy, reference: float, meaningful: bool) -> Iterator[st
         yield "What it costs in accuracy is unknown, because the weights are random."
         return
     metric = accuracy.metric
-    yield f"{metric[0].upper()}{metric[1:]} is {100 * accuracy.value:.2f} % instead of {100 * reference:.2f} %."
+    if not metric[1:2].isupper():  # as in mAP
+        metric = f"{metric[0].upper()}{metric[1:]}"
+    yield f"{metric} is {100 * accuracy.value:.2f} % instead of {100 * reference:.2f} %."
     yield confidence(accuracy)
+    if more := task_details(accuracy):
+        yield f"{more}."
 
 
 def _why_float(shipped: Row, rows: Sequence[Row]) -> Iterator[str]:
@@ -108,14 +125,13 @@ def columns(rows: Sequence[Row], meaningful: bool) -> list[Column]:
     """A table of INT8 bundles: latency, speed-up, size, accuracy and its loss, and the verdict."""
     p50, ratio, size = map(figure_at, ("latency_ms.p50", "speedup.ratio", "size_bytes"))
     score, loss = score_figures(rows)
-    metric = next((row.accuracy.metric for row in rows if row.accuracy), TOP1)
     speedups = [ratio.text(row) for row in rows]
     return [
         Column("", [row.name for row in rows], left=True),
         Column("ms", [p50.text(row) for row in rows]),
         Column("speedup", [text if text == NOTHING else f"{text}x" for text in speedups]),
         Column("MB", [size.text(row) for row in rows], rank=2),
-        Column(metric, [score.text(row, meaningful) for row in rows], rank=3),
+        Column(textwrap.fill(score.title, METRIC_WIDTH), [score.text(row, meaningful) for row in rows], rank=3),
         Column("loss, points (95 %)", [with_interval(loss, row, meaningful) for row in rows], rank=1),
         Column("verdict", [verdict_word(row) for row in rows], left=True),
     ]

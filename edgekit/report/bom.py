@@ -129,7 +129,7 @@ def _model_card(report: Report, images: Sequence[Component]) -> dict[str, object
     return {
         "modelParameters": {
             "approach": {"type": "supervised"},
-            "task": "image-classification",
+            "task": model.hub_task,
             "modelArchitecture": model.name,
             "datasets": [{"ref": part["bom-ref"]} for part in images],
             "inputs": [{"format": f"float32 [{shape}]"}],

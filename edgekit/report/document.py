@@ -64,6 +64,11 @@ class Model:
     preprocessing: PreprocessingFacts | None = None
     """Conversion of an image to the network's input; null in reports of an edgekit without it."""
 
+    @property
+    def hub_task(self) -> str:
+        """Name of the task on model hubs."""
+        return "image-feature-extraction" if self.task == "embedding" else "image-classification"
+
 
 @dataclass(frozen=True)
 class Unreadable:
@@ -192,6 +197,8 @@ class Reference:
     means anything; false for random weights, whose accuracies mean nothing anyway."""
     right_by_class: tuple[Count, ...] | None = None
     """Number of right predictions for each class of `evaluation.classes`, in that order; null where that is null."""
+    given_by_class: tuple[Count, ...] | None = None
+    """Number of images for which each of these classes is given, right or wrong; null where each image has one."""
     score: Score | None = None
     """Metric of another task than single-label; null for that one."""
 

@@ -5,7 +5,7 @@ A new figure needs a field in `edgekit.report.measurement`, an entry of `FIGURES
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
@@ -237,7 +237,7 @@ def table_figures(rows: Iterable[Any]) -> list[Figure]:
     """The figures of a table of these rows, in the same order."""
     rows = list(rows)
     return [
-        figure
+        _titled(figure, rows)
         for figure in all_figures()
         if figure.rank is not None and not (figure.optional and all(figure.value(row) is None for row in rows))
     ]
@@ -247,7 +247,7 @@ def main_figures(rows: Iterable[Any], meaningful: bool) -> list[Figure]:
     """The figures that any of the rows has, the most important first, without details."""
     rows = list(rows)
     ranked = [figure for figure in all_figures() if figure.rank is not None and figure.rank < DETAIL_RANK]
-    measured = [figure for figure in ranked if any(_has(row, figure, meaningful) for row in rows)]
+    measured = [_titled(figure, rows) for figure in ranked if any(_has(row, figure, meaningful) for row in rows)]
     return sorted(measured, key=lambda figure: figure.rank or 0)
 
 
@@ -257,13 +257,21 @@ def _has(row: Any, figure: Figure, meaningful: bool) -> bool:
 
 def score_figures(rows: Iterable[Any]) -> tuple[Figure, Figure]:
     """The figures of the task's metric and of its drop, for rows with an `accuracy` of one task."""
+    rows = list(rows)
     scored = any(lookup(row, "accuracy.score") is not None for row in rows)
-    paths = (
-        ("accuracy.score.value", "accuracy.drop_score_points")
-        if scored
-        else ("accuracy.top1", "accuracy.drop_top1_points")
-    )
-    return figure_at(paths[0]), figure_at(paths[1])
+    score, drop = (SCORE, SCORE_DROP) if scored else ("accuracy.top1", "accuracy.drop_top1_points")
+    return _titled(figure_at(score), rows), _titled(figure_at(drop), rows)
+
+
+SCORE, SCORE_DROP = "accuracy.score.value", "accuracy.drop_score_points"
+
+
+def _titled(figure: Figure, rows: Iterable[Any]) -> Figure:
+    """The figure; that of a task's metric, or of its drop, has the title for rows of one task."""
+    if figure.path == SCORE_DROP:
+        return replace(figure, title="drop")
+    metrics = [lookup(row, "accuracy.score.metric") for row in rows] if figure.path == SCORE else []
+    return replace(figure, title=next(filter(None, metrics), figure.title))
 
 
 def figure_at(path: str) -> Figure:

@@ -10,9 +10,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from edgekit.report.answer import UNCONFIRMED_WORD, alerts, all_remarks, decision, float_line, verdict_word
-from edgekit.report.document import Report
+from edgekit.report.document import Reference, Report
 from edgekit.report.figure import Figure, figure_at, score_figures, table_figures
-from edgekit.report.measurement import Accuracy, ChangedImage, LowPrecision
+from edgekit.report.measurement import Accuracy, LowPrecision
 from edgekit.report.next_steps import RUN, steps_in_report
 from edgekit.report.pictures import draw, draw_heat, draw_spread, timings
 from edgekit.report.plot import Picture
@@ -20,7 +20,16 @@ from edgekit.report.provenance import origin, provenance
 from edgekit.report.recipe_search import draw_tuning, lines
 from edgekit.report.row import Row
 from edgekit.report.sensitivity_document import draw_sensitivity, sentences_of
-from edgekit.report.sentences import energy_words, heading, heat_words, layer_names, limits, measured_with, outcomes
+from edgekit.report.sentences import (
+    energy_words,
+    heading,
+    heat_words,
+    layer_names,
+    limits,
+    measured_with,
+    outcomes,
+    task_details,
+)
 from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:
@@ -46,6 +55,7 @@ def details(report: Report, row: Row) -> dict[str, str]:
         "Energy": energy_words(row.energy),
         "Temperature and clocks": heat_words(row.thermal),
         "Changed predictions": _flips(row.accuracy),
+        "More on accuracy": task_details(row.accuracy) if report.model.accuracy_meaningful else "",
         "Reasons": "; ".join(row.reasons),
         "Remarks": "; ".join(row.remarks),
     }
@@ -91,7 +101,7 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class ClassLine:
-    """Accuracy of one class, in percent."""
+    """Accuracy of one class in percent: the share of its images that are right, or F1 where images have several."""
 
     label: str
     images: int
@@ -110,33 +120,42 @@ class ClassTable:
     """Accuracy of each class in the reference and in the INT8 bundles of a device, the largest loss first."""
 
     device: str
+    figure: str
+    """Name of the figure in all lines."""
     bundles: tuple[str, ...]
     lines: tuple[ClassLine, ...]
 
 
 def class_tables(report: Report) -> list[ClassTable]:
     """A table for each device with INT8 bundles; none if accuracies mean nothing, or aren't known class by class."""
-    classes, reference = report.evaluation.classes, report.reference.right_by_class
-    if not report.model.accuracy_meaningful or not classes or reference is None:
+    classes = report.evaluation.classes
+    if not report.model.accuracy_meaningful or not classes or report.reference.right_by_class is None:
         return []
     tables = []
     for device in report.devices:
         rows = [row for row in report.rows_on(device) if row.precision == "int8"]
-        right = {row.name: row.accuracy.right_by_class for row in rows if row.accuracy and row.accuracy.right_by_class}
-        if not right:
+        known = {row.name: row.accuracy for row in rows if row.accuracy and row.accuracy.right_by_class}
+        if not known:
             continue
         lines = [
             ClassLine(
                 label=each.label,
                 images=each.images,
-                reference=100 * reference[index] / each.images,
-                bundles=tuple(100 * counts[index] / each.images for counts in right.values()),
+                reference=_of_class(report.reference, index, each.images),
+                bundles=tuple(_of_class(accuracy, index, each.images) for accuracy in known.values()),
             )
             for index, each in enumerate(classes)
         ]
         lines.sort(key=lambda line: (-max(line.losses), line.reference, line.label))
-        tables.append(ClassTable(device, tuple(right), tuple(lines)))
+        figure = "right" if report.reference.given_by_class is None else "F1"
+        tables.append(ClassTable(device, figure, tuple(known), tuple(lines)))
     return tables
+
+
+def _of_class(counts: Reference | Accuracy, index: int, images: int) -> float:
+    """Percent of a class's images that are right, or F1 where images have several classes."""
+    right, given = (counts.right_by_class or ())[index], counts.given_by_class
+    return 100 * right / images if given is None else 200 * right / (images + given[index])
 
 
 def changed_rows(report: Report) -> list[Row]:
@@ -146,11 +165,12 @@ def changed_rows(report: Report) -> list[Row]:
     return [row for row in report.results if row.precision == "int8" and row.accuracy and row.accuracy.changes]
 
 
-def shown_images(rows: Sequence[Row]) -> Iterator[ChangedImage]:
-    """The flipped images of these rows that the page shows."""
+def shown_images(rows: Sequence[Row]) -> Iterator[str]:
+    """What the page shows of these rows: names of flipped images, and both answers, which may be names of images."""
     for row in rows:
         for change in (row.accuracy.changes or ())[:CLASSES] if row.accuracy else ():
-            yield from change.examples[:EXAMPLES]
+            for shown in change.examples[:EXAMPLES]:
+                yield from (shown.image, shown.before, shown.after)
 
 
 HEADLINES = ("speedup.ratio", "latency_ms.p50", "size_bytes")
@@ -188,6 +208,7 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] = MappingProxyTy
         timings=timings(report),
         by_class=class_tables(report),
         changed=changed_rows(report),
+        neighbours=report.model.task == "embedding",
         classes=CLASSES,
         examples=EXAMPLES,
         thumbnails={name: base64.b64encode(jpeg).decode() for name, jpeg in thumbnails.items()},

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from edgekit.report.answer import alerts, all_remarks, decision
 from edgekit.report.compare import Comparison, compared_figures, describe_change
 from edgekit.report.document import Recommendation, Report
-from edgekit.report.figure import NOTHING, Figure, figure_at, main_figures
+from edgekit.report.figure import NOTHING, Figure, figure_at, main_figures, score_figures
 from edgekit.report.next_steps import RUN, steps_in_report
 from edgekit.report.provenance import license_id, license_text, provenance
 from edgekit.report.row import Judged, Row
@@ -105,15 +105,6 @@ def _page(title: str, *parts: str) -> str:
     return "\n\n".join(filter(None, (f"## {escaped(title)}", *parts))) + "\n\n"
 
 
-OF_BUNDLES = (
-    "size_bytes",
-    "accuracy.top1",
-    "accuracy.drop_top1_points",
-    "accuracy.score.value",
-    "accuracy.drop_score_points",
-    "int8.share_of_macs",
-)
-"""Paths of the figures that are the same, or nearly so, on every device."""
 OF_DEVICES = ("latency_ms.p50", "speedup.ratio")
 """Paths of the figures that each device has for itself."""
 KINDS = {"float": "original", "int8": "optimized"}
@@ -124,12 +115,12 @@ def render_card(report: Report) -> str:
     import_needed("huggingface_hub", "build")
     from huggingface_hub import EvalResult, ModelCardData
 
-    model, pair = report.model, _pair(report)
+    model, pair, task = report.model, _pair(report), report.model.hub_task
     results = [
         EvalResult(
-            task_type="image-classification",
+            task_type=task,
             dataset_type="imagefolder",
-            dataset_name=f"{row.accuracy.count:,} labelled images",
+            dataset_name=f"{row.accuracy.count:,} evaluation images",
             dataset_args={"sha256": report.evaluation.sha256},
             metric_type=row.accuracy.score.metric if row.accuracy.score else "accuracy",
             metric_name=f"{row.accuracy.metric}, {KINDS[row.precision]}: {row.label}",
@@ -141,7 +132,7 @@ def render_card(report: Report) -> str:
     data = ModelCardData(
         license=license_id(model),
         library_name="edgekit",
-        pipeline_tag="image-classification",
+        pipeline_tag=task,
         tags=list(dict.fromkeys(["edgekit", "int8", *(row.target for row in report.results)])),
         model_name=model.name if results else None,
         eval_results=results or None,
@@ -190,7 +181,8 @@ def _comparison(report: Report, pair: Sequence[Row]) -> str:
     """A table with a line for each figure, and a column for the original and for the optimized model."""
     if not pair:
         return "No bundle was measured."
-    lines = [(figure_at(path), "", {row.precision: row for row in reversed(pair)}) for path in OF_BUNDLES]
+    of_bundles = (figure_at("size_bytes"), *score_figures(pair), figure_at("int8.share_of_macs"))
+    lines = [(figure, "", {row.precision: row for row in reversed(pair)}) for figure in of_bundles]
     for device in dict.fromkeys(row.device for row in pair):
         rows = {row.precision: row for row in pair if row.device.name == device.name}
         lines += [(figure_at(path), f" on {escaped(device.label)}", rows) for path in OF_DEVICES]

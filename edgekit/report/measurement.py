@@ -20,14 +20,14 @@ from edgekit.support import error_text
 
 @dataclass(frozen=True)
 class ChangedImage:
-    """An image whose predicted class differs from the reference's."""
+    """An image whose answer differs from the reference's."""
 
     image: str
     """Path of the image within its data set."""
     before: str
-    """Class that the reference predicts."""
+    """Answer of the reference: a class, several labels, or the path of the nearest other image."""
     after: str
-    """Class that the bundle predicts."""
+    """Answer of the bundle."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class ClassChange:
     """Predictions for the images of one class, by the reference and by the bundle."""
 
     label: str
-    """Name of the class."""
+    """Name of the class; empty for images without labels, for which the reference's answer is the right one."""
     images: Count
     """Number of evaluation images of this class."""
     reference_right: Count
@@ -193,6 +193,8 @@ class Accuracy:
     """Number of right predictions for each class of `evaluation.classes`, in that order; null where that is null."""
     confidence: Confidence | None = None
     """Confidences beside the reference's; null in reports of an edgekit without it."""
+    given_by_class: tuple[Count, ...] | None = None
+    """Number of images for which each of these classes is given, right or wrong; null where each image has one."""
 
     @property
     def metric(self) -> str:

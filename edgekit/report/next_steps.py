@@ -41,7 +41,11 @@ def steps_after_run(
     """
     rows, of_run = report.results, keeps_job and report.command[:1] != ("tune",)
     if bundle := report.recommendation.bundle:
-        yield NextStep("try it on an image", (COMMAND, "classify", str(folder / bundle), "IMAGE"))
+        words = (COMMAND, "classify", str(folder / bundle), "IMAGE")
+        if report.model.task == "embedding":
+            yield NextStep("find similar images in a folder", (*words, "--data", "FOLDER"))
+        else:
+            yield NextStep("try it on an image", words)
     if report.reference.near_chance:
         yield NextStep("Settle what the warning says, and run the same command again.")
         return

@@ -1,6 +1,7 @@
 """Pictures of the page: accuracy against latency, the spread of latencies, temperature and clocks, operations."""
 
 import re
+import textwrap
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SHAPES = ("o", "s", "^", "D")
+LABEL_WIDTH = 30
+"""Most characters of a line beside an axis."""
 
 
 def draw(report: Report, device: str) -> Picture | None:
@@ -57,7 +60,7 @@ def _accuracy_against_latency(axes: "Axes", report: Report, rows: list[Row]) -> 
     axes.set_xlim(left=0)
     axes.margins(x=0.1)
     axes.set_xlabel("latency p50, ms (lower is better)")
-    axes.set_ylabel(f"{reference.metric}, % (higher is better)")
+    axes.set_ylabel(textwrap.fill(f"{reference.metric}, % (higher is better)", LABEL_WIDTH))
 
 
 BOX = {"whislo": "p5", "q1": "p25", "med": "p50", "q3": "p75", "whishi": "p95"}

@@ -51,7 +51,7 @@ def provenance(report: Report) -> dict[str, str]:
         "Command": shlex.join(report.command),
         "Weights": f"{model.weights}, SHA-256 {model.weights_sha256 or NOTHING}",
         **({"License": model.license} if model.license else {}),
-        "Classes": f"{model.classes:,}",
+        "Outputs": f"{model.classes:,}",
         **({"Preprocessing": preprocessing_words(model.preprocessing)} if model.preprocessing else {}),
         "Calibration": _calibration(calibration),
         **{f"Stability {part.target}": stability_words(part) for part in calibration.stability},

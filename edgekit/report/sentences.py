@@ -14,8 +14,13 @@ from edgekit.report.times import Energy, SustainedPoint
 
 def limits(rows: Iterable[Row]) -> str:
     """The limits that gates held the rows against, in a sentence; empty where none applied."""
-    applied = (gate for row in rows for gate in row.gates if gate.verdict != "skipped" and gate.limit is not None)
-    words = list(dict.fromkeys(map(_limit_words, applied)))
+    applied = (
+        (gate, row.accuracy.metric if row.accuracy else TOP1)
+        for row in rows
+        for gate in row.gates
+        if gate.verdict != "skipped" and gate.limit is not None
+    )
+    words = list(dict.fromkeys(_limit_words(gate, metric) for gate, metric in applied))
     return f"Limits: {'; '.join(words)}." if words else ""
 
 
@@ -24,11 +29,10 @@ def outcomes(row: Row) -> str:
     return ", ".join(f"{gate.name}: {gate.verdict}" for gate in row.gates if gate.verdict != "skipped")
 
 
-def _limit_words(gate: Gate) -> str:
+def _limit_words(gate: Gate, metric: str) -> str:
     limit = gate.limit or 0.0
     judged = {True: ", with its whole 95 % interval", False: ", as measured", None: ""}[gate.whole_interval]
     if gate.name == "max-drop":
-        metric = TOP1 if gate.figure == "accuracy.drop_top1_points" else "the metric"
         return f"a loss of {metric} of at most {points(limit)}{judged}"
     return f"a speedup over float of more than {limit:g}x{judged}"
 
@@ -183,6 +187,15 @@ def _kind(note: str) -> NoteKind:
         if note.startswith(beginning):
             return kind
     return "other"
+
+
+def task_details(accuracy: Accuracy | None) -> str:
+    """The other figures of a task than its metric."""
+    shown = accuracy.score.details if accuracy and accuracy.score else ()
+    return "; ".join(
+        f"{each.name}: {each.value:.4f}" + ("" if each.reference is None else f", in float {each.reference:.4f}")
+        for each in shown
+    )
 
 
 def confidence(accuracy: Accuracy) -> str:

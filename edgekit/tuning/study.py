@@ -78,7 +78,9 @@ class Trial:
         """The trial of a candidate with this measurement of its bundle."""
         if measured.failure:
             return cls(number, candidate, "fail", error=str(measured.failure))
-        accuracy = measured.accuracy and replace(measured.accuracy, changes=None, right_by_class=None)
+        accuracy = measured.accuracy and replace(
+            measured.accuracy, changes=None, right_by_class=None, given_by_class=None
+        )
         files = bundle.manifest.files if bundle else {}
         return cls(
             number,

@@ -89,14 +89,17 @@ class Embedding(Task):
 
     def changes(
         self, answers: Outputs, reference: Outputs, targets: Targets, names: Sequence[str]
-    ) -> tuple[ClassChange, ...] | None:
-        """Classes of the images whose nearest neighbour differs; the examples name both neighbours."""
-        if not is_labelled(targets):
-            return None
+    ) -> tuple[ClassChange, ...]:
+        """Classes of the images whose nearest neighbour differs; the examples name both neighbours.
+
+        Without labels, all images are one class, and the reference's neighbour is the right one.
+        """
         near, were_near = neighbours(answers.values)[:, 0], neighbours(reference.values)[:, 0]
         shown = names or [f"image {place}" for place in range(len(targets))]
         words = [(shown[before], shown[after]) for before, after in zip(were_near, near, strict=True)]
         right, was_right = targets[near] == targets, targets[were_near] == targets
+        if not is_labelled(targets):
+            right, was_right = near == were_near, np.ones_like(was_right)
         return changed(near != were_near, right, was_right, targets, words, names)
 
     def right_by_class(self, answers: Outputs, targets: Targets) -> tuple[int, ...] | None:

@@ -106,8 +106,17 @@ class MultiLabel(Task):
 
     def right_by_class(self, answers: Outputs, targets: Targets) -> tuple[int, ...] | None:
         """Number of images of each class for which the class is given."""
-        counts, present = (self.given(answers) & targets).sum(0), targets.any(0)
-        return tuple(counts[present].tolist()) if present.sum() <= MOST_CLASSES else None
+        return _by_class(self.given(answers) & targets, targets)
+
+    def given_by_class(self, answers: Outputs, targets: Targets) -> tuple[int, ...] | None:
+        """Number of images for which the class is given, right or wrong."""
+        return _by_class(self.given(answers), targets)
+
+
+def _by_class(chosen: NDArray[np.bool_], targets: Targets) -> tuple[int, ...] | None:
+    """Number of chosen images of each class that images have; None for too many classes."""
+    present = targets.any(0)
+    return tuple(chosen.sum(0)[present].tolist()) if present.sum() <= MOST_CLASSES else None
 
 
 def sigmoid(outputs: NDArray[np.float32]) -> NDArray[np.float64]:

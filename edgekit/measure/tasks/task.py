@@ -137,18 +137,20 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def changes(
-        self, answers: Any, reference: Any, targets: Targets, names: Sequence[str]
-    ) -> tuple[ClassChange, ...] | None:
+    def changes(self, answers: Any, reference: Any, targets: Targets, names: Sequence[str]) -> tuple[ClassChange, ...]:
         """Classes in which an answer differs from the reference's, the largest loss first.
 
         They have their indices instead of their names, which `--labels` may change later; see `with_class_names`.
-        None without labels. `names` are those of the images; where there are none, an image is named by its place.
+        `names` are those of the images; where there are none, an image is named by its place.
         """
 
     @abstractmethod
     def right_by_class(self, answers: Any, targets: Targets) -> tuple[int, ...] | None:
         """Number of images with a right answer for each class that images have; None for more than `MOST_CLASSES`."""
+
+    def given_by_class(self, answers: Any, targets: Targets) -> tuple[int, ...] | None:
+        """Number of images for which each of these classes is given; None where an image has one class."""
+        return None
 
     def with_class_names(self, changes: Sequence[ClassChange], names: ClassNames) -> tuple[ClassChange, ...]:
         """The changes with the names of the classes instead of their indices."""
