@@ -104,13 +104,17 @@ class OwnMetric(Task):
 
     def changes(
         self, answers: Outputs, reference: Outputs, targets: Targets, names: Sequence[str]
-    ) -> tuple[ClassChange, ...] | None:
+    ) -> tuple[ClassChange, ...]:
         """Those of the task."""
         return self.task.changes(self.task.kept(answers.values), self.task.kept(reference.values), targets, names)
 
     def right_by_class(self, answers: Outputs, targets: Targets) -> tuple[int, ...] | None:
         """Those of the task."""
         return self.task.right_by_class(self.task.kept(answers.values), targets)
+
+    def given_by_class(self, answers: Outputs, targets: Targets) -> tuple[int, ...] | None:
+        """Those of the task."""
+        return self.task.given_by_class(self.task.kept(answers.values), targets)
 
     def _value(self, outputs: NDArray[np.float32], targets: Targets) -> float:
         value: Any = self.metric(outputs, targets)

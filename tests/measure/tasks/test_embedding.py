@@ -60,8 +60,18 @@ def test_without_labels_the_metric_is_the_cosine_to_float() -> None:
     assert accuracy.drop_points == pytest.approx(100 * (1 - accuracy.value))
     low, high = accuracy.drop_ci95_points
     assert low < accuracy.drop_points < high
-    assert TASK.changes(reference, reference, np.full(len(labels), -1), ()) is None
+    assert TASK.changes(reference, reference, np.full(len(labels), -1), ()) == ()
     assert TASK.reference("torch", reference, np.full(len(labels), -1), 8, False).value == 1
+
+
+def test_without_labels_the_neighbour_in_float_is_the_right_one() -> None:
+    reference, labels = vectors()
+    unlabelled, other = np.full(len(labels), -1), noisy(reference, 0.3)
+    (change,) = TASK.with_class_names(TASK.changes(other, reference, unlabelled, ()), {-1: ""})
+    flipped = int((neighbours(other.values)[:, 0] != neighbours(reference.values)[:, 0]).sum())
+    assert (change.label, change.images, change.flipped) == ("", 60, flipped)
+    assert (change.reference_right, change.right) == (60, 60 - flipped)
+    assert flipped
 
 
 def test_more_noise_lowers_every_figure() -> None:

@@ -47,6 +47,15 @@ def test_f1_is_that_of_scikit_learn() -> None:
     assert f1_scores(given, targets) == pytest.approx(f1_score(targets, given, average=None))
 
 
+def test_the_counts_of_each_class_give_its_f1() -> None:
+    answers, targets = scenes()
+    right, given = TASK.right_by_class(answers, targets), TASK.given_by_class(answers, targets)
+    assert right
+    assert given
+    f1 = [2 * hits / (own + given[c]) for c, (hits, own) in enumerate(zip(right, targets.sum(0), strict=True))]
+    assert f1 == pytest.approx(f1_score(targets, TASK.given(answers), average=None))
+
+
 def test_a_class_without_an_image_is_left_out_of_the_mean() -> None:
     answers, targets = scenes()
     targets[:, 2] = False
