@@ -85,10 +85,12 @@ def keeps_job(run: Path) -> bool:
 def _images_in(data: Path, bundle: Path, taken: int) -> int | None:
     """Number of images in a data set without those that are taken; None if the set can't be listed."""
     from edgekit.images.dataset import open_dataset
+    from edgekit.measure.shards import task_in
     from edgekit.runtime.bundle import read_bundle
 
     try:
-        return len(open_dataset(data, read_bundle(bundle).labels).samples) - taken
+        opened = read_bundle(bundle)
+        return len(open_dataset(data, opened.labels, task_in(opened).labelling).samples) - taken
     except EdgekitError:
         return None
 

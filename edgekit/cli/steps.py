@@ -42,7 +42,7 @@ def quantize(model: Model, stated: dict[str, Any], json_: Json = False, quiet: Q
 @app.command(name="compile", rich_help_panel=panels.MORE)
 @states(
     *MODEL,
-    *("data", "targets", "device_class", "recipe", "seed", "output"),
+    *("task", "data", "targets", "device_class", "recipe", "seed", "output"),
     defaults={"data": f"{panels.REQUIRED} for a model", "output": "runs/MODEL; graphs need the option"},
     helps={"output": "Folder for the bundles."},
 )
