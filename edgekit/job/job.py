@@ -13,7 +13,6 @@ from edgekit.errors import UsageError, did_you_mean
 from edgekit.job import kinds
 from edgekit.job.kinds import Option
 from edgekit.measure.settings import Gates, Timing
-from edgekit.measure.tasks.own_metric import Metric
 from edgekit.models.demo import OUTPUT, assets, demo_model
 from edgekit.models.options import ModelArgs, ModelOptions
 
@@ -422,7 +421,7 @@ class Job:
             help="Leave thumbnails of the images that INT8 classifies differently out of report.html.",
         ),
     ] = True
-    metric: Metric | None = None
+    metric: Callable[..., float] | None = None
     """Function that judges the outputs instead of the task's metric; a job in Python alone has one."""
     stated: Stated = field(default_factory=dict, compare=False)
     """The values that were stated, from which the same job can be stated again."""
