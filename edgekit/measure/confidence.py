@@ -18,7 +18,7 @@ CELLS = 256
 RESAMPLES, GROUPS = 1_000, 512
 """Resamples of the bootstrap, and most groups of images that it draws from."""
 THRESHOLDS = (0.5, 0.8)
-"""Thresholds that a report counts crossings of if the user states none."""
+"""Thresholds whose crossings are counted if neither the user nor the manifest states any."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,18 @@ def calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]
     return _calibration_errors([(confidence, right)])[0]
 
 
-def compare_confidences(
-    bundle: Confidences, reference: Confidences, thresholds: Sequence[float] = THRESHOLDS, stated: bool = False
-) -> Confidence:
+def compare_confidences(bundle: Confidences, reference: Confidences, thresholds: Sequence[float] = ()) -> Confidence:
     """Compare the confidences of a bundle with those of the reference for the same images.
 
-    `stated` says whether the user, or the bundle's manifest, states the thresholds.
+    `thresholds` has one for all answers, one for each of K, or none, which gives `THRESHOLDS`.
     """
-    crossed = tuple(_crossings(bundle, reference, threshold, stated) for threshold in thresholds)
-    compared = Confidence(crossing_share=crossed[-1].share, crossings=crossed)
+    each = tuple(dict.fromkeys(thresholds)) or THRESHOLDS
+    one_by_one = len(thresholds) > 1 and len(each) > 1
+    crossed = tuple(
+        _crossings(bundle, reference, threshold, bool(thresholds))
+        for threshold in ([np.array(thresholds)] if one_by_one else each)
+    )
+    compared = Confidence(crossing_share=crossed[-1].images / len(bundle.values), crossings=crossed)
     if bundle.right is None or reference.right is None:
         return compared
     both = [(bundle.values, bundle.right), (reference.values, reference.right)]
@@ -78,24 +81,29 @@ def compare_confidences(
     )
 
 
-def crossings(before: NDArray[np.floating], after: NDArray[np.floating], threshold: float) -> tuple[int, int]:
-    """Number of answers that reach the threshold only after, and only before. The arrays have the same shape."""
+def crossings(
+    before: NDArray[np.floating], after: NDArray[np.floating], threshold: float | NDArray[np.floating]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which answers reach the threshold only after, and which only before. All arrays have the same shape."""
     old, new = before >= threshold, after >= threshold
-    return int((new & ~old).sum()), int((old & ~new).sum())
+    return new & ~old, old & ~new
 
 
-def _crossings(bundle: Confidences, reference: Confidences, threshold: float, stated: bool) -> Crossings:
+def _crossings(
+    bundle: Confidences, reference: Confidences, threshold: float | NDArray[np.floating], stated: bool
+) -> Crossings:
     upward, downward = crossings(reference.values, bundle.values, threshold)
     changed = 0
     if bundle.classes is not None and reference.classes is not None:
         given = (reference.values >= threshold) & (bundle.values >= threshold)
         changed = int((given & (bundle.classes != reference.classes)).sum())
     return Crossings(
-        threshold=threshold,
+        threshold=threshold if isinstance(threshold, float) else None,
         stated=stated,
         count=bundle.values.size,
-        upward=upward,
-        downward=downward,
+        upward=int(upward.sum()),
+        downward=int(downward.sum()),
+        images=int((upward | downward).reshape(len(upward), -1).any(1).sum()),
         changed_class=changed,
     )
 

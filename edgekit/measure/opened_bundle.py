@@ -115,6 +115,7 @@ def accuracy_of(answers: Answers, images: EvaluationImages) -> Accuracy:
         changes=task.changes(answers, images.reference, targets, images.names),
         right_by_class=task.right_by_class(answers, targets),
         given_by_class=task.given_by_class(answers, targets),
+        confidence=task.confidence(answers, images.reference, targets),
     )
 
 

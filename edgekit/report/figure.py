@@ -183,8 +183,8 @@ FIGURES: tuple[Figure, ...] = (
                    "calibration error"),
     Figure(path="accuracy.confidence.crossing_share", title="cross threshold", unit="%", digits=1, scale=100, rank=12,
            better="lower", optional=True, csv="crossing_percent",
-           meaning="share of answers whose confidence reaches the stated threshold, or else 0.8, with only one of the "
-                   "bundle and torch"),
+           meaning="share of images with an answer whose confidence reaches the threshold, 0.8 unless one is stated, "
+                   "with only one of the bundle and torch"),
     Figure(path="accuracy.count", title="images", unit="n", digits=0, rank=13, csv="eval_images",
            meaning="number of evaluation images"),
     Figure(path="latency_ms.count", title="runs", unit="n", digits=0, rank=14, csv="timed_runs",

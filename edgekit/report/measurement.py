@@ -117,23 +117,20 @@ TOP1 = "top-1"
 class Crossings:
     """Answers that reach a confidence threshold with only one of the bundle and the reference."""
 
-    threshold: float
-    """Confidence from which an app acts on an answer."""
+    threshold: float | None
+    """Confidence from which an app acts on an answer; null where each class has its own in the manifest."""
     stated: bool
-    """Whether the user stated the threshold; otherwise it is one of edgekit's own."""
+    """Whether the user or the manifest states the threshold; otherwise it is one that every report has."""
     count: Count
     """Number of answers: of images, or of images times labels where each label is decided by itself."""
     upward: Count
     """Number of answers that reach the threshold with the bundle and not with the reference."""
     downward: Count
     """Number of answers that reach it with the reference and not with the bundle."""
+    images: Count
+    """Number of images with an answer that crosses it in either direction."""
     changed_class: Count = 0
     """Number of answers that reach it with both, but name different classes."""
-
-    @property
-    def share(self) -> float:
-        """Share of the answers that cross the threshold in either direction."""
-        return (self.upward + self.downward) / max(1, self.count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,12 +148,12 @@ class Confidence:
     calibration_error_change_ci95: Interval | None = None
     """95 % interval of the bundle's error minus the reference's, on the same images (paired bootstrap)."""
     crossing_share: Fraction | None = None
-    """Share of the answers that cross the last threshold, in either direction."""
+    """Share of the images with an answer that crosses the last threshold, in either direction."""
     crossings: tuple[Crossings, ...] = ()
     """Answers that cross each threshold."""
     temperature: float | None = None
-    """Temperature by which the last layer was divided, so that confidences match the float network's; null for
-    none."""
+    """Temperature by which the outputs of the INT8 network were divided, in the weights of its last layer, so that
+    confidences match the float network's; null for none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,18 @@ def test_equal_confidences_have_an_error(confidence: NDArray[np.float64]) -> Non
 
 def test_crossings_have_directions_and_reach_the_threshold_itself() -> None:
     before, after = np.array([0.79, 0.8, 0.9, 0.1, 0.81]), np.array([0.8, 0.79, 0.95, 0.2, 0.3])
-    assert crossings(before, after, 0.8) == (1, 2)
+    upward, downward = crossings(before, after, 0.8)
+    assert [*np.flatnonzero(upward)] == [0]
+    assert [*np.flatnonzero(downward)] == [1, 4]
+
+
+def test_several_labels_cross_their_own_thresholds() -> None:
+    before = np.array([[0.3, 0.9], [0.4, 0.2], [0.6, 0.6]], np.float32)
+    after = np.array([[0.6, 0.6], [0.4, 0.2], [0.6, 0.6]], np.float32)
+    (own,) = compare_confidences(Confidences(after), Confidences(before), (0.5, 0.7)).crossings
+    assert (own.threshold, own.count, own.upward, own.downward, own.images) == (None, 6, 1, 1, 1)
+    (same,) = compare_confidences(Confidences(after), Confidences(before), (0.7, 0.7)).crossings
+    assert (same.threshold, same.upward, same.downward) == (0.7, 0, 1)
 
 
 def test_a_comparison_has_both_errors_and_all_crossings() -> None:
@@ -67,7 +78,7 @@ def test_a_comparison_has_both_errors_and_all_crossings() -> None:
     classes = np.zeros(len(right), np.int64)
     reference = Confidences(confidence.astype(np.float32), right, classes)
     shrunk = Confidences(reference.values - np.float32(0.1), right, np.where(np.arange(len(right)) < 10, 1, classes))
-    compared = compare_confidences(shrunk, reference, (0.5,), stated=True)
+    compared = compare_confidences(shrunk, reference, (0.5,))
     assert compared.calibration_error == pytest.approx(0.1, abs=0.01)
     assert compared.reference_calibration_error == pytest.approx(0, abs=0.02)
     low, high = compared.calibration_error_change_ci95 or (0, 0)
@@ -76,11 +87,12 @@ def test_a_comparison_has_both_errors_and_all_crossings() -> None:
     given = ((reference.values >= 0.5) & (reference.values < 0.6)).sum()
     assert (crossed.upward, crossed.downward, crossed.count) == (0, given, 20_000)
     assert crossed.changed_class == (shrunk.values[:10] >= 0.5).sum()
-    assert crossed.share == given / 20_000
+    assert crossed.images == given
+    assert compared.crossing_share == given / 20_000
 
 
 def test_confidences_that_are_no_probabilities_only_cross() -> None:
-    cosines = np.array([[0.4, 0.9]], np.float32)
+    cosines = np.array([0.4, 0.9], np.float32)
     compared = compare_confidences(Confidences(cosines), Confidences(cosines + np.float32(0.2)))
     assert compared.calibration_error is None
     assert compared.calibration_error_change_ci95 is None

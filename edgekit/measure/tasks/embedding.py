@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.config.choices import Activation, Labelling
+from edgekit.measure.confidence import Confidences
 from edgekit.measure.paired import bootstrap_weights, paired_interval, percentile_interval, share_interval
 from edgekit.measure.tasks.single_label import chance, changed, difference, hits_by_class, near_chance
 from edgekit.measure.tasks.task import Answers, Outputs, Targets, Task
@@ -101,6 +102,11 @@ class Embedding(Task):
         if not is_labelled(targets):
             right, was_right = near == were_near, np.ones_like(was_right)
         return changed(near != were_near, right, was_right, targets, words, names)
+
+    def confidences(self, answers: Outputs, targets: Targets) -> Confidences:
+        """The cosines to the nearest other images, which are no probabilities."""
+        nearest = answers.values[neighbours(answers.values)[:, 0]]
+        return Confidences(np.einsum("nd,nd->n", answers.values, nearest))
 
     def right_by_class(self, answers: Outputs, targets: Targets) -> tuple[int, ...] | None:
         """Number of images of each class whose nearest neighbour has it too."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.config.choices import Activation, Labelling
+from edgekit.measure.confidence import Confidences
 from edgekit.measure.paired import bootstrap_weights, percentile_interval
 from edgekit.measure.tasks.single_label import near_chance, worst_first
 from edgekit.measure.tasks.task import EXAMPLES, MOST_CLASSES, Answers, Outputs, Targets, Task
@@ -103,6 +104,10 @@ class MultiLabel(Task):
             )
 
         return worst_first(of_class(int(label)) for label in np.flatnonzero((given != was_given).any(0)))
+
+    def confidences(self, answers: Outputs, targets: Targets) -> Confidences:
+        """The score of each class for each image."""
+        return Confidences(sigmoid(answers.values).astype(np.float32), targets)
 
     def right_by_class(self, answers: Outputs, targets: Targets) -> tuple[int, ...] | None:
         """Number of images of each class for which the class is given."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgekit.config.choices import Activation, Labelling
 from edgekit.errors import UsageError
+from edgekit.measure.confidence import Confidences
 from edgekit.measure.paired import CONFIDENCE
 from edgekit.measure.tasks.task import Answers, Outputs, Targets, Task
 from edgekit.report.document import Reference
@@ -107,6 +108,10 @@ class OwnMetric(Task):
     ) -> tuple[ClassChange, ...]:
         """Those of the task."""
         return self.task.changes(self.task.kept(answers.values), self.task.kept(reference.values), targets, names)
+
+    def confidences(self, answers: Outputs, targets: Targets) -> Confidences:
+        """Those of the task."""
+        return self.task.confidences(self.task.kept(answers.values), targets)
 
     def right_by_class(self, answers: Outputs, targets: Targets) -> tuple[int, ...] | None:
         """Those of the task."""

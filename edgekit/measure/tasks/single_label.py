@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.config.choices import Activation, Labelling
+from edgekit.measure.confidence import Confidences
 from edgekit.measure.paired import mcnemar, paired_interval, share_interval
 from edgekit.measure.tasks.task import CLASSES, EXAMPLES, MOST_CLASSES, Answers, Targets, Task
 from edgekit.report.document import Reference
@@ -92,6 +93,10 @@ class SingleLabel(Task):
         words = [(str(before), str(after)) for before, after in zip(reference.best, answers.best, strict=True)]
         hits = answers.right(targets), reference.right(targets)
         return changed(answers.best != reference.best, *hits, targets, words, names)
+
+    def confidences(self, answers: TopClasses, targets: Targets) -> Confidences:
+        """The softmax scores of the best classes."""
+        return Confidences(answers.confidence, answers.right(targets), answers.best)
 
     def right_by_class(self, answers: TopClasses, targets: Targets) -> tuple[int, ...] | None:
         """Number of images of each class whose best class is the right one."""

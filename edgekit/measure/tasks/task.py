@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.config.choices import Activation, Labelling
+from edgekit.measure.confidence import Confidences, compare_confidences
 from edgekit.report.document import Reference
-from edgekit.report.measurement import Accuracy, ClassChange
+from edgekit.report.measurement import Accuracy, ClassChange, Confidence
 from edgekit.support.files import Inputs
 from edgekit.support.run_folder import RunFolder
 
@@ -143,6 +144,15 @@ class Task(ABC):
         They have their indices instead of their names, which `--labels` may change later; see `with_class_names`.
         `names` are those of the images; where there are none, an image is named by its place.
         """
+
+    @abstractmethod
+    def confidences(self, answers: Any, targets: Targets) -> Confidences:
+        """The confidences of answers, and whether these are right."""
+
+    def confidence(self, answers: Any, reference: Any, targets: Targets) -> Confidence:
+        """How far the confidences of answers can be trusted, beside the reference's for the same images."""
+        both = self.confidences(answers, targets), self.confidences(reference, targets)
+        return compare_confidences(*both, self.thresholds)
 
     @abstractmethod
     def right_by_class(self, answers: Any, targets: Targets) -> tuple[int, ...] | None:
