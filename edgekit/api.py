@@ -256,7 +256,7 @@ def quantize(
     return made
 
 
-@_takes("data", "num_eval_samples", "seed", "threads", "max_drop")
+@_takes("data", "num_eval_samples", "seed", "threads", "threshold", "max_drop")
 def evaluate(
     bundles: Place | Sequence[Place], data: Any, *, reference: Place | None = None, quiet: bool = False, **options: Any
 ) -> BundleEvaluation:
@@ -276,7 +276,7 @@ def evaluate(
     gates = None if job.max_drop is None else job.gates
     with _running(quiet, builds=False) as reporter:
         what = (bundles_of(_paths(bundles)), job.data, job.num_eval_samples, job.seed, job.threads, reporter)
-        return evaluate_bundles(*what, reference=other, gates=gates)
+        return evaluate_bundles(*what, reference=other, gates=gates, threshold=job.threshold)
 
 
 @_takes(*MEASURING)

@@ -31,7 +31,7 @@ Examples:
 
 @app.command(rich_help_panel=panels.MORE, epilog=EXAMPLES)
 @states(
-    *("data", "num_eval_samples", "seed", "devices", "web_runtime", "web_network", "threads", "max_drop"),
+    *("data", "num_eval_samples", "seed", "devices", "web_runtime", "web_network", "threads", "threshold", "max_drop"),
     defaults={
         "data": panels.REQUIRED,
         "num_eval_samples": "all",
@@ -129,10 +129,10 @@ def evaluate(
         if browser is not None:
             from edgekit.devices.web.evaluate import evaluate_in_browser
 
-            evaluation = evaluate_in_browser(browser, *what, reference=reference, gates=gates)
+            evaluation = evaluate_in_browser(browser, *what, reference=reference, gates=gates, threshold=job.threshold)
         else:
             scale = Scale(workers, scheduler, output)
-            evaluation = evaluate_bundles(*what, scale, reference=reference, gates=gates)
+            evaluation = evaluate_bundles(*what, scale, reference=reference, gates=gates, threshold=job.threshold)
         if json_:
             emit(out, evaluation)
             for warning in evaluation.warnings:

@@ -363,6 +363,18 @@ class Job:
             help="Timed inferences of each bundle.",
         ),
     ] = None
+    threshold: Annotated[
+        float | None,
+        Option(
+            kind=kinds.Number(0, 1, whole=False),
+            panel="Measurement",
+            metavar="SCORE",
+            default="0.5 and 0.8, or those of a model with several labels",
+            advanced=True,
+            help="Confidence from which your app acts on an answer, from 0 to 1. The report counts the answers that "
+            "cross it in int8.",
+        ),
+    ] = None
     max_drop: Annotated[
         float | None,
         Option(

@@ -73,12 +73,13 @@ def evaluate_bundles(
     reference: Path | None = None,
     gates: Gates | None = None,
     elsewhere: Elsewhere | None = None,
+    threshold: float | None = None,
 ) -> BundleEvaluation:
     """Evaluate bundles on the same images, and compare each with one of them.
 
     That is `reference`, which is evaluated too, or else the first float bundle, or else the first bundle. With gates,
-    the others must not lose more accuracy. With `elsewhere`, another device runs the bundles. Raises UsageError if the
-    bundles can't be compared, and DeviceError if that device fails.
+    the others must not lose more accuracy. With `elsewhere`, another device runs the bundles. `threshold` replaces the
+    bundles' own. Raises UsageError if the bundles can't be compared, and DeviceError if that device fails.
     """
     scale = scale or Scale()
     check_threads(threads)
@@ -114,6 +115,7 @@ def evaluate_bundles(
                     raise
                 reporter.failed(title, error)
                 answers.append(Failure.of("evaluate", error))
+        task = task.at(threshold, bundles[0].manifest.classes)
         document = compare_bundles(task, bundles, answers, chosen, dataset.targets(chosen.samples), reference, gates)
         document = replace(document, device=elsewhere.device if elsewhere else None)
         if run:

@@ -16,7 +16,7 @@ from edgekit.report.document import Reference, Unreadable
 from edgekit.report.figure import Count
 from edgekit.report.measurement import Accuracy, Failure
 from edgekit.report.row import Gate, Verdict
-from edgekit.report.sentences import RANDOM, near_chance
+from edgekit.report.sentences import RANDOM, crossing, near_chance
 from edgekit.runtime.bundle import Bundle
 
 SHOWN = 3
@@ -62,7 +62,7 @@ class EvaluatedBundle:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return self.reasons
+        return (*self.reasons, *crossing(self.accuracy))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from edgekit.measure.steadiness import throttled, unreliable
 from edgekit.report.figure import counted, points
 from edgekit.report.measurement import Accuracy, Bound, Measurement
 from edgekit.report.row import Gate, Row, Verdict
+from edgekit.report.sentences import crossing
 from edgekit.report.times import Speedup
 
 NOT_INT8 = "this gate applies to int8 bundles"
@@ -205,6 +206,7 @@ def remarks_on(measured: Measurement) -> Iterator[str]:
         yield SIMULATED
     if measured.int8 and measured.int8.pairs_that_can_saturate and not _is_arm(measured.device.device_class):
         yield f"{measured.int8.pairs_that_can_saturate:,} {SATURATING}"
+    yield from crossing(measured.accuracy)
     browser = measured.device.browser
     if browser and measured.precision == "int8" and browser.dot_product in DOT_PRODUCTS:
         yield DOT_PRODUCTS[browser.dot_product]

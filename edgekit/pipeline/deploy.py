@@ -56,6 +56,7 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
         counts = job.num_calibration_samples, job.num_eval_samples
         choice = ImageChoice(job.data, job.calibration_data, *counts, job.seed)
         spec, images = load(job.model_options, settings, choice, reporter)
+        spec = spec.at(job.threshold)
         if job.metric:
             spec = replace(spec, task=OwnMetric(task=spec.task, metric=job.metric))
         refused.warn(reporter)

@@ -116,7 +116,8 @@ def load_job(job: Job, reporter: Reporter, evaluates: bool = True) -> tuple[Buil
     stated = job.recipe, job.scheme, job.calibration_list, job.task
     settings = choose_settings(job.identified, job.targets, device_class, *stated)
     choice = ImageChoice(job.data, job.calibration_data, job.num_calibration_samples, job.num_eval_samples, job.seed)
-    return load(job.model_options, settings, choice, reporter, evaluates)
+    spec, images = load(job.model_options, settings, choice, reporter, evaluates)
+    return spec.at(job.threshold), images
 
 
 def load(

@@ -41,6 +41,10 @@ class BuildSpec:
     task: Task = field(default_factory=SingleLabel)
     """What the network's outputs mean."""
 
+    def at(self, threshold: float | None) -> "BuildSpec":
+        """The same with a threshold that the user states; see `Task.at`."""
+        return replace(self, task=self.task.at(threshold, self.network.classes))
+
     def request(self, target: str, precision: Precision) -> "BundleRequest":
         """The request for one bundle."""
         request = BundleRequest(self.network, target, precision, self.recipe, self.device_class, task=self.task)
@@ -84,7 +88,7 @@ class BundleInputs(Inputs):
     calibration: CalibrationInputs | None
     """Inputs of the calibration; None for a float bundle."""
     task: tuple[str, tuple[float, ...]]
-    """Name of the task, and its thresholds."""
+    """Name of the task, and its thresholds if the manifest has them."""
     versions: Mapping[str, str]
     """Versions of the packages that compile and run bundles, of Python and of edgekit, and the hash of its code."""
 
@@ -134,7 +138,7 @@ class BundleRequest:
             rewrites_and_placement=recipe.targets[self.target],
             device_class=self.device_class,
             calibration=calibration,
-            task=(self.task.name, self.task.thresholds),
+            task=(self.task.name, self.task.thresholds if self.task.activation == "sigmoid" else ()),
             versions=versions(),
         )
 

@@ -218,6 +218,23 @@ def confidence(accuracy: Accuracy) -> str:
     )
 
 
+MOST_CROSSING = 0.01
+"""Share of the images up to which answers may cross the threshold without a remark."""
+
+
+def crossing(accuracy: Accuracy | None) -> list[str]:
+    """The remark that many answers cross the confidence threshold; empty for few."""
+    found = accuracy.confidence if accuracy else None
+    if found is None or not found.crossings or (found.crossing_share or 0) <= MOST_CROSSING:
+        return []
+    last = found.crossings[-1]
+    where = "the thresholds of their classes" if last.threshold is None else f"a confidence of {last.threshold:g}"
+    return [
+        f"answers of {100 * (found.crossing_share or 0):.1f} % of the images cross {where}: {last.upward:,} reach it "
+        f"only with this bundle, {last.downward:,} only with the reference"
+    ]
+
+
 def is_unconfirmed(accuracy: Accuracy | None) -> bool:
     """Whether a gate on the loss applies, and its images can't confirm that it is met."""
     return accuracy is not None and accuracy.bound is not None and not accuracy.bound.shown

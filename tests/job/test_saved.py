@@ -63,6 +63,7 @@ def all_stated(tmp_path: Path, photos: Path, finished_run: Path) -> dict[str, An
         "threads": 2,
         "warmup": 6,
         "iterations": 7,
+        "threshold": 0.7,
         "max_drop": 0.5,
         "min_speedup": 1.5,
         "repair": False,

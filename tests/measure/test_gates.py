@@ -8,7 +8,7 @@ import pytest
 from edgekit.measure.gates import NEAR_CHANCE, SIMULATED, TOO_FEW_RUNS, judge, judge_latency, verdict_of
 from edgekit.measure.recommendation import recommend
 from edgekit.measure.settings import Gates
-from edgekit.report.measurement import Bound, Int8, LowPrecision
+from edgekit.report.measurement import Bound, Confidence, Crossings, Int8, LowPrecision
 from edgekit.report.row import Gate, GateName, Row
 from edgekit.report.times import Energy, Speedup
 from tests.helpers.measurements import accuracy, conditions, device, failed, latency, measurement, speedup
@@ -55,6 +55,21 @@ def test_times_of_an_emulated_device_are_not_judged() -> None:
 def test_int8_within_its_gates_passes() -> None:
     judged = row()
     assert (judged.verdict, judged.reasons, judged.remarks) == ("pass", (), ())
+
+
+@pytest.mark.parametrize(
+    ("threshold", "where"), [(0.8, "a confidence of 0.8"), (None, "the thresholds of their classes")]
+)
+def test_answers_that_cross_a_threshold_are_a_remark(threshold: float | None, where: str) -> None:
+    crossed = Crossings(threshold=threshold, stated=True, count=500, upward=2, downward=4, images=6)
+    confident = replace(accuracy(), confidence=Confidence(crossing_share=0.012, crossings=(crossed,)))
+    judged = row(accuracy=confident)
+    remark = (
+        f"answers of 1.2 % of the images cross {where}: 2 reach it only with this bundle, 4 only with the reference"
+    )
+    assert (judged.verdict, judged.remarks) == ("pass", (remark,))
+    few = replace(confident, confidence=Confidence(crossing_share=0.01, crossings=(crossed,)))
+    assert row(accuracy=few).remarks == ()
 
 
 def test_a_reference_near_chance_leaves_every_row_inconclusive() -> None:

@@ -62,6 +62,7 @@ def evaluate_in_browser(
     reporter: Reporter,
     reference: Path | None = None,
     gates: Gates | None = None,
+    threshold: float | None = None,
 ) -> BundleEvaluation:
     """Evaluate bundles for LiteRT in a browser, as `evaluate_bundles` does here. Raises BrowserError if that fails.
 
@@ -83,6 +84,7 @@ def evaluate_in_browser(
             reference=reference,
             gates=gates,
             elsewhere=inside,
+            threshold=threshold,
         )
         inside.browser.finish(evaluation.results)
         return evaluation

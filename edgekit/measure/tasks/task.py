@@ -113,6 +113,12 @@ class Task(ABC):
         """Text that differs between tasks that judge the same outputs differently."""
         return f"{self.name} {self.thresholds}"
 
+    def at(self, threshold: float | None, outputs: int) -> Self:
+        """The task with a threshold that the user states, for a network with so many outputs; itself without one."""
+        if threshold is None:
+            return self
+        return replace(self, thresholds=(threshold,) * (outputs if self.activation == "sigmoid" else 1))
+
     def with_thresholds(self, outputs: NDArray[np.float32], targets: Targets) -> Self:
         """The task with the thresholds that suit these outputs of the float network [N,K], if it chooses any."""
         return self
