@@ -25,6 +25,7 @@ COMPLETIONS: Mapping[str, Callable[..., Any]] = {
     "targets": completion.runtimes,
     "precisions": completion.precisions,
     "scheme": completion.schemes,
+    "task": completion.tasks,
     "recipe": completion.recipes,
     "device_class": completion.device_classes,
     "devices": completion.measuring_devices,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from edgekit.config.choices import INTERPOLATIONS, PRECISIONS, SCHEMES
+from edgekit.config.choices import INTERPOLATIONS, PRECISIONS, SCHEMES, TASKS
 from edgekit.config.device_classes import list_device_classes
 from edgekit.config.recipes import list_recipes
 from edgekit.config.runtimes import RUNTIMES
@@ -51,6 +51,11 @@ def schemes() -> tuple[str, ...]:
 def interpolations() -> tuple[str, ...]:
     """Filters that resize images."""
     return INTERPOLATIONS
+
+
+def tasks() -> tuple[str, ...]:
+    """What a network's outputs may mean."""
+    return TASKS
 
 
 @_offering

@@ -13,7 +13,7 @@ import pytest
 
 from edgekit.cli import COMPLETION, completion
 from edgekit.cli.main import main
-from edgekit.config.choices import INTERPOLATIONS, PRECISIONS, SCHEMES
+from edgekit.config.choices import INTERPOLATIONS, PRECISIONS, SCHEMES, TASKS
 from edgekit.config.device_classes import list_device_classes
 from edgekit.config.recipes import list_recipes
 from edgekit.config.runtimes import RUNTIMES
@@ -69,6 +69,7 @@ def complete(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
         (["deploy", "--device", "pi5,l"], ["pi5,local", "pi5,lab"]),
         (["deploy", "--precision", ""], PRECISIONS),
         (["quantize", "--scheme", ""], SCHEMES),
+        (["deploy", "--task", ""], TASKS),
         (["soup", "--method", ""], ["uniform", "greedy"]),
         (["plan", "--interpolation", ""], INTERPOLATIONS),
         (["deploy", "--weights", "r"], ["random"]),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.config.choices import INTERPOLATIONS
+from edgekit.config.choices import INTERPOLATIONS, TASKS
 from edgekit.config.device_classes import list_device_classes
 from edgekit.config.recipes import list_recipes
 from edgekit.config.runtimes import RUNTIMES
@@ -65,6 +65,7 @@ WRONG: dict[str, list[Wrong]] = {
     "--recipe": tables(("convnextv3", "gone.toml"), list_recipes(), ("estimator", "architectures")),
     "--precision": text("banana", "INT8", names=("float", "int8")),
     "--scheme": text("w4", "W8", names=("w8a8", "w8")),
+    "--task": text("regression", "Multi-Label", names=TASKS),
     "--device": [
         *text("pi5", names=("local", "ssh://USER@HOST")),
         Wrong(("ssh://", "ssh://a b"), ("ssh://USER@HOST",)),
