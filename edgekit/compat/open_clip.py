@@ -21,7 +21,8 @@ def build_vision_tower(library: Any, config: Mapping[str, Any]) -> nn.Module:
 
 
 def present_layout(library: Any, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """A checkpoint's tensors as open_clip gives them to a model of both towers: renamed, and resized to its image size.
+    """A checkpoint's tensors as open_clip gives them to a model of both towers, or to one with the image tower `visual`
+    alone: renamed, and resized to its image size.
 
     Checked with open_clip_torch 3.3, whose `load_checkpoint` reads a file and converts its tensors in one step.
     """
@@ -29,7 +30,7 @@ def present_layout(library: Any, state: dict[str, Tensor], model: nn.Module) -> 
 
     class Receiver:
         def __getattr__(self, name: str) -> Any:
-            return getattr(model, name)
+            return getattr(model, name, None)  # an image tower alone lacks what belongs to both
 
         def load_state_dict(self, state: dict[str, Tensor], strict: bool) -> None:
             converted.update(state)

@@ -490,6 +490,7 @@ class Job:
         else:
             own = self.model if isinstance(self.model, ModelOptions) else ModelOptions(name=self.model)
         stated = {name: getattr(self, name) for name in MODEL}
+        own = replace(own, headless=own.headless or self.task == "embedding")
         return replace(own, **{name: value for name, value in stated.items() if value is not None})
 
     @cached_property

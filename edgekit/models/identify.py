@@ -49,8 +49,9 @@ def identify(options: ModelOptions, command: Sequence[str] = ()) -> ModelOptions
     options = _with_description(options, checkpoint)
     if options.imgsz is None and (side := side_of_positions(options.name, checkpoint.state)) is not None:
         options = _noting(replace(options, imgsz=side), f"input: {side}x{side}, from the positions in '{file}'")
-    if "num_classes" not in options.model_args:
-        classes = _classes(options, source, checkpoint, path)
+    builds_no_head = options.headless and isinstance(source, TimmSource)  # torchvision's is dropped afterwards
+    if "num_classes" not in options.model_args and not builds_no_head:
+        classes = _classes(replace(options, headless=False), source, checkpoint, path)
         if classes is not None:
             options = _with_arguments(options, {"num_classes": classes})
             options = _noting(options, f"classes: {classes}, from the classifier in '{file}'")

@@ -1,4 +1,4 @@
-"""Models named `open_clip:NAME`: an image tower with a classification head.
+"""Models named `open_clip:NAME`: an image tower with a classification head, or alone for embeddings.
 
 Without a trained head, the text tower builds one from the names of the classes.
 """
@@ -58,15 +58,20 @@ class Attention(nn.Module):
 
 
 class ImageClassifier(nn.Module):
-    """Logits [N,classes] = head(normalized features), which is what zero-shot heads and CLIP fine-tunes expect."""
+    """Logits [N,classes] = head(normalized features), which is what zero-shot heads and CLIP fine-tunes expect.
 
-    def __init__(self, visual: nn.Module, head: nn.Linear) -> None:
+    Without a head, it returns the features [N,embed_dim] as they are.
+    """
+
+    def __init__(self, visual: nn.Module, head: nn.Linear | None) -> None:
         super().__init__()
         self.visual, self.head = visual, head
 
     def forward(self, images: Tensor) -> Tensor:
         output = self.visual(images)
-        features = output[0] if isinstance(output, tuple) else output
+        features: Tensor = output[0] if isinstance(output, tuple) else output
+        if self.head is None:
+            return features
         logits: Tensor = self.head(F.normalize(features, dim=-1))
         return logits
 
@@ -107,8 +112,8 @@ class OpenClipSource:
 
         `options.weights` is None for published weights, "random", or a file. For a checkpoint of both towers it builds
         a zero-shot head from the class names (`labels`, or ImageNet's); a checkpoint with `visual.*` and `head.*` has
-        its own head. `model_args` may only contain `num_classes`. Raises ModelError, WeightsError, UsageError, HubError
-        or MissingExtraError.
+        its own head. `model_args` may only contain `num_classes`; 0 leaves out the head. Raises ModelError,
+        WeightsError, UsageError, HubError or MissingExtraError.
         """
         library = import_needed("open_clip", "open-clip")
         config = _config(library, options)
@@ -116,17 +121,21 @@ class OpenClipSource:
             raise UsageError(
                 f"--model-args sets {', '.join(sorted(unknown))}, which {PREFIX} models don't have", valid="num_classes"
             )
-        classes = options.model_args.get("num_classes")
+        classes = options.model_args.get("num_classes", 0 if options.headless else None)
+        classifies = classes != 0
         if options.weights == "random":
-            module = _untrained(library, config, classes or IMAGENET_CLASSES)
+            module = _untrained(library, config, IMAGENET_CLASSES if classes is None else classes)
             randomize(module, _side(config))
             module = _with_preprocessing(library, deployable(module), options, config)
-            return LoadedModule(module, "random", state_sha256(module), None)
+            return LoadedModule(module, "random", state_sha256(module), None, has_classifier=classifies)
         tag = _tag(library, options)
         path = Path(options.weights) if options.weights else _download(library, options, tag)
         checkpoint = open_checkpoint(path)
         state, names = checkpoint.state, checkpoint.class_names
-        if any(key.startswith("head.") for key in state):
+        if not classifies:
+            module = _untrained(library, config, 0)
+            fit_weights(module, state, path, lambda tensors, tower: _tower_alone(library, tensors, tower))
+        elif any(key.startswith("head.") for key in state):
             module = _untrained(library, config, classes or _classes_of(state))
             fit_weights(module, state, path)
         else:
@@ -134,13 +143,15 @@ class OpenClipSource:
             module, names = _zero_shot(library, options, config, state, path), ()
         module = _with_preprocessing(library, deployable(module), options, config)
         notes = _note_on_tag(library, options)
-        return LoadedModule(module, options.weights or tag, file_sha256(path), None, class_names=names, notes=notes)
+        return LoadedModule(
+            module, options.weights or tag, file_sha256(path), None, None, names, notes, has_classifier=classifies
+        )
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
-        """Build the image tower and a head."""
+        """Build the image tower, and its head if it has one."""
         library = import_needed("open_clip", "open-clip")
         config = _config(library, options)
-        classes = options.model_args.get("num_classes") or IMAGENET_CLASSES
+        classes = options.model_args.get("num_classes", 0 if options.headless else IMAGENET_CLASSES)
         return _with_preprocessing(library, deployable(_untrained(library, config, classes)), options, config)
 
 
@@ -190,11 +201,21 @@ def _side(config: Config) -> tuple[int, int]:
 
 
 def _untrained(library: Any, config: Config, classes: int) -> ImageClassifier:
-    """The image tower alone and a head: a CoCa's other towers would need twice its memory."""
-    if classes < 2:
-        raise UsageError(f"--model-args sets num_classes={classes}", valid="a whole number from 2")
+    """The image tower and a head, without other towers: those of a CoCa would need twice its memory."""
+    if classes < 2 and classes != 0:
+        raise UsageError(
+            f"--model-args sets num_classes={classes}",
+            valid="a whole number from 2, or 0 for embeddings without a head",
+        )
     visual = build_vision_tower(library, config)
-    return ImageClassifier(visual, nn.Linear(config["embed_dim"], classes))
+    return ImageClassifier(visual, nn.Linear(config["embed_dim"], classes) if classes else None)
+
+
+def _tower_alone(library: Any, state: State, module: nn.Module) -> State:
+    """The tensors of the image tower, as open_clip gives them to a model."""
+    tower = {name: value for name, value in state.items() if name.startswith("visual.")}
+    present = present_layout(library, tower or state, module)
+    return {name: value for name, value in present.items() if name.startswith("visual.")}
 
 
 def _classes_of(state: State) -> int:
@@ -209,7 +230,7 @@ def _zero_shot(library: Any, options: ModelOptions, config: Config, state: State
         raise WeightsError(
             f"weights '{path}' have neither a head (head.weight) nor a text tower to build one from",
             valid="a fine-tuned checkpoint with visual.* and head.*, or open_clip's own with both towers",
-            fix="Choose such a checkpoint with `--weights FILE`",
+            fix="Choose such a checkpoint with `--weights FILE`, or deploy the tower alone with `--task embedding`",
         )
     names = resolve_labels(labels, classes or (_count_lines(labels) if labels else IMAGENET_CLASSES))
     if labels is None and len(names) != IMAGENET_CLASSES:

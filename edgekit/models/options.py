@@ -60,6 +60,9 @@ class ModelOptions:
     """One of `CROP_MODES` of the preprocessing. The command line has no option for it; saved folders have it."""
     trained_from_scratch: bool = False
     """Whether the weights of a file are known not to be derived from published ones, whose licence could apply."""
+    headless: bool = False
+    """Whether to leave out the classifier where the source can: timm's, torchvision's and open_clip's. `num_classes` in
+    `model_args` comes first."""
     labels: Path | None = None
     """File with one class name per line, in the order of the logits."""
     module: "nn.Module | None" = None

@@ -99,7 +99,8 @@ def _constructor_arguments(options: ModelOptions, config: PretrainedCfg) -> Mode
                 f"--model-args can't set '{key}', because edgekit chooses the weights itself",
                 fix="Choose weights with `--weights`",
             )
-    arguments = {**_AS_PUBLISHED.get(str(config.architecture), {}), **options.model_args}
+    headless: ModelArgs = {"num_classes": 0} if options.headless else {}
+    arguments = {**_AS_PUBLISHED.get(str(config.architecture), {}), **headless, **options.model_args}
     size = size_of_model(options)
     if size is not None and (config.fixed_input_size or "img_size" in arguments):
         # The positional embeddings have a fixed size, which only the constructor can change.

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,6 +41,13 @@ class TorchvisionSource:
         Raises ModelError for a name or arguments that torchvision refuses, WeightsError if the weights don't exist or
         don't fit, and HubError if published weights can't be downloaded.
         """
+        loaded = self._load(options)
+        if not options.headless:
+            return loaded
+        _drop_classifier(loaded.module, options.name)
+        return replace(loaded, has_classifier=False)
+
+    def _load(self, options: ModelOptions) -> LoadedModule:
         model, tag = _parse(options.name)
         published = _published(model, tag)
         if options.weights == "random":
@@ -58,7 +66,10 @@ class TorchvisionSource:
     def build_meta(self, options: ModelOptions) -> nn.Module:
         # RegNets' constructors compute with tensors, which needs real ones.
         with torch.device("cpu"), parameters_without_memory():
-            return _build(options, _parse(options.name)[0]).to("meta")
+            module = _build(options, _parse(options.name)[0]).to("meta")
+        if options.headless:
+            _drop_classifier(module, options.name)
+        return module
 
 
 def torchvision_models() -> list[str]:
@@ -146,6 +157,20 @@ def _build(options: ModelOptions, model: str) -> nn.Module:
         "crop_pct": crop / resize,
     }
     return module
+
+
+def _drop_classifier(module: nn.Module, name: str) -> None:
+    """Replace the last linear layer, which is the classifier of torchvision's networks, by the identity.
+
+    Raises ModelError for a network that ends otherwise.
+    """
+    layers = [layer for layer, part in module.named_modules() if isinstance(part, nn.Linear)]
+    if not layers:
+        raise ModelError(
+            f"'{name}' doesn't end with a linear layer that could be left out",
+            fix="Write a factory that returns its features [N,K], and deploy that as module:factory",
+        )
+    module.set_submodule(layers[-1], nn.Identity())
 
 
 def _download(options: ModelOptions, published: Any) -> State:

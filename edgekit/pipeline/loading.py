@@ -139,8 +139,7 @@ def load(
     if datasets.origin:
         reporter.say(datasets.origin)
     task = task or recognized_task(datasets)
-    if settings.task is None:
-        say_why(task, network, datasets.evaluation, reporter)
+    say_why(settings.task, task, network, datasets.evaluation, reporter)
     if task.labelling != "optional":
         network = settle_classes(network, model, datasets.evaluation, reporter)
     images = choose_images(datasets, recipe, choice, reporter, settings.listed, model.weights, evaluates)

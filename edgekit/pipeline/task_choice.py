@@ -46,8 +46,12 @@ def without_classes(network: Network, options: ModelOptions) -> Network:
     return replace(network, labels=tuple(map(str, range(network.classes))), labels_origin=None, labels_doubt=None)
 
 
-def say_why(task: Task, network: Network, dataset: Dataset, reporter: Reporter) -> None:
-    """Say why a task was recognized, unless it is the usual one."""
+def say_why(stated: str | None, task: Task, network: Network, dataset: Dataset, reporter: Reporter) -> None:
+    """Say why a task was recognized unless it is the usual one, and what is taken for an embedding."""
+    if stated is not None:
+        if task.labelling == "optional" and network.has_classifier:
+            reporter.say(f"embedding: the {network.classes} outputs of '{network.name}', whatever its last layer is")
+        return
     if task.labelling == "optional":
         reason = f"'{network.name}' has no classifier and returns {network.classes} features"
     elif task.labelling == "several":

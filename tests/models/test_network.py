@@ -1,6 +1,7 @@
 """Networks with timm names and random weights, and their preprocessing."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,8 @@ def test_arguments_that_give_no_classifier_are_model_errors(model_args: dict[str
 def test_a_network_without_a_classifier_returns_features(tmp_path: Path) -> None:
     whole, headless = tiny(), {**TINY, "num_classes": 0}
     features = tiny(model_args=headless)
+    shape = {name: value for name, value in TINY.items() if name != "num_classes"}
+    assert tiny(model_args=shape, headless=True).classes == features.classes
     assert (whole.has_classifier, features.has_classifier) == (True, False)
     assert features.classes == 32
     assert not load_network(ModelOptions("convnextv2_atto.fcmae", weights="random", imgsz=32)).has_classifier
@@ -195,11 +198,11 @@ def test_a_checkpoint_of_a_network_without_a_classifier(tmp_path: Path) -> None:
     for classes in (0, 3):
         model = timm.create_model("vit_small_patch14_dinov2", num_classes=classes, **arguments)
         torch.save(model.state_dict(), tmp_path / "own.pth")
-        network = load_network(
-            ModelOptions("vit_small_patch14_dinov2", weights=str(tmp_path / "own.pth"), model_args=arguments)
-        )
+        options = ModelOptions("vit_small_patch14_dinov2", weights=str(tmp_path / "own.pth"), model_args=arguments)
+        network = load_network(options)
         assert network.has_classifier == bool(classes)
         assert network.classes == (classes or 12)
+        assert load_network(replace(options, headless=True)).classes == 12
 
 
 def test_an_image_too_small_is_a_model_error() -> None:

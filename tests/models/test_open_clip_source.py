@@ -90,6 +90,18 @@ def test_a_checkpoints_own_head_is_used(both_towers: Any, tmp_path: Path) -> Non
     torch.testing.assert_close(network.module(images), expected, rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{"headless": True}, {"model_args": {"num_classes": 0}}])
+def test_the_tower_alone_embeds(both_towers: Any, checkpoint: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    images = torch.randn(2, 3, 32, 32)
+    tower = {f"visual.{name}": v.contiguous() for name, v in both_towers.visual.state_dict().items()}
+    save_file(tower | {"head.weight": torch.randn(5, 32), "head.bias": torch.randn(5)}, tmp_path / "fine.safetensors")
+    for weights in (checkpoint, tmp_path / "fine.safetensors"):
+        network = load_network(ModelOptions(f"open_clip:{NAME}", weights=str(weights), **options))
+        assert (network.classes, network.has_classifier) == (32, False)
+        torch.testing.assert_close(network.module(images), both_towers.encode_image(images), rtol=1e-4, atol=1e-5)
+
+
 def test_every_dense_layer_is_exported_under_its_name(open_clip: Any) -> None:
     network = load_network(ModelOptions(f"open_clip:{NAME}", weights="random", model_args={"num_classes": 4}))
     names = {layer.name for _, layer in layers(export_graph(network.module, (1, 3, 32, 32)))}

@@ -40,6 +40,20 @@ def test_a_checkpoint_of_its_training_script(tmp_path: Path) -> None:
         assert preprocessing.mean == (0.485, 0.456, 0.406)
 
 
+@torch.no_grad()
+def test_a_network_without_its_classifier(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trained = torchvision.models.mobilenet_v3_small(num_classes=3).eval()
+    torch.save(trained.state_dict(), tmp_path / "best.pth")
+    name = "torchvision:mobilenet_v3_small"
+    network = load_network(ModelOptions(name, weights=str(tmp_path / "best.pth"), imgsz=64, headless=True))
+    assert (network.classes, network.has_classifier) == (1024, False)
+    assert torch.equal(trained.classifier[-1](network.module(IMAGES)), trained(IMAGES))
+    assert build_meta(ModelOptions(name, headless=True))[0](torch.empty(1, 3, 64, 64, device="meta")).shape == (1, 1024)
+    with refuses(ModelError, NAME, "module:factory"):
+        load_network(ModelOptions(NAME, weights="random", headless=True))
+
+
 def test_random_weights_have_the_published_preprocessing() -> None:
     network = load_network(ModelOptions(NAME, weights="random"))
     assert network.classes == 1000

@@ -78,6 +78,8 @@ def test_a_network_without_a_classifier_is_an_embedding(tmp_path: Path, capfd: p
     assert "class names" not in said
     with refuses(DataError, "1 images", "'00.png'", "or for none"):
         spec_of(images(tmp_path / "mixed", lambda index: "cat" if index else None), capfd, classes=0)
+    spec, said = spec_of(labelled, capfd, task="embedding", model_args=TINY)
+    assert len(spec.network.labels) == 32, "the classifier is left out"
     with refuses(ModelError, "32 features", "single-label", "--task embedding"):
         spec_of(labelled, capfd, classes=0, task="single-label")
 
@@ -91,6 +93,7 @@ def test_only_the_user_can_tell_that_a_network_of_his_own_embeds(
     with refuses(DataError, "4 of the 4", "8 classes"):
         load_job(Job(options, data, targets=("onnx",)), Reporter(), evaluates=False)
     spec, _ = load_job(Job(options, data, targets=("onnx",), task="embedding"), Reporter(), evaluates=False)
+    assert "embedding: the 8 outputs of 'own'" in capfd.readouterr().err
     assert spec.task.name == "embedding"
     assert spec.network.labels == tuple("01234567")
 
