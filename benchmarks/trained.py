@@ -83,7 +83,13 @@ def measure(network: str, keys: Sequence[tuple[str, str, str]], args: argparse.N
     model = get_weights(network, subject, sets)
     data, calibration_data = sets.of(subject.images)
     bench = Bench(
-        Job(model, data, calibration_data=calibration_data, num_calibration_samples=args.calibration),
+        Job(
+            model,
+            data,
+            calibration_data=calibration_data,
+            num_calibration_samples=args.calibration,
+            task=subject.task,
+        ),
         images=args.images,
     )
     for _, runtime, choice in keys:

@@ -32,7 +32,7 @@ def facts(bench: Bench, path: Path) -> Row:
         "weights": bench.spec.network.weights if bench.spec.network.weights == "random" else "trained",
         "calibration_images": len(bench.spec.calibration.samples),
         "images": len(bench.crops),
-        "float_top1": round(float(bench.reference.right(bench.crops.labels).mean()), 4),
+        "float_top1": round(bench.float_score, 4),
         "cpu": machine.describe().cpu,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.trainedlib.scenes import scenes_zip
 from benchmarks.trainedlib.subjects import Images
 from benchmarks.trainedlib.text_images import text_zip
 from benchmarks.trainedlib.training import TRAIN, VAL
@@ -22,6 +23,8 @@ class Sets:
             return self._given(self.imagenet, "--imagenet"), None
         if images == "cifar":
             return self.cifar_folder / VAL, self.cifar_folder / TRAIN
+        if images == "scenes":
+            return scenes_zip("evaluation", self.cache), scenes_zip("calibration", self.cache)
         return text_zip("evaluation", self.cache), text_zip("calibration", self.cache)
 
     @property

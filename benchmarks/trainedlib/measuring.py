@@ -20,7 +20,6 @@ from edgekit.job import Job
 from edgekit.measure import machine
 from edgekit.measure.accuracy import snr_db
 from edgekit.measure.profile_summary import summarize_profile
-from edgekit.measure.tasks.single_label import SingleLabel
 from edgekit.models.network import batched_logits
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.deploy import deploy
@@ -44,7 +43,13 @@ class Bench:
         chosen = split(job_images.evaluation, images)[0].samples
         self.crops = crop_samples(job_images.dataset, chosen, self.spec.network.preprocessing)
         self.float_logits = np.concatenate(list(batched_logits(self.spec.network, self.crops.pixels)))
-        self.reference = SingleLabel().kept(self.float_logits)
+        self.reference = self.spec.task.kept(self.float_logits)
+
+    @cached_property
+    def float_score(self) -> float:
+        """The metric of torch's float network."""
+        task, spec = self.spec.task, self.spec.network
+        return task.reference("torch", self.reference, self.crops.labels, spec.classes, random_weights=False).value
 
     @property
     def image(self) -> NDArray[np.float32]:
@@ -63,7 +68,7 @@ class Bench:
         row: Row = {"recipe": self.spec.recipe.name, "calibration_images": len(self.spec.calibration.samples)}
         row |= {
             "images": len(self.crops),
-            "float_top1": round(float(self.reference.right(self.crops.labels).mean()), 4),
+            "float_top1": round(self.float_score, 4),
         }
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -131,8 +136,8 @@ class Bench:
     def figures(self, infer: Infer) -> Row:
         """Accuracy of a function from float32 images [1,C,H,W] to logits [1,classes], beside the float network's."""
         images = self.crops.normalized(self.spec.network.preprocessing)
-        logits = np.concatenate([infer(image) for image, _ in images])
-        accuracy = SingleLabel().compare(SingleLabel().kept(logits), self.reference, self.crops.labels)
+        logits = np.concatenate([infer(image) for image in images])
+        accuracy = self.spec.task.compare(self.spec.task.kept(logits), self.reference, self.crops.labels)
         return _accuracy(accuracy) | {"snr_db": round(snr_db(self.float_logits, logits), 2)}
 
 
@@ -141,6 +146,8 @@ def _accuracy(accuracy: Accuracy) -> Row:
         "top1": round(accuracy.value, 4),
         "drop_top1_points": round(accuracy.drop_points, 2),
         "drop_ci95_points": [round(end, 2) for end in accuracy.drop_ci95_points],
+        **({"metric": accuracy.metric} if accuracy.score else {}),
+        **({each.name: round(each.value, 4) for each in accuracy.score.details} if accuracy.score else {}),
         "lost": accuracy.right_to_wrong,
         "won": accuracy.wrong_to_right,
         "agreement": round(accuracy.agreement, 4),

