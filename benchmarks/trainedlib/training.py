@@ -49,7 +49,7 @@ def train(model: ModelOptions, schedule: Schedule, cifar: Path | None, weights: 
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optims = optimizers(net, LR, WEIGHT_DECAY) if schedule.optimizer == "muon" else [_sgd(net)]
     highest = [group["lr"] for group in _groups(optims)]
-    loss_of = F.cross_entropy if cifar else F.binary_cross_entropy_with_logits
+    loss_of = F.cross_entropy if cifar else several_labels_loss
     per_epoch, step, start = len(images) // BATCH, 0, time.monotonic()
     for epoch, side in enumerate(schedule.sides):
         order, loss_sum = torch.randperm(len(images), generator=generator), 0.0
@@ -74,6 +74,11 @@ def train(model: ModelOptions, schedule: Schedule, cifar: Path | None, weights: 
         print(f"{model.name}: top-1 {top1:.4f} on {len(held_out)} images")
     with replacing(weights) as beside:
         save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, beside)
+
+
+def several_labels_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross entropy of [N,classes], the sum over the classes and the mean over the images."""
+    return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(logits)
 
 
 def _rate(done: float) -> float:
