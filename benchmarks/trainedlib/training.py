@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.train_demo import accuracy, augment, load_zip, optimizers, prepare
