@@ -11,7 +11,7 @@ import onnx
 import torch
 from onnx import numpy_helper
 from safetensors.torch import save_file
-from timm.layers import resample_abs_pos_embed
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 
 from benchmarks.trainedlib.images import Sets
