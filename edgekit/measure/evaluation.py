@@ -174,7 +174,8 @@ def _versus(
 def _judged(bundle: Bundle, answers: Answers, versus: _Versus, gates: Gates | None) -> EvaluatedBundle:
     """Compare the answers of a bundle, and judge its drop if the user stated a bound."""
     task, pair = versus.task, (answers, versus.answers, versus.targets)
-    accuracy = replace(task.compare(*pair, versus=versus.figures.engine), confidence=task.confidence(*pair))
+    confidence = replace(task.confidence(*pair), temperature=bundle.manifest.temperature)
+    accuracy = replace(task.compare(*pair, versus=versus.figures.engine), confidence=confidence)
     outcomes = [chance_gate(versus.random, versus.figures.near_chance)]
     if gates is not None:
         not_applicable = _not_applicable(bundle, versus)

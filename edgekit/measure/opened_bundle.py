@@ -89,7 +89,7 @@ def open_bundle(
     session.verify()
     accuracy, snr = None, SnrMeter(images.logits if images else None)
     if images is not None:
-        accuracy = accuracy_of(_predict(f"{name}: evaluate", session, images, reporter, snr), images)
+        accuracy = accuracy_of(bundle, _predict(f"{name}: evaluate", session, images, reporter, snr), images)
     profile = summarize_profile(session, runs_for(fresh.first_ms))
     judged = images is not None or is_baseline(name, group)
     low = _open_in_low_precision(name, session, images, stack, reporter) if judged else None
@@ -107,15 +107,16 @@ def open_bundle(
     )
 
 
-def accuracy_of(answers: Answers, images: EvaluationImages) -> Accuracy:
-    """Accuracy of answers for the evaluation images, and the classes in which they changed, by their indices."""
+def accuracy_of(bundle: Bundle, answers: Answers, images: EvaluationImages) -> Accuracy:
+    """Accuracy of a bundle's answers for the evaluation images, and the classes that changed, by their indices."""
     task, targets = images.task, images.crops.labels
+    confidence = task.confidence(answers, images.reference, targets)
     return replace(
         task.compare(answers, images.reference, targets),
         changes=task.changes(answers, images.reference, targets, images.names),
         right_by_class=task.right_by_class(answers, targets),
         given_by_class=task.given_by_class(answers, targets),
-        confidence=task.confidence(answers, images.reference, targets),
+        confidence=replace(confidence, temperature=bundle.manifest.temperature),
     )
 
 

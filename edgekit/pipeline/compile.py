@@ -5,19 +5,23 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from edgekit import __version__
+from edgekit.compiler.graph import copy_sharing
+from edgekit.compiler.quantize.temperature import divide_outputs
 from edgekit.config.runtimes import find_runtime
 from edgekit.errors import ParityError
-from edgekit.pipeline.graph_to_compile import GraphFacts, GraphToCompile
+from edgekit.pipeline.graph_to_compile import PARITY_IMAGES, GraphFacts, GraphToCompile
 from edgekit.pipeline.parity import PARITY, difference
+from edgekit.pipeline.temperature import has_enough, helpful_temperature
 from edgekit.runtime.backend import Artifact, load_backend
 from edgekit.runtime.bundle import Bundle, Golden, write_bundle
 from edgekit.runtime.manifest import EngineRequirement, Manifest, ManifestLayer
@@ -34,25 +38,15 @@ def compile_stage(to_compile: GraphToCompile, path: Path, golden_count: int = 2)
     """Compile, check on real images and write the bundle; return it and its largest difference from torch's logits.
 
     The difference is a fraction of the largest logit. A float bundle that exceeds `PARITY` raises ParityError and isn't
-    written.
+    written. An INT8 one is compiled again if a temperature brings its confidences back to torch's.
     """
     facts, samples, title = to_compile.facts, to_compile.samples, find_runtime(to_compile.facts.target).title
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.compile-", dir=path.parent) as name:
-        folder = Path(name)
-        with writing(folder):
-            artifact = _compiled(to_compile, folder)
-        files = {file: folder / file for file in artifact.files}
-        golden = Golden(samples.pixels[:golden_count], samples.logits[:golden_count], 0.0)
-        int8 = facts.precision == "int8"
-        pairs = pairs_that_can_saturate(facts.target, folder / artifact.model_file) if int8 else None
-        manifest = replace(manifest_of(facts, artifact), pairs_that_can_saturate=pairs)
-        draft = write_bundle(folder / "draft", files, manifest, facts.labels, golden)
-        with Session(draft) as session:
-            logits = session(facts.preprocessing.normalize(samples.pixels))
-        off = difference(logits, samples.logits)
-        if not np.isfinite(logits).all():
+        draft = _drafted(to_compile, Path(name))
+        off = difference(draft.logits[:PARITY_IMAGES], samples.first.logits)
+        if not np.isfinite(draft.logits).all():
             raise ParityError(
                 f"edgekit can't convert this model for {title}: {facts.target} {facts.precision} returns NaN or "
                 "infinity for a real image",
@@ -61,13 +55,54 @@ def compile_stage(to_compile: GraphToCompile, path: Path, golden_count: int = 2)
         if facts.precision == "float" and not off <= PARITY:
             raise ParityError(
                 f"edgekit can't convert this model for {title}: {facts.target} float differs from torch by "
-                f"{off:.2e} of the largest logit on {len(logits)} real images",
+                f"{off:.2e} of the largest logit on {len(samples.first.pixels)} real images",
                 valid=f"at most {PARITY:.0e}",
                 fix=f"Leave {title} out with `--target`",
             )
         tolerance = GOLDEN_SPREAD[facts.precision] * float(samples.logits.std())
-        golden = replace(golden, logits=logits[:golden_count], tolerance=tolerance)
-        return write_bundle(path, files, manifest, facts.labels, golden), off
+        golden = Golden(samples.pixels[:golden_count], draft.logits[:golden_count], tolerance)
+        return write_bundle(path, draft.files, draft.manifest, facts.labels, golden), off
+
+
+@dataclass(frozen=True, eq=False)
+class _Draft:
+    """A compiled bundle without its golden samples."""
+
+    manifest: Manifest
+    files: Mapping[str, Path]
+    logits: NDArray[np.float32]
+    """Its logits for the samples."""
+
+
+def _drafted(to_compile: GraphToCompile, folder: Path) -> _Draft:
+    """Compile into the folder, in INT8 with the temperature that helps."""
+    fits = to_compile.facts.precision == "int8" and has_enough(to_compile.samples.logits, to_compile.facts.activation)
+    spare = copy_sharing(to_compile.graph) if fits else None  # compilers change the graph
+    draft = _draft(to_compile, folder / "first")
+    if spare is None or not np.isfinite(draft.logits).all():
+        return draft
+    temperature = helpful_temperature(draft.logits, to_compile.samples.logits, to_compile.facts.activation)
+    if temperature is None or not divide_outputs(spare, temperature):
+        return draft
+    provenance = replace(to_compile.facts.provenance, temperature=temperature)
+    facts = replace(to_compile.facts, provenance=provenance)
+    return _draft(replace(to_compile, graph=spare, facts=facts), folder / "second")
+
+
+def _draft(to_compile: GraphToCompile, folder: Path) -> _Draft:
+    """Compile into the folder, and run the samples."""
+    facts, samples = to_compile.facts, to_compile.samples
+    with writing(folder):
+        folder.mkdir()
+        artifact = _compiled(to_compile, folder)
+    files = {file: folder / file for file in artifact.files}
+    int8 = facts.precision == "int8"
+    pairs = pairs_that_can_saturate(facts.target, folder / artifact.model_file) if int8 else None
+    manifest = replace(manifest_of(facts, artifact), pairs_that_can_saturate=pairs)
+    pixels = (samples if int8 else samples.first).pixels
+    golden = Golden(pixels[:1], samples.logits[:1], 0.0)
+    with Session(write_bundle(folder / "draft", files, manifest, facts.labels, golden)) as session:
+        return _Draft(manifest, files, session(facts.preprocessing.normalize(pixels)))
 
 
 def _compiled(to_compile: GraphToCompile, folder: Path) -> Artifact:

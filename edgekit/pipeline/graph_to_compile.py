@@ -26,6 +26,8 @@ from edgekit.runtime.manifest import ManifestLayer
 from edgekit.support.files import replace_text, replacing, writing
 from edgekit.support.libraries import LibraryErrors, quiet
 
+PARITY_IMAGES = 8
+"""Calibration images on which the graph and each float bundle are compared with torch."""
 GRAPH, STAGE, SAMPLES = "graph.pt2", "stage.json", "samples.npz"
 
 
@@ -53,12 +55,20 @@ class GraphFacts:
 
 @dataclass(frozen=True, eq=False)
 class ParitySamples:
-    """Real images on which a bundle is compared with torch. The first ones become golden samples."""
+    """Real images on which a bundle is compared with torch. The first ones become golden samples.
+
+    INT8 bundles run all of them, which may be enough to fit a temperature.
+    """
 
     pixels: NDArray[np.uint8]
     """Cropped images [N,H,W,C]."""
     logits: NDArray[np.float32]
     """Logits [N,classes] of torch's float network for these images."""
+
+    @property
+    def first(self) -> "ParitySamples":
+        """The first `PARITY_IMAGES` of them."""
+        return ParitySamples(self.pixels[:PARITY_IMAGES], self.logits[:PARITY_IMAGES])
 
 
 @dataclass(frozen=True, eq=False)

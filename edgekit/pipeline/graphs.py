@@ -18,12 +18,13 @@ from edgekit.compiler.constant_store import MEMORY, ConstantStore, keep_constant
 from edgekit.compiler.graph import copy_sharing
 from edgekit.compiler.quantize.calibration import Calibration
 from edgekit.compiler.simplify import simplify
+from edgekit.config import sizes
 from edgekit.config.choices import Precision
 from edgekit.config.recipes import Recipe
 from edgekit.errors import CompileError, ParityError
 from edgekit.images.dataset import crop_each, crop_samples
 from edgekit.models.network import batched_logits, torch_logits
-from edgekit.pipeline.graph_to_compile import GraphToCompile, ParitySamples
+from edgekit.pipeline.graph_to_compile import PARITY_IMAGES, GraphToCompile, ParitySamples
 from edgekit.pipeline.parity import Rewriter, check_graph
 from edgekit.pipeline.quantize import calibrate_together, quantize_stage
 from edgekit.pipeline.request import BuildSpec, BundleInputs, BundleRequest
@@ -32,8 +33,8 @@ from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter, Step, part_of
 
 T = TypeVar("T")
-PARITY_IMAGES = 8
-"""Calibration images on which the graph and each bundle are compared with torch."""
+SAMPLES = 64
+"""Calibration images of `ParitySamples`, of which large networks have only `PARITY_IMAGES`."""
 
 
 class JobGraphs:
@@ -175,7 +176,7 @@ class JobGraphs:
         def compare() -> ParityError | None:
             with self.reporter.stage("compare the graph with torch"), quiet():
                 try:
-                    check_graph(self.spec.network, graph, self.samples)
+                    check_graph(self.spec.network, graph, self.samples.first)
                 except ParityError as error:
                     return error
             return None
@@ -191,7 +192,8 @@ class JobGraphs:
 
     def _predict_samples(self) -> ParitySamples:
         spec = self.spec
-        chosen = spec.calibration.samples[:PARITY_IMAGES]
+        count = SAMPLES if spec.network.params < sizes.BUILT_APART_FROM else PARITY_IMAGES
+        chosen = spec.calibration.samples[:count]
         pixels = crop_samples(spec.calibration_dataset, chosen, spec.network.preprocessing).pixels
         return ParitySamples(pixels, torch_logits(spec.network, pixels))
 

@@ -169,6 +169,8 @@ class Provenance:
     """`Selection.sha256` of the calibration images; None for a float bundle."""
     calibration_images: tuple[str, ...] = ()
     """`short_hashes` of the calibration images, with which `edgekit evaluate` recognizes them."""
+    temperature: float | None = None
+    """Temperature by which the outputs were divided in the last layer; None for none."""
 
 
 def provenance_of(request: BundleRequest, rewrites: Sequence[str]) -> Provenance:

@@ -129,6 +129,12 @@ class Manifest:
         return value if isinstance(value, str) else None
 
     @property
+    def temperature(self) -> float | None:
+        """The temperature by which the last layer divides the outputs, as the provenance records it; None for none."""
+        value = self.provenance.get("temperature")
+        return value if isinstance(value, float) else None
+
+    @property
     def gives_vectors(self) -> bool:
         """Whether the outputs are a vector, which `Session.embed` returns, and no scores of classes."""
         return self.activation in ("normalize", "none")

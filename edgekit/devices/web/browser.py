@@ -126,7 +126,7 @@ class Browser:
                 self._show(title, 0, len(images.crops))
                 rows = self._runner.logits(bundle, model, images.crops.pixels, counted(step))
                 answers = predict(images.task, snr.watched(lambda row: row), rows, images.names)
-            accuracy = accuracy_of(answers, images)
+            accuracy = accuracy_of(bundle, answers, images)
         int8 = Int8(
             share_of_macs=None,
             method=NO_PROFILER,

@@ -1,0 +1,111 @@
+"""A temperature is found where INT8 shrinks the outputs, and folded into the last layer unless it can't help."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgekit.compiler.quantize.temperature import divide_outputs
+from edgekit.config.choices import Activation, Scheme
+from edgekit.config.device_classes import load_device_class
+from edgekit.config.recipes import load_recipe
+from edgekit.measure.accuracy import snr_db
+from edgekit.pipeline.compile import compile_stage
+from edgekit.pipeline.graph_to_compile import GraphToCompile, ParitySamples
+from edgekit.pipeline.quantize import quantize_stage
+from edgekit.pipeline.request import BundleRequest
+from edgekit.pipeline.temperature import has_enough, helpful_temperature
+from edgekit.runtime.session import open_session
+from tests.helpers.calibration import network_of, noise_for
+from tests.helpers.graphs import export_graph
+
+ACTIVATIONS: tuple[Activation, ...] = ("softmax", "sigmoid")
+SIDE = 16
+
+
+def outputs(images: int = 64, noise: float = 0.0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Outputs [N,10] of a float network, and the same with noise."""
+    generator = np.random.default_rng(0)
+    exact = 3 * generator.standard_normal((images, 10)).astype(np.float32)
+    return exact, exact + np.float32(noise) * generator.standard_normal(exact.shape, np.float32)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("planted", [0.8, 1.2])
+def test_planted_temperatures_are_found(planted: float, activation: Activation) -> None:
+    exact, noisy = outputs(noise=0.1)
+    temperature = helpful_temperature(np.float32(planted) * noisy, exact, activation)
+    assert temperature == pytest.approx(planted, rel=0.03)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("noise", [0.0, 0.1, 1.0])
+def test_noise_has_no_temperature(noise: float, activation: Activation) -> None:
+    exact, noisy = outputs(noise=noise)
+    assert helpful_temperature(noisy, exact, activation) is None
+
+
+def test_vectors_and_few_images_have_no_temperature() -> None:
+    exact, _ = outputs()
+    assert has_enough(exact, "softmax")
+    assert not has_enough(exact, "normalize")
+    assert not has_enough(exact[:8], "softmax")
+
+
+def headed(*last: nn.Module) -> nn.Module:
+    """A small network whose last layer, a convolution, is followed by `last`."""
+    torch.manual_seed(0)
+    body = (nn.Conv2d(3, 12, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(12, 16, 3, stride=2, padding=1), nn.ReLU())
+    head = nn.Conv2d(16, 5, 4)
+    head.weight.data *= 10
+    return nn.Sequential(*body, head, nn.Flatten(), *last)
+
+
+def int8(target: str, module: nn.Module, scheme: Scheme = "w8a8", **keys: Any) -> GraphToCompile:
+    """The INT8 graph of a network for a runtime."""
+    network = network_of(module, SIDE)
+    samples = noise_for(network, 64)
+    recipe = replace(load_recipe("default"), scheme=scheme, **keys)
+    request = BundleRequest(network, target, "int8", recipe, load_device_class("x86-64-v3"))
+    images = [network.preprocessing.normalize(pixels) for pixels in samples.pixels]
+    return quantize_stage(request, export_graph(module, (1, 3, SIDE, SIDE)), samples, images)
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnx", "tflite"])
+def test_a_bundle_that_shrinks_the_outputs_gets_a_temperature(target: str, tmp_path: Path) -> None:
+    plain = int8(target, headed())
+    expected = plain.samples.logits / np.float32(0.8)
+    shrinking = replace(plain, samples=ParitySamples(plain.samples.pixels, expected))
+    bundle, _ = compile_stage(shrinking, tmp_path / "bundle")
+    assert bundle.manifest.temperature == pytest.approx(0.8, rel=0.03)
+    with open_session(bundle, 1) as session:
+        session.verify()
+        logits = session(bundle.manifest.preprocessing.normalize(plain.samples.pixels))
+    assert snr_db(expected, logits) > 25
+
+
+def test_a_bundle_that_keeps_the_outputs_has_none(tmp_path: Path) -> None:
+    bundle, _ = compile_stage(int8("onnx", headed()), tmp_path / "bundle")
+    assert bundle.manifest.temperature is None
+
+
+@pytest.mark.parametrize("keys", [{}, {"float_layers": ("4",)}, {"scheme": "w8"}], ids=["int8", "float", "w8"])
+def test_the_last_layer_divides_the_outputs(keys: dict[str, Any]) -> None:
+    made = int8("onnx", headed(), **keys)
+    image = torch.from_numpy(made.facts.preprocessing.normalize(made.samples.pixels[:1]))
+    before = made.graph(image)
+    assert divide_outputs(made.graph, 1.25)
+    np.testing.assert_allclose(made.graph(image) * 1.25, before, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("last", [nn.ReLU6(), nn.Softmax(1)], ids=lambda last: type(last).__name__)
+def test_outputs_of_an_activation_are_not_divided(last: nn.Module, tmp_path: Path) -> None:
+    made = int8("onnx", headed(last))
+    shrinking = replace(made, samples=ParitySamples(made.samples.pixels, made.samples.logits * np.float32(3)))
+    bundle, _ = compile_stage(shrinking, tmp_path / "bundle")
+    assert bundle.manifest.temperature is None
