@@ -96,6 +96,8 @@ def _fraction(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and 0 < value <= 1 else None
 
 
+CLASSIFIES = "ForImageClassification"
+"""Part of the names of transformers' classes that classify images."""
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -141,15 +143,19 @@ def describe_folder(folder: Path) -> tuple[Description, tuple[StoredNames, ...]]
 
 
 def _of_transformers(config: Mapping[str, Any], where: str) -> tuple[str, ModelArgs]:
-    """The name and constructor arguments of transformers' own network. Raises ModelError unless it is a classifier."""
+    """The name and constructor arguments of transformers' own network.
+
+    Raises ModelError unless it is a classifier of images, or a model without a head, such as a Dinov2Model.
+    """
     family, names = config.get("model_type"), config.get("architectures")
-    names = names if isinstance(names, list) else []
-    if isinstance(family, str) and any("ForImageClassification" in str(name) for name in names):
+    names = [str(name) for name in names] if isinstance(names, list) else []
+    if isinstance(family, str) and any(CLASSIFIES in name or name.endswith("Model") for name in names):
         return f"{TRANSFORMERS}{family}", {key: value for key, value in config.items() if key != "model_type"}
-    described = f"a model of type '{family}'" + (f" ({', '.join(map(str, names))})" if names else "")
+    described = f"a model of type '{family}'" + (f" ({', '.join(names)})" if names else "")
     raise ModelError(
         f"'{where}' describes {described}",
-        valid="an image classifier of transformers (...ForImageClassification), or a configuration of timm",
+        valid="an image classifier of transformers (...ForImageClassification) or one without a head (...Model), or a "
+        "configuration of timm",
         fix="Deploy the model from your own code as module:factory, or export it to ONNX and deploy the .onnx file",
     )
 

@@ -21,7 +21,7 @@ from edgekit.models.source import ModelSource
 from edgekit.models.state_dict import check_finite
 from edgekit.models.timm_source import TimmSource
 from edgekit.models.torchvision_source import TorchvisionSource
-from edgekit.models.transformers_source import TransformersSource
+from edgekit.models.transformers_source import ImageNetwork, TransformersSource
 from edgekit.models.weights import random_images, run_on_rgb_or_grey
 from edgekit.runtime.strict_json import check_printable
 from edgekit.support.progress import Reporter
@@ -88,8 +88,15 @@ def load_network(options: ModelOptions, *, seed: int = 0) -> Network:
         labels_file=labels.file,
         labels_doubt=labels.doubt,
         notes=(*(options.notes or ()), *loaded.notes),
-        has_classifier=loaded.has_classifier,
+        has_classifier=loaded.has_classifier and not _returns_features(module),
     )
+
+
+def _returns_features(module: nn.Module) -> bool:
+    """Whether a network of timm or of transformers says that it has no classifier."""
+    if isinstance(module, ImageNetwork):
+        return type(module.model).__name__.endswith("Model")
+    return type(module).__module__.startswith("timm.") and getattr(module, "num_classes", None) == 0
 
 
 def _count_channels_and_classes(module: nn.Module, name: str, size: tuple[int, int]) -> tuple[int, int]:

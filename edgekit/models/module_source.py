@@ -20,7 +20,7 @@ from edgekit.models.labels import StoredNames
 from edgekit.models.options import ModelArgs, ModelOptions, Note
 from edgekit.models.source import LoadedModule
 from edgekit.models.state_dict import state_sha256
-from edgekit.models.transformers_source import Classifier
+from edgekit.models.transformers_source import ImageNetwork
 from edgekit.models.weights import load_weights
 from edgekit.support.libraries import first_line
 
@@ -91,7 +91,7 @@ def _copied(options: ModelOptions) -> nn.Module:
             fix="Write a function that builds it, and deploy it as module:factory",
         ) from error
     if any(base.__module__.startswith("transformers.") for base in type(copied).__mro__):
-        return Classifier(copied)
+        return ImageNetwork(copied)
     return copied
 
 
@@ -109,7 +109,7 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 def _class_names(module: nn.Module) -> tuple[StoredNames, ...]:
     """The class names in the configuration of a network of transformers."""
-    config: Any = getattr(module.model, "config", None) if isinstance(module, Classifier) else None
+    config: Any = getattr(module.model, "config", None) if isinstance(module, ImageNetwork) else None
     return () if config is None else names_of_config(config.to_dict(), file="")
 
 

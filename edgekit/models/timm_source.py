@@ -73,19 +73,18 @@ class TimmSource:
         name, weights, size = options.name, options.weights, size_of_model(options)
         config = resolve_name(name)
         arguments = _constructor_arguments(options, config)
-        classifies = arguments.get("num_classes", config.num_classes) != 0
         if weights is None:
-            return replace(_published(name, config, arguments), has_classifier=classifies)
+            return _published(name, config, arguments)
         if weights == "random":
             module = _build(name, arguments, pretrained=False)
             randomize(module, size or config.input_size[-2:])
-            return LoadedModule(module, "random", state_sha256(module), None, has_classifier=classifies)
+            return LoadedModule(module, "random", state_sha256(module), None)
         rename = checkpoint_filter(str(config.architecture))
-        if not classifies:
+        if arguments.get("num_classes", config.num_classes) == 0:
             rename = _without_classifier(config, rename)
         loaded = load_weights(lambda: _build(name, arguments, pretrained=False), weights, rename)
         note = None if options.trained_from_scratch else _note_on_file(config, Path(weights))
-        return replace(loaded, license_note=note, has_classifier=classifies)
+        return replace(loaded, license_note=note)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
         arguments = _constructor_arguments(options, resolve_name(options.name))

@@ -1,4 +1,4 @@
-"""Image classifiers of transformers, named `transformers:TYPE`: folders that it saved.
+"""Image classifiers of transformers, and its networks without a head, named `transformers:TYPE`: folders that it saved.
 
 `identify` gives a folder such a name, and its config.json as the constructor arguments.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgekit.errors import ModelError, WeightsError
 from edgekit.models.checkpoint import files_sha256
-from edgekit.models.description import PREPROCESSOR, describe_folder, weight_files
+from edgekit.models.description import CLASSIFIES, PREPROCESSOR, describe_folder, weight_files
 from edgekit.models.inputs import InputOptions, resolve_preprocessing, resolve_size, size_of_model
 from edgekit.models.options import TRANSFORMERS, ModelOptions, Note
 from edgekit.models.source import LoadedModule
@@ -26,8 +26,8 @@ from edgekit.support.libraries import first_line, import_needed, quiet
 _TOLERANCE = 4 / 255
 
 
-class Classifier(nn.Module):
-    """A network of transformers that returns its logits [N,classes] alone."""
+class ImageNetwork(nn.Module):
+    """A network of transformers that returns its logits [N,classes] alone, or the pooled features [N,K] of images."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -36,12 +36,18 @@ class Classifier(nn.Module):
         self.pretrained_cfg: Any = _sized(model)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(pixel_values=images.flip(1) if self.takes_bgr else images).logits
-        return logits
+        output = self.model(pixel_values=images.flip(1) if self.takes_bgr else images)
+        logits: Tensor | None = getattr(output, "logits", None)
+        if logits is not None:
+            return logits
+        if getattr(output, "pooler_output", None) is None:
+            raise ValueError(f"a {type(self.model).__name__} returns neither logits nor pooled features")
+        features: Tensor = output.pooler_output.flatten(1)
+        return features
 
 
 class TransformersSource:
-    """Source of transformers' image classifiers."""
+    """Source of transformers' image classifiers, and of its networks for images without a head."""
 
     name: ClassVar[str] = "transformers"
 
@@ -68,24 +74,45 @@ class TransformersSource:
                 valid=f"for {options.name}, a folder that save_pretrained wrote",
                 fix="Name the folder in place of the model",
             )
-        module = Classifier(_pretrained(_library(), folder, _config(options)))
+        module = _wrapped(_pretrained(_kind(options), folder, _config(options)), options)
         notes = _take_preprocessing(module, folder)
         names = describe_folder(folder)[1]
         sha256 = files_sha256(weight_files(folder))
         return LoadedModule(module, str(folder), sha256, None, class_names=names, notes=notes)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
-        library, config = _library(), _config(options)
+        kind, config = _kind(options), _config(options)
         try:
             with quiet():
-                model = library.AutoModelForImageClassification.from_config(config, dtype=torch.float32)
+                model = kind.from_config(config, dtype=torch.float32)
         except Exception as error:  # a configuration can make a constructor raise anything
             raise _refused(options, error) from error
-        return Classifier(model)
+        return _wrapped(model, options)
 
 
 def _library() -> Any:
     return import_needed("transformers", "transformers")
+
+
+def _classifies(options: ModelOptions) -> bool:
+    """Whether the configuration is that of a classifier, and not of a network without a head."""
+    names = options.model_args.get("architectures") or ()
+    return not names or any(CLASSIFIES in name for name in names)
+
+
+def _kind(options: ModelOptions) -> Any:
+    """transformers' class that chooses the network of a configuration."""
+    library = _library()
+    return library.AutoModelForImageClassification if _classifies(options) else library.AutoModel
+
+
+def _wrapped(model: Any, options: ModelOptions) -> ImageNetwork:
+    """The network. Raises ModelError if it is none for images, such as a text encoder or a pair of towers."""
+    if model.main_input_name != "pixel_values":
+        raise _refused(
+            options, ValueError(f"a {type(model).__name__} takes {model.main_input_name} and no images alone")
+        )
+    return ImageNetwork(model)
 
 
 def _config(options: ModelOptions) -> Any:
@@ -98,16 +125,16 @@ def _config(options: ModelOptions) -> Any:
 def _refused(options: ModelOptions, error: Exception) -> ModelError:
     return ModelError(
         f"transformers can't build '{options.name}' ({type(error).__name__}: {first_line(error)})",
-        valid="the folder of an image classifier that the installed version of transformers has",
+        valid="the folder of a network for images that the installed version of transformers has",
         fix="Upgrade transformers, or deploy the model from your own code as module:factory",
     )
 
 
-def _pretrained(library: Any, folder: Path, config: Any) -> nn.Module:
+def _pretrained(kind: Any, folder: Path, config: Any) -> nn.Module:
     """The network with its weights. transformers makes up those that the folder lacks, which we refuse."""
     try:
         with quiet():
-            model, info = library.AutoModelForImageClassification.from_pretrained(
+            model, info = kind.from_pretrained(
                 folder, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
             )
     except Exception as error:  # of its code, on any files
@@ -131,7 +158,7 @@ def _sized(model: Any) -> dict[str, Any]:
     return {"input_size": (3, height, width)}
 
 
-def _take_preprocessing(module: Classifier, folder: Path) -> tuple[Note, ...]:
+def _take_preprocessing(module: ImageNetwork, folder: Path) -> tuple[Note, ...]:
     """Store the preprocessing of the folder's image processor in the module, and compare it with what that computes."""
     if not (folder / PREPROCESSOR).is_file():
         return ()

@@ -16,7 +16,7 @@ from edgekit.models import load_network
 from edgekit.models.identify import identify
 from edgekit.models.loading import build_meta
 from edgekit.models.options import ModelOptions
-from edgekit.models.transformers_source import Classifier
+from edgekit.models.transformers_source import ImageNetwork
 from edgekit.models.weights import randomize
 from tests.helpers.refusals import refuses
 
@@ -43,12 +43,12 @@ QUICK = ("deit", "convnextv2", "vit")
 """Families that are always tested."""
 
 
-def save(folder: Path, family: str, processor: Any = None) -> Classifier:
+def save(folder: Path, family: str, processor: Any = None) -> ImageNetwork:
     """Let transformers save a small network with random weights, and an image processor; return the network."""
     config = transformers.AutoConfig.for_model(family, **CONFIGS[family], **LABELS)
     config.architectures = ["DeiTForImageClassification"] if family == "deit" else None  # of two that transformers has
     torch.manual_seed(0)
-    model = Classifier(transformers.AutoModelForImageClassification.from_config(config)).eval()
+    model = ImageNetwork(transformers.AutoModelForImageClassification.from_config(config)).eval()
     randomize(model, (64, 64))
     own: Any = model.model
     own.save_pretrained(folder)
@@ -164,6 +164,28 @@ def test_weights_that_transformers_would_make_up_are_refused(tmp_path: Path) -> 
         load_network(ModelOptions(str(tmp_path)))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["dinov2", "convnext"])
+def test_a_network_without_a_head_returns_its_pooled_features(family: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(family, **CONFIGS[family])).eval()
+    model.save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+    images = torch.randn(1, 3, 64, 64)
+    for options in (ModelOptions(str(tmp_path)), ModelOptions("own", module=model, imgsz=64)):
+        network = load_network(options)
+        assert (network.classes, network.has_classifier) == (32, False)
+        torch.testing.assert_close(network.module(images), model(images).pooler_output)
+        torch.testing.assert_close(network.traced(images), model(images).pooler_output, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_for_texts_is_refused(tmp_path: Path) -> None:
+    config = {name: value for name, value in VIT.items() if name != "image_size"}
+    transformers.AutoModel.from_config(transformers.AutoConfig.for_model("bert", **config)).save_pretrained(tmp_path)
+    with refuses(ModelError, "BertModel takes input_ids"):
+        load_network(ModelOptions(str(tmp_path)))
+
+
 def test_mistakes(tmp_path: Path) -> None:
     save(tmp_path, "swin")
     with refuses(WeightsError, "'best.pth' is no folder", NAME):
@@ -172,7 +194,7 @@ def test_mistakes(tmp_path: Path) -> None:
         load_network(ModelOptions(NAME))
     config = json.loads((tmp_path / "config.json").read_text())
     for change, error in (
-        ({"architectures": ["SwinModel"]}, "describes a model of type 'swin' (SwinModel)"),
+        ({"architectures": ["SwinForMaskedImageModeling"]}, "of type 'swin' (SwinForMaskedImageModeling)"),
         ({"model_type": "unheard_of"}, "transformers can't build 'transformers:unheard_of'"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | change))
