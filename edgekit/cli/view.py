@@ -89,8 +89,13 @@ def _lines_of(inspection: "Inspection") -> Iterator[str]:
 @states(
     "threads",
     "data",
-    defaults={"threads": OF_BUNDLE},
-    helps={"data": "Images to search, for a bundle that gives vectors: a folder, or a set in any other layout."},
+    "threshold",
+    defaults={"threads": OF_BUNDLE, "threshold": "0, or those of a model with several labels"},
+    helps={
+        "data": "Images to search, for a bundle that gives vectors: a folder, or a set in any other layout.",
+        "threshold": "Smallest score of a label that is printed, from 0 to 1.",
+    },
+    shown=("threads", "data", "threshold"),
 )
 def classify(
     bundle: BundlePath,
@@ -120,7 +125,7 @@ def classify(
 
     job = Job.of("", stated)
     with clean_stdout() as out:
-        found = classify_images(bundle, images, top, job.threads, job.data, Reporter(quiet=json_))
+        found = classify_images(bundle, images, top, job.threads, job.data, Reporter(quiet=json_), job.threshold)
         show(out, found, map(printable, _classified(found)), json_)
     return 0
 

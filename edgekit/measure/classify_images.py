@@ -61,12 +61,18 @@ class Classification:
 
 
 def classify_images(
-    path: Path, images: Sequence[Path], top: int | None, threads: int | None, data: Path | None, reporter: Reporter
+    path: Path,
+    images: Sequence[Path],
+    top: int | None,
+    threads: int | None,
+    data: Path | None,
+    reporter: Reporter,
+    threshold: float | None = None,
 ) -> Classification:
     """Find the best labels of each image; or, with a bundle that gives vectors, the nearest images of the set `data`.
 
-    Raises ImageError for an image that can't be read, and UsageError for a set without such a bundle, or the reverse.
-    An image of the set that can't be read costs a warning.
+    `top` and `threshold` are those of `Session.classify`. Raises ImageError for an image that can't be read, and
+    UsageError for a set without such a bundle, or the reverse. An image of the set that can't be read costs a warning.
     """
     check_threads(threads)
     bundle = read_bundle(path)
@@ -76,7 +82,7 @@ def classify_images(
         if data is not None:
             results = _searched(session, images, open_dataset(data, (), "optional"), top or TOP, reporter)
         else:
-            best = ((image, session.classify(image, top)) for image in images)
+            best = ((image, session.classify(image, top, threshold)) for image in images)
             results = [ClassifiedImage(str(image), tuple(Scored(*each) for each in labels)) for image, labels in best]
     return Classification(bundle=str(path), results=tuple(results))
 

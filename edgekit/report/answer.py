@@ -94,13 +94,15 @@ def _cost(accuracy: Accuracy, reference: float, meaningful: bool) -> Iterator[st
     if not meaningful:
         yield "What it costs in accuracy is unknown, because the weights are random."
         return
-    metric = accuracy.metric
-    if not metric[1:2].isupper():  # as in mAP
-        metric = f"{metric[0].upper()}{metric[1:]}"
-    yield f"{metric} is {100 * accuracy.value:.2f} % instead of {100 * reference:.2f} %."
+    yield f"{_begun(accuracy.metric)} is {100 * accuracy.value:.2f} % instead of {100 * reference:.2f} %."
     yield confidence(accuracy)
     if more := task_details(accuracy):
-        yield f"{more}."
+        yield f"{_begun(more)}."
+
+
+def _begun(text: str) -> str:
+    """The text as the beginning of a sentence."""
+    return text if text[1:2].isupper() else f"{text[0].upper()}{text[1:]}"  # mAP stays as it is
 
 
 def _why_float(shipped: Row, rows: Sequence[Row]) -> Iterator[str]:

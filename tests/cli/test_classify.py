@@ -42,6 +42,7 @@ def test_labels_above_their_thresholds_are_printed(
     with edgekit.load(several) as session:
         [(label, score)] = session.classify(images[0], top=1)
     assert document["results"] == [{"image": str(images[0]), "top": [{"label": label, "score": score}]}]
+    assert len(run(capfd, several, images[0], "--threshold", 0)[0].splitlines()) == 10
     none = make_bundle("onnx", "none", activation="sigmoid", thresholds=(1.0,) * 10)
     assert run(capfd, none, images[0])[0] == "no label reaches its threshold\n"
 
