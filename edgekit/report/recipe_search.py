@@ -45,15 +45,22 @@ class ProfilePlacement:
     """Number of other INT8 bundles that were timed beside it."""
 
 
-def placement_words(placement: ProfilePlacement) -> str:
-    """What stays in float and why, in one sentence."""
+HARDLY = 0.1
+"""Share of the multiply-accumulates below which a placement shows that INT8 doesn't pay."""
+
+
+def placement_words(placement: ProfilePlacement, share: float | None = None) -> str:
+    """What stays in float and why, in a sentence, and another one if hardly any share of the work is left in INT8."""
     layers = placement.layers
     named = "; ".join(f"{layer.name}, {layer.reason}" for layer in layers[:SHOWN])
     more = f"; and {len(layers) - SHOWN} more" if len(layers) > SHOWN else ""
-    return (
+    words = (
         f"placed by profile: {counted(len(layers), 'layer')} in float ({named}{more}) made it {placement.speedup:.2f}x "
         "as fast as the recipe's own INT8 bundle"
     )
+    if share is None or share >= HARDLY:
+        return words
+    return f"{words}. INT8 doesn't pay here: it is left with {share:.1%} of the multiply-accumulates"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,7 +115,8 @@ class PlacementLoop(BundleLoop):
             speedup=prod(trial.measured.speedup.ratio for trial in kept if trial.measured and trial.measured.speedup),
             bundles=len(study.trials) - 1,
         )
-        return replace(row, placement=placement, remarks=(*row.remarks, placement_words(placement)))
+        words = placement_words(placement, row.int8.share_of_macs if row.int8 else None)
+        return replace(row, placement=placement, remarks=(*row.remarks, words))
 
 
 def is_faster(trial: Trial) -> bool:
