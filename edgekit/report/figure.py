@@ -181,7 +181,7 @@ FIGURES: tuple[Figure, ...] = (
            csv="calibration_error_percent",
            meaning="difference between confidences and the share of right answers, averaged over the answers: smooth "
                    "calibration error"),
-    Figure(path="accuracy.confidence.crossing_share", title="cross threshold", unit="%", digits=1, scale=100, rank=12,
+    Figure(path="accuracy.confidence.crossing_share", title="cross threshold", unit="%", digits=1, scale=100, rank=10,
            better="lower", optional=True, csv="crossing_percent",
            meaning="share of images with an answer whose confidence reaches the threshold, 0.8 unless one is stated, "
                    "with only one of the bundle and torch"),

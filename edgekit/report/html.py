@@ -21,6 +21,7 @@ from edgekit.report.recipe_search import draw_tuning, lines
 from edgekit.report.row import Row
 from edgekit.report.sensitivity_document import draw_sensitivity, sentences_of
 from edgekit.report.sentences import (
+    confidence_details,
     energy_words,
     heading,
     heat_words,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 def details(report: Report, row: Row) -> dict[str, str]:
     """Details that the table has no room for, by title; those that were not measured are left out."""
     int8 = row.int8 if row.precision == "int8" else None
-    latency = row.latency_ms
+    latency, meaningful = row.latency_ms, report.model.accuracy_meaningful
     texts = {
         "Runtime": row.engine,
         "Scheme": row.scheme,
@@ -48,14 +49,15 @@ def details(report: Report, row: Row) -> dict[str, str]:
         "Mean": latency and f"{_ms(latency.mean)}, standard deviation {_ms(latency.std)}",
         "Load": latency and _ms(latency.load),
         "First inference": latency and _ms(latency.first),
-        "In low precision": _low_precision(row.low_precision, report.model.accuracy_meaningful),
+        "In low precision": _low_precision(row.low_precision, meaningful),
         "At the class's nominal rate": row.limit and _ms(row.limit.bound_ms),
         "Source of INT8 share": int8 and int8.method,
         "Layers in float": layer_names(int8.float_layers) if int8 else None,
         "Energy": energy_words(row.energy),
         "Temperature and clocks": heat_words(row.thermal),
         "Changed predictions": _flips(row.accuracy),
-        "More on accuracy": task_details(row.accuracy) if report.model.accuracy_meaningful else "",
+        "More on accuracy": task_details(row.accuracy) if meaningful else "",
+        "Confidence": confidence_details(row.accuracy and row.accuracy.confidence) if meaningful else "",
         "Reasons": "; ".join(row.reasons),
         "Remarks": "; ".join(row.remarks),
     }

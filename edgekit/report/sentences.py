@@ -7,7 +7,7 @@ from typing import Literal
 from edgekit.report.device import Conditions, Sample
 from edgekit.report.document import Reference, Report, Stability
 from edgekit.report.figure import points
-from edgekit.report.measurement import TOP1, Accuracy, Measurement
+from edgekit.report.measurement import TOP1, Accuracy, Confidence, Crossings, Measurement
 from edgekit.report.row import Gate, Judged, Row
 from edgekit.report.times import Energy, SustainedPoint
 
@@ -219,20 +219,47 @@ def confidence(accuracy: Accuracy) -> str:
 
 
 MOST_CROSSING = 0.01
-"""Share of the images up to which answers may cross the threshold without a remark."""
+"""Share of the images up to which answers may cross a threshold that no option states without a remark."""
 
 
 def crossing(accuracy: Accuracy | None) -> list[str]:
-    """The remark that many answers cross the confidence threshold; empty for few."""
-    found = accuracy.confidence if accuracy else None
-    if found is None or not found.crossings or (found.crossing_share or 0) <= MOST_CROSSING:
+    """The remark on answers that cross the confidence threshold; empty for few that cross one which isn't stated."""
+    confidence = accuracy.confidence if accuracy else None
+    if accuracy is None or confidence is None or not confidence.crossings:
         return []
-    last = found.crossings[-1]
-    where = "the thresholds of their classes" if last.threshold is None else f"a confidence of {last.threshold:g}"
+    last = confidence.crossings[-1]
+    stated = last.stated and last.threshold is not None
+    if last.images <= (0 if stated else MOST_CROSSING * accuracy.count):
+        return []
     return [
-        f"answers of {100 * (found.crossing_share or 0):.1f} % of the images cross {where}: {last.upward:,} reach it "
+        f"answers of {last.images:,} of {accuracy.count:,} images cross {_threshold(last)}: {last.upward:,} reach it "
         f"only with this bundle, {last.downward:,} only with the reference"
     ]
+
+
+def confidence_details(confidence: Confidence | None) -> str:
+    """The calibration error beside the reference's, the answers that cross each threshold, and the temperature."""
+    if confidence is None:
+        return ""
+    sentences = [
+        f"{each.upward:,} of {each.count:,} answers reach {_threshold(each)} only with this bundle, {each.downward:,} "
+        f"only with the reference, and {each.changed_class:,} with both name another class"
+        for each in confidence.crossings
+    ]
+    error, was = confidence.calibration_error, confidence.reference_calibration_error
+    if error is not None and was is not None and (change := confidence.calibration_error_change_ci95):
+        low, high = (100 * end for end in change)
+        words = f"calibration error {100 * error:.2f} %, the reference's {100 * was:.2f} %"
+        sentences.insert(0, f"{words} (95 % interval of the difference {low:.2f} to {high:.2f} points)")
+    if confidence.temperature is not None:
+        sentences.append(f"the last layer divides the outputs by {confidence.temperature:.3f}")
+    return "; ".join(sentences)
+
+
+def _threshold(crossings: Crossings) -> str:
+    if crossings.threshold is None:
+        return "the thresholds of their classes"
+    return f"a confidence of {crossings.threshold:g}"
 
 
 def is_unconfirmed(accuracy: Accuracy | None) -> bool:

@@ -58,18 +58,24 @@ def test_int8_within_its_gates_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("threshold", "where"), [(0.8, "a confidence of 0.8"), (None, "the thresholds of their classes")]
+    ("threshold", "stated", "images", "remarks"),
+    [
+        (0.8, False, 11, True),
+        (0.8, False, 10, False),
+        (0.8, True, 1, True),
+        (0.8, True, 0, False),
+        (None, True, 11, True),
+        (None, True, 10, False),
+    ],
 )
-def test_answers_that_cross_a_threshold_are_a_remark(threshold: float | None, where: str) -> None:
-    crossed = Crossings(threshold=threshold, stated=True, count=500, upward=2, downward=4, images=6)
-    confident = replace(accuracy(), confidence=Confidence(crossing_share=0.012, crossings=(crossed,)))
-    judged = row(accuracy=confident)
-    remark = (
-        f"answers of 1.2 % of the images cross {where}: 2 reach it only with this bundle, 4 only with the reference"
-    )
-    assert (judged.verdict, judged.remarks) == ("pass", (remark,))
-    few = replace(confident, confidence=Confidence(crossing_share=0.01, crossings=(crossed,)))
-    assert row(accuracy=few).remarks == ()
+def test_answers_that_cross_a_threshold_are_a_remark(
+    threshold: float | None, stated: bool, images: int, remarks: bool
+) -> None:
+    crossed = Crossings(threshold=threshold, stated=stated, count=1000, upward=images, downward=0, images=images)
+    judged = row(accuracy=replace(accuracy(), confidence=Confidence(crossings=(crossed,))))
+    where = "the thresholds of their classes" if threshold is None else "a confidence of 0.8"
+    remark = f"answers of {images} of 1,000 images cross {where}: {images} reach it only with this bundle, "
+    assert (judged.verdict, judged.remarks) == ("pass", (f"{remark}0 only with the reference",) if remarks else ())
 
 
 def test_a_reference_near_chance_leaves_every_row_inconclusive() -> None:

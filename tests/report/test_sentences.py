@@ -13,7 +13,17 @@ from edgekit.report.document import Reference, Report
 from edgekit.report.html import render_html
 from edgekit.report.junit import junit_of_report
 from edgekit.report.markdown import render_card, summary_of_report
-from edgekit.report.sentences import RANDOM, conditions, limits, near_chance, outcomes, timing_words, warnings
+from edgekit.report.measurement import Confidence, Crossings
+from edgekit.report.sentences import (
+    RANDOM,
+    conditions,
+    confidence_details,
+    limits,
+    near_chance,
+    outcomes,
+    timing_words,
+    warnings,
+)
 from tests.helpers.page import Page
 from tests.helpers.reports import RANDOM_MODEL, ROWS, device, latency, printed, report, report_with, row
 
@@ -105,3 +115,22 @@ def test_bundles_with_other_threads_are_named() -> None:
     assert timing_words(rows).endswith("threads: 4 for onnx-int8, 1 for the others")
     elsewhere = row("tflite", latency_ms=latency(threads=2), device=device("pi5"))
     assert timing_words([*rows, elsewhere]).endswith("threads: 1 to 4")
+
+
+def test_details_name_the_calibration_error_the_crossings_and_the_temperature() -> None:
+    crossed = Crossings(threshold=0.8, stated=False, count=2000, upward=3, downward=5, images=8, changed_class=1)
+    confidence = Confidence(
+        calibration_error=0.031,
+        calibration_error_ci95=(0.02, 0.04),
+        reference_calibration_error=0.0287,
+        reference_calibration_error_ci95=(0.02, 0.04),
+        calibration_error_change_ci95=(-0.001, 0.006),
+        crossings=(crossed,),
+        temperature=0.8,
+    )
+    assert confidence_details(confidence) == (
+        "calibration error 3.10 %, the reference's 2.87 % (95 % interval of the difference -0.10 to 0.60 points); "
+        "3 of 2,000 answers reach a confidence of 0.8 only with this bundle, 5 only with the reference, and 1 with "
+        "both name another class; the last layer divides the outputs by 0.800"
+    )
+    assert confidence_details(None) == ""
