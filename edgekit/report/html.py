@@ -57,7 +57,7 @@ def details(report: Report, row: Row) -> dict[str, str]:
         "Temperature and clocks": heat_words(row.thermal),
         "Changed predictions": _flips(row.accuracy),
         "More on accuracy": task_details(row.accuracy) if meaningful else "",
-        "Confidence": confidence_details(row.accuracy and row.accuracy.confidence) if meaningful else "",
+        "Confidence": confidence_details(row.accuracy.confidence) if row.accuracy and meaningful else "",
         "Reasons": "; ".join(row.reasons),
         "Remarks": "; ".join(row.remarks),
     }
