@@ -35,7 +35,11 @@ def write_list(path: Path, chosen: Selection, recipe: Recipe, seed: int) -> None
             "data": chosen.source.name,
             "recipe": asdict(recipe),
             "images": [
-                {"name": image.sample.name, "sha256": image.sha256, "label": image.sample.label}
+                {
+                    "name": image.sample.name,
+                    "sha256": image.sha256,
+                    "label": image.sample.labels or image.sample.label,
+                }
                 for image in chosen.images
             ],
             "unreadable": [{"name": name, "reason": reason} for name, reason in chosen.unreadable],

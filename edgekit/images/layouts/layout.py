@@ -120,9 +120,11 @@ def read_label(value: Any) -> Labels:
     An empty text and a negative number, which stands for an unknown label, are none. Entries of a list may be booleans
     or 0.0 and 1.0, as in a multi-hot vector. Raises ValueError for a value that states no label.
     """
-    if hasattr(value, "tolist"):  # of numpy or torch
+    if hasattr(value, "shape") and hasattr(value, "tolist"):  # of numpy or torch
         value = value.item() if tuple(value.shape) in ((), (1,)) else value.tolist()
-    if isinstance(value, list | tuple | set):
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
+    if isinstance(value, list | tuple):
         return tuple(_entry(each) for each in value)
     if isinstance(value, str):
         return value.strip() or None

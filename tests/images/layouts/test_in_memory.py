@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,22 @@ def test_a_data_set_of_torchvision_loses_its_transform_and_keeps_its_classes(fol
     assert [(sample.label, sample.class_name) for sample in chosen.samples] == [(2, "owl"), (0, "cat")]
     relabelled = ImageFolder(str(folder), transform=transform, target_transform=lambda label: 2 - label)
     assert [sample.label for sample in open_dataset(relabelled, CLASSES).samples] == [2, 2, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("names", [["dog", "owl", "cat"], ["cat", "dog", "owl"]])
+def test_rows_of_hugging_face_with_lists_of_labels_have_its_classes(names: list[str]) -> None:
+    class Rows(list[Any]):
+        features: Any
+
+    rows = Rows({"image": image, "labels": [0, 2] if index else [1]} for index, image in enumerate(PIXELS))
+    rows.features = {"image": None, "labels": SimpleNamespace(feature=SimpleNamespace(names=names))}
+    expected = tuple(sorted(CLASSES.index(names[label]) for label in (0, 2)))
+    assert [sample.labels for sample in open_dataset(rows, CLASSES).samples][1:] == [expected] * 5
+
+
+def test_a_set_of_labels_gives_the_same_path_in_every_process() -> None:
+    paths = {open_dataset([(PIXELS[0], labels)], CLASSES).path for labels in ({"owl", "cat"}, ["cat", "owl"])}
+    assert len(paths) == 1
 
 
 def test_images_are_read_when_they_are_needed() -> None:
