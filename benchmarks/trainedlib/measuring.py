@@ -25,6 +25,7 @@ from edgekit.pipeline.build import build_one
 from edgekit.pipeline.deploy import deploy
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.loading import load_job
+from edgekit.pipeline.temperature import ACTIVATIONS, fitted_temperature
 from edgekit.report.measurement import Accuracy
 from edgekit.runtime.session import open_session
 from edgekit.support.libraries import quiet
@@ -94,7 +95,7 @@ class Bench:
         with open_session(bundle, 1) as session:
             figures = self.figures(session)
             share = summarize_profile(session).int8.share_of_macs
-        return figures | {"int8_share_of_macs": _rounded(share, 3)}
+        return figures | {"int8_share_of_macs": _rounded(share, 3), "temperature": bundle.manifest.temperature}
 
     def _repaired(self, runtime: str, folder: Path) -> Row:
         """Figures of the bundle that `edgekit deploy` makes, on as many images as it chooses itself.
@@ -138,7 +139,24 @@ class Bench:
         images = self.crops.normalized(self.spec.network.preprocessing)
         logits = np.concatenate([infer(image) for image in images])
         accuracy = self.spec.task.compare(self.spec.task.kept(logits), self.reference, self.crops.labels)
-        return _accuracy(accuracy) | {"snr_db": round(snr_db(self.float_logits, logits), 2)}
+        figures = _accuracy(accuracy) | {"snr_db": round(snr_db(self.float_logits, logits), 2)}
+        return figures | (self._confidence(infer, logits) if self.spec.task.activation in ACTIVATIONS else {})
+
+    def _confidence(self, infer: Infer, logits: NDArray[np.float32]) -> Row:
+        """Calibration errors and crossings, also with the temperature that fits the calibration images best."""
+        task, samples = self.spec.task, self.graphs.samples
+        images = self.spec.network.preprocessing.normalize(samples.pixels)
+        on_calibration = np.concatenate([infer(image[None]) for image in images])
+        temperature = fitted_temperature(on_calibration, samples.logits, task.activation)
+        kept = {"": task.kept(logits), "with_temperature_": task.kept(logits / np.float32(temperature))}
+        row: Row = {"fitted_temperature": round(temperature, 4)}
+        for prefix, answers in kept.items():
+            confidence = task.confidence(answers, self.reference, self.crops.labels)
+            row["float_calibration_error"] = _rounded(confidence.reference_calibration_error, 4)
+            row[f"{prefix}calibration_error"] = _rounded(confidence.calibration_error, 4)
+            row[f"{prefix}change_ci95"] = [round(end, 4) for end in confidence.calibration_error_change_ci95 or ()]
+            row[f"{prefix}crossings"] = [[each.threshold, each.upward, each.downward] for each in confidence.crossings]
+        return row
 
 
 def _accuracy(accuracy: Accuracy) -> Row:

@@ -10,6 +10,8 @@ from scipy.special import expit, log_softmax, softmax
 from edgekit.config.choices import Activation
 
 Outputs = NDArray[np.float32]
+ACTIVATIONS: tuple[Activation, ...] = ("softmax", "sigmoid")
+"""Activations whose scores a temperature changes."""
 FEWEST_IMAGES = 32
 """Fewest images that a temperature is fitted to, half of them at a time."""
 LEAST_GAIN = 0.1
@@ -21,7 +23,7 @@ LARGEST = 2.0
 
 def has_enough(expected: Outputs, activation: Activation) -> bool:
     """Whether there are enough images to fit a temperature, for a network whose outputs have one."""
-    return activation in ("softmax", "sigmoid") and len(expected) >= FEWEST_IMAGES
+    return activation in ACTIVATIONS and len(expected) >= FEWEST_IMAGES
 
 
 def helpful_temperature(outputs: Outputs, expected: Outputs, activation: Activation) -> float | None:
