@@ -48,7 +48,7 @@ class JobImages:
 
     def class_names(self, task: Task, outputs: Sequence[str]) -> ClassNames:
         """Names of the classes of the images: those of the outputs, or the set's own if its outputs are no classes."""
-        if task.labelling != "optional":
+        if task.outputs_are_classes:
             return outputs
         return {sample.label: sample.class_name for sample in self.evaluation.samples}
 

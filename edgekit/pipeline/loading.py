@@ -133,14 +133,14 @@ def load(
     report_rounding(settings.recipe, recipe, network.params, reporter)
     _report_origin(network, model, reporter)
     task = known_task(settings.task, network)
-    if task and task.labelling == "optional":
+    if task and not task.outputs_are_classes:
         network = without_classes(network, model)
     datasets = datasets_of(choice, network.labels, task.labelling if task else None)
     if datasets.origin:
         reporter.say(datasets.origin)
     task = task or recognized_task(datasets)
     say_why(settings.task, task, network, datasets.evaluation, reporter)
-    if task.labelling != "optional":
+    if task.outputs_are_classes:
         network = settle_classes(network, model, datasets.evaluation, reporter)
     images = choose_images(datasets, recipe, choice, reporter, settings.listed, model.weights, evaluates)
     warn_of_images(images, len(datasets.calibration.class_names), reporter)

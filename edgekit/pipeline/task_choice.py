@@ -18,7 +18,7 @@ def known_task(stated: str | None, network: Network) -> Task | None:
     if stated is None:
         return None if network.has_classifier else task_of("embedding")
     task = task_of(stated)
-    if task.labelling != "optional" and not network.has_classifier:
+    if task.outputs_are_classes and not network.has_classifier:
         raise ModelError(
             f"'{network.name}' has no classifier and returns {network.classes} features, but the task is {stated}",
             valid="--task embedding",
@@ -49,10 +49,10 @@ def without_classes(network: Network, options: ModelOptions) -> Network:
 def say_why(stated: str | None, task: Task, network: Network, dataset: Dataset, reporter: Reporter) -> None:
     """Say why a task was recognized unless it is the usual one, and what is taken for an embedding."""
     if stated is not None:
-        if task.labelling == "optional" and network.has_classifier:
+        if not task.outputs_are_classes and network.has_classifier:
             reporter.say(f"embedding: the {network.classes} outputs of '{network.name}', whatever its last layer is")
         return
-    if task.labelling == "optional":
+    if not task.outputs_are_classes:
         reason = f"'{network.name}' has no classifier and returns {network.classes} features"
     elif task.labelling == "several":
         count = sum(len(sample.labels) > 1 for sample in dataset.samples)

@@ -109,6 +109,11 @@ class Task(ABC):
         """What is kept of the outputs."""
 
     @property
+    def outputs_are_classes(self) -> bool:
+        """Whether each output belongs to a class, which has a name."""
+        return self.labelling in ("one", "several")
+
+    @property
     def key(self) -> str:
         """Text that differs between tasks that judge the same outputs differently."""
         return f"{self.name} {self.thresholds}"
@@ -170,7 +175,7 @@ class Task(ABC):
 
     def with_class_names(self, changes: Sequence[ClassChange], names: ClassNames) -> tuple[ClassChange, ...]:
         """The changes with the names of the classes instead of their indices."""
-        return tuple(_named(change, names, self.labelling != "optional") for change in changes)
+        return tuple(_named(change, names, self.outputs_are_classes) for change in changes)
 
     def least_interval(self, count: int) -> float:
         """Upper end, in points, of the interval of the drop between equal models on so many images."""
