@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgekit.config.choices import Activation, Labelling
 from edgekit.errors import UsageError
 from edgekit.measure.confidence import Confidences
-from edgekit.measure.paired import CONFIDENCE
+from edgekit.measure.paired import CONFIDENCE, paired_interval
 from edgekit.measure.tasks.task import Answers, Outputs, Targets, Task
 from edgekit.report.document import Reference
 from edgekit.report.measurement import Accuracy, ClassChange, Score
@@ -69,7 +69,11 @@ class OwnMetric(Task):
         return Outputs(outputs)
 
     def compare(self, answers: Outputs, reference: Outputs, targets: Targets, versus: str = "reference") -> Accuracy:
-        """The function's value, and its drop with a paired bootstrap over images."""
+        """The function's value, and its drop with a paired bootstrap over images.
+
+        The interval is at least as wide as that of a share of the images of which none differs: a bootstrap knows
+        nothing of what no image shows.
+        """
         from scipy.stats import bootstrap
 
         def drop(images: NDArray[np.int64]) -> float:
@@ -77,24 +81,24 @@ class OwnMetric(Task):
             return 100 * (other - one)
 
         images = np.arange(len(targets))
-        interval = (drop(images),) * 2
+        measured, least = drop(images), self.least_interval(len(images))
+        low = high = measured
         if len(images) > 1 and not np.array_equal(answers.values, reference.values):
-            found = bootstrap(
+            low, high = bootstrap(
                 (images,), drop, n_resamples=RESAMPLES, vectorized=False, method="percentile",
                 confidence_level=CONFIDENCE, rng=np.random.default_rng(0),
             ).confidence_interval  # fmt: skip
-            interval = float(found.low), float(found.high)
         return replace(
             self.task.compare(self.task.kept(answers.values), self.task.kept(reference.values), targets, versus),
             top1=None,
             top5=None,
             drop_top1_points=None,
-            drop_ci95_points=interval,
+            drop_ci95_points=(min(float(low), measured - least), max(float(high), measured + least)),
             right_to_wrong=None,
             wrong_to_right=None,
             mcnemar_p=None,
             score=Score(self.title, self._value(answers.values, targets)),
-            drop_score_points=drop(images),
+            drop_score_points=measured,
         )
 
     def reference(
@@ -120,6 +124,10 @@ class OwnMetric(Task):
     def given_by_class(self, answers: Outputs, targets: Targets) -> tuple[int, ...] | None:
         """Those of the task."""
         return self.task.given_by_class(self.task.kept(answers.values), targets)
+
+    def least_interval(self, count: int) -> float:
+        """The end of Tango's interval for no image that differs."""
+        return 100 * paired_interval(0, 0, max(1, count))[1]
 
     def _value(self, outputs: NDArray[np.float32], targets: Targets) -> float:
         value: Any = self.metric(outputs, targets)

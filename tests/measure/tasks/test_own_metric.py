@@ -36,8 +36,12 @@ def test_a_function_that_computes_top1_gives_the_drop_and_nearly_the_interval_of
     assert task().reference("torch", REFERENCE, LABELS, 3, False).value == accuracy(REFERENCE.values, LABELS)
 
 
-def test_equal_outputs_lose_nothing() -> None:
-    assert task().compare(REFERENCE, REFERENCE, LABELS).drop_ci95_points == (0, 0)
+def test_equal_answers_are_no_surer_than_those_of_top1() -> None:
+    own, single = task().compare(REFERENCE, REFERENCE, LABELS), SingleLabel()
+    kept = single.kept(REFERENCE.values)
+    assert own.drop_points == 0
+    assert own.drop_ci95_points == pytest.approx(single.compare(kept, kept, LABELS).drop_ci95_points)
+    assert task().least_interval(90) == own.drop_ci95_points[1]
 
 
 @pytest.mark.parametrize("value", ["high", None, float("nan"), 97.5])
