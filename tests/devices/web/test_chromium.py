@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from edgekit.devices.web.runner import Runner
 from edgekit.devices.web.runtime_package import RuntimeFiles
 from edgekit.devices.web.server import PageServer
 from edgekit.errors import EngineError
-from edgekit.runtime.bundle import read_bundle
+from edgekit.runtime.bundle import read_bundle, with_manifest
 from tests.helpers.chromium import browsing, opened_tab
 from tests.helpers.tiny import CLASSES, SIDE, MakeBundle
 from tests.helpers.waiting import DEADLINE_S
@@ -67,7 +68,17 @@ def test_deploy_measures_in_a_browser(
     assert int8["speedup"]["ratio"] > 0
 
 
+TASKS: dict[str, dict[str, Any]] = {
+    "single-label": {},
+    "multi-label": {"task": "multi-label", "activation": "sigmoid"},
+    "embedding": {"task": "embedding", "activation": "normalize"},
+}
+"""What the outputs of the same model can mean."""
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_evaluate_in_a_browser(
+    task: str,
     chromium: str,
     litertjs: RuntimeFiles,
     commands: Callable[[], Path],
@@ -75,8 +86,16 @@ def test_evaluate_in_a_browser(
     photos: Path,
     tmp_path: Path,
 ) -> None:
-    bundles = [str(finished_run / f"tflite-{precision}") for precision in ("float", "int8")]
-    evaluate = [str(commands() / "edgekit"), "evaluate", *bundles, "--data", str(photos), "--threads", "1", "--json"]
+    bundles = [str(tmp_path / f"tflite-{precision}") for precision in ("float", "int8")]
+    for bundle in bundles:
+        shutil.copytree(finished_run / Path(bundle).name, bundle)
+        with_manifest(read_bundle(bundle), **TASKS[task])
+    data = photos
+    if task == "multi-label":
+        data = tmp_path / "labels.csv"
+        rows = [f"{file},{file.parent.name}|class_0" for file in sorted(photos.glob("*/*.png"))]
+        data.write_text("\n".join(["path,labels", *rows]))
+    evaluate = [str(commands() / "edgekit"), "evaluate", *bundles, "--data", str(data), "--threads", "1", "--json"]
     here = json.loads(subprocess.run(evaluate, capture_output=True, check=True, text=True).stdout)
     environment = os.environ | {"XDG_CACHE_HOME": str(litertjs.folder.parent.parent)}
     with subprocess.Popen(
@@ -90,7 +109,13 @@ def test_evaluate_in_a_browser(
     assert here["device"] is None
     assert [row["bundle"] for row in there["results"]] == bundles
     for row, same in zip(there["results"], here["results"], strict=True):
-        assert row["accuracy"]["top1"] == pytest.approx(same["accuracy"]["top1"], abs=1 / 40)
+        top1, score = row["accuracy"]["top1"], row["accuracy"]["score"]
+        if task == "single-label":
+            assert top1 == pytest.approx(same["accuracy"]["top1"], abs=1 / 40)
+        else:
+            assert top1 is None
+            assert score["metric"] == same["accuracy"]["score"]["metric"]
+            assert score["value"] == pytest.approx(same["accuracy"]["score"]["value"], abs=2 / 40)
 
 
 def test_benchmark_over_https_runs_in_threads(
