@@ -20,7 +20,7 @@ from edgekit.models.network import DISTRIBUTIONS, NetworkIdentity
 from edgekit.support.distribution import versions_of
 from edgekit.support.files import Inputs
 
-SHARED_DISTRIBUTIONS = (*DISTRIBUTIONS, "networkx", *COMPILER_DISTRIBUTIONS)
+SHARED_DISTRIBUTIONS = (*DISTRIBUTIONS, "networkx", "scipy", *COMPILER_DISTRIBUTIONS)
 """Distributions that affect every bundle. Those of single runtimes are in the table of runtimes."""
 ROOMS = ("compat", "compiler", "config", "images", "models", "pipeline", "runtime")
 """Folders of the package whose code affects the content of bundles. The others run, measure or report."""
