@@ -5,6 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgekit.measure.confidence import Confidences, calibration_error, compare_confidences, crossings
+from edgekit.measure.tasks import task_of
 
 
 def drawn(images: int, off: float, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -97,3 +98,31 @@ def test_confidences_that_are_no_probabilities_only_cross() -> None:
     assert compared.calibration_error is None
     assert compared.calibration_error_change_ci95 is None
     assert [each.downward for each in compared.crossings] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "thresholds"), [("single-label", (0.7,)), ("multi-label", (0.7,) * 3), ("embedding", (0.7,))]
+)
+def test_a_stated_threshold_replaces_those_of_a_task(name: str, thresholds: tuple[float, ...]) -> None:
+    task = task_of(name, (0.2,) * len(thresholds))
+    assert task.at(None, 3) == task
+    assert task.at(0.7, 3).thresholds == thresholds
+
+
+@pytest.mark.parametrize(("name", "errors"), [("single-label", True), ("multi-label", True), ("embedding", False)])
+def test_every_task_has_confidences(name: str, errors: bool) -> None:
+    generator = np.random.default_rng(0)
+    outputs = generator.normal(0, 2, (200, 4)).astype(np.float32)
+    labels = generator.integers(4, size=200)
+    targets = np.eye(4, dtype=bool)[labels] if name == "multi-label" else labels
+    task = task_of(name).at(0.6, 4)
+    reference, halved = task.kept(outputs), task.kept(outputs / np.float32(2))
+    compared = task.confidence(halved, reference, targets)
+    assert (compared.calibration_error is not None) == errors
+    (crossed,) = compared.crossings
+    assert (crossed.threshold, crossed.stated, crossed.upward) == (0.6, True, 0)
+    assert (crossed.downward > 20) == errors, "vectors of another length have the same cosines"
+    assert crossed.count == (800 if name == "multi-label" else 200)
+    same = task.confidence(reference, reference, targets)
+    assert same.crossing_share == 0
+    assert same.calibration_error_change_ci95 == ((0, 0) if errors else None)

@@ -44,6 +44,7 @@ PROVENANCE = {
     "labels_origin": "`labels` are what it says",
     "labels_file": "`labels` are what it says",
     "labels_doubt": "it is for people",
+    "has_classifier": "the task follows from it",
     "notes": "they are for people",
 }
 """Other fields that change no bundle, each with the reason."""
