@@ -14,6 +14,7 @@ from edgekit.measure.tasks.single_label import chance, changed, difference, hits
 from edgekit.measure.tasks.task import Answers, Outputs, Targets, Task
 from edgekit.report.document import Reference
 from edgekit.report.measurement import Accuracy, ClassChange, Detail, Score
+from edgekit.runtime.activation import activated
 
 NEIGHBOURS = 10
 """Number of nearest neighbours that are compared."""
@@ -34,7 +35,7 @@ class Embedding(Task):
 
     def kept(self, outputs: NDArray[np.float32]) -> Outputs:
         """The vectors with length 1."""
-        return Outputs(outputs / np.maximum(np.linalg.norm(outputs, axis=1, keepdims=True), 1e-12))
+        return Outputs(activated(outputs, self.activation))
 
     def compare(self, answers: Outputs, reference: Outputs, targets: Targets, versus: str = "reference") -> Accuracy:
         """With labels, the share of images whose nearest neighbour has the same label; else the cosine to `reference`.

@@ -14,6 +14,7 @@ from edgekit.measure.tasks.single_label import near_chance, worst_first
 from edgekit.measure.tasks.task import EXAMPLES, MOST_CLASSES, Answers, Outputs, Targets, Task
 from edgekit.report.document import Reference
 from edgekit.report.measurement import Accuracy, ChangedImage, ClassChange, Detail, Score
+from edgekit.runtime.activation import activated
 
 THRESHOLD = 0.5
 """Threshold of a class for which none was chosen."""
@@ -41,7 +42,7 @@ class MultiLabel(Task):
 
     def given(self, answers: Outputs) -> NDArray[np.bool_]:
         """The classes whose score reaches their threshold, bool [N,classes]."""
-        return np.asarray(sigmoid(answers.values) >= np.array(self.thresholds or THRESHOLD))
+        return np.asarray(activated(answers.values, self.activation) >= np.array(self.thresholds or THRESHOLD))
 
     def compare(self, answers: Outputs, reference: Outputs, targets: Targets, versus: str = "reference") -> Accuracy:
         """Mean average precision with its paired drop, and F1 at the thresholds."""
@@ -107,7 +108,7 @@ class MultiLabel(Task):
 
     def confidences(self, answers: Outputs, targets: Targets) -> Confidences:
         """The score of each class for each image."""
-        return Confidences(sigmoid(answers.values).astype(np.float32), targets)
+        return Confidences(activated(answers.values, self.activation), targets)
 
     def right_by_class(self, answers: Outputs, targets: Targets) -> tuple[int, ...] | None:
         """Number of images of each class for which the class is given."""
@@ -122,11 +123,6 @@ def _by_class(chosen: NDArray[np.bool_], targets: Targets) -> tuple[int, ...] | 
     """Number of chosen images of each class that images have; None for too many classes."""
     present = targets.any(0)
     return tuple(chosen.sum(0)[present].tolist()) if present.sum() <= MOST_CLASSES else None
-
-
-def sigmoid(outputs: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The score of each output, from 0 to 1."""
-    return np.asarray(1 / (1 + np.exp(-np.clip(outputs.astype(np.float64), -500, 500))))
 
 
 def average_precisions(
@@ -180,7 +176,7 @@ def best_thresholds(outputs: NDArray[np.float32], targets: Targets) -> tuple[flo
         outputs: Outputs of the float network, [N,classes].
         targets: Classes of each image, bool [N,classes].
     """
-    scores = sigmoid(outputs)
+    scores = activated(outputs, MultiLabel.activation).astype(np.float64)  # as the SDK compares them
     return tuple(_best_threshold(scores[:, label], targets[:, label]) for label in range(targets.shape[1]))
 
 
