@@ -92,6 +92,9 @@ def evaluate_bundles(
             fix="Name the bundle to compare with, such as the float bundle, with `--reference BUNDLE`",
         )
     task = task_in(bundles[0])
+    for bundle in bundles[1:]:
+        if threshold is None and bundle.manifest.thresholds != bundles[0].manifest.thresholds:
+            reporter.warn(f"'{bundle.path}' has other thresholds than '{bundles[0].path}', whose thresholds are taken")
     dataset = _open(data.absolute() if scale.scheduler else data, bundles[0], task, reporter)
     with ExitStack() as stack:
         stack.callback(close_session)

@@ -21,6 +21,10 @@ THRESHOLD = 0.5
 FEWEST_POSITIVES = 5
 """Fewest images of a class from which its threshold is chosen."""
 METRIC = "mAP"
+MOST_COMPARED = 100
+"""Most classes among which another order is sought."""
+OTHER_ORDER = 0.2
+"""Gain of the mean average precision that shows another order."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,10 @@ class MultiLabel(Task):
     def reference(
         self, engine: str, answers: Outputs, targets: Targets, outputs: int, random_weights: bool
     ) -> Reference:
-        """Mean average precision beside that of scores that are dealt to the images at random."""
+        """Mean average precision beside that of scores that are dealt to the images at random.
+
+        A network whose outputs fit other classes much better counts as near chance too.
+        """
         means = mean_over_classes(average_precisions(answers.values, targets, bootstrap_weights(len(targets))))
         ends = percentile_interval(means[1:])
         shares = targets.mean(0)
@@ -74,7 +81,8 @@ class MultiLabel(Task):
             score=Score(METRIC, float(means[0]), (Detail("F1", f1),)),
             top1_ci95=ends,
             chance=guessed,
-            near_chance=not random_weights and near_chance(ends, guessed),
+            near_chance=not random_weights
+            and (near_chance(ends, guessed) or fits_other_classes(answers.values, targets)),
         )
 
     def changes(
@@ -157,6 +165,22 @@ def average_precisions(
 def mean_over_classes(precisions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean of [B,classes] over the classes that images have."""
     return np.asarray(np.nanmean(precisions, axis=1))
+
+
+def fits_other_classes(outputs: NDArray[np.float32], targets: Targets) -> bool:
+    """Whether the mean average precision is higher by `OTHER_ORDER` if the outputs [N,K] belong to other classes.
+
+    Only the classes that images have are compared, and only up to `MOST_COMPARED`.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    present = np.flatnonzero(targets.any(0))
+    if len(present) > MOST_COMPARED:
+        return False
+    own, once = targets[:, present], np.ones((1, len(targets)), np.float32)
+    fits = np.stack([average_precisions(outputs[:, [label] * len(present)], own, once)[0] for label in present])
+    best = linear_sum_assignment(fits, maximize=True)
+    return bool(fits[best].mean() > fits.diagonal().mean() + OTHER_ORDER)
 
 
 def f1_scores(given: NDArray[np.bool_], targets: Targets) -> NDArray[np.float64]:

@@ -110,6 +110,11 @@ def test_labels_in_another_order_are_near_chance() -> None:
     assert not TASK.reference("torch", answers, targets, 4, False).near_chance
     rolled = TASK.reference("torch", answers, np.roll(targets, 1, axis=1), 4, False)
     assert rolled.near_chance
+    # A class that never comes with another one makes scores for it better than chance for the other's absence.
+    apart = np.where(targets[:, :1], [True, False, False, False], targets)
+    exclusive = Outputs(np.where(apart, 2.0, -2.0).astype(np.float32) + answers.values)
+    assert not TASK.reference("torch", exclusive, apart, 4, False).near_chance
+    assert TASK.reference("torch", exclusive, apart[:, ::-1], 4, False).near_chance
     assert not TASK.reference("torch", answers, np.roll(targets, 1, axis=1), 4, True).near_chance
 
 
