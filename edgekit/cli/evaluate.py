@@ -43,9 +43,9 @@ Examples:
         "devices": "Device to evaluate on: local (this machine), or web for a browser, such as a phone's, that opens "
         "the address which edgekit shows. A browser runs bundles for LiteRT.",
         "threads": "Number of threads that the runtime uses in each process.",
-        "max_drop": "Largest loss of top-1 accuracy against the reference, in percentage points, with which a bundle "
-        "passes. Its whole 95 % confidence interval must lie within the bound. Float bundles are exempt if int8 "
-        "bundles are compared with one.",
+        "max_drop": "Largest loss of top-1 accuracy, or of the task's metric, against the reference, in percentage "
+        "points, with which a bundle passes. Its whole 95 % confidence interval must lie within the bound. Float "
+        "bundles are exempt if int8 bundles are compared with one.",
     },
 )
 def evaluate(
@@ -99,9 +99,9 @@ def evaluate(
 ) -> int:
     """Measure the accuracy of bundles on labelled images.
 
-    Prints top-1 and top-5 accuracy, and each bundle's drop compared with a
-    reference, such as the float bundle. The exit code is 1 if a bundle misses
-    --max-drop, or if the interval can't confirm it.
+    Prints top-1 and top-5 accuracy, or the metric of another task, and each
+    bundle's drop compared with a reference, such as the float bundle. The exit
+    code is 1 if a bundle misses --max-drop, or if the interval can't confirm it.
     """
     from edgekit.measure.evaluate_bundles import Scale, evaluate_bundles
     from edgekit.report.junit import junit_of_rows

@@ -36,7 +36,7 @@ SHOWN = ("weights", "labels", "imgsz", "data", "calibration_data", "targets", "r
     helps={
         "output": "Run folder for sensitivity.json and sensitivity.svg.",
         "num_eval_samples": "Number of images to simulate on.",
-        "max_drop": "Loss of top-1 accuracy, in percentage points, above which a layer is flagged.",
+        "max_drop": "Loss of accuracy, in percentage points, above which a layer is flagged.",
     },
     shown=(*SHOWN, "max_drop", "threads"),
 )

@@ -382,8 +382,8 @@ class Job:
             panel="Gates",
             metavar="POINTS",
             default="the measured loss may be 1 point, whatever its interval",
-            help="Largest loss of top-1 accuracy, in percentage points, with which an int8 bundle passes. The whole "
-            "95 % confidence interval of the loss must lie within it.",
+            help="Largest loss of top-1 accuracy, or of the task's metric, in percentage points, with which an int8 "
+            "bundle passes. The whole 95 % confidence interval of the loss must lie within it.",
         ),
     ] = None
     min_speedup: Annotated[

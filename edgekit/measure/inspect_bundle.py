@@ -64,6 +64,9 @@ class BundleInspection:
     model: str | None
     input_shape: tuple[int, ...]
     classes: int
+    """Number of outputs: of classes, or of values of a vector."""
+    task: str = "single-label"
+    """Meaning of the outputs."""
     device_class: str
     size_bytes: int
     engine: str
@@ -119,6 +122,7 @@ def inspect_bundle(path: Path, threads: int | None, name: str | None = None) -> 
         model=manifest.recorded("model", "name"),
         input_shape=manifest.input_shape,
         classes=manifest.classes,
+        task=manifest.task,
         device_class=manifest.device_class,
         size_bytes=bundle.size_bytes,
         engine=engine,

@@ -271,7 +271,7 @@ def draw_tuning(search: SearchSummary, standalone: bool = False) -> Picture:
             axes.axhline(search.max_drop_points, color=INK, linestyle="--", linewidth=1, label="bound")
             axes.set_title(target.target, loc="left", fontsize=11)
             axes.set_xlabel("latency, % of float's (lower is better)")
-            axes.set_ylabel("top-1 drop, points (lower is better)")
+            axes.set_ylabel("drop, points (lower is better)")
             axes.legend(fontsize=9)
         svg = svg_of(figure, standalone)
     return Picture(svg, " ".join(lines(search)))

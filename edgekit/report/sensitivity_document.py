@@ -228,7 +228,7 @@ def whole(sensitivity: Sensitivity, part: TargetSensitivity) -> str:
     if not sensitivity.accuracy_meaningful:
         return f"{snr}, agreement {int8.agreement:.1%} (the weights are random)"
     low, high = int8.drop_ci95_points
-    return f"{snr}, top-1 drop {int8.drop_top1_points:.2f} points [95 %: {low:.2f}, {high:.2f}]"
+    return f"{snr}, drop {int8.drop_top1_points:.2f} points [95 %: {low:.2f}, {high:.2f}]"
 
 
 def advice(sensitivity: Sensitivity, part: TargetSensitivity) -> str:
