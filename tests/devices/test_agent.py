@@ -254,8 +254,8 @@ def test_an_engine_that_fails_end_to_end_loses_only_its_own_row(with_images: Mea
 def test_a_device_sends_its_profile_and_the_names_of_changed_images(with_images: MeasureJob, cache: Path) -> None:
     assert with_images.images is not None
     reference = dict(np.load(cache / "files" / with_images.images.reference))
-    reference["best"][2] = (reference["best"][2] + 1) % 10
-    names = tuple(f"{index}.png" for index in range(len(reference["best"])))
+    reference["classes"][2, 0] = (reference["classes"][2, 0] + 1) % 10
+    names = tuple(f"{index}.png" for index in range(len(reference["classes"])))
     sent = replace(with_images.images, reference=store_arrays(cache, **reference), names=names)
     job = structs.replace(with_images, images=sent)
     messages, _ = run(job)

@@ -52,7 +52,7 @@ def random_crops(labels: Sequence[int]) -> LabelledCrops:
 
 
 def normalized(crops: LabelledCrops, preprocessing: Preprocessing) -> list[NDArray[np.float32]]:
-    return [image for image, _ in crops.normalized(preprocessing)]
+    return list(crops.normalized(preprocessing))
 
 
 @pytest.fixture(scope="module")
