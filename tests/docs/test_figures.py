@@ -112,6 +112,14 @@ def test_every_trained_network_is_listed() -> None:
     assert [name for name in names if f"| `{name}`: " not in table] == []
 
 
+def test_confidences_are_of_the_json() -> None:
+    rows, shown = read_rows(ROOT / "benchmarks/confidence.json"), trained.confidence_table()
+    for row in rows:
+        assert f"| {100 * row['calibration_error']:.1f} % |" in shown
+        assert "{1} + {2}".format(*row["crossings"][-1]) in shown
+    assert f"of these {len(rows)} bundles, the" in shown
+
+
 def test_processors_are_named_by_all_of_their_numbers() -> None:
     assert figures.processor("AMD EPYC (family 25, model 17)") == "AMD EPYC (family 25, model 17: Zen 4)"
     assert figures.processor("AMD EPYC (family 25, model 1)").endswith("model 1: Zen 3, without VNNI)")
