@@ -141,13 +141,14 @@ def confidence_table() -> str:
         )
         for row in rows
     ]
-    taken = sum(row["temperature"] is not None for row in rows)
+    taken = [f"{code(row['network'])} on {RUNTIMES[row['runtime']].title}" for row in rows if row["temperature"]]
     equal = sum(low <= 0 <= high for low, high in (row["change_ci95"] for row in rows))
     days, counts = sorted({row["created"][:10] for row in rows}), sorted({row["images"] for row in rows})
     images = " or ".join(f"{count:,}" for count in counts)
     note = (
         f"{images} images, {days[-1]}. For {equal} of these {len(rows)} bundles, the 95 % interval of the difference "
-        f"between the errors of INT8 and of float contains 0. edgekit folded a temperature into {taken} of them."
+        "between the errors of INT8 and of float contains 0. edgekit folded a temperature into "
+        f"{', '.join(taken) or 'none'}, whose INT8 includes it."
     )
     return f"{table(heads, lines)}\n\n{note}\n"
 
