@@ -31,7 +31,7 @@ def headlines() -> str:
         f"nothing or loses. Times are of an {machine_of(FILE)}, with one thread. The fastest float is edgekit's or the "
         "stock tools', in f32 or bf16; stock INT8 is that of NNCF, ONNX Runtime's `quantize_static` and "
         f"litert-quantizer. The loss, with its 95 % interval, is of {first.images:,} held-out images{where}; torch "
-        f"classifies {100 * first.float_top1:.2f} % of them correctly. [These commands]({here}#measure-it-yourself) "
+        f"classifies {100 * first.float_score:.2f} % of them correctly. [These commands]({here}#measure-it-yourself) "
         "measure it again."
     )
     wrapped = fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)

@@ -8,6 +8,7 @@ from benchmarks.trainedlib.choices import MOST_DROP, REPAIRED, SHIPPED
 from docs.generate.figures import BENCHMARKS, processor
 from docs.generate.markdown import code, table
 from edgekit.config.runtimes import RUNTIMES
+from edgekit.report.measurement import TOP1
 
 FILE = "trained.json"
 CONFIDENCE_FILE = "confidence.json"
@@ -26,6 +27,8 @@ NETWORKS = {
     "vit": "a small ViT",
     "davit": "a small DaViT",
     "coatnet": "a small CoAtNet",
+    "scenes": "a narrow MobileNetV3 that tells digits in drawn scenes",
+    "dinov2": "a DINOv2 ViT-S without a head, published weights, at 112 px",
 }
 
 
@@ -37,12 +40,14 @@ class Loss:
     runtime: str
     """The runtime's name in `RUNTIMES`."""
     images: int
-    float_top1: float
-    top1: float
+    metric: str
+    float_score: float
+    score: float
+    """The metric in float and in INT8."""
     points: float
     low: float
     high: float
-    """Drop of top-1 in percentage points, and its 95 % interval."""
+    """Drop of the metric in percentage points, and its 95 % interval."""
     day: str
     cpu: str | None
     """The processor that ran INT8; None for rows of before 28 November 2026."""
@@ -58,6 +63,7 @@ def losses() -> list[Loss]:
             row["network"],
             row["runtime"],
             row["images"],
+            row.get("metric", TOP1),
             row["float_top1"],
             row["top1"],
             row["drop_top1_points"],
@@ -83,7 +89,7 @@ def loss_of(network: str, runtime: str) -> Loss:
 
 def losses_table() -> str:
     """A line for each network, with the loss on each runtime."""
-    heads = ("network", "images", "float top-1", *(runtime.title for runtime in RUNTIMES.values()))
+    heads = ("network", "images", "float", *(runtime.title for runtime in RUNTIMES.values()))
     every = losses()
     rows = []
     for network in dict.fromkeys(loss.network for loss in every):
@@ -91,7 +97,8 @@ def losses_table() -> str:
         first = next(iter(own.values()))
         cells = (str(own[runtime]) if runtime in own else "–" for runtime in RUNTIMES)  # noqa: RUF001
         name = f"{code(network)}: {NETWORKS[network]}"
-        rows.append((name, f"{first.images:,}", f"{100 * first.float_top1:.2f} %", *cells))
+        score = f"{100 * first.float_score:.2f} %{'' if first.metric == TOP1 else f' {first.metric}'}"
+        rows.append((name, f"{first.images:,}", score, *cells))
     days = sorted(loss.day for loss in every)
     when = f"on {days[0]}" if days[0] == days[-1] else f"from {days[0]} to {days[-1]}"
     note = f"Measured {when}{_where(every)}. Every figure is in `benchmarks/{FILE}`."
