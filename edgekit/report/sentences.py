@@ -68,7 +68,7 @@ def near_chance(reference: Reference, images: int) -> list[str]:
         f"The reference is near chance: {reference.engine} reaches {reference.metric} {value} % (95 % interval {low} "
         f"to {high} %) on {images:,} images, and chance is {chance} %. No accuracy means anything until this is "
         "settled. Likely causes: the classes have another order (list them with `--labels`), the images are "
-        "normalized otherwise than in training (`--mean`, `--std`), or the head is not that of these classes."
+        "normalized otherwise than in training (`--mean`, `--std`), or the network was trained for other classes."
     ]
 
 
