@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.peerlib import executorch
 from benchmarks.peerlib.candidates import Candidate
 from benchmarks.peerlib.results import figures, write_results
 from benchmarks.peerlib.timing import run_all
@@ -41,6 +42,7 @@ from edgekit.support.progress import Reporter
 HERE = Path(__file__).resolve().parent
 CALIBRATION, EVALUATION = 128, 100
 THREADS = (1, 2)
+ALL_RUNTIMES = (*RUNTIMES, "executorch")
 
 
 def main() -> None:
@@ -64,7 +66,7 @@ def new_results() -> dict[str, Any]:
     return {
         "schema_version": 1,
         "machine": msgspec.to_builtins(machine.describe()),
-        "versions": all_versions(),
+        "versions": all_versions() | {"executorch": executorch.VERSION},
         "threads": list(THREADS),
         "images": EVALUATION,
         "models": {},
@@ -99,9 +101,9 @@ def all_versions() -> dict[str, str]:
 
 def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Measure the figures of one model."""
-    made, images, reference, about = make(name, args)
+    made, images, reference, about = make(name, args, runtimes=ALL_RUNTIMES)
     rows: list[dict[str, Any]] = []
-    for runtime in RUNTIMES:
+    for runtime in ALL_RUNTIMES:
         group = [(candidate, why) for candidate, why in made if candidate.runtime == runtime]
         working = [candidate for candidate, why in group if why is None]
         spawn = multiprocessing.get_context("spawn")
@@ -125,8 +127,8 @@ def make(
 ) -> tuple[list[tuple[Candidate, str | None]], NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
     """Build the candidates; return them, the images [N,3,H,W], torch's logits [N,classes] and facts about the model.
 
-    edgekit's candidates are built for the device class, which defaults to this machine's. `runtimes` may name some of
-    peerlib.wheels, which have only stock candidates.
+    edgekit's candidates are built for the device class, which defaults to this machine's. `runtimes` may name
+    executorch and those of peerlib.wheels, which have only stock candidates.
     """
     from benchmarks.peerlib.builds import Stock, edgekit_candidates
     from benchmarks.peerlib.models import SUBJECTS

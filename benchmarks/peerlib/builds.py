@@ -16,6 +16,7 @@ from torch import nn
 
 from benchmarks.peerlib.candidates import ACCURATE, PERCENTILE, Candidate
 from benchmarks.peerlib.converters import convert_mnn, convert_ncnn
+from benchmarks.peerlib.executorch import convert_executorch
 from benchmarks.peerlib.wheels import WHEELS
 from edgekit.compat.nncf import nncf
 from edgekit.compat.openvino import openvino
@@ -79,6 +80,8 @@ class Stock:
             ("tflite", "litert-quantizer dynamic", "int8", "dynamic.tflite", self._tflite_dynamic),
             ("mnn", "plain float", "float", "float.mnn", self._mnn),
             ("ncnn", "plain float", "float", "float.ncnn.param", self._ncnn),
+            ("executorch", "plain float", "float", "float.pte", self._executorch),
+            ("executorch", "XNNPACKQuantizer", "int8", "int8.pte", self._executorch_int8),
         ]
         for runtime, name, precision, file, make in makes:
             wanted = name not in (ACCURATE, PERCENTILE) if names is None else precision == "float" or name in names
@@ -170,6 +173,12 @@ class Stock:
 
     def _ncnn(self, path: Path) -> None:
         convert_ncnn(self.module, self.example[0], path)
+
+    def _executorch(self, path: Path, int8: bool = False) -> None:
+        convert_executorch(self.module, self.images, path, int8)
+
+    def _executorch_int8(self, path: Path) -> None:
+        self._executorch(path, int8=True)
 
 
 class _Reader(ort_quantization.CalibrationDataReader):  # type: ignore[misc]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.peerlib.executorch import open_executorch
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.runtime.engine import import_runtime
 
@@ -17,6 +18,7 @@ ACCURATE, PERCENTILE = "nncf.quantize accurate bias correction", "quantize_stati
 SUFFIXES = {name: (runtime.model_suffix, *runtime.companion_suffixes) for name, runtime in RUNTIMES.items()} | {
     "mnn": (".mnn",),
     "ncnn": (".ncnn.param", ".ncnn.bin"),
+    "executorch": (".pte",),
 }
 """Suffixes of the files that a runtime loads, the model's own first."""
 
@@ -51,6 +53,8 @@ def open_candidate(candidate: Candidate, threads: int) -> Infer:
         from edgekit.runtime import load
 
         return load(candidate.path, threads, low_precision=candidate.precision == "f16")
+    if candidate.runtime == "executorch":
+        return open_executorch(candidate.path, threads)
     openers = {"openvino": _openvino, "onnx": _onnx, "tflite": _tflite, "mnn": _mnn, "ncnn": _ncnn}
     return openers[candidate.runtime](candidate, threads)
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from benchmarks.peerlib import executorch
 from benchmarks.peerlib.candidates import Candidate
 from benchmarks.peerlib.timing import OPENINGS
 from edgekit.config.runtimes import RUNTIMES
@@ -15,6 +16,7 @@ from edgekit.measure.accuracy import snr_db
 
 Row = dict[str, Any]
 OURS = "edgekit int8"
+TITLES = {name: runtime.title for name, runtime in RUNTIMES.items()} | {"executorch": executorch.TITLE}
 NONE = "-"
 FLOATS = ("float", "bf16", "f16")
 """Precisions that are not INT8; "float" is f32."""
@@ -25,7 +27,8 @@ Written by `python -m benchmarks.peers`; every figure is in `{json}`. {timing}; 
 {wide:.0f} % of its ratio, because of other work on the machine or of where in memory the sessions were. SNR compares
 the logits with torch's, and agreement the top-1 predictions, on {images} real images. The fastest float is the fastest
 of the plain model and edgekit's float bundle, in f32 or bf16. The fastest stock INT8 is that of any kind, dynamic range
-included. Ship is INT8 where it is faster than the fastest float over the whole interval."""
+included. Ship is INT8 where it is faster than the fastest float over the whole interval. ExecuTorch isn't a target of
+edgekit; its XNNPACK runs the plain network, and INT8 of its own quantizer with a scale for each channel of weights."""
 TIMING = (
     f"One process opens all candidates of a runtime {OPENINGS} times and times them in turns. A ratio is the mean of "
     "those of the openings' medians, with Student's 95 % interval"
@@ -222,10 +225,10 @@ def one_model(name: str, model: Row, threads: list[int]) -> list[str]:
         + " | speedup of edgekit INT8 (1 thr.) | SNR dB | agreement |",
         "|---|---|---|" + "---|" * (len(threads) + 3),
     ]
-    for runtime in RUNTIMES:
+    for runtime, title in TITLES.items():
         group = Group(model, runtime)
         for row in (row for row in model["rows"] if row["runtime"] == runtime):
-            start = f"| {RUNTIMES[runtime].title} | {row['candidate']} |"
+            start = f"| {title} | {row['candidate']} |"
             if "error" in row:
                 lines.append(f"{start} failed: {row['error'].replace('|', '/')} |" + " |" * (len(threads) + 3))
                 continue

@@ -1,16 +1,19 @@
 """The tables of benchmarks/peers.py contain the measured figures."""
 
 import json
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks.peerlib import timing
-from benchmarks.peerlib.candidates import Candidate
+from benchmarks.peerlib import executorch, timing
+from benchmarks.peerlib.candidates import Candidate, open_candidate
 from benchmarks.peerlib.models import SUBJECTS
 from benchmarks.peerlib.results import Group, figures, versus, write_results
 from benchmarks.peers import arguments, new_results
@@ -96,6 +99,41 @@ def test_the_tables_compare_with_the_best_float(tmp_path: Path, int8_ms: float, 
     assert "| LiteRT | litert-quantizer static | failed: ValueError: a/b |" in text
 
 
+def test_executorch_has_rows_without_a_bundle_of_edgekit(tmp_path: Path) -> None:
+    measured = results(tmp_path, 5.0)
+    (tmp_path / "int8.pte").write_bytes(bytes(2000000))
+    candidate = Candidate("XNNPACKQuantizer", "executorch", "stock", "int8", tmp_path / "int8.pte")
+    (row,) = figures([candidate], {candidate.name: ran(4, 0.1)}, REFERENCE)
+    measured["models"]["net"]["rows"].append(row)
+    text = write_results(measured, "other.json")
+    assert f"| ExecuTorch | XNNPACKQuantizer | 2.00 | 4.00 | 2.00 | - | {row['snr_db']:.1f} | 100 % |" in text
+    assert "| net | ExecuTorch" not in text
+
+
+def test_executorch_gets_its_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another number replaces the pool, with which files that are open couldn't run any more."""
+    pools, images = [2], list[Any]()
+
+    def run(inputs: tuple[torch.Tensor]) -> list[torch.Tensor]:
+        images.append(inputs[0].numpy())
+        return [torch.ones(1, 5)]
+
+    library = ModuleType("executorch.extension.pybindings")
+    library.portable_lib = SimpleNamespace(  # type: ignore[attr-defined]
+        _threadpool_get_thread_count=lambda: pools[-1],
+        _unsafe_reset_threadpool=pools.append,
+        _load_for_executorch=lambda path: run,
+    )
+    monkeypatch.setitem(sys.modules, library.__name__, library)
+    monkeypatch.setattr(executorch, "add_packages", lambda: None)
+    candidate, image = Candidate("plain float", "executorch", "stock", "float", Path("x.pte")), np.ones((1, 3, 4, 4))
+    for threads in (2, 1, 1):
+        logits = open_candidate(candidate, threads)(image.astype(np.float32))
+        np.testing.assert_array_equal(logits, np.ones((1, 5), np.float32))
+    assert pools == [2, 1]
+    np.testing.assert_array_equal(images, [image] * 3)
+
+
 def test_a_wide_interval_is_marked(tmp_path: Path) -> None:
     measured = results(tmp_path, 5.0)
     ours = measured["models"]["net"]["rows"][1]["faster_than"]["plain float"]["1"]
@@ -128,10 +166,11 @@ def test_stock_int8_of_any_kind_counts() -> None:
         ("tflite", "float.tflite", 100),
         ("openvino", "float.xml", 11000),
         ("ncnn", "float.ncnn.param", 1100000),
+        ("executorch", "float.pte", 10000000),
     ],
 )
 def test_a_size_counts_the_files_of_its_own_runtime(tmp_path: Path, runtime: str, file: str, size: int) -> None:
-    suffixes = ("onnx", "onnx.data", "tflite", "xml", "bin", "ncnn.param", "ncnn.bin")
+    suffixes = ("onnx", "onnx.data", "tflite", "xml", "bin", "ncnn.param", "ncnn.bin", "pte")
     for place, suffix in enumerate(suffixes):
         (tmp_path / f"float.{suffix}").write_bytes(bytes(10**place))
     assert Candidate("plain float", runtime, "stock", "float", tmp_path / file).size_bytes == size
