@@ -59,7 +59,7 @@ def compile_stage(to_compile: GraphToCompile, path: Path, golden_count: int = 2)
                 valid=f"at most {PARITY:.0e}",
                 fix=f"Leave {title} out with `--target`",
             )
-        tolerance = GOLDEN_SPREAD[facts.precision] * float(samples.logits.std())
+        tolerance = GOLDEN_SPREAD[facts.precision] * float(samples.first.logits.std())
         golden = Golden(samples.pixels[:golden_count], draft.logits[:golden_count], tolerance)
         return write_bundle(path, draft.files, draft.manifest, facts.labels, golden), off
 

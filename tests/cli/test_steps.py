@@ -403,7 +403,7 @@ def test_a_bundle_that_gives_nan_loses_only_its_own_row(
     bundles = [nan_bundle, finished_run / "tflite-float"]
     broken, sound = run_json(capfd, "evaluate", *bundles, "--data", photos, "--threads", 1, code=1)["results"]
     assert (broken["verdict"], sound["verdict"]) == ("error", "pass")
-    assert re.search(r"the logits for image 'class_\d/\d+.png' are NaN or infinite", broken["failure"]["message"])
+    assert re.search(r"the outputs for image 'class_\d/\d+.png' are NaN or infinite", broken["failure"]["message"])
     assert sound["accuracy"]["count"] > 1
 
 
