@@ -435,8 +435,7 @@ def test_no_samples_give_no_crops(dataset: Dataset) -> None:
 def test_images_are_normalized_one_by_one() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 12, 3), np.uint8)
     crops = LabelledCrops(pixels, np.array([4, 2]))
-    images, labels = zip(*crops.normalized(PREPROCESSING), strict=True)
-    assert labels == (4, 2)
+    images = list(crops.normalized(PREPROCESSING))
     np.testing.assert_array_equal(np.concatenate(images), PREPROCESSING.normalize(pixels))
 
 
