@@ -12,7 +12,7 @@ import pytest
 
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
-from edgekit.images.dataset import LabelledCrops, open_dataset
+from edgekit.images.dataset import LabelledCrops, Sample, open_dataset
 from edgekit.images.preprocess import Preprocessing
 from edgekit.images.selection import select
 from edgekit.measure import shards
@@ -20,11 +20,13 @@ from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.measurement_store import GroupInputs, Machine, MeasurementStore
 from edgekit.measure.settings import Gates, Timing
 from edgekit.measure.shards import SerialExecutor, Shard, ShardInputs, evaluate_shards
+from edgekit.measure.tasks.multi_label import MultiLabel
 from edgekit.measure.tasks.single_label import SingleLabel, TopClasses
 from edgekit.models.network import NetworkIdentity
-from edgekit.pipeline import build, steps, torch_reference
+from edgekit.pipeline import build, steps, thresholds, torch_reference
 from edgekit.pipeline.build import build_one
-from edgekit.pipeline.request import BundleInputs, CalibrationInputs
+from edgekit.pipeline.request import BuildSpec, BundleInputs, CalibrationInputs
+from edgekit.pipeline.thresholds import ThresholdInputs
 from edgekit.pipeline.torch_reference import ReferenceInputs, torch_answers
 from edgekit.report.measurement import Measurement
 from edgekit.report.sensitivity_document import TargetSensitivity
@@ -69,8 +71,11 @@ ROW = GroupInputs(
 SHARD = ShardInputs("18", 1, ("f6",), "Zen 3", VERSIONS)
 STUDY = StudyInputs((BUNDLE,), REFERENCE, Timing(), device(), "ssh://pi@pi4", "3a")
 SENSITIVITY = SensitivityInputs(STUDY, 1.0)
+THRESHOLDS = ThresholdInputs(NETWORK, ("f6", "07"), ((0, 1), (1,)))
 
-SAMPLES: dict[type[Inputs], Inputs] = {type(each): each for each in (BUNDLE, REFERENCE, ROW, SHARD, SENSITIVITY, STUDY)}
+SAMPLES: dict[type[Inputs], Inputs] = {
+    type(each): each for each in (BUNDLE, REFERENCE, ROW, SHARD, SENSITIVITY, STUDY, THRESHOLDS)
+}
 """Inputs of each kind of stored result."""
 CHANGES = [(inputs, path, changed) for inputs in SAMPLES.values() for path, changed in changes(inputs)]
 NAMES = [f"{type(inputs).__name__}.{path}" for inputs, path, _ in CHANGES]
@@ -220,6 +225,23 @@ def make_study(place: Place, inputs: Any) -> None:
     assert [trial.state for trial in loop.search(load_recipe("convnextv2"), bench.layers)] == ["complete"]
 
 
+def make_thresholds(place: Place, inputs: Any) -> None:
+    """Choose the thresholds of several labels with these inputs, or reuse them."""
+
+    def outputs(*_: object) -> Any:
+        place.made()
+        return np.zeros((2, 2), np.float32)
+
+    place.patch.setattr(thresholds, "ThresholdInputs", lambda *_: inputs)
+    place.patch.setattr(thresholds, "torch_logits", outputs)
+    crops = SimpleNamespace(pixels=None, labels=np.eye(2, dtype=bool))
+    place.patch.setattr(thresholds, "crop_samples", lambda *_: crops)
+    any_: Any = SimpleNamespace(identity=None, preprocessing=None)
+    calibration: Any = SimpleNamespace(samples=[Sample("1.png", 0, "", (0,))], hashes=())
+    spec = BuildSpec(any_, any_, any_, any_, calibration, MultiLabel())
+    assert thresholds.with_thresholds(spec, place.run, QUIET).task.thresholds == (0.5, 0.5)
+
+
 MAKERS: Sequence[tuple[type[Inputs], Callable[[Place, Inputs], None]]] = [
     (BundleInputs, make_bundle_of),
     (BundleInputs, make_graph),
@@ -228,6 +250,7 @@ MAKERS: Sequence[tuple[type[Inputs], Callable[[Place, Inputs], None]]] = [
     (ShardInputs, make_shard),
     (SensitivityInputs, make_sensitivity),
     (StudyInputs, make_study),
+    (ThresholdInputs, make_thresholds),
 ]
 """For each stored result, a function that makes it or, if it was stored with equal inputs, reuses it."""
 

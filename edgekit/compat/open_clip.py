@@ -28,9 +28,11 @@ def present_layout(library: Any, state: dict[str, Tensor], model: nn.Module) -> 
     """
     converted: dict[str, Tensor] = {}
 
+    is_alone = {name for name, _ in model.named_children()} <= {"visual", "head"}  # without what belongs to both towers
+
     class Receiver:
         def __getattr__(self, name: str) -> Any:
-            return getattr(model, name, None)  # an image tower alone lacks what belongs to both
+            return getattr(model, name, None) if is_alone else getattr(model, name)
 
         def load_state_dict(self, state: dict[str, Tensor], strict: bool) -> None:
             converted.update(state)
