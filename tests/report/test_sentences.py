@@ -73,7 +73,7 @@ WORDS = (
     "The reference is near chance: torch reaches top-1 24.0 % (95 % interval 16.7 to 33.2 %) on 10,000 images, and "
     "chance is 25.0 %. No accuracy means anything until this is settled. Likely causes: the classes have another order "
     "(list them with `--labels`), the images are normalized otherwise than in training (`--mean`, `--std`), or the "
-    "head is not that of these classes."
+    "network was trained for other classes."
 )
 OUTPUTS: dict[str, Callable[[Report], str]] = {
     "terminal": lambda whole: printed(whole, 2000),
