@@ -28,7 +28,7 @@ Written by `python -m benchmarks.peers`; every figure is in `{json}`. {timing}; 
 the logits with torch's, and agreement the top-1 predictions, on {images} real images. The fastest float is the fastest
 of the plain model and edgekit's float bundle, in f32 or bf16. The fastest stock INT8 is that of any kind, dynamic range
 included. Ship is INT8 where it is faster than the fastest float over the whole interval. ExecuTorch isn't a target of
-edgekit; its XNNPACK runs the plain network, and INT8 of its own quantizer with a scale for each channel of weights."""
+edgekit. Its files run in XNNPACK: the plain network, and one that its own quantizer made INT8, per channel."""
 TIMING = (
     f"One process opens all candidates of a runtime {OPENINGS} times and times them in turns. A ratio is the mean of "
     "those of the openings' medians, with Student's 95 % interval"

@@ -27,6 +27,11 @@ def paired_interval(lost: int, won: int, count: int) -> tuple[float, float]:
     return _end(lost, won, count, (measured, -1.0)), _end(lost, won, count, (measured, 1.0))
 
 
+def least_drop_bound(count: int) -> float:
+    """Upper end of that interval, in points, for two models of which neither gets more of `count` images right."""
+    return 100 * paired_interval(0, 0, max(1, count))[1]
+
+
 def _end(lost: int, won: int, count: int, between: tuple[float, float]) -> float:
     """End of the interval, between a difference that the test accepts and one that it rejects."""
     inside, outside = between

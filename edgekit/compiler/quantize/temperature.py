@@ -14,7 +14,7 @@ from edgekit.compiler.quantizers import QUANTIZE, Quantizer, layer_weights, quan
 def divide_outputs(graph: GraphModule, temperature: float) -> bool:
     """Divide the outputs of a graph by a temperature, in place; the levels of INT8 weights stay the same.
 
-    Returns False, and changes nothing, if the outputs are not those of a single layer with weights of its own.
+    Returns False and changes nothing unless the outputs come from one layer whose weights no other layer uses.
     """
     layer, behind = last_layer(graph)
     if layer is None:

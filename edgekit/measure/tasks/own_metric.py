@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgekit.config.choices import Activation, Labelling
 from edgekit.errors import UsageError
 from edgekit.measure.confidence import Confidences
-from edgekit.measure.paired import CONFIDENCE, paired_interval
+from edgekit.measure.paired import CONFIDENCE, least_drop_bound
 from edgekit.measure.tasks.task import Answers, Outputs, Targets, Task
 from edgekit.report.document import Reference
 from edgekit.report.measurement import Accuracy, ClassChange, Score
@@ -127,7 +127,7 @@ class OwnMetric(Task):
 
     def least_interval(self, count: int) -> float:
         """The end of Tango's interval for no image that differs."""
-        return 100 * paired_interval(0, 0, max(1, count))[1]
+        return least_drop_bound(count)
 
     def _value(self, outputs: NDArray[np.float32], targets: Targets) -> float:
         value: Any = self.metric(outputs, targets)
