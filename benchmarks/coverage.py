@@ -25,6 +25,7 @@ import timm
 
 from benchmarks.coveragelib.measure import Request, measure_within
 from benchmarks.coveragelib.smallest import Smallest, smallest_models
+from benchmarks.recording import new_recording
 from benchmarks.rows import Row, keep_rows, read_rows
 from edgekit.config.runtimes import RUNTIMES
 
@@ -89,7 +90,7 @@ def main() -> None:
             args.calibration, targets=tuple(args.targets),
         )  # fmt: skip
         rows = run_module(module, smallest, request, Limits(args.seconds, args.memory))
-        keep_rows(ROWS, rows, KEYS)
+        keep_rows(ROWS, rows, KEYS, new_recording())
         for row in rows:
             print(json.dumps(row), flush=True)
 

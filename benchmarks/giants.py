@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 
 from benchmarks.memory import memory_of_tree
+from benchmarks.recording import new_recording
 from benchmarks.rows import keep_rows
 from edgekit.config.runtimes import RUNTIMES
 
@@ -156,7 +157,7 @@ def main() -> None:
     for model in args.models:
         with tempfile.TemporaryDirectory(dir=HERE.parent) as folder:
             rows = deploy(model, args.targets, args.data.absolute(), more, Path(folder))
-        keep_rows(ROWS, rows, ("model", "target"))
+        keep_rows(ROWS, rows, ("model", "target"), new_recording())
         for row in rows:
             print(json.dumps(row), flush=True)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.recording import new_recording
 from benchmarks.rows import keep_rows
 from edgekit.config.runtimes import RUNTIMES
 
@@ -85,7 +86,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100)
     args = parser.parse_args()
     for model in args.models:
-        keep_rows(ROWS, measure(model, args.imgsz, args.data, args.calibrate, args.count), ("model",))
+        keep_rows(ROWS, measure(model, args.imgsz, args.data, args.calibrate, args.count), ("model",), new_recording())
 
 
 if __name__ == "__main__":

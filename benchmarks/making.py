@@ -5,7 +5,7 @@
 
 `edgekit deploy` makes a float and an INT8 bundle for each runtime and measures them, with its defaults. The stock tools
 make a float and an INT8 file for each runtime from the same network and calibration images, and measure nothing. Each
-runs in a new process, and its imports count. Let nothing else run meanwhile.
+runs in a new process, and its imports count.
 benchmarks/making.json has one row for each model; timing a model again replaces its row.
 """
 
@@ -20,10 +20,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.idle import when_idle
+from benchmarks.recording import new_recording
 from benchmarks.rows import Row, keep_rows
 from edgekit.support.libraries import SLEEPING
 
@@ -61,14 +63,12 @@ def main() -> None:
     if args.maker:  # in the process that `seconds_of` started
         print(json.dumps((edgekit_seconds if args.maker == "edgekit" else stock_seconds)(names[0], args.data)))
         return
-    from edgekit.measure import machine
-
-    facts = machine.describe()
+    recording = new_recording()
     for name in names:
-        row: Row = {"model": name, "date": datetime.now(UTC).date().isoformat()}
-        row |= {"cpu": facts.cpu, "cores": facts.cores, "images": [CALIBRATION, EVALUATION]}
-        row |= {maker: seconds_of(maker, name, args.data) for maker in ("edgekit", "stock")}
-        keep_rows(HERE / "making.json", [row], ("model",))
+        row: Row = {"model": name, "images": [CALIBRATION, EVALUATION]}
+        for maker in ("edgekit", "stock"):
+            row[maker], _ = when_idle(partial(seconds_of, maker, name, args.data), f"{name}, {maker}")
+        keep_rows(HERE / "making.json", [row], ("model",), recording)
         print(row)
 
 

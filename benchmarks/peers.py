@@ -5,33 +5,34 @@
 
 The model `demo` needs nothing but this repository; the others need ImageNet images, which the repository can't contain.
 
-The bench builds every candidate and runs 100 real images through each. A separate process times the candidates of each
-runtime in turn, with 1 and 2 threads. The JSON is written after each model, and keeps the models of earlier runs with
-the same versions on the same machine. --results gets the tables of the whole JSON.
+The bench builds every candidate and runs 100 real images through each, which a busy machine can do (--build). Then it
+times the candidates of each runtime in turn in a process of their own, with 1 and 2 threads, on an idle machine
+(--time). The JSON is written after each model, and keeps those of earlier runs of the same code on the same machine.
+--results gets the tables of the whole JSON.
 """
 
 import argparse
 import json
 import multiprocessing
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.idle import when_idle
 from benchmarks.peerlib import executorch
 from benchmarks.peerlib.candidates import Candidate
-from benchmarks.peerlib.results import figures, write_results
-from benchmarks.peerlib.timing import run_all
+from benchmarks.peerlib.results import add_times, answer_rows, candidate_of, write_results
+from benchmarks.peerlib.timing import answer_all, time_all
 from benchmarks.pilib.results import kept
+from benchmarks.recording import features, keep_recording, new_recording, recording_of
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import EdgekitError
-from edgekit.measure import machine
 from edgekit.measure.profile_summary import summarize_profile
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import open_session
@@ -43,34 +44,47 @@ HERE = Path(__file__).resolve().parent
 CALIBRATION, EVALUATION = 128, 100
 THREADS = (1, 2)
 ALL_RUNTIMES = (*RUNTIMES, "executorch")
+IMAGE = "image.npy"
+"""The image in a model's folder with which its candidates are timed."""
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def main() -> None:
     args = arguments()
-    results = new_results()
-    if args.json.exists():
-        before = json.loads(args.json.read_text())
-        if (before["machine"]["cpu"], before["versions"]) == (results["machine"]["cpu"], results["versions"]):
-            results |= {key: before[key] for key in ("timing", "note", "models") if key in before}
-    for name in args.models:
-        start = time.monotonic()
-        results["models"][name] = compare(name, args)
-        results["models"][name]["seconds"] = round(time.monotonic() - start)
-        replace_text(args.json, json.dumps(results, indent=1) + "\n")
-        replace_text(args.results, write_results(results, args.json.name) + kept(args.results))
-        print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
+    results = kept_results(args.json)
+    models = results["models"]
+    for name in args.models if args.build or not args.time else ():
+        if args.again or name not in models:
+            models[name] = build(name, args)
+            write(results, args)
+    for name in args.models if args.time or not args.build else ():
+        for runtime in ALL_RUNTIMES if name in models else ():
+            if args.again or runtime not in models[name]["timed"]:
+                time_runtime(name, models[name], runtime, args)
+                write(results, args)
 
 
-def new_results() -> dict[str, Any]:
-    """What the JSON says of this machine, without any model."""
+def kept_results(path: Path) -> dict[str, Any]:
+    """What the JSON has of this code on this machine; otherwise, results without any model."""
+    now, before = new_recording(), recording_of(path)
+    if before is not None and before.of_today() and before.machine == now.machine:
+        results: dict[str, Any] = json.loads(path.read_text())
+        return results
+    keep_recording(path.parent, now, path.name)
     return {
-        "schema_version": 1,
-        "machine": msgspec.to_builtins(machine.describe()),
-        "versions": all_versions() | {"executorch": executorch.VERSION},
+        "schema_version": 2,
+        "executorch": executorch.VERSION,
         "threads": list(THREADS),
         "images": EVALUATION,
         "models": {},
     }
+
+
+def write(results: dict[str, Any], args: argparse.Namespace) -> None:
+    """Write the JSON, and the tables of what is timed."""
+    replace_text(args.json, json.dumps(results, indent=1) + "\n")
+    replace_text(args.results, write_results(results, args.json) + kept(args.results))
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -82,6 +96,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md")
     add_data(parser)
     parser.add_argument("--work", type=Path, default=Path("build/peers"), help="folder for the models")
+    parser.add_argument("--build", action="store_true", help="only build, and run the images")
+    parser.add_argument("--time", action="store_true", help="only time what was built")
+    parser.add_argument("--again", action="store_true", help="also do what the JSON already has")
     parser.add_argument("--seconds", type=float, default=20, help="timing of each runtime and number of threads")
     args = parser.parse_args(argv)
     args.models = args.models.split(",")
@@ -99,22 +116,41 @@ def all_versions() -> dict[str, str]:
     return {package: version.partition("+")[0] for package, version in installed.items()}  # without local labels
 
 
-def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Measure the figures of one model."""
+def build(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Build the candidates of one model, and compare their answers with torch's."""
     made, images, reference, about = make(name, args, runtimes=ALL_RUNTIMES)
+    if "avx512_bf16" not in features():
+        made = [(candidate, why) for candidate, why in made if "bf16" not in candidate.precision]
+    np.save(args.work / name / IMAGE, images[:1])
     rows: list[dict[str, Any]] = []
     for runtime in ALL_RUNTIMES:
         group = [(candidate, why) for candidate, why in made if candidate.runtime == runtime]
-        working = [candidate for candidate, why in group if why is None]
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-            ran = pool.submit(run_all, working, images, THREADS, args.seconds).result()
-        failed = {candidate.name: {"error": why} for candidate, why in group if why is not None}
-        rows += figures([candidate for candidate, _ in group], ran | failed, reference)
+        answers = alone(answer_all, [candidate for candidate, why in group if why is None], images)
+        failed = {candidate.name: why for candidate, why in group if why is not None}
+        rows += answer_rows([candidate for candidate, _ in group], answers | failed, reference)
     for row in rows:
         row["share_of_macs"] = about["shares"].get((row["runtime"], row["candidate"]))
     del about["shares"]
-    return about | {"created": datetime.now(UTC).isoformat(timespec="seconds"), "rows": rows}
+    print(f"{name}: built", flush=True)
+    return about | {"timed": {}, "rows": rows}
+
+
+def time_runtime(name: str, model: dict[str, Any], runtime: str, args: argparse.Namespace) -> None:
+    """Time the candidates of one model and runtime."""
+    rows = [row for row in model["rows"] if row["runtime"] == runtime and "error" not in row]
+    image, candidates = np.load(args.work / name / IMAGE), [candidate_of(row) for row in rows]
+    times, conditions = when_idle(
+        lambda: alone(time_all, candidates, image, THREADS, args.seconds), f"{name} on {runtime}"
+    )
+    add_times(rows, times)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    model["timed"][runtime] = {"created": created, **asdict(conditions)}
+
+
+def alone(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a process of its own, which ends before this returns."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args, **kwargs).result()
 
 
 def _int8_share(bundle: Bundle) -> float | None:

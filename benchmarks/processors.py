@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.peerlib.models import SUBJECTS, add_data, random_weights
 from benchmarks.peers import HERE
+from benchmarks.recording import new_recording
 from benchmarks.rows import Row, keep_rows
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import RUNTIMES
@@ -29,7 +30,6 @@ from edgekit.images.dataset import crop_samples
 from edgekit.job import Job
 from edgekit.measure import machine
 from edgekit.measure.accuracy import snr_db
-from edgekit.measure.latency import alternate, ratio
 from edgekit.models.network import torch_logits
 from edgekit.pipeline.build import compile_graph
 from edgekit.pipeline.graphs import JobGraphs
@@ -51,7 +51,6 @@ MODELS = {
 }
 CALIBRATION, EVALUATION = 32, 24
 EMULATED = "Haswell"
-WARMUP, ROUNDS = 20, 200
 RUN = """
 import sys, warnings
 import numpy as np
@@ -73,18 +72,19 @@ def main() -> None:
     parser.add_argument("--emulate", action="store_true", help="emulate a processor on a machine without VNNI, too")
     add_data(parser)
     args = parser.parse_args()
+    recording = new_recording()
     for name in args.models.split(","):
         data = MODELS[name].data or args.data
         if data is None:
             parser.error(f"{name}: name ImageNet images with --data; without them run --models demo")
         for target in args.targets.split(","):
             row = measure(name, target, data, args.emulate or not lacks_vnni())
-            keep_rows(HERE / "processors.json", [row], ("model", "target"))
+            keep_rows(HERE / "processors.json", [row], ("model", "target"), recording)
             print(row)
 
 
 def measure(name: str, target: str, data: Path, emulate: bool) -> Row:
-    """Signal-to-noise ratios of the logits in dB, numbers of pairs that can saturate, and the ratio of the times."""
+    """Signal-to-noise ratios of the logits in dB, and numbers of pairs that can saturate."""
     subject = MODELS[name]
     job = Job(
         subject.model,
@@ -130,12 +130,7 @@ def compare(
     kernels = [[(op.name, op.kernel) for op in profile_bundle(bundle, 1).ops] for bundle in bundles.values()]
     versions = bundles["limited"].manifest.provenance["versions"]
     runtime = {"runtime": f"{RUNTIMES[target].title} {versions[RUNTIMES[target].distributions[0]]}"}
-    return (
-        row
-        | {"same_kernels": kernels[0] == kernels[1]}
-        | times(bundles["unlimited"], bundles["limited"], images[:1])
-        | runtime
-    )
+    return row | {"same_kernels": kernels[0] == kernels[1]} | runtime
 
 
 def recipe(spec: BuildSpec, limit: bool) -> Recipe:
@@ -171,16 +166,6 @@ def on_emulated(folder: Path, bundles: Sequence[Bundle]) -> list[NDArray[np.floa
     subprocess.run([*command, *map(str, arguments)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     with np.load(folder / "logits.npz") as arrays:
         return list(arrays.values())
-
-
-def times(unlimited: Bundle, limited: Bundle, image: NDArray[np.float32]) -> Row:
-    """How many times as long an inference takes with limited pairs, on one thread, with its 95 % interval."""
-    with open_session(unlimited, 1) as before, open_session(limited, 1) as after:
-        calls: dict[str, Callable[[], object]] = {"before": lambda: before(image), "after": lambda: after(image)}
-        taken = alternate(calls, WARMUP, ROUNDS)
-    point, interval = ratio(taken["after"], taken["before"])
-    assert interval is not None
-    return {"time_ratio": round(point, 3), "time_ratio_ci95": [round(end, 3) for end in interval]}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Computes the candidates' figures, and writes the tables of RESULTS.md."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from textwrap import fill
 from typing import Any
 
@@ -10,7 +11,8 @@ from scipy import stats
 
 from benchmarks.peerlib import executorch
 from benchmarks.peerlib.candidates import Candidate
-from benchmarks.peerlib.timing import OPENINGS
+from benchmarks.peerlib.timing import OPENINGS, Times
+from benchmarks.recording import recording_of
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.measure.accuracy import snr_db
 
@@ -22,53 +24,61 @@ FLOATS = ("float", "bf16", "f16")
 """Precisions that are not INT8; "float" is f32."""
 WIDE = 0.1
 """Width of an interval, as a share of its ratio, from which a ratio counts as unsteady."""
-INTRODUCTION = """\
-Written by `python -m benchmarks.peers`; every figure is in `{json}`. {timing}; a star marks an interval wider than
-{wide:.0f} % of its ratio, because of other work on the machine or of where in memory the sessions were. SNR compares
-the logits with torch's, and agreement the top-1 predictions, on {images} real images. The fastest float is the fastest
-of the plain model and edgekit's float bundle, in f32 or bf16. The fastest stock INT8 is that of any kind, dynamic range
-included. Ship is INT8 where it is faster than the fastest float over the whole interval. ExecuTorch isn't a target of
-edgekit. Its files run in XNNPACK: the plain network, and one that its own quantizer made INT8, per channel."""
-TIMING = (
-    f"One process opens all candidates of a runtime {OPENINGS} times and times them in turns. A ratio is the mean of "
-    "those of the openings' medians, with Student's 95 % interval"
-)
-"""How the candidates are timed. The JSON of older results says what differed in its own `timing`."""
+INTRODUCTION = f"""\
+Written by `python -m benchmarks.peers`; every figure is in `{{json}}`. One process opens all candidates of a runtime
+{OPENINGS} times and times them in turns. A ratio is the mean of those of the openings' medians, with Student's 95 %
+interval; a star marks an interval wider than {{wide:.0f}} % of its ratio. SNR compares the logits with torch's, and
+agreement the top-1 predictions, on {{images}} real images. The fastest float is the fastest of the plain model and
+edgekit's float bundle, in f32 or bf16. The fastest stock INT8 is that of any kind, dynamic range included. Ship is INT8
+where it is faster than the fastest float over the whole interval. ExecuTorch isn't a target of edgekit. Its files run
+in XNNPACK: the plain network, and one that its own quantizer made INT8, per channel."""
 
 
-def figures(candidates: list[Candidate], ran: dict[str, Row], reference: NDArray[np.float32]) -> list[Row]:
-    """One row for each candidate of a runtime. The row of edgekit's INT8 compares it with every other candidate."""
+def answer_rows(
+    candidates: Sequence[Candidate], answers: Mapping[str, NDArray[np.float32] | str], reference: NDArray[np.float32]
+) -> list[Row]:
+    """One row for each candidate of a runtime: its file, and how far its logits [N,classes] are from torch's."""
     rows = []
     for candidate in candidates:
-        outcome = ran[candidate.name]
         row: Row = {
             "runtime": candidate.runtime,
             "candidate": candidate.name,
             "maker": candidate.maker,
             "precision": candidate.precision,
         }
-        if "error" in outcome:
-            rows.append(row | {"error": outcome["error"]})
+        logits = answers[candidate.name]
+        if isinstance(logits, str):
+            rows.append(row | {"error": logits})
             continue
         row |= {
+            "path": str(candidate.path),
+            "options": candidate.options,
             "size_bytes": candidate.size_bytes,
-            "snr_db": snr_db(reference, outcome["logits"]),
-            "agreement": float((reference.argmax(1) == outcome["logits"].argmax(1)).mean()),
-            "ms": {
-                str(threads): float(np.median(np.concatenate(times))) for threads, times in outcome["times"].items()
-            },
-            "rounds": {str(threads): sum(map(len, times)) for threads, times in outcome["times"].items()},
+            "snr_db": snr_db(reference, logits),
+            "agreement": float((reference.argmax(1) == logits.argmax(1)).mean()),
         }
-        if candidate.name == OURS:
-            others = {name: other for name, other in ran.items() if name != OURS and "error" not in other}
-            row["faster_than"] = {
-                name: {
-                    str(threads): versus(other["times"][threads], times) for threads, times in outcome["times"].items()
-                }
-                for name, other in others.items()
-            }
         rows.append(row)
     return rows
+
+
+def candidate_of(row: Row) -> Candidate:
+    """The candidate of a row without an error."""
+    names = ("runtime", "maker", "precision", "options")
+    return Candidate(row["candidate"], path=Path(row["path"]), **{name: row[name] for name in names})
+
+
+def add_times(rows: Sequence[Row], times: Mapping[str, Times]) -> None:
+    """Add the milliseconds to the rows of a runtime. The row of edgekit's INT8 compares it with every other one."""
+    for row in rows:
+        own = times[row["candidate"]]
+        row["ms"] = {str(threads): float(np.median(np.concatenate(each))) for threads, each in own.items()}
+        row["rounds"] = {str(threads): sum(map(len, each)) for threads, each in own.items()}
+        if row["candidate"] == OURS:
+            row["faster_than"] = {
+                name: {str(threads): versus(other[threads], each) for threads, each in own.items()}
+                for name, other in times.items()
+                if name != OURS
+            }
 
 
 def versus(other: Sequence[NDArray[np.float64]], ours: Sequence[NDArray[np.float64]]) -> Row:
@@ -83,10 +93,10 @@ def versus(other: Sequence[NDArray[np.float64]], ours: Sequence[NDArray[np.float
 
 
 class Group:
-    """The successful rows of one model and runtime."""
+    """The timed rows of one model and runtime."""
 
     def __init__(self, model: Row, runtime: str) -> None:
-        self.rows = [row for row in model["rows"] if row["runtime"] == runtime and "error" not in row]
+        self.rows = [row for row in model["rows"] if row["runtime"] == runtime and "ms" in row]
         self.ours = self.named(OURS)
 
     def named(self, name: str) -> Row | None:
@@ -135,22 +145,21 @@ def unsteady(versus: Row) -> bool:
     return bool(high - low > WIDE * versus["ratio"])
 
 
-def write_results(results: Row, json_name: str) -> str:
-    """The text of RESULTS.md for the results in a JSON file of this name."""
-    machine, versions = results["machine"], results["versions"]
+def write_results(results: Row, path: Path) -> str:
+    """The text of RESULTS.md for the results in a JSON file."""
+    recording = recording_of(path)
+    assert recording is not None
+    versions = recording.versions | {"executorch": results["executorch"]}
     lines = [
         "# edgekit and its peers",
         "",
+        fill(INTRODUCTION.format(json=path.name, wide=100 * WIDE, images=results["images"]), 118),
+        "",
         fill(
-            INTRODUCTION.format(
-                json=json_name, timing=results.get("timing", TIMING), wide=100 * WIDE, images=results["images"]
-            ),
+            f"Recorded at commit {recording.commit} on {recording.date}: {recording.where}, {recording.system}, Python "
+            f"{recording.python}; {', '.join(f'{name} {version}' for name, version in versions.items())}.",
             118,
         ),
-        "",
-        *([fill(results["note"], 118), ""] if "note" in results else []),
-        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}.",
-        "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items() if name != "python") + ".",
         "",
     ]
     for threads in results["threads"]:
@@ -206,11 +215,6 @@ def show(versus: Row | None) -> str:
     return f"{versus['ratio']:.2f}x [{low:.2f}, {high:.2f}]{'*' if unsteady(versus) else ''}"
 
 
-def megabytes(row: Row) -> str:
-    """The size of the model's files, or a dash where it wasn't measured."""
-    return NONE if row["size_bytes"] is None else f"{row['size_bytes'] / 1e6:.2f}"
-
-
 def one_model(name: str, model: Row, threads: list[int]) -> list[str]:
     """The section of one model, with a row for every candidate."""
     height, width = model["input"]
@@ -232,10 +236,10 @@ def one_model(name: str, model: Row, threads: list[int]) -> list[str]:
             if "error" in row:
                 lines.append(f"{start} failed: {row['error'].replace('|', '/')} |" + " |" * (len(threads) + 3))
                 continue
-            faster = "" if row is group.ours else show(group.faster(row, threads[0]))
-            times = " | ".join(f"{row['ms'][str(count)]:.2f}" for count in threads)
+            faster = "" if row is group.ours or "ms" not in row else show(group.faster(row, threads[0]))
+            times = " | ".join(f"{row['ms'][str(count)]:.2f}" if "ms" in row else NONE for count in threads)
             lines.append(
-                f"{start} {megabytes(row)} | {times} | {faster} | {row['snr_db']:.1f} | "
+                f"{start} {row['size_bytes'] / 1e6:.2f} | {times} | {faster} | {row['snr_db']:.1f} | "
                 f"{100 * row['agreement']:.0f} % |"
             )
     return [*lines, ""]

@@ -1,10 +1,10 @@
-"""Code of the process that computes logits and times of one runtime's candidates. It needs no torch."""
+"""Code of the processes that compute logits and times of one runtime's candidates. It needs no torch."""
 
 import gc
 import random
 import time
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,39 +15,43 @@ from edgekit.measure.latency import alternate
 WARMUP = 5
 OPENINGS = 5
 """How often every file is opened and timed anew. Where in memory a session lies makes it up to 5 % faster or slower."""
+Times = dict[int, list[NDArray[np.float64]]]
+"""By number of threads, the milliseconds [rounds] of each opening."""
 LEAST, MOST = 10, 60
 """Limits of the number of rounds of an opening, which otherwise follows from the requested seconds."""
 
 
-def run_all(
-    candidates: list[Candidate], images: NDArray[np.float32], threads: tuple[int, ...], seconds: float
-) -> dict[str, dict[str, Any]]:
-    """Run all candidates on images [N,3,H,W].
-
-    Returns {"logits": [N,classes], "times": {threads: a list of [rounds] in ms for each opening}} or {"error": text} by
-    name. `seconds` are those of a number of threads.
-    """
-    outcomes: dict[str, dict[str, Any]] = {}
+def answer_all(candidates: Sequence[Candidate], images: NDArray[np.float32]) -> dict[str, NDArray[np.float32] | str]:
+    """The logits [N,classes] of every candidate for images [N,3,H,W], or why it can't run."""
+    answers: dict[str, NDArray[np.float32] | str] = {}
     for candidate in candidates:
         try:
-            infer = open_candidate(candidate, max(threads))
-            logits = np.concatenate([infer(image[None]) for image in images])
-            outcomes[candidate.name] = {"logits": logits, "times": {}}
+            infer = open_candidate(candidate, 1)
+            answers[candidate.name] = np.concatenate([infer(image[None]) for image in images])
         except Exception as error:  # a runtime may raise anything for a peer's file
-            outcomes[candidate.name] = {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"}
-    working = [candidate for candidate in candidates if "error" not in outcomes[candidate.name]]
+            answers[candidate.name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return answers
+
+
+def time_all(
+    candidates: Sequence[Candidate], image: NDArray[np.float32], threads: Sequence[int], seconds: float
+) -> dict[str, Times]:
+    """Time the candidates with an image [1,3,H,W], for that many seconds with each number of threads."""
+    times: dict[str, Times] = {candidate.name: {} for candidate in candidates}
     for count in threads:
         for opening in range(OPENINGS):
-            order = random.Random(opening).sample(working, len(working))
+            order = random.Random(opening).sample(candidates, len(candidates))
             sessions = {candidate.name: open_candidate(candidate, count) for candidate in order}
-            for name, times in time_all(sessions, images[:1], seconds / OPENINGS).items():
-                outcomes[name]["times"].setdefault(count, []).append(times)
+            for name, found in time_sessions(sessions, image, seconds / OPENINGS).items():
+                times[name].setdefault(count, []).append(found)
             del sessions
             gc.collect()
-    return outcomes
+    return times
 
 
-def time_all(sessions: dict[str, Infer], image: NDArray[np.float32], seconds: float) -> dict[str, NDArray[np.float64]]:
+def time_sessions(
+    sessions: dict[str, Infer], image: NDArray[np.float32], seconds: float
+) -> dict[str, NDArray[np.float64]]:
     """Time the sessions in turn; return the milliseconds [rounds] of each."""
     calls = {name: partial(infer, image) for name, infer in sessions.items()}
     for call in calls.values():

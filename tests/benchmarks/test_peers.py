@@ -11,18 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
+from benchmarks import peers, recording
 from benchmarks.peerlib import executorch, timing
 from benchmarks.peerlib.candidates import Candidate, open_candidate
 from benchmarks.peerlib.models import SUBJECTS
-from benchmarks.peerlib.results import Group, figures, versus, write_results
-from benchmarks.peers import arguments, new_results
+from benchmarks.peerlib.results import Group, add_times, answer_rows, candidate_of, versus, write_results
+from benchmarks.peers import arguments
+from benchmarks.recording import keep_recording
 from edgekit.measure.accuracy import snr_db
+from tests.benchmarks.test_recording import RECORDING
 
 
-def ran(ms: float, noise: float) -> dict[str, Any]:
-    logits = REFERENCE + noise * np.float32(np.sign(REFERENCE))
-    return {"logits": logits, "times": {count: [np.full(8, ms / count)] * 5 for count in (1, 2)}}
+def logits(noise: float) -> NDArray[np.float32]:
+    return REFERENCE + np.float32(noise) * np.sign(REFERENCE)
+
+
+def times(ms: float) -> timing.Times:
+    return {count: [np.full(8, ms / count)] * 5 for count in (1, 2)}
 
 
 REFERENCE = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
@@ -40,12 +47,18 @@ def results(folder: Path, int8_ms: float) -> dict[str, Any]:
         Candidate("plain float", "tflite", "stock", "float", folder / "plain.tflite"),
         Candidate("litert-quantizer static", "tflite", "stock", "int8", folder / "static.tflite"),
     ]
-    measured = {"edgekit float": ran(10, 0), "edgekit int8": ran(int8_ms, 0.01), "plain float": ran(20, 0)}
-    measured["litert-quantizer static"] = {"error": "ValueError: a|b"}
-    rows = [row | {"share_of_macs": 0.9} for row in figures(candidates, measured, REFERENCE)]
+    answers = {"edgekit float": logits(0), "edgekit int8": logits(0.01), "plain float": logits(0)}
+    rows = answer_rows(candidates, {**answers, "litert-quantizer static": "ValueError: a|b"}, REFERENCE)
+    add_times(rows[:3], {"edgekit float": times(10), "edgekit int8": times(int8_ms), "plain float": times(20)})
+    for row in rows:
+        row["share_of_macs"] = 0.9
     about = {"weights": "random", "params": 3e6, "macs": 5e8, "input": [224, 224], "recipe": "default", "rows": rows}
-    machine = {"cpu": "x", "cores": 2, "system": "Linux", "python": "3.11"}
-    return {"machine": machine, "versions": {"numpy": "2"}, "threads": [1, 2], "images": 20, "models": {"net": about}}
+    return {"executorch": "1.5.1", "threads": [1, 2], "images": 20, "models": {"net": about}}
+
+
+def tables(folder: Path, measured: dict[str, Any]) -> str:
+    keep_recording(folder, RECORDING, "other.json")
+    return write_results(measured, folder / "other.json")
 
 
 def test_rows_have_speed_size_and_agreement(tmp_path: Path) -> None:
@@ -80,10 +93,9 @@ def test_every_file_is_opened_anew_in_another_order(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(timing, "open_candidate", open_candidate)
     candidates = [Candidate(name, "onnx", "stock", "int8", tmp_path) for name in "abcd"]
-    ran = timing.run_all(candidates, np.zeros((2, 3, 4, 4), np.float32), (1, 2), 0.0)
-    shapes = [np.shape(outcome["times"][2]) for outcome in ran.values()]
-    assert shapes == 4 * [(timing.OPENINGS, timing.LEAST)]
-    of_two = [name for name, threads in opened if threads == 2][4:]
+    found = timing.time_all(candidates, np.zeros((1, 3, 4, 4), np.float32), (1, 2), 0.0)
+    assert [np.shape(times[2]) for times in found.values()] == 4 * [(timing.OPENINGS, timing.LEAST)]
+    of_two = [name for name, threads in opened if threads == 2]
     orders = {"".join(of_two[first : first + 4]) for first in range(0, len(of_two), 4)}
     assert len(of_two) == 4 * timing.OPENINGS
     assert len(orders) > 1
@@ -91,7 +103,7 @@ def test_every_file_is_opened_anew_in_another_order(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(("int8_ms", "faster", "ship"), [(5.0, "2.00x [2.00, 2.00]", "INT8"), (12.5, "0.80x", "float")])
 def test_the_tables_compare_with_the_best_float(tmp_path: Path, int8_ms: float, faster: str, ship: str) -> None:
-    text = write_results(results(tmp_path, int8_ms), "other.json")
+    text = tables(tmp_path, results(tmp_path, int8_ms))
     assert "every figure is in `other.json`" in text
     (line, *_) = [line for line in text.splitlines() if line.startswith("| net | LiteRT | 10.00 (edgekit float) |")]
     assert faster in line
@@ -103,9 +115,10 @@ def test_executorch_has_rows_without_a_bundle_of_edgekit(tmp_path: Path) -> None
     measured = results(tmp_path, 5.0)
     (tmp_path / "int8.pte").write_bytes(bytes(2000000))
     candidate = Candidate("XNNPACKQuantizer", "executorch", "stock", "int8", tmp_path / "int8.pte")
-    (row,) = figures([candidate], {candidate.name: ran(4, 0.1)}, REFERENCE)
+    (row,) = answer_rows([candidate], {candidate.name: logits(0.1)}, REFERENCE)
+    add_times([row], {candidate.name: times(4)})
     measured["models"]["net"]["rows"].append(row)
-    text = write_results(measured, "other.json")
+    text = tables(tmp_path, measured)
     assert f"| ExecuTorch | XNNPACKQuantizer | 2.00 | 4.00 | 2.00 | - | {row['snr_db']:.1f} | 100 % |" in text
     assert "| net | ExecuTorch" not in text
 
@@ -137,9 +150,9 @@ def test_executorch_gets_its_number_of_threads(monkeypatch: pytest.MonkeyPatch) 
 def test_a_wide_interval_is_marked(tmp_path: Path) -> None:
     measured = results(tmp_path, 5.0)
     ours = measured["models"]["net"]["rows"][1]["faster_than"]["plain float"]["1"]
-    assert "4.00x [4.00, 4.00] |" in write_results(measured, "other.json")
+    assert "4.00x [4.00, 4.00] |" in tables(tmp_path, measured)
     ours["ci95"] = [3.5, 4.1]
-    assert "4.00x [3.50, 4.10]* |" in write_results(measured, "other.json")
+    assert "4.00x [3.50, 4.10]* |" in tables(tmp_path, measured)
 
 
 def test_stock_int8_of_any_kind_counts() -> None:
@@ -203,10 +216,21 @@ def test_signal_to_noise() -> None:
     assert snr_db(REFERENCE, REFERENCE * np.float32(1.1)) == pytest.approx(20, abs=1e-3)
 
 
-def test_the_json_says_which_machine_measured() -> None:
-    new = new_results()
-    assert json.loads(json.dumps(new)) == new
-    assert new["machine"]["name"] == "local"
+def test_a_candidate_is_the_same_when_it_is_timed_later(tmp_path: Path) -> None:
+    candidate = Candidate("edgekit int8, bf16", "openvino", "edgekit", "int8+bf16", tmp_path, options={"hint": "bf16"})
+    rows = answer_rows([candidate], {candidate.name: logits(0.1)}, REFERENCE)
+    assert candidate_of(json.loads(json.dumps(rows))[0]) == candidate
+
+
+def test_results_of_other_code_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, kept = tmp_path / "peers.json", {"models": {"net": {}}}
+    monkeypatch.setattr(peers, "new_recording", lambda: RECORDING)
+    path.write_text(json.dumps(kept))
+    assert peers.kept_results(path)["models"] == {}
+    monkeypatch.setattr(recording, "code_sha256", dict.__getitem__.__get__(RECORDING.code))
+    assert peers.kept_results(path) == kept
+    monkeypatch.setattr(recording, "code_sha256", lambda room: "another")
+    assert peers.kept_results(path)["models"] == {}
 
 
 def test_the_factories_of_the_subjects_can_be_imported() -> None:

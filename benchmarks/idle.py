@@ -1,0 +1,102 @@
+"""Times on an idle machine: waits until other processes rest, and measures again what they disturbed."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import psutil
+
+from edgekit.measure.machine import TelemetrySampler
+
+T = TypeVar("T")
+MOST_CPUS = 0.1
+"""Processor cores that other processes may keep busy."""
+MOST_STEAL = 0.02
+"""Share of the processor's time that a virtual machine's host may take away."""
+MOST_DRIFT = 0.1
+"""How much the time of a fixed product may change from before to after a measurement."""
+WATCH_S, WAIT_S, TRIES = 3.0, 600.0, 3
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The machine's state during a measurement."""
+
+    other_cpus: float
+    """Cores that other processes kept busy."""
+    steal: float
+    """Share of the processor's time that the host took away."""
+    product_ms: tuple[float, float]
+    """Shortest time of a fixed product of matrices before and after."""
+
+    @property
+    def idle(self) -> bool:
+        before, after = self.product_ms
+        drift = abs(after / before - 1)
+        return self.other_cpus <= MOST_CPUS and self.steal <= MOST_STEAL and drift <= MOST_DRIFT
+
+    def __str__(self) -> str:
+        before, after = self.product_ms
+        return (
+            f"other processes {self.other_cpus:.2f} cores, steal {self.steal:.1%}, "
+            f"product {before:.2f} then {after:.2f} ms"
+        )
+
+
+def when_idle(measure: Callable[[], T], what: str) -> tuple[T, Conditions]:
+    """Measure on an idle machine, again if it wasn't idle meanwhile; SystemExit if it doesn't become idle.
+
+    `measure` may use child processes, which must have ended when it returns.
+    """
+    for _ in range(TRIES):
+        wait_until_idle(what)
+        watch = _Watch()
+        measured = measure()
+        conditions = watch.conditions()
+        print(f"{what}: {conditions}{'' if conditions.idle else '; again'}", flush=True)
+        if conditions.idle:
+            return measured, conditions
+    raise SystemExit(f"{what}: disturbed {TRIES} times; end other processes, and run the command again")
+
+
+def wait_until_idle(what: str) -> None:
+    """Return once other processes rest for some seconds."""
+    end = time.monotonic() + WAIT_S
+    while True:
+        watch = _Watch()
+        time.sleep(WATCH_S)
+        conditions = watch.conditions()
+        if conditions.idle:
+            return
+        if time.monotonic() > end:
+            raise SystemExit(f"{what}: not timed, because the machine isn't idle: {conditions}")
+        print(f"{what}: waiting for an idle machine: {conditions}", flush=True)
+        time.sleep(10 * WATCH_S)
+
+
+class _Watch:
+    """Watches the machine from its creation on."""
+
+    def __init__(self) -> None:
+        self._product_ms = product_ms()
+        self._sampler, self._times = TelemetrySampler(), psutil.cpu_times()
+
+    def conditions(self) -> Conditions:
+        busy, times = self._sampler.finish().other_cpus, psutil.cpu_times()
+        passed = sum(times) - sum(self._times)
+        stolen = getattr(times, "steal", 0.0) - getattr(self._times, "steal", 0.0)
+        steal = stolen / passed if passed else 0.0
+        return Conditions(round(busy or 0.0, 3), round(steal, 4), (self._product_ms, product_ms()))
+
+
+def product_ms() -> float:
+    """Shortest time of ten products of two float32 matrices [512,512], in milliseconds."""
+    matrix = np.ones((512, 512), np.float32)
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        matrix @ matrix
+        times.append(time.perf_counter() - start)
+    return round(1e3 * min(times), 3)

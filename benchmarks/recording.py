@@ -1,0 +1,176 @@
+"""Says of which code and machine a recorded figure is, and whether that code has changed since."""
+
+import ast
+import hashlib
+import io
+import json
+import re
+import subprocess
+import tokenize
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock
+
+from edgekit.measure import machine
+from edgekit.support.files import replace_text
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDINGS = "recordings.json"
+"""The file, beside those with figures, that has the recordings."""
+BUNDLES = ("calibration", "edgekit/compiler", "edgekit/runtime")
+"""What a bundle and its speed depend on: recipes, compiler and runtimes. A figure in README may not be older."""
+ROOMS = ("edgekit", *BUNDLES)
+PACKAGES = ("torch", "nncf", "openvino", "onnxruntime", "ai-edge-litert", "litert-quantizer")
+KERNELS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+    "i8mm",
+    "bf16",
+)
+"""The processor's features that choose kernels, as Linux names them."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The commit and the machine of a file of figures."""
+
+    commit: str
+    """The first ten digits."""
+    date: str
+    code: dict[str, str]
+    """SHA-256 of each of `ROOMS`, of its statements without comments and docstrings."""
+    cpu: str
+    features: list[str]
+    """Those of `KERNELS` that the processor has."""
+    clock_mhz: float | None
+    cores: int
+    system: str
+    python: str
+    versions: dict[str, str]
+
+    def of_today(self, rooms: Iterable[str] = BUNDLES) -> bool:
+        """Whether the code in these rooms is as it was."""
+        return all(self.code[room] == code_sha256(room) for room in rooms)
+
+    @property
+    def where(self) -> str:
+        """The processor, its features and cores, in words."""
+        clock = f" at {self.clock_mhz:.0f} MHz" if self.clock_mhz else ""
+        return f"{self.cpu}{clock}, {self.cores} cores, {' '.join(self.features)}"
+
+    @property
+    def machine(self) -> str:
+        """What the figures depend on besides edgekit, as text."""
+        return json.dumps([self.cpu, self.features, self.cores, self.system, self.python, self.versions])
+
+
+def new_recording() -> Recording:
+    """The present commit on this machine; SystemExit if edgekit differs from the commit."""
+    if git("status", "--porcelain", "--", "edgekit", "calibration", "targets"):
+        raise SystemExit("edgekit, calibration or targets differ from the last commit, to which figures belong: commit")
+    facts, clock = machine.describe(), psutil.cpu_freq()
+    return Recording(
+        commit=git("rev-parse", "HEAD")[:10],
+        date=datetime.now(UTC).date().isoformat(),
+        code={room: code_sha256(room) for room in ROOMS},
+        cpu=facts.cpu or "unknown",
+        features=features(),
+        clock_mhz=round(clock.current) if clock else None,
+        cores=facts.cores,
+        system=facts.system,
+        python=facts.python,
+        versions={name: version(name).partition("+")[0] for name in PACKAGES},
+    )
+
+
+def keep_recording(folder: Path, recording: Recording, *files: str) -> str:
+    """Add a recording to those of a folder's figures, also as that of whole files; returns its name."""
+    name = f"{recording.commit}-{hashlib.sha256(recording.machine.encode()).hexdigest()[:4]}"
+    path = folder / RECORDINGS
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        document = _read(folder)
+        document["recordings"].setdefault(name, asdict(recording))
+        document["files"] |= dict.fromkeys(files, name)
+        replace_text(path, json.dumps(document, indent=1) + "\n")
+    return name
+
+
+def recordings(folder: Path) -> dict[str, Recording]:
+    """The recordings of a folder's figures by name."""
+    return {name: Recording(**each) for name, each in _read(folder)["recordings"].items()}
+
+
+def recording_of(path: Path) -> Recording | None:
+    """The recording of a whole file; None for figures of before recordings."""
+    name = _read(path.parent)["files"].get(path.name)
+    return recordings(path.parent)[name] if name else None
+
+
+def _read(folder: Path) -> dict[str, dict[str, Any]]:
+    path = folder / RECORDINGS
+    document: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+    return document or {"files": {}, "recordings": {}}
+
+
+def features() -> list[str]:
+    """Those of `KERNELS` that Linux lists for this processor."""
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    own = set(found.group(1).split()) if found else set()
+    return [name for name in KERNELS if name in own]
+
+
+def git(*words: str) -> str:
+    """What a command of git prints; SystemExit outside of a clone."""
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"git {' '.join(words)}: {done.stderr.strip()}; record figures in a clone of the repository")
+    return done.stdout.strip()
+
+
+def code_sha256(room: str) -> str:
+    """SHA-256 of the statements of a folder's Python and TOML files: not of comments, docstrings or layout."""
+    files = sorted(path for path in (ROOT / room).rglob("*") if path.suffix in (".py", ".toml"))
+    text = "".join(f"{path.relative_to(ROOT).as_posix()}\n{statements(path)}\n" for path in files)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def statements(path: Path) -> str:
+    """A file's text without comments, docstrings and white space, which is the same for every version of Python."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".toml":
+        return json.dumps(tomllib.loads(text), sort_keys=True)
+    lines = [line.encode() for line in io.StringIO(text)]
+    for (first, start), (last, end) in sorted([*_docstrings(text), *_comments(text)], reverse=True):
+        lines[first - 1 : last] = [lines[first - 1][:start] + lines[last - 1][end:]]
+    return "".join(b"".join(lines).decode().split())
+
+
+Span = tuple[tuple[int, int], tuple[int, int]]
+"""The line and the byte in it of a start and of an end."""
+
+
+def _docstrings(text: str) -> Iterator[Span]:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(value := node.value, ast.Constant):
+            yield (value.lineno, value.col_offset), (value.end_lineno or 0, value.end_col_offset or 0)
+
+
+def _comments(text: str) -> Iterator[Span]:
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            line, before = token.start[0], len(token.line[: token.start[1]].encode())
+            yield (line, before), (line, before + len(token.string.encode()))

@@ -1,0 +1,110 @@
+"""Every figure belongs to a commit and a machine, and one that is out of date is found."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import idle, record, recording
+from benchmarks.idle import Conditions, when_idle
+from benchmarks.recording import ROOMS, Recording, keep_recording, recording_of, recordings, statements
+from benchmarks.rows import keep_rows, read_rows
+
+RECORDING = Recording(
+    commit="0123456789",
+    date="2026-12-01",
+    code=dict.fromkeys(ROOMS, "hash"),
+    cpu="a processor",
+    features=["avx2"],
+    clock_mhz=2300,
+    cores=2,
+    system="Linux",
+    python="3.11.7",
+    versions={"openvino": "2026.4.1"},
+)
+
+
+def test_only_statements_count(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text('"""Zürich."""\n\n\ndef f(x):  # größer\n    """Text\n    of two lines."""\n    return "# x"\n')
+    first = statements(path)
+    path.write_text('def f(\n    x\n): return "# x"  # another\n')
+    assert first == statements(path) == 'deff(x):return"#x"'
+    path.write_text('def f(x): return "# y"')
+    assert statements(path) != first
+
+
+def test_comments_of_recipes_do_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text("a = 1 # one\nb = 2\n")
+    first = statements(path)
+    path.write_text("b = 2\na = 1\n")
+    assert statements(path) == first
+    path.write_text("b = 2\na = 2\n")
+    assert statements(path) != first
+
+
+def test_a_file_and_a_row_name_their_recording(tmp_path: Path) -> None:
+    keep_recording(tmp_path, RECORDING, "peers.json")
+    assert recording_of(tmp_path / "peers.json") == RECORDING
+    assert recording_of(tmp_path / "other.json") is None
+    other = replace(RECORDING, cpu="another")
+    keep_rows(tmp_path / "rows.json", [{"model": "a", "ms": 1}], ("model",), other)
+    (row,) = read_rows(tmp_path / "rows.json")
+    assert recordings(tmp_path)[row["recording"]] == other
+    assert len(recordings(tmp_path)) == 2
+
+
+def test_figures_of_other_code_are_out_of_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "HERE", tmp_path)
+    for name in record.README:
+        (tmp_path / name).write_text("{}")
+        keep_recording(tmp_path, RECORDING, name)
+    monkeypatch.setattr(recording, "code_sha256", lambda room: "hash")
+    record.check()
+    monkeypatch.setattr(recording, "code_sha256", lambda room: "new" if room == "edgekit/compiler" else "hash")
+    with pytest.raises(SystemExit, match=r"benchmarks\.record peers trained demo --imagenet"):
+        record.check()
+
+
+def test_a_row_without_a_recording_is_out_of_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "HERE", tmp_path)
+    monkeypatch.setattr(recording, "code_sha256", lambda room: "hash")
+    keep_rows(tmp_path / "rows.json", [{"model": "a"}], ("model",), RECORDING)
+    assert record.of_today(tmp_path / "rows.json")
+    keep_rows(tmp_path / "rows.json", [{"model": "b"}], ("model",))
+    assert not record.of_today(tmp_path / "rows.json")
+
+
+def test_a_disturbed_measurement_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = [Conditions(busy, 0.0, (1.0, 1.0)) for busy in (0.9, 0.0)]
+    monkeypatch.setattr(idle, "wait_until_idle", lambda what: None)
+    monkeypatch.setattr(idle._Watch, "conditions", lambda watch: states.pop(0))
+    runs: list[int] = []
+    _, conditions = when_idle(lambda: runs.append(1), "a")
+    assert len(runs) == 2
+    assert conditions.idle
+
+
+def test_a_machine_that_stays_busy_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idle, "wait_until_idle", lambda what: None)
+    monkeypatch.setattr(idle._Watch, "conditions", lambda watch: Conditions(0.0, 0.3, (1.0, 1.0)))
+    with pytest.raises(SystemExit, match="disturbed 3 times"):
+        when_idle(lambda: None, "a")
+
+
+@pytest.mark.parametrize(
+    ("state", "rests"),
+    [((0.05, 0.0, (1.0, 1.05)), True), ((0.5, 0.0, (1.0, 1.0)), False), ((0.0, 0.0, (1.0, 1.5)), False)],
+)
+def test_an_idle_machine_has_no_other_load_and_keeps_its_clock(
+    state: tuple[float, float, tuple[float, float]], rests: bool
+) -> None:
+    assert Conditions(*state).idle == rests
+
+
+def test_the_recordings_of_the_project_can_be_read() -> None:
+    known = recordings(record.HERE)
+    assert recording_of(record.HERE / "peers_bf16.json") in known.values()
+    assert json.loads((record.HERE / recording.RECORDINGS).read_text())["files"]
