@@ -14,7 +14,7 @@ from litert_quantizer import recipe as litert_recipe
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.peerlib.candidates import ACCURATE, PERCENTILE, Candidate
+from benchmarks.peerlib.candidates import ACCURATE, BF16, PERCENTILE, Candidate
 from benchmarks.peerlib.converters import convert_mnn, convert_ncnn
 from benchmarks.peerlib.executorch import convert_executorch
 from benchmarks.peerlib.wheels import WHEELS
@@ -30,7 +30,6 @@ with hidden_telemetry():
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
 Images = list[NDArray[np.float32]]
-BF16 = "bf16"
 
 
 def edgekit_candidates(built: dict[str, Bundle]) -> list[Candidate]:

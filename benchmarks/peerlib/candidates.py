@@ -15,6 +15,8 @@ from edgekit.runtime.engine import import_runtime
 ACCURATE, PERCENTILE = "nncf.quantize accurate bias correction", "quantize_static Percentile"
 """Stock candidates that differ from the others only in accuracy, which benchmarks/trained.py measures."""
 
+BF16 = "bf16"
+
 SUFFIXES = {name: (runtime.model_suffix, *runtime.companion_suffixes) for name, runtime in RUNTIMES.items()} | {
     "mnn": (".mnn",),
     "ncnn": (".ncnn.param", ".ncnn.bin"),

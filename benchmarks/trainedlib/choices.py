@@ -7,10 +7,14 @@ from typing import Any
 from benchmarks.peerlib.candidates import ACCURATE, PERCENTILE
 from edgekit.config.recipes import Recipe, TargetRecipe
 
+KEYS = ("network", "runtime", "choice")
+"""Names of the fields that identify a row."""
 SHIPPED = "shipped"
 """The recipe of the network's family as it is."""
 REPAIRED = "repaired"
 """The same, and the layers in float with which `edgekit deploy` repairs bundles that lose more than `MOST_DROP`."""
+STOCK = {"openvino": "nncf", "onnx": "ort-minmax", "tflite": "ai-edge"}
+"""The stock choice of each runtime that the tables show."""
 MOST_DROP = 0.3
 """Largest drop of top-1 in percentage points that isn't repaired."""
 

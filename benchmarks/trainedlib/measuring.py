@@ -1,6 +1,6 @@
 """Measures one network with every choice: builds through edgekit or a stock tool, and runs in the runtime itself."""
 
-import tempfile
+import shutil
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from benchmarks.peerlib.candidates import Candidate, Infer, open_candidate
 from benchmarks.rows import Row
 from benchmarks.trainedlib.choices import MOST_DROP, Choice, varied
+from benchmarks.trainedlib.timing import FLOAT
 from edgekit.errors import EdgekitError
 from edgekit.images.dataset import crop_each, crop_samples
 from edgekit.images.selection import split
 from edgekit.job import Job
-from edgekit.measure import machine
 from edgekit.measure.accuracy import snr_db
 from edgekit.measure.profile_summary import summarize_profile
 from edgekit.models.network import batched_logits
@@ -38,6 +38,7 @@ class Bench:
 
     def __init__(self, job: Job, images: int) -> None:
         self.reporter = Reporter(quiet=True)
+        self._shipped: dict[str, Row] = {}
         self.job = job
         self.spec, job_images = load_job(job, self.reporter)
         self.graphs = JobGraphs(self.spec, self.reporter)
@@ -63,62 +64,75 @@ class Bench:
         crops = crop_each(self.spec.calibration_dataset, self.spec.calibration.samples, size)
         return [size.normalize(crop) for crop in crops]
 
-    def measure(self, runtime: str, choice: Choice) -> Row | None:
-        """Figures of one choice, or the error; None if the choice changes nothing in the family's recipe."""
+    def measure(self, runtime: str, choice: Choice, folder: Path) -> Row | None:
+        """Figures of one choice, or the error; None if the choice changes nothing in the family's recipe.
+
+        The choice's files stay in the folder, and edgekit's float bundle beside that of the shipped choice.
+        """
         start = time.monotonic()
+        remove(folder)
         row: Row = {"recipe": self.spec.recipe.name, "calibration_images": len(self.spec.calibration.samples)}
         row |= {
             "images": len(self.crops),
             "float_top1": round(self.float_score, 4),
         }
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                if choice.stock:
-                    figures = self._stock(runtime, choice.stock, Path(folder))
-                elif choice.repaired:
-                    figures = self._repaired(runtime, Path(folder))
-                else:
-                    recipe = varied(self.spec.recipe, runtime, choice.keys)
-                    if choice.keys and recipe == self.spec.recipe:
-                        return None
-                    figures = self._edgekit(runtime, self.graphs.with_recipe(recipe), Path(folder))
-            except (EdgekitError, StockError) as error:
-                figures = {"error": str(error)}
+        try:
+            if choice.stock:
+                figures = self._stock(runtime, choice.stock, folder)
+            elif choice.repaired:
+                figures = self._repaired(runtime, folder)
+            elif choice.keys:
+                recipe = varied(self.spec.recipe, runtime, choice.keys)
+                if recipe == self.spec.recipe:
+                    return None
+                figures = self._edgekit(runtime, self.graphs.with_recipe(recipe), folder)
+            else:
+                figures = self._shipped[runtime] = self._edgekit(runtime, self.graphs, folder)
+                build_one(self.graphs, runtime, "float", folder.with_name(FLOAT), self.reporter)
+        except (EdgekitError, StockError) as error:
+            figures = {"error": str(error)}
         when = {
             "seconds": round(time.monotonic() - start, 1),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        return row | figures | {"cpu": machine.describe().cpu} | when
+        return row | figures | when
 
     def _edgekit(self, runtime: str, graphs: JobGraphs, folder: Path) -> Row:
-        bundle = build_one(graphs, runtime, "int8", folder / "int8", self.reporter)
+        bundle = build_one(graphs, runtime, "int8", folder, self.reporter)
         with open_session(bundle, 1) as session:
             figures = self.figures(session)
             share = summarize_profile(session).int8.share_of_macs
         return figures | {"int8_share_of_macs": _rounded(share, 3), "temperature": bundle.manifest.temperature}
 
     def _repaired(self, runtime: str, folder: Path) -> Row:
-        """Figures of the bundle that `edgekit deploy` makes, on as many images as it chooses itself.
+        """Figures of the bundle that `edgekit deploy` makes if it repairs the shipped one, or those of the shipped one.
 
         Its speed isn't gated, because a repair ends where INT8 is slower than float, which depends on the processor.
         """
+        shipped = self._shipped.get(runtime) or self._edgekit(runtime, self.graphs, folder)
+        if shipped["drop_top1_points"] <= MOST_DROP:
+            remove(folder)
+            return shipped | {"attempts": 0, "float_layers": []}
+        remove(run := folder.with_name("run"))
         job = replace(
             self.job,
             targets=(runtime,),
             num_eval_samples=len(self.crops),
             max_drop=MOST_DROP,
             min_speedup=0,
-            output=folder / "run",
+            output=run,
         )
         (row,) = (row for row in deploy(job, self.reporter, improvements_of).results if row.name == f"{runtime}-int8")
         if row.failure or row.accuracy is None or row.int8 is None:
             raise EdgekitError(str(row.failure))
         attempts = row.repair.attempts if row.repair else ()
+        remove(folder)
+        (run / row.name).rename(folder)
+        remove(run)
         return {
             **_accuracy(row.accuracy),
             "snr_db": _rounded(row.snr_db, 2),
             "int8_share_of_macs": _rounded(row.int8.share_of_macs, 3),
-            "speedup": _rounded(row.speedup.ratio if row.speedup else None, 2),
             "before_points": _rounded(attempts[0].drop_top1_points if attempts else None, 2),
             "attempts": max(0, len(attempts) - 1),
             "float_layers": list(row.repair.result.float_layers) if row.repair else [],
@@ -157,6 +171,11 @@ class Bench:
             row[f"{prefix}change_ci95"] = [round(end, 4) for end in confidence.calibration_error_change_ci95 or ()]
             row[f"{prefix}crossings"] = [[each.threshold, each.upward, each.downward] for each in confidence.crossings]
         return row
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder that may not exist."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _accuracy(accuracy: Accuracy) -> Row:

