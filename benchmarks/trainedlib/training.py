@@ -88,10 +88,8 @@ def linear_head(model: ModelOptions, backbone: dict[str, Tensor], cifar: Path, c
         batches = (prepare(images[part], model.model_args["img_size"]) for part in chosen.view(-1, BATCH))
         features = torch.cat([net.forward_head(net.forward_features(batch), pre_logits=True) for batch in batches])
     fitted = LogisticRegression(C=0.1, max_iter=1000).fit(features.numpy(), labels[chosen].numpy())
-    return {
-        "head.weight": torch.from_numpy(fitted.coef_).float(),
-        "head.bias": torch.from_numpy(fitted.intercept_).float(),
-    }
+    found = {"head.weight": fitted.coef_, "head.bias": fitted.intercept_}
+    return {name: torch.from_numpy(value).float().contiguous() for name, value in found.items()}
 
 
 def several_labels_loss(logits: Tensor, labels: Tensor) -> Tensor:
