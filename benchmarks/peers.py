@@ -14,12 +14,13 @@ times the candidates of each runtime in turn in a process of their own, with 1 a
 import argparse
 import json
 import multiprocessing
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,10 @@ from edgekit.runtime.session import open_session
 from edgekit.support.files import replace_text
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
+
+if TYPE_CHECKING:
+    from edgekit.job import Job
+    from edgekit.pipeline.request import BuildSpec
 
 HERE = Path(__file__).resolve().parent
 CALIBRATION, EVALUATION = 128, 100
@@ -166,45 +171,26 @@ def make(
     edgekit's candidates are built for the device class, which defaults to this machine's. `runtimes` may name
     executorch and those of peerlib.wheels, which have only stock candidates.
     """
-    from benchmarks.peerlib.builds import Stock, edgekit_candidates
-    from benchmarks.peerlib.models import SUBJECTS
+    from benchmarks.peerlib.builds import Stock
     from edgekit.images.dataset import crop_each, crop_samples
-    from edgekit.job import Job
     from edgekit.models.network import torch_logits
-    from edgekit.pipeline.builder import Builder
-    from edgekit.pipeline.graphs import JobGraphs
     from edgekit.pipeline.loading import load_job
 
-    subject, reporter = SUBJECTS[name], Reporter()
-    job = Job(
-        model=subject.model,
-        data=subject.data or args.data,
-        calibration_data=subject.calibration_data,
-        num_calibration_samples=CALIBRATION,
-        num_eval_samples=EVALUATION,
-        device_class=device_class,
-    )
-    folder = args.work / name / (device_class or "")
-    spec, images = load_job(job, reporter)
+    reporter = Reporter()
+    spec, images = load_job(job_of(name, args.data, device_class), reporter)
     size = spec.network.preprocessing
     pixels = crop_samples(images.dataset, images.evaluation.samples, size).pixels
     calibration = [size.normalize(crop) for crop in crop_each(spec.calibration_dataset, spec.calibration.samples, size)]
-    built = Builder(JobGraphs(spec, reporter)).build([name for name in runtimes if name in RUNTIMES], folder)
-    bundles = {bundle_name: bundle for bundle_name, bundle in built.items() if isinstance(bundle, Bundle)}
-    made: list[tuple[Candidate, str | None]] = [(candidate, None) for candidate in edgekit_candidates(bundles)]
-    for bundle_name, error in built.items():
-        if isinstance(error, EdgekitError):
-            target, precision = bundle_name.rsplit("-", 1)
-            candidate = Candidate(f"edgekit {precision}", target, "edgekit", precision, folder / bundle_name)
-            made.append((candidate, str(error)))
+    folder = args.work / name / (device_class or "")
+    bundles, made = build_edgekit(spec, [name for name in runtimes if name in RUNTIMES], folder, reporter)
     with reporter.stage("stock tools"), quiet():
         made += list(Stock(spec.network.module, calibration, args.work / name / "stock").candidates(runtimes))
     shares = {
         (bundle.manifest.target, "edgekit int8"): _int8_share(bundle)
-        for bundle in bundles.values()
+        for bundle in bundles
         if bundle.manifest.precision == "int8"
     }
-    macs = sum(layer["macs"] for bundle in list(bundles.values())[:1] for layer in bundle.manifest.layers)
+    macs = sum(layer["macs"] for bundle in bundles[:1] for layer in bundle.manifest.layers)
     about = {
         "weights": spec.network.weights if spec.network.weights == "random" else "trained",
         "params": spec.network.params,
@@ -214,6 +200,58 @@ def make(
         "shares": shares,
     }
     return made, size.normalize(pixels), torch_logits(spec.network, pixels), about
+
+
+def job_of(name: str, data: Path | None, device_class: str | None = None) -> "Job":
+    """The job of one model."""
+    from benchmarks.peerlib.models import SUBJECTS
+    from edgekit.job import Job
+
+    subject = SUBJECTS[name]
+    images = subject.data or data
+    assert images is not None
+    return Job(
+        model=subject.model,
+        data=images,
+        calibration_data=subject.calibration_data,
+        num_calibration_samples=CALIBRATION,
+        num_eval_samples=EVALUATION,
+        device_class=device_class,
+    )
+
+
+def build_edgekit(
+    spec: "BuildSpec", runtimes: Sequence[str], folder: Path, reporter: Reporter
+) -> tuple[list[Bundle], list[tuple[Candidate, str | None]]]:
+    """Build edgekit's bundles; return them, and the candidates with the reason of each that couldn't be built."""
+    from benchmarks.peerlib.builds import edgekit_candidates
+    from edgekit.pipeline.builder import Builder
+    from edgekit.pipeline.graphs import JobGraphs
+
+    built = Builder(JobGraphs(spec, reporter)).build(list(runtimes), folder)
+    bundles = [bundle for bundle in built.values() if isinstance(bundle, Bundle)]
+    made: list[tuple[Candidate, str | None]] = [(candidate, None) for candidate in edgekit_candidates(bundles)]
+    for name, error in built.items():
+        if isinstance(error, EdgekitError):
+            target, precision = name.rsplit("-", 1)
+            made.append((Candidate(f"edgekit {precision}", target, "edgekit", precision, folder / name), str(error)))
+    return bundles, made
+
+
+def other_bundles(models: dict[str, Any], data: Path) -> list[str]:
+    """The models whose bundles of today's code have other files than the recorded ones."""
+    from edgekit.pipeline.loading import load_job
+
+    reporter, others = Reporter(), []
+    for name, model in models.items():
+        spec, _ = load_job(job_of(name, data), reporter)
+        with tempfile.TemporaryDirectory() as folder:
+            _, made = build_edgekit(spec, list(RUNTIMES), Path(folder), reporter)
+            digests = {(each.runtime, each.name): each.sha256 for each, why in made if why is None}
+        recorded = {(row["runtime"], row["candidate"]): row["sha256"] for row in model["rows"] if "sha256" in row}
+        if any(digests.get(key) != digest for key, digest in recorded.items()):
+            others.append(name)
+    return others
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ file already has of the same code and machine isn't measured again. `make figure
 """
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.recording import BUNDLES, ROOT, git, recording_of, recordings
+from benchmarks.recording import BUNDLES, ROOT, git, recording_of, recordings, renew_recordings
 from benchmarks.rows import read_rows
 
 HERE = Path(__file__).resolve().parent
@@ -46,6 +47,8 @@ def main() -> None:
         print("\n".join(lines()))
     elif args.check:
         check()
+    elif args.renew:
+        renew(args.imagenet)
     else:
         record(args)
 
@@ -57,11 +60,17 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cifar", type=Path, help="folder with cifar10-train.zip and cifar10-val-5k.zip")
     parser.add_argument("--list", action="store_true", help="only list the recordings")
     parser.add_argument("--check", action="store_true", help="only fail if a figure of README is out of date")
+    parser.add_argument(
+        "--renew",
+        action="store_true",
+        help="only build the bundles of peers again, and keep the figures if they are equal",
+    )
     args = parser.parse_args(argv)
     args.names = args.names or list(COMMANDS)
     if unknown := set(args.names) - set(COMMANDS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; valid names are {', '.join(COMMANDS)}")
-    for name in () if args.list or args.check else args.names:
+    wanted = ["peers"] if args.renew else [] if args.list or args.check else args.names
+    for name in wanted:
         for option in ("imagenet", "cifar"):
             if f"{{{option}}}" in "".join(COMMANDS[name]) and getattr(args, option) is None:
                 parser.error(f"{name} needs --{option}; without images run: python -m benchmarks.record demo pages")
@@ -104,8 +113,21 @@ def check() -> None:
         raise SystemExit(
             f"README's figures are older than a change of {', '.join(BUNDLES)}. Record them again on an idle machine:\n"
             f"    python -m benchmarks.record {' '.join(stale)} --imagenet imagenet-500.zip --cifar FOLDER\n"
-            "If the change can't alter a bundle or its speed: python -m benchmarks.record --renew"
+            "If the change alters no bundle: python -m benchmarks.record --renew --imagenet imagenet-500.zip"
         )
+
+
+def renew(images: Path) -> None:
+    """Let the figures of README be of today's code, if it makes the same files of the ten networks."""
+    from benchmarks import peers
+
+    path = HERE / "peers.json"
+    recording = recording_of(path)
+    if recording is None or not recording.of_today(("edgekit/runtime",)):
+        raise SystemExit("edgekit/runtime has changed, which may change times: record them again")
+    if others := peers.other_bundles(json.loads(path.read_text())["models"], images):
+        raise SystemExit(f"Today's bundles of {', '.join(others)} have other files, at least on this machine")
+    renew_recordings(HERE, recording.code)
 
 
 def of_today(path: Path) -> bool:

@@ -60,6 +60,8 @@ class Recording:
     system: str
     python: str
     versions: dict[str, str]
+    renewed: str | None = None
+    """A later commit that makes the same bundles, byte for byte."""
 
     def of_today(self, rooms: Iterable[str] = BUNDLES) -> bool:
         """Whether the code in these rooms is as it was."""
@@ -106,6 +108,16 @@ def keep_recording(folder: Path, recording: Recording, *files: str) -> str:
         document["files"] |= dict.fromkeys(files, name)
         replace_text(path, json.dumps(document, indent=1) + "\n")
     return name
+
+
+def renew_recordings(folder: Path, code: dict[str, str]) -> None:
+    """Let the recordings of this code be of today's, which makes the same bundles."""
+    path, today = folder / RECORDINGS, {room: code_sha256(room) for room in ROOMS}
+    document = _read(folder)
+    for recording in document["recordings"].values():
+        if all(recording["code"][room] == code[room] for room in BUNDLES):
+            recording |= {"code": today, "renewed": git("rev-parse", "HEAD")[:10]}
+    replace_text(path, json.dumps(document, indent=1) + "\n")
 
 
 def recordings(folder: Path) -> dict[str, Recording]:

@@ -1,7 +1,7 @@
 """Builds the candidates: edgekit's bundles, and the stock tools' files for the same network and images."""
 
 import os
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,10 @@ with hidden_telemetry():
 Images = list[NDArray[np.float32]]
 
 
-def edgekit_candidates(built: dict[str, Bundle]) -> list[Candidate]:
+def edgekit_candidates(built: Iterable[Bundle]) -> list[Candidate]:
     """One candidate for each bundle, and another for those that also compute in bf16 or f16."""
     candidates = []
-    for bundle in built.values():
+    for bundle in built:
         target, precision = bundle.manifest.target, bundle.manifest.precision
         candidates.append(Candidate(f"edgekit {precision}", target, "edgekit", precision, bundle.path))
         if target == "openvino":

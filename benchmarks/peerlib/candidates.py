@@ -1,5 +1,6 @@
 """One model file, and how its runtime runs it. It needs no torch, because the timing process imports it."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,13 +41,24 @@ class Candidate:
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def size_bytes(self) -> int:
-        """Size of the model's files: neither the other files of a bundle nor files of other runtimes in the folder."""
+    def files(self) -> list[Path]:
+        """The model's files: neither the other files of a bundle nor files of other runtimes in the folder."""
         first, *companions = SUFFIXES[self.runtime]
         model = self.path / f"model{first}" if self.path.is_dir() else self.path
         stem = model.name.removesuffix(first)
-        files = (model, *(model.with_name(stem + suffix) for suffix in companions))
-        return sum(file.stat().st_size for file in files if file.exists())
+        return [file for file in (model, *(model.with_name(stem + suffix) for suffix in companions)) if file.exists()]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.files)
+
+    @property
+    def sha256(self) -> str:
+        """Of the contents of all files."""
+        found = hashlib.sha256()
+        for file in self.files:
+            found.update(file.read_bytes())
+        return found.hexdigest()
 
 
 def open_candidate(candidate: Candidate, threads: int) -> Infer:

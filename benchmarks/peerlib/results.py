@@ -54,6 +54,7 @@ def answer_rows(
             "path": str(candidate.path),
             "options": candidate.options,
             "size_bytes": candidate.size_bytes,
+            **({"sha256": candidate.sha256} if candidate.maker == "edgekit" else {}),
             "snr_db": snr_db(reference, logits),
             "agreement": float((reference.argmax(1) == logits.argmax(1)).mean()),
         }
