@@ -30,7 +30,6 @@ from benchmarks.peerlib import executorch
 from benchmarks.peerlib.candidates import Candidate
 from benchmarks.peerlib.results import add_times, answer_rows, candidate_of, write_results
 from benchmarks.peerlib.timing import answer_all, time_all
-from benchmarks.pilib.results import kept
 from benchmarks.recording import features, keep_recording, new_recording, recording_of
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import EdgekitError
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
     from edgekit.pipeline.request import BuildSpec
 
 HERE = Path(__file__).resolve().parent
-CALIBRATION, EVALUATION = 128, 100
+CALIBRATION, EVALUATION = IMAGES = 128, 100
 THREADS = (1, 2)
 ALL_RUNTIMES = (*RUNTIMES, "executorch")
 IMAGE = "image.npy"
@@ -89,14 +88,14 @@ def kept_results(path: Path) -> dict[str, Any]:
 def write(results: dict[str, Any], args: argparse.Namespace) -> None:
     """Write the JSON, and the tables of what is timed."""
     replace_text(args.json, json.dumps(results, indent=1) + "\n")
-    replace_text(args.results, write_results(results, args.json) + kept(args.results))
+    replace_text(args.results, write_results(results, args.json))
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    from benchmarks.peerlib.models import SUBJECTS, add_data, check_data
+    from benchmarks.peerlib.models import ALL_SUBJECTS, SUBJECTS, add_data, check_data
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default=",".join(SUBJECTS), help=f"any of {', '.join(SUBJECTS)}; default: all")
+    parser.add_argument("--models", default=",".join(SUBJECTS), help=f"any of {', '.join(ALL_SUBJECTS)}")
     parser.add_argument("--json", type=Path, default=HERE / "peers.json")
     parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md")
     add_data(parser)
@@ -109,16 +108,6 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args.models = args.models.split(",")
     check_data(parser, args.models, args.data)
     return args
-
-
-def all_versions() -> dict[str, str]:
-    import importlib.metadata
-
-    from edgekit.pipeline.request import versions
-
-    installed = versions() | {"litert-quantizer": importlib.metadata.version("litert-quantizer")}
-    del installed["edgekit-sources"]
-    return {package: version.partition("+")[0] for package, version in installed.items()}  # without local labels
 
 
 def build(name: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -164,12 +153,16 @@ def _int8_share(bundle: Bundle) -> float | None:
 
 
 def make(
-    name: str, args: argparse.Namespace, device_class: str | None = None, runtimes: Sequence[str] = tuple(RUNTIMES)
+    name: str,
+    args: argparse.Namespace,
+    device_class: str | None = None,
+    runtimes: Sequence[str] = tuple(RUNTIMES),
+    images: tuple[int, int] = IMAGES,
 ) -> tuple[list[tuple[Candidate, str | None]], NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
     """Build the candidates; return them, the images [N,3,H,W], torch's logits [N,classes] and facts about the model.
 
     edgekit's candidates are built for the device class, which defaults to this machine's. `runtimes` may name
-    executorch and those of peerlib.wheels, which have only stock candidates.
+    executorch and those of peerlib.wheels, which have only stock candidates. `images` are as for `job_of`.
     """
     from benchmarks.peerlib.builds import Stock
     from edgekit.images.dataset import crop_each, crop_samples
@@ -177,9 +170,9 @@ def make(
     from edgekit.pipeline.loading import load_job
 
     reporter = Reporter()
-    spec, images = load_job(job_of(name, args.data, device_class), reporter)
+    spec, loaded = load_job(job_of(name, args.data, device_class, images), reporter)
     size = spec.network.preprocessing
-    pixels = crop_samples(images.dataset, images.evaluation.samples, size).pixels
+    pixels = crop_samples(loaded.dataset, loaded.evaluation.samples, size).pixels
     calibration = [size.normalize(crop) for crop in crop_each(spec.calibration_dataset, spec.calibration.samples, size)]
     folder = args.work / name / (device_class or "")
     bundles, made = build_edgekit(spec, [name for name in runtimes if name in RUNTIMES], folder, reporter)
@@ -202,20 +195,20 @@ def make(
     return made, size.normalize(pixels), torch_logits(spec.network, pixels), about
 
 
-def job_of(name: str, data: Path | None, device_class: str | None = None) -> "Job":
+def job_of(name: str, data: Path | None, device_class: str | None = None, images: tuple[int, int] = IMAGES) -> "Job":
     """The job of one model."""
-    from benchmarks.peerlib.models import SUBJECTS
+    from benchmarks.peerlib.models import ALL_SUBJECTS
     from edgekit.job import Job
 
-    subject = SUBJECTS[name]
+    subject = ALL_SUBJECTS[name]
     images = subject.data or data
     assert images is not None
     return Job(
         model=subject.model,
         data=images,
         calibration_data=subject.calibration_data,
-        num_calibration_samples=CALIBRATION,
-        num_eval_samples=EVALUATION,
+        num_calibration_samples=images[0],
+        num_eval_samples=images[1],
         device_class=device_class,
     )
 

@@ -1,15 +1,16 @@
 """Counts the instructions of an inference on a Raspberry Pi's cores, for edgekit's bundles and the stock tools' files.
 
     python -m benchmarks.pi_instructions --models demo
-    python -m benchmarks.pi_instructions --models convnextv2_atto --data ~/imagenet/val
+    python -m benchmarks.pi_instructions --data ~/imagenet/val
 
 No board is involved: each candidate runs on one thread under a real arm64 kernel in QEMU, which counts instructions.
 This needs Debian, root, and: apt-get install --no-install-recommends mmdebstrap arch-test cpio qemu-system-arm
+g++-aarch64-linux-gnu
 
 The candidates are those of benchmarks/peers.py, and the floats of MNN and ncnn from their public wheels. edgekit's are
 built for the device class of the core. The JSON is written after each model, core and runtime, and keeps the counts of
-earlier runs with the same versions. They become the last section of RESULTS.md. To count a few files while you work on
-a placement, call pilib.counting.count.
+earlier runs with the same code and versions. benchmarks/NOTES.md has their table. To count a few files while you work
+on a placement, call pilib.counting.count.
 """
 
 import argparse
@@ -23,11 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peerlib.candidates import Candidate, open_candidate
+from benchmarks.peerlib import executorch
+from benchmarks.peerlib.candidates import Candidate
 from benchmarks.peerlib.wheels import WHEELS, wheel_versions
-from benchmarks.peers import HERE, all_versions, make
+from benchmarks.peers import HERE, make
 from benchmarks.pilib.counting import CORES, count_candidates
-from benchmarks.pilib.results import section, with_section
+from benchmarks.recording import keep_recording, new_recording, recording_of
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.measure.accuracy import snr_db
 from edgekit.support.files import replace_text
@@ -35,52 +37,58 @@ from edgekit.support.files import replace_text
 Made = list[tuple[Candidate, str | None]]
 """Candidates, each with the reason if it couldn't be built."""
 
-ALL_RUNTIMES = [*RUNTIMES, *WHEELS]
-IMAGES = 4
+ALL_RUNTIMES = [*RUNTIMES, *WHEELS, "executorch"]
+MODELS = "convnextv2_atto,mobilenetv2_100,mobilenetv3_large_100,resnet50"
+IMAGES = 32, 1
+"""Number of images for calibration and for the SNR. Counts don't depend on them."""
 FP16 = {"cortex-a76"}
 """Cores with float16 arithmetic, which OpenVINO uses by default there."""
 
 
 def main() -> None:
     args = arguments()
-    results: dict[str, Any] = {"schema_version": 1, "versions": all_versions() | wheel_versions()}
-    results |= {"qemu": qemu_version(), "kernel": None, "images": IMAGES, "models": {}}
-    if args.json.exists():
-        before = json.loads(args.json.read_text())
-        same = all(results["versions"].get(name, version) == version for name, version in before["versions"].items())
-        if same and all(before[key] == results[key] for key in ("qemu", "images")):
-            results = before | {"versions": results["versions"]}
+    results = kept_results(args.json)
     for name in args.models:
         for core in args.cores:
-            made, images, reference, _ = make(name, args, CORES[core], args.runtimes)
+            made, images, reference, _ = make(name, args, CORES[core], args.runtimes, IMAGES)
             for runtime in args.runtimes:
                 start = time.monotonic()
                 group = [(candidate, why) for candidate, why in made if candidate.runtime == runtime]
-                rows = compare(group, images[:IMAGES], reference[:IMAGES], core)
+                rows = compare(group, images, reference, core)
                 results["kernel"] = next((row["kernel"] for row in rows if "kernel" in row), results["kernel"])
                 before = results["models"].setdefault(name, {}).get(core, [])
                 others = [row for row in before if row["runtime"] != runtime]
                 rows = sorted(others + rows, key=lambda row: ALL_RUNTIMES.index(row["runtime"]))
                 results["models"][name][core] = [without(row, "kernel") for row in rows]
                 replace_text(args.json, json.dumps(results, indent=1) + "\n")
-                replace_text(args.results, with_section(args.results.read_text(), section(results)))
                 print(f"{name} on {core}, {runtime}: {time.monotonic() - start:.0f} s", flush=True)
 
 
+def kept_results(path: Path) -> dict[str, Any]:
+    """What the JSON has of this code and these versions; otherwise, results without any model."""
+    versions = wheel_versions() | {"executorch": executorch.VERSION, "qemu": qemu_version()}
+    now, before = new_recording(), recording_of(path)
+    if before is not None and before.of_today() and before.versions == now.versions:
+        results: dict[str, Any] = json.loads(path.read_text())
+        if (results["versions"], results["images"]) == (versions, IMAGES[1]):
+            return results
+    keep_recording(path.parent, now, path.name)
+    return {"schema_version": 2, "versions": versions, "kernel": None, "images": IMAGES[1], "models": {}}
+
+
 def arguments() -> argparse.Namespace:
-    from benchmarks.peerlib.models import SUBJECTS, add_data, check_data
+    from benchmarks.peerlib.models import ALL_SUBJECTS, add_data, check_data
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="convnextv2_atto,demo", help=f"any of {', '.join(SUBJECTS)}")
+    parser.add_argument("--models", default=MODELS, help=f"any of {', '.join(ALL_SUBJECTS)}; default: {MODELS}")
     parser.add_argument("--cores", default=",".join(CORES), help=f"any of {', '.join(CORES)}; default: all")
     runtimes = ",".join(ALL_RUNTIMES)
     parser.add_argument("--runtimes", default=runtimes, help=f"any of {', '.join(ALL_RUNTIMES)}; default: all")
     parser.add_argument("--json", type=Path, default=HERE / "pi_instructions.json")
-    parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md")
     add_data(parser)
     parser.add_argument("--work", type=Path, default=Path("build/peers"), help="folder for the models")
     args = parser.parse_args()
-    for name, valid in (("models", list(SUBJECTS)), ("cores", list(CORES)), ("runtimes", ALL_RUNTIMES)):
+    for name, valid in (("models", list(ALL_SUBJECTS)), ("cores", list(CORES)), ("runtimes", ALL_RUNTIMES)):
         values = getattr(args, name).split(",")
         setattr(args, name, values)
         if unknown := set(values) - set(valid):
@@ -103,10 +111,7 @@ def compare(made: Made, images: NDArray[np.float32], reference: NDArray[np.float
         row: dict[str, Any] = {"runtime": candidate.runtime, "candidate": candidate.name, "maker": candidate.maker}
         row |= {"precision": candidate.precision} | without(counted, "name", "logits")
         if "logits" in counted:
-            row |= {
-                "snr_db": snr_db(reference, counted["logits"]),
-                "snr_x86_db": snr_here(candidate, images, reference),
-            }
+            row["snr_db"] = snr_db(reference, counted["logits"])
         rows.append(row)
     for candidate, why in made:
         if why is not None:
@@ -122,14 +127,6 @@ def for_arm(candidate: Candidate) -> Candidate:
     precision = candidate.precision.replace("bf16", "f16")
     options = candidate.options | ({"hint": "f16"} if candidate.options else {})
     return replace(candidate, name=candidate.name.replace("bf16", "f16"), precision=precision, options=options)
-
-
-def snr_here(candidate: Candidate, images: NDArray[np.float32], reference: NDArray[np.float32]) -> float | None:
-    """SNR of the same file on this machine; None if x86 doesn't compute in its precision or lacks its runtime."""
-    if candidate.precision.endswith("f16") or candidate.runtime in WHEELS:
-        return None
-    infer = open_candidate(candidate, 1)
-    return snr_db(reference, np.concatenate([infer(image[None]) for image in images]))
 
 
 def without(row: dict[str, Any], *keys: str) -> dict[str, Any]:

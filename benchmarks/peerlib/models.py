@@ -55,6 +55,8 @@ SUBJECTS = {
     "vit_small_patch16_224": random_weights("vit_small_patch16_224"),
     "davit_tiny": random_weights("davit_tiny"),
 }
+ALL_SUBJECTS = SUBJECTS | {"mobilenetv2_100": random_weights("mobilenetv2_100")}
+"""Also a network that benchmarks/pi_instructions.py counts and benchmarks/peers.py doesn't record."""
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -68,12 +70,12 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def check_data(parser: argparse.ArgumentParser, models: Collection[str], data: Path | None) -> None:
-    """End the command unless each model is one of SUBJECTS, and its images are there."""
-    if unknown := set(models) - SUBJECTS.keys():
-        parser.error(f"unknown model {', '.join(sorted(unknown))}; valid models are {', '.join(SUBJECTS)}")
-    needy = [name for name in models if SUBJECTS[name].data is None]
+    """End the command unless each model is one of ALL_SUBJECTS, and its images are there."""
+    if unknown := set(models) - ALL_SUBJECTS.keys():
+        parser.error(f"unknown model {', '.join(sorted(unknown))}; valid models are {', '.join(ALL_SUBJECTS)}")
+    needy = [name for name in models if ALL_SUBJECTS[name].data is None]
     if needy and data is None:
-        own = ", ".join(name for name, subject in SUBJECTS.items() if subject.data is not None)
+        own = ", ".join(name for name, subject in ALL_SUBJECTS.items() if subject.data is not None)
         parser.error(f"{', '.join(needy)}: name ImageNet images with --data; without them run --models {own}")
     if needy and data is not None and not data.exists():
         parser.error(f"'{data}' doesn't exist; name a folder or zip of ImageNet images with --data")

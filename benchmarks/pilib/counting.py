@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.peerlib.candidates import Candidate
 from benchmarks.peerlib.wheels import WHEELS
-from benchmarks.pilib import debian, guest
+from benchmarks.pilib import debian, executorch, guest
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices.setup import REQUIREMENTS, own_wheel
 from edgekit.runtime.bundle import read_bundle
@@ -32,13 +32,11 @@ CORES = {"cortex-a76": "raspberry-pi-5", "cortex-a72": "raspberry-pi-4"}
 """Emulated cores, each with the device class that has it."""
 SUITE = "trixie"
 """Debian's release in the emulated machine."""
-RUNS = 3
-"""Number of counted inferences after the warm-up. The first may still differ by 0.5 %."""
 MEMORY = "4G"
 """Memory of the machine. The host only allocates what is used: about 1 GB plus the models."""
 LIMIT_S = 1800
 """Time limit of one emulated machine."""
-_RUNTIMES = {".onnx": "onnx", ".tflite": "tflite", ".xml": "openvino"}
+_RUNTIMES = {".onnx": "onnx", ".tflite": "tflite", ".xml": "openvino", ".pte": "executorch"}
 
 
 def count(
@@ -49,8 +47,8 @@ def count(
         python -c 'from pathlib import Path; from benchmarks.pilib.counting import count; print(count({
             "ours": Path("runs/demo/tflite-int8"), "theirs": Path("their.tflite")}, "cortex-a72"))'
 
-    A file's suffix determines its runtime: .onnx, .tflite or .xml. `images` are float32 [N,3,H,W] and default to one
-    image of noise with the size of the first bundle, or 224 x 224. It needs Debian, root and the programs that
+    A file's suffix determines its runtime: .onnx, .tflite, .xml or .pte. `images` are float32 [N,3,H,W] and default to
+    one image of noise with the size of the first bundle, or 224 x 224. It needs Debian, root and the programs that
     `debian.need` lists. Raises RuntimeError if a file can't be run.
     """
     candidates = [_candidate(name, Path(path)) for name, path in files.items()]
@@ -132,10 +130,12 @@ def _userland_archive() -> Path:
 def _runtime_archive(runtime: str) -> Path:
     archive = debian.KEPT / f"{SUITE}-{runtime}.cpio"
     if not archive.exists():
-        table = RUNTIMES if runtime in RUNTIMES else WHEELS
-        packages = debian.packages(SUITE, runtime, [*REQUIREMENTS, table[runtime].requirement])
+        own = [table[runtime].requirement for table in (RUNTIMES, WHEELS) if runtime in table]
+        packages = debian.packages(SUITE, runtime, [*REQUIREMENTS, *own])
         with tempfile.TemporaryDirectory(dir=debian.KEPT) as scratch:
-            packages.rename(Path(scratch) / "packages")
+            place = packages.rename(Path(scratch) / "packages")
+            if runtime == "executorch":
+                executorch.build(SUITE, place / "executorch")
             _write(archive, Path(scratch))
     return archive
 
@@ -144,7 +144,8 @@ def _job(candidates: Sequence[Candidate], images: NDArray[np.float32], root: Pat
     """Fill the root folder with init, edgekit and the job."""
     job = root / "job"
     package = Path(__file__).parents[1]
-    shutil.copytree(package / "peerlib", job / "benchmarks" / "peerlib")
+    for name in ("peerlib", "pilib"):
+        shutil.copytree(package / name, job / "benchmarks" / name)
     shutil.copy(package / "__init__.py", job / "benchmarks")
     with zipfile.ZipFile(io.BytesIO(own_wheel())) as wheel:
         wheel.extractall(job)
@@ -166,7 +167,7 @@ def _job(candidates: Sequence[Candidate], images: NDArray[np.float32], root: Pat
                 shutil.copy(file, place)
         sent.append(replace(candidate, path=Path(str(index)) / candidate.path.name))
     fields = [asdict(candidate) | {"path": str(candidate.path)} for candidate in sent]
-    (job / "job.json").write_text(json.dumps({"runs": RUNS, "candidates": fields}))
+    (job / "job.json").write_text(json.dumps({"candidates": fields}))
     return root
 
 

@@ -32,6 +32,7 @@ PROGRAMS = {
     "qemu-system-aarch64": "qemu-system-arm",
     "qemu-aarch64-static": "qemu-user-static",
     "cpio": "cpio",
+    "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu",
 }
 """Debian package of each program."""
 _PACKAGES = (
@@ -104,12 +105,13 @@ def kernel() -> Path:
     return image
 
 
-def packages(suite: str, name: str, requirements: Sequence[str]) -> Path:
+def packages(suite: str, name: str, requirements: Sequence[str], dependencies: bool = True) -> Path:
     """Return a folder of packages for a release's Python, which this machine's pip downloads by constraints.txt."""
     place = KEPT / f"{suite}-{name}"
     if not place.exists():
         version = PYTHONS[suite]
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary=:all:"]
+        command += [] if dependencies else ["--no-deps"]
         command += [
             "--implementation",
             "cp",

@@ -1,6 +1,6 @@
 """Runs in the emulated machine, as its first process and once for each candidate.
 
-/job has job.json ({"runs", "candidates": [fields of peerlib.candidates.Candidate]}) and images.npy, float32 [N,3,H,W].
+/job has job.json ({"candidates": [fields of peerlib.candidates.Candidate]}) and images.npy, float32 [N,3,H,W].
 Each candidate runs in a separate process. Lines on the console that start with MARK are JSON: first {"kernel"}, then a
 row for each candidate ({"name", "nanoseconds", "logits" [N,classes]} or {"name", "error"}), and finally {"end": true}.
 """
@@ -9,7 +9,6 @@ import ctypes
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
@@ -47,25 +46,23 @@ def first_process() -> None:
 
 
 def count(index: int) -> None:
-    """Run one candidate. Computing the logits warms it up; the inferences after that are counted one by one."""
+    """Run one candidate. Computing the logits warms it up; the inference after that is counted."""
     import numpy as np
 
     from benchmarks.peerlib.candidates import Candidate, open_candidate
+    from benchmarks.pilib.executorch import open_program
 
     job = json.loads((JOB / "job.json").read_text())
-    fields, runs = job["candidates"][index], job["runs"]
+    fields = job["candidates"][index]
     candidate = Candidate(**fields | {"path": JOB / fields["path"]})
     images = np.load(JOB / "images.npy")
-    infer = open_candidate(candidate, 1)
+    infer = open_program(candidate.path) if candidate.runtime == "executorch" else open_candidate(candidate, 1)
     logits = np.concatenate([infer(image[None]) for image in images])
 
-    nanoseconds = []
-    for _ in range(runs):
-        start = time.perf_counter_ns()
-        infer(images[:1])
-        nanoseconds.append(time.perf_counter_ns() - start)
-    # The median, because a kernel task may add millions of instructions to one of the runs.
-    say({"name": candidate.name, "nanoseconds": statistics.median(nanoseconds), "logits": logits.tolist()})
+    start = time.perf_counter_ns()
+    infer(images[:1])
+    nanoseconds = time.perf_counter_ns() - start
+    say({"name": candidate.name, "nanoseconds": nanoseconds, "logits": logits.tolist()})
 
 
 def say(row: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,65 +12,10 @@ import torch
 from benchmarks.peerlib import converters
 from benchmarks.peerlib.candidates import Candidate
 from benchmarks.peerlib.wheels import wheel_versions
-from benchmarks.pi_instructions import for_arm, snr_here
+from benchmarks.pi_instructions import for_arm
 from benchmarks.pilib import counting, debian
 from benchmarks.pilib.guest import MARK
-from benchmarks.pilib.results import HEADING, kept, section, with_section
 from tests.helpers.tiny import MakeBundle
-
-
-def row(candidate: str, precision: str, millions: float, **more: Any) -> dict[str, Any]:
-    maker = candidate.partition(" ")[0]
-    start = {"runtime": "tflite", "candidate": candidate, "maker": maker if maker == "edgekit" else "stock"}
-    return start | {"precision": precision, "instructions": millions * 1e6, "snr_db": 20.04, "snr_x86_db": 21.06} | more
-
-
-RESULTS: dict[str, Any] = {
-    "qemu": "10.0",
-    "kernel": "6.12",
-    "images": 4,
-    "models": {
-        "net": {
-            "cortex-a76": [
-                row("edgekit float", "float", 240),
-                row("edgekit int8", "int8", 100),
-                row("plain float", "float", 460),
-                row("dynamic", "int8", 169),
-                {"runtime": "tflite", "candidate": "static", "maker": "stock", "precision": "int8", "error": "a|b"},
-                row("plain float", "float", 212) | {"runtime": "mnn"},
-                row("plain float, f16", "f16", 127) | {"runtime": "mnn", "snr_x86_db": None},
-            ],
-            "cortex-a72": [row("edgekit int8", "int8", 200, snr_x86_db=None)],
-        }
-    },
-}
-
-
-def test_tables() -> None:
-    lines = section(RESULTS).splitlines()
-    assert "| cortex-a76 (Pi 5) | LiteRT | 240.0 | 100.0 | 2.40x | 169.0 (dynamic) | 1.69x |" in lines
-    assert "| cortex-a72 (Pi 4) | LiteRT | - | 200.0 | - | - | - |" in lines
-    assert "| cortex-a76 (Pi 5) | OpenVINO | - | - | - | - | - |" in lines
-    assert "| cortex-a76 (Pi 5) | MNN | 127.0 | - | - | - | - |" in lines
-    assert not any(line.startswith("| cortex-a72 (Pi 4) | MNN |") for line in lines)
-    assert "| MNN | plain float, f16 | 127.0 | - | 20.0 | - | - |" in lines
-    assert "| LiteRT | edgekit int8 | 100.0 | 200.0 | 20.0 | 20.0 | 21.1 |" in lines
-    assert "| LiteRT | static | failed: a/b | - | - | - | - |" in lines
-    assert "**They are not times.**" in " ".join(lines)
-
-
-def test_a_note_on_older_rows_is_shown() -> None:
-    assert "the rows of b are older" in section(RESULTS | {"note": "the rows of b are older"}).splitlines()
-
-
-def test_the_section_is_replaced_and_kept(tmp_path: Path) -> None:
-    page = tmp_path / "RESULTS.md"
-    assert kept(page) == ""
-    once = with_section("# Page\n\ntext\n", section(RESULTS))
-    assert once.startswith("# Page\n\ntext\n\n## ")
-    assert with_section(once, section(RESULTS)) == once
-    page.write_text(once)
-    assert kept(page).startswith(HEADING)
 
 
 def test_the_console_is_parsed() -> None:
@@ -88,12 +32,6 @@ def test_the_console_is_parsed() -> None:
 def test_bf16_is_f16_on_arm() -> None:
     mixed = for_arm(Candidate("n, bf16", "openvino", "edgekit", "int8+bf16", Path("p"), {"hint": "bf16"}))
     assert (mixed.name, mixed.precision, mixed.options) == ("n, f16", "int8+f16", {"hint": "f16"})
-
-
-def test_a_runtime_of_another_project_has_no_snr_on_x86() -> None:
-    """Its packages are not installed here."""
-    image = np.zeros((1, 3, 8, 8), np.float32)
-    assert snr_here(Candidate("plain float", "mnn", "stock", "float", Path("p")), image, image) is None
 
 
 def test_pinned_versions() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.making import MODELS
 from benchmarks.rows import read_rows
-from docs.generate import figures, four_bits, headlines, making, models, peers, processors, trained
+from docs.generate import figures, four_bits, headlines, instructions, making, models, peers, processors, trained
 from docs.generate.record import stamped
 from edgekit.config.runtimes import RUNTIMES
 from tests.helpers.tiny import ROOT
@@ -218,3 +218,25 @@ def test_the_table_of_processors_shows_pairs_and_noise_without_and_with_the_limi
     before, after = (f"{min(figures):.1f} to {max(figures):.1f}" for figures in ends)
     assert before in processors.processors_summary()
     assert after in processors.processors_summary()
+
+
+def test_a_count_behind_another_is_bold() -> None:
+    def row(runtime: str, candidate: str, precision: str, millions: float) -> dict[str, Any]:
+        maker = "edgekit" if candidate.startswith("edgekit") else "stock"
+        start = {"runtime": runtime, "candidate": candidate, "maker": maker, "precision": precision}
+        return start | {"instructions": millions * 1e6}
+
+    rows = [
+        row("tflite", "edgekit int8", "int8", 100),
+        row("tflite", "edgekit float, f16", "f16", 125),
+        row("tflite", "plain float", "float", 460),
+        row("tflite", "dynamic", "int8", 80),
+        row("mnn", "plain float, f16", "f16", 127),
+        row("onnx", "edgekit int8", "int8", 250),
+    ]
+    onnx, tflite = instructions.table_rows("net", "cortex-a76", rows)
+    assert tflite == (
+        "`net`", "Pi 5, cortex-a76", "LiteRT", "100.0", "125.0 (edgekit float, f16)", "1.25×",  # noqa: RUF001
+        "80.0 (dynamic)", "**0.80×**", "127.0 (MNN: plain float, f16)", "1.27×",  # noqa: RUF001
+    )  # fmt: skip
+    assert onnx[4:] == ("–", "–", "–", "–", "127.0 (MNN: plain float, f16)", "**0.51×**")  # noqa: RUF001
