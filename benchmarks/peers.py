@@ -201,11 +201,11 @@ def job_of(name: str, data: Path | None, device_class: str | None = None, images
     from edgekit.job import Job
 
     subject = ALL_SUBJECTS[name]
-    images = subject.data or data
-    assert images is not None
+    source = subject.data or data
+    assert source is not None
     return Job(
         model=subject.model,
-        data=images,
+        data=source,
         calibration_data=subject.calibration_data,
         num_calibration_samples=images[0],
         num_eval_samples=images[1],

@@ -56,9 +56,9 @@ class Recording:
     features: list[str]
     """Those of `KERNELS` that the processor has."""
     clock_mhz: float | None
-    cores: int
-    system: str
-    python: str
+    cores: int | None
+    system: str | None
+    python: str | None
     versions: dict[str, str]
     renewed: str | None = None
     """A later commit that makes the same bundles, byte for byte."""

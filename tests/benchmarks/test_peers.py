@@ -25,7 +25,7 @@ from tests.benchmarks.test_recording import RECORDING
 
 
 def logits(noise: float) -> NDArray[np.float32]:
-    return REFERENCE + np.float32(noise) * np.sign(REFERENCE)
+    return (REFERENCE + noise * np.sign(REFERENCE)).astype(np.float32)
 
 
 def times(ms: float) -> timing.Times:
@@ -223,7 +223,7 @@ def test_a_candidate_is_the_same_when_it_is_timed_later(tmp_path: Path) -> None:
 
 
 def test_results_of_other_code_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, kept = tmp_path / "peers.json", {"models": {"net": {}}}
+    path, kept = tmp_path / "peers.json", {"models": {"net": {"rows": [1]}}}
     monkeypatch.setattr(peers, "new_recording", lambda: RECORDING)
     path.write_text(json.dumps(kept))
     assert peers.kept_results(path)["models"] == {}
