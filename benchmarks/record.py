@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.recording import BUNDLES, ROOT, git, recording_of, recordings, renew_recordings
-from benchmarks.rows import read_rows
+from benchmarks.rows import Row, read_rows
+from benchmarks.trainedlib.choices import SHIPPED, STOCK
 
 HERE = Path(__file__).resolve().parent
 RECORDED_PAGES = (
@@ -133,9 +134,14 @@ def renew(images: Path) -> None:
 def of_today(path: Path) -> bool:
     """Whether every figure of a file is of bundles as they are made today."""
     known = recordings(HERE)
-    names = [row.get("recording") for row in read_rows(path)] if is_rows(path) else []
+    names = [row.get("recording") for row in read_rows(path) if is_quoted(row)] if is_rows(path) else []
     found = [known[name] if name else None for name in names] or [recording_of(path)]
     return all(recording is not None and recording.of_today() for recording in found)
+
+
+def is_quoted(row: Row) -> bool:
+    """Whether README quotes a row: of trained.json, the top-1 of the shipped recipe and of the stock tools."""
+    return row.get("choice", SHIPPED) in (SHIPPED, *STOCK.values()) and "metric" not in row
 
 
 if __name__ == "__main__":

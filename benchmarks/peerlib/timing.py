@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from benchmarks.peerlib.candidates import Candidate, Infer, open_candidate
 from edgekit.measure.latency import alternate
 
-WARMUP = 5
+WARMUP = 2
 OPENINGS = 5
 """How often every file is opened and timed anew. Where in memory a session lies makes it up to 5 % faster or slower."""
 Times = dict[int, list[NDArray[np.float64]]]
 """By number of threads, the milliseconds [rounds] of each opening."""
-LEAST, MOST = 10, 60
+LEAST, MOST = 5, 60
 """Limits of the number of rounds of an opening, which otherwise follows from the requested seconds."""
 
 

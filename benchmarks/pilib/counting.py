@@ -34,7 +34,7 @@ SUITE = "trixie"
 """Debian's release in the emulated machine."""
 MEMORY = "4G"
 """Memory of the machine. The host only allocates what is used: about 1 GB plus the models."""
-LIMIT_S = 1800
+LIMIT_S = 7200
 """Time limit of one emulated machine."""
 _RUNTIMES = {".onnx": "onnx", ".tflite": "tflite", ".xml": "openvino", ".pte": "executorch"}
 

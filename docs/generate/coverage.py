@@ -4,7 +4,7 @@ import json
 from textwrap import shorten
 
 from benchmarks.rows import Row, read_rows
-from docs.generate.figures import BENCHMARKS
+from docs.generate.figures import BENCHMARKS, recorded_rows
 from docs.generate.markdown import code, plain, table
 from edgekit.config.runtimes import RUNTIMES
 
@@ -40,7 +40,7 @@ def coverage_table() -> str:
     """A line for each module and runtime: the figures, or why there are none."""
     figures = ("float differs by", "agreement", "SNR", "`nncf.quantize`", "MACs in int8")
     heads = ("module", "model", "runtime", *figures, "fails")
-    return table(heads, map(_cells, _rows())) + "\n"
+    return f"{table(heads, map(_cells, _rows()))}\n\n{recorded_rows(_rows())}\n"
 
 
 def failures_table() -> str:

@@ -2,20 +2,26 @@
 
 from benchmarks.making import MODELS
 from benchmarks.rows import Row, read_rows
-from docs.generate.figures import BENCHMARKS
+from docs.generate.figures import BENCHMARKS, recorded_rows
 from docs.generate.markdown import code, table
 
-HEADS = ("model", "edgekit deploy, s", "calibrate", "compile", "evaluate and time", "other stages", "stock tools, s")
+HEADS = (
+    "model",
+    "edgekit deploy, s",
+    "calibrate",
+    "compile",
+    "evaluate and time",
+    "other stages",
+    "stock tools, s",
+    "ratio",
+)
 
 
 def making_table() -> str:
     """A line for each model, and what it was timed on."""
     rows = sorted(read_rows(BENCHMARKS / "making.json"), key=lambda row: MODELS.index(row["model"]))
-    machines = {(row["cpu"], row["cores"], *row["images"]) for row in rows}
-    ((cpu, cores, calibration, evaluation),) = machines
-    dates = sorted({row["date"] for row in rows})
-    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    note = f"{cpu}, {cores} cores; {calibration} images for calibration and {evaluation} for evaluation; {when}."
+    ((calibration, evaluation),) = {tuple(row["images"]) for row in rows}
+    note = f"{calibration} images for calibration and {evaluation} for evaluation. {recorded_rows(rows)}"
     return f"{table(HEADS, map(_line, rows))}\n\n{note}\n"
 
 
@@ -26,4 +32,5 @@ def _line(row: Row) -> tuple[str, ...]:
         f"**{own['whole']:.0f}**",
         *(f"{own[part]:.0f}" for part in ("calibrate", "compile", "measure", "rest")),
         f"{stock['whole']:.0f}",
+        f"{own['whole'] / stock['whole']:.2f}",
     )

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from benchmarks.peerlib.results import Group
 from benchmarks.rows import read_rows
-from docs.generate.figures import BENCHMARKS
+from docs.generate.figures import BENCHMARKS, recorded_rows
 from docs.generate.markdown import code, plain, table
 from edgekit.config.recipes import recipe_for
 from edgekit.config.runtimes import RUNTIMES
@@ -60,6 +60,8 @@ class TriedModel:
     weights: str
     benchmark: str
     """The module in `benchmarks` that ran it, which is also the heading of its section on the page."""
+    recorded: str
+    """The last day of its figures; empty for a model that was never run."""
     outcomes: Mapping[str, Outcome]
     """By runtime."""
 
@@ -77,8 +79,9 @@ def _of_peers() -> Iterator[TriedModel]:
             runtime: Outcome("measured", row["agreement"], row["snr_db"]) if row else Outcome("failed")
             for runtime, row in ours.items()
         }
-        recipe, side = model["recipe"], model["input"][0]
-        yield TriedModel(name, recipe, model["params"], side, model["weights"], "peers", outcomes)
+        day = max(each["created"] for each in model["timed"].values())[:10]
+        about = model["recipe"], model["params"], model["input"][0], model["weights"]
+        yield TriedModel(name, *about, "peers", day, outcomes)
 
 
 def _of_leaderboard() -> Iterator[TriedModel]:
@@ -88,7 +91,7 @@ def _of_leaderboard() -> Iterator[TriedModel]:
         outcomes = {row["target"]: Outcome("measured", row["agreement"], row["snr_db"]) for row in own}
         first = own[0]
         recipe, params, side = first["recipe"], first["params"], first["input"]
-        yield TriedModel(name, recipe, params, side, "random", "leaderboard", outcomes)
+        yield TriedModel(name, recipe, params, side, "random", "leaderboard", first["created"], outcomes)
 
 
 def _of_giants() -> Iterator[TriedModel]:
@@ -99,7 +102,8 @@ def _of_giants() -> Iterator[TriedModel]:
         planned = {runtime: outcome for (model, runtime), outcome in TOO_LARGE.items() if model == name}
         outcomes = planned | {row["target"]: _giant(row) for row in own}
         recipe = recipe_for(name).name
-        yield TriedModel(name, recipe, facts.get("params"), facts.get("input"), "random", "giants", outcomes)
+        day = max((row["created"] for row in own), default="")
+        yield TriedModel(name, recipe, facts.get("params"), facts.get("input"), "random", "giants", day, outcomes)
 
 
 def _giant(row: dict[str, Any]) -> Outcome:
@@ -120,7 +124,7 @@ def models_table() -> str:
 def _model_cells(model: TriedModel) -> tuple[str, ...]:
     size = [] if model.params is None else [f"{model.params / 1e6:,.1f} M", f"{model.side} px"]
     outcomes = (str(model.outcomes.get(runtime, Outcome("not run yet"))) for runtime in RUNTIMES)
-    link = f"[{model.benchmark}](#{model.benchmark})"
+    link = f"[{model.benchmark}](#{model.benchmark}), {model.recorded}"
     return code(model.name), code(model.recipe), ", ".join(size) or NOTHING, model.weights, *outcomes, link
 
 
@@ -168,7 +172,8 @@ def giants_table() -> str:
         "peak GiB to run it",
     )  # fmt: skip
     rows = [row for row in read_rows(BENCHMARKS / "giants.json") if "bundles" in row]
-    return table(heads, [_giant_cells(row, each) for row in rows for each in row["bundles"]]) + "\n"
+    cells = [_giant_cells(row, each) for row in rows for each in row["bundles"]]
+    return f"{table(heads, cells)}\n\n{recorded_rows(rows)}\n"
 
 
 def _giant_cells(row: dict[str, Any], bundle: dict[str, Any]) -> tuple[str, ...]:

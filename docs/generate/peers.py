@@ -3,15 +3,17 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import geometric_mean, median
 from typing import Any
 
-from benchmarks.peerlib.results import Group, Row
-from docs.generate.figures import BENCHMARKS, TIMES, caption, machine_of
+from benchmarks.peerlib.results import FLOATS, Group, Row
+from docs.generate.figures import BENCHMARKS, TIMES, recorded
 from docs.generate.markdown import code, table
 from edgekit.config.runtimes import RUNTIMES
 
-FILE, AMX_FILE = "peers.json", "peers_amx.json"
-"""What `benchmarks.peers` measured on a processor with VNNI, and on one with AMX too."""
+FILE = "peers.json"
+BF16_FILE = "peers_bf16.json"
+"""An earlier recording, on a processor that computes in bf16."""
 THREADS = 1
 
 
@@ -125,22 +127,62 @@ def _ratio(group: Group, other: Row, threads: int) -> Ratio:
 
 
 def ratios_table() -> str:
-    """How many times as fast edgekit's INT8 is with one thread, on both processors, for every model and runtime."""
+    """Every model and runtime with one thread: how much faster edgekit's INT8 is, and at which accuracy."""
     heads = (
-        "model", "runtime", "Zen 4: than float", "than stock INT8", "AMX: than float", "than stock INT8",
+        "model", "runtime", "float, ms", "INT8, ms", "against float", "against the fastest stock INT8",
+        "dB: edgekit, that stock", "torch's answer: edgekit, that stock",
     )  # fmt: skip
-    amx = {(row.model, row.runtime): row for row in peers(THREADS, AMX_FILE)}
     rows = []
     for row in peers():
-        there = amx[row.model, row.runtime]
-        times = (row.speedup, row.stock[0].ours, there.speedup, there.stock[0].ours)
+        first = row.stock[0]
         name = f"{code(row.model)} (trained)" if row.weights == "trained" else code(row.model)
-        rows.append((name, row.runtime, *map(_cell, times)))
-    return f"{table(heads, rows)}\n\n- Zen 4: {caption(FILE)}\n- AMX: {caption(AMX_FILE)}\n"
+        rows.append(
+            (
+                name,
+                row.runtime,
+                f"{row.float_ms:.2f} ({row.float_precision})",
+                f"{row.int8_ms:.2f}",
+                _cell(row.speedup),
+                f"{_cell(first.ours)} ({first.name})",
+                f"{row.snr_db:.1f}, {first.snr_db:.1f}",
+                f"{100 * row.agreement:.0f} %, {100 * first.agreement:.0f} %",
+            )
+        )
+    return f"{table(heads, rows)}\n\n{recorded(FILE)}\n"
 
 
 def _cell(ratio: Ratio) -> str:
     return f"{ratio.ratio:.2f}{TIMES}" if ratio.settled else f"({ratio.ratio:.2f}{TIMES})"
+
+
+def means(ratios: Sequence[float]) -> str:
+    """Geometric mean and range."""
+    return f"{geometric_mean(ratios):.2f}{TIMES} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The fastest files of one model on any runtime, in milliseconds."""
+
+    float_ms: float
+    int8_ms: float
+    """edgekit's."""
+    stock_ms: float
+    """INT8 of a stock tool, ExecuTorch's included."""
+    size: float
+    """Bytes of edgekit's float bundle on the runtime of its fastest INT8, over those of that INT8."""
+
+
+def best_of_all(threads: int = THREADS) -> list[Best]:
+    """The fastest of each model on any runtime. Runtimes are timed one after the other, so there is no interval."""
+    key, found = str(threads), []
+    for name, model in _results(FILE)["models"].items():
+        rows = [row for row in model["rows"] if "ms" in row]
+        floats = [row["ms"][key] for row in rows if row["precision"] in FLOATS]
+        stock = [row["ms"][key] for row in rows if row["maker"] == "stock" and row["precision"] not in FLOATS]
+        own = min((row for row in peers() if row.model == name), key=lambda row: row.int8_ms)
+        found.append(Best(min(floats), own.int8_ms, min(stock), own.float_bytes / own.int8_bytes))
+    return found
 
 
 def verdict(file: str = FILE) -> str:
@@ -148,7 +190,7 @@ def verdict(file: str = FILE) -> str:
     every = _of_all_threads(file)
     against = {"float": [row.speedup for row in every], "stock INT8": [row.stock[0].ours for row in every]}
     text = "; ".join(f"against the fastest {name}, {_score(ratios)}" for name, ratios in against.items())
-    return f"- {machine_of(file)}, {len(every)} comparisons: {text}.\n"
+    return f"Of {len(every)} comparisons: {text}.\n"
 
 
 def _score(ratios: Sequence[Ratio]) -> str:
@@ -156,13 +198,28 @@ def _score(ratios: Sequence[Ratio]) -> str:
     return f"faster in **{wins}**, slower in **{losses}**, open in {len(ratios) - wins - losses}"
 
 
+def bf16_means() -> str:
+    """The geometric means of the earlier recording on a processor that computes in bf16."""
+    rows = peers(THREADS, BF16_FILE)
+    lines = [
+        (
+            runtime.title,
+            means([row.speedup.ratio for row in rows if row.runtime == runtime.title]),
+            means([row.stock[0].ours.ratio for row in rows if row.runtime == runtime.title]),
+        )
+        for runtime in RUNTIMES.values()
+    ]
+    heads = ("runtime", "against the fastest float", "against the fastest stock INT8")
+    return f"{table(heads, lines)}\n\n{recorded(BF16_FILE)}\n"
+
+
 def quieter() -> str:
     """How often edgekit's INT8 has less noise than the fastest stock INT8, and by how much."""
-    differences = sorted(row.snr_db - row.stock[0].snr_db for row in peers())
+    differences = [row.snr_db - row.stock[0].snr_db for row in peers()]
     less = sum(difference > 0 for difference in differences)
     return (
-        f"On the Zen 4, its logits have less noise than those of the fastest stock INT8 in {less} of "
-        f"{len(differences)} cases, by {differences[len(differences) // 2]:.1f} dB in the median.\n"
+        f"Its logits have less noise than those of the fastest stock INT8 in {less} of {len(differences)} cases with "
+        f"one thread, by {median(differences):.1f} dB in the median.\n"
     )
 
 
@@ -207,7 +264,8 @@ def closer_to_torch() -> str:
         for row, stock in best.values()
         if stock.agreement > row.agreement
     ]
-    return f"- Less noise, dB: {'; '.join(noise)}.\n- Torch's answer, % of images: {'; '.join(answers)}.\n"
+    lists = {"Less noise, dB": noise, "Torch's answer, % of images": answers}
+    return "".join(f"- {title}: {'; '.join(each) or 'nowhere'}.\n" for title, each in lists.items())
 
 
 def fastest_runtimes() -> str:
@@ -221,10 +279,10 @@ def fastest_runtimes() -> str:
         for runtime in RUNTIMES.values()
     }
     ((first, models), *others) = sorted(counts.items(), key=lambda item: -len(item[1]))
-    rest = "; ".join(f"{title} for {', '.join(map(code, names))}" for title, names in others if names)
+    rest = "".join(f", on {title} for {', '.join(map(code, names))}" for title, names in others if names)
     return (
-        f"With one thread, INT8 on {first} was the fastest for {len(models)} of the {len(fastest)} models that were "
-        f"timed on an {machine_of(FILE)}, and on {rest}.\n"
+        f"With one thread, INT8 on {first} was the fastest for {len(models)} of the {len(fastest)} models of "
+        f"[the comparison](../concepts/comparison.md){rest}. {recorded(FILE)}\n"
     )
 
 

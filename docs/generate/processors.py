@@ -1,7 +1,7 @@
 """Table of INT8 on x86 processors without VNNI, from benchmarks/processors.json, which cog writes into the Markdown."""
 
 from benchmarks.rows import Row, read_rows
-from docs.generate.figures import BENCHMARKS
+from docs.generate.figures import BENCHMARKS, recorded_rows
 from docs.generate.markdown import table
 from edgekit.config.runtimes import RUNTIMES
 
@@ -12,7 +12,6 @@ HEADS = (
     "exact arithmetic, dB",
     "without VNNI, dB",
     "agreement there",
-    "time",
 )
 
 
@@ -47,9 +46,7 @@ def processors_note() -> str:
     versions = ", ".join(dict.fromkeys(row["runtime"] for row in rows))
     return (
         f"{images} images, {calibration} others for calibration; {versions}. Exact arithmetic is that of the Q/DQ "
-        f'graph in torch, which processors with VNNI compute. "Without VNNI" is {without}. The time is that of an '
-        "inference with limited pairs, divided by that with unlimited pairs, with its 95 % interval, on one thread of "
-        f"the {machine}, which has {'' if vnni else 'no '}VNNI.\n"
+        f'graph in torch, which processors with VNNI compute. "Without VNNI" is {without}. {recorded_rows(rows)}\n'
     )
 
 
@@ -65,7 +62,6 @@ def agreement(bundle: Row) -> float:
 
 def _line(row: Row) -> tuple[str, ...]:
     before, after = row["unlimited"], row["limited"]
-    low, high = row["time_ratio_ci95"]
     return (
         row["model"],
         RUNTIMES[row["target"]].title,
@@ -73,7 +69,6 @@ def _line(row: Row) -> tuple[str, ...]:
         f"{before['exact_db']:.1f} → {after['exact_db']:.1f}",
         f"{without_vnni(before):.1f} → {without_vnni(after):.1f}",
         " → ".join(f"{100 * agreement(bundle):.0f} %" for bundle in (before, after)),
-        f"{row['time_ratio']:.2f} ({low:.2f} to {high:.2f})",
     )
 
 

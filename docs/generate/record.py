@@ -3,20 +3,20 @@
     python -m docs.generate.record docs/tutorials/your-own-model.md ...
 
 It runs a page's blocks as the tests do, and those that are skipped `if(not recording, ...)`. A block whose output is
-not shown has no `text` block right behind it. The line behind `<!-- recorded -->` gets the day and the processor.
-Record pages that show times on a machine at rest.
+not shown has no `text` block right behind it. The line behind `<!-- recorded -->` gets the commit, the day and the
+processor. It waits for an idle machine.
 """
 
 import contextlib
 import io
 import re
 import sys
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from unittest import SkipTest
 
-from docs.generate.figures import processor
-from edgekit.measure import machine
+from benchmarks.idle import when_idle
+from benchmarks.recording import Recording, new_recording
 from tests.docs.blocks import FEW, SYBIL, enter_folder, leave_folder, run_bash
 
 BEHIND = re.compile(r"\s*```text\n(.*?)```", re.DOTALL)
@@ -25,8 +25,8 @@ HOME = "/home/you"
 RECORDED = re.compile(r"(?<=<!-- recorded -->\n).*\n")
 
 
-def record(page: Path) -> None:
-    """Run a page and rewrite its outputs."""
+def record(page: Path) -> str:
+    """Run a page; return its text with the new outputs."""
     document = SYBIL.parse(page)
     text, outputs = document.text, []
     document.namespace["recording"] = True
@@ -49,16 +49,17 @@ def record(page: Path) -> None:
     for (start, end), output in reversed(outputs):
         lines = "".join(f"{line.rstrip()}\n" for line in output.splitlines())
         text = text[:start] + lines + text[end:]
-    day, cpu = f"{datetime.now(UTC):%Y-%m-%d}", machine.describe().cpu or "unknown processor"
-    page.write_text(stamped(text, day, cpu), encoding="utf-8")
+    return text
 
 
-def stamped(page: str, day: str, cpu: str) -> str:
-    """The page with the sentence that says when and where its outputs were recorded."""
-    sentence = f"The outputs on this page are of {day}, from an {processor(cpu)}; later versions may print more.\n"
-    return RECORDED.sub(sentence, page)
+def stamped(page: str, recording: Recording) -> str:
+    """The page with the sentence that says of which commit, day and machine its outputs are."""
+    where = f"of {recording.date} and commit {recording.commit}, from an {recording.cpu}"
+    return RECORDED.sub(f"The outputs on this page are {where}; later versions may print more.\n", page)
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        record(Path(name).absolute())
+    for page in map(Path, sys.argv[1:]):
+        recording = new_recording()
+        text, _ = when_idle(partial(record, page.absolute()), page.name)
+        page.write_text(stamped(text, recording), encoding="utf-8")

@@ -1,20 +1,17 @@
 """What INT8 costs networks with trained weights, from the JSON of `benchmarks.trained`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.recording import Recording, recordings
 from benchmarks.rows import Row, read_rows
 from benchmarks.trainedlib.choices import CHOICES, MOST_DROP, REPAIRED, SHIPPED, STOCK
-from docs.generate.figures import BENCHMARKS, NOTHING, TIMES, processor
+from docs.generate.figures import BENCHMARKS, NOTHING, TIMES, recorded_rows
 from docs.generate.markdown import code, table
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.report.measurement import TOP1
 
 FILE = "trained.json"
-CONFIDENCE_FILE = "confidence.json"
-DEMO = "convnextv2"
-"""What the benchmark calls the demo's network."""
+THRESHOLDS = (0.5, 0.8)
+"""Those that the table of confidences shows."""
 NETWORKS = {
     "convnextv2": "the demo model",
     "lite0": "EfficientNet-Lite0, published weights",
@@ -53,8 +50,6 @@ class Loss:
     speed: float | None
     """How many times as fast INT8 is as the fastest float; None if it wasn't timed."""
     ms: float | None
-    cpu: str | None
-    """The processor that ran INT8; None for rows of before 28 November 2026."""
 
     def __str__(self) -> str:
         return f"{self.points:.2f} ({self.low:.2f} to {self.high:.2f})"
@@ -92,7 +87,6 @@ def losses(choice: str = SHIPPED) -> list[Loss]:
             row["snr_db"],
             row.get("timing", {}).get("ratio"),
             row.get("timing", {}).get("ms"),
-            recording.cpu if (recording := _recording(row)) else row.get("cpu"),
         )
         for row in _rows_of(choice)
     ]
@@ -103,10 +97,6 @@ def _rows_of(*choices: str) -> list[Row]:
     rows = [row for row in read_rows(BENCHMARKS / FILE) if row["choice"] in choices and "error" not in row]
     order, runtimes = list(NETWORKS), list(RUNTIMES)
     return sorted(rows, key=lambda row: (order.index(row["network"]), runtimes.index(row["runtime"])))
-
-
-def loss_of(network: str, runtime: str) -> Loss:
-    return next(loss for loss in losses() if (loss.network, loss.runtime) == (network, runtime))
 
 
 def losses_table() -> str:
@@ -120,7 +110,9 @@ def losses_table() -> str:
         first = next(loss for (name, _), loss in ours.items() if name == network)
         cells = [f"{code(network)}: {NETWORKS[network]}", f"{first.images:,}", first.score]
         for runtime in RUNTIMES:
-            cells += [each[network, runtime].brief if (network, runtime) in each else NOTHING for each in (ours, stock)]
+            place = network, runtime
+            cells.append(ours[place].brief if place in ours else NOTHING)
+            cells.append(stock[place].brief if place in stock else _missing(place))
         rows.append(cells)
     return f"{table(heads, rows)}\n\n{_recorded(SHIPPED, *STOCK.values())} Every figure is in `benchmarks/{FILE}`.\n"
 
@@ -135,8 +127,9 @@ def details_table() -> str:
     for place, loss in ours.items():
         network, runtime = place
         fastest = f"{timings[place]['float_ms']:.2f} ms ({timings[place]['float']})" if place in timings else NOTHING
-        cells = (each[place].whole if place in each else NOTHING for each in (ours, mended, stock))
-        rows.append((code(network), RUNTIMES[runtime].title, loss.score, fastest, *cells))
+        repair = mended[place].whole if place in mended else NOTHING
+        tool = stock[place].whole if place in stock else _missing(place)
+        rows.append((code(network), RUNTIMES[runtime].title, loss.score, fastest, loss.whole, repair, tool))
     return f"{table(heads, rows)}\n\n{_recorded(SHIPPED, REPAIRED, *STOCK.values())}\n"
 
 
@@ -167,40 +160,48 @@ def _by_place(*choices: str) -> dict[tuple[str, str], Loss]:
     return {(loss.network, loss.runtime): loss for choice in choices for loss in losses(choice)}
 
 
+def _missing(place: tuple[str, str]) -> str:
+    """What a table says where there are no figures of the stock tool: that it failed, or nothing."""
+    network, runtime = place
+    key = {"network": network, "runtime": runtime, "choice": STOCK[runtime]}
+    failed = any("error" in row and key.items() <= row.items() for row in read_rows(BENCHMARKS / FILE))
+    return "failed" if failed else NOTHING
+
+
 def _timings() -> dict[tuple[str, str], Row]:
     return {(row["network"], row["runtime"]): row["timing"] for row in _rows_of(SHIPPED) if "timing" in row}
 
 
 def _recorded(*choices: str) -> str:
-    """When, where and with which commit the accuracies and the times were measured; if there are several, of what."""
+    """When, where and of which commit the accuracies and the times are."""
     rows = _rows_of(*choices)
-    accuracies = _origins([(row["network"], row) for row in rows])
-    times = _origins([(row["network"], row["timing"]) for row in rows if "timing" in row])
-    return f"Accuracy was measured {accuracies}." + (f" Times, with one thread, {times}." if times else "")
+    times = [row["timing"] for row in rows if "timing" in row]
+    return f"Accuracy: {recorded_rows(rows)}" + (f" Times, with one thread: {recorded_rows(times)}" if times else "")
 
 
-def _origins(stamps: Sequence[tuple[str, Row]]) -> str:
-    """Day, processor and commit of what was measured, for each group of networks unless they are the same for all."""
-    networks: dict[str, list[str]] = {}
-    for network, stamp in stamps:
-        recording = _recording(stamp)
-        cpu = recording.cpu if recording else stamp.get("cpu")
-        where = f" on an {processor(cpu)}" if cpu else ""
-        commit = f", commit {code(recording.commit)}" if recording else ""
-        networks.setdefault(f"on {stamp['created'][:10]}{where}{commit}", []).append(code(network))
-    if len(networks) == 1:
-        return next(iter(networks))
-    return "; ".join(f"{when}: {', '.join(dict.fromkeys(own))}" for when, own in networks.items())
+@dataclass(frozen=True)
+class BesideStock:
+    """What edgekit's INT8 and the stock tool's cost one trained network on one runtime, in percentage points."""
+
+    network: str
+    runtime: str
+    points: float
+    stock_points: float
 
 
-def _recording(stamp: Row) -> Recording | None:
-    """The recording that a row or its timing names; None for rows of before recordings."""
-    return recordings(BENCHMARKS)[stamp["recording"]] if "recording" in stamp else None
+def beside_stock() -> list[BesideStock]:
+    """The losses of top-1 where both have one."""
+    stock = _by_place(*STOCK.values())
+    return [
+        BesideStock(loss.network, loss.runtime, loss.points, stock[loss.network, loss.runtime].points)
+        for loss in losses()
+        if loss.metric == TOP1 and (loss.network, loss.runtime) in stock
+    ]
 
 
 def confidence_table() -> str:
     """The calibration errors of float, INT8 and INT8 with a temperature, and the answers that cross 0.5 and 0.8."""
-    rows = read_rows(BENCHMARKS / CONFIDENCE_FILE)
+    rows = [row for row in _rows_of(SHIPPED) if len(row.get("crossings", ())) == len(THRESHOLDS)]
     heads = (
         "network", "runtime", "float", "INT8", "INT8 / T", "T", "images that cross 0.5 upward and downward", "0.8",
         "0.8 with INT8 / T",
@@ -218,11 +219,10 @@ def confidence_table() -> str:
     ]
     taken = [f"{code(row['network'])} on {RUNTIMES[row['runtime']].title}" for row in rows if row["temperature"]]
     equal = sum(low <= 0 <= high for low, high in (row["change_ci95"] for row in rows))
-    days, counts = sorted({row["created"][:10] for row in rows}), sorted({row["images"] for row in rows})
-    images = " or ".join(f"{count:,}" for count in counts)
+    images = " or ".join(f"{count:,}" for count in sorted({row["images"] for row in rows}))
     note = (
-        f"{images} images, {days[-1]}. For {equal} of these {len(rows)} bundles, the 95 % interval of the difference "
+        f"{images} images. For {equal} of these {len(rows)} bundles, the 95 % interval of the difference "
         "between the errors of INT8 and of float contains 0. edgekit folded a temperature into "
-        f"{', '.join(taken) or 'none'}, whose INT8 includes it."
+        f"{', '.join(taken) or 'none'}, whose INT8 includes it. {recorded_rows(rows)}"
     )
     return f"{table(heads, lines)}\n\n{note}\n"
