@@ -142,7 +142,7 @@ def time_runtime(name: str, model: dict[str, Any], runtime: str, args: argparse.
 
 
 def alone(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function in a process of its own, which ends before this returns."""
+    """Call a function in a new process, and wait until the process has ended."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args, **kwargs).result()
 

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,7 @@ def git(*words: str) -> str:
     return done.stdout.strip()
 
 
+@cache
 def code_sha256(room: str) -> str:
     """SHA-256 of the statements of a folder's Python and TOML files: not of comments, docstrings or layout."""
     files = sorted(path for path in (ROOT / room).rglob("*") if path.suffix in (".py", ".toml"))
