@@ -22,15 +22,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmarks.idle import when_idle
 from benchmarks.recording import new_recording
 from benchmarks.rows import Row, keep_rows
 from edgekit.support.libraries import SLEEPING
-
-if TYPE_CHECKING:
-    from edgekit.job import Job
 
 HERE = Path(__file__).resolve().parent
 MODELS = (
@@ -42,9 +38,10 @@ MODELS = (
     "vit_small_patch16_224",
     "mobilenetv3_large_100",
 )
+IMAGES = 128, 100
+"""Number of images for calibration and for evaluation."""
 STOCK_INT8 = ("nncf.quantize TRANSFORMER", "quantize_static", "litert-quantizer static")
 """The stock INT8 of each runtime."""
-CALIBRATION, EVALUATION = 128, 100
 PARTS = {"calibrate": "calibrate", "compile": "compile", "evaluate": "measure", "time": "measure"}
 """The part of the job that a stage belongs to, by the first word after its bundle's name; others belong to `rest`."""
 
@@ -65,7 +62,7 @@ def main() -> None:
         return
     recording = new_recording()
     for name in names:
-        row: Row = {"model": name, "images": [CALIBRATION, EVALUATION]}
+        row: Row = {"model": name, "images": list(IMAGES)}
         for maker in ("edgekit", "stock"):
             row[maker], _ = when_idle(partial(seconds_of, maker, name, args.data), f"{name}, {maker}")
         keep_rows(HERE / "making.json", [row], ("model",), recording)
@@ -84,25 +81,9 @@ def seconds_of(maker: str, name: str, data: Path | None) -> dict[str, float]:
     return {part: round(seconds, 1) for part, seconds in {**parts, "whole": whole}.items()}
 
 
-def job_of(name: str, data: Path | None) -> "Job":
-    """The job of a model."""
-    from benchmarks.peerlib.models import SUBJECTS, random_weights
-    from edgekit.job import Job
-
-    subject = SUBJECTS.get(name) or random_weights(name)
-    images = subject.data or data
-    assert images is not None
-    return Job(
-        subject.model,
-        images,
-        calibration_data=subject.calibration_data,
-        num_calibration_samples=CALIBRATION,
-        num_eval_samples=EVALUATION,
-    )
-
-
 def edgekit_seconds(name: str, data: Path | None) -> dict[str, float]:
     """Deploy a model; returns the seconds of each part."""
+    from benchmarks.peerlib.models import job_of
     from edgekit.pipeline.deploy import deploy
     from edgekit.support.progress import Reporter, Step
 
@@ -119,19 +100,20 @@ def edgekit_seconds(name: str, data: Path | None) -> dict[str, float]:
             seconds[PARTS.get(title.rpartition(": ")[2].split()[0], "rest")] += time.monotonic() - start
 
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-        deploy(replace(job_of(name, data), min_speedup=0, output=Path(folder) / "run"), Timed())
+        deploy(replace(job_of(name, data, IMAGES), min_speedup=0, output=Path(folder) / "run"), Timed())
     return dict(seconds)
 
 
 def stock_seconds(name: str, data: Path | None) -> dict[str, float]:
     """Make the stock tools' files of a model; returns the seconds for each runtime."""
     from benchmarks.peerlib.builds import Stock
+    from benchmarks.peerlib.models import job_of
     from edgekit.config.runtimes import RUNTIMES
     from edgekit.images.dataset import crop_samples
     from edgekit.pipeline.loading import load_job
     from edgekit.support.progress import Reporter
 
-    spec, _ = load_job(job_of(name, data), Reporter(quiet=True))
+    spec, _ = load_job(job_of(name, data, IMAGES), Reporter(quiet=True))
     preprocessing, seconds = spec.network.preprocessing, {}
     crops = crop_samples(spec.calibration_dataset, spec.calibration.samples, preprocessing)
     calibration = [preprocessing.normalize(pixels) for pixels in crops.pixels]

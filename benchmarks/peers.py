@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -28,8 +29,8 @@ from numpy.typing import NDArray
 from benchmarks.idle import when_idle
 from benchmarks.peerlib import executorch
 from benchmarks.peerlib.candidates import Candidate
-from benchmarks.peerlib.results import add_times, answer_rows, candidate_of, write_results
-from benchmarks.peerlib.timing import answer_all, time_all
+from benchmarks.peerlib.results import OURS, Group, add_times, answer_rows, candidate_of, write_results
+from benchmarks.peerlib.timing import answer_all, kernel_times, time_all
 from benchmarks.recording import features, keep_recording, new_recording, recording_of
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import EdgekitError
@@ -41,11 +42,11 @@ from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 
 if TYPE_CHECKING:
-    from edgekit.job import Job
     from edgekit.pipeline.request import BuildSpec
 
 HERE = Path(__file__).resolve().parent
-CALIBRATION, EVALUATION = IMAGES = 128, 100
+IMAGES = 128, 100
+"""Number of images for calibration and for evaluation."""
 THREADS = (1, 2)
 ALL_RUNTIMES = (*RUNTIMES, "executorch")
 IMAGE = "image.npy"
@@ -67,6 +68,9 @@ def main() -> None:
             if args.again or runtime not in models[name]["timed"]:
                 time_runtime(name, models[name], runtime, args)
                 write(results, args)
+        if name in models:
+            profile_slower(name, models[name])
+            write(results, args)
 
 
 def kept_results(path: Path) -> dict[str, Any]:
@@ -80,7 +84,7 @@ def kept_results(path: Path) -> dict[str, Any]:
         "schema_version": 2,
         "executorch": executorch.VERSION,
         "threads": list(THREADS),
-        "images": EVALUATION,
+        "images": IMAGES[1],
         "models": {},
     }
 
@@ -141,6 +145,17 @@ def time_runtime(name: str, model: dict[str, Any], runtime: str, args: argparse.
     model["timed"][runtime] = {"created": created, **asdict(conditions)}
 
 
+def profile_slower(name: str, model: dict[str, Any]) -> None:
+    """Profile edgekit's INT8 beside each stock INT8 that is faster with one thread, unless the row has it."""
+    for group in (Group(model, runtime) for runtime in RUNTIMES):
+        ours, stock = group.ours, group.settled_loss(THREADS[0])
+        if ours is None or stock is None or "profiles" in ours:
+            continue
+        pair = [candidate_of(row) for row in (ours, stock)]
+        both, _ = when_idle(partial(alone, kernel_times, pair), f"profile of {name} on {ours['runtime']}")
+        ours["profiles"] = dict(zip((OURS, stock["candidate"]), both, strict=True))
+
+
 def alone(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function in a new process, and wait until the process has ended."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -162,15 +177,16 @@ def make(
     """Build the candidates; return them, the images [N,3,H,W], torch's logits [N,classes] and facts about the model.
 
     edgekit's candidates are built for the device class, which defaults to this machine's. `runtimes` may name
-    executorch and those of peerlib.wheels, which have only stock candidates. `images` are as for `job_of`.
+    executorch and those of peerlib.wheels, which have only stock candidates. `images` are numbers as for `job_of`.
     """
     from benchmarks.peerlib.builds import Stock
+    from benchmarks.peerlib.models import job_of
     from edgekit.images.dataset import crop_each, crop_samples
     from edgekit.models.network import torch_logits
     from edgekit.pipeline.loading import load_job
 
     reporter = Reporter()
-    spec, loaded = load_job(job_of(name, args.data, device_class, images), reporter)
+    spec, loaded = load_job(job_of(name, args.data, images, device_class), reporter)
     size = spec.network.preprocessing
     pixels = crop_samples(loaded.dataset, loaded.evaluation.samples, size).pixels
     calibration = [size.normalize(crop) for crop in crop_each(spec.calibration_dataset, spec.calibration.samples, size)]
@@ -195,24 +211,6 @@ def make(
     return made, size.normalize(pixels), torch_logits(spec.network, pixels), about
 
 
-def job_of(name: str, data: Path | None, device_class: str | None = None, images: tuple[int, int] = IMAGES) -> "Job":
-    """The job of one model."""
-    from benchmarks.peerlib.models import ALL_SUBJECTS
-    from edgekit.job import Job
-
-    subject = ALL_SUBJECTS[name]
-    source = subject.data or data
-    assert source is not None
-    return Job(
-        model=subject.model,
-        data=source,
-        calibration_data=subject.calibration_data,
-        num_calibration_samples=images[0],
-        num_eval_samples=images[1],
-        device_class=device_class,
-    )
-
-
 def build_edgekit(
     spec: "BuildSpec", runtimes: Sequence[str], folder: Path, reporter: Reporter
 ) -> tuple[list[Bundle], list[tuple[Candidate, str | None]]]:
@@ -233,11 +231,12 @@ def build_edgekit(
 
 def other_bundles(models: dict[str, Any], data: Path) -> list[str]:
     """The models whose bundles of today's code have other files than the recorded ones."""
+    from benchmarks.peerlib.models import job_of
     from edgekit.pipeline.loading import load_job
 
     reporter, others = Reporter(), []
     for name, model in models.items():
-        spec, _ = load_job(job_of(name, data), reporter)
+        spec, _ = load_job(job_of(name, data, IMAGES), reporter)
         with tempfile.TemporaryDirectory() as folder:
             _, made = build_edgekit(spec, list(RUNTIMES), Path(folder), reporter)
             digests = {(each.runtime, each.name): each.sha256 for each, why in made if why is None}

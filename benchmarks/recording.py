@@ -9,6 +9,7 @@ import subprocess
 import tokenize
 import tomllib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -72,7 +73,7 @@ class Recording:
     def where(self) -> str:
         """The processor, its features and cores, in words."""
         clock = f" at {self.clock_mhz:.0f} MHz" if self.clock_mhz else ""
-        return f"{self.cpu}{clock}, {self.cores} cores, {' '.join(self.features)}"
+        return ", ".join([f"{self.cpu}{clock}", f"{self.cores} cores", *filter(None, [" ".join(self.features)])])
 
     @property
     def machine(self) -> str:
@@ -102,23 +103,29 @@ def new_recording() -> Recording:
 def keep_recording(folder: Path, recording: Recording, *files: str) -> str:
     """Add a recording to those of a folder's figures, also as that of whole files; returns its name."""
     name = f"{recording.commit}-{hashlib.sha256(recording.machine.encode()).hexdigest()[:4]}"
-    path = folder / RECORDINGS
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        document = _read(folder)
+    with _changed(folder) as document:
         document["recordings"].setdefault(name, asdict(recording))
         document["files"] |= dict.fromkeys(files, name)
-        replace_text(path, json.dumps(document, indent=1) + "\n")
     return name
 
 
 def renew_recordings(folder: Path, code: dict[str, str]) -> None:
     """Let the recordings of this code be of today's, which makes the same bundles."""
-    path, today = folder / RECORDINGS, {room: code_sha256(room) for room in ROOMS}
-    document = _read(folder)
-    for recording in document["recordings"].values():
-        if all(recording["code"][room] == code[room] for room in BUNDLES):
-            recording |= {"code": today, "renewed": git("rev-parse", "HEAD")[:10]}
-    replace_text(path, json.dumps(document, indent=1) + "\n")
+    today = {room: code_sha256(room) for room in ROOMS}
+    with _changed(folder) as document:
+        for recording in document["recordings"].values():
+            if all(recording["code"][room] == code[room] for room in BUNDLES):
+                recording |= {"code": today, "renewed": git("rev-parse", "HEAD")[:10]}
+
+
+@contextmanager
+def _changed(folder: Path) -> Iterator[dict[str, dict[str, Any]]]:
+    """The recordings of a folder's figures as they are written, to be changed by one process at a time."""
+    path = folder / RECORDINGS
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        document = _read(folder)
+        yield document
+        replace_text(path, json.dumps(document, indent=1) + "\n")
 
 
 def recordings(folder: Path) -> dict[str, Recording]:

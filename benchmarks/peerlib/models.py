@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from edgekit.job import Job
 from edgekit.models.demo import assets, demo_model
 from edgekit.models.options import ModelOptions
 
@@ -55,8 +56,23 @@ SUBJECTS = {
     "vit_small_patch16_224": random_weights("vit_small_patch16_224"),
     "davit_tiny": random_weights("davit_tiny"),
 }
-ALL_SUBJECTS = SUBJECTS | {"mobilenetv2_100": random_weights("mobilenetv2_100")}
-"""Also a network that benchmarks/pi_instructions.py counts and benchmarks/peers.py doesn't record."""
+ALL_SUBJECTS = SUBJECTS | {name: random_weights(name) for name in ("mobilenetv2_100", "resnet18")}
+"""Also networks of pi_instructions.py and making.py that peers.py doesn't record."""
+
+
+def job_of(name: str, data: Path | None, images: tuple[int, int], device_class: str | None = None) -> Job:
+    """The job of one model, with so many images for calibration and for evaluation."""
+    subject = ALL_SUBJECTS[name]
+    source = subject.data or data
+    assert source is not None
+    return Job(
+        model=subject.model,
+        data=source,
+        calibration_data=subject.calibration_data,
+        num_calibration_samples=images[0],
+        num_eval_samples=images[1],
+        device_class=device_class,
+    )
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

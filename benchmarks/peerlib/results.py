@@ -122,6 +122,12 @@ class Group:
         speedup: Row = self.ours["faster_than"][other["candidate"]][str(threads)]
         return speedup
 
+    def settled_loss(self, threads: int) -> Row | None:
+        """The fastest INT8 of the stock tools if it is faster than edgekit's over the whole interval."""
+        stock = self.fastest_stock(threads)
+        versus = self.faster(stock, threads)
+        return stock if versus is not None and versus["ci95"][1] < 1 else None
+
     def stock_int8(self) -> list[Row]:
         """INT8 of the stock tools: static or dynamic range, with the float part in f32 or bf16."""
         return [row for row in self.rows if row["maker"] == "stock" and row["precision"] not in FLOATS]

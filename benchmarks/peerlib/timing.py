@@ -3,6 +3,7 @@
 import gc
 import random
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 
 from benchmarks.peerlib.candidates import Candidate, Infer, open_candidate
 from edgekit.measure.latency import alternate
+from edgekit.runtime.profile import Profile, profile_model
 
 WARMUP = 2
+PROFILED_RUNS = 20
 OPENINGS = 5
 """How often every file is opened and timed anew. Where in memory a session lies makes it up to 5 % faster or slower."""
 Times = dict[int, list[NDArray[np.float64]]]
@@ -47,6 +50,26 @@ def time_all(
             del sessions
             gc.collect()
     return times
+
+
+def kernel_times(candidates: Sequence[Candidate]) -> list[dict[str, float]]:
+    """The milliseconds of each candidate's kernels with one thread, by name, as its runtime's profiler reports them.
+
+    Products have the names of their kernels, and all else that of its kind.
+    """
+    for _ in range(2):  # the second time counts, because the processor was at rest before the first
+        profiles = [profile_model(each.files[0], each.runtime, 1, PROFILED_RUNS) for each in candidates]
+    return [_by_kernel(profile) for profile in profiles]
+
+
+def _by_kernel(profile: Profile) -> dict[str, float]:
+    times: defaultdict[str, float] = defaultdict(float)
+    for op in profile.ops:
+        times[op.kernel] += op.ms or 0.0
+    for kind, ms in (profile.time_by_kind or {}).items():
+        if not kind.endswith((" int8", " float")):
+            times[kind] += ms
+    return {kernel: round(ms, 3) for kernel, ms in times.items()}
 
 
 def time_sessions(

@@ -15,6 +15,8 @@ FILE = "peers.json"
 BF16_FILE = "peers_bf16.json"
 """An earlier recording, on a processor that computes in bf16."""
 THREADS = 1
+LEAST_MS = 0.1
+"""Milliseconds by which the times of a kernel in two files differ, from which a table shows it."""
 
 
 @dataclass(frozen=True)
@@ -247,6 +249,22 @@ def _maybe(row: Peers, ratio: Ratio) -> str:
 
 def _of_all_threads(file: str) -> list[Peers]:
     return [row for threads in _results(file)["threads"] for row in peers(threads, file)]
+
+
+def profiles() -> str:
+    """The kernels of edgekit's INT8 and of each stock INT8 that is faster, where they differ by a tenth of a ms."""
+    tables = []
+    for name, model in _results(FILE)["models"].items():
+        for row in model["rows"]:
+            if "profiles" not in row:
+                continue
+            (_, ours), (stock, theirs) = row["profiles"].items()
+            times = {kernel: (ours.get(kernel, 0), theirs.get(kernel, 0)) for kernel in ours | theirs}
+            shown = {kernel: pair for kernel, pair in times.items() if abs(pair[0] - pair[1]) >= LEAST_MS}
+            shown |= {"all kernels": (sum(ours.values()), sum(theirs.values()))}
+            heads = (f"{code(name)}, {RUNTIMES[row['runtime']].title}", "edgekit, ms", f"{stock}, ms")
+            tables.append(table(heads, [(kernel, f"{a:.1f}", f"{b:.1f}") for kernel, (a, b) in shown.items()]) + "\n")
+    return "\n".join(tables)
 
 
 def closer_to_torch() -> str:

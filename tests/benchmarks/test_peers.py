@@ -233,6 +233,21 @@ def test_results_of_other_code_are_dropped(tmp_path: Path, monkeypatch: pytest.M
     assert peers.kept_results(path)["models"] == {}
 
 
+@pytest.mark.parametrize(("stock_ms", "profiled"), [(3.0, True), (5.0, False), (8.0, False)])
+def test_a_stock_file_that_is_faster_is_profiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stock_ms: float, profiled: bool
+) -> None:
+    model = results(tmp_path, 5.0)["models"]["net"]
+    ours, stock = model["rows"][1], model["rows"][3]
+    stock |= {"path": str(tmp_path / "plain.tflite"), "options": {}}
+    add_times([ours, stock], {"edgekit int8": times(5.0), stock["candidate"]: times(stock_ms)})
+    monkeypatch.setattr(peers, "when_idle", lambda work, name: (work(), None))
+    monkeypatch.setattr(peers, "alone", lambda function, pair: [{"gemm": 3.0}, {"gemm": 1.0}])
+    peers.profile_slower("net", model)
+    expected = {"edgekit int8": {"gemm": 3.0}, "litert-quantizer static": {"gemm": 1.0}}
+    assert ours.get("profiles") == (expected if profiled else None)
+
+
 def test_the_factories_of_the_subjects_can_be_imported() -> None:
     names = [subject.model.name for subject in SUBJECTS.values() if ":" in subject.model.name]
     assert names
