@@ -96,7 +96,7 @@ def _parameter(
     limits: dict[str, Any] = {"min": kind.minimum, "max": kind.maximum} if isinstance(kind, kinds.Number) else {}
     made = typer.Option(
         *option.flags_of(name),
-        metavar=option.metavar,
+        metavar=kind.metavar,
         autocompletion=COMPLETIONS.get(name),
         show_default=in_words or False,
         rich_help_panel=option.panel,

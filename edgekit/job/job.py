@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Any
 
-from edgekit.config.choices import INTERPOLATIONS, PRECISIONS, Precision, Scheme
+from edgekit.config.choices import INTERPOLATIONS, PRECISIONS, SCHEMES, TASKS, Precision, Scheme
+from edgekit.config.device_classes import load_device_class
+from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import RUNTIMES, find_runtime
 from edgekit.devices.registry import THIS, Device, PageScheme, find_device
 from edgekit.errors import UsageError, did_you_mean
 from edgekit.job import kinds
-from edgekit.job.kinds import Option
+from edgekit.job.kinds import OPTION, Option
 from edgekit.measure.settings import Gates, Timing
 from edgekit.models.demo import OUTPUT, assets, demo_model
 from edgekit.models.options import ModelArgs, ModelOptions
@@ -33,6 +35,14 @@ MAKING = (
 MEASURING = ("devices", "offline", "web_runtime", "web_network", "threads", "warmup", "iterations", "min_speedup")
 """The fields that decide how bundles are timed."""
 
+model_option = partial(kinds.option, "Model")
+image_option = partial(kinds.option, "Images")
+bundle_option = partial(kinds.option, "Bundles")
+device_option = partial(kinds.option, "Device")
+timing_option = partial(kinds.option, "Measurement")
+gate_option = partial(kinds.option, "Gates")
+output_option = partial(kinds.option, "Output")
+
 Stated = Mapping[str, Any]
 """Values by the names of the fields that were stated, as a command line, a file or a caller gave them."""
 
@@ -47,392 +57,219 @@ class Job:
 
     model: str | ModelOptions
     """Name or path of the model, or the options of a network in memory; empty for measurements of bundles."""
-    data: Annotated[
-        Any,
-        Option(
-            kind=kinds.IMAGES,
-            panel="Images",
-            metavar="PATH",
-            help="Labelled images: a folder or a zip with one folder of images for each class, or a JSON beside each "
-            "image; a CSV of path and label, Parquet, or tar shards of WebDataset. If it has the splits train and val "
-            "(or test), train is for the calibration, and val for the evaluation.",
-        ),
-    ] = None
+    data: Any = image_option(
+        kinds.Images(),
+        "Labelled images: a folder or a zip with one folder of images for each class, or a JSON beside each image; a "
+        "CSV of path and label, Parquet, or tar shards of WebDataset. If it has the splits train and val (or test), "
+        "train is for the calibration, and val for the evaluation.",
+    )
     _: KW_ONLY
-    weights: Annotated[
-        str | None,
-        Option(
-            kind=kinds.Text(kinds.check_weights),
-            panel="Model",
-            metavar="FILE",
-            default="the published weights",
-            help="Checkpoint (.safetensors, .pth or .ckpt), folder that save_pretrained wrote, or random for "
-            "untrained weights.",
-        ),
-    ] = None
-    model_args: Annotated[
-        ModelArgs | None,
-        Option(
-            kind=kinds.Arguments(),
-            panel="Model",
-            metavar="KEY=VALUE",
-            advanced=True,
-            help="Arguments for the model's constructor, separated by commas, such as num_classes=10,conv_mlp=True. A "
-            "checkpoint gives num_classes itself.",
-        ),
-    ] = None
-    imgsz: Annotated[
-        int | tuple[int, int] | None,
-        Option(
-            kind=kinds.Size(),
-            panel="Model",
-            metavar="SIZE",
-            default="the model's own",
-            help="Input size in pixels: one side, such as 224, or HEIGHTxWIDTH, such as 224x320.",
-        ),
-    ] = None
-    mean: Annotated[
-        tuple[float, ...] | None,
-        Option(
-            kind=kinds.Channels("0.485,0.456,0.406"),
-            panel="Model",
-            metavar="R,G,B",
-            default="the model's own",
-            advanced=True,
-            help="Mean of the red, green and blue channels, or of grey images, on a scale of 0 to 1.",
-        ),
-    ] = None
-    std: Annotated[
-        tuple[float, ...] | None,
-        Option(
-            kind=kinds.Channels("0.229,0.224,0.225", above_zero=True),
-            panel="Model",
-            metavar="R,G,B",
-            default="the model's own",
-            advanced=True,
-            help="Standard deviation of the same channels, on a scale of 0 to 1.",
-        ),
-    ] = None
-    interpolation: Annotated[
-        str | None,
-        Option(
-            kind=kinds.INTERPOLATION,
-            panel="Model",
-            metavar="FILTER",
-            default="the model's own",
-            advanced=True,
-            help=f"Filter that resizes images: {', '.join(INTERPOLATIONS)}.",
-        ),
-    ] = None
-    crop_pct: Annotated[
-        float | None,
-        Option(
-            kind=kinds.Number(0.1, 1, whole=False),
-            panel="Model",
-            metavar="FRACTION",
-            default="the model's own",
-            advanced=True,
-            help="Fraction of the resized image's side that the central crop keeps.",
-        ),
-    ] = None
-    labels: Annotated[
-        Path | None,
-        Option(
-            kind=kinds.Place(kinds.check_labels),
-            panel="Model",
-            metavar="FILE",
-            default="those in the model's file, those of the images, or ImageNet's for 1000 classes",
-            help="Text file with one class name per line, in the order of the model's outputs.",
-        ),
-    ] = None
-    task: Annotated[
-        str | None,
-        Option(
-            kind=kinds.TASK,
-            panel="Model",
-            metavar="TASK",
-            default="multi-label if images have several labels, embedding for a network without a classifier, or else "
-            "single-label",
-            advanced=True,
-            help="What the network's outputs mean: single-label (an image is of one class), multi-label (of one or "
-            "more), or embedding (they are a vector, such as for search).",
-        ),
-    ] = None
-    calibration_data: Annotated[
-        Any,
-        Option(
-            kind=kinds.IMAGES,
-            panel="Images",
-            metavar="PATH",
-            default="the split train of --data, or else a part that is left out of the evaluation",
-            help="Images to calibrate on, in any layout that --data takes. They need no labels.",
-        ),
-    ] = None
-    num_calibration_samples: Annotated[
-        int | None,
-        Option(
-            kind=kinds.Number(1),
-            panel="Images",
-            metavar="N",
-            default="the recipe's",
-            advanced=True,
-            help="Number of images to calibrate on, spread evenly over the classes.",
-        ),
-    ] = None
-    calibration_list: Annotated[
-        Path | None,
-        Option(
-            kind=kinds.Place(kinds.check_calibration_list),
-            panel="Images",
-            metavar="FILE",
-            advanced=True,
-            help="The calibration.json of an earlier run. Its images and recipe reproduce the same bundles.",
-        ),
-    ] = None
-    num_eval_samples: Annotated[
-        int | None,
-        Option(
-            kind=kinds.Number(1),
-            panel="Images",
-            metavar="N",
-            default="all that are left",
-            help="Number of images to evaluate on, of each class in proportion to its size. Images that were "
-            "calibrated on are never among them.",
-        ),
-    ] = None
-    seed: Annotated[
-        int,
-        Option(
-            kind=kinds.Number(0, LARGEST_SEED),
-            panel="Images",
-            metavar="N",
-            advanced=True,
-            help="Seed for the choice of images and for random weights.",
-        ),
-    ] = 0
-    targets: Annotated[
-        tuple[str, ...],
-        Option(
-            kind=kinds.Names(kinds.targets),
-            panel="Bundles",
-            metavar="RUNTIME",
-            default="all",
-            flags=("--target", "--runtime"),
-            help=f"Runtimes to compile for: {kinds.RUNTIME_NAMES}. Repeatable, or a list such as onnx,tflite.",
-        ),
-    ] = tuple(RUNTIMES)
-    precisions: Annotated[
-        tuple[Precision, ...],
-        Option(
-            kind=kinds.Names(kinds.precisions),
-            panel="Bundles",
-            metavar="PRECISION",
-            default="both",
-            flags=("--precision",),
-            help="Precisions of the bundles to make: float (also fp32, fp16 or bf16: the bundle runs in each that the "
-            "runtime has) and int8. Repeatable, or a list with commas.",
-        ),
-    ] = PRECISIONS
-    scheme: Annotated[
-        Scheme | None,
-        Option(
-            kind=kinds.SCHEME,
-            panel="Bundles",
-            metavar="SCHEME",
-            default="the recipe's",
-            advanced=True,
-            help="INT8 scheme: w8a8 quantizes weights and activations; w8 quantizes the weights alone, which makes "
-            "the file smaller and computes in float.",
-        ),
-    ] = None
-    recipe: Annotated[
-        str | None,
-        Option(
-            kind=kinds.RECIPE,
-            panel="Bundles",
-            metavar="NAME",
-            default="the recipe of the model's family",
-            help="Recipe to calibrate with, or a TOML file that holds one. `edgekit targets` lists the recipes.",
-        ),
-    ] = None
-    device_class: Annotated[
-        str | None,
-        Option(
-            kind=kinds.DEVICE_CLASS,
-            panel="Bundles",
-            metavar="NAME",
-            default="the class of the first device",
-            advanced=True,
-            help="Device class that the bundles are made for, or a TOML file that describes one. `edgekit targets` "
-            "lists the classes.",
-        ),
-    ] = None
-    check_stability: Annotated[
-        bool,
-        Option(
-            kind=kinds.Flag(),
-            panel="Bundles",
-            advanced=True,
-            help="Calibrate on each half of the images as well, and compare the results.",
-        ),
-    ] = False
-    force: Annotated[
-        bool,
-        Option(
-            kind=kinds.Flag(),
-            panel="Bundles",
-            advanced=True,
-            help="Build bundles even if `--dry-run` predicts that they won't fit in this machine's memory or disk.",
-        ),
-    ] = False
-    devices: Annotated[
-        tuple[str, ...],
-        Option(
-            kind=kinds.Names(lambda label, names: tuple(dict.fromkeys(names))),
-            panel="Device",
-            metavar="DEVICE",
-            default="local",
-            flags=("--device",),
-            help="Devices to measure on: local (this machine), names from `edgekit devices list`, ssh://USER@HOST, or "
-            "web for a browser, such as a phone's, that opens the address which edgekit shows. Repeatable, or a list "
-            "such as local,pi5,web:pixel.",
-        ),
-    ] = ()
-    offline: Annotated[
-        bool,
-        Option(
-            kind=kinds.Flag(),
-            panel="Device",
-            advanced=True,
-            help="Download the device's packages on this machine and copy them over, for a device without internet "
-            "access.",
-        ),
-    ] = False
-    web_runtime: Annotated[
-        Path | None,
-        Option(
-            kind=kinds.Place(),
-            panel="Device",
-            metavar="FILE",
-            default="npm downloads it once",
-            advanced=True,
-            help="Package file of LiteRT.js, which runs bundles in browsers.",
-        ),
-    ] = None
-    web_network: Annotated[
-        PageScheme | None,
-        Option(
-            kind=kinds.OneOf(("http", "https")),
-            panel="Device",
-            metavar="http|https",
-            default="this machine alone",
-            advanced=True,
-            help="Serve the page for browsers to the network, too. Over https it may keep the screen on, use threads "
-            "and read a finer clock, as on this machine; the browser warns of the certificate, which is made for the "
-            "command.",
-        ),
-    ] = None
-    threads: Annotated[
-        int | None,
-        Option(
-            kind=kinds.Number(1, MOST_THREADS),
-            panel="Measurement",
-            metavar="N",
-            default="the fastest for each bundle",
-            help="Number of threads that the runtime uses.",
-        ),
-    ] = None
-    warmup: Annotated[
-        int,
-        Option(
-            kind=kinds.Number(0),
-            panel="Measurement",
-            metavar="N",
-            advanced=True,
-            help="Untimed inferences before the timed ones.",
-        ),
-    ] = 20
-    iterations: Annotated[
-        int | None,
-        Option(
-            kind=kinds.Number(1),
-            panel="Measurement",
-            metavar="N",
-            default="200, or from 100 on as few as make the speedups precise",
-            advanced=True,
-            help="Timed inferences of each bundle.",
-        ),
-    ] = None
-    threshold: Annotated[
-        float | None,
-        Option(
-            kind=kinds.Number(0, 1, whole=False),
-            panel="Measurement",
-            metavar="SCORE",
-            default="0.5 and 0.8, or those of a model with several labels",
-            advanced=True,
-            help="Confidence from which your app acts on an answer, from 0 to 1. The report counts the answers that "
-            "cross it in int8.",
-        ),
-    ] = None
-    max_drop: Annotated[
-        float | None,
-        Option(
-            kind=kinds.Number(0, 100, whole=False),
-            panel="Gates",
-            metavar="POINTS",
-            default="the measured loss may be 1 point, whatever its interval",
-            help="Largest loss of top-1 accuracy, or of the task's metric, in percentage points, with which an int8 "
-            "bundle passes. The whole 95 % confidence interval of the loss must lie within it.",
-        ),
-    ] = None
-    min_speedup: Annotated[
-        float | None,
-        Option(
-            kind=kinds.Number(0, MOST_SPEEDUP, whole=False),
-            panel="Gates",
-            metavar="FACTOR",
-            default="1",
-            help="Required speedup of an int8 bundle over its runtime's fastest float, bf16 and f16 included. The "
-            "whole 95 % confidence interval must lie above it. 0 turns the gate off.",
-        ),
-    ] = None
-    repair: Annotated[
-        bool,
-        Option(
-            kind=kinds.Flag(),
-            panel="Gates",
-            flags=("--no-repair",),
-            turns_off=True,
-            advanced=True,
-            help="Leave int8 bundles as the recipe makes them. Otherwise edgekit keeps layers in float that the "
-            "runtime's profile shows to be slower in int8, as long as that makes the bundle faster. If the bundle "
-            "misses --max-drop, it also keeps the noisiest layers in float and measures again, at most three times, as "
-            "long as int8 stays faster than float.",
-        ),
-    ] = True
-    output: Annotated[
-        Path | None,
-        Option(
-            kind=kinds.Place(),
-            panel="Output",
-            metavar="FOLDER",
-            default="runs/MODEL",
-            flags=("--output", "-o"),
-            help="Run folder for the bundles and reports.",
-        ),
-    ] = None
-    thumbnails: Annotated[
-        bool,
-        Option(
-            kind=kinds.Flag(),
-            panel="Output",
-            flags=("--no-thumbnails",),
-            turns_off=True,
-            advanced=True,
-            help="Leave thumbnails of the images that INT8 classifies differently out of report.html.",
-        ),
-    ] = True
+    weights: str | None = model_option(
+        kinds.Text(kinds.check_weights, metavar="FILE"),
+        "Checkpoint (.safetensors, .pth or .ckpt), folder that save_pretrained wrote, or random for untrained weights.",
+        default="the published weights",
+    )
+    model_args: ModelArgs | None = model_option(
+        kinds.Arguments(),
+        "Arguments for the model's constructor, separated by commas, such as num_classes=10,conv_mlp=True. A "
+        "checkpoint gives num_classes itself.",
+        advanced=True,
+    )
+    imgsz: int | tuple[int, int] | None = model_option(
+        kinds.Size(),
+        "Input size in pixels: one side, such as 224, or HEIGHTxWIDTH, such as 224x320.",
+        default="the model's own",
+    )
+    mean: tuple[float, ...] | None = model_option(
+        kinds.Channels("0.485,0.456,0.406"),
+        "Mean of the red, green and blue channels, or of grey images, on a scale of 0 to 1.",
+        default="the model's own",
+        advanced=True,
+    )
+    std: tuple[float, ...] | None = model_option(
+        kinds.Channels("0.229,0.224,0.225", above_zero=True),
+        "Standard deviation of the same channels, on a scale of 0 to 1.",
+        default="the model's own",
+        advanced=True,
+    )
+    interpolation: str | None = model_option(
+        kinds.OneOf(INTERPOLATIONS, metavar="FILTER"),
+        f"Filter that resizes images: {', '.join(INTERPOLATIONS)}.",
+        default="the model's own",
+        advanced=True,
+    )
+    crop_pct: float | None = model_option(
+        kinds.Number(0.1, 1, typed=float, metavar="FRACTION"),
+        "Fraction of the resized image's side that the central crop keeps.",
+        default="the model's own",
+        advanced=True,
+    )
+    labels: Path | None = model_option(
+        kinds.Place(kinds.check_labels),
+        "Text file with one class name per line, in the order of the model's outputs.",
+        default="those in the model's file, those of the images, or ImageNet's for 1000 classes",
+    )
+    task: str | None = model_option(
+        kinds.OneOf(TASKS, metavar="TASK"),
+        "What the network's outputs mean: single-label (an image is of one class), multi-label (of one or more), or "
+        "embedding (they are a vector, such as for search).",
+        default="multi-label if images have several labels, embedding for a network without a classifier, or else "
+        "single-label",
+        advanced=True,
+    )
+    calibration_data: Any = image_option(
+        kinds.Images(),
+        "Images to calibrate on, in any layout that --data takes. They need no labels.",
+        default="the split train of --data, or else a part that is left out of the evaluation",
+    )
+    num_calibration_samples: int | None = image_option(
+        kinds.Number(1),
+        "Number of images to calibrate on, spread evenly over the classes.",
+        default="the recipe's",
+        advanced=True,
+    )
+    calibration_list: Path | None = image_option(
+        kinds.Place(kinds.check_calibration_list),
+        "The calibration.json of an earlier run. Its images and recipe reproduce the same bundles.",
+        advanced=True,
+    )
+    num_eval_samples: int | None = image_option(
+        kinds.Number(1),
+        "Number of images to evaluate on, of each class in proportion to its size. Images that were calibrated on are "
+        "never among them.",
+        default="all that are left",
+    )
+    seed: int = image_option(
+        kinds.Number(0, LARGEST_SEED), "Seed for the choice of images and for random weights.", value=0, advanced=True
+    )
+    targets: tuple[str, ...] = bundle_option(
+        kinds.Names(kinds.targets, metavar="RUNTIME"),
+        f"Runtimes to compile for: {kinds.RUNTIME_NAMES}. Repeatable, or a list such as onnx,tflite.",
+        value=tuple(RUNTIMES),
+        default="all",
+        flags=("--target", "--runtime"),
+    )
+    precisions: tuple[Precision, ...] = bundle_option(
+        kinds.Names(kinds.precisions, metavar="PRECISION"),
+        "Precisions of the bundles to make: float (also fp32, fp16 or bf16: the bundle runs in each that the runtime "
+        "has) and int8. Repeatable, or a list with commas.",
+        value=PRECISIONS,
+        default="both",
+        flags=("--precision",),
+    )
+    scheme: Scheme | None = bundle_option(
+        kinds.OneOf(SCHEMES, metavar="SCHEME"),
+        "INT8 scheme: w8a8 quantizes weights and activations; w8 quantizes the weights alone, which makes the file "
+        "smaller and computes in float.",
+        default="the recipe's",
+        advanced=True,
+    )
+    recipe: str | None = bundle_option(
+        kinds.Text(load_recipe, metavar="NAME"),
+        "Recipe to calibrate with, or a TOML file that holds one. `edgekit targets` lists the recipes.",
+        default="the recipe of the model's family",
+    )
+    device_class: str | None = bundle_option(
+        kinds.Text(load_device_class, metavar="NAME"),
+        "Device class that the bundles are made for, or a TOML file that describes one. `edgekit targets` lists the "
+        "classes.",
+        default="the class of the first device",
+        advanced=True,
+    )
+    check_stability: bool = bundle_option(
+        kinds.Flag(),
+        "Calibrate on each half of the images as well, and compare the results.",
+        value=False,
+        advanced=True,
+    )
+    force: bool = bundle_option(
+        kinds.Flag(),
+        "Build bundles even if `--dry-run` predicts that they won't fit in this machine's memory or disk.",
+        value=False,
+        advanced=True,
+    )
+    devices: tuple[str, ...] = device_option(
+        kinds.Names(lambda label, names: tuple(dict.fromkeys(names)), metavar="DEVICE"),
+        "Devices to measure on: local (this machine), names from `edgekit devices list`, ssh://USER@HOST, or web for "
+        "a browser, such as a phone's, that opens the address which edgekit shows. Repeatable, or a list such as "
+        "local,pi5,web:pixel.",
+        value=(),
+        default="local",
+        flags=("--device",),
+    )
+    offline: bool = device_option(
+        kinds.Flag(),
+        "Download the device's packages on this machine and copy them over, for a device without internet access.",
+        value=False,
+        advanced=True,
+    )
+    web_runtime: Path | None = device_option(
+        kinds.Place(),
+        "Package file of LiteRT.js, which runs bundles in browsers.",
+        default="npm downloads it once",
+        advanced=True,
+    )
+    web_network: PageScheme | None = device_option(
+        kinds.OneOf(("http", "https"), metavar="http|https"),
+        "Serve the page for browsers to the network, too. Over https it may keep the screen on, use threads and read "
+        "a finer clock, as on this machine; the browser warns of the certificate, which is made for the command.",
+        default="this machine alone",
+        advanced=True,
+    )
+    threads: int | None = timing_option(
+        kinds.Number(1, MOST_THREADS), "Number of threads that the runtime uses.", default="the fastest for each bundle"
+    )
+    warmup: int = timing_option(kinds.Number(0), "Untimed inferences before the timed ones.", value=20, advanced=True)
+    iterations: int | None = timing_option(
+        kinds.Number(1),
+        "Timed inferences of each bundle.",
+        default="200, or from 100 on as few as make the speedups precise",
+        advanced=True,
+    )
+    threshold: float | None = timing_option(
+        kinds.Number(0, 1, typed=float, metavar="SCORE"),
+        "Confidence from which your app acts on an answer, from 0 to 1. The report counts the answers that cross it "
+        "in int8.",
+        default="0.5 and 0.8, or those of a model with several labels",
+        advanced=True,
+    )
+    max_drop: float | None = gate_option(
+        kinds.Number(0, 100, typed=float, metavar="POINTS"),
+        "Largest loss of top-1 accuracy, or of the task's metric, in percentage points, with which an int8 bundle "
+        "passes. The whole 95 % confidence interval of the loss must lie within it.",
+        default="the measured loss may be 1 point, whatever its interval",
+    )
+    min_speedup: float | None = gate_option(
+        kinds.Number(0, MOST_SPEEDUP, typed=float, metavar="FACTOR"),
+        "Required speedup of an int8 bundle over its runtime's fastest float, bf16 and f16 included. The whole 95 % "
+        "confidence interval must lie above it. 0 turns the gate off.",
+        default="1",
+    )
+    repair: bool = gate_option(
+        kinds.Flag(),
+        "Leave int8 bundles as the recipe makes them. Otherwise edgekit keeps layers in float that the runtime's "
+        "profile shows to be slower in int8, as long as that makes the bundle faster. If the bundle misses "
+        "--max-drop, it also keeps the noisiest layers in float and measures again, at most three times, as long as "
+        "int8 stays faster than float.",
+        value=True,
+        flags=("--no-repair",),
+        turns_off=True,
+        advanced=True,
+    )
+    output: Path | None = output_option(
+        kinds.Place(metavar="FOLDER"),
+        "Run folder for the bundles and reports.",
+        default="runs/MODEL",
+        flags=("--output", "-o"),
+    )
+    thumbnails: bool = output_option(
+        kinds.Flag(),
+        "Leave thumbnails of the images that INT8 classifies differently out of report.html.",
+        value=True,
+        flags=("--no-thumbnails",),
+        turns_off=True,
+        advanced=True,
+    )
     metric: Callable[..., float] | None = None
     """Function that judges the outputs instead of the task's metric; a job in Python alone has one."""
     stated: Stated = field(default_factory=dict, compare=False)
@@ -573,9 +410,7 @@ def check_scheme(scheme: Scheme, targets: tuple[str, ...]) -> None:
 @cache
 def declarations() -> Mapping[str, Option]:
     """The declarations of the fields that a user can state, by name."""
-    hints = get_type_hints(Job, include_extras=True)
-    parts = {each.name: get_args(hints[each.name]) for each in fields(Job)}
-    return {name: option for name, types in parts.items() for option in types if isinstance(option, Option)}
+    return {each.name: each.metadata[OPTION] for each in fields(Job) if OPTION in each.metadata}
 
 
 def default_of(name: str) -> Any:

@@ -6,13 +6,11 @@ use for it in an error, and returns the value. Every mistake is an InputError, a
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from edgekit.config.choices import INTERPOLATIONS, PRECISIONS, SCHEMES, TASKS, Precision
-from edgekit.config.device_classes import load_device_class
-from edgekit.config.recipes import load_recipe
+from edgekit.config.choices import PRECISIONS, Precision
 from edgekit.config.runtimes import RUNTIMES, runtime_called
 from edgekit.errors import UsageError, WeightsError
 from edgekit.models.options import ModelArgs, is_saved, parse_model_args
@@ -22,21 +20,22 @@ PRECISION_ALIASES: Mapping[str, Precision] = {"fp32": "float", "fp16": "float", 
 """Names of the field for the float bundle, which a runtime runs in each of these precisions that it has."""
 
 
-class Kind(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Kind:
     """A kind of values."""
 
-    @property
-    def typed(self) -> Any:
-        """The type of the option's value on the command line."""
-        ...
+    typed: Any = str
+    """Type of the option's value on the command line."""
+    metavar: str | None = None
+    """Placeholder of the value on the command line."""
 
     def read(self, label: str, stated: Any) -> Any:
         """The value that was stated under the name `label`. Raises InputError for one that isn't valid."""
-        ...
+        raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Flag:
+@dataclass(frozen=True, kw_only=True)
+class Flag(Kind):
     """True or false."""
 
     typed: Any = bool
@@ -49,35 +48,32 @@ class Flag:
 
 
 @dataclass(frozen=True)
-class Number:
-    """A number between two bounds, which may be whole only."""
+class Number(Kind):
+    """A number between two bounds: a whole one, unless its type is float."""
 
     minimum: float
     maximum: float | None = None
-    whole: bool = True
-
-    @property
-    def typed(self) -> Any:
-        """A whole number or any."""
-        return int if self.whole else float
+    _: KW_ONLY
+    typed: Any = int
+    metavar: str | None = "N"
 
     def read(self, label: str, stated: Any) -> Any:
         """The number."""
-        types = int if self.whole else (int, float)
+        whole = self.typed is int
+        types = int if whole else (int, float)
         above = self.maximum is not None and isinstance(stated, types) and stated > self.maximum
         if isinstance(stated, bool) or not isinstance(stated, types) or not stated >= self.minimum or above:
-            name = "whole number" if self.whole else "number"
+            name = "whole number" if whole else "number"
             bounds = f"of at least {self.minimum}" if self.maximum is None else f"from {self.minimum} to {self.maximum}"
             raise UsageError(f"{label} is '{stated}'", valid=f"a {name} {bounds}")
-        return stated if self.whole else float(stated)
+        return self.typed(stated)
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(Kind):
     """A text, which `check` refuses with an InputError if it isn't valid."""
 
     check: Callable[[str], object] = str
-    typed: Any = str
 
     def read(self, label: str, stated: Any) -> str:
         """The text."""
@@ -88,11 +84,13 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Place:
+class Place(Kind):
     """The path of a file or folder, which `check` refuses with an InputError if it isn't usable."""
 
     check: Callable[[Path], object] = Path
+    _: KW_ONLY
     typed: Any = Path
+    metavar: str | None = "FILE"
 
     def read(self, label: str, stated: Any) -> Path:
         """The path."""
@@ -102,11 +100,12 @@ class Place:
         return Path(stated)
 
 
-@dataclass(frozen=True)
-class Images:
+@dataclass(frozen=True, kw_only=True)
+class Images(Kind):
     """The path of an image set, or images in memory: a torch `Dataset`, or an iterable of (image, label)."""
 
     typed: Any = Path
+    metavar: str | None = "PATH"
 
     def read(self, label: str, stated: Any) -> Any:
         """The path, or the images themselves."""
@@ -122,11 +121,10 @@ class Images:
 
 
 @dataclass(frozen=True)
-class OneOf:
+class OneOf(Kind):
     """One of several names."""
 
     names: tuple[str, ...]
-    typed: Any = str
 
     def read(self, label: str, stated: Any) -> str:
         """The name."""
@@ -137,11 +135,12 @@ class OneOf:
 
 
 @dataclass(frozen=True)
-class Names:
+class Names(Kind):
     """Several names: a list, or a text that separates them by commas."""
 
     resolve: Callable[[str, list[str]], tuple[str, ...]]
     """Turns the label and the names into those of the job, without repetitions."""
+    _: KW_ONLY
     typed: Any = list[str]
 
     def read(self, label: str, stated: Any) -> tuple[str, ...]:
@@ -159,11 +158,11 @@ class Names:
         return self.resolve(label, names)
 
 
-@dataclass(frozen=True)
-class Size:
+@dataclass(frozen=True, kw_only=True)
+class Size(Kind):
     """Pixels: 224 for a square, or height and width, as "224x320" or (224, 320)."""
 
-    typed: Any = str
+    metavar: str | None = "SIZE"
 
     def read(self, label: str, stated: Any) -> int | tuple[int, int]:
         """The side of a square, or height and width."""
@@ -183,12 +182,13 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Channels:
+class Channels(Kind):
     """A number for each of red, green and blue, or one for grey: "0.5,0.5,0.5" or (0.5, 0.5, 0.5)."""
 
     example: str
     above_zero: bool = False
-    typed: Any = str
+    _: KW_ONLY
+    metavar: str | None = "R,G,B"
 
     def read(self, label: str, stated: Any) -> tuple[float, ...]:
         """The numbers."""
@@ -209,11 +209,11 @@ class Channels:
         return values
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Kind):
     """Keyword arguments: "num_classes=10,conv_mlp=True" or a mapping."""
 
-    typed: Any = str
+    metavar: str | None = "KEY=VALUE"
 
     def read(self, label: str, stated: Any) -> ModelArgs:
         """The arguments by name."""
@@ -277,12 +277,6 @@ def check_labels(path: Path) -> None:
         ) from error
 
 
-IMAGES = Images()
-RECIPE = Text(load_recipe)
-DEVICE_CLASS = Text(load_device_class)
-INTERPOLATION = OneOf(INTERPOLATIONS)
-SCHEME = OneOf(SCHEMES)
-TASK = OneOf(TASKS)
 RUNTIME_NAMES = ", ".join(
     runtime.name + (f" (or {', '.join(runtime.aliases)})" if runtime.aliases else "") for runtime in RUNTIMES.values()
 )
@@ -292,18 +286,21 @@ RUNTIME_NAMES = ", ".join(
 Panel = Literal["Model", "Images", "Bundles", "Device", "Measurement", "Gates", "Output"]
 
 
-@dataclass(frozen=True, kw_only=True)
+OPTION = "option"
+"""Key of a field's metadata that has the declaration."""
+
+
+@dataclass(frozen=True)
 class Option:
     """The declaration of a field of a job."""
 
-    kind: Kind
-    """Kind of its values."""
     panel: Panel
     """Title of the panel of `--help` that it is in."""
+    kind: Kind
+    """Kind of its values."""
     help: str
     """Sentences that say what it means."""
-    metavar: str | None = None
-    """Placeholder of its value on the command line."""
+    _: KW_ONLY
     default: str | None = None
     """Default in words, if the value doesn't speak for itself."""
     flags: tuple[str, ...] = ()
@@ -316,3 +313,8 @@ class Option:
     def flags_of(self, name: str) -> tuple[str, ...]:
         """Every way to write the field of this name on the command line."""
         return self.flags or (f"--{name.replace('_', '-')}",)
+
+
+def option(panel: Panel, kind: Kind, help: str, *, value: Any = None, **more: Any) -> Any:
+    """A field of a job that a user can state, with this default. `more` are further fields of its `Option`."""
+    return field(default=value, metadata={OPTION: Option(panel, kind, help, **more)})

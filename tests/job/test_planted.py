@@ -9,10 +9,7 @@ from pathlib import Path
 
 from tests.helpers.tiny import ROOT
 
-DECLARATION = """    planted: Annotated[
-        int,
-        Option(kind=kinds.Number(1, 9), panel="Gates", metavar="N", default="one", help="A planted field."),
-    ] = 1
+DECLARATION = """    planted: int = gate_option(kinds.Number(1, 9), "A planted field.", value=1, default="one")
     stated: Stated ="""
 PROBE = """
 import contextlib, io, json, sys
