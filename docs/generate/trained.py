@@ -138,6 +138,9 @@ def repairs() -> str:
     rows = _rows_of(REPAIRED)
     repaired = [row for row in rows if row["attempts"]]
     left = max(row["drop_top1_points"] for row in rows if not row["attempts"])
+    text = f"{len(repaired) or 'None'} of {len(rows)} bundles lost more than {MOST_DROP} points"
+    if not repaired:
+        return f"{text}; the largest drop was {left:.2f}.\n"
     unsettled = sum(row["drop_ci95_points"][1] > MOST_DROP for row in repaired)
     each = ", ".join(
         "{} on {} {:.2f} → {:.2f}".format(
@@ -148,10 +151,9 @@ def repairs() -> str:
     timed = [row["timing"]["ratio"] for row in repaired if "timing" in row]
     slower = f", and {sum(ratio <= 1 for ratio in timed)} of {len(timed)} were no faster than float" if timed else ""
     return (
-        f"{len(repaired)} of {len(rows)} bundles lost more than {MOST_DROP} points and were repaired ({each}). The "
-        f"others lost at most {left:.2f}. For {unsettled} of the {len(repaired)} the interval reaches beyond "
-        f"{MOST_DROP}, which `edgekit deploy --max-drop {MOST_DROP}` wouldn't take as confirmed{slower}; the benchmark "
-        "allows both.\n"
+        f"{text} and were repaired ({each}). The others lost at most {left:.2f}. For {unsettled} of the "
+        f"{len(repaired)} the interval reaches beyond {MOST_DROP}, which `edgekit deploy --max-drop {MOST_DROP}` "
+        f"wouldn't take as confirmed{slower}; the benchmark allows both.\n"
     )
 
 

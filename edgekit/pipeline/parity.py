@@ -51,7 +51,7 @@ class Rewriter:
     """Rewrites graphs of a network, and compares what they compute with torch, on the first of these images."""
 
     def __init__(self, network: Network, samples: ParitySamples) -> None:
-        self._network = network
+        self._network, self._samples = network, samples.first
         self._images = torch.from_numpy(network.preprocessing.normalize(samples.pixels[:REWRITTEN_IMAGES]))
         self._torch = self._expected = samples.logits[:REWRITTEN_IMAGES]
 
@@ -72,6 +72,12 @@ class Rewriter:
         done = rewrite(exact.graph, approximate)
         self._compare(exact.graph, done, APPROXIMATION)
         return Rewritten(done.graph, {**exact.counts, **done.counts})
+
+    @torch.no_grad()
+    def is_precise(self, graph: GraphModule) -> bool:
+        """Whether a graph's logits differ from torch's by at most `PARITY`, as those of a float bundle must."""
+        images = torch.from_numpy(self._network.preprocessing.normalize(self._samples.pixels))
+        return difference(one_by_one([graph], images), self._samples.logits) <= PARITY
 
     @torch.no_grad()
     def check_equalized(self, graph: GraphModule) -> None:

@@ -13,6 +13,7 @@ from edgekit.compiler.quantize.calibrate import calibrate, placement_of, quantiz
 from edgekit.compiler.quantize.calibration import Calibration
 from edgekit.compiler.quantize.lowering import RuntimeLowering
 from edgekit.compiler.quantize.placement import Placement
+from edgekit.compiler.rewrites import APPROXIMATE
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.recipes import Recipe, TargetRecipe
 from edgekit.config.runtimes import find_runtime
@@ -43,6 +44,9 @@ def quantize_stage(
     names = wants.rewrites_of(request.precision)
     rewriter = Rewriter(network, samples)
     done = rewriter.rewrite(graph, names)
+    if not int8 and not APPROXIMATE.isdisjoint(names) and not rewriter.is_precise(done.graph):
+        names = tuple(name for name in names if name not in APPROXIMATE)
+        done = rewriter.rewrite(graph, names)
     rewritten, matched = done.graph, tuple(name for name in names if done.counts[name])
     lowering = load_lowering(request.target)
     placement = placement_of(recipe, request.target, lowering, rewritten)

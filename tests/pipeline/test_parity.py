@@ -280,6 +280,17 @@ def test_a_wrong_equalization_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         quantize_stage(BundleRequest(network, "onnx", "int8", recipe, X86), graph, samples, images)
 
 
+@pytest.mark.parametrize("factor", [1, 1.01])
+def test_float_leaves_out_approximations_that_cost_too_much(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, name = network_of(Normed(), 16), "polynomial-gelu"
+    monkeypatch.setitem(REWRITES, name, planted(REWRITES[name], factor))
+    graph, samples = export_graph(network.module, (1, 3, 16, 16)), noise_for(network)
+    recipe = load_recipe("vit").for_class(X86.name)
+    facts = quantize_stage(BundleRequest(network, "openvino", "float", recipe, X86), graph, samples).facts
+    assert (name in facts.provenance.rewrites) == (factor == 1)
+    assert name not in facts.unmatched
+
+
 def test_a_wrong_rewrite_costs_the_rows_that_it_is_in(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
