@@ -15,7 +15,7 @@ from edgekit.measure.latency import alternate
 from edgekit.runtime.profile import Profile, profile_model
 
 WARMUP = 2
-PROFILED_RUNS = 20
+PROFILED_RUNS = 100
 OPENINGS = 5
 """How often every file is opened and timed anew. Where in memory a session lies makes it up to 5 % faster or slower."""
 Times = dict[int, list[NDArray[np.float64]]]
@@ -57,7 +57,7 @@ def kernel_times(candidates: Sequence[Candidate]) -> list[dict[str, float]]:
 
     Products have the names of their kernels, and all else that of its kind.
     """
-    for _ in range(2):  # the second time counts, because the processor was at rest before the first
+    for _ in range(3):  # the last one counts, because the processor was at rest before
         profiles = [profile_model(each.files[0], each.runtime, 1, PROFILED_RUNS) for each in candidates]
     return [_by_kernel(profile) for profile in profiles]
 

