@@ -140,7 +140,7 @@ def test_repairs_are_shown_with_their_intervals_and_what_the_gates_would_say() -
     rows = [row for row in read_rows(ROOT / "benchmarks/trained.json") if row["choice"] == "repaired"]
     repaired = [row for row in rows if row["attempts"]]
     text = trained.repairs()
-    assert text.startswith(f"{len(repaired)} of {len(rows)} bundles lost more than 0.3 points")
+    assert text.startswith(f"{len(repaired) or 'None'} of {len(rows)} bundles lost more than 0.3 points")
     details = trained.details_table()
     for row in repaired:
         low, high = row["drop_ci95_points"]
