@@ -1,9 +1,13 @@
 """Arguments and options that several commands share and that state no field of a job."""
 
+import inspect
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.models import OptionInfo
 
 from edgekit.cli import completion, panels
 
@@ -42,54 +46,52 @@ Bundles = Annotated[
     list[Path], typer.Argument(metavar="BUNDLE", help="Bundle folders, or run folders for all of their bundles.")
 ]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder.")]
-Junit = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        rich_help_panel=panels.OUTPUT,
-        help="JUnit XML file to write, with a test case for each row and gate.",
-    ),
-]
-Summary = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        rich_help_panel=panels.OUTPUT,
-        help="File to append a summary in Markdown to, such as $GITHUB_STEP_SUMMARY.",
-    ),
-]
-OneDevice = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        metavar="DEVICE",
-        autocompletion=completion.devices,
-        rich_help_panel=panels.DEVICE,
-        help="Device to run on: local (this machine), a name from `edgekit devices list`, or ssh://USER@HOST.",
-    ),
-]
-Json = Annotated[
-    bool,
-    typer.Option("--json", rich_help_panel=panels.OUTPUT, help="Print the result as one JSON document on stdout."),
-]
-Quiet = Annotated[
-    bool,
-    typer.Option("--quiet", "-q", rich_help_panel=panels.OUTPUT, help="Show no progress. Warnings are still printed."),
-]
-Wide = Annotated[
-    bool,
-    typer.Option(
-        "--wide",
-        hidden=True,
-        rich_help_panel=panels.OUTPUT,
-        help="Print a table with every column that fits the terminal, instead of the short answer.",
-    ),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        rich_help_panel=panels.OUTPUT,
-        help="Check the input and print what the job would make, with memory, time and sizes. Writes nothing.",
-    ),
-]
+
+
+NEEDED: Any = inspect.Parameter.empty
+"""The default of an option that must be given."""
+
+
+@dataclass(frozen=True)
+class OwnOption:
+    """An option that states no field of the job, as the default of a command's parameter."""
+
+    value: Any
+    """Its default, or `NEEDED`."""
+    typers: OptionInfo
+    """Its declaration for Typer."""
+
+
+def option(
+    panel: str, metavar: str | None, help: str, *, value: Any = None, flags: tuple[str, ...] = (), **more: Any
+) -> Any:
+    """An option of a command's own, for `edgekit.cli.command.states`. `more` are further arguments of Typer's."""
+    return OwnOption(value, typer.Option(*flags, metavar=metavar, help=help, rich_help_panel=panel, **more))
+
+
+model_option = partial(option, panels.MODEL)
+image_option = partial(option, panels.IMAGES)
+bundle_option = partial(option, panels.BUNDLES)
+search_option = partial(option, panels.SEARCH)
+device_option = partial(option, panels.DEVICE)
+timing_option = partial(option, panels.MEASUREMENT)
+gate_option = partial(option, panels.GATES)
+output_option = partial(option, panels.OUTPUT)
+
+JUNIT = output_option("FILE", "JUnit XML file to write, with a test case for each row and gate.")
+SUMMARY = output_option("FILE", "File to append a summary in Markdown to, such as $GITHUB_STEP_SUMMARY.")
+JSON = output_option(None, "Print the result as one JSON document on stdout.", value=False, flags=("--json",))
+QUIET = output_option(None, "Show no progress. Warnings are still printed.", value=False, flags=("--quiet", "-q"))
+WIDE = output_option(
+    None,
+    "Print a table with every column that fits the terminal, instead of the short answer.",
+    value=False,
+    flags=("--wide",),
+    hidden=True,
+)
+DRY_RUN = output_option(
+    None,
+    "Check the input and print what the job would make, with memory, time and sizes. Writes nothing.",
+    value=False,
+    flags=("--dry-run",),
+)

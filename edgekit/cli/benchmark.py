@@ -2,16 +2,15 @@
 
 import re
 from dataclasses import replace
-from typing import Annotated, Any
-
-import typer
+from pathlib import Path
+from typing import Any
 
 from edgekit.cli import panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import Bundles, Json, Junit, Quiet, Summary, Wide
+from edgekit.cli.arguments import JSON, JUNIT, QUIET, SUMMARY, WIDE, Bundles, timing_option
 from edgekit.cli.command import states
 from edgekit.cli.for_pipelines import ForPipelines
-from edgekit.cli.output import answer_width, clean_stdout, emit, show_steps
+from edgekit.cli.output import answer_width, clean_stdout, show
 from edgekit.errors import UsageError
 from edgekit.job import Job
 from edgekit.job.job import MEASURING, OF_BUNDLE
@@ -43,32 +42,24 @@ Examples:
 def benchmark(
     bundles: Bundles,
     stated: dict[str, Any],
-    sustain: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            rich_help_panel=panels.MEASUREMENT,
-            help="Run for this long, such as 90s, 10m or 1h30m, in place of --iterations, and report a time series "
-            "with its first and last minute.",
-        ),
-    ] = None,
-    streams: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=MOST_STREAMS,
-            metavar="N",
-            show_default="not measured",
-            rich_help_panel=panels.MEASUREMENT,
-            help="Also measure the images per second of this many sessions side by side. They share the cores unless "
-            "--threads states each one's threads.",
-        ),
-    ] = None,
-    junit: Junit = None,
-    summary: Summary = None,
-    wide: Wide = False,
-    json_: Json = False,
-    quiet: Quiet = False,
+    sustain: str | None = timing_option(
+        "TIME",
+        "Run for this long, such as 90s, 10m or 1h30m, in place of --iterations, and report a time series with its "
+        "first and last minute.",
+    ),
+    streams: int | None = timing_option(
+        "N",
+        "Also measure the images per second of this many sessions side by side. They share the cores unless --threads "
+        "states each one's threads.",
+        min=1,
+        max=MOST_STREAMS,
+        show_default="not measured",
+    ),
+    junit: Path | None = JUNIT,
+    summary: Path | None = SUMMARY,
+    wide: bool = WIDE,
+    json_: bool = JSON,
+    quiet: bool = QUIET,
 ) -> int:
     """Measure the latency, memory and energy of bundles, here or on devices.
 
@@ -80,6 +71,8 @@ def benchmark(
     """
     if sustain is not None and "iterations" in stated:
         raise UsageError("--sustain and --iterations were both given", fix="Leave one of them out")
+    from edgekit.cli.measured import latency_answer
+    from edgekit.cli.next_steps import after_benchmark
     from edgekit.devices.benchmark import benchmark_devices
     from edgekit.report.junit import junit_of_rows
     from edgekit.report.markdown import summary_of_rows
@@ -92,17 +85,11 @@ def benchmark(
     gates = job.gates if job.min_speedup else None
     with clean_stdout() as out:
         measured = benchmark_devices(bundles, job.machines, timing, Reporter(quiet), gates)
-        if json_:
-            emit(out, measured)
-        else:
-            from edgekit.cli.measured import latency_answer
-            from edgekit.cli.next_steps import after_benchmark
-
-            out.writelines(f"{line}\n" for line in latency_answer(measured.results, answer_width(), wide))
-            show_steps(after_benchmark(measured.results), out)
-    title, rows = "edgekit benchmark", measured.results
+        rows = measured.results
+        show(out, measured, latency_answer(rows, answer_width(), wide), json_, after_benchmark(rows))
+    title = "edgekit benchmark"
     files.write(lambda: junit_of_rows(title, rows), lambda: summary_of_rows(title, rows))
-    return 0 if all(row.verdict == "pass" for row in measured.results) else 1
+    return 0 if all(row.verdict == "pass" for row in rows) else 1
 
 
 def seconds_of(text: str | None) -> float | None:

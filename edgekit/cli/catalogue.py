@@ -1,28 +1,22 @@
 """`edgekit targets`: the runtimes, device classes and recipes."""
 
-from typing import Annotated
-
-import typer
-
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import Json
+from edgekit.cli.arguments import JSON, bundle_option
+from edgekit.cli.command import states
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.config.recipes import load_recipe
 
 
 @app.command(hidden=True, rich_help_panel=panels.MORE)
+@states()
 def targets(
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            autocompletion=completion.recipes,
-            rich_help_panel=panels.BUNDLES,
-            help="Recipe, or a TOML file that holds one, whose rewrites to list instead.",
-        ),
-    ] = None,
-    json_: Json = False,
+    recipe: str | None = bundle_option(
+        "NAME",
+        "Recipe, or a TOML file that holds one, whose rewrites to list instead.",
+        autocompletion=completion.recipes,
+    ),
+    json_: bool = JSON,
 ) -> None:
     """List the runtimes, device classes and recipes.
 

@@ -1,6 +1,6 @@
 """Gives a command the options that state the fields of a job, from the declarations of the fields.
 
-A command also has options of other kinds, as parameters that Typer reads. `--help-all`, which every command with
+Options of its own are its parameters, with an `OwnOption` as the default. `--help-all`, which every command with
 advanced options has, lists those too.
 """
 
@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from edgekit.cli import completion, panels
+from edgekit.cli.arguments import OwnOption
 from edgekit.job import kinds
 from edgekit.job.job import declarations, default_of
 from edgekit.job.kinds import Option
@@ -21,11 +22,8 @@ STATED = "stated"
 """The parameter of a command that gets the values of the fields that were stated, by name."""
 COMPLETIONS: Mapping[str, Callable[..., Any]] = {
     "weights": completion.weights,
-    "interpolation": completion.interpolations,
     "targets": completion.runtimes,
     "precisions": completion.precisions,
-    "scheme": completion.schemes,
-    "task": completion.tasks,
     "recipe": completion.recipes,
     "device_class": completion.device_classes,
     "devices": completion.measuring_devices,
@@ -39,8 +37,8 @@ def states(
     helps: Mapping[str, str] | None = None,
     shown: Container[str] | None = None,
     hidden: Container[str] = (),
-) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Give a command the options of these fields; its parameter `stated` gets the values that were stated.
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command its own options, and those of these fields, of which `stated` gets the values that were stated.
 
     Args:
         names: the fields.
@@ -50,13 +48,10 @@ def states(
         hidden: the command's own options that only `--help-all` lists.
     """
 
-    def add(command: Callable[..., int]) -> Callable[..., int]:
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
         hints = get_type_hints(command, include_extras=True)
         own = [
-            parameter.replace(
-                annotation=_hidden(hints[parameter.name]) if parameter.name in hidden else hints[parameter.name],
-                kind=parameter.KEYWORD_ONLY,
-            )
+            _own(parameter, hints[parameter.name], parameter.name in hidden)
             for parameter in inspect.signature(command).parameters.values()
             if parameter.name != STATED
         ]
@@ -68,7 +63,9 @@ def states(
         parameters = sorted([*own, *added], key=_panel_index)
 
         @functools.wraps(command)
-        def call(**values: Any) -> int:
+        def call(**values: Any) -> Any:
+            if not options:
+                return command(**values)
             given = {name: values.pop(name) for name in options}
             stated = {name: _stated(options[name], value) for name, value in given.items()}
             return command(**values, **{STATED: {name: value for name, value in stated.items() if value is not None}})
@@ -78,6 +75,16 @@ def states(
         return call
 
     return add
+
+
+def _own(parameter: inspect.Parameter, annotation: Any, hidden: bool) -> inspect.Parameter:
+    """A parameter of a command's own, as Typer takes it."""
+    default = parameter.default
+    if isinstance(default, OwnOption):
+        typers = copy.copy(default.typers)  # which other commands share
+        typers.hidden = typers.hidden or hidden
+        annotation, default = Annotated[annotation, typers], default.value
+    return inspect.Parameter(parameter.name, parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _stated(option: Option, value: Any) -> Any:
@@ -97,7 +104,7 @@ def _parameter(
     made = typer.Option(
         *option.flags_of(name),
         metavar=kind.metavar,
-        autocompletion=COMPLETIONS.get(name),
+        autocompletion=(lambda: kind.names) if isinstance(kind, kinds.OneOf) else COMPLETIONS.get(name),
         show_default=in_words or False,
         rich_help_panel=option.panel,
         hidden=option.advanced if shown is None else name not in shown,
@@ -108,14 +115,6 @@ def _parameter(
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=False if is_flag else None, annotation=annotation
     )
-
-
-def _hidden(annotation: Any) -> Any:
-    """The annotation of an option that only `--help-all` lists."""
-    kind, option = get_args(annotation)
-    option = copy.copy(option)  # which other commands share
-    option.hidden = True
-    return Annotated[kind, option]
 
 
 def _panel_index(parameter: inspect.Parameter) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from edgekit.config.choices import INTERPOLATIONS, PRECISIONS, SCHEMES, TASKS
+from edgekit.config.choices import PRECISIONS
 from edgekit.config.device_classes import list_device_classes
 from edgekit.config.recipes import list_recipes
 from edgekit.config.runtimes import RUNTIMES
@@ -41,21 +41,6 @@ def runtimes(incomplete: str) -> list[str]:
 def precisions(incomplete: str) -> list[str]:
     """Precisions of bundles."""
     return _behind_commas(incomplete, PRECISIONS)
-
-
-def schemes() -> tuple[str, ...]:
-    """INT8 schemes."""
-    return SCHEMES
-
-
-def interpolations() -> tuple[str, ...]:
-    """Filters that resize images."""
-    return INTERPOLATIONS
-
-
-def tasks() -> tuple[str, ...]:
-    """What a network's outputs may mean."""
-    return TASKS
 
 
 @_offering

@@ -1,11 +1,12 @@
 """`edgekit deploy` and `edgekit demo`, which run the whole job."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from edgekit.cli import panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import DryRun, Json, Junit, ModelOrRun, Quiet, Summary, Wide
+from edgekit.cli.arguments import DRY_RUN, JSON, JUNIT, QUIET, SUMMARY, WIDE, ModelOrRun
 from edgekit.cli.command import FIELDS, states
 from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import clean_stdout, emit, show_report, show_steps
@@ -39,12 +40,12 @@ Examples:
 def deploy(
     model: ModelOrRun,
     stated: dict[str, Any],
-    junit: Junit = None,
-    summary: Summary = None,
-    wide: Wide = False,
-    json_: Json = False,
-    quiet: Quiet = False,
-    dry_run: DryRun = False,
+    junit: Path | None = JUNIT,
+    summary: Path | None = SUMMARY,
+    wide: bool = WIDE,
+    json_: bool = JSON,
+    quiet: bool = QUIET,
+    dry_run: bool = DRY_RUN,
 ) -> int:
     """Quantize, compile, evaluate, benchmark and report, for every runtime.
 
@@ -66,12 +67,12 @@ def deploy(
 )
 def demo(
     stated: dict[str, Any],
-    junit: Junit = None,
-    summary: Summary = None,
-    wide: Wide = False,
-    json_: Json = False,
-    quiet: Quiet = False,
-    dry_run: DryRun = False,
+    junit: Path | None = JUNIT,
+    summary: Path | None = SUMMARY,
+    wide: bool = WIDE,
+    json_: bool = JSON,
+    quiet: bool = QUIET,
+    dry_run: bool = DRY_RUN,
 ) -> int:
     """Run `edgekit deploy` on the model and images that come with edgekit.
 

@@ -7,7 +7,7 @@ import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import Json
+from edgekit.cli.arguments import JSON, device_option
 from edgekit.cli.command import states
 from edgekit.cli.output import clean_stdout, emit, show
 from edgekit.errors import printable
@@ -51,36 +51,21 @@ def add(
             help="ssh://USER@HOST:PORT, ssh://ALIAS for an alias in your ssh configuration, or web for a browser.",
         ),
     ],
-    class_: Annotated[
-        str | None,
-        typer.Option(
-            "--device-class",
-            "--class",
-            metavar="NAME",
-            autocompletion=completion.shipped_device_classes,
-            show_default="detected on the device",
-            rich_help_panel=panels.DEVICE,
-            help="Device class of the device. `edgekit targets` lists the classes.",
-        ),
-    ] = None,
-    ssh_config: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            show_default="ssh's own",
-            rich_help_panel=panels.DEVICE,
-            help="The ssh configuration file to connect with.",
-        ),
-    ] = None,
-    trust: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=panels.DEVICE,
-            help="PEM file with the public key that must have signed every bundle that is pushed to the device. The "
-            "device keeps a copy at the first push, and then takes no other bundles from anybody.",
-        ),
-    ] = None,
+    class_: str | None = device_option(
+        "NAME",
+        "Device class of the device. `edgekit targets` lists the classes.",
+        flags=("--device-class", "--class"),
+        autocompletion=completion.shipped_device_classes,
+        show_default="detected on the device",
+    ),
+    ssh_config: str | None = device_option(
+        "FILE", "The ssh configuration file to connect with.", show_default="ssh's own"
+    ),
+    trust: Path | None = device_option(
+        "FILE",
+        "PEM file with the public key that must have signed every bundle that is pushed to the device. The device "
+        "keeps a copy at the first push, and then takes no other bundles from anybody.",
+    ),
 ) -> int:
     """Save a device or a browser under a name, with the options to reach it.
 
@@ -110,7 +95,8 @@ def add(
 
 
 @devices.command(name="list")
-def list_(json_: Json = False) -> None:
+@states()
+def list_(json_: bool = JSON) -> None:
     """List the saved devices."""
     from edgekit.devices.registry import DeviceListing, read_devices, settings_of
     from edgekit.devices.slots import fingerprint_of
@@ -166,6 +152,7 @@ def clean(name: Name) -> None:
 
 
 @devices.command()
+@states()
 def status(
     names: Annotated[
         list[str] | None,
@@ -175,7 +162,7 @@ def status(
             help="Names of devices, or ssh://USER@HOST; all saved devices if there are none.",
         ),
     ] = None,
-    json_: Json = False,
+    json_: bool = JSON,
 ) -> int:
     """Show which bundle is active in each app on devices.
 
@@ -197,6 +184,7 @@ def status(
 
 
 @app.command(rich_help_panel=panels.COMMANDS)
+@states()
 def doctor(
     names: Annotated[
         list[str] | None,
@@ -207,7 +195,7 @@ def doctor(
             "machine if there are none.",
         ),
     ] = None,
-    json_: Json = False,
+    json_: bool = JSON,
 ) -> int:
     """Check whether this machine or a device is ready, and print the fix for each problem.
 

@@ -2,16 +2,24 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from edgekit.cli import panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import Bundles, Json, Junit, Quiet, Summary, Wide
+from edgekit.cli.arguments import (
+    JSON,
+    JUNIT,
+    QUIET,
+    SUMMARY,
+    WIDE,
+    Bundles,
+    bundle_option,
+    output_option,
+    timing_option,
+)
 from edgekit.cli.command import states
 from edgekit.cli.for_pipelines import ForPipelines
-from edgekit.cli.output import answer_width, clean_stdout, emit, show_steps
+from edgekit.cli.output import answer_width, clean_stdout, show
 from edgekit.devices.registry import LOCAL, THIS, Device
 from edgekit.errors import UsageError
 from edgekit.job import Job
@@ -51,51 +59,34 @@ Examples:
 def evaluate(
     bundles: Bundles,
     stated: dict[str, Any],
-    reference: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="BUNDLE",
-            show_default="the first float bundle, or else the first bundle",
-            rich_help_panel=panels.BUNDLES,
-            help="Bundle that the others are compared with.",
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=MOST_THREADS,
-            metavar="N",
-            show_default="1, in this process",
-            rich_help_panel=panels.MEASUREMENT,
-            help="Number of processes to spread the images over.",
-        ),
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            rich_help_panel=panels.MEASUREMENT,
-            help="Address of a Dask scheduler, such as tcp://HOST:8786, whose workers evaluate too. They need the "
-            "bundles and images at the same paths. Dask sends pickles, which can run code, so use it only between "
-            "machines that you trust, on a private network.",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FOLDER",
-            rich_help_panel=panels.OUTPUT,
-            help="Folder for finished parts, from which the same command resumes after an interruption.",
-        ),
-    ] = None,
-    junit: Junit = None,
-    summary: Summary = None,
-    wide: Wide = False,
-    json_: Json = False,
-    quiet: Quiet = False,
+    reference: Path | None = bundle_option(
+        "BUNDLE",
+        "Bundle that the others are compared with.",
+        show_default="the first float bundle, or else the first bundle",
+    ),
+    workers: int | None = timing_option(
+        "N",
+        "Number of processes to spread the images over.",
+        min=1,
+        max=MOST_THREADS,
+        show_default="1, in this process",
+    ),
+    scheduler: str | None = timing_option(
+        "ADDRESS",
+        "Address of a Dask scheduler, such as tcp://HOST:8786, whose workers evaluate too. They need the bundles and "
+        "images at the same paths. Dask sends pickles, which can run code, so use it only between machines that you "
+        "trust, on a private network.",
+    ),
+    output: Path | None = output_option(
+        "FOLDER",
+        "Folder for finished parts, from which the same command resumes after an interruption.",
+        flags=("--output", "-o"),
+    ),
+    junit: Path | None = JUNIT,
+    summary: Path | None = SUMMARY,
+    wide: bool = WIDE,
+    json_: bool = JSON,
+    quiet: bool = QUIET,
 ) -> int:
     """Measure the accuracy of bundles on labelled images.
 
@@ -103,6 +94,8 @@ def evaluate(
     bundle's drop compared with a reference, such as the float bundle. The exit
     code is 1 if a bundle misses --max-drop, or if the interval can't confirm it.
     """
+    from edgekit.cli.measured import accuracy_answer
+    from edgekit.cli.next_steps import after_evaluate
     from edgekit.measure.evaluate_bundles import Scale, evaluate_bundles
     from edgekit.report.junit import junit_of_rows
     from edgekit.report.markdown import summary_of_rows
@@ -133,24 +126,18 @@ def evaluate(
         else:
             scale = Scale(workers, scheduler, output)
             evaluation = evaluate_bundles(*what, scale, reference=reference, gates=gates, threshold=job.threshold)
-        if json_:
-            emit(out, evaluation)
-            for warning in evaluation.warnings:
-                reporter.warn(warning)
-        else:
-            from edgekit.cli.measured import accuracy_answer
-            from edgekit.cli.next_steps import after_evaluate
-
-            out.writelines(f"{line}\n" for line in accuracy_answer(evaluation, answer_width(), wide))
-            count = evaluation.evaluation.count
-            some = job.data if job.num_eval_samples else None
-            show_steps(after_evaluate(evaluation.results, count, some, job.max_drop), out)
-    title, rows, meaningful = "edgekit evaluate", evaluation.results, evaluation.accuracy_meaningful
+        rows, meaningful = evaluation.results, evaluation.accuracy_meaningful
+        some = job.data if job.num_eval_samples else None
+        steps = after_evaluate(rows, evaluation.evaluation.count, some, job.max_drop)
+        show(out, evaluation, accuracy_answer(evaluation, answer_width(), wide), json_, steps)
+        for warning in evaluation.warnings if json_ else ():
+            reporter.warn(warning)
+    title = "edgekit evaluate"
     files.write(
         lambda: junit_of_rows(title, rows, meaningful, evaluation.doubts),
         lambda: summary_of_rows(title, rows, meaningful, evaluation.warnings),
     )
-    return 0 if all(row.verdict == "pass" for row in evaluation.results) else 1
+    return 0 if all(row.verdict == "pass" for row in rows) else 1
 
 
 def _browser(job: Job) -> Device | None:

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgekit import api
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import BundlePath, Json, Quiet
+from edgekit.cli.arguments import JSON, NEEDED, QUIET, BundlePath, bundle_option, device_option, gate_option
 from edgekit.cli.command import states
 from edgekit.cli.output import clean_stdout, show
 from edgekit.job.job import OF_BUNDLE
@@ -35,56 +36,7 @@ DeviceNames = Annotated[
         metavar="DEVICE", autocompletion=completion.saved_devices, help="Names of devices, or ssh://USER@HOST."
     ),
 ]
-AppName = Annotated[
-    str,
-    typer.Option(
-        "--name", metavar="APP", rich_help_panel=panels.DEVICE, help="Name of the app, which has its own two slots."
-    ),
-]
-APP = "app"
-MaxP99 = Annotated[
-    float | None,
-    typer.Option(
-        min=0,
-        max=MOST_MS,
-        metavar="MS",
-        show_default="1.5 times the p99 in the report of the bundle's run",
-        rich_help_panel=panels.GATES,
-        help="Largest p99 of the latency, in milliseconds, with which a device accepts the bundle. 0 turns the gate "
-        "off.",
-    ),
-]
-Canary = Annotated[
-    int,
-    typer.Option(
-        min=0,
-        metavar="N",
-        rich_help_panel=panels.DEVICE,
-        help="Number of devices to push to first. The others follow if all of them pass.",
-    ),
-]
-Parallel = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        max=MOST_AT_ONCE,
-        metavar="N",
-        rich_help_panel=panels.DEVICE,
-        help="Largest number of devices to push to at the same time.",
-    ),
-]
-
-
-ReturnTo = Annotated[
-    str | None,
-    typer.Option(
-        "--to",
-        metavar="HASH",
-        show_default="the bundle that the last push replaced",
-        rich_help_panel=panels.DEVICE,
-        help="Hash of the bundle to return to, or its beginning, as `edgekit devices status` shows it.",
-    ),
-]
+APP_NAME = device_option("APP", "Name of the app, which has its own two slots.", value="app", flags=("--name",))
 
 
 @app.command(rich_help_panel=panels.MORE, epilog=PUSH_EXAMPLES)
@@ -93,12 +45,22 @@ def push(
     bundle: BundlePath,
     names: DeviceNames,
     stated: dict[str, Any],
-    name: AppName = APP,
-    max_p99: MaxP99 = None,
-    canary: Canary = 1,
-    parallel: Parallel = 4,
-    json_: Json = False,
-    quiet: Quiet = False,
+    name: str = APP_NAME,
+    max_p99: float | None = gate_option(
+        "MS",
+        "Largest p99 of the latency, in milliseconds, with which a device accepts the bundle. 0 turns the gate off.",
+        min=0,
+        max=MOST_MS,
+        show_default="1.5 times the p99 in the report of the bundle's run",
+    ),
+    canary: int = device_option(
+        "N", "Number of devices to push to first. The others follow if all of them pass.", value=1, min=0
+    ),
+    parallel: int = device_option(
+        "N", "Largest number of devices to push to at the same time.", value=4, min=1, max=MOST_AT_ONCE
+    ),
+    json_: bool = JSON,
+    quiet: bool = QUIET,
 ) -> int:
     """Put a bundle on devices, try it there, and make it an app's active one.
 
@@ -110,30 +72,35 @@ def push(
     resumed. A device that doesn't pass stops the roll-out.
     """
     from edgekit.cli.field_lines import pushed_lines
-    from edgekit.devices.push import bound_for, check_app, check_trust
-    from edgekit.devices.registry import find_remote
-    from edgekit.devices.rollout import push_bundle
-    from edgekit.runtime.bundle import read_bundle
-    from edgekit.support.progress import Reporter
 
-    check_app(name)
     with clean_stdout() as out:
-        devices = [find_remote(each, stated.get("offline", False)) for each in dict.fromkeys(names)]
-        read = read_bundle(bundle)
-        check_trust(read, devices)
-        bounds = {device: bound_for(read, device, max_p99, stated.get("threads")) for device in devices}
-        pushed = push_bundle(read, bounds, name, Reporter(quiet or json_), canary, parallel)
+        pushed = api.push(
+            bundle,
+            names,
+            name=name,
+            max_p99=max_p99,
+            canary=canary,
+            parallel=parallel,
+            quiet=quiet or json_,
+            **stated,
+        )
         show(out, pushed, pushed_lines(pushed), json_)
     return _exit_code(pushed)
 
 
 @app.command(rich_help_panel=panels.MORE, epilog=ROLLBACK_EXAMPLES)
+@states()
 def rollback(
     names: DeviceNames,
-    name: AppName = APP,
-    to: ReturnTo = None,
-    json_: Json = False,
-    quiet: Quiet = False,
+    name: str = APP_NAME,
+    to: str | None = device_option(
+        "HASH",
+        "Hash of the bundle to return to, or its beginning, as `edgekit devices status` shows it.",
+        flags=("--to",),
+        show_default="the bundle that the last push replaced",
+    ),
+    json_: bool = JSON,
+    quiet: bool = QUIET,
 ) -> int:
     """Switch an app back to the bundle that the last push replaced.
 
@@ -161,16 +128,14 @@ def _exit_code(pushed: "Pushed") -> int:
 
 
 @app.command(rich_help_panel=panels.MORE)
+@states()
 def sign(
     bundle: BundlePath,
-    key: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=panels.BUNDLES,
-            help="PEM file with your private key, of the curve P-256, P-384 or P-521 and without a passphrase.",
-        ),
-    ],
+    key: Path = bundle_option(
+        "FILE",
+        "PEM file with your private key, of the curve P-256, P-384 or P-521 and without a passphrase.",
+        value=NEEDED,
+    ),
 ) -> None:
     """Sign a bundle, so that devices and apps can tell that it is yours.
 
@@ -185,18 +150,12 @@ def sign(
 
 
 @app.command(rich_help_panel=panels.MORE)
+@states()
 def verify(
     bundle: BundlePath,
-    trust: Annotated[
-        Path,
-        typer.Option(
-            "--trust",
-            "--key",
-            metavar="FILE",
-            rich_help_panel=panels.BUNDLES,
-            help="PEM file with the signer's public key.",
-        ),
-    ],
+    trust: Path = bundle_option(
+        "FILE", "PEM file with the signer's public key.", value=NEEDED, flags=("--trust", "--key")
+    ),
 ) -> None:
     """Check that a key signed a bundle, and that nothing in it has changed.
 

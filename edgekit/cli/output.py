@@ -68,9 +68,10 @@ def emit(out: TextIO, document: Any) -> None:
     out.write(to_json(document))
 
 
-def show(out: TextIO, document: Any, lines: Iterable[str], json_: bool) -> None:
-    """Print a document as JSON, or else as these lines of text."""
+def show(out: TextIO, document: Any, lines: Iterable[str], json_: bool, steps: "Iterable[NextStep]" = ()) -> None:
+    """Print a document as JSON, or else as these lines of text and the next commands."""
     if json_:
         emit(out, document)
     else:
         out.writelines(f"{line}\n" for line in lines)
+        show_steps(steps, out)

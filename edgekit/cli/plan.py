@@ -1,13 +1,11 @@
 """`edgekit plan`, which predicts the cost of a job before it starts."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import Json, Model, Quiet
+from edgekit.cli.arguments import JSON, QUIET, Model, bundle_option, device_option
 from edgekit.cli.command import states
 from edgekit.cli.output import clean_stdout, show
 from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
@@ -27,38 +25,26 @@ GIB = 2**30
 def plan(
     model: Model,
     stated: dict[str, Any],
-    device: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DEVICE",
-            autocompletion=completion.devices,
-            show_default="local",
-            rich_help_panel=panels.DEVICE,
-            help="Device that the bundles will run on: local (this machine), a name from `edgekit devices list`, or "
-            "ssh://USER@HOST.",
-        ),
-    ] = None,
-    device_class: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            autocompletion=completion.device_classes,
-            rich_help_panel=panels.DEVICE,
-            help="Device class that the bundles will run on, or a TOML file that describes one; in place of --device.",
-        ),
-    ] = None,
-    memory: Annotated[
-        float | None,
-        typer.Option(
-            metavar="GIB",
-            show_default="what is free on this machine",
-            min=0.1,
-            rich_help_panel=panels.BUNDLES,
-            help="Memory of the machine that makes the bundles, in GiB.",
-        ),
-    ] = None,
-    json_: Json = False,
-    quiet: Quiet = False,
+    device: str | None = device_option(
+        "DEVICE",
+        "Device that the bundles will run on: local (this machine), a name from `edgekit devices list`, or "
+        "ssh://USER@HOST.",
+        autocompletion=completion.devices,
+        show_default="local",
+    ),
+    device_class: str | None = device_option(
+        "NAME",
+        "Device class that the bundles will run on, or a TOML file that describes one; in place of --device.",
+        autocompletion=completion.device_classes,
+    ),
+    memory: float | None = bundle_option(
+        "GIB",
+        "Memory of the machine that makes the bundles, in GiB.",
+        show_default="what is free on this machine",
+        min=0.1,
+    ),
+    json_: bool = JSON,
+    quiet: bool = QUIET,
 ) -> int:
     """Predict memory, time and bundle sizes of a job without reading weights.
 

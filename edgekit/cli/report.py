@@ -8,7 +8,7 @@ import typer
 
 from edgekit.cli import panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import Json, Wide
+from edgekit.cli.arguments import JSON, WIDE, output_option
 from edgekit.cli.command import states
 from edgekit.cli.for_pipelines import check_file, writing
 from edgekit.cli.output import clean_stdout, emit, show_report, show_steps
@@ -24,25 +24,16 @@ if TYPE_CHECKING:
 def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     stated: dict[str, Any],
-    card: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=panels.OUTPUT,
-            help="Model card to write, in the form that model hubs read: a README.md with YAML metadata.",
-        ),
-    ] = None,
-    bom: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=panels.OUTPUT,
-            help="Bill of materials to write, as CycloneDX 1.6 in JSON: the model with its figures and their "
-            "intervals, the hashes of images and bundles, the runtimes and the licences.",
-        ),
-    ] = None,
-    wide: Wide = False,
-    json_: Json = False,
+    card: Path | None = output_option(
+        "FILE", "Model card to write, in the form that model hubs read: a README.md with YAML metadata."
+    ),
+    bom: Path | None = output_option(
+        "FILE",
+        "Bill of materials to write, as CycloneDX 1.6 in JSON: the model with its figures and their intervals, the "
+        "hashes of images and bundles, the runtimes and the licences.",
+    ),
+    wide: bool = WIDE,
+    json_: bool = JSON,
 ) -> int:
     """Print a run's answer, and rewrite its report.html and report.csv."""
     from edgekit.report import load_report, render_files

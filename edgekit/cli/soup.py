@@ -8,9 +8,9 @@ import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import NAMES, Json, Quiet
+from edgekit.cli.arguments import JSON, NAMES, QUIET, image_option, model_option, output_option
 from edgekit.cli.command import states
-from edgekit.cli.output import clean_stdout, emit
+from edgekit.cli.output import clean_stdout, show
 from edgekit.errors import OutputError, UsageError
 from edgekit.job import Job
 from edgekit.job.job import MODEL
@@ -34,47 +34,27 @@ def soup(
         typer.Argument(metavar="CHECKPOINT", help="Checkpoints (.safetensors) of fine-tunes of one model."),
     ],
     stated: dict[str, Any],
-    method: Annotated[
-        Method | None,
-        typer.Option(
-            show_default="greedy with --data, else uniform",
-            rich_help_panel=panels.MODEL,
-            help="uniform averages all members; greedy adds a member only if it raises the accuracy on held-out "
-            "images.",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            autocompletion=completion.models_and_demo,
-            rich_help_panel=panels.MODEL,
-            help=f"Model of the checkpoints: demo for edgekit's own model, or a {NAMES}.",
-        ),
-    ] = None,
-    num_held_out_samples: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            show_default="half of them",
-            rich_help_panel=panels.IMAGES,
-            help="Number of images that choose the members. The remaining images give the final accuracy.",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            show_default=panels.REQUIRED,
-            rich_help_panel=panels.OUTPUT,
-            help="The .safetensors file to write.",
-        ),
-    ] = None,
-    json_: Json = False,
-    quiet: Quiet = False,
+    method: Method | None = model_option(
+        None,
+        "uniform averages all members; greedy adds a member only if it raises the accuracy on held-out images.",
+        show_default="greedy with --data, else uniform",
+    ),
+    model: str | None = model_option(
+        "MODEL",
+        f"Model of the checkpoints: demo for edgekit's own model, or a {NAMES}.",
+        autocompletion=completion.models_and_demo,
+    ),
+    num_held_out_samples: int | None = image_option(
+        "N",
+        "Number of images that choose the members. The remaining images give the final accuracy.",
+        min=1,
+        show_default="half of them",
+    ),
+    output: Path | None = output_option(
+        "FILE", "The .safetensors file to write.", flags=("--output", "-o"), show_default=panels.REQUIRED
+    ),
+    json_: bool = JSON,
+    quiet: bool = QUIET,
 ) -> int:
     """Average the weights of several fine-tunes of one model.
 
@@ -106,11 +86,7 @@ def soup(
             job.seed,
         )
         record = make_soup(options, reporter)
-        if json_:
-            emit(out, record)
-        else:
-            out.writelines(_lines(record))
-            out.write(f"{output}\n")
+        show(out, record, [*_lines(record), str(output)], json_)
     return 0
 
 
@@ -119,7 +95,7 @@ def _lines(record: "SoupRecord") -> list[str]:
     lines = []
     for member in record.members:
         single = f": {member.held_out_top1:.2%} alone" if member.held_out_top1 is not None else ""
-        lines.append(f"{'kept' if member.kept else 'left out':<8} {member.file}{single}\n")
+        lines.append(f"{'kept' if member.kept else 'left out':<8} {member.file}{single}")
     if record.accuracy is None or record.held_out is None:
         return lines
     for name, accuracy in vars(record.accuracy).items():
@@ -127,7 +103,7 @@ def _lines(record: "SoupRecord") -> list[str]:
         rest = f", {final:.2%} on the other {record.final_count}" if final is not None else ""
         lines.append(
             f"{name.replace('_', ' ')}: top-1 {accuracy.held_out_top1:.2%} on the {record.held_out.count} "
-            f"images that chose the members{rest}\n"
+            f"images that chose the members{rest}"
         )
     return lines
 

@@ -1,13 +1,11 @@
 """`edgekit sensitivity`, which ranks layers by lost accuracy, and `edgekit tune`, which searches for a recipe."""
 
 from dataclasses import replace
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from edgekit.cli import panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import Json, ModelOrRunOrDemo, Quiet, Wide
+from edgekit.cli.arguments import JSON, QUIET, WIDE, ModelOrRunOrDemo, search_option
 from edgekit.cli.command import FIELDS, states
 from edgekit.cli.output import answer_width, clean_stdout, emit, show_report, show_steps, wrapped
 from edgekit.config.choices import PRECISIONS
@@ -40,7 +38,7 @@ SHOWN = ("weights", "labels", "imgsz", "data", "calibration_data", "targets", "r
     },
     shown=(*SHOWN, "max_drop", "threads"),
 )
-def sensitivity(model: ModelOrRunOrDemo, stated: dict[str, Any], json_: Json = False, quiet: Quiet = False) -> int:
+def sensitivity(model: ModelOrRunOrDemo, stated: dict[str, Any], json_: bool = JSON, quiet: bool = QUIET) -> int:
     """Rank layers by the accuracy they lose and the time they save in INT8.
 
     The loss is simulated from one calibration. Writes sensitivity.json and
@@ -89,40 +87,23 @@ def _of_analysis(job: Job, stated: dict[str, Any]) -> Job:
 def tune(
     model: ModelOrRunOrDemo,
     stated: dict[str, Any],
-    num_tuning_samples: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            show_default="half of the images that calibration leaves",
-            rich_help_panel=panels.SEARCH,
-            help="Number of images to search on. The final figures come from the remaining images.",
-        ),
-    ] = None,
-    trials: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            show_default="all",
-            rich_help_panel=panels.SEARCH,
-            help="Number of recipes to try for each runtime.",
-        ),
-    ] = None,
-    budget_minutes: Annotated[
-        float | None,
-        typer.Option(
-            min=0.01,
-            max=MOST_MINUTES,
-            metavar="MINUTES",
-            show_default="no limit",
-            rich_help_panel=panels.SEARCH,
-            help="Minutes after which no further trial starts. The final measurement comes after the search.",
-        ),
-    ] = None,
-    wide: Wide = False,
-    json_: Json = False,
-    quiet: Quiet = False,
+    num_tuning_samples: int | None = search_option(
+        "N",
+        "Number of images to search on. The final figures come from the remaining images.",
+        min=1,
+        show_default="half of the images that calibration leaves",
+    ),
+    trials: int | None = search_option("N", "Number of recipes to try for each runtime.", min=1, show_default="all"),
+    budget_minutes: float | None = search_option(
+        "MINUTES",
+        "Minutes after which no further trial starts. The final measurement comes after the search.",
+        min=0.01,
+        max=MOST_MINUTES,
+        show_default="no limit",
+    ),
+    wide: bool = WIDE,
+    json_: bool = JSON,
+    quiet: bool = QUIET,
 ) -> int:
     """Search for the fastest recipe that stays within --max-drop.
 

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgekit.cli import panels
+from edgekit import api
+from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import BundlePath, Json, Junit, OneDevice, Summary
+from edgekit.cli.arguments import JSON, JUNIT, SUMMARY, BundlePath, device_option, gate_option, output_option
 from edgekit.cli.command import states
 from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import answer_width, clean_stdout, show, wrapped
+from edgekit.devices.registry import LOCAL
 from edgekit.errors import printable
 from edgekit.job.job import OF_BUNDLE, Job
 
@@ -31,8 +33,13 @@ def inspect(
         ),
     ],
     stated: dict[str, Any],
-    device: OneDevice = "local",
-    json_: Json = False,
+    device: str = device_option(
+        "DEVICE",
+        "Device to run on: local (this machine), a name from `edgekit devices list`, or ssh://USER@HOST.",
+        value=LOCAL,
+        autocompletion=completion.devices,
+    ),
+    json_: bool = JSON,
 ) -> int:
     """Show what a bundle contains and which of its layers run in integer kernels.
 
@@ -101,17 +108,13 @@ def classify(
     bundle: BundlePath,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
     stated: dict[str, Any],
-    top: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            show_default="5, or every label that reaches its threshold",
-            rich_help_panel=panels.OUTPUT,
-            help="Number of labels, or of similar images, to print for each image.",
-        ),
-    ] = None,
-    json_: Json = False,
+    top: int | None = output_option(
+        "N",
+        "Number of labels, or of similar images, to print for each image.",
+        min=1,
+        show_default="5, or every label that reaches its threshold",
+    ),
+    json_: bool = JSON,
 ) -> int:
     """Classify images with a bundle.
 
@@ -145,42 +148,35 @@ def _classified(found: "Classification") -> Iterator[str]:
 
 
 @app.command(rich_help_panel=panels.MORE)
+@states()
 def compare(
     before: Annotated[
         Path, typer.Argument(metavar="RUN_A", help="The run folder to compare with, such as yesterday's.")
     ],
     after: Annotated[Path, typer.Argument(metavar="RUN_B", help="The run folder to judge.")],
-    max_slowdown: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1000,
-            metavar="PERCENT",
-            show_default="10",
-            rich_help_panel=panels.GATES,
-            help="Largest slowdown of p50 that is no regression. Smaller ones may come from where in memory a bundle "
-            "lies.",
-        ),
-    ] = None,
-    junit: Junit = None,
-    summary: Summary = None,
-    json_: Json = False,
+    max_slowdown: float | None = gate_option(
+        "PERCENT",
+        "Largest slowdown of p50 that is no regression. Smaller ones may come from where in memory a bundle lies.",
+        min=0,
+        max=1000,
+        show_default="10",
+    ),
+    junit: Path | None = JUNIT,
+    summary: Path | None = SUMMARY,
+    json_: bool = JSON,
 ) -> int:
     """Compare two runs; exit with 1 if something got worse beyond the noise.
 
     That is a verdict, a figure beyond its confidence interval, or p50 on the
     same processor with the same threads. Prints all figures of both runs.
     """
-    from edgekit.report import load_report
-    from edgekit.report.compare import MAX_SLOWDOWN, compare_runs
     from edgekit.report.junit import junit_of_comparison
     from edgekit.report.markdown import summary_of_comparison
 
     files = ForPipelines(junit, summary)
     files.check()
     with clean_stdout() as out:
-        slowdown = MAX_SLOWDOWN if max_slowdown is None else max_slowdown
-        comparison = compare_runs(load_report(before), load_report(after), slowdown)
+        comparison = api.compare(before, after, max_slowdown)
         show(out, comparison, _compared(comparison, answer_width()), json_)
     files.write(lambda: junit_of_comparison(comparison), lambda: summary_of_comparison(comparison))
     return 0 if comparison.verdict == "pass" else 1
