@@ -8,9 +8,9 @@ This needs Debian, root, and: apt-get install --no-install-recommends mmdebstrap
 g++-aarch64-linux-gnu
 
 The candidates are those of benchmarks/peers.py, and the floats of MNN and ncnn from their public wheels. edgekit's are
-built for the device class of the core. The JSON is written after each model, core and runtime, and keeps the counts of
-earlier runs with the same code and versions. benchmarks/NOTES.md has their table. To count a few files while you work
-on a placement, call pilib.counting.count.
+built for the device class of the core. The JSON is written after each model, core and runtime, and what it has of the
+same code and versions isn't counted again without --again. benchmarks/NOTES.md has their table. To count a few files
+while you work on a placement, call pilib.counting.count.
 """
 
 import argparse
@@ -38,6 +38,7 @@ Made = list[tuple[Candidate, str | None]]
 """Candidates, each with the reason if it couldn't be built."""
 
 ALL_RUNTIMES = [*RUNTIMES, *WHEELS, "executorch"]
+DEFAULT_RUNTIMES = "onnx,tflite,mnn,executorch"
 MODELS = "convnextv2_atto,mobilenetv2_100,mobilenetv3_large_100,resnet50"
 IMAGES = 32, 1
 """Number of images for calibration and for the SNR. Counts don't depend on them."""
@@ -50,14 +51,18 @@ def main() -> None:
     results = kept_results(args.json)
     for name in args.models:
         for core in args.cores:
-            made, images, reference, _ = make(name, args, CORES[core], args.runtimes, IMAGES)
-            for runtime in args.runtimes:
+            before = results["models"].setdefault(name, {}).setdefault(core, [])
+            counted = set() if args.again else {row["runtime"] for row in before}
+            runtimes = [runtime for runtime in args.runtimes if runtime not in counted]
+            if not runtimes:
+                continue
+            made, images, reference, _ = make(name, args, CORES[core], runtimes, IMAGES)
+            for runtime in runtimes:
                 start = time.monotonic()
                 group = [(candidate, why) for candidate, why in made if candidate.runtime == runtime]
                 rows = compare(group, images, reference, core)
                 results["kernel"] = next((row["kernel"] for row in rows if "kernel" in row), results["kernel"])
-                before = results["models"].setdefault(name, {}).get(core, [])
-                others = [row for row in before if row["runtime"] != runtime]
+                others = [row for row in results["models"][name][core] if row["runtime"] != runtime]
                 rows = sorted(others + rows, key=lambda row: ALL_RUNTIMES.index(row["runtime"]))
                 results["models"][name][core] = [without(row, "kernel") for row in rows]
                 replace_text(args.json, json.dumps(results, indent=1) + "\n")
@@ -82,11 +87,13 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=MODELS, help=f"any of {', '.join(ALL_SUBJECTS)}; default: {MODELS}")
     parser.add_argument("--cores", default=",".join(CORES), help=f"any of {', '.join(CORES)}; default: all")
-    runtimes = ",".join(ALL_RUNTIMES)
-    parser.add_argument("--runtimes", default=runtimes, help=f"any of {', '.join(ALL_RUNTIMES)}; default: all")
+    parser.add_argument(
+        "--runtimes", default=DEFAULT_RUNTIMES, help=f"any of {', '.join(ALL_RUNTIMES)}; default: {DEFAULT_RUNTIMES}"
+    )
     parser.add_argument("--json", type=Path, default=HERE / "pi_instructions.json")
     add_data(parser)
     parser.add_argument("--work", type=Path, default=Path("build/peers"), help="folder for the models")
+    parser.add_argument("--again", action="store_true", help="also count what the JSON already has")
     args = parser.parse_args()
     for name, valid in (("models", list(ALL_SUBJECTS)), ("cores", list(CORES)), ("runtimes", ALL_RUNTIMES)):
         values = getattr(args, name).split(",")

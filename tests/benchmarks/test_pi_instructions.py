@@ -4,11 +4,13 @@ import json
 import os
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import pi_instructions
 from benchmarks.peerlib import converters
 from benchmarks.peerlib.candidates import Candidate
 from benchmarks.peerlib.wheels import wheel_versions
@@ -53,6 +55,24 @@ def test_bad_input(tmp_path: Path) -> None:
         counting.count({"a": tmp_path / "model.pb"})
     with pytest.raises(ValueError, match="valid cores are cortex-a76, cortex-a72"):
         counting.count({"a": tmp_path / "model.onnx"}, "cortex-a53")
+
+
+def test_what_is_counted_is_not_counted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, make = tmp_path / "counts.json", Mock(return_value=([], None, None, None))
+    old, new = {"runtime": "onnx", "instructions": 1}, {"runtime": "tflite", "instructions": 2, "kernel": "6.12"}
+    kept = {"kernel": None, "models": {"demo": {"cortex-a76": [old]}}}
+    monkeypatch.setattr(pi_instructions, "kept_results", lambda path: kept)
+    monkeypatch.setattr(pi_instructions, "make", make)
+    monkeypatch.setattr(pi_instructions, "compare", lambda *_: [new])
+    words = ["--models", "demo", "--cores", "cortex-a76", "--runtimes", "onnx,tflite", "--json", str(path)]
+    monkeypatch.setattr(sys, "argv", ["pi_instructions", *words])
+    for _ in range(2):
+        pi_instructions.main()
+    assert [call.args[3] for call in make.call_args_list] == [["tflite"]]
+    assert json.loads(path.read_text())["models"]["demo"]["cortex-a76"] == [
+        old,
+        {"runtime": "tflite", "instructions": 2},
+    ]
 
 
 @pytest.mark.slow
