@@ -16,9 +16,8 @@ from edgekit.measure.measurement_store import MeasurementStore
 from edgekit.measure.settings import Timing
 from edgekit.measure.tasks.own_metric import OwnMetric
 from edgekit.pipeline.builder import builder_of
-from edgekit.pipeline.improvement import Improve, Improvement, Unimproved, restore
-from edgekit.pipeline.job_images import ImageChoice
-from edgekit.pipeline.loading import choose_class, choose_settings, load, load_job
+from edgekit.pipeline.improvement import Improve, Improvement, restore
+from edgekit.pipeline.loading import load_job, settings_of
 from edgekit.pipeline.measuring import Bench, fingerprints, judge_all, reference_for
 from edgekit.pipeline.plan import Plan, Refusals, plan_model, refusals
 from edgekit.pipeline.reporting import assemble, write_run
@@ -47,26 +46,20 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
             fix="Measure on this machine alone",
         )
     with serving(job.machines, reporter) as pages:
-        device_class = choose_class(job.device_class, job.machines[0])
-        stated = job.recipe, job.scheme, job.calibration_list, job.task
-        settings = choose_settings(job.identified, job.targets, device_class, *stated)
+        settings = settings_of(job)
         if job.check_stability:
             check_ranges(settings.recipe)
         refused = Refusals() if job.force else refusals(settings, job.targets, job.precisions)
-        counts = job.num_calibration_samples, job.num_eval_samples
-        choice = ImageChoice(job.data, job.calibration_data, *counts, job.seed)
-        spec, images = load(job.model_options, settings, choice, reporter)
-        spec = spec.at(job.threshold)
+        spec, images = load_job(job, reporter, settings=settings)
         if job.metric:
             spec = replace(spec, task=OwnMetric(task=spec.task, metric=job.metric))
         refused.warn(reporter)
         with open_run(job.folder) as run, run.workspace("images") as workspace:
             run.keep_job(kept(job))
             spec = with_thresholds(spec, run, reporter)
-            improvement: Improvement = Unimproved(spec.recipe)
+            improvement = Improvement(spec.recipe)
             if improve and "int8" in job.precisions:
-                wanted = job.targets, job.machines, job.timing, job.gates
-                improvement = improve(spec, images, *wanted, run, reporter) or improvement
+                improvement = improve(spec, images, job, run, reporter)
             spec = replace(spec, recipe=improvement.recipe)
             restore(spec, job.targets, run)
             with builder_of(spec, run, reporter, refused.peak_bytes) as builder:

@@ -1,7 +1,7 @@
 """Improvements of bundles after they were measured, such as layers kept in float, and the bundles that they try."""
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -9,8 +9,8 @@ from typing import Protocol
 from edgekit.config.recipes import Recipe
 from edgekit.devices.registry import Device
 from edgekit.errors import BundleError
+from edgekit.job import Job
 from edgekit.measure.measure_bundles import BuiltBundles
-from edgekit.measure.settings import Gates, Timing
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.request import BuildSpec, BundleInputs
@@ -28,13 +28,17 @@ class Measure(Protocol):
     def __call__(self, device: Device, bundles: BuiltBundles, threads: int | None = None) -> Sequence[Measurement]: ...
 
 
-class Improvement(Protocol):
-    """Replaces bundles of one job by better ones after they were measured."""
+@dataclass
+class Improvement:
+    """The bundles of one job as its recipe makes them. A subclass replaces some by better ones after measuring."""
+
+    own: Recipe
+    """The job's recipe."""
 
     @property
     def recipe(self) -> Recipe:
         """The recipe of the bundles in the run folder, with what the improvement has changed so far."""
-        ...
+        return self.own
 
     def improve(
         self, built: BuiltBundles, measured: Sequence[Measurement], measure: Measure, graphs: JobGraphs
@@ -43,44 +47,15 @@ class Improvement(Protocol):
 
         Returns them with those of the new bundles in place of the old ones. `graphs` made the bundles.
         """
-        ...
-
-    def described(self, row: Row) -> Row:
-        """The row with the improvement of its bundle, if there was one."""
-        ...
-
-
-@dataclass(frozen=True)
-class Unimproved:
-    """No improvement: the bundles stay as this recipe makes them."""
-
-    recipe: Recipe
-
-    def improve(
-        self, built: BuiltBundles, measured: Sequence[Measurement], measure: Measure, graphs: JobGraphs
-    ) -> list[Measurement]:
-        """Return the measurements."""
         return list(measured)
 
     def described(self, row: Row) -> Row:
-        """The row."""
+        """The row with the improvement of its bundle, if there was one."""
         return row
 
 
-class Improve(Protocol):
-    """Makes the improvement of a job; None if nothing can be improved."""
-
-    def __call__(
-        self,
-        spec: BuildSpec,
-        images: JobImages,
-        targets: Sequence[str],
-        devices: Sequence[Device],
-        timing: Timing,
-        gates: Gates,
-        run: RunFolder,
-        reporter: Reporter,
-    ) -> Improvement | None: ...
+Improve = Callable[[BuildSpec, JobImages, Job, RunFolder, Reporter], Improvement]
+"""Makes the improvement of a job, from the network and the images that were loaded for it."""
 
 
 def attempt_path(run: RunFolder, name: str, layers: Sequence[str]) -> Path:

@@ -2,13 +2,11 @@
 
 import platform
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from edgekit.compiler.rewrites import REWRITES
 from edgekit.config import sizes
-from edgekit.config.choices import Scheme
 from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
 from edgekit.config.recipes import Recipe, load_recipe, recipe_for
 from edgekit.devices.probe_result import class_of_remote
@@ -42,31 +40,21 @@ class JobSettings:
     """Machines that the bundles are for."""
     listed: CalibrationList | None
     """The list of calibration images, if the job has one."""
-    task: str | None = None
-    """Name of the task; None to recognize it."""
 
 
-def choose_settings(
-    model: ModelOptions,
-    targets: tuple[str, ...],
-    device_class: DeviceClass,
-    recipe: str | None = None,
-    scheme: Scheme | None = None,
-    calibration_list: Path | None = None,
-    task: str | None = None,
-) -> JobSettings:
-    """The settings of a job, for the `model` with what its files state.
+def settings_of(job: Job) -> JobSettings:
+    """The settings of a job. Without a recipe, it is that of its list of images, or that of the model's family.
 
-    Without a `recipe`, it is that of the list, or that of the model's family. Raises UsageError if one of
-    the targets can't compile the scheme.
+    Raises UsageError if one of the targets can't compile the scheme, and the errors of `choose_class`.
     """
-    listed = read_list(calibration_list, REWRITES) if calibration_list else None
-    default = listed.recipe if listed else recipe_for(model.name, REWRITES)
-    chosen = (load_recipe(recipe, REWRITES) if recipe else default).for_class(device_class.name)
-    if scheme:
-        chosen = replace(chosen, scheme=scheme)
-    check_scheme(chosen.scheme, targets)
-    return JobSettings(model, chosen, device_class, listed, task)
+    device_class = choose_class(job.device_class, job.machines[0])
+    listed = read_list(job.calibration_list, REWRITES) if job.calibration_list else None
+    default = listed.recipe if listed else recipe_for(job.identified.name, REWRITES)
+    chosen = (load_recipe(job.recipe, REWRITES) if job.recipe else default).for_class(device_class.name)
+    if job.scheme:
+        chosen = replace(chosen, scheme=job.scheme)
+    check_scheme(chosen.scheme, job.targets)
+    return JobSettings(job.identified, chosen, device_class, listed)
 
 
 def choose_class(device_class: str | None, first: Device) -> DeviceClass:
@@ -110,36 +98,28 @@ IMPORT_TOLERANCE = 1e-3
 """Largest allowed difference between an imported network and its original, as a fraction of the largest output."""
 
 
-def load_job(job: Job, reporter: Reporter, evaluates: bool = True) -> tuple[BuildSpec, JobImages]:
-    """The network of a job and its images, as `load` returns them."""
-    device_class = choose_class(job.device_class, job.machines[0])
-    stated = job.recipe, job.scheme, job.calibration_list, job.task
-    settings = choose_settings(job.identified, job.targets, device_class, *stated)
-    choice = ImageChoice(job.data, job.calibration_data, job.num_calibration_samples, job.num_eval_samples, job.seed)
-    spec, images = load(job.model_options, settings, choice, reporter, evaluates)
-    return spec.at(job.threshold), images
-
-
-def load(
-    model: ModelOptions, settings: JobSettings, choice: ImageChoice, reporter: Reporter, evaluates: bool = True
+def load_job(
+    job: Job, reporter: Reporter, evaluates: bool = True, settings: JobSettings | None = None
 ) -> tuple[BuildSpec, JobImages]:
-    """Load the network, and choose the images for calibration and, if the job `evaluates`, for evaluation.
+    """Load the network of a job, and choose its images for calibration and, if it `evaluates`, for evaluation.
 
-    This reports every mistake in the input before the long work starts.
+    This reports every mistake in the input before the long work starts. `settings` are the job's if they are known.
     """
+    settings, model = settings or settings_of(job), job.model_options
     with reporter.stage(f"load {model.name}"), quiet():
-        network = load_network(settings.model, seed=choice.seed)
+        network = load_network(settings.model, seed=job.seed)
     recipe = for_size(settings.recipe, network.params)
     report_rounding(settings.recipe, recipe, network.params, reporter)
     _report_origin(network, model, reporter)
-    task = known_task(settings.task, network)
+    task = known_task(job.task, network)
     if task and not task.outputs_are_classes:
         network = without_classes(network, model)
+    choice = ImageChoice(job.data, job.calibration_data, job.num_calibration_samples, job.num_eval_samples, job.seed)
     datasets = datasets_of(choice, network.labels, task.labelling if task else None)
     if datasets.origin:
         reporter.say(datasets.origin)
     task = task or recognized_task(datasets)
-    say_why(settings.task, task, network, datasets.evaluation, reporter)
+    say_why(job.task, task, network, datasets.evaluation, reporter)
     if task.outputs_are_classes:
         network = settle_classes(network, model, datasets.evaluation, reporter)
     images = choose_images(datasets, recipe, choice, reporter, settings.listed, model.weights, evaluates)
@@ -148,7 +128,7 @@ def load(
     with reporter.stage("export"), quiet():
         _ = network.graph_sha256  # a network that can't be traced ends the job here
     spec = BuildSpec(network, recipe, settings.device_class, datasets.calibration, images.calibration, task)
-    return spec, images
+    return spec.at(job.threshold), images
 
 
 def _report_origin(network: Network, model: ModelOptions, reporter: Reporter) -> None:

@@ -1,13 +1,12 @@
 """Loops that try other INT8 bundles of a runtime in place of the run's, and ship the one that they choose."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 from edgekit.config.recipes import Recipe
-from edgekit.errors import costs_a_row
 from edgekit.measure.measure_bundles import BuiltBundles
 from edgekit.measure.settings import Gates
 from edgekit.pipeline.build import build_one
@@ -16,8 +15,10 @@ from edgekit.pipeline.improvement import attempt_path, copy_bundle
 from edgekit.report.measurement import Measurement
 from edgekit.report.row import Row
 from edgekit.runtime.bundle import Bundle
+from edgekit.support.progress import each_bundle
 from edgekit.tuning.study import Candidate, Loop, Study, Trial
 
+T = TypeVar("T")
 Rows = Mapping[str, Measurement]
 """Measurements of bundles on one device, by the name of the bundle."""
 
@@ -102,14 +103,17 @@ class BundleLoop(Loop):
 
     def begin_again(self) -> MeasuredBundles:
         """Ship and measure the recipe's own bundle, as if there had been no other."""
-        try:
-            self.build(Candidate())
-        except Exception as error:
-            if not costs_a_row(error):
-                raise
-            self.reporter.failed(f"{self.name}: {self.purpose}", error)
-            return self.shipped
-        return self.ship(Candidate())
+        built = self.attempted(lambda: self.build(Candidate()))
+        return self.ship(Candidate()) if built else self.shipped
+
+    def attempted(self, work: Callable[[], T]) -> T | None:
+        """The result of work for this bundle; None if it failed, which is reported."""
+        results, _ = each_bundle([self.name], lambda _: work(), self.reporter, self.purpose)
+        return results.get(self.name)
+
+    def title(self, trial: Trial) -> str:
+        """The same for all trials."""
+        return f"{self.name}: {self.purpose}"
 
     def build(self, candidate: Candidate) -> Bundle:
         """Build the bundle of a candidate, or reuse the one that is there. Raises StageError."""

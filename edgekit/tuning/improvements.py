@@ -4,16 +4,16 @@ The first device judges, and the others measure only the bundle that is shipped.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from edgekit.config import sizes
 from edgekit.config.recipes import Recipe
-from edgekit.devices.registry import Device
 from edgekit.images.selection import differ_in_brightness
+from edgekit.job import Job
 from edgekit.measure.measure_bundles import BuiltBundles
-from edgekit.measure.settings import Gates, Timing
+from edgekit.measure.settings import Gates
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.improvement import Measure
+from edgekit.pipeline.improvement import Improvement, Measure
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.request import BuildSpec
 from edgekit.report.measurement import Measurement
@@ -27,40 +27,37 @@ from edgekit.tuning.repair import RepairLoop, within_reach
 from edgekit.tuning.study import Study, StudyStore, study_inputs
 
 
-class Improvements:
+@dataclass
+class Improvements(Improvement):
     """The improvements of one job's INT8 bundles."""
 
-    def __init__(
-        self,
-        spec: BuildSpec,
-        images: JobImages,
-        targets: Sequence[str],
-        devices: Sequence[Device],
-        timing: Timing,
-        gates: Gates,
-        run: RunFolder,
-        reporter: Reporter,
-        loops: Sequence[type[BundleLoop]],
-    ) -> None:
-        self._spec, self._images, self._devices, self._timing = spec, images, devices, timing
-        self._gates, self._run, self._reporter, self._loops = gates, run, reporter, loops
+    spec: BuildSpec
+    images: JobImages
+    job: Job
+    gates: Gates
+    """The job's gates, as far as an improvement can keep them."""
+    run: RunFolder
+    reporter: Reporter
+    loops: Sequence[type[BundleLoop]]
+
+    def __post_init__(self) -> None:
         self._studies: dict[str, list[tuple[BundleLoop, Study]]] = {}
-        self._recipes = {target: spec.recipe for target in targets}
-        for target in targets:
-            for kind in loops:
+        self._recipes = dict.fromkeys(self.job.targets, self.own)
+        for target in self.job.targets:
+            for kind in self.loops:
                 self._change(target, kind, self._store(target, kind).load())
 
     @property
     def recipe(self) -> Recipe:
         """The recipe of the bundles: the job's, with the layers that the loops keep in float."""
         rows = {target: recipe.targets[target] for target, recipe in self._recipes.items()}
-        return replace(self._spec.recipe, targets={**self._spec.recipe.targets, **rows})
+        return replace(self.own, targets={**self.own.targets, **rows})
 
     def improve(
         self, built: BuiltBundles, measured: Sequence[Measurement], measure: Measure, graphs: JobGraphs
     ) -> list[Measurement]:
         """Improve the bundles by their rows on the first device; see `Improvement`."""
-        first, *others = self._devices
+        first, *others = self.job.machines
         starts = range(0, len(measured), len(built))
         rows = [dict(zip(built, measured[start : start + len(built)], strict=True)) for start in starts]
         improved: dict[str, Bundle | Exception] = {}
@@ -94,10 +91,10 @@ class Improvements:
         self, target: str, shipped: MeasuredBundles, measure: MeasureRows, graphs: JobGraphs
     ) -> MeasuredBundles:
         """Improve one target's bundle, as far as no earlier command has done so."""
-        self._recipes[target], self._studies[target] = self._spec.recipe, []
-        for kind in self._loops:
+        self._recipes[target], self._studies[target] = self.own, []
+        for kind in self.loops:
             store, recipe = self._store(target, kind), self._recipes[target]
-            loop = kind(store, self._reporter, self._gates, shipped, measure, recipe, graphs)
+            loop = kind(store, self.reporter, self.gates, shipped, measure, recipe, graphs)
             study, shipped = loop.improve()
             if study is not None:
                 self._studies[target].append((loop, study))
@@ -105,28 +102,19 @@ class Improvements:
         return shipped
 
     def _store(self, target: str, kind: type[BundleLoop]) -> StudyStore:
-        spec = replace(self._spec, recipe=self._recipes[target])
-        inputs = study_inputs(spec, self._images, target, self._timing, self._devices[0])
-        return StudyStore(self._run, target, inputs, kind.purpose)
+        spec = replace(self.spec, recipe=self._recipes[target])
+        inputs = study_inputs(spec, self.images, target, self.job.timing, self.job.machines[0])
+        return StudyStore(self.run, target, inputs, kind.purpose)
 
     def _change(self, target: str, kind: type[BundleLoop], study: Study | None) -> None:
         """Let the target's recipe have what a study has chosen."""
         if study is not None:
-            candidate = kind.choose(study, self._gates).candidate
+            candidate = kind.choose(study, self.gates).candidate
             self._recipes[target] = candidate.applied(self._recipes[target], target)
 
 
-def improvements_of(
-    spec: BuildSpec,
-    images: JobImages,
-    targets: Sequence[str],
-    devices: Sequence[Device],
-    timing: Timing,
-    gates: Gates,
-    run: RunFolder,
-    reporter: Reporter,
-) -> Improvements | None:
-    """The improvements of a job: placement by profile, then repair. None if nothing can be improved.
+def improvements_of(spec: BuildSpec, images: JobImages, job: Job, run: RunFolder, reporter: Reporter) -> Improvement:
+    """The improvements of a job: placement by profile, then repair; none if nothing can be improved.
 
     A large network's weights stay in mapped files, which a simulation would load. Random weights have no accuracy to
     repair. Calibration images that are darker or brighter than the others don't show which layers clip these.
@@ -135,11 +123,11 @@ def improvements_of(
     if spec.network.params >= sizes.BUILT_APART_FROM:
         least = f"{sizes.BUILT_APART_FROM / 1e6:.0f} million parameters"
         reporter.say(f"INT8 that misses --max-drop isn't repaired, because the network has at least {least}")
-        return None
+        return Improvement(spec.recipe)
     if spec.network.weights != "random":
         if differ_in_brightness(spec.calibration, images.evaluation):
             reporter.say("INT8 that misses --max-drop isn't repaired: calibrate on other images instead")
         else:
             loops += (RepairLoop,)
-    gates = within_reach(gates, spec.task.least_interval(len(images.evaluation.samples)))
-    return Improvements(spec, images, targets, devices, timing, gates, run, reporter, loops)
+    gates = within_reach(job.gates, spec.task.least_interval(len(images.evaluation.samples)))
+    return Improvements(spec.recipe, spec, images, job, gates, run, reporter, loops)

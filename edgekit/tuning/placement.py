@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import ClassVar
 
-from edgekit.errors import costs_a_row
 from edgekit.measure.settings import Gates
 from edgekit.measure.steadiness import MOST_SPREAD
 from edgekit.report.measurement import Measurement
@@ -54,14 +53,11 @@ class PlacementLoop(BundleLoop):
         least = max(LEAST_SHARE * times.int8_ms, LEAST_MS)
         steps: Steps = ()
         if times.most_saved_ms >= least:
-            try:
-                graph = self.graphs.with_recipe(self.recipe).graph_to_compile(self.store.target, "int8").graph
-            except Exception as error:
-                if not costs_a_row(error):
-                    raise
-                self.reporter.failed(f"{self.name}: {self.purpose}", error)
+            target, recipe = self.store.target, self.recipe
+            made = self.attempted(lambda: self.graphs.with_recipe(recipe).graph_to_compile(target, "int8"))
+            if made is None:
                 return None
-            costs = times.costs(graph)
+            costs = times.costs(made.graph)
             steps = steps_of(costs, least) if costs else ()
         if steps:
             moved = sum(map(len, steps))
@@ -89,10 +85,6 @@ class PlacementLoop(BundleLoop):
         rows = self.measure({self.name: before, placed: bundle}, self.row.latency_ms.threads)
         drift = max((row.latency_ms.spread or 0.0 for row in rows.values() if row.latency_ms), default=0.0)
         return bundle, replace(rows[placed], speedup=None) if drift > MOST_SPREAD else rows[placed]
-
-    def title(self, trial: Trial) -> str:
-        """The same for all trials."""
-        return f"{self.name}: {self.purpose}"
 
     def tell(self, study: Study) -> None:
         """Print the layers of the last trial, and how much faster it was."""

@@ -6,7 +6,6 @@ Calibration images rank the layers; the evaluation images only judge the bundles
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from edgekit.errors import costs_a_row
 from edgekit.measure.gates import judge
 from edgekit.measure.settings import Gates
 from edgekit.report.measurement import Measurement
@@ -43,18 +42,17 @@ class RepairLoop(BundleLoop):
         if row.accuracy.drop_points <= allowed:
             missed += f", which may be {row.accuracy.drop_ci95_points[1]:.2f}"
         self.reporter.say(f"{self.name}: {missed}, at most {allowed:g} are allowed: looking for the layers")
-        try:
-            times = LayerTimes.measured(row, self.shipped.rows.get(f"{self.store.target}-float"))
-            ranked = rank_layers(self.graphs.with_recipe(self.recipe), self.store.target, times)
-        except Exception as error:
-            if not costs_a_row(error):
-                raise
-            self.reporter.failed(f"{self.name}: repair", error)
+        ranked = self.attempted(self._ranked_layers)
+        if ranked is None:
             return None
         candidates = (Candidate(), *map(Candidate, ranked[:MOST_ATTEMPTS]))
         study = Study(candidates, (Trial.of(0, Candidate(), row),))
         self.store.save(study)
         return study
+
+    def _ranked_layers(self) -> tuple[tuple[str, ...], ...]:
+        times = LayerTimes.measured(self.row, self.shipped.rows.get(f"{self.store.target}-float"))
+        return rank_layers(self.graphs.with_recipe(self.recipe), self.store.target, times)
 
     def propose(self, study: Study) -> Candidate | None:
         """The next candidate, until one can be shipped."""
@@ -67,10 +65,6 @@ class RepairLoop(BundleLoop):
         rows = self.measure(bundles)
         self.tried[candidate] = MeasuredBundles(bundles, rows)
         return bundle, rows[self.name]
-
-    def title(self, trial: Trial) -> str:
-        """The same for all trials."""
-        return f"{self.name}: repair"
 
     def tell(self, study: Study) -> None:
         """Print the layers of the last trial, and what they changed."""

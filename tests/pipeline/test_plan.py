@@ -21,7 +21,7 @@ from edgekit.errors import ModelError, OutputError
 from edgekit.models import loading, parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import deploy, plan
-from edgekit.pipeline.loading import choose_settings
+from edgekit.pipeline.loading import JobSettings
 from edgekit.pipeline.plan_shape import shape_of_model
 from tests.helpers.graphs import export_graph
 from tests.helpers.measurements import without_fresh_processes
@@ -186,7 +186,7 @@ def test_a_job_is_planned_with_its_own_recipe_and_class(tmp_path: Path, monkeypa
         raise ModelError("the test ends here")
 
     monkeypatch.setattr(plan, "plan_model", plan_model)
-    settings = choose_settings(TINY, ("onnx",), load_device_class("raspberry-pi-4"), "default")
+    settings = JobSettings(TINY, load_recipe("default"), load_device_class("raspberry-pi-4"), None)
     plan.refusals(settings, ("onnx",), ("float", "int8"))
     ((model, targets, device_class, recipe),) = planned
     assert (model, targets, device_class.name, recipe.name) == (TINY, ("onnx",), "raspberry-pi-4", "default")

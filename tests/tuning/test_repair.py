@@ -279,19 +279,17 @@ DARK, BRIGHT = (SimpleNamespace(brightness=np.array([level, level + 1]), samples
         ("w", 1000, BRIGHT, (PlacementLoop, RepairLoop)),
         ("random", 1000, BRIGHT, (PlacementLoop,)),
         ("w", 1000, DARK, (PlacementLoop,)),
-        ("w", 50_000_000, BRIGHT, None),
+        ("w", 50_000_000, BRIGHT, ()),
     ],
     ids=["any other", "no accuracy", "calibration images unlike the others", "large"],
 )
-def test_jobs_that_are_not_repaired(
-    weights: str, params: int, calibration: Any, loops: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jobs_that_are_not_repaired(weights: str, params: int, calibration: Any, loops: Any) -> None:
     network = SimpleNamespace(weights=weights, params=params)
-    spec: Any = SimpleNamespace(network=network, calibration=calibration, task=SingleLabel())
+    spec: Any = SimpleNamespace(network=network, calibration=calibration, task=SingleLabel(), recipe=None)
     images: Any = SimpleNamespace(evaluation=BRIGHT)
+    job: Any = SimpleNamespace(targets=(), gates=Gates())
     run: Any = None
-    monkeypatch.setattr(improvements, "Improvements", lambda *arguments: arguments[-1])
-    assert improvements_of(spec, images, ("onnx",), (THIS,), Timing(), Gates(), run, QUIET) == loops
+    assert getattr(improvements_of(spec, images, job, run, QUIET), "loops", ()) == loops
 
 
 FAST, SLOW = speedup(1.5, 1.4, 1.6), speedup(1.0, 0.9, 1.1)
@@ -436,8 +434,9 @@ def test_on_another_device_the_repair_begins_with_the_recipes_own_bundle(
 def improving(run: RunFolder, targets: Sequence[str], devices: Any, monkeypatch: pytest.MonkeyPatch) -> Improvements:
     """The repairs of a job whose studies have inputs without a network."""
     images: Any = None
+    job: Any = SimpleNamespace(targets=targets, machines=devices, timing=Timing())
     monkeypatch.setattr(improvements, "study_inputs", lambda *_: KEY)
-    return Improvements(SPEC, images, targets, devices, Timing(), Gates(), run, QUIET, (RepairLoop,))
+    return Improvements(SPEC.recipe, SPEC, images, job, Gates(), run, QUIET, (RepairLoop,))
 
 
 def test_a_repair_that_begins_again_reports_the_bundle_in_the_run(
