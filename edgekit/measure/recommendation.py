@@ -35,27 +35,6 @@ AS_SMALL = 1.05
 
 
 @dataclass(frozen=True)
-class Finalist:
-    """A row that may be recommended."""
-
-    row: Row
-    p50_ms: float
-    """Shortest median, in the best number format."""
-    computes_in: str = F32
-    """Number format of that median: f32, bf16 or f16."""
-
-    @property
-    def name(self) -> str:
-        """Name of the bundle."""
-        return self.row.bundle or self.row.name
-
-    @property
-    def threads(self) -> int:
-        """Number of threads of that median."""
-        return self.row.latency_ms.threads if self.row.latency_ms else 1
-
-
-@dataclass(frozen=True)
 class Final:
     """How much slower a finalist was than the fastest one, when they were timed in turns."""
 
@@ -80,27 +59,26 @@ class Finals:
     """Reasons why their timing was unreliable, as remarks on a row give them."""
 
 
-def finalist(row: Row) -> Finalist:
-    """The row with its shortest median, which a float bundle may have in bf16 or f16."""
-    low, p50 = row.low_precision, row.latency_ms.p50 if row.latency_ms else float("inf")
-    if low and low.verdict == "pass" and low.p50_ms < p50:
-        return Finalist(row, low.p50_ms, low.computes_in)
-    return Finalist(row, p50)
-
-
-def finalists(rows: Sequence[Row]) -> list[Finalist]:
+def finalists(rows: Sequence[Row]) -> list[Row]:
     """The fastest bundle of each runtime on one device that passed, unless it is clearly slower than another one.
 
     A median from unreliable timing excludes none.
     """
-    fastest: dict[str, Finalist] = {}
+    fastest: dict[str, Row] = {}
     for row in rows:
         if row.verdict == "pass" and not row.device.emulated:
-            pair = [finalist(row), *filter(None, [fastest.get(row.target)])]
-            fastest[row.target] = min(pair, key=lambda each: (each.p50_ms, each.row.size_bytes or 0))
-    best = min((each.p50_ms for each in fastest.values()), default=0.0)
-    near = [each for each in fastest.values() if each.p50_ms <= NEAR * best or unsteady(each.row)]
+            fastest[row.target] = min(row, fastest.get(row.target, row), key=_time_and_size)
+    best = min((row.best_ms for row in fastest.values()), default=0.0)
+    near = [row for row in fastest.values() if row.best_ms <= NEAR * best or unsteady(row)]
     return near if len(near) > 1 else []
+
+
+def _time_and_size(row: Row) -> tuple[float, int]:
+    return row.best_ms, row.size_bytes or 0
+
+
+def _threads(row: Row) -> int:
+    return row.latency_ms.threads if row.latency_ms else 1
 
 
 def time_finals(
@@ -114,10 +92,10 @@ def time_finals(
     chosen = finalists(rows)
     if not chosen:
         return None
-    versions = {each.row.target: str(measuring_versions(each.row.target)) for each in chosen}
-    group = {each.name: bundles[each.name] for each in chosen}
-    calls = {f"call of {each.name}": f"{each.computes_in}, threads: {each.threads}" for each in chosen}
-    inputs = store.inputs(group, Machine(chosen[0].row.device, {**versions, **calls}))
+    versions = {row.target: str(measuring_versions(row.target)) for row in chosen}
+    group = {row.name: bundles[row.name] for row in chosen}
+    calls = {f"call of {row.name}": f"{row.best_format}, threads: {_threads(row)}" for row in chosen}
+    inputs = store.inputs(group, Machine(chosen[0].device, {**versions, **calls}))
     finals = store.run.recall("row-finals", inputs, Finals)
     if finals is None:
         finals = _time(chosen, group, store.timing, reporter)
@@ -125,19 +103,19 @@ def time_finals(
     return finals
 
 
-def _time(chosen: Sequence[Finalist], group: Mapping[str, Bundle], timing: Timing, reporter: Reporter) -> Finals:
-    chosen_by = {each.name: each for each in chosen}
+def _time(chosen: Sequence[Row], group: Mapping[str, Bundle], timing: Timing, reporter: Reporter) -> Finals:
+    row_of = {row.name: row for row in chosen}
     with ExitStack() as stack:
 
         def opened(name: str) -> Callable[[], object]:
             bundle = group[name]
-            session = stack.enter_context(open_session(bundle, chosen_by[name].threads))
-            if chosen_by[name].computes_in != F32 and (low := session.in_low_precision()) is not None:
+            session = stack.enter_context(open_session(bundle, _threads(row_of[name])))
+            if row_of[name].best_format != F32 and (low := session.in_low_precision()) is not None:
                 session = stack.enter_context(low)
             return partial(session, bundle.manifest.preprocessing.normalize(bundle.golden().pixels[0]))
 
         calls, _ = each_bundle(group, opened, reporter, "final")
-        threads = max(each.threads for each in chosen)
+        threads = max(map(_threads, chosen))
         timed: Timed[str] = time_in_turns(
             calls, threads, replace(timing, sustain_s=None), f"{', '.join(calls)}: time in turns", reporter
         )
@@ -177,7 +155,7 @@ def recommend_for(device: str, rows: Sequence[Row], finals: Finals | None) -> Re
     """
     if any(row.device.emulated for row in rows):
         return Recommendation(device, None, "emulated under QEMU, where timings are not comparable.")
-    passed = [finalist(row) for row in rows if row.verdict == "pass"]
+    passed = [row for row in rows if row.verdict == "pass"]
     if not passed:
         return Recommendation(device, None, "no bundle passed its gates: see the rows' reasons.")
     tied = _fastest(passed, finals)
@@ -186,45 +164,45 @@ def recommend_for(device: str, rows: Sequence[Row], finals: Finals | None) -> Re
     if len(tied) > 1:
         others = ", ".join(f"{each.name} ({_words(each, finals)})" for each in tied if each is not best)
         turns = "timed in turns" if finals and best.name in finals.results else "not timed in turns"
-        smaller = best.row.size_bytes == min(each.row.size_bytes or 0 for each in tied)
+        smaller = best.size_bytes == min(row.size_bytes or 0 for row in tied)
         quality = "smallest" if smaller else "most accurate of the small ones"
         why = f"{_words(best, finals)}; {turns}, it can't be told from {others} in speed, and is the {quality}"
-    if best.row.precision == "float":
+    if best.precision == "float":
         why += "; ship float: no int8 bundle that passed is faster"
-        if best.computes_in != F32:
-            why += f" than float in {best.computes_in}, which edgekit.load(…, low_precision=True) chooses"
-    doubts = finals.unreliable if finals and best.name in finals.results else unsteady(best.row)
+        if best.best_format != F32:
+            why += f" than float in {best.best_format}, which edgekit.load(…, low_precision=True) chooses"
+    doubts = finals.unreliable if finals and best.name in finals.results else unsteady(best)
     why += "".join(f"; {doubt}" for doubt in doubts)
     others_missed = [f"{row.target}-{row.precision}" for row in rows if row.verdict != "pass"]
     if others_missed:
         why += f"; not passed: {', '.join(others_missed)}"
-    return Recommendation(device, best.row.bundle, why + ".")
+    return Recommendation(device, best.bundle, why + ".")
 
 
-def _fastest(passed: Sequence[Finalist], finals: Finals | None) -> list[Finalist]:
+def _fastest(passed: Sequence[Row], finals: Finals | None) -> list[Row]:
     """The fastest bundle, and those of other runtimes that tie with it."""
     if finals and len(finals.results) > 1:
-        return [each for each in passed if each.name in finals.results and finals.results[each.name].ties]
-    best = min(passed, key=lambda each: (each.p50_ms, each.row.size_bytes))
-    near = [each for each in passed if each.row.target != best.row.target and each.p50_ms <= APART * best.p50_ms]
+        return [row for row in passed if row.name in finals.results and finals.results[row.name].ties]
+    best = min(passed, key=_time_and_size)
+    near = [row for row in passed if row.target != best.target and row.best_ms <= APART * best.best_ms]
     return [best, *near]
 
 
-def shipped_of(tied: Sequence[Finalist]) -> Finalist:
+def shipped_of(tied: Sequence[Row]) -> Row:
     """The smallest of bundles that are equally fast or, among those as small, the most accurate."""
-    least = AS_SMALL * min(each.row.size_bytes or 0 for each in tied)
-    small = [each for each in tied if (each.row.size_bytes or 0) <= least]
+    least = AS_SMALL * min(row.size_bytes or 0 for row in tied)
+    small = [row for row in tied if (row.size_bytes or 0) <= least]
 
-    def rank(each: Finalist) -> tuple[float, float, int]:
-        accuracy = each.row.accuracy
-        return (-accuracy.value, -accuracy.agreement, each.row.size_bytes or 0) if accuracy else (0, 0, 0)
+    def rank(row: Row) -> tuple[float, float, int]:
+        accuracy = row.accuracy
+        return (-accuracy.value, -accuracy.agreement, row.size_bytes or 0) if accuracy else (0, 0, 0)
 
     return min(small, key=rank)
 
 
-def _words(each: Finalist, finals: Finals | None) -> str:
+def _words(row: Row, finals: Finals | None) -> str:
     """The figures of a bundle: its median, in turns with the other finalists if there was a final."""
-    final = finals.results.get(each.name) if finals else None
-    p50, speedup = final.p50_ms if final else each.p50_ms, each.row.speedup
+    final = finals.results.get(row.name) if finals else None
+    p50, speedup = final.p50_ms if final else row.best_ms, row.speedup
     faster = f", {speedup.ratio:.2f}x its {float_of(speedup)}" if speedup else ""
-    return f"p50 {p50:.2f} ms{faster}, {(each.row.size_bytes or 0) / 1e6:.2f} MB"
+    return f"p50 {p50:.2f} ms{faster}, {(row.size_bytes or 0) / 1e6:.2f} MB"

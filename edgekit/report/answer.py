@@ -50,7 +50,7 @@ def decision(report: Report, advice: Recommendation) -> list[str]:
     if advice.bundle is None or shipped is None:
         return [f"Ship {advice.bundle or 'nothing'}{where}: {ended(advice.why.partition(': see the rows')[0])}"]
     if shipped.precision == "float":
-        figures = f"{_float_ms(shipped):.2f} ms, {_megabytes(shipped)} MB"
+        figures = f"{shipped.best_ms:.2f} ms, {_megabytes(shipped)} MB"
         return [f"Ship {_float_name(shipped)}{where}: {figures}.", *_why_float(shipped, rows), *_by_threads(shipped)]
     headline = f"Ship {shipped.name}{where}: {_gain(shipped, rows)}."
     if shipped.accuracy is None:
@@ -68,11 +68,11 @@ def _gain(row: Row, rows: Sequence[Row]) -> str:
     floats = [other for other in rows if other.precision == "float" and other.verdict == "pass"]
     if not floats:
         return f"{row.p50:.2f} ms, {_megabytes(row)} MB; there is no float bundle to compare with"
-    best = min(floats, key=_float_ms)
+    best = min(floats, key=lambda row: row.best_ms)
     its_own = row.speedup and row.speedup.baseline == _float_name(best)
-    ratio = row.speedup.ratio if row.speedup and its_own else _float_ms(best) / row.p50
+    ratio = row.speedup.ratio if row.speedup and its_own else best.best_ms / row.p50
     return (
-        f"{row.p50:.2f} ms instead of {_float_ms(best):.2f} ({ratio:.2f}x) and {_megabytes(row)} MB instead of "
+        f"{row.p50:.2f} ms instead of {best.best_ms:.2f} ({ratio:.2f}x) and {_megabytes(row)} MB instead of "
         f"{_megabytes(best)}, compared with the fastest float, {_float_name(best)}"
     )
 
@@ -210,16 +210,9 @@ def _verb(row: Row, note: Note) -> str:
     return VERBS[row.verdict] if explains else ""
 
 
-def _float_ms(row: Row) -> float:
-    """Median latency of a float bundle in its fastest format, in milliseconds."""
-    low = row.low_precision
-    return min(row.p50, low.p50_ms) if low and low.verdict == "pass" else row.p50
-
-
 def _float_name(row: Row) -> str:
     """Name of a float bundle, with the number format that makes it fastest unless that is f32."""
-    low = row.low_precision
-    return f"{row.name} in {low.computes_in}" if low and _float_ms(row) < row.p50 else row.name
+    return row.name if row.best_format == "f32" else f"{row.name} in {row.best_format}"
 
 
 def _megabytes(row: Row) -> str:

@@ -307,3 +307,14 @@ class Measurement:
     def p50(self) -> float:
         """Median latency of one inference in milliseconds; infinite for a failure."""
         return self.latency_ms.p50 if self.latency_ms else inf
+
+    @property
+    def best_ms(self) -> float:
+        """Median latency in the fastest number format whose accuracy is kept, in milliseconds."""
+        low = self.low_precision
+        return min(self.p50, low.p50_ms) if low and low.verdict == "pass" else self.p50
+
+    @property
+    def best_format(self) -> str:
+        """Number format of `best_ms`: f32, bf16 or f16."""
+        return self.low_precision.computes_in if self.low_precision and self.best_ms < self.p50 else "f32"
