@@ -22,7 +22,7 @@ from benchmarks.peerlib.candidates import Candidate
 from benchmarks.peerlib.wheels import WHEELS
 from benchmarks.pilib import debian, executorch, guest
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.devices.setup import REQUIREMENTS, own_wheel
+from edgekit.devices.setup import REQUIREMENTS, own_package
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.files import replacing
 
@@ -147,8 +147,8 @@ def _job(candidates: Sequence[Candidate], images: NDArray[np.float32], root: Pat
     for name in ("peerlib", "pilib"):
         shutil.copytree(package / name, job / "benchmarks" / name)
     shutil.copy(package / "__init__.py", job / "benchmarks")
-    with zipfile.ZipFile(io.BytesIO(own_wheel())) as wheel:
-        wheel.extractall(job)
+    with zipfile.ZipFile(io.BytesIO(own_package())) as archive:
+        archive.extractall(job)
     init = root / "init"
     init.write_text(f"#!/usr/bin/python3\n{Path(guest.__file__).read_text()}")
     init.chmod(0o755)

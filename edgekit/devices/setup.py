@@ -5,8 +5,6 @@ named by a hash of their contents. scripts/store and scripts/environment delete 
 there.
 """
 
-import base64
-import csv
 import hashlib
 import tempfile
 import zipfile
@@ -14,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from io import BytesIO, StringIO
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Literal
 
@@ -48,13 +46,13 @@ class StoreAnswer:
     """Number of bytes of a missing file that an interrupted copy left, by its SHA-256."""
 
 
-def environment_key(wheel: bytes, requirements: Sequence[str], python_version: str) -> str:
+def environment_key(package: bytes, requirements: Sequence[str], python_version: str) -> str:
     """Name of an environment: a hash of everything that it contains."""
-    return digest(hashlib.sha256(wheel).hexdigest(), sorted(requirements), python_version)[:24]
+    return digest(hashlib.sha256(package).hexdigest(), sorted(requirements), python_version)[:24]
 
 
 def requirements_of(target: str, minimum: str | None, signed: bool = False) -> list[str]:
-    """Requirements in addition to edgekit's wheel, with what verifies signatures if bundles are `signed`.
+    """Requirements in addition to edgekit itself, with what verifies signatures if bundles are `signed`.
 
     `minimum` is the oldest version of the runtime for the bundle.
     """
@@ -72,8 +70,8 @@ def ensure_environment(connection: Connection, facts: ProbeResult, target: str, 
     if reason:
         raise DeviceSetupError(f"{device}: {target} can't run on this device: {reason}")
     python = python_of(device, facts)
-    wheel, requirements = own_wheel(), requirements_of(target, minimum, connection.device.trust is not None)
-    key = environment_key(wheel, requirements, python.version)
+    package, requirements = own_package(), requirements_of(target, minimum, connection.device.trust is not None)
+    key = environment_key(package, requirements, python.version)
     ready = f"{facts.cache}/environments/{key}"
     used = ["sh", "-c", 'test -e "$1" && touch "$1"', "sh", f"{ready}/edgekit-complete"]
     if connection.run(used, work="the search for an environment").status == 0:
@@ -86,16 +84,15 @@ def ensure_environment(connection: Connection, facts: ProbeResult, target: str, 
             "which doesn't need ensurepip",
         )
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-        (Path(folder) / WHEEL).write_bytes(wheel)
+        (Path(folder) / "edgekit.zip").write_bytes(package)
         if offline:
             fetch_wheels(device, facts, requirements, Path(folder))
-        wheels = {path.name: path for path in Path(folder).glob("*.whl")}
-        hashes = dict(zip(wheels, send_files(connection, facts, list(wheels.values())), strict=True))
+        archives = send_files(connection, facts, list(Path(folder).iterdir()))
     request = {
         "cache": facts.cache,
         "key": key,
         "requirements": requirements,
-        "wheels": hashes,
+        "archives": archives,
         "offline": offline,
         "unused": find_runtime(target).unused_files,
     }
@@ -220,8 +217,6 @@ def _setup_error(device: str, facts: ProbeResult, target: str, status: int, stde
     return DeviceSetupError(error.problem, valid=error.valid, fix=as_sentences(error.fix, offline))
 
 
-_STEM = f"{distribution.NAME.replace('-', '_')}-{__version__}"
-WHEEL = f"{_STEM}-py3-none-any.whl"
 REQUIREMENTS = ("numpy>=1.26", "pillow>=10.3", "msgspec>=0.20,<1")
 """Requirements of the agent in addition to a runtime: the package's own dependencies, and msgspec for messages."""
 TRUST_REQUIREMENTS = ("cryptography>=43",)
@@ -234,21 +229,17 @@ _MODE = 0o100644
 """Mode of a regular file that its owner may write. Without it, some programs unpack files that nobody may read."""
 
 
-def own_wheel() -> bytes:
-    """Content of a wheel of edgekit for devices, written from the running package.
+def own_package() -> bytes:
+    """The running package as a ZIP archive for devices, which unpack it into their environments.
 
-    The running package may be a checkout or an installed one. A build system could build only the checkout, and a
-    device needs only a part of the package. The wheel therefore has Python and text files unchanged, device classes and
-    recipes in the place where an installed package has them, and neither the demo nor the rooms that only make bundles.
-    The same content gives the same bytes, so the wheel's hash identifies it.
+    A device needs only a part of the package: Python and text files, device classes and recipes in the place where an
+    installed package has them, and neither the demo nor the rooms that only make bundles. The same content gives the
+    same bytes, so the archive's hash identifies it.
     """
     content = dict(_content())
-    folder = f"{_STEM}.dist-info"
-    needs = "".join(f"Requires-Dist: {requirement}\n" for requirement in REQUIREMENTS)
-    metadata = f"Metadata-Version: 2.1\nName: {distribution.NAME}\nVersion: {__version__}\n{needs}"
-    content[f"{folder}/METADATA"] = metadata.encode()
-    content[f"{folder}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: edgekit\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    content[f"{folder}/RECORD"] = _record(content, f"{folder}/RECORD")
+    metadata = f"Metadata-Version: 2.1\nName: {distribution.NAME}\nVersion: {__version__}\n"
+    stem = f"{distribution.NAME.replace('-', '_')}-{__version__}"
+    content[f"{stem}.dist-info/METADATA"] = metadata.encode()
     out = BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in content.items():
@@ -256,17 +247,6 @@ def own_wheel() -> bytes:
             member.external_attr = _MODE << 16
             archive.writestr(member, data, zipfile.ZIP_DEFLATED)
     return out.getvalue()
-
-
-def _record(content: Mapping[str, bytes], own_name: str) -> bytes:
-    """The wheel's RECORD: SHA-256 and size in bytes of each file, except for RECORD itself."""
-    out = StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    for name, data in content.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-        writer.writerow((name, f"sha256={digest}", len(data)))
-    writer.writerow((own_name, "", ""))
-    return out.getvalue().encode()
 
 
 def _content() -> Iterator[tuple[str, bytes]]:

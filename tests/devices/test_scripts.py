@@ -162,7 +162,7 @@ def test_wheels_are_unpacked_without_what_no_model_needs(tmp_path: Path) -> None
         for name in members:
             archive.writestr(name, name)
     unused = RUNTIMES["tflite"].unused_files
-    request = {"wheels": {f"{wheel}.whl": "digest"}, "requirements": [], "offline": True, "unused": unused}
+    request = {"archives": ["digest"], "requirements": [], "offline": True, "unused": unused}
     place = tmp_path / "environment"
     environment.install(place, place / "bin" / "python", tmp_path, request)
     (packages,) = place.glob("lib/python3*/site-packages")
@@ -186,7 +186,7 @@ def test_packages_are_on_the_disk_before_an_environment_counts_as_complete(
         synced.append((len(list(place.rglob("kernels.so"))), (place / environment.COMPLETE).exists()))
 
     monkeypatch.setattr(os, "sync", sync)
-    request = {"key": "key", "wheels": {"x.whl": "digest"}, "requirements": [], "offline": True, "unused": []}
+    request = {"key": "key", "archives": ["digest"], "requirements": [], "offline": True, "unused": []}
     assert environment.make(tmp_path, request)["made"]
     assert synced == [(1, False)]
     assert (place / environment.COMPLETE).exists()

@@ -22,7 +22,7 @@ import pytest
 from edgekit.devices import setup
 from edgekit.devices.probe_result import probe
 from edgekit.devices.registry import Device
-from edgekit.devices.setup import own_wheel
+from edgekit.devices.setup import own_package
 from edgekit.devices.transport import connect
 from tests.helpers.waiting import wait_until
 
@@ -181,24 +181,24 @@ def lend_environment(server: Server, target: str, minimum: str | None, signed: b
     """Put the tests' own environment where the set-up looks for one, because pip would need a minute."""
     with connect(server.device()) as connection:
         python = probe(connection).pythons[0]
-    wheel = own_wheel()
-    key = setup.environment_key(wheel, setup.requirements_of(target, minimum, signed), python.version)
+    package = own_package()
+    key = setup.environment_key(package, setup.requirements_of(target, minimum, signed), python.version)
     place = server.cache / "environments" / key
     subprocess.run([python.path, "-m", "venv", "--without-pip", str(place)], check=True)
     (packages,) = place.glob("lib/python*/site-packages")
     # Unlike a plain path, addsitedir also reads the .pth files there.
     others = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})"
-    (packages / "lent.pth").write_text(f"{_unpacked(wheel).name}\n{others}\n")
+    (packages / "lent.pth").write_text(f"{_unpacked(package).name}\n{others}\n")
     (place / "edgekit-complete").touch()
     (server.cache / "files").mkdir(exist_ok=True)
     return place
 
 
 @cache
-def _unpacked(wheel: bytes) -> "tempfile.TemporaryDirectory[str]":
-    """A folder of a wheel's files, which all environments share so that Python compiles them once."""
+def _unpacked(package: bytes) -> "tempfile.TemporaryDirectory[str]":
+    """A folder of the package's files, which all environments share so that Python compiles them once."""
     folder = tempfile.TemporaryDirectory(prefix="edgekit-lent-")
-    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
+    with zipfile.ZipFile(io.BytesIO(package)) as archive:
         archive.extractall(folder.name)
     return folder
 

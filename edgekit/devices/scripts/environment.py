@@ -1,12 +1,13 @@
 """Creates a virtual environment on a device, unless it exists already.
 
-The argument is a JSON request: {"cache", "key", "requirements", "wheels": {FILE NAME: SHA256}, "offline", "unused"}.
+The argument is a JSON request: {"cache", "key", "requirements", "archives": [SHA256], "offline", "unused"}.
 The answer is {"python": PATH, "made": BOOL}. The environment is CACHE/environments/KEY. A file in it that is written
 last, after everything else is on the disk, marks it as complete, and is touched at each use. Creating an environment
-deletes the others that are neither among the 6 used last nor were used within the last hour. Wheels are in CACHE/files.
-Offline, the script unpacks them, and the environment needs neither pip nor an index. Otherwise pip also installs the
-requirements, and is removed afterwards. At the end the script removes the files in site-packages that match a glob
-pattern in "unused". The request {"cache", "clean": true} deletes the cache folder, and its answer is {"removed": BOOL}.
+deletes the others that are neither among the 6 used last nor were used within the last hour. The script unpacks the
+archives, which are in CACHE/files: edgekit's package and, offline, all wheels, so that the environment needs neither
+pip nor an index. Otherwise pip installs the requirements, and is removed afterwards. At the end the script removes the
+files in site-packages that match a glob pattern in "unused". The request {"cache", "clean": true} deletes the cache
+folder, and its answer is {"removed": BOOL}.
 """
 
 import json
@@ -64,25 +65,23 @@ def drop_old(environments: Path) -> None:
 
 def install(place: Path, python: Path, cache: Path, request: "dict[str, object]") -> None:
     """Create the environment, and fill it."""
-    wheels = {name: cache / "files" / digest for name, digest in dict(request["wheels"]).items()}  # type: ignore[call-overload]
     venv.create(place, with_pip=not request["offline"], symlinks=True)
     (packages,) = place.glob("lib/python3*/site-packages")
-    if request["offline"]:
-        for wheel in wheels.values():
-            unpack(wheel, packages)
-    else:
-        install_with_pip(place, python, wheels, list(request["requirements"]))  # type: ignore[call-overload]
+    if not request["offline"]:
+        install_with_pip(python, list(request["requirements"]))  # type: ignore[call-overload]
+    for archive in list(request["archives"]):  # type: ignore[call-overload]
+        unpack(cache / "files" / archive, packages)
     for pattern in list(request["unused"]):  # type: ignore[call-overload]
         for path in packages.glob(pattern):
             path.unlink()
 
 
-def unpack(wheel: Path, packages: Path) -> None:
-    """Unpack a wheel without the scripts, headers and data in its .data folder, which nothing here uses.
+def unpack(path: Path, packages: Path) -> None:
+    """Unpack a wheel or package without the scripts, headers and data in a .data folder, which nothing here uses.
 
     pip needs longer to load itself than this takes.
     """
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             top, _, rest = member.filename.partition("/")
             if top.endswith(".data"):
@@ -92,17 +91,12 @@ def unpack(wheel: Path, packages: Path) -> None:
             archive.extract(member, packages)
 
 
-def install_with_pip(place: Path, python: Path, files: "dict[str, Path]", requirements: "list[str]") -> None:
-    """Install the wheels and, from the package index, the requirements; exits with pip's status if that fails."""
-    wheels = place / "wheels"
-    wheels.mkdir()
-    for name, file in files.items():
-        os.link(file, wheels / name)
+def install_with_pip(python: Path, requirements: "list[str]") -> None:
+    """Install the requirements from the package index; exits with pip's status if that fails."""
     pip = [str(python), "-I", "-m", "pip"]
     command = [*pip, "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-cache-dir"]
     # Python compiles each module when it is first imported. Compiling all takes minutes on a slow board, and 30 MB.
-    run([*command, "--only-binary=:all:", "--no-compile", *map(str, wheels.iterdir()), *requirements])
-    shutil.rmtree(wheels)
+    run([*command, "--only-binary=:all:", "--no-compile", *requirements])
     run([*pip, "uninstall", "--quiet", "--yes", "pip"])
 
 
