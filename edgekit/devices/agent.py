@@ -21,22 +21,8 @@ import numpy as np
 from msgspec import convert
 
 from edgekit import __version__
+from edgekit.devices import messages
 from edgekit.devices.app_state import AppState, Refusal, SlotRecord, Trial
-from edgekit.devices.messages import (
-    AgentJob,
-    Ended,
-    Failed,
-    Files,
-    Inspected,
-    InspectJob,
-    Measured,
-    MeasureJob,
-    PushJob,
-    SentImages,
-    Slotted,
-    Wire,
-    decode_job,
-)
 from edgekit.devices.scripts.apps import app_state
 from edgekit.devices.slots import RUN_AGAIN, Slots, fingerprint_of, pushing, turn
 from edgekit.errors import BundleRefusedError, DeviceError, EdgekitError
@@ -57,20 +43,20 @@ from edgekit.support.progress import Reporter
 
 
 def main() -> None:
-    wire = Wire()
+    wire = messages.Wire()
     threading.Thread(target=wire.beat, daemon=True).start()
-    job = decode_job(sys.stdin.buffer.readline())
+    job = messages.decode_job(sys.stdin.buffer.readline())
     (Path(job.cache) / "runtimes").mkdir(exist_ok=True)  # the home that the host set for this process
     try:
         with alone(Path(job.cache), wire):
             answer(job, wire)
     except TimeoutError as error:
-        wire.send(Failed(DeviceError.__name__, str(error), fix=RUN_AGAIN))
-        wire.send(Ended())
+        wire.send(messages.Failed(DeviceError.__name__, str(error), fix=RUN_AGAIN))
+        wire.send(messages.Ended())
 
 
 @contextmanager
-def alone(cache: Path, wire: Wire) -> Iterator[None]:
+def alone(cache: Path, wire: messages.Wire) -> Iterator[None]:
     """Allow one measurement at a time on a device, and delete the work folders of killed ones. Raises TimeoutError."""
     with turn(cache / "measuring", "another measurement on the device", wire):
         for leftover in cache.glob("work-*"):
@@ -78,28 +64,28 @@ def alone(cache: Path, wire: Wire) -> Iterator[None]:
         yield
 
 
-def answer(job: AgentJob, wire: Wire) -> None:
+def answer(job: messages.AgentJob, wire: messages.Wire) -> None:
     """Do the job, and send its result or error followed by the end record."""
     folder = Path(tempfile.mkdtemp(prefix="work-", dir=job.cache))
     try:
         try:
             match job:
-                case MeasureJob():
+                case messages.MeasureJob():
                     wire.send(measured(job, folder, wire))
-                case InspectJob():
+                case messages.InspectJob():
                     wire.send(inspected(job, folder))
-                case PushJob():
+                case messages.PushJob():
                     wire.send(push_bundle(job, wire))
         except EdgekitError as error:
-            wire.send(Failed.of(error))
+            wire.send(messages.Failed.of(error))
         except Exception as error:  # a bug in edgekit, which the host reports as such
-            wire.send(Failed(kind_of(error), summary_of(error), traceback=text_of(error)))
-        wire.send(Ended())
+            wire.send(messages.Failed(kind_of(error), summary_of(error), traceback=text_of(error)))
+        wire.send(messages.Ended())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def measured(job: MeasureJob, folder: Path, wire: Wire) -> Measured:
+def measured(job: messages.MeasureJob, folder: Path, wire: messages.Wire) -> messages.Measured:
     """Measure the job's bundles. The rows are in the bundles' order."""
     store = Path(job.cache) / "files"
     bundles = {
@@ -108,26 +94,26 @@ def measured(job: MeasureJob, folder: Path, wire: Wire) -> Measured:
     }
     device = machine.describe(job.name, job.device_class)
     images = images_of(job.images, store) if job.images else None
-    return Measured(tuple(measure_group(bundles, job.timing, device, wire, images).values()))
+    return messages.Measured(tuple(measure_group(bundles, job.timing, device, wire, images).values()))
 
 
-def inspected(job: InspectJob, folder: Path) -> Inspected:
+def inspected(job: messages.InspectJob, folder: Path) -> messages.Inspected:
     """Inspect the job's bundle, or its model file with the companion files, as `edgekit inspect` does."""
     place, device = folder / "it", machine.describe(job.name, job.device_class)
     link(job.files, Path(job.cache) / "files", place)
     if MANIFEST in job.files:
-        return Inspected(bundle=replace(inspect_bundle(place, job.timing.threads, job.path), device=device))
+        return messages.Inspected(bundle=replace(inspect_bundle(place, job.timing.threads, job.path), device=device))
     model = place / next(iter(job.files))
-    return Inspected(model=replace(inspect_model(model, job.timing.threads, job.path), device=device))
+    return messages.Inspected(model=replace(inspect_model(model, job.timing.threads, job.path), device=device))
 
 
-def assemble(files: Files, store: Path, folder: Path) -> Bundle:
+def assemble(files: messages.Files, store: Path, folder: Path) -> Bundle:
     """Assemble a bundle from files in the store, then read and check it."""
     link(files, store, folder)
     return read_bundle(folder)
 
 
-def link(files: Files, store: Path, folder: Path) -> None:
+def link(files: messages.Files, store: Path, folder: Path) -> None:
     """Create a folder with links to files in the store, under the files' own names. DeviceError if one is gone."""
     folder.mkdir(parents=True)
     for name, digest in files.items():
@@ -140,7 +126,7 @@ def link(files: Files, store: Path, folder: Path) -> None:
             ) from error
 
 
-def images_of(sent: SentImages, store: Path) -> EvaluationImages:
+def images_of(sent: messages.SentImages, store: Path) -> EvaluationImages:
     """The evaluation images, memory-mapped from the store."""
     pixels = np.load(store / sent.pixels, mmap_mode="r", allow_pickle=False)
     with np.load(store / sent.reference, allow_pickle=False) as arrays:
@@ -161,7 +147,7 @@ TIMED_MS = 20_000
 FEWEST_ROUNDS = 20
 
 
-def push_bundle(job: PushJob, reporter: Reporter) -> Slotted:
+def push_bundle(job: messages.PushJob, reporter: Reporter) -> messages.Slotted:
     """Push the job's bundle. One that doesn't pass its trial is refused, and nothing changes."""
     with pushing(Path(job.folder), job.name, reporter) as slots:
         trials: list[Trial] = []
@@ -173,10 +159,10 @@ def push_bundle(job: PushJob, reporter: Reporter) -> Slotted:
         except EdgekitError as error:
             refusal = Refusal.of(error)
         state = convert(app_state(slots.app), AppState)
-        return Slotted(state, trials[-1] if trials else None, refusal)
+        return messages.Slotted(state, trials[-1] if trials else None, refusal)
 
 
-def push(job: PushJob, slots: Slots, reporter: Reporter, trials: list[Trial]) -> None:
+def push(job: messages.PushJob, slots: Slots, reporter: Reporter, trials: list[Trial]) -> None:
     """Try the job's bundle, and make it active. If it's active already, it is only tried."""
     slots.refuse_unless_active(job.expected, job.sha256)
     name, files = job.bundle, job.files
@@ -204,7 +190,7 @@ def push(job: PushJob, slots: Slots, reporter: Reporter, trials: list[Trial]) ->
             slots.keep_key(key)
 
 
-def try_bundle(bundle: Bundle, job: PushJob, reporter: Reporter) -> Trial:
+def try_bundle(bundle: Bundle, job: messages.PushJob, reporter: Reporter) -> Trial:
     """Open a bundle in this process, run its golden samples, and time it on the first one.
 
     Raises GoldenError, BundleError, MissingExtraError, or EngineError.
@@ -235,7 +221,7 @@ def try_bundle(bundle: Bundle, job: PushJob, reporter: Reporter) -> Trial:
         )
 
 
-def record_of(bundle: Bundle, job: PushJob, trial: Trial, signed_by: str | None) -> SlotRecord:
+def record_of(bundle: Bundle, job: messages.PushJob, trial: Trial, signed_by: str | None) -> SlotRecord:
     """The record of a bundle that passed its trial."""
     manifest = bundle.manifest
     return SlotRecord(

@@ -2,16 +2,8 @@
 
 import signal
 
-from edgekit.errors import (
-    AuthenticationError,
-    ConnectionCutError,
-    DeviceCrashError,
-    DeviceError,
-    DeviceFullError,
-    FrozenError,
-    HostKeyError,
-    UnreachableError,
-)
+from edgekit import errors
+from edgekit.errors import DeviceError
 
 # Signals on the device, which runs Linux. The host's Python may number them differently, and Windows has no SIGKILL.
 SIGILL, SIGKILL = 4, 9
@@ -35,32 +27,32 @@ def connection_error(device: str, command: str, output: str, established: bool) 
     """
     line = _reason(output)
     if any(words in output for words in _CHANGED_KEY):
-        return HostKeyError(
+        return errors.HostKeyError(
             f"{device}: the host key has changed",
             fix="If the device was reinstalled, remove the old key with `ssh-keygen -R HOST` and accept the new one "
             f"with `{command}`",
         )
     if any(words in output for words in _UNKNOWN_KEY):
-        return HostKeyError(
+        return errors.HostKeyError(
             f"{device}: the host key is unknown", fix=f"Compare the key and accept it once with `{command}`"
         )
     if any(words in output for words in _REFUSED):
-        return AuthenticationError(
+        return errors.AuthenticationError(
             f"{device}: the SSH server refused the login ({line})",
             valid="an SSH key that is authorized there; edgekit never asks for a password",
             fix=f"Copy your key there with `ssh-copy-id`, or load it with `ssh-add`, then try `{command}`",
         )
     if established and any(words in output for words in _SILENT):
-        return FrozenError(
+        return errors.FrozenError(
             f"{device}: the device stopped answering ({line})",
             fix="Check its power supply, cooling and free memory, then run the same command again",
         )
     if established:
-        return ConnectionCutError(
+        return errors.ConnectionCutError(
             f"{device}: the connection was cut ({line or 'ssh ended'})",
             fix="Check whether the device restarted, then run the same command again",
         )
-    return UnreachableError(
+    return errors.UnreachableError(
         f"{device}: no connection ({line or 'ssh ended without a message'})",
         fix=f"Check that the device is on and in the network, then try `{command}`",
     )
@@ -73,27 +65,27 @@ def exit_error(device: str, work: str, status: int, stderr: str) -> DeviceError:
     if any(words in stderr for words in _FULL):
         return full_disk(device, work, line)
     if number == SIGKILL:
-        return DeviceCrashError(
+        return errors.DeviceCrashError(
             f"{device}: {work} was killed (SIGKILL), probably because it ran out of memory",
             fix="Close other programs there, use a smaller model, or use --threads 1",
         )
     if number == SIGILL:
-        return DeviceCrashError(
+        return errors.DeviceCrashError(
             f"{device}: {work} used an instruction that this processor lacks (SIGILL); the runtime was built for "
             "another processor",
             fix="Leave this runtime out with --target",
         )
     if 0 < number < 65:
-        return DeviceCrashError(
+        return errors.DeviceCrashError(
             f"{device}: {work} crashed ({_signal_name(number)}{': ' + line if line else ''})",
             fix="Run the same command again; if the crash repeats, leave this runtime out with --target",
         )
     return DeviceError(f"{device}: {work} failed with exit status {status}: {line or 'no message'}")
 
 
-def full_disk(device: str, work: str, detail: str) -> DeviceFullError:
+def full_disk(device: str, work: str, detail: str) -> errors.DeviceFullError:
     """The error for a full disk on the device."""
-    return DeviceFullError(
+    return errors.DeviceFullError(
         f"{device}: {work} ran out of disk space ({detail})",
         fix=f"Free some space there, or delete edgekit's files with `edgekit devices clean {device}`",
     )

@@ -9,23 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, TypeVar
 
+from edgekit.devices import messages
 from edgekit.devices.faults import exit_error
-from edgekit.devices.messages import (
-    AgentJob,
-    Alive,
-    Answer,
-    Ended,
-    Failed,
-    Inspected,
-    Measured,
-    Message,
-    PushJob,
-    ShownProgress,
-    Slotted,
-    StageBegan,
-    decode_message,
-    encode,
-)
 from edgekit.devices.transport import Connection, ending, frozen
 from edgekit.errors import ConnectionCutError, DeviceError
 from edgekit.support import library_log
@@ -41,12 +26,12 @@ STEP_S = 4 * 3600
 BUSY_S = 1.0
 """Computing time that shows that a runtime isn't deadlocked. The signs of life alone take a thousandth of it each."""
 
-A = TypeVar("A", Measured, Inspected, Slotted)
+A = TypeVar("A", messages.Measured, messages.Inspected, messages.Slotted)
 
 
-def run_agent(connection: Connection, python: str, job: AgentJob, kind: type[A], reporter: Reporter) -> A:
+def run_agent(connection: Connection, python: str, job: messages.AgentJob, kind: type[A], reporter: Reporter) -> A:
     """Run one job and return its answer. DeviceError if the agent fails, falls silent, or doesn't end properly."""
-    name, work = connection.device.name, "the trial" if isinstance(job, PushJob) else "the measurement"
+    name, work = connection.device.name, "the trial" if isinstance(job, messages.PushJob) else "the measurement"
     with tempfile.TemporaryFile(dir=connection.folder) as stderr:
         # ONNX Runtime and OpenVINO write into the home. This one is in edgekit's folder and is cleaned with it.
         home = f"{job.cache}/runtimes"
@@ -58,24 +43,24 @@ def run_agent(connection: Connection, python: str, job: AgentJob, kind: type[A],
             assert process.stdin
             assert process.stdout
             # In another thread, because a device whose disk hangs doesn't read it.
-            threading.Thread(target=_send, args=(process.stdin, encode(job)), daemon=True).start()
-            messages: list[Message] = _listen(name, work, process.stdout, reporter)
+            threading.Thread(target=_send, args=(process.stdin, messages.encode(job)), daemon=True).start()
+            results: list[messages.Message] = _listen(name, work, process.stdout, reporter)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(SILENCE_S)
         stderr.seek(0)
         output = stderr.read().decode(errors="replace")
     library_log.note(f"{name}: {work} ended with status {process.returncode}", output)
     connection.check(process.returncode)
-    for message in messages:
-        if isinstance(message, Failed):
+    for message in results:
+        if isinstance(message, messages.Failed):
             if message.traceback:
                 raise BugElsewhere(message.error, message.problem, message.traceback)
             raise DeviceError(f"{name}: {message.problem}", valid=message.valid, fix=message.fix)
     if process.returncode != 0:
         raise exit_error(name, work, process.returncode, output)
-    ends: list[Message | None] = [None, None, *messages]
+    ends: list[messages.Message | None] = [None, None, *results]
     answer, end = ends[-2:]
-    if answer is None or not isinstance(end, Ended):
+    if answer is None or not isinstance(end, messages.Ended):
         raise ConnectionCutError(f"{name}: the answer is incomplete (no end record)", fix="Run the same command again")
     if not isinstance(answer, kind):
         raise mismatch(name)
@@ -87,27 +72,27 @@ def mismatch(device: str) -> ConnectionCutError:
     return ConnectionCutError(f"{device}: the answer does not match the job", fix="Run the same command again")
 
 
-def _listen(name: str, work: str, pipe: IO[bytes], reporter: Reporter) -> list[Message]:
+def _listen(name: str, work: str, pipe: IO[bytes], reporter: Reporter) -> list[messages.Message]:
     """Read all messages and return those that aren't progress. FrozenError if none arrives, or nothing is done."""
     lines: queue.Queue[bytes | None] = queue.Queue()
     threading.Thread(target=_read, args=(pipe, lines.put), daemon=True).start()
-    messages: list[Message] = []
+    results: list[messages.Message] = []
     pace = Pace(name, work)
-    with ShownProgress(reporter, f"{name}: ") as progress:
+    with messages.ShownProgress(reporter, f"{name}: ") as progress:
         while True:
             try:
                 raw = lines.get(timeout=SILENCE_S)
             except queue.Empty:
                 raise frozen(name, f"{work} sent no message for {SILENCE_S} s") from None
             if raw is None:
-                return messages
-            message = decode_message(raw)
+                return results
+            message = messages.decode_message(raw)
             if message is None:
                 continue  # printed by a library, or cut off, in which case the end record will be missing
             pace.check(message)
             progress.show(message)
-            if isinstance(message, Answer | Failed | Ended):
-                messages.append(message)
+            if isinstance(message, messages.Answer | messages.Failed | messages.Ended):
+                results.append(message)
 
 
 class Pace:
@@ -118,12 +103,12 @@ class Pace:
         self._cpu_s = 0.0
         self._advanced = self._computed = time.monotonic()
 
-    def check(self, message: Message) -> None:
+    def check(self, message: messages.Message) -> None:
         """Raise FrozenError if there are signs of life, but neither progress nor computing, for too long."""
         now = time.monotonic()
-        if not isinstance(message, Alive):
+        if not isinstance(message, messages.Alive):
             self._advanced = self._computed = now
-            if isinstance(message, StageBegan):
+            if isinstance(message, messages.StageBegan):
                 self._stage = message.title
             return
         if message.cpu_s - self._cpu_s >= BUSY_S:

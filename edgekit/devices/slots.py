@@ -21,25 +21,7 @@ from msgspec import to_builtins
 
 from edgekit.devices.app_state import SlotRecord
 from edgekit.devices.faults import full_disk
-from edgekit.devices.scripts.apps import (
-    AGAIN,
-    INCOMING,
-    LOCK,
-    LOCK_S,
-    OTHER,
-    PUSHING,
-    SLOTS,
-    TRUST,
-    activate,
-    active_slot,
-    bundle_in,
-    damage,
-    locking,
-    newest_record,
-    record_of,
-    sync,
-    trusted_key,
-)
+from edgekit.devices.scripts import apps
 from edgekit.errors import BundleRefusedError, DeviceError, SignatureError
 from edgekit.runtime.signature import parse_public_key, public_pem
 from edgekit.support.files import file_sha256
@@ -63,28 +45,28 @@ class Slots:
     @property
     def active(self) -> str | None:
         """Name of the active slot, or None."""
-        return active_slot(self.app)
+        return apps.active_slot(self.app)
 
     @property
     def inactive(self) -> str:
         """Name of the slot that the next bundle gets."""
-        return OTHER[self.active] if self.active else FIRST
+        return apps.OTHER[self.active] if self.active else FIRST
 
     def folder(self, slot: str) -> Path:
         """Folder of the bundle in a slot."""
-        return self.app / SLOTS / slot
+        return self.app / apps.SLOTS / slot
 
     def holds(self, slot: str, files: Mapping[str, str]) -> bool:
         """Whether a slot has just these files, by name and SHA-256, and they passed a trial."""
-        record: Mapping[str, Any] | None = record_of(self.app, slot)
-        return record is not None and record["files"] == files and damage(self.folder(slot), dict(files)) is None
+        record: Mapping[str, Any] | None = apps.record_of(self.app, slot)
+        return record is not None and record["files"] == files and apps.damage(self.folder(slot), dict(files)) is None
 
     def receive(self, files: Mapping[str, str], store: Path) -> Path:
         """Write a bundle from files of the store into the folder of incoming bundles, which is returned.
 
         The files are hard links where the file system allows it. Raises DeviceError if one is gone, or damaged.
         """
-        incoming = self.app / INCOMING
+        incoming = self.app / apps.INCOMING
         shutil.rmtree(incoming, ignore_errors=True)
         incoming.mkdir()
         for name, digest in files.items():
@@ -100,8 +82,8 @@ class Slots:
                 raise DeviceError(
                     f"'{name}' is not in the device's store any more: another run needed its space", fix=RUN_AGAIN
                 ) from error
-            sync(incoming / name)
-        sync(incoming)
+            apps.sync(incoming / name)
+        apps.sync(incoming)
         return incoming
 
     def trusted_key(self, sent: str | None) -> "EllipticCurvePublicKey | None":
@@ -109,27 +91,27 @@ class Slots:
 
         Raises SignatureError if they differ, and MissingExtraError if signatures can't be verified here.
         """
-        own = trusted_key(self.app.parent)
+        own = apps.trusted_key(self.app.parent)
         if own is None and sent is None:
             return None
-        key = parse_public_key((own or sent or "").encode(), f"the key '{self.app.parent / TRUST}' of the device")
+        key = parse_public_key((own or sent or "").encode(), f"the key '{self.app.parent / apps.TRUST}' of the device")
         if own and sent and own != sent:
             raise other_key(own, sent, str(self.app.parent))
         return key
 
     def keep_key(self, key: "EllipticCurvePublicKey") -> None:
         """Make this the device's key, unless it has one: then it takes nothing else than bundles signed with it."""
-        path, draft = self.app.parent / TRUST, self.app.parent / f".{TRUST}"
+        path, draft = self.app.parent / apps.TRUST, self.app.parent / f".{apps.TRUST}"
         if not path.exists():
             draft.write_bytes(public_pem(key))
-            sync(draft)
+            apps.sync(draft)
             draft.rename(path)
-            sync(self.app.parent)
+            apps.sync(self.app.parent)
 
     def refuse_unless_active(self, *bundles: str | None) -> None:
         """Raise BundleRefusedError unless the active bundle has one of these hashes; None stands for no bundle."""
-        if bundle_in(self.app, self.active) not in bundles:
-            raise BundleRefusedError("another command has switched the app to another bundle meanwhile", fix=AGAIN)
+        if apps.bundle_in(self.app, self.active) not in bundles:
+            raise BundleRefusedError("another command has switched the app to another bundle meanwhile", fix=apps.AGAIN)
 
     def activate_incoming(self, record: SlotRecord, expected: str | None) -> None:
         """Move the incoming bundle into the inactive slot, whose bundle it replaces, and make it active.
@@ -138,39 +120,39 @@ class Slots:
         """
         with self.switching():
             self.refuse_unless_active(expected)
-            slot, slots = self.inactive, self.app / SLOTS
+            slot, slots = self.inactive, self.app / apps.SLOTS
             replaces = expected if expected != record.sha256 else None
-            number: Any = newest_record(self.app).get("number") or 0
+            number: Any = apps.newest_record(self.app).get("number") or 0
             record = replace(record, number=number + 1, replaces=replaces)
             slots.mkdir(exist_ok=True)
             (slots / f"{slot}.json").unlink(missing_ok=True)
             shutil.rmtree(self.folder(slot), ignore_errors=True)
-            (self.app / INCOMING).rename(self.folder(slot))
+            (self.app / apps.INCOMING).rename(self.folder(slot))
             self._write(slot, to_builtins(record))
-            activate(self.app, slot)
+            apps.activate(self.app, slot)
 
     def confirm_active(self, bundle: str, signed_by: str | None) -> None:
         """Raise BundleRefusedError unless this bundle is active, and record that a key signed it."""
         with self.switching():
             self.refuse_unless_active(bundle)
-            slot, record = self.active, record_of(self.app, self.active)
+            slot, record = self.active, apps.record_of(self.app, self.active)
             if slot and record and signed_by is not None:
                 self._write(slot, record | {"signed_by": signed_by})
 
     def _write(self, slot: str, record: Mapping[str, Any]) -> None:
         """Replace the record of a slot in one step."""
-        slots = self.app / SLOTS
+        slots = self.app / apps.SLOTS
         draft = slots / f".{slot}.json"
         draft.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-        sync(draft)
+        apps.sync(draft)
         draft.rename(slots / f"{slot}.json")
-        sync(slots)
+        apps.sync(slots)
 
     @contextmanager
     def switching(self) -> Iterator[None]:
         """Lock the slots against a rollback. Raises TimeoutError."""
-        with (self.app / LOCK).open("w") as lock:
-            for _ in locking(lock, LOCK_S):
+        with (self.app / apps.LOCK).open("w") as lock:
+            for _ in apps.locking(lock, apps.LOCK_S):
                 pass
             yield
 
@@ -185,11 +167,11 @@ def pushing(app: Path, device: str, reporter: Reporter) -> Iterator[Slots]:
     """
     try:
         app.mkdir(parents=True, exist_ok=True)
-        with turn(app / PUSHING, "another push", reporter):
+        with turn(app / apps.PUSHING, "another push", reporter):
             try:
                 yield Slots(app)
             finally:
-                shutil.rmtree(app / INCOMING, ignore_errors=True)
+                shutil.rmtree(app / apps.INCOMING, ignore_errors=True)
     except TimeoutError as error:
         raise DeviceError(str(error), fix=RUN_AGAIN) from error
     except OSError as error:
@@ -203,7 +185,7 @@ def pushing(app: Path, device: str, reporter: Reporter) -> Iterator[Slots]:
 def turn(path: Path, other: str, reporter: Reporter) -> Iterator[None]:
     """Lock a file until the block or the process ends, and report that another one has it. Raises TimeoutError."""
     with path.open("w") as file:
-        waits = locking(file, TURN_S)
+        waits = apps.locking(file, TURN_S)
         for _ in waits:
             with reporter.stage(f"wait for {other}") as step:
                 for _ in waits:
@@ -230,5 +212,5 @@ def other_key(own: str, sent: str, folder: str) -> SignatureError:
     """The error for a device whose key, in `folder`, is not the one that the host sent."""
     return SignatureError(
         f"the device trusts the key {fingerprint_of(own)}, and this machine has the key {fingerprint_of(sent)} for it",
-        fix=f"If you have a new key, delete {folder}/{TRUST} on the device, and push again",
+        fix=f"If you have a new key, delete {folder}/{apps.TRUST} on the device, and push again",
     )

@@ -15,16 +15,6 @@ from edgekit.config.runtimes import find_runtime
 from edgekit.report.device import Conditions, DeviceFacts, MachineState, Sample
 from edgekit.support import probe
 from edgekit.support.distribution import versions_of
-from edgekit.support.probe import (
-    affinity,
-    available_cores,
-    board,
-    busy_seconds,
-    emulated,
-    physical_cores,
-    processor,
-    state,
-)
 
 
 @dataclass(frozen=True)
@@ -54,17 +44,17 @@ def describe(name: str = "local", device_class: str | None = None) -> DeviceFact
         name=name,
         device_class=device_class or host_class(),
         cpu=_cpu(),
-        cores=available_cores(),
+        cores=probe.available_cores(),
         memory_bytes=machine_memory().total,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
-        emulated=emulated(Path("/")),
+        emulated=probe.emulated(Path("/")),
     )
 
 
 def _cpu(root: Path = Path("/")) -> str | None:
     """Name of the board or of the processor, or of its architecture where Linux's files are missing or have no name."""
-    name = board(root) or processor(root)["cpu"] or platform.processor() or platform.machine()
+    name = probe.board(root) or probe.processor(root)["cpu"] or platform.processor() or platform.machine()
     return str(name) if name else None
 
 
@@ -96,9 +86,9 @@ class TelemetrySampler:
     def __init__(self, root: Path = Path("/")) -> None:
         self._root, self._every = root, EVERY_S
         self._before = machine_state(root)
-        self._cpus = affinity()
+        self._cpus = probe.affinity()
         self._series: list[Sample] = []
-        self._busy, self._own = busy_seconds(root, self._cpus), _own_seconds()
+        self._busy, self._own = probe.busy_seconds(root, self._cpus), _own_seconds()
         self._start = time.monotonic()
         self._next = self._start + self._every
 
@@ -118,7 +108,7 @@ class TelemetrySampler:
     def finish(self) -> Conditions:
         """Take the last sample, and return the conditions of the whole measurement."""
         seconds = self.seconds()
-        busy, own = busy_seconds(self._root, self._cpus), _own_seconds()
+        busy, own = probe.busy_seconds(self._root, self._cpus), _own_seconds()
         after = machine_state(self._root)
         self._sample(after)
         other = None
@@ -131,7 +121,7 @@ class TelemetrySampler:
             series=tuple(self._series),
             throttled=throttling(self._before, after, self._series),
             cpus=len(self._cpus),
-            cores=physical_cores(self._root),
+            cores=probe.physical_cores(self._root),
             # If it is below zero by more than rounding, the counts don't belong to the CPUs that this process runs on.
             other_cpus=None if other is None or other < -0.25 else max(0.0, other),
         )
@@ -143,7 +133,7 @@ class TelemetrySampler:
 
 def machine_state(root: Path) -> MachineState:
     """Read clocks, temperature, throttling and load. `root` is the folder of proc and sys."""
-    return msgspec.convert(state(root), MachineState)
+    return msgspec.convert(probe.state(root), MachineState)
 
 
 def throttling(before: MachineState, after: MachineState, series: Sequence[Sample]) -> tuple[str, ...] | None:

@@ -24,18 +24,8 @@ from edgekit.measure.tasks import Task
 from edgekit.models import Network
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.request import BuildSpec
-from edgekit.report import write_report
-from edgekit.report.document import (
-    Calibration,
-    Evaluation,
-    Lookalike,
-    Model,
-    PreprocessingFacts,
-    Reference,
-    Report,
-    Stability,
-    Unreadable,
-)
+from edgekit.report import document, write_report
+from edgekit.report.document import Report
 from edgekit.report.html import changed_rows, shown_images
 from edgekit.report.row import Row
 from edgekit.report.write import write_thumbnails
@@ -50,9 +40,9 @@ def assemble(
     spec: BuildSpec,
     images: JobImages,
     rows: Sequence[Row],
-    reference: Reference,
+    reference: document.Reference,
     finals: Finals | None,
-    stability: Sequence[Stability],
+    stability: Sequence[document.Stability],
     seed: int,
     command: Sequence[str],
     folder: Path,
@@ -66,23 +56,23 @@ def assemble(
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         command=shareable_command(command),
         model=describe_model(spec.network, spec.task, next((row.macs for row in rows if row.macs), 0)),
-        calibration=Calibration(
+        calibration=document.Calibration(
             count=len(images.calibration.samples),
             sha256=images.calibration.sha256,
             seed=seed,
             recipe=spec.recipe.name,
-            unreadable=tuple(Unreadable(*image) for image in images.calibration.unreadable),
+            unreadable=tuple(document.Unreadable(*image) for image in images.calibration.unreadable),
             doubts=tuple(doubts(images.calibration, len(spec.calibration_dataset.class_names), images.evaluation)),
             unlike_evaluation=differ_in_brightness(images.calibration, images.evaluation),
             stability=tuple(stability),
         ),
-        evaluation=Evaluation(
+        evaluation=document.Evaluation(
             count=len(images.evaluation.samples),
             sha256=images.evaluation.sha256,
             overlap_with_calibration=len(shared),
-            unreadable=tuple(Unreadable(*image) for image in images.evaluation.unreadable),
+            unreadable=tuple(document.Unreadable(*image) for image in images.evaluation.unreadable),
             copies_left_out=tuple(copies_of(images.evaluation, images.calibration)),
-            lookalikes=tuple(Lookalike(*pair) for pair in images.lookalikes if pair[0] in evaluated),
+            lookalikes=tuple(document.Lookalike(*pair) for pair in images.lookalikes if pair[0] in evaluated),
             classes=evaluated_classes(images.evaluation.samples, images.class_names(spec.task, spec.network.labels)),
         ),
         reference=reference,
@@ -91,9 +81,9 @@ def assemble(
     )
 
 
-def describe_model(network: Network, task: Task, macs: int) -> Model:
+def describe_model(network: Network, task: Task, macs: int) -> document.Model:
     """Describe the network for the report; `macs` is the number of multiply-accumulates of one inference."""
-    return Model(
+    return document.Model(
         name=network.name,
         source=network.source,
         weights=Path(network.weights).name,  # reports are shared, and must not reveal local folders
@@ -104,7 +94,7 @@ def describe_model(network: Network, task: Task, macs: int) -> Model:
         classes=network.classes,
         accuracy_meaningful=network.weights != "random",
         license=network.license_note,
-        preprocessing=PreprocessingFacts(**asdict(network.preprocessing)),
+        preprocessing=document.PreprocessingFacts(**asdict(network.preprocessing)),
         task=task.name,
     )
 

@@ -3,22 +3,13 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from edgekit.report import sentences
 from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import NOTHING, Figure, counted, figure_at, score_figures
 from edgekit.report.measurement import Accuracy
 from edgekit.report.recipe_search import price_words
 from edgekit.report.row import Row, Verdict
-from edgekit.report.sentences import (
-    Note,
-    confidence,
-    emulated,
-    ended,
-    is_unconfirmed,
-    notes_of,
-    task_details,
-    timing_words,
-    warnings,
-)
+from edgekit.report.sentences import Note
 from edgekit.report.table import Column
 
 UNCONFIRMED_WORD = "unconfirmed"
@@ -39,7 +30,7 @@ UNCONFIRMED_VERBS: dict[Verdict, str] = {"pass": " passes:", "inconclusive": " i
 
 def alerts(report: Report) -> list[str]:
     """What to know before the decision: warnings of the whole run, emulated devices, and unreliable timing."""
-    return [*warnings(report), *emulated(report.results), *unsteady(report.results)]
+    return [*sentences.warnings(report), *sentences.emulated(report.results), *unsteady(report.results)]
 
 
 def decision(report: Report, advice: Recommendation) -> list[str]:
@@ -48,7 +39,9 @@ def decision(report: Report, advice: Recommendation) -> list[str]:
     where = "" if len(report.devices) == 1 and advice.device in (None, "local") else f" on {advice.device}"
     shipped = next((row for row in rows if row.bundle == advice.bundle and row.latency_ms), None)
     if advice.bundle is None or shipped is None:
-        return [f"Ship {advice.bundle or 'nothing'}{where}: {ended(advice.why.partition(': see the rows')[0])}"]
+        return [
+            f"Ship {advice.bundle or 'nothing'}{where}: {sentences.ended(advice.why.partition(': see the rows')[0])}"
+        ]
     if shipped.precision == "float":
         figures = f"{shipped.best_ms:.2f} ms, {_megabytes(shipped)} MB"
         return [f"Ship {_float_name(shipped)}{where}: {figures}.", *_why_float(shipped, rows), *_by_threads(shipped)]
@@ -95,8 +88,8 @@ def _cost(accuracy: Accuracy, reference: float, meaningful: bool) -> Iterator[st
         yield "What it costs in accuracy is unknown, because the weights are random."
         return
     yield f"{_begun(accuracy.metric)} is {100 * accuracy.value:.2f} % instead of {100 * reference:.2f} %."
-    yield confidence(accuracy)
-    if more := task_details(accuracy):
+    yield sentences.confidence(accuracy)
+    if more := sentences.task_details(accuracy):
         yield f"{_begun(more)}."
 
 
@@ -147,7 +140,7 @@ def with_interval(figure: Figure, row: object, meaningful: bool = True) -> str:
 
 def verdict_word(row: Row) -> str:
     """The verdict, or another word for a row that passes on its measured loss alone."""
-    return UNCONFIRMED_WORD if row.verdict == "pass" and is_unconfirmed(row.accuracy) else row.verdict
+    return UNCONFIRMED_WORD if row.verdict == "pass" and sentences.is_unconfirmed(row.accuracy) else row.verdict
 
 
 def float_line(rows: Sequence[Row]) -> str:
@@ -166,7 +159,7 @@ def _low(row: Row) -> str:
 def caption(report: Report) -> str:
     """How the figures of the table were measured."""
     loss = f" Loss: against {report.reference.engine}, {report.evaluation.count:,} images."
-    return f"Latency: {timing_words(report.results)}.{loss if report.model.accuracy_meaningful else ''}"
+    return f"Latency: {sentences.timing_words(report.results)}.{loss if report.model.accuracy_meaningful else ''}"
 
 
 def all_remarks(report: Report) -> list[tuple[Row, str]]:
@@ -185,7 +178,7 @@ def unsteady(rows: Sequence[Row]) -> list[str]:
     concerned: dict[str, list[str]] = {}
     several = len({row.device.name for row in rows}) > 1
     for row in rows:
-        for note in notes_of(row):
+        for note in sentences.notes_of(row):
             if note.kind == "unsteady":
                 concerned.setdefault(note.cause, []).append(row.label if several else row.name)
     return [f"Unreliable timing of {', '.join(names)}: {cause}" for cause, names in concerned.items()]
@@ -195,7 +188,7 @@ def remarks(row: Row, shipped: bool, several: bool) -> list[str]:
     """Sentences on a row: why it did not pass, and what to know about it beyond the decision and the warnings."""
     name = row.label if several else row.name
     lines = []
-    for note in notes_of(row):
+    for note in sentences.notes_of(row):
         if note.kind == "unconfirmed" and not shipped:
             lines.append(f"{name}{UNCONFIRMED_VERBS.get(row.verdict, ':')} {note.sentence}")
         elif note.kind == "other":
@@ -205,7 +198,9 @@ def remarks(row: Row, shipped: bool, several: bool) -> list[str]:
 
 def _verb(row: Row, note: Note) -> str:
     """What leads from a bundle's name to a note. What only leaves a gate inconclusive isn't why a bundle failed."""
-    unsettled = [ended(reason) for gate in row.gates if gate.verdict == "inconclusive" for reason in gate.reasons]
+    unsettled = [
+        sentences.ended(reason) for gate in row.gates if gate.verdict == "inconclusive" for reason in gate.reasons
+    ]
     explains = note.is_reason and (row.verdict != "fail" or note.sentence not in unsettled)
     return VERBS[row.verdict] if explains else ""
 

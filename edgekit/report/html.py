@@ -9,6 +9,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from edgekit.report import sentences
 from edgekit.report.answer import UNCONFIRMED_WORD, alerts, all_remarks, decision, float_line, verdict_word
 from edgekit.report.document import Reference, Report
 from edgekit.report.figure import Figure, figure_at, score_figures, table_figures
@@ -20,17 +21,6 @@ from edgekit.report.provenance import origin, provenance
 from edgekit.report.recipe_search import draw_tuning, lines
 from edgekit.report.row import Row
 from edgekit.report.sensitivity_document import draw_sensitivity, sentences_of
-from edgekit.report.sentences import (
-    confidence_details,
-    energy_words,
-    heading,
-    heat_words,
-    layer_names,
-    limits,
-    measured_with,
-    outcomes,
-    task_details,
-)
 from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:
@@ -44,7 +34,7 @@ def details(report: Report, row: Row) -> dict[str, str]:
     texts = {
         "Runtime": row.engine,
         "Scheme": row.scheme,
-        "Gates": outcomes(row),
+        "Gates": sentences.outcomes(row),
         "Timing": runs_words(row),
         "Mean": latency and f"{_ms(latency.mean)}, standard deviation {_ms(latency.std)}",
         "Load": latency and _ms(latency.load),
@@ -52,12 +42,12 @@ def details(report: Report, row: Row) -> dict[str, str]:
         "In low precision": _low_precision(row.low_precision, meaningful),
         "At the class's nominal rate": row.limit and _ms(row.limit.bound_ms),
         "Source of INT8 share": int8 and int8.method,
-        "Layers in float": layer_names(int8.float_layers) if int8 else None,
-        "Energy": energy_words(row.energy),
-        "Temperature and clocks": heat_words(row.thermal),
+        "Layers in float": sentences.layer_names(int8.float_layers) if int8 else None,
+        "Energy": sentences.energy_words(row.energy),
+        "Temperature and clocks": sentences.heat_words(row.thermal),
         "Changed predictions": _flips(row.accuracy),
-        "More on accuracy": task_details(row.accuracy) if meaningful else "",
-        "Confidence": confidence_details(row.accuracy.confidence) if row.accuracy and meaningful else "",
+        "More on accuracy": sentences.task_details(row.accuracy) if meaningful else "",
+        "Confidence": sentences.confidence_details(row.accuracy.confidence) if row.accuracy and meaningful else "",
         "Reasons": "; ".join(row.reasons),
         "Remarks": "; ".join(row.remarks),
     }
@@ -188,16 +178,16 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] = MappingProxyTy
     return _template().render(
         report=report,
         title=report.title,
-        heading=heading(report),
+        heading=sentences.heading(report),
         origin=origin(report),
         alerts=alerts(report),
         decisions=[decision(report, advice) for advice in report.recommendations],
         ships=any(advice.bundle for advice in report.recommendations),
-        limits=limits(report.results),
+        limits=sentences.limits(report.results),
         steps=[(step.purpose, shlex.join(step.command)) for step in steps_in_report(report)],
         run=RUN,
         headlines=_headlines(report),
-        conditions=measured_with(report),
+        conditions=sentences.measured_with(report),
         columns=sorted(table_figures(report.results), key=lambda figure: figure.rank or 0),
         int8=int8,
         floats=float_,

@@ -10,17 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.devices.web.page_messages import (
-    Build,
-    Download,
-    Images,
-    LogitsRequest,
-    Opened,
-    OpenRequest,
-    RawTimes,
-    Request,
-    TimesRequest,
-)
+from edgekit.devices.web import page_messages
 from edgekit.devices.web.server import PageServer
 from edgekit.errors import EngineError
 from edgekit.measure.latency import LEAD_MS, LEAD_RUNS, TURN
@@ -37,17 +27,17 @@ OnStep = Callable[[int], None]
 class Runner:
     """Asks a page to run models. Every method raises a StageError if that fails."""
 
-    def __init__(self, server: PageServer, build: Build, clock_ms: float) -> None:
+    def __init__(self, server: PageServer, build: page_messages.Build, clock_ms: float) -> None:
         self._server, self._build, self._clock_ms = server, build, clock_ms
 
-    def open(self, model: Download) -> Opened:
+    def open(self, model: page_messages.Download) -> page_messages.Opened:
         """Load a model in a new worker, and run it once."""
-        return self._ask(OpenRequest(build=self._build, models=(model,)), Opened)
+        return self._ask(page_messages.OpenRequest(build=self._build, models=(model,)), page_messages.Opened)
 
     def logits(
         self,
         bundle: Bundle,
-        model: Download,
+        model: page_messages.Download,
         crops: Iterable[NDArray[np.uint8]],
         on_step: OnStep = lambda done: None,
     ) -> Iterator[NDArray[np.float32]]:
@@ -56,7 +46,9 @@ class Runner:
         count = min(CHUNK_IMAGES, max(1, CHUNK_BYTES // math.prod(bundle.manifest.input_shape)))
         while chunk := list(islice(remaining, count)):
             with self._offered(bundle, np.stack(chunk)) as images:
-                request = LogitsRequest(build=self._build, models=(model,), images=(images,), before=before)
+                request = page_messages.LogitsRequest(
+                    build=self._build, models=(model,), images=(images,), before=before
+                )
                 answer = self._ask(request, bytes, on_step)
             values = len(chunk) * bundle.manifest.classes
             if len(answer) != 4 * values:
@@ -67,18 +59,18 @@ class Runner:
 
     def times(
         self,
-        models: Sequence[tuple[Bundle, Download]],
+        models: Sequence[tuple[Bundle, page_messages.Download]],
         examples: Sequence[NDArray[np.uint8]],
         timing: Timing,
         on_step: OnStep,
-    ) -> RawTimes:
+    ) -> page_messages.RawTimes:
         """Times of models in turns, each on its own example [1,H,W,C]. `on_step` gets the number of rounds done."""
         with ExitStack() as stack:
             images = [
                 stack.enter_context(self._offered(bundle, example))
                 for (bundle, _), example in zip(models, examples, strict=True)
             ]
-            request = TimesRequest(
+            request = page_messages.TimesRequest(
                 build=self._build,
                 models=tuple(model for _, model in models),
                 images=tuple(images),
@@ -89,12 +81,12 @@ class Runner:
                 lead_ms=LEAD_MS,
                 clock_ms=self._clock_ms,
             )
-            times = self._ask(request, RawTimes, on_step)
+            times = self._ask(request, page_messages.RawTimes, on_step)
         if list(map(len, (times.batches, *times.times))) != [len(models), *len(models) * [timing.iterations]]:
             raise EngineError(f"the page's times are not {timing.iterations} of each of {len(models)} bundles")
         return times
 
-    def _ask(self, request: Request, kind: type[T], on_step: OnStep = lambda done: None) -> T:
+    def _ask(self, request: page_messages.Request, kind: type[T], on_step: OnStep = lambda done: None) -> T:
         """The page's answer, of this type."""
         answer = self._server.ask(request, on_step)
         try:
@@ -103,14 +95,14 @@ class Runner:
             raise EngineError(f"the page's answer can't be read: {error}") from error
 
     @contextmanager
-    def _offered(self, bundle: Bundle, pixels: NDArray[np.uint8]) -> Iterator[Images]:
+    def _offered(self, bundle: Bundle, pixels: NDArray[np.uint8]) -> Iterator[page_messages.Images]:
         """Offer images [N,H,W,C] to the page while the block runs."""
         preprocessing = bundle.manifest.preprocessing
         levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], preprocessing.channels, axis=2)
         table = preprocessing.normalize(levels)[0, :, :, 0]
         download = self._server.offer(pixels.tobytes())
         try:
-            yield Images(
+            yield page_messages.Images(
                 pixels=download,
                 count=len(pixels),
                 shape=bundle.manifest.input_shape[1:],
