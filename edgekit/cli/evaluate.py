@@ -1,6 +1,7 @@
 """The command evaluate: the accuracy of bundles on labelled images."""
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +119,17 @@ def evaluate(
     gates = None if job.max_drop is None else job.gates
     with clean_stdout() as out:
         reporter = Reporter(quiet)
-        what = (bundles, job.data, job.num_eval_samples, job.seed, job.threads, reporter)
-        if browser is not None:
+        evaluated = partial(
+            evaluate_bundles,
+            data=job.data, count=job.num_eval_samples, seed=job.seed, threads=job.threads, reporter=reporter,
+            scale=Scale(workers, scheduler, output), reference=reference, gates=gates, threshold=job.threshold,
+        )  # fmt: skip
+        if browser is None:
+            evaluation = evaluated(bundles)
+        else:
             from edgekit.devices.web.evaluate import evaluate_in_browser
 
-            evaluation = evaluate_in_browser(browser, *what, reference=reference, gates=gates, threshold=job.threshold)
-        else:
-            scale = Scale(workers, scheduler, output)
-            evaluation = evaluate_bundles(*what, scale, reference=reference, gates=gates, threshold=job.threshold)
+            evaluation = evaluate_in_browser(browser, bundles, reference, job.threads, evaluated, reporter)
         rows, meaningful = evaluation.results, evaluation.accuracy_meaningful
         some = job.data if job.num_eval_samples else None
         steps = after_evaluate(rows, evaluation.evaluation.count, some, job.max_drop)

@@ -24,7 +24,7 @@ from edgekit import __version__
 from edgekit.devices import messages
 from edgekit.devices.app_state import AppState, Refusal, SlotRecord, Trial
 from edgekit.devices.scripts.apps import app_state
-from edgekit.devices.slots import RUN_AGAIN, Slots, fingerprint_of, pushing, turn
+from edgekit.devices.slots import RUN_AGAIN, Slots, fingerprint_of, not_in_store, pushing, turn
 from edgekit.errors import BundleRefusedError, DeviceError, EdgekitError
 from edgekit.images.dataset import LabelledCrops
 from edgekit.measure import machine
@@ -120,10 +120,7 @@ def link(files: messages.Files, store: Path, folder: Path) -> None:
         try:
             os.link(store / digest, folder / name)
         except FileNotFoundError as error:
-            raise DeviceError(
-                f"'{name}' is not in the device's store any more: another run needed its space",
-                fix=RUN_AGAIN,
-            ) from error
+            raise not_in_store(name) from error
 
 
 def images_of(sent: messages.SentImages, store: Path) -> EvaluationImages:

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -276,15 +276,15 @@ class ShownProgress:
 
     def __init__(self, reporter: Reporter, prefix: str = "") -> None:
         self._reporter, self._prefix = reporter, prefix
-        self._stage: Any = None
+        self._stage = ExitStack()
         self._step: Step = no_step
         self._done = 0.0
 
     def __enter__(self) -> "ShownProgress":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._close(*error)
+    def __exit__(self, *error: Any) -> None:
+        self._stage.__exit__(*error)
 
     def show(self, message: Message) -> None:
         """Open a stage, advance it, or print a line."""
@@ -294,17 +294,14 @@ class ShownProgress:
             bug = BugElsewhere(message.kind, message.summary, message.traceback)
             self._reporter.bug(f"{self._prefix}{message.what}", bug)
         elif isinstance(message, StageBegan):
-            self._close(None, None, None)
-            self._stage = self._reporter.stage(f"{self._prefix}{message.title}", message.total)
-            self._step, self._done = self._stage.__enter__(), 0.0
+            self._stage.close()
+            self._step = self._stage.enter_context(
+                self._reporter.stage(f"{self._prefix}{message.title}", message.total)
+            )
+            self._done = 0.0
         elif isinstance(message, Stepped):
             self._step(message.done - self._done)
             self._done = message.done
         elif isinstance(message, Said):
-            self._close(None, None, None)
+            self._stage.close()
             self._reporter.say(f"{self._prefix}{message.text}")
-
-    def _close(self, *error: Any) -> None:
-        if self._stage is not None:
-            stage, self._stage = self._stage, None
-            stage.__exit__(*error)

@@ -79,9 +79,7 @@ class Slots:
                     )
                 _link(source, incoming / name)
             except FileNotFoundError as error:
-                raise DeviceError(
-                    f"'{name}' is not in the device's store any more: another run needed its space", fix=RUN_AGAIN
-                ) from error
+                raise not_in_store(name) from error
             apps.sync(incoming / name)
         apps.sync(incoming)
         return incoming
@@ -191,6 +189,11 @@ def turn(path: Path, other: str, reporter: Reporter) -> Iterator[None]:
                 for _ in waits:
                     step()  # shows the host that this process isn't stuck
         yield
+
+
+def not_in_store(name: str) -> DeviceError:
+    """The error for a file that was in the device's store."""
+    return DeviceError(f"'{name}' is not in the device's store any more: another run needed its space", fix=RUN_AGAIN)
 
 
 def _link(source: Path, path: Path) -> None:

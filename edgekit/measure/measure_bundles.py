@@ -6,7 +6,8 @@ loses only its own measurement.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import cycle
 from typing import TypeVar
 
@@ -47,13 +48,13 @@ class GroupTimes:
 
     timed: Timed[Call]
     """Times of the models alone, for the bundles that didn't fail."""
-    end_to_end: Mapping[str, Times]
+    end_to_end: Mapping[str, Times] = field(default_factory=dict)
     """Times that include decoding and preprocessing, by the name of the bundle."""
-    energy: Mapping[str, Energy]
+    energy: Mapping[str, Energy] = field(default_factory=dict)
     """Energy of an inference, by the name of the bundle."""
-    throughput: Mapping[str, Throughput]
+    throughput: Mapping[str, Throughput] = field(default_factory=dict)
     """Throughput of several streams, by the name of the bundle; empty unless the timing asks for it."""
-    failures: Mapping[str, Exception]
+    failures: Mapping[str, Exception] = field(default_factory=dict)
     """Errors of the other bundles, by name."""
 
 
@@ -62,7 +63,7 @@ def time_group(
 ) -> GroupTimes:
     """Time the open bundles. One that fails in f32 or end to end has no times, so that it can't be a baseline."""
     if not opened:
-        return GroupTimes(Timed(), {}, {}, {}, {})
+        return GroupTimes(Timed())
     threads = max(entry.session.threads for entry in opened.values())
     title = f"{', '.join(opened)}: time"
     inputs = {name: entry.example(images) for name, entry in opened.items()}
@@ -80,7 +81,7 @@ def time_group(
         failures |= errors
     left = [name for name in opened if name not in failures]
     energy, errors = each_bundle(
-        left, lambda name: meter.measure(_call(opened[name].session, inputs[name])), reporter, "under load"
+        left, lambda name: meter.measure(partial(opened[name].session, inputs[name])), reporter, "under load"
     )
     failures |= errors
     streams = {name: (opened[name].bundle, inputs[name]) for name in energy}
@@ -95,14 +96,10 @@ def _calls(
 ) -> Iterator[tuple[Call, Callable[[], object]]]:
     """Calls to time: each model alone, first all in f32, then bf16 or f16."""
     for name, entry in opened.items():
-        yield (name, F32), _call(entry.session, inputs[name])
+        yield (name, F32), partial(entry.session, inputs[name])
     for name, entry in opened.items():
         if entry.low is not None:
-            yield (name, computes_in(entry.low.session)), _call(entry.low.session, inputs[name])
-
-
-def _call(session: Session, image: NDArray[np.float32]) -> Callable[[], object]:
-    return lambda: session(image)
+            yield (name, computes_in(entry.low.session)), partial(entry.low.session, inputs[name])
 
 
 def _end_to_end(session: Session, files: Sequence[bytes]) -> Callable[[], object]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,16 +40,7 @@ from edgekit.support.files import digest, file_sha256
 from edgekit.support.progress import Reporter, Step
 
 NO_PROFILER = "unknown: browsers have no profiler for LiteRT.js"
-UNKNOWN = MachineState(
-    clock_mhz=None,
-    clock_max_mhz=None,
-    governor=None,
-    celsius=None,
-    throttled=None,
-    throttle_events=None,
-    cooling_state=None,
-    load=None,
-)
+UNKNOWN = MachineState(**dict.fromkeys(each.name for each in fields(MachineState)))
 """State of a machine that reports nothing."""
 
 
@@ -95,7 +86,7 @@ class Browser:
             return self._check(name, bundles[name], offered[name], images)
 
         def times_of(opened: Mapping[str, CheckedBundle]) -> GroupTimes:
-            return GroupTimes(self._time(opened, offered, timing, images), {}, {}, {}, {})
+            return GroupTimes(self._time(opened, offered, timing, images))
 
         with self._offering(bundles, "The measurement failed") as offered:
             measured = measure_with(opening, times_of, bundles, self.row_facts, self._reporter, images)

@@ -1,6 +1,6 @@
 """What browsers can do for `edgekit benchmark`, `deploy` and `evaluate`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +15,8 @@ from edgekit.devices.web.pages import Pages, serving
 from edgekit.errors import UsageError
 from edgekit.images.dataset import Sample
 from edgekit.measure.baselines import Group
-from edgekit.measure.evaluate_bundles import evaluate_bundles
 from edgekit.measure.evaluation import BundleEvaluation
-from edgekit.measure.settings import Gates, Timing
+from edgekit.measure.settings import Timing
 from edgekit.measure.tasks import Answers, Task
 from edgekit.report.device import DeviceFacts
 from edgekit.runtime.bundle import Bundle, read_bundle
@@ -55,16 +54,12 @@ class InBrowser:
 def evaluate_in_browser(
     device: Device,
     paths: Sequence[Path],
-    data: Path,
-    count: int | None,
-    seed: int,
+    reference: Path | None,
     threads: int | None,
+    evaluate: Callable[..., BundleEvaluation],
     reporter: Reporter,
-    reference: Path | None = None,
-    gates: Gates | None = None,
-    threshold: float | None = None,
 ) -> BundleEvaluation:
-    """Evaluate bundles for LiteRT in a browser, as `evaluate_bundles` does here. Raises BrowserError if that fails.
+    """Let `evaluate`, which is `evaluate_bundles`, run the bundles for LiteRT in a browser. BrowserError if that fails.
 
     Raises UsageError for a reference that browsers can't run, since another bundle must not take its place.
     """
@@ -74,18 +69,7 @@ def evaluate_in_browser(
     with serving([device], reporter) as pages:
         assert pages is not None
         inside = InBrowser(pages, device, threads)
-        evaluation = evaluate_bundles(
-            [path for path in paths if str(path) in runnable],
-            data,
-            count,
-            seed,
-            threads,
-            reporter,
-            reference=reference,
-            gates=gates,
-            elsewhere=inside,
-            threshold=threshold,
-        )
+        evaluation = evaluate([path for path in paths if str(path) in runnable], elsewhere=inside)
         inside.browser.finish(evaluation.results)
         return evaluation
 

@@ -39,7 +39,6 @@ class Pages:
     def browser(self, device: Device, threads: int | None) -> "Browser":
         """The browser of a device; the first call shows an address and waits. Raises BrowserError if none comes."""
         from edgekit.devices.web.browser import Browser
-        from edgekit.devices.web.pages import own_certificate
         from edgekit.devices.web.server import PageServer
 
         if device not in self._servers:

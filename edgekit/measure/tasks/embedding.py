@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgekit.config.choices import Activation, Labelling
 from edgekit.measure.confidence import Confidences
-from edgekit.measure.paired import bootstrap_weights, least_drop_bound, percentile_interval, share_interval
+from edgekit.measure.paired import bootstrap_weights, percentile_interval, share_interval
 from edgekit.measure.tasks.single_label import chance, changed, difference, hits_by_class, near_chance
 from edgekit.measure.tasks.task import Answers, Outputs, Targets, Task
 from edgekit.report.document import Reference
@@ -114,10 +114,6 @@ class Embedding(Task):
         if not is_labelled(targets):
             return None
         return hits_by_class(targets[neighbours(answers.values)[:, 0]] == targets, targets)
-
-    def least_interval(self, count: int) -> float:
-        """The end of Tango's interval for no image that differs."""
-        return least_drop_bound(count)
 
 
 def is_labelled(targets: Targets) -> bool:

@@ -126,6 +126,10 @@ class MultiLabel(Task):
         """Number of images for which the class is given, right or wrong."""
         return _by_class(self.given(answers), targets)
 
+    def least_interval(self, count: int) -> float:
+        """Nothing, because a bootstrap of equal answers has no width."""
+        return 0.0
+
 
 def _by_class(chosen: NDArray[np.bool_], targets: Targets) -> tuple[int, ...] | None:
     """Number of chosen images of each class that images have; None for too many classes."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgekit.config.choices import Activation, Labelling
 from edgekit.errors import UsageError
 from edgekit.measure.confidence import Confidences
-from edgekit.measure.paired import CONFIDENCE, least_drop_bound
+from edgekit.measure.paired import CONFIDENCE
 from edgekit.measure.tasks.task import Answers, Outputs, Targets, Task
 from edgekit.report.document import Reference
 from edgekit.report.measurement import Accuracy, ClassChange, Score
@@ -124,10 +124,6 @@ class OwnMetric(Task):
     def given_by_class(self, answers: Outputs, targets: Targets) -> tuple[int, ...] | None:
         """Those of the task."""
         return self.task.given_by_class(self.task.kept(answers.values), targets)
-
-    def least_interval(self, count: int) -> float:
-        """The end of Tango's interval for no image that differs."""
-        return least_drop_bound(count)
 
     def _value(self, outputs: NDArray[np.float32], targets: Targets) -> float:
         value: Any = self.metric(outputs, targets)

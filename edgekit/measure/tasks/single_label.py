@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgekit.config.choices import Activation, Labelling
 from edgekit.measure.confidence import Confidences
-from edgekit.measure.paired import least_drop_bound, mcnemar, paired_interval, share_interval
+from edgekit.measure.paired import mcnemar, paired_interval, share_interval
 from edgekit.measure.tasks.task import CLASSES, EXAMPLES, MOST_CLASSES, Answers, Targets, Task
 from edgekit.report.document import Reference
 from edgekit.report.measurement import Accuracy, ChangedImage, ClassChange
@@ -101,10 +101,6 @@ class SingleLabel(Task):
     def right_by_class(self, answers: TopClasses, targets: Targets) -> tuple[int, ...] | None:
         """Number of images of each class whose best class is the right one."""
         return hits_by_class(answers.right(targets), targets)
-
-    def least_interval(self, count: int) -> float:
-        """The end of Tango's interval for no image that differs."""
-        return least_drop_bound(count)
 
 
 @dataclass(frozen=True)

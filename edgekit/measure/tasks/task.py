@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgekit.config.choices import Activation, Labelling
 from edgekit.measure.confidence import Confidences, compare_confidences
+from edgekit.measure.paired import least_drop_bound
 from edgekit.report.document import Reference
 from edgekit.report.measurement import Accuracy, ClassChange, Confidence
 from edgekit.support.files import Inputs
@@ -178,8 +179,8 @@ class Task(ABC):
         return tuple(_named(change, names, self.outputs_are_classes) for change in changes)
 
     def least_interval(self, count: int) -> float:
-        """Upper end, in points, of the interval of the drop between equal models on so many images."""
-        return 0.0
+        """Upper end, in points, of the interval of the drop between equal models on so many images: Tango's, if any."""
+        return least_drop_bound(count)
 
 
 def _named(change: ClassChange, names: ClassNames, examples: bool) -> ClassChange:
