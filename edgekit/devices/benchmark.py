@@ -38,11 +38,7 @@ class Benchmark:
 
 
 def benchmark_devices(
-    paths: Sequence[Path],
-    devices: Sequence[Device],
-    timing: Timing,
-    reporter: Reporter,
-    gates: Gates | None = None,
+    paths: Sequence[Path], devices: Sequence[Device], timing: Timing, reporter: Reporter, gates: Gates | None = None
 ) -> Benchmark:
     """Measure each bundle on each device. The rows of a device that fails contain its error.
 

@@ -12,17 +12,9 @@ from urllib.request import Request, urlopen
 from edgekit import __version__
 from edgekit.config.compatibility import KnownBad, known_bad
 from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Runtime
+from edgekit.devices import probe_result
 from edgekit.devices.parallel import each_device
-from edgekit.devices.probe_result import (
-    PYTHONS,
-    ProbeResult,
-    platform_problems,
-    probe,
-    python_of,
-    read_probe,
-    supports_python,
-    wheel_problem,
-)
+from edgekit.devices.probe_result import ProbeResult
 from edgekit.devices.registry import LOCAL, THIS, Device
 from edgekit.devices.transport import connect
 from edgekit.errors import DeviceError, DevicePythonError, as_sentences
@@ -96,11 +88,11 @@ def diagnose(devices: Sequence[Device] = (THIS,)) -> Diagnosis:
 def _examined(device: Device) -> tuple[str, ProbeResult | None, list[Finding]]:
     """A machine's name, the result of its probe, and the findings; those of a device that can't be reached say so."""
     if device == THIS:
-        facts = read_probe(probe_here())
+        facts = probe_result.read_probe(probe_here())
         return LOCAL, facts, list(examine_here(facts, HUB))
     try:
         with connect(device) as connection:
-            facts = probe(connection)
+            facts = probe_result.probe(connection)
     except DeviceError as error:
         interrupts.check()  # an interrupt makes the main thread close the connections, which is not an error
         fix = as_sentences(f"Needed: {error.valid}" if error.valid else "", error.fix)
@@ -111,9 +103,9 @@ def _examined(device: Device) -> tuple[str, ProbeResult | None, list[Finding]]:
 
 def examine_here(facts: ProbeResult, hub: str, installed: Installed = installed_version) -> Iterator[Finding]:
     """Check this machine for what it lacks to make and measure bundles. `hub` is the address of published weights."""
-    fix = f"Make an environment with {PYTHONS}: the runtimes publish no wheels for other versions"
+    fix = f"Make an environment with {probe_result.PYTHONS}: the runtimes publish no wheels for other versions"
     version = platform.python_version()
-    yield _judged("Python", supports_python(version), version, fix, "broken")
+    yield _judged("Python", probe_result.supports_python(version), version, fix, "broken")
     yield from _machine(facts)
     yield _device_class(facts, None, "Name the device class to make bundles for with --device-class")
     yield from _runtimes(facts, installed)
@@ -132,7 +124,7 @@ def examine_device(device: Device, facts: ProbeResult) -> Iterator[Finding]:
     """Check a device for what it lacks to measure bundles."""
     versions = ", ".join(python.version for python in facts.pythons) or "none"
     try:
-        python = python_of(device.name, facts)
+        python = probe_result.python_of(device.name, facts)
     except DevicePythonError as error:
         yield Finding("Python", "broken", f"{versions}, but edgekit needs {error.valid}", error.fix)
     else:
@@ -142,7 +134,7 @@ def examine_device(device: Device, facts: ProbeResult) -> Iterator[Finding]:
     yield from _machine(facts)
     yield _device_class(facts, device.device_class, "Set one with `edgekit devices add --device-class`")
     for runtime in RUNTIMES.values():
-        problem = wheel_problem(runtime.name, facts)
+        problem = probe_result.wheel_problem(runtime.name, facts)
         yield _judged(runtime.title, problem is None, problem or "can run", OTHER_RUNTIME)
     yield _space("free memory", facts.memory_available_bytes, 0, "Close other programs there")
     fix = f"Free {ENVIRONMENT_DISK / 1e6:.0f} MB of disk space there, which a set-up may need"
@@ -168,7 +160,7 @@ def _machine(facts: ProbeResult) -> Iterator[Finding]:
     ):
         if value is not None:
             yield Finding(name, "ok", text.format(value))
-    problems = platform_problems(facts)
+    problems = probe_result.platform_problems(facts)
     for name, text, fix in (
         ("processor", f"{facts.cpu}, {facts.machine}, {facts.cores} cores", "Use another device"),
         ("glibc", facts.glibc or "", "Use a newer Linux, such as Debian 12; systems with musl are not supported"),
@@ -213,7 +205,7 @@ def _runtime(runtime: Runtime, facts: ProbeResult, installed: Installed) -> Find
     """Import the runtime in another process, because one compiled for another processor is killed by a signal."""
     module = next((name for name in runtime.import_names if _is_installed(name)), None)
     if module is None:
-        problem = wheel_problem(runtime.name, facts)
+        problem = probe_result.wheel_problem(runtime.name, facts)
         fix = OTHER_RUNTIME if problem else f"Run: {install_command(runtime.extra)}"
         return Finding(runtime.title, "warning", f"not installed: {problem}" if problem else "not installed", fix)
     version = next(filter(None, map(installed, runtime.distributions)), "")

@@ -76,12 +76,7 @@ def roll_out(
 
 
 def push_bundle(
-    bundle: Bundle,
-    bounds: dict[Device, Bound],
-    app: str,
-    reporter: Reporter,
-    canary: int = 1,
-    parallel: int = 4,
+    bundle: Bundle, bounds: dict[Device, Bound], app: str, reporter: Reporter, canary: int = 1, parallel: int = 4
 ) -> Pushed:
     """Push a bundle to devices, each with the bound of its latency, as the active bundle of an app."""
 

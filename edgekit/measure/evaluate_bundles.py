@@ -12,18 +12,10 @@ from numpy.typing import NDArray
 from edgekit.errors import DeviceError, ImageError, UsageError, costs_a_row
 from edgekit.images.dataset import Dataset, Sample, crop_each, open_dataset
 from edgekit.images.selection import InspectedImage, Selection, missing_classes, select
+from edgekit.measure import shards
 from edgekit.measure.cluster import executor_of
 from edgekit.measure.evaluation import BundleEvaluation, compare_bundles
 from edgekit.measure.settings import Gates
-from edgekit.measure.shards import (
-    SerialExecutor,
-    ShardExecutor,
-    close_session,
-    evaluate_shards,
-    inspect_all,
-    shards_of,
-    task_in,
-)
 from edgekit.measure.tasks import Answers, Task
 from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Failure
@@ -91,13 +83,13 @@ def evaluate_bundles(
             f"--max-drop compares bundles, and '{bundles[0].path}' is the only one",
             fix="Name the bundle to compare with, such as the float bundle, with `--reference BUNDLE`",
         )
-    task = task_in(bundles[0])
+    task = shards.task_in(bundles[0])
     for bundle in bundles[1:]:
         if threshold is None and bundle.manifest.thresholds != bundles[0].manifest.thresholds:
             reporter.warn(f"'{bundle.path}' has other thresholds than '{bundles[0].path}', whose thresholds are taken")
     dataset = _open(data.absolute() if scale.scheduler else data, bundles[0], task, reporter)
     with ExitStack() as stack:
-        stack.callback(close_session)
+        stack.callback(shards.close_session)
         run = stack.enter_context(open_run(scale.output)) if scale.output else None
         executor = stack.enter_context(executor_of(scale.workers, scale.scheduler))
         chosen = _chosen(dataset, count, seed, executor, reporter)
@@ -107,8 +99,8 @@ def evaluate_bundles(
             try:
                 with reporter.stage(title, len(chosen.samples)) as step:
                     if elsewhere is None:
-                        shards = shards_of(bundle, dataset, chosen, threads)
-                        answer = evaluate_shards(task, shards, executor, run, f"{index}-{bundle.path.name}", step)
+                        parts = shards.shards_of(bundle, dataset, chosen, threads)
+                        answer = shards.evaluate_shards(task, parts, executor, run, f"{index}-{bundle.path.name}", step)
                     else:
                         crops = crop_each(dataset, chosen.samples, bundle.manifest.preprocessing)
                         answer = elsewhere.predict(task, bundle, crops, chosen.samples, step)
@@ -148,23 +140,24 @@ def _read(paths: Sequence[Path], reference: Path | None) -> list[Bundle]:
         differs = "another task" if bundle.manifest.task != bundles[0].manifest.task else "other labels"
         if differs == "another task" or bundle.labels != bundles[0].labels:
             raise UsageError(
-                f"'{bundle.path}' has {differs} than '{bundles[0].path}'",
-                fix="Evaluate these bundles separately",
+                f"'{bundle.path}' has {differs} than '{bundles[0].path}'", fix="Evaluate these bundles separately"
             )
     return bundles
 
 
-def _chosen(dataset: Dataset, count: int | None, seed: int, executor: ShardExecutor, reporter: Reporter) -> Selection:
+def _chosen(
+    dataset: Dataset, count: int | None, seed: int, executor: shards.ShardExecutor, reporter: Reporter
+) -> Selection:
     """Choose the images to evaluate on, and warn of those that can't be read and of classes without an image.
 
     The executor reads a whole set; a selection is read in this process.
     """
-    if count or isinstance(executor, SerialExecutor):
+    if count or isinstance(executor, shards.SerialExecutor):
         with reporter.stage("read images", count or None) as step:
             chosen = select(dataset, count, seed, order="shares", on_image=step)
     else:
         with reporter.stage("read images", len(dataset.samples)) as step:
-            inspected = inspect_all(dataset, executor, step)
+            inspected = shards.inspect_all(dataset, executor, step)
 
         def inspect(_: Dataset, sample: Sample) -> InspectedImage:
             result = inspected[sample.name]

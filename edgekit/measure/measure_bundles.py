@@ -120,10 +120,7 @@ def measure_built(built: BuiltBundles, device: DeviceFacts, measure: MeasureGrou
 
 
 def measure_here(
-    built: BuiltBundles,
-    device: DeviceFacts,
-    store: MeasurementStore,
-    reporter: Reporter,
+    built: BuiltBundles, device: DeviceFacts, store: MeasurementStore, reporter: Reporter
 ) -> Sequence[Measurement]:
     """Measure the bundles of a report on this machine, with the images and the timing of the store."""
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgekit.images.dataset import LabelledCrops, crop_samples
 from edgekit.measure.accuracy import EvaluationImages, predict
 from edgekit.measure.tasks import Answers, Task
+from edgekit.measure.tasks.task import StoredArray
 from edgekit.models import Network
 from edgekit.models.network import NetworkIdentity, batched_logits
 from edgekit.pipeline.job_images import JobImages
@@ -43,16 +44,6 @@ def crop_images(
     return EvaluationImages(task, crops, answers, files, inputs.key, names, logits)
 
 
-@dataclass(frozen=True)
-class StoredLogits:
-    """Logits in a run folder."""
-
-    images: int
-    """Number of images."""
-    data: bytes
-    """Logits [images,classes] as little-endian float32."""
-
-
 class FirstLogits:
     """Torch's logits for the first evaluation images: at most `MOST_LOGITS` images, and `LOGITS_BYTES`."""
 
@@ -68,12 +59,12 @@ class FirstLogits:
 
     def of(self, crops: LabelledCrops, inputs: "ReferenceInputs", run: RunFolder) -> NDArray[np.float32]:
         """The logits [M,classes]: those that were added, or of an earlier run, or else computed here."""
-        stored = None if self._rows else run.recall("reference-logits", inputs, StoredLogits)
-        if stored is not None and len(stored.data) == 4 * stored.images * self._network.classes:
-            return np.frombuffer(stored.data, "<f4").reshape(stored.images, -1)
+        stored = None if self._rows else run.recall("reference-logits", inputs, StoredArray)
+        if stored is not None:
+            return stored.array
         rows = self._rows or list(batched_logits(self._network, crops.pixels[: self._limit]))
         logits = np.vstack(rows)
-        run.remember("reference-logits", inputs, StoredLogits(len(logits), logits.astype("<f4").tobytes()))
+        run.remember("reference-logits", inputs, StoredArray.of(logits))
         return logits
 
 

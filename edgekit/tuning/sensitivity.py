@@ -223,11 +223,7 @@ def _spared(mixtures: Mixtures, layers: Mixture) -> Spared:
     """All layers in INT8 except these, and the gain from that."""
     whole, without = mixtures.figures(mixtures.everything), mixtures.figures(mixtures.everything - layers)
     gain = None if without.snr_db is None or whole.snr_db is None else without.snr_db - whole.snr_db
-    return Spared(
-        **vars(without),
-        snr_gain_db=gain,
-        gain_top1_points=whole.drop_top1_points - without.drop_top1_points,
-    )
+    return Spared(**vars(without), snr_gain_db=gain, gain_top1_points=whole.drop_top1_points - without.drop_top1_points)
 
 
 def _time_of(costs: LayerCosts | None, layers: Sequence[str]) -> LayerTime | None:

@@ -25,6 +25,16 @@ class StoredArray:
     shape: tuple[int, ...]
     data: bytes
 
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> Self:
+        """The array for `RunFolder.remember`."""
+        return cls(array.dtype.str, array.shape, array.tobytes())
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """The array that was stored."""
+        return np.frombuffer(self.data, self.dtype).reshape(self.shape)
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -54,12 +64,11 @@ class Answers:
         stored = run.recall(name, inputs, dict[str, StoredArray])
         if stored is None or stored.keys() != {*cls.names()}:
             return None
-        return cls(**{key: np.frombuffer(each.data, each.dtype).reshape(each.shape) for key, each in stored.items()})
+        return cls(**{name: each.array for name, each in stored.items()})
 
     def remember(self, run: RunFolder, name: str, inputs: Inputs) -> None:
         """Store the answers in a run folder for `recalled`."""
-        arrays = {key: StoredArray(each.dtype.str, each.shape, each.tobytes()) for key, each in self.arrays().items()}
-        run.remember(name, inputs, arrays)
+        run.remember(name, inputs, {key: StoredArray.of(each) for key, each in self.arrays().items()})
 
 
 @dataclass(frozen=True)
