@@ -11,7 +11,7 @@ from edgekit.config.choices import Activation, Labelling
 from edgekit.measure.confidence import Confidences
 from edgekit.measure.paired import bootstrap_weights, percentile_interval, share_interval
 from edgekit.measure.tasks.single_label import chance, changed, difference, hits_by_class, near_chance
-from edgekit.measure.tasks.task import Answers, Outputs, Targets, Task
+from edgekit.measure.tasks.task import Outputs, Targets, Task
 from edgekit.report.document import Reference
 from edgekit.report.measurement import Accuracy, ClassChange, Detail, Score
 from edgekit.runtime.activation import activated
@@ -31,7 +31,6 @@ class Embedding(Task):
     name: ClassVar[str] = "embedding"
     labelling: ClassVar[Labelling] = "optional"
     activation: ClassVar[Activation] = "normalize"
-    answers: ClassVar[type[Answers]] = Outputs
 
     def kept(self, outputs: NDArray[np.float32]) -> Outputs:
         """The vectors with length 1."""

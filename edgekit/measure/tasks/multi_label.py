@@ -11,7 +11,7 @@ from edgekit.config.choices import Activation, Labelling
 from edgekit.measure.confidence import Confidences
 from edgekit.measure.paired import bootstrap_weights, percentile_interval
 from edgekit.measure.tasks.single_label import near_chance, worst_first
-from edgekit.measure.tasks.task import EXAMPLES, MOST_CLASSES, Answers, Outputs, Targets, Task
+from edgekit.measure.tasks.task import EXAMPLES, MOST_CLASSES, Outputs, Targets, Task
 from edgekit.report.document import Reference
 from edgekit.report.measurement import Accuracy, ChangedImage, ClassChange, Detail, Score
 from edgekit.runtime.activation import activated
@@ -34,11 +34,6 @@ class MultiLabel(Task):
     name: ClassVar[str] = "multi-label"
     labelling: ClassVar[Labelling] = "several"
     activation: ClassVar[Activation] = "sigmoid"
-    answers: ClassVar[type[Answers]] = Outputs
-
-    def kept(self, outputs: NDArray[np.float32]) -> Outputs:
-        """All outputs."""
-        return Outputs(outputs)
 
     def with_thresholds(self, outputs: NDArray[np.float32], targets: Targets) -> Self:
         """The task with the best thresholds for F1, unless some were stated."""

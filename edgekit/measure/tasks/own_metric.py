@@ -14,7 +14,7 @@ from edgekit.config.choices import Activation, Labelling
 from edgekit.errors import UsageError
 from edgekit.measure.confidence import Confidences
 from edgekit.measure.paired import CONFIDENCE
-from edgekit.measure.tasks.task import Answers, Outputs, Targets, Task
+from edgekit.measure.tasks.task import Outputs, Targets, Task
 from edgekit.report.document import Reference
 from edgekit.report.measurement import Accuracy, ClassChange, Score
 
@@ -46,11 +46,6 @@ class OwnMetric(Task):
         return self.task.activation
 
     @property
-    def answers(self) -> type[Answers]:
-        """The outputs themselves, of which the function may need all."""
-        return Outputs
-
-    @property
     def title(self) -> str:
         """Name of the function."""
         return str(getattr(self.metric, "__name__", type(self.metric).__name__))
@@ -63,10 +58,6 @@ class OwnMetric(Task):
         except (OSError, TypeError):
             source = uuid4().hex
         return f"{self.task.key} {self.title} {hashlib.sha256(source.encode()).hexdigest()}"
-
-    def kept(self, outputs: NDArray[np.float32]) -> Outputs:
-        """All outputs."""
-        return Outputs(outputs)
 
     def compare(self, answers: Outputs, reference: Outputs, targets: Targets, versus: str = "reference") -> Accuracy:
         """The function's value, and its drop with a paired bootstrap over images.

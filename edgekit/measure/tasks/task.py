@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +95,8 @@ class Task(ABC):
     Needs no more than numpy, because devices compare models too.
     """
 
+    answers: ClassVar[type[Answers]] = Outputs
+    """What `kept` returns."""
     thresholds: tuple[float, ...] = ()
     """Score from which an answer is given: one for all outputs, or one for each; empty if there is none."""
 
@@ -112,11 +114,6 @@ class Task(ABC):
     @abstractmethod
     def activation(self) -> Activation:
         """What turns outputs into scores."""
-
-    @property
-    @abstractmethod
-    def answers(self) -> type[Answers]:
-        """What is kept of the outputs."""
 
     @property
     def outputs_are_classes(self) -> bool:
@@ -138,9 +135,9 @@ class Task(ABC):
         """The task with the thresholds that suit these outputs of the float network [N,K], if it chooses any."""
         return self
 
-    @abstractmethod
     def kept(self, outputs: NDArray[np.float32]) -> Answers:
-        """What is kept of outputs [N,K]."""
+        """What is kept of outputs [N,K], by default all of them."""
+        return Outputs(outputs)
 
     @abstractmethod
     def compare(self, answers: Any, reference: Any, targets: Targets, versus: str = "reference") -> Accuracy:
