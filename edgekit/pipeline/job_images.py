@@ -31,6 +31,10 @@ class ImageChoice:
     """Number of images to evaluate on; None for all that are left."""
     seed: int = 0
     """Seed of the choice."""
+    listed: CalibrationList | None = None
+    """List of the images to calibrate on, if there is one."""
+    weights: str | None = None
+    """Weights of the network. The images that chose the members of a soup are not for the evaluation."""
 
 
 @dataclass(frozen=True)
@@ -70,38 +74,27 @@ def datasets_of(choice: ImageChoice, labels: Sequence[str], labelling: Labelling
 
 
 def choose_images(
-    datasets: Datasets,
-    recipe: Recipe,
-    choice: ImageChoice,
-    reporter: Reporter,
-    listed: CalibrationList | None = None,
-    weights: str | None = None,
-    evaluates: bool = True,
+    datasets: Datasets, recipe: Recipe, choice: ImageChoice, reporter: Reporter, evaluates: bool
 ) -> JobImages:
     """Choose the images of a job. If it only builds bundles, none are left for an evaluation."""
     dataset = datasets.evaluation
-    calibration = choose_calibration(datasets, recipe, choice, reporter, listed, leave_half=evaluates)
+    calibration = choose_calibration(datasets, recipe, choice, reporter, leave_half=evaluates)
     if not evaluates:
         return JobImages(dataset, Selection((), dataset.path), calibration)
-    evaluation = choose_evaluation(dataset, calibration, choice, reporter, weights)
+    evaluation = choose_evaluation(dataset, calibration, choice, reporter)
     alike = lookalikes(evaluation, dataset, calibration, datasets.calibration)
     return JobImages(dataset, evaluation, calibration, tuple(alike))
 
 
 def choose_calibration(
-    datasets: Datasets,
-    recipe: Recipe,
-    choice: ImageChoice,
-    reporter: Reporter,
-    listed: CalibrationList | None = None,
-    leave_half: bool = True,
+    datasets: Datasets, recipe: Recipe, choice: ImageChoice, reporter: Reporter, leave_half: bool = True
 ) -> Selection:
     """Choose the calibration images: those of a list, or as many as the options or the recipe say.
 
     If the data set is too small for the recipe, all images are chosen; half of them with `leave_half`, if the same data
     set is for the evaluation. Then no class loses more than half of its images as long as others have some left.
     """
-    dataset, requested = datasets.calibration, choice.num_calibration_samples
+    dataset, requested, listed = datasets.calibration, choice.num_calibration_samples, choice.listed
     if listed and requested is not None:
         raise UsageError(
             "--calibration-list already determines the images, so --num-calibration-samples has no effect",
@@ -121,15 +114,13 @@ def choose_calibration(
         return select(dataset, count, choice.seed, order="turns for half" if shared else "turns", on_image=step)
 
 
-def choose_evaluation(
-    dataset: Dataset, calibration: Selection, choice: ImageChoice, reporter: Reporter, weights: str | None = None
-) -> Selection:
+def choose_evaluation(dataset: Dataset, calibration: Selection, choice: ImageChoice, reporter: Reporter) -> Selection:
     """Choose evaluation images that neither calibrate the network nor chose the members of a soup.
 
     A limited number of them has each class in proportion to its size, so that their top-1 estimates that of the set.
     Warns of classes without an image.
     """
-    chosen_on = held_out_of(weights)
+    chosen_on = held_out_of(choice.weights)
     if chosen_on:
         reporter.say(
             f"the weights are a soup: the {len(chosen_on)} images that chose its members are excluded from the "

@@ -114,7 +114,8 @@ def load_job(
     task = known_task(job.task, network)
     if task and not task.outputs_are_classes:
         network = without_classes(network, model)
-    choice = ImageChoice(job.data, job.calibration_data, job.num_calibration_samples, job.num_eval_samples, job.seed)
+    counts = job.num_calibration_samples, job.num_eval_samples
+    choice = ImageChoice(job.data, job.calibration_data, *counts, job.seed, settings.listed, model.weights)
     datasets = datasets_of(choice, network.labels, task.labelling if task else None)
     if datasets.origin:
         reporter.say(datasets.origin)
@@ -122,7 +123,7 @@ def load_job(
     say_why(job.task, task, network, datasets.evaluation, reporter)
     if task.outputs_are_classes:
         network = settle_classes(network, model, datasets.evaluation, reporter)
-    images = choose_images(datasets, recipe, choice, reporter, settings.listed, model.weights, evaluates)
+    images = choose_images(datasets, recipe, choice, reporter, evaluates)
     warn_of_images(images, len(datasets.calibration.class_names), reporter)
     check_import(network, datasets.calibration, images.calibration, reporter)
     with reporter.stage("export"), quiet():
