@@ -61,7 +61,7 @@ def measure(
         }  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
             for precision, images in counts.items():
-                bundle = build_one(graphs, target, precision, Path(folder) / precision, reporter)
+                bundle = build_one(graphs, target, precision, Path(folder) / precision)
                 with open_session(bundle, 1) as session:
                     logits = np.concatenate([session(size.normalize(crop[None])) for crop in crops.pixels[:images]])
                 error, wanted = logits - expected[:images], expected[:images]

@@ -135,8 +135,8 @@ def make_bundle_of(place: Place, inputs: Any) -> None:
 
     place.patch.setattr(build, "compile_graph", compiled)
     spec = SimpleNamespace(network=SimpleNamespace(labels=tuple(tiny_labels())))
-    graphs: Any = SimpleNamespace(spec=spec, inputs=lambda *_: inputs, graph_to_compile=lambda *_: None)
-    build_one(graphs, "onnx", "int8", place.run.path / "onnx-int8", QUIET)
+    graphs: Any = SimpleNamespace(spec=spec, reporter=QUIET, inputs=lambda *_: inputs, graph_to_compile=lambda *_: None)
+    build_one(graphs, "onnx", "int8", place.run.path / "onnx-int8")
 
 
 def make_graph(place: Place, inputs: Any) -> None:

@@ -137,7 +137,7 @@ class _Measured:
         return row
 
     def _figures(self, target: str, precision: Precision, folder: Path) -> Row:
-        bundle = build_one(self._graphs, target, precision, folder, self._reporter)
+        bundle = build_one(self._graphs, target, precision, folder)
         logits = self._logits(bundle)
         if precision == "float":
             difference = np.abs(logits - self._expected).max() / np.abs(self._expected).max()

@@ -88,7 +88,7 @@ class Bench:
                 figures = self._edgekit(runtime, self.graphs.with_recipe(recipe), folder)
             else:
                 figures = self._shipped[runtime] = self._edgekit(runtime, self.graphs, folder)
-                build_one(self.graphs, runtime, "float", folder.with_name(FLOAT), self.reporter)
+                build_one(self.graphs, runtime, "float", folder.with_name(FLOAT))
         except (EdgekitError, StockError) as error:
             figures = {"error": str(error)}
         when = {
@@ -98,7 +98,7 @@ class Bench:
         return row | figures | when
 
     def _edgekit(self, runtime: str, graphs: JobGraphs, folder: Path) -> Row:
-        bundle = build_one(graphs, runtime, "int8", folder, self.reporter)
+        bundle = build_one(graphs, runtime, "int8", folder)
         with open_session(bundle, 1) as session:
             figures = self.figures(session)
             share = summarize_profile(session).int8.share_of_macs

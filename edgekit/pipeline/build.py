@@ -18,15 +18,10 @@ from edgekit.support.progress import Reporter
 
 
 def build_one(
-    graphs: JobGraphs,
-    target: str,
-    precision: Precision,
-    path: Path,
-    reporter: Reporter,
-    to_compile: GraphToCompile | None = None,
+    graphs: JobGraphs, target: str, precision: Precision, path: Path, to_compile: GraphToCompile | None = None
 ) -> Bundle:
     """Return the bundle at `path`, and build it unless a valid one is there; `to_compile` is its graph if it exists."""
-    labels = graphs.spec.network.labels
+    labels, reporter = graphs.spec.network.labels, graphs.reporter
     reused = reused_bundle(path, graphs.inputs(target, precision), labels, reporter)
     return reused or compile_graph(to_compile or graphs.graph_to_compile(target, precision), path, reporter)
 

@@ -119,7 +119,7 @@ class BundleLoop(Loop):
         """Build the bundle of a candidate, or reuse the one that is there. Raises StageError."""
         recipe = candidate.applied(self.recipe, self.store.target)
         path = self.path_of(candidate)
-        return build_one(self.graphs.with_recipe(recipe), self.store.target, "int8", path, self.reporter)
+        return build_one(self.graphs.with_recipe(recipe), self.store.target, "int8", path)
 
     def ship(self, candidate: Candidate) -> MeasuredBundles:
         """Replace the run's bundle by that of a candidate. Returns the bundles, measured now unless they have been."""

@@ -144,7 +144,7 @@ def run_searches(ready: SplitJob, job: Job, search: Search, run: RunFolder, repo
             store = StudyStore(run, target, inputs, "study", digest(spec.network.labels))
             bench = partial(make_trial, graphs, target, job.timing, run.path, workspace, evaluated)
             loop = SearchLoop(store, reporter, trial_gates(job), bench, search.trials, end)
-            profiled = partial(profiled_costs, graphs, job.timing.threads, run, graphs.reporter)
+            profiled = partial(profiled_costs, graphs, job.timing.threads, run)
             costs_of = profiled if job.machines[0] == THIS else lambda _: None
             searches[target] = loop.search(spec.recipe, partial(order_layers, graphs, target, images, costs_of))
     return searches
@@ -160,13 +160,13 @@ def make_trial(
     candidate: Candidate,
 ) -> tuple[Bundle, Measurement]:
     """Build a candidate's bundle in the workspace, and measure it beside the float bundle in the run's folder."""
-    quietly, name, base = Reporter(quiet=True), f"{target}-int8", f"{target}-float"
-    group = {base: build_one(graphs, target, "float", folder / base, quietly)}
+    name, base = f"{target}-int8", f"{target}-float"
+    group = {base: build_one(graphs, target, "float", folder / base)}
     recipe = candidate.applied(graphs.spec.recipe, target)
     to_compile = graphs.with_recipe(recipe).graph_to_compile(target, "int8")
     with quiet():
         group[name], _ = compile_stage(to_compile, workspace / name)
-    measured = measure_group(group, timing, machine.describe(), quietly, evaluated())[name]
+    measured = measure_group(group, timing, machine.describe(), graphs.reporter, evaluated())[name]
     if measured.failure is None and measured.speedup is None:
         raise EngineError("its float bundle can't be timed, so its speedup is unknown")
     return group[name], measured

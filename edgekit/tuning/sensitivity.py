@@ -63,7 +63,7 @@ def analyse(job: Job, reporter: Reporter) -> Sensitivity:
     spec, images = load_job(job, reporter)
     with open_run(job.folder) as run:
         graphs = JobGraphs(spec, reporter)
-        parts = [_analysed(graphs, images, target, job, run, reporter) for target in job.targets]
+        parts = [_analysed(graphs, images, target, job, run) for target in job.targets]
         sensitivity = document(spec, images, job, parts)
         picture, _ = draw_sensitivity(sensitivity, standalone=True)
         for file, text in ((FILE, to_json(sensitivity)), (PICTURE, picture)):
@@ -106,15 +106,13 @@ class SensitivityInputs(Inputs):
     """`Gates.max_drop`, which decides how many layers must stay in float."""
 
 
-def _analysed(
-    graphs: JobGraphs, images: JobImages, target: str, job: Job, run: RunFolder, reporter: Reporter
-) -> TargetSensitivity:
+def _analysed(graphs: JobGraphs, images: JobImages, target: str, job: Job, run: RunFolder) -> TargetSensitivity:
     """One target's part of the document, measured or reused from an interrupted run."""
     layers = study_inputs(graphs.spec, images, target, job.timing)
     inputs = SensitivityInputs(layers, job.gates.max_drop)
     earlier = run.recall(f"sensitivity-{target}", inputs, TargetSensitivity)
     if earlier is not None:
-        reporter.say(f"{target}: reused from an earlier run")
+        graphs.reporter.say(f"{target}: reused from an earlier run")
         return earlier
     to_compile, preprocessing = graphs.graph_to_compile(target, "int8"), graphs.spec.network.preprocessing
     mixtures = simulate(graphs, to_compile, crop_samples(images.dataset, images.evaluation.samples, preprocessing))
@@ -123,23 +121,23 @@ def _analysed(
         target,
         layer_macs(graphs),
         job.gates.max_drop,
-        reporter,
-        lambda: profiled_costs(graphs, job.timing.threads, run, reporter, to_compile),
+        graphs.reporter,
+        lambda: profiled_costs(graphs, job.timing.threads, run, to_compile),
     )
     run.remember(f"sensitivity-{target}", inputs, measured)
     return measured
 
 
 def profiled_costs(
-    graphs: JobGraphs, threads: int | None, run: RunFolder, reporter: Reporter, to_compile: GraphToCompile
+    graphs: JobGraphs, threads: int | None, run: RunFolder, to_compile: GraphToCompile
 ) -> LayerCosts | None:
     """What each layer costs in float, by profiles of the float and the INT8 bundle on this machine; None without."""
     profiles: list[Profile] = []
-    target = to_compile.facts.target
+    target, reporter = to_compile.facts.target, graphs.reporter
     try:
         for precision in PRECISIONS:
             graph = to_compile if precision == "int8" else None
-            bundle = build_one(graphs, target, precision, run.path / f"{target}-{precision}", reporter, graph)
+            bundle = build_one(graphs, target, precision, run.path / f"{target}-{precision}", graph)
             with reporter.stage(f"{bundle.path.name}: profile"), quiet():
                 profiles.append(profile_bundle(bundle, check_threads(threads)))
     except StageError as error:

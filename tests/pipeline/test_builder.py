@@ -85,7 +85,7 @@ def test_constants_in_files_make_the_same_bundles(
     monkeypatch.setattr(constant_store, "LARGE_BYTES", 0)
     graphs = JobGraphs(spec, reporter, MappedFiles(tmp_path))
     for target in RUNTIMES:
-        bundle = build_one(graphs, target, "int8", tmp_path / f"{target}-int8", reporter)
+        bundle = build_one(graphs, target, "int8", tmp_path / f"{target}-int8")
         assert bundle.manifest.files == read_bundle(finished_run / f"{target}-int8").manifest.files, target
 
 

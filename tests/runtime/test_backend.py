@@ -176,7 +176,8 @@ def test_a_rewrite_that_matches_nothing_warns_unless_the_recipe_calls_it_optiona
         wants = replace(recipe.targets["fake"], rewrites=("response-norm", "layer-scale"))
         recipe = replace(recipe, targets={**recipe.targets, "fake": wants}, optional_rewrites=optional)
         graphs = builder.graphs.with_recipe(recipe)
-        bundle = build_one(graphs, "fake", "float", tmp_path / "bundle", Reporter(quiet=True))
+        graphs.reporter = Reporter(quiet=True)
+        bundle = build_one(graphs, "fake", "float", tmp_path / "bundle")
     assert bundle.manifest.provenance["rewrites"] == ["response-norm"]
     warning = "these rewrites of recipe 'convnextv2' match nothing in 'convnextv2_atto': layer-scale."
     assert (warning in capfd.readouterr().err) is not bool(optional)
@@ -296,10 +297,9 @@ def test_gelu_from_int8_to_int8_is_a_table(builder: Builder, tmp_path: Path) -> 
     """It stands in float between integers in the file. The layers around it still run in integer kernels."""
     from ai_edge_litert import schema_py_generated as schema
 
-    reporter = Reporter(quiet=True)
     recipe = load_recipe("convnextv2").for_class("raspberry-pi-4")
     graphs = builder.graphs.with_recipe(recipe)
-    bundle = build_one(graphs, "tflite", "int8", tmp_path / "bundle", reporter)
+    bundle = build_one(graphs, "tflite", "int8", tmp_path / "bundle")
     model = schema.ModelT.InitFromPackedBuf(bundle.model_path.read_bytes())
     (graph,) = model.subgraphs
     codes = schema.BuiltinOperator

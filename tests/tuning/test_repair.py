@@ -198,10 +198,10 @@ def test_an_attempt_that_fails_costs_itself(
     monkeypatch.setattr(repairing, "rank_layers", ranked(("last",), ("last", "middle")))
     real = build_one
 
-    def refuse(graphs: Any, target: str, precision: Any, path: Path, reporter: Reporter) -> Any:
+    def refuse(graphs: Any, target: str, precision: Any, path: Path) -> Any:
         if graphs.spec.recipe.for_target("fake").float_layers == ("last",):
             raise CompileError(f"can't write {tmp_path / 'run'}/secret")
-        return real(graphs, target, precision, path, reporter)
+        return real(graphs, target, precision, path)
 
     monkeypatch.setattr(bundle_loop, "build_one", refuse)
     assert deploy() == 0
@@ -417,7 +417,7 @@ def test_on_another_device_the_repair_begins_with_the_recipes_own_bundle(
     bundle = read_bundle(make_bundle("onnx"))
     row = measurement(precision="int8")
     monkeypatch.setattr(
-        bundle_loop, "build_one", lambda graphs, target, precision, path, _: copy_bundle(bundle.path, path)
+        bundle_loop, "build_one", lambda graphs, target, precision, path: copy_bundle(bundle.path, path)
     )
     with open_run(tmp_path / "run") as run:
         store = StudyStore(run, "onnx", Gates(), "repair")  # type: ignore[arg-type]
@@ -448,7 +448,7 @@ def test_a_repair_that_begins_again_reports_the_bundle_in_the_run(
     own = measurement(accuracy=accuracy(3.0), engine="onnxruntime 1.1")
     monkeypatch.setattr(repairing, "rank_layers", ranked())
     monkeypatch.setattr(
-        bundle_loop, "build_one", lambda graphs, target, precision, path, _: copy_bundle(bundle.path, path)
+        bundle_loop, "build_one", lambda graphs, target, precision, path: copy_bundle(bundle.path, path)
     )
     with open_run(tmp_path / "run") as run:
         shipped = copy_bundle(bundle.path, run.path / "onnx-int8")
