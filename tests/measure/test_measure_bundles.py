@@ -101,7 +101,7 @@ def test_measurements_of_a_group(group: dict[str, Bundle], tiny_images: Evaluati
     [
         (opened_bundle, "summarize_profile"),
         (measure_bundles, "measurement_of"),
-        (measure_bundles, "_call"),
+        (measure_bundles, "partial"),
         (measure_bundles, "speedup_of"),
         (measure_bundles, "EnergyMeter"),
     ],
@@ -128,7 +128,7 @@ def test_a_bug_costs_its_row_and_is_blamed_on_nobody(
         nothing: dict[str, int] = {}
         return (lambda: nothing["val"]) if next(calls) == of_second else call
 
-    monkeypatch.setattr(owner, name, broken_call if name == "_call" else mistaken)
+    monkeypatch.setattr(owner, name, broken_call if name == "partial" else mistaken)
     float_, int8 = measure_all(group, tiny_images).values()
     assert int8.failure is not None
     assert (int8.failure.stage, int8.failure.error) == ("bug in edgekit", "KeyError")
