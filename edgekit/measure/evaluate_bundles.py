@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import DeviceError, ImageError, UsageError, costs_a_row
+from edgekit.errors import ImageError, UsageError
 from edgekit.images.dataset import Dataset, Sample, crop_each, open_dataset
 from edgekit.images.selection import InspectedImage, Selection, missing_classes, select
 from edgekit.measure import shards
@@ -23,7 +23,7 @@ from edgekit.report.serialization import to_json
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.support.files import replace_text, writing
-from edgekit.support.progress import Reporter, Step
+from edgekit.support.progress import Reporter, Step, each_bundle
 from edgekit.support.run_folder import open_run
 
 
@@ -93,23 +93,19 @@ def evaluate_bundles(
         run = stack.enter_context(open_run(scale.output)) if scale.output else None
         executor = stack.enter_context(executor_of(scale.workers, scale.scheduler))
         chosen = _chosen(dataset, count, seed, executor, reporter)
-        answers: list[Answers | Failure] = []
-        for index, bundle in enumerate(bundles):
-            title = str(bundle.path)
-            try:
-                with reporter.stage(title, len(chosen.samples)) as step:
-                    if elsewhere is None:
-                        parts = shards.shards_of(bundle, dataset, chosen, threads)
-                        answer = shards.evaluate_shards(task, parts, executor, run, f"{index}-{bundle.path.name}", step)
-                    else:
-                        crops = crop_each(dataset, chosen.samples, bundle.manifest.preprocessing)
-                        answer = elsewhere.predict(task, bundle, crops, chosen.samples, step)
-                answers.append(answer)
-            except Exception as error:
-                if not costs_a_row(error) or isinstance(error, DeviceError):
-                    raise
-                reporter.failed(title, error)
-                answers.append(Failure.of("evaluate", error))
+        names = [str(bundle.path) for bundle in bundles]
+
+        def answered(name: str) -> Answers:
+            bundle = bundles[index := names.index(name)]
+            with reporter.stage(name, len(chosen.samples)) as step:
+                if elsewhere is not None:
+                    crops = crop_each(dataset, chosen.samples, bundle.manifest.preprocessing)
+                    return elsewhere.predict(task, bundle, crops, chosen.samples, step)
+                parts = shards.shards_of(bundle, dataset, chosen, threads)
+                return shards.evaluate_shards(task, parts, executor, run, f"{index}-{bundle.path.name}", step)
+
+        worked, errors = each_bundle(names, answered, reporter)
+        answers = [worked[name] if name in worked else Failure.of("evaluate", errors[name]) for name in names]
         task = task.at(threshold, bundles[0].manifest.classes)
         document = compare_bundles(task, bundles, answers, chosen, dataset.targets(chosen.samples), reference, gates)
         document = replace(document, device=elsewhere.device if elsewhere else None)
