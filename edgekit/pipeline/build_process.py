@@ -28,7 +28,7 @@ from edgekit.compiler.execution.threads import keep_to_available_cores
 from edgekit.config import sizes
 from edgekit.config.choices import Precision
 from edgekit.devices.messages import Bug, Ended, Failed, ShownProgress, Wire, decode_message
-from edgekit.errors import CompileError, EdgekitError, rebuild
+from edgekit.errors import CompileError, EdgekitError
 from edgekit.measure.fresh_process import signal_name
 from edgekit.pipeline.build import compile_graph
 from edgekit.pipeline.graphs import JobGraphs
@@ -106,7 +106,7 @@ class BuildProcess:
                 if isinstance(message, Bug):
                     raise BugElsewhere(message.kind, message.summary, message.traceback)
                 if isinstance(message, Failed):
-                    error = rebuild(message.error, message.problem, message.valid, message.fix)
+                    error = message.rebuilt()
                     error.add_note(f"In the process that built '{name}': {message.traceback}")
                     raise error
                 if isinstance(message, Ended):

@@ -32,13 +32,13 @@ class Measure(Protocol):
 class Improvement:
     """The bundles of one job as its recipe makes them. A subclass replaces some by better ones after measuring."""
 
-    own: Recipe
+    job_recipe: Recipe
     """The job's recipe."""
 
     @property
     def recipe(self) -> Recipe:
         """The recipe of the bundles in the run folder, with what the improvement has changed so far."""
-        return self.own
+        return self.job_recipe
 
     def improve(
         self, built: BuiltBundles, measured: Sequence[Measurement], measure: Measure, graphs: JobGraphs

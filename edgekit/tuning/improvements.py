@@ -42,7 +42,7 @@ class Improvements(Improvement):
 
     def __post_init__(self) -> None:
         self._studies: dict[str, list[tuple[BundleLoop, Study]]] = {}
-        self._recipes = dict.fromkeys(self.job.targets, self.own)
+        self._recipes = dict.fromkeys(self.job.targets, self.job_recipe)
         for target in self.job.targets:
             for kind in self.loops:
                 self._change(target, kind, self._store(target, kind).load())
@@ -51,7 +51,7 @@ class Improvements(Improvement):
     def recipe(self) -> Recipe:
         """The recipe of the bundles: the job's, with the layers that the loops keep in float."""
         rows = {target: recipe.targets[target] for target, recipe in self._recipes.items()}
-        return replace(self.own, targets={**self.own.targets, **rows})
+        return replace(self.job_recipe, targets={**self.job_recipe.targets, **rows})
 
     def improve(
         self, built: BuiltBundles, measured: Sequence[Measurement], measure: Measure, graphs: JobGraphs
@@ -91,7 +91,7 @@ class Improvements(Improvement):
         self, target: str, shipped: MeasuredBundles, measure: MeasureRows, graphs: JobGraphs
     ) -> MeasuredBundles:
         """Improve one target's bundle, as far as no earlier command has done so."""
-        self._recipes[target], self._studies[target] = self.own, []
+        self._recipes[target], self._studies[target] = self.job_recipe, []
         for kind in self.loops:
             store, recipe = self._store(target, kind), self._recipes[target]
             loop = kind(store, self.reporter, self.gates, shipped, measure, recipe, graphs)
