@@ -6,20 +6,13 @@ import numpy as np
 
 from edgekit.measure.latency import speedup
 from edgekit.measure.timing import Timed
-from edgekit.report.times import Speedup
+from edgekit.report.times import F32, Speedup
 from edgekit.runtime.bundle import Bundle
 
 Group = Mapping[str, Bundle]
 """Bundles by name."""
 Call = tuple[str, str]
 """Name of a bundle, and the number format that it computes in."""
-F32 = "f32"
-
-
-def label_of(call: Call) -> str:
-    """The name of the bundle, and its number format unless that is f32."""
-    name, computed_in = call
-    return name if computed_in == F32 else f"{name} in {computed_in}"
 
 
 def baselines_of(name: str, group: Group) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from edgekit.report.figure import counted, points
 from edgekit.report.measurement import Accuracy, Bound, Measurement
 from edgekit.report.row import Gate, Row, Verdict
 from edgekit.report.sentences import crossing
-from edgekit.report.times import Speedup
+from edgekit.report.times import in_format
 
 NOT_INT8 = "this gate applies to int8 bundles"
 COMPARED = "the other bundles are compared with this one"
@@ -133,7 +133,7 @@ def speed_gate(
         names = " or ".join(baselines) or "the float bundle"
         return _ended(gate, "fail", f"{names} could not be timed, so there is no baseline for the speed-up")
     if not speedup.exceeds(gates.min_speedup):
-        baseline = speedup.baseline if baselines else f"its {float_of(speedup)}"
+        baseline = speedup.baseline if baselines else f"its {in_format('float', speedup.versus_precision)}"
         ends = "too few runs for an interval"
         if speedup.ci95:
             ends = "95 % interval {:.2f} to {:.2f}".format(*speedup.ci95)
@@ -183,12 +183,6 @@ def bound_of(accuracy: Accuracy, most: float) -> Bound:
     else:
         needed = images_needed(lost, won, accuracy.count, most / 100)
     return Bound(max_drop_points=most, shown=high <= most, images_needed=needed)
-
-
-def float_of(speedup: Speedup) -> str:
-    """Baseline of an INT8 bundle: "float", or "float in bf16" if that was faster."""
-    computed_in = speedup.versus_precision or "f32"
-    return "float" if computed_in == "f32" else f"float in {computed_in}"
 
 
 SIMULATED = "INT8 is simulated: the runtime computes it in floating point here, so it is smaller but not faster"

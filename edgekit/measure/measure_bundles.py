@@ -19,7 +19,7 @@ from edgekit.config.device_classes import load_device_class
 from edgekit.errors import EdgekitError
 from edgekit.images.decoding import open_image
 from edgekit.measure.accuracy import EvaluationImages
-from edgekit.measure.baselines import F32, Call, Group, label_of, speedup_of
+from edgekit.measure.baselines import Call, Group, speedup_of
 from edgekit.measure.energy import EnergyMeter
 from edgekit.measure.latency import Times
 from edgekit.measure.machine import measuring_versions
@@ -30,7 +30,7 @@ from edgekit.measure.throughput import measure_streams
 from edgekit.measure.timing import Timed, latency_of, time_end_to_end, time_in_turns
 from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Failure, LowPrecision, Measurement, Stage
-from edgekit.report.times import EndToEnd, Energy, RatedLatency, Throughput
+from edgekit.report.times import F32, EndToEnd, Energy, RatedLatency, Throughput, in_format
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import Session
 from edgekit.support.progress import Reporter, each_bundle
@@ -70,7 +70,7 @@ def time_group(
     meter = EnergyMeter(reporter)
     timed = time_in_turns(dict(_calls(opened, inputs)), threads, timing, title, reporter)
     for call, error in timed.failures.items():
-        reporter.failed(label_of(call), error)
+        reporter.failed(in_format(*call), error)
     failures = {name: error for (name, computed_in), error in timed.failures.items() if computed_in == F32}
     end_to_end: dict[str, Times] = {}
     if images is not None:

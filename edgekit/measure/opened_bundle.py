@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from edgekit.errors import StageError
 from edgekit.images.decoding import open_image
 from edgekit.measure.accuracy import EvaluationImages, SnrMeter, predict
-from edgekit.measure.baselines import Group, is_baseline, label_of
+from edgekit.measure.baselines import Group, is_baseline
 from edgekit.measure.fresh_process import Fresh, measure_fresh
 from edgekit.measure.profile_summary import ProfileSummary, runs_for, summarize_profile
 from edgekit.measure.settings import Timing
 from edgekit.measure.tasks import Answers
 from edgekit.measure.thread_choice import ThreadChoice, fastest_threads
 from edgekit.report.measurement import Accuracy
-from edgekit.report.times import ThreadTime
+from edgekit.report.times import ThreadTime, in_format
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.session import Session, open_session
@@ -134,7 +134,7 @@ def _open_in_low_precision(
         stack.enter_context(low)
         if images is None:
             return LowPrecisionSession(low, None)
-        title = f"{label_of((name, computes_in(low)))}: evaluate"
+        title = f"{in_format(name, computes_in(low))}: evaluate"
         answers = _predict(title, low, images, reporter, SnrMeter(None))
         return LowPrecisionSession(low, images.task.compare(answers, images.reference, images.crops.labels))
     except StageError as error:

@@ -12,8 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from edgekit.measure.baselines import F32
-from edgekit.measure.gates import float_of, unsteady
+from edgekit.measure.gates import unsteady
 from edgekit.measure.latency import ratio
 from edgekit.measure.machine import measuring_versions
 from edgekit.measure.measurement_store import Machine, MeasurementStore
@@ -24,6 +23,7 @@ from edgekit.measure.timing import Timed, time_in_turns
 from edgekit.report.document import Recommendation
 from edgekit.report.figure import Interval
 from edgekit.report.row import Row
+from edgekit.report.times import F32, in_format
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import open_session
 from edgekit.support.progress import Reporter, each_bundle
@@ -204,5 +204,5 @@ def _words(row: Row, finals: Finals | None) -> str:
     """The figures of a bundle: its median, in turns with the other finalists if there was a final."""
     final = finals.results.get(row.name) if finals else None
     p50, speedup = final.p50_ms if final else row.best_ms, row.speedup
-    faster = f", {speedup.ratio:.2f}x its {float_of(speedup)}" if speedup else ""
+    faster = f", {speedup.ratio:.2f}x its {in_format('float', speedup.versus_precision)}" if speedup else ""
     return f"p50 {p50:.2f} ms{faster}, {(row.size_bytes or 0) / 1e6:.2f} MB"

@@ -65,10 +65,10 @@ def time_steadily(
     return repeat_until_steady(attempt, threads, reporter)
 
 
-def enough_rounds(times: Mapping[K, "array[float]"]) -> bool:
-    """Whether these rounds show drift, and precisely by how much each call is faster than the others."""
+def enough_rounds(times: Mapping[K, "array[float]"], fewest: int = FEWEST_ROUNDS, look_every: int = LOOK_EVERY) -> bool:
+    """Whether these rounds, by default enough to show drift, tell precisely how much faster each call is."""
     rounds = min(map(len, times.values()))
-    if rounds < FEWEST_ROUNDS or rounds % LOOK_EVERY:
+    if rounds < fewest or rounds % look_every:
         return False
     return are_precise({key: np.array(values) for key, values in times.items()}, PRECISE_WITHIN)
 

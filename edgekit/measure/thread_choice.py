@@ -4,7 +4,6 @@ Below about a millisecond, waking a second thread may take longer than it saves.
 an app has the other cores for itself.
 """
 
-from array import array
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ from functools import partial
 
 import numpy as np
 
-from edgekit.measure.latency import FEWEST_BLOCKS, TURN, CallFailed, Times, alternate, are_precise, ratio
+from edgekit.measure.latency import FEWEST_BLOCKS, TURN, CallFailed, Times, alternate, ratio
 from edgekit.measure.machine import TelemetrySampler
-from edgekit.measure.steadiness import PRECISE_WITHIN, unreliable
+from edgekit.measure.steadiness import enough_rounds, unreliable
 from edgekit.report.device import Conditions
 from edgekit.report.times import ThreadTime
 from edgekit.runtime.bundle import Bundle
@@ -61,7 +60,8 @@ def fastest_threads(bundle: Bundle, cores: int, reporter: Reporter) -> ThreadCho
             p50 = promising(cores, look)
             near = [threads for threads, each in p50.items() if each <= NEAR * min(p50.values())]
             calls = {threads: opened(threads, stack) for threads in near}
-            times = alternate(calls, 1, MOST_ROUNDS, lambda *_: sampler(), enough=_enough) if len(near) > 1 else {}
+            enough = partial(enough_rounds, fewest=FEWEST_ROUNDS, look_every=FEWEST_ROUNDS)
+            times = alternate(calls, 1, MOST_ROUNDS, lambda *_: sampler(), enough=enough) if len(near) > 1 else {}
     except CallFailed as failed:
         raise failed.error from failed
     p50 |= {threads: float(np.median(each)) for threads, each in times.items()}
@@ -103,10 +103,3 @@ def is_certain(chosen: int, compared: Iterable[int], conditions: Conditions) -> 
     """
     larger = [threads for threads in compared if threads > chosen]
     return not larger or any(not unreliable(conditions, threads, None) for threads in larger)
-
-
-def _enough(times: Mapping[int, "array[float]"]) -> bool:
-    """Whether these rounds, of which there are enough for an interval, are precise."""
-    if min(map(len, times.values())) % FEWEST_ROUNDS:
-        return False
-    return are_precise({threads: np.array(each) for threads, each in times.items()}, PRECISE_WITHIN)

@@ -11,6 +11,7 @@ from edgekit.report.recipe_search import price_words
 from edgekit.report.row import Row, Verdict
 from edgekit.report.sentences import Note
 from edgekit.report.table import Column
+from edgekit.report.times import F32
 
 UNCONFIRMED_WORD = "unconfirmed"
 """Stands for the verdict of a row that passes although its images can't confirm that its loss is within the bound."""
@@ -44,7 +45,7 @@ def decision(report: Report, advice: Recommendation) -> list[str]:
         ]
     if shipped.precision == "float":
         figures = f"{shipped.best_ms:.2f} ms, {_megabytes(shipped)} MB"
-        return [f"Ship {_float_name(shipped)}{where}: {figures}.", *_why_float(shipped, rows), *_by_threads(shipped)]
+        return [f"Ship {shipped.best_name}{where}: {figures}.", *_why_float(shipped, rows), *_by_threads(shipped)]
     headline = f"Ship {shipped.name}{where}: {_gain(shipped, rows)}."
     if shipped.accuracy is None:
         return [headline, "What it costs in accuracy was not measured.", *_by_threads(shipped)]
@@ -62,11 +63,11 @@ def _gain(row: Row, rows: Sequence[Row]) -> str:
     if not floats:
         return f"{row.p50:.2f} ms, {_megabytes(row)} MB; there is no float bundle to compare with"
     best = min(floats, key=lambda row: row.best_ms)
-    its_own = row.speedup and row.speedup.baseline == _float_name(best)
+    its_own = row.speedup and row.speedup.baseline == best.best_name
     ratio = row.speedup.ratio if row.speedup and its_own else best.best_ms / row.p50
     return (
         f"{row.p50:.2f} ms instead of {best.best_ms:.2f} ({ratio:.2f}x) and {_megabytes(row)} MB instead of "
-        f"{_megabytes(best)}, compared with the fastest float, {_float_name(best)}"
+        f"{_megabytes(best)}, compared with the fastest float, {best.best_name}"
     )
 
 
@@ -100,7 +101,7 @@ def _begun(text: str) -> str:
 
 def _why_float(shipped: Row, rows: Sequence[Row]) -> Iterator[str]:
     """How to run the float bundle, and why no INT8 bundle is better."""
-    if _float_name(shipped) != shipped.name:
+    if shipped.best_format != F32:
         yield "Load it with edgekit.load(…, low_precision=True)."
     int8 = [row for row in rows if row.precision == "int8"]
     if passed := [row for row in int8 if row.verdict == "pass"]:
@@ -203,11 +204,6 @@ def _verb(row: Row, note: Note) -> str:
     ]
     explains = note.is_reason and (row.verdict != "fail" or note.sentence not in unsettled)
     return VERBS[row.verdict] if explains else ""
-
-
-def _float_name(row: Row) -> str:
-    """Name of a float bundle, with the number format that makes it fastest unless that is f32."""
-    return row.name if row.best_format == "f32" else f"{row.name} in {row.best_format}"
 
 
 def _megabytes(row: Row) -> str:

@@ -12,9 +12,9 @@ from msgspec import Meta
 
 from edgekit.config.choices import Precision
 from edgekit.errors import EdgekitError
+from edgekit.report import times
 from edgekit.report.device import Conditions, DeviceFacts
 from edgekit.report.figure import Count, Fraction, Interval, Milliseconds
-from edgekit.report.times import EndToEnd, Energy, Latency, RatedLatency, Speedup, Sustained, Throughput, TimeProfile
 from edgekit.support import error_text
 
 
@@ -264,28 +264,28 @@ class Measurement:
     snr_db: float | None = None
     """Signal-to-noise ratio of the logits against torch's on the first evaluation images, at most 2,000, in decibels;
     null where they are equal, and in reports of an edgekit without it."""
-    latency_ms: Latency | None = None
+    latency_ms: times.Latency | None = None
     """Latency of one inference at batch 1, in milliseconds."""
-    end_to_end_ms: EndToEnd | None = None
+    end_to_end_ms: times.EndToEnd | None = None
     """Latency from an encoded image file to logits, in milliseconds."""
-    speedup: Speedup | None = None
+    speedup: times.Speedup | None = None
     """Speedup over the fastest float bundle of the same runtime."""
     int8: Int8 | None = None
     """Share of the work that ran in integer kernels."""
-    profile: TimeProfile | None = None
+    profile: times.TimeProfile | None = None
     """Times of the operations, from the same profile; null in reports of an edgekit that did not write them."""
-    limit: RatedLatency | None = None
+    limit: times.RatedLatency | None = None
     """Latency at the nominal peak rate of the measured machine's device class."""
     peak_rss_bytes: Count | None = None
     low_precision: LowPrecision | None = None
     """Figures of the float bundle when computed in bf16 or f16."""
     thermal: Conditions | None = None
     """Clocks, temperature and other load during the timing."""
-    sustain: Sustained | None = None
+    sustain: times.Sustained | None = None
     """Latency over minutes; null without `--sustain`."""
-    energy: Energy | None = None
+    energy: times.Energy | None = None
     """Energy of one inference, net of the idle machine; null in reports of an edgekit that did not measure it."""
-    throughput: Throughput | None = None
+    throughput: times.Throughput | None = None
     """Images per second of several streams side by side; null without `--streams`."""
     failure: Failure | None = None
     """Stage that failed and its error; null where the row has figures."""
@@ -317,4 +317,9 @@ class Measurement:
     @property
     def best_format(self) -> str:
         """Number format of `best_ms`: f32, bf16 or f16."""
-        return self.low_precision.computes_in if self.low_precision and self.best_ms < self.p50 else "f32"
+        return self.low_precision.computes_in if self.low_precision and self.best_ms < self.p50 else times.F32
+
+    @property
+    def best_name(self) -> str:
+        """Name of the bundle with that format."""
+        return times.in_format(self.name, self.best_format)

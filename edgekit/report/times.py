@@ -98,6 +98,15 @@ class EndToEnd:
     p50: Milliseconds
 
 
+F32 = "f32"
+"""Number format of float bundles, unless their runtime computes in bf16 or f16."""
+
+
+def in_format(name: str, computes_in: str | None) -> str:
+    """The name of a bundle, with the number format that it computes in unless that is f32."""
+    return name if computes_in in (None, F32) else f"{name} in {computes_in}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Speedup:
     """Median latency of another bundle divided by that of this bundle; one process timed both in turns."""
@@ -117,7 +126,7 @@ class Speedup:
     @property
     def baseline(self) -> str:
         """Name of the other bundle, with the number format that it computed in unless that is f32."""
-        return self.versus if self.versus_precision in (None, "f32") else f"{self.versus} in {self.versus_precision}"
+        return in_format(self.versus, self.versus_precision)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from edgekit.devices.web.server import PAGE, PageServer
 from edgekit.errors import BrowserError, DeviceError
 from edgekit.images.dataset import Sample
 from edgekit.measure.accuracy import EvaluationImages, SnrMeter, predict
-from edgekit.measure.baselines import F32, Call, Group
+from edgekit.measure.baselines import Call, Group
 from edgekit.measure.evaluation import EvaluatedBundle
 from edgekit.measure.fresh_process import Fresh
 from edgekit.measure.latency import Times
@@ -32,7 +32,7 @@ from edgekit.measure.tasks import Answers, Task
 from edgekit.measure.timing import Timed
 from edgekit.report.device import Conditions, MachineState
 from edgekit.report.measurement import Int8, Measurement
-from edgekit.report.times import TimeProfile
+from edgekit.report.times import F32, TimeProfile
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import VerifyResult, golden_error
 from edgekit.support.distribution import versions_of
