@@ -208,9 +208,9 @@ def make_sensitivity(place: Place, inputs: Any) -> None:
     place.patch.setattr(analysis, "study_inputs", lambda *_: inputs.layers)
     spec = SimpleNamespace(network=SimpleNamespace(preprocessing=None))
     images: Any = SimpleNamespace(dataset=None, evaluation=SimpleNamespace(samples=()))
-    graphs: Any = SimpleNamespace(spec=spec, graph_to_compile=lambda *_: None)
+    graphs: Any = SimpleNamespace(spec=spec, reporter=QUIET, graph_to_compile=lambda *_: None)
     options: Any = SimpleNamespace(gates=Gates(max_drop=inputs.max_drop), timing=Timing())
-    assert analysis._analysed(graphs, images, "onnx", options, place.run, QUIET) == result
+    assert analysis._analysed(graphs, images, "onnx", options, place.run) == result
 
 
 def make_study(place: Place, inputs: Any) -> None:
