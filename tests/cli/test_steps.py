@@ -248,7 +248,7 @@ def test_benchmark(finished_run: Path, capfd: Any) -> None:
 
 
 def test_benchmark_of_several_streams(finished_run: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgekit.support.probe.available_cores", lambda: 2)
+    monkeypatch.setattr("edgekit.support.probe.available_cores", lambda *_: 2)
     path = finished_run / "onnx-int8"
     options = ["benchmark", path, "--threads", 1, "--iterations", 4, "--warmup", 0, "--streams"]
     (row,) = run_json(capfd, *options, 3)["results"]
