@@ -3,11 +3,10 @@
 import inspect
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
-from typer.models import OptionInfo
+from typer.models import ParameterInfo
 
 from edgekit.cli import completion, panels
 
@@ -17,48 +16,17 @@ NAMES = (
 )
 """The names of models, which are known without a file."""
 MODELS = f"{NAMES}, or the path of a .onnx file, a checkpoint or a folder that save_pretrained wrote"
-Model = Annotated[str, typer.Argument(metavar="MODEL", autocompletion=completion.models, help=f"A {MODELS}.")]
-ModelOrRun = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        autocompletion=completion.models,
-        help=f"A {MODELS}; a run folder, whose job is used; or a TOML file with a job.",
-    ),
-]
-ModelOrRunOrDemo = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        autocompletion=completion.models_and_demo,
-        help=f"A run folder, whose job is used; demo for edgekit's own model; a TOML file with a job; or a {MODELS}.",
-    ),
-]
-ModelOrGraphs = Annotated[
-    str,
-    typer.Argument(
-        metavar="SOURCE",
-        autocompletion=completion.models,
-        help=f"A folder that `edgekit quantize` wrote; or a model to compile in float: a {MODELS}.",
-    ),
-]
-Bundles = Annotated[
-    list[Path], typer.Argument(metavar="BUNDLE", help="Bundle folders, or run folders for all of their bundles.")
-]
-BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder.")]
-
-
 NEEDED: Any = inspect.Parameter.empty
 """The default of an option that must be given."""
 
 
 @dataclass(frozen=True)
-class OwnOption:
-    """An option that states no field of the job, as the default of a command's parameter."""
+class Own:
+    """An argument, or an option that states no field of the job, as the default of a command's parameter."""
 
     value: Any
     """Its default, or `NEEDED`."""
-    typers: OptionInfo
+    typers: ParameterInfo
     """Its declaration for Typer."""
 
 
@@ -66,9 +34,15 @@ def option(
     panel: str, metavar: str | None, help: str, *, value: Any = None, flags: tuple[str, ...] = (), **more: Any
 ) -> Any:
     """An option of a command's own, for `edgekit.cli.command.states`. `more` are further arguments of Typer's."""
-    return OwnOption(value, typer.Option(*flags, metavar=metavar, help=help, rich_help_panel=panel, **more))
+    return Own(value, typer.Option(*flags, metavar=metavar, help=help, rich_help_panel=panel, **more))
 
 
+def argument(metavar: str, help: str, *, value: Any = NEEDED, **more: Any) -> Any:
+    """An argument of a command, otherwise as `option`."""
+    return Own(value, typer.Argument(metavar=metavar, help=help, **more))
+
+
+model_argument = partial(argument, "MODEL", autocompletion=completion.models)
 model_option = partial(option, panels.MODEL)
 image_option = partial(option, panels.IMAGES)
 bundle_option = partial(option, panels.BUNDLES)
@@ -78,6 +52,14 @@ timing_option = partial(option, panels.MEASUREMENT)
 gate_option = partial(option, panels.GATES)
 output_option = partial(option, panels.OUTPUT)
 
+ONE_MODEL = model_argument(f"A {MODELS}.")
+MODEL_OR_RUN = model_argument(f"A {MODELS}; a run folder, whose job is used; or a TOML file with a job.")
+MODEL_OR_RUN_OR_DEMO = model_argument(
+    f"A run folder, whose job is used; demo for edgekit's own model; a TOML file with a job; or a {MODELS}.",
+    autocompletion=completion.models_and_demo,
+)
+BUNDLES = argument("BUNDLE", "Bundle folders, or run folders for all of their bundles.")
+BUNDLE = argument("BUNDLE", "A bundle folder.")
 JUNIT = output_option("FILE", "JUnit XML file to write, with a test case for each row and gate.")
 SUMMARY = output_option("FILE", "File to append a summary in Markdown to, such as $GITHUB_STEP_SUMMARY.")
 JSON = output_option(None, "Print the result as one JSON document on stdout.", value=False, flags=("--json",))

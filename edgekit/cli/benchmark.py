@@ -7,7 +7,7 @@ from typing import Any
 
 from edgekit.cli import panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import JSON, JUNIT, QUIET, SUMMARY, WIDE, Bundles, timing_option
+from edgekit.cli.arguments import BUNDLES, JSON, JUNIT, QUIET, SUMMARY, WIDE, timing_option
 from edgekit.cli.command import states
 from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import answer_width, clean_stdout, show
@@ -40,8 +40,8 @@ Examples:
     shown=("devices", "threads", "iterations", "min_speedup"),
 )
 def benchmark(
-    bundles: Bundles,
     stated: dict[str, Any],
+    bundles: list[Path] = BUNDLES,
     sustain: str | None = timing_option(
         "TIME",
         "Run for this long, such as 90s, 10m or 1h30m, in place of --iterations, and report a time series with its "

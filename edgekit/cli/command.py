@@ -1,6 +1,6 @@
 """Gives a command the options that state the fields of a job, from the declarations of the fields.
 
-Options of its own are its parameters, with an `OwnOption` as the default. `--help-all`, which every command with
+Arguments and options of its own are parameters with an `Own` as the default. `--help-all`, which every command with
 advanced options has, lists those too.
 """
 
@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from edgekit.cli import completion, panels
-from edgekit.cli.arguments import OwnOption
+from edgekit.cli.arguments import Own
 from edgekit.job import kinds
 from edgekit.job.job import declarations, default_of
 from edgekit.job.kinds import Option
@@ -80,7 +80,7 @@ def states(
 def _own(parameter: inspect.Parameter, annotation: Any, hidden: bool) -> inspect.Parameter:
     """A parameter of a command's own, as Typer takes it."""
     default = parameter.default
-    if isinstance(default, OwnOption):
+    if isinstance(default, Own):
         typers = copy.copy(default.typers)  # which other commands share
         typers.hidden = typers.hidden or hidden
         annotation, default = Annotated[annotation, typers], default.value

@@ -1,6 +1,6 @@
 """All commands. Importing this module registers them with the application."""
 
-from edgekit.cli import (
+from edgekit.cli import (  # noqa: F401
     benchmark,
     catalogue,
     deploy,
@@ -13,10 +13,7 @@ from edgekit.cli import (
     steps,
     tune,
     view,
-)
+)  # fmt: skip
 from edgekit.cli.app import app, run
 
-__all__ = [
-    "app", "benchmark", "catalogue", "deploy", "devices", "evaluate", "field", "plan", "report", "run",
-    "soup", "steps", "tune", "view",
-]  # fmt: skip
+__all__ = ["app", "run"]

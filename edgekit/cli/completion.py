@@ -1,10 +1,9 @@
 """Shell completion: the values that the shell offers for options and arguments.
 
-Each function returns candidates; Typer keeps those that begin with what was typed. None of them may fail or print:
+Each completion returns candidates; Typer keeps those that begin with what was typed. None of them may fail or print:
 errors would appear in the line that the user is typing, so a function whose source can't be read offers nothing.
 """
 
-import functools
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,88 +19,21 @@ from edgekit.support.libraries import quiet
 OPEN_CLIP = "open_clip"
 
 
-def _offering(source: Callable[..., Iterable[str]]) -> Callable[..., list[str]]:
-    """Turn a source of candidates into one that never fails."""
+def _offering(source: Callable[[], Iterable[str]], *suffixes: str, commas: bool = False) -> Callable[[str], list[str]]:
+    """A completion with the names of a source, and files with these suffixes.
 
-    @functools.wraps(source)
-    def offer(**incomplete: str) -> list[str]:
+    With `commas`, the names may go on a list behind what was typed up to the last comma.
+    """
+
+    def offer(incomplete: str) -> list[str]:
+        typed, comma, _ = incomplete.rpartition(",") if commas else ("", "", "")
         try:
-            return list(source(**incomplete))
+            names = [f"{typed}{comma}{name}" for name in source() if name not in typed.split(",")]
+            return [*names, *_files(incomplete, *suffixes)] if suffixes else names
         except Exception:  # libraries, plug-ins and damaged files can raise anything
             return []
 
     return offer
-
-
-def runtimes(incomplete: str) -> list[str]:
-    """Names of the runtimes, for `--target`."""
-    return _behind_commas(incomplete, RUNTIMES)
-
-
-def precisions(incomplete: str) -> list[str]:
-    """Precisions of bundles."""
-    return _behind_commas(incomplete, PRECISIONS)
-
-
-@_offering
-def recipes(incomplete: str) -> Iterable[str]:
-    """Shipped recipes, and TOML files."""
-    return [*list_recipes(), *_files(incomplete, ".toml")]
-
-
-@_offering
-def device_classes(incomplete: str) -> Iterable[str]:
-    """Shipped device classes, and TOML files."""
-    return [*list_device_classes(), *_files(incomplete, ".toml")]
-
-
-@_offering
-def shipped_device_classes() -> Iterable[str]:
-    """Shipped device classes."""
-    return list_device_classes()
-
-
-@_offering
-def devices(incomplete: str) -> Iterable[str]:
-    """This machine, and the devices that the user saved."""
-    return _behind_commas(incomplete, (LOCAL, *saved_devices()))
-
-
-@_offering
-def measuring_devices(incomplete: str) -> Iterable[str]:
-    """This machine, a browser, and the devices that the user saved."""
-    return _behind_commas(incomplete, (LOCAL, WEB, *saved_devices()))
-
-
-@_offering
-def saved_devices() -> Iterable[str]:
-    """The devices that the user saved."""
-    return read_devices()
-
-
-@_offering
-def weights(incomplete: str) -> Iterable[str]:
-    """`random`, and checkpoint files."""
-    return ["random", *_files(incomplete, ".safetensors", ".pth", ".pt", ".bin", ".ckpt")]
-
-
-@_offering
-def models() -> Iterable[str]:
-    """Models of timm and of open_clip."""
-    return [*_timm_models(), *_open_clip_models()]
-
-
-@_offering
-def models_and_demo() -> Iterable[str]:
-    """`demo`, and models of timm and of open_clip."""
-    return ["demo", *models()]
-
-
-def _behind_commas(incomplete: str, names: Iterable[str]) -> list[str]:
-    """The names that a list may go on with, each behind what was typed up to the last comma."""
-    typed, comma, _ = incomplete.rpartition(",")
-    taken = typed.split(",")
-    return [f"{typed}{comma}{name}" for name in names if name not in taken]
 
 
 def _files(incomplete: str, *suffixes: str) -> list[str]:
@@ -144,3 +76,16 @@ def _open_clip_models() -> list[str]:
     return sorted(
         f"{OPEN_CLIP}:{file.stem}" for folder in folders or () for file in Path(folder, "model_configs").glob("*.json")
     )
+
+
+runtimes = _offering(lambda: RUNTIMES, commas=True)
+precisions = _offering(lambda: PRECISIONS, commas=True)
+recipes = _offering(list_recipes, ".toml")
+device_classes = _offering(list_device_classes, ".toml")
+shipped_device_classes = _offering(list_device_classes)
+saved_devices = _offering(read_devices)
+devices = _offering(lambda: (LOCAL, *saved_devices("")), commas=True)
+measuring_devices = _offering(lambda: (LOCAL, WEB, *saved_devices("")), commas=True)
+weights = _offering(lambda: ("random",), ".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+models = _offering(lambda: (*_timm_models(), *_open_clip_models()))
+models_and_demo = _offering(lambda: ("demo", *models("")))

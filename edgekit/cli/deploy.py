@@ -6,7 +6,7 @@ from typing import Any
 
 from edgekit.cli import panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import DRY_RUN, JSON, JUNIT, QUIET, SUMMARY, WIDE, ModelOrRun
+from edgekit.cli.arguments import DRY_RUN, JSON, JUNIT, MODEL_OR_RUN, QUIET, SUMMARY, WIDE
 from edgekit.cli.command import FIELDS, states
 from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import clean_stdout, emit, show_report, show_steps
@@ -38,8 +38,8 @@ Examples:
 @app.command(rich_help_panel=panels.COMMANDS, epilog=DEPLOY_EXAMPLES)
 @states(*FIELDS, defaults={"data": panels.REQUIRED})
 def deploy(
-    model: ModelOrRun,
     stated: dict[str, Any],
+    model: str = MODEL_OR_RUN,
     junit: Path | None = JUNIT,
     summary: Path | None = SUMMARY,
     wide: bool = WIDE,

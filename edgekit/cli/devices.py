@@ -1,13 +1,13 @@
 """`edgekit devices`, which manages the machines to measure on, and `edgekit doctor`, which checks them."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import JSON, device_option
+from edgekit.cli.arguments import JSON, argument, device_option
 from edgekit.cli.command import states
 from edgekit.cli.output import clean_stdout, emit, show
 from edgekit.errors import printable
@@ -28,29 +28,15 @@ devices = typer.Typer(
 )
 app.add_typer(devices, name="devices", rich_help_panel=panels.MORE)
 
-Name = Annotated[
-    str,
-    typer.Argument(
-        metavar="DEVICE", autocompletion=completion.saved_devices, help="The name of a device, or ssh://USER@HOST."
-    ),
-]
-
 
 @devices.command()
 @states("offline", "web_network", "web_runtime", shown=("offline", "web_network", "web_runtime"))
 def add(
     stated: dict[str, Any],
-    name: Annotated[
-        str,
-        typer.Argument(metavar="NAME", help="A name of your choice, made of letters, digits, '.', '_' and '-'."),
-    ],
-    url: Annotated[
-        str,
-        typer.Argument(
-            metavar="URL",
-            help="ssh://USER@HOST:PORT, ssh://ALIAS for an alias in your ssh configuration, or web for a browser.",
-        ),
-    ],
+    name: str = argument("NAME", "A name of your choice, made of letters, digits, '.', '_' and '-'."),
+    url: str = argument(
+        "URL", "ssh://USER@HOST:PORT, ssh://ALIAS for an alias in your ssh configuration, or web for a browser."
+    ),
     class_: str | None = device_option(
         "NAME",
         "Device class of the device. `edgekit targets` lists the classes.",
@@ -121,10 +107,9 @@ def list_(json_: bool = JSON) -> None:
 
 
 @devices.command()
+@states()
 def remove(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", autocompletion=completion.saved_devices, help="The name of a device.")
-    ],
+    name: str = argument("NAME", "The name of a device.", autocompletion=completion.saved_devices),
 ) -> None:
     """Forget a device.
 
@@ -138,7 +123,12 @@ def remove(
 
 
 @devices.command()
-def clean(name: Name) -> None:
+@states()
+def clean(
+    name: str = argument(
+        "DEVICE", "The name of a device, or ssh://USER@HOST.", autocompletion=completion.saved_devices
+    ),
+) -> None:
     """Delete the environments and files that edgekit keeps on a device."""
     from edgekit.devices.probe_result import probe
     from edgekit.devices.registry import find_remote
@@ -154,14 +144,12 @@ def clean(name: Name) -> None:
 @devices.command()
 @states()
 def status(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="DEVICE",
-            autocompletion=completion.saved_devices,
-            help="Names of devices, or ssh://USER@HOST; all saved devices if there are none.",
-        ),
-    ] = None,
+    names: list[str] | None = argument(
+        "DEVICE",
+        "Names of devices, or ssh://USER@HOST; all saved devices if there are none.",
+        value=None,
+        autocompletion=completion.saved_devices,
+    ),
     json_: bool = JSON,
 ) -> int:
     """Show which bundle is active in each app on devices.
@@ -186,15 +174,13 @@ def status(
 @app.command(rich_help_panel=panels.COMMANDS)
 @states()
 def doctor(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="DEVICE",
-            autocompletion=completion.devices,
-            help="Devices to check: local (this machine), names from `edgekit devices list`, or ssh://USER@HOST; this "
-            "machine if there are none.",
-        ),
-    ] = None,
+    names: list[str] | None = argument(
+        "DEVICE",
+        "Devices to check: local (this machine), names from `edgekit devices list`, or ssh://USER@HOST; this "
+        "machine if there are none.",
+        value=None,
+        autocompletion=completion.devices,
+    ),
     json_: bool = JSON,
 ) -> int:
     """Check whether this machine or a device is ready, and print the fix for each problem.

@@ -8,12 +8,12 @@ from typing import Any
 from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import (
+    BUNDLES,
     JSON,
     JUNIT,
     QUIET,
     SUMMARY,
     WIDE,
-    Bundles,
     bundle_option,
     output_option,
     timing_option,
@@ -58,8 +58,8 @@ Examples:
     },
 )
 def evaluate(
-    bundles: Bundles,
     stated: dict[str, Any],
+    bundles: list[Path] = BUNDLES,
     reference: Path | None = bundle_option(
         "BUNDLE",
         "Bundle that the others are compared with.",

@@ -1,14 +1,21 @@
 """Commands for devices in the field: push, rollback, and sign and verify for the bundles that go there."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from edgekit import api
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import JSON, NEEDED, QUIET, BundlePath, bundle_option, device_option, gate_option
+from edgekit.cli.arguments import (
+    BUNDLE,
+    JSON,
+    NEEDED,
+    QUIET,
+    argument,
+    bundle_option,
+    device_option,
+    gate_option,
+)
 from edgekit.cli.command import states
 from edgekit.cli.output import clean_stdout, show
 from edgekit.job.job import OF_BUNDLE
@@ -30,21 +37,16 @@ Examples:
 MOST_AT_ONCE = 64
 MOST_MS = 3_600_000
 
-DeviceNames = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="DEVICE", autocompletion=completion.saved_devices, help="Names of devices, or ssh://USER@HOST."
-    ),
-]
+DEVICE_NAMES = argument("DEVICE", "Names of devices, or ssh://USER@HOST.", autocompletion=completion.saved_devices)
 APP_NAME = device_option("APP", "Name of the app, which has its own two slots.", value="app", flags=("--name",))
 
 
 @app.command(rich_help_panel=panels.MORE, epilog=PUSH_EXAMPLES)
 @states("threads", "offline", defaults={"threads": OF_BUNDLE})
 def push(
-    bundle: BundlePath,
-    names: DeviceNames,
     stated: dict[str, Any],
+    bundle: Path = BUNDLE,
+    names: list[str] = DEVICE_NAMES,
     name: str = APP_NAME,
     max_p99: float | None = gate_option(
         "MS",
@@ -91,7 +93,7 @@ def push(
 @app.command(rich_help_panel=panels.MORE, epilog=ROLLBACK_EXAMPLES)
 @states()
 def rollback(
-    names: DeviceNames,
+    names: list[str] = DEVICE_NAMES,
     name: str = APP_NAME,
     to: str | None = device_option(
         "HASH",
@@ -130,7 +132,7 @@ def _exit_code(pushed: "Pushed") -> int:
 @app.command(rich_help_panel=panels.MORE)
 @states()
 def sign(
-    bundle: BundlePath,
+    bundle: Path = BUNDLE,
     key: Path = bundle_option(
         "FILE",
         "PEM file with your private key, of the curve P-256, P-384 or P-521 and without a passphrase.",
@@ -152,7 +154,7 @@ def sign(
 @app.command(rich_help_panel=panels.MORE)
 @states()
 def verify(
-    bundle: BundlePath,
+    bundle: Path = BUNDLE,
     trust: Path = bundle_option(
         "FILE", "PEM file with the signer's public key.", value=NEEDED, flags=("--trust", "--key")
     ),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import JSON, QUIET, Model, bundle_option, device_option
+from edgekit.cli.arguments import JSON, ONE_MODEL, QUIET, bundle_option, device_option
 from edgekit.cli.command import states
 from edgekit.cli.output import clean_stdout, show
 from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
@@ -23,8 +23,8 @@ GIB = 2**30
 @app.command(rich_help_panel=panels.MORE)
 @states(*(name for name in MODEL if name not in ("weights", "labels")), "targets", "recipe")
 def plan(
-    model: Model,
     stated: dict[str, Any],
+    model: str = ONE_MODEL,
     device: str | None = device_option(
         "DEVICE",
         "Device that the bundles will run on: local (this machine), a name from `edgekit devices list`, or "

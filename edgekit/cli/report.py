@@ -2,13 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from edgekit.cli import panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import JSON, WIDE, output_option
+from edgekit.cli.arguments import JSON, WIDE, argument, output_option
 from edgekit.cli.command import states
 from edgekit.cli.for_pipelines import check_file, writing
 from edgekit.cli.output import clean_stdout, emit, show_report, show_steps
@@ -22,8 +20,8 @@ if TYPE_CHECKING:
 @app.command(rich_help_panel=panels.MORE)
 @states("thumbnails", shown=("thumbnails",))
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     stated: dict[str, Any],
+    folder: Path = argument("RUN", "A run folder."),
     card: Path | None = output_option(
         "FILE", "Model card to write, in the form that model hubs read: a README.md with YAML metadata."
     ),

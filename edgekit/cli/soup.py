@@ -1,14 +1,11 @@
 """`edgekit soup`, which averages several fine-tunes into one checkpoint."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import JSON, NAMES, QUIET, image_option, model_option, output_option
+from edgekit.cli.arguments import JSON, NAMES, QUIET, argument, image_option, model_option, output_option
 from edgekit.cli.command import states
 from edgekit.cli.output import clean_stdout, show
 from edgekit.errors import OutputError, UsageError
@@ -19,22 +16,12 @@ if TYPE_CHECKING:
     from edgekit.models.soup import SoupRecord
 
 
-class Method(StrEnum):
-    """The way in which the members of a soup are chosen."""
-
-    uniform = "uniform"
-    greedy = "greedy"
-
-
 @app.command(rich_help_panel=panels.MORE)
 @states(*(name for name in MODEL if name != "weights"), "data", "seed")
 def soup(
-    members: Annotated[
-        list[Path],
-        typer.Argument(metavar="CHECKPOINT", help="Checkpoints (.safetensors) of fine-tunes of one model."),
-    ],
     stated: dict[str, Any],
-    method: Method | None = model_option(
+    members: list[Path] = argument("CHECKPOINT", "Checkpoints (.safetensors) of fine-tunes of one model."),
+    method: Literal["uniform", "greedy"] | None = model_option(
         None,
         "uniform averages all members; greedy adds a member only if it raises the accuracy on held-out images.",
         show_default="greedy with --data, else uniform",
@@ -75,11 +62,10 @@ def soup(
         reporter = Reporter(quiet)
         with loading(reporter):
             from edgekit.models.soup import SoupOptions, make_soup
-        greedy = method is Method.greedy if method else job.data is not None
         options = SoupOptions(
             tuple(members),
             output,
-            "greedy" if greedy else "uniform",
+            method or ("uniform" if job.data is None else "greedy"),
             network,
             job.data,
             num_held_out_samples,

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from edgekit.cli import panels
+from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import JSON, QUIET, Model, ModelOrGraphs
+from edgekit.cli.arguments import JSON, MODELS, ONE_MODEL, QUIET, argument
 from edgekit.cli.command import states
 from edgekit.cli.output import clean_stdout, show
 from edgekit.errors import UsageError
@@ -19,7 +19,7 @@ from edgekit.job.job import MAKING, MODEL
     defaults={"data": f"{panels.REQUIRED}, unless --calibration-data is given"},
     helps={"output": "Folder for the graphs, calibration.json and stored results."},
 )
-def quantize(model: Model, stated: dict[str, Any], json_: bool = JSON, quiet: bool = QUIET) -> int:
+def quantize(stated: dict[str, Any], model: str = ONE_MODEL, json_: bool = JSON, quiet: bool = QUIET) -> int:
     """Calibrate a model and write one quantized graph per runtime.
 
     `edgekit compile` turns the graphs into int8 bundles.
@@ -46,7 +46,16 @@ def quantize(model: Model, stated: dict[str, Any], json_: bool = JSON, quiet: bo
     defaults={"data": f"{panels.REQUIRED} for a model", "output": "runs/MODEL; graphs need the option"},
     helps={"output": "Folder for the bundles."},
 )
-def compile_(source: ModelOrGraphs, stated: dict[str, Any], json_: bool = JSON, quiet: bool = QUIET) -> int:
+def compile_(
+    stated: dict[str, Any],
+    source: str = argument(
+        "SOURCE",
+        f"A folder that `edgekit quantize` wrote; or a model to compile in float: a {MODELS}.",
+        autocompletion=completion.models,
+    ),
+    json_: bool = JSON,
+    quiet: bool = QUIET,
+) -> int:
     """Compile quantized graphs to int8 bundles, or a model to float bundles.
 
     A few images check that a float bundle gives the same outputs as torch.

@@ -5,7 +5,7 @@ from typing import Any
 
 from edgekit.cli import panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import JSON, QUIET, WIDE, ModelOrRunOrDemo, search_option
+from edgekit.cli.arguments import JSON, MODEL_OR_RUN_OR_DEMO, QUIET, WIDE, search_option
 from edgekit.cli.command import FIELDS, states
 from edgekit.cli.output import answer_width, clean_stdout, emit, show_report, show_steps, wrapped
 from edgekit.config.choices import PRECISIONS
@@ -38,7 +38,9 @@ SHOWN = ("weights", "labels", "imgsz", "data", "calibration_data", "targets", "r
     },
     shown=(*SHOWN, "max_drop", "threads"),
 )
-def sensitivity(model: ModelOrRunOrDemo, stated: dict[str, Any], json_: bool = JSON, quiet: bool = QUIET) -> int:
+def sensitivity(
+    stated: dict[str, Any], model: str = MODEL_OR_RUN_OR_DEMO, json_: bool = JSON, quiet: bool = QUIET
+) -> int:
     """Rank layers by the accuracy they lose and the time they save in INT8.
 
     The loss is simulated from one calibration. Writes sensitivity.json and
@@ -85,8 +87,8 @@ def _of_analysis(job: Job, stated: dict[str, Any]) -> Job:
     shown=(*SHOWN, "devices", "threads", "max_drop", "min_speedup"),
 )
 def tune(
-    model: ModelOrRunOrDemo,
     stated: dict[str, Any],
+    model: str = MODEL_OR_RUN_OR_DEMO,
     num_tuning_samples: int | None = search_option(
         "N",
         "Number of images to search on. The final figures come from the remaining images.",

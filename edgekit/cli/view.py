@@ -2,14 +2,21 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from edgekit import api
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import JSON, JUNIT, SUMMARY, BundlePath, device_option, gate_option, output_option
+from edgekit.cli.arguments import (
+    BUNDLE,
+    JSON,
+    JUNIT,
+    SUMMARY,
+    argument,
+    device_option,
+    gate_option,
+    output_option,
+)
 from edgekit.cli.command import states
 from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import answer_width, clean_stdout, show, wrapped
@@ -26,13 +33,8 @@ if TYPE_CHECKING:
 @app.command(rich_help_panel=panels.COMMANDS)
 @states("threads", "offline", defaults={"threads": OF_BUNDLE})
 def inspect(
-    bundle: Annotated[
-        Path,
-        typer.Argument(
-            metavar="BUNDLE", help="A bundle folder, or a model file from any source (.onnx, .tflite or .xml)."
-        ),
-    ],
     stated: dict[str, Any],
+    bundle: Path = argument("BUNDLE", "A bundle folder, or a model file from any source (.onnx, .tflite or .xml)."),
     device: str = device_option(
         "DEVICE",
         "Device to run on: local (this machine), a name from `edgekit devices list`, or ssh://USER@HOST.",
@@ -105,9 +107,9 @@ def _lines_of(inspection: "Inspection") -> Iterator[str]:
     shown=("threads", "data", "threshold"),
 )
 def classify(
-    bundle: BundlePath,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
     stated: dict[str, Any],
+    bundle: Path = BUNDLE,
+    images: list[Path] = argument("IMAGE", "Image files."),
     top: int | None = output_option(
         "N",
         "Number of labels, or of similar images, to print for each image.",
@@ -150,10 +152,8 @@ def _classified(found: "Classification") -> Iterator[str]:
 @app.command(rich_help_panel=panels.MORE)
 @states()
 def compare(
-    before: Annotated[
-        Path, typer.Argument(metavar="RUN_A", help="The run folder to compare with, such as yesterday's.")
-    ],
-    after: Annotated[Path, typer.Argument(metavar="RUN_B", help="The run folder to judge.")],
+    before: Path = argument("RUN_A", "The run folder to compare with, such as yesterday's."),
+    after: Path = argument("RUN_B", "The run folder to judge."),
     max_slowdown: float | None = gate_option(
         "PERCENT",
         "Largest slowdown of p50 that is no regression. Smaller ones may come from where in memory a bundle lies.",
