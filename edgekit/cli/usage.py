@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from edgekit.compat.typer import RejectedValue, command_path, rejected_value, subcommands
+from edgekit.compat.typer import command_path, rejected_value, subcommands
 from edgekit.errors import UsageError
 
 RENAMED = {("devices", "check"): ("doctor",)}
@@ -25,7 +25,7 @@ def usage_error_of(error: Any, arguments: Sequence[str], commands: Collection[st
     if rejected is not None:
         return UsageError(
             f"{rejected.option} is '{rejected.value}'",
-            valid=_valid_values(rejected),
+            valid=rejected.valid,
             fix=f"Run `{path} --help` for all options",
         )
     message, question, nearest = error.format_message().rstrip(".").partition(". Did you mean ")
@@ -51,19 +51,6 @@ def check_not_empty(arguments: Sequence[str]) -> None:
             valid="text that is not empty",
             fix="Check whether a shell variable is unset, or leave the option out",
         )
-
-
-def _valid_values(rejected: RejectedValue) -> str:
-    """The values that an option takes, as a noun phrase."""
-    if rejected.choices:
-        return " or ".join(rejected.choices) if len(rejected.choices) == 2 else ", ".join(rejected.choices)
-    if rejected.kind == "other":
-        return "a value that its help describes"
-    if rejected.maximum is None:
-        bounds = "" if rejected.minimum is None else f" of at least {rejected.minimum}"
-    else:
-        bounds = f" from {rejected.minimum} to {rejected.maximum}"
-    return f"a {rejected.kind}{bounds}"
 
 
 def check_not_gone(arguments: Sequence[str]) -> None:

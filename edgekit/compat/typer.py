@@ -1,7 +1,7 @@
 """Typer: the base class of its usage errors, their details besides the message, and a help without types."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import typer
 
@@ -15,26 +15,16 @@ def usage_error() -> Any:
     return next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 
-Kind = Literal["whole number", "number", "other"]
-_KINDS: dict[object, Kind] = {int: "whole number", float: "number"}
-
-
 @dataclass(frozen=True)
 class RejectedValue:
-    """A value on the command line that Typer could not convert, and the values that it accepts."""
+    """A value on the command line that Typer could not convert."""
 
     option: str
     """Long name of the option, or name of the argument."""
     value: str
     """Value that was rejected."""
-    kind: Kind
-    """Kind of the values that are accepted."""
-    minimum: float | None
-    """Lowest accepted number, or None without a limit."""
-    maximum: float | None
-    """Highest accepted number, or None without a limit."""
-    choices: tuple[str, ...]
-    """All accepted values, or empty if they can't be listed."""
+    valid: str
+    """Values that the option takes, as a noun phrase."""
 
 
 def rejected_value(error: Any) -> RejectedValue | None:
@@ -45,15 +35,20 @@ def rejected_value(error: Any) -> RejectedValue | None:
     option, details = getattr(error, "param", None), getattr(error.__cause__, "errors", None)
     if option is None or details is None:
         return None
+    name = max(option.opts, key=len) if option.param_type_name == "option" else option.display_name_raw
+    return RejectedValue(name, str(details()[0]["input"]), _valid_values(option))
+
+
+def _valid_values(option: Any) -> str:
     described = option.type_descriptor
-    return RejectedValue(
-        option=max(option.opts, key=len) if option.param_type_name == "option" else option.display_name_raw,
-        value=str(details()[0]["input"]),
-        kind=_KINDS.get(described.annotation, "other"),
-        minimum=option.min,
-        maximum=option.max,
-        choices=tuple(str(getattr(choice, "value", choice)) for choice in described.choices or ()),
-    )
+    if choices := [str(getattr(choice, "value", choice)) for choice in described.choices or ()]:
+        return (" or " if len(choices) == 2 else ", ").join(choices)
+    kind = {int: "a whole number", float: "a number"}.get(described.annotation)
+    if kind is None:
+        return "a value that its help describes"
+    if option.max is not None:
+        return f"{kind} from {option.min} to {option.max}"
+    return kind if option.min is None else f"{kind} of at least {option.min}"
 
 
 def command_path(error: Any) -> str | None:

@@ -44,10 +44,9 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if problems := _problems(self):
-            valid = [f"for {problem.field}, {problem.valid}" for problem in problems]
             raise UsageError(
-                f"preprocessing: {'; '.join(f'{problem.field} is {problem.value!r}' for problem in problems)}",
-                valid="; ".join(valid),
+                f"preprocessing: {'; '.join(f'{name} is {getattr(self, name)!r}' for name in problems)}",
+                valid="; ".join(f"for {name}, {valid}" for name, valid in problems.items()),
             )
 
     @property
@@ -156,37 +155,27 @@ def _offset(size: int, target: int) -> int:
     return round((size - target) / 2) if size >= target else -((target - size) // 2)
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """A field with an invalid value."""
-
-    field: str
-    value: object
-    valid: str
-    """Description of the valid values."""
-
-
-def _problems(values: Preprocessing) -> list[_Problem]:
-    """All fields with invalid values."""
-    problems = []
+def _problems(values: Preprocessing) -> dict[str, str]:
+    """The valid values of each field whose value isn't."""
+    problems = {}
     for name, side in (("height", values.height), ("width", values.width)):
         if type(side) is not int or not 1 <= side <= MAX_SIDE:
-            problems.append(_Problem(name, side, f"a whole number of pixels from 1 to {MAX_SIDE}"))
+            problems[name] = f"a whole number of pixels from 1 to {MAX_SIDE}"
     for name, word, choices in (
         ("interpolation", values.interpolation, INTERPOLATIONS),
         ("crop_mode", values.crop_mode, CROP_MODES),
     ):
         if word not in choices:
-            problems.append(_Problem(name, word, f"one of {', '.join(choices)}"))
+            problems[name] = f"one of {', '.join(choices)}"
     if not _is_number(values.crop_pct) or not 0.1 <= values.crop_pct <= 1:
-        problems.append(_Problem("crop_pct", values.crop_pct, "a number from 0.1 to 1"))
+        problems["crop_pct"] = "a number from 0.1 to 1"
     for name, numbers in (("mean", values.mean), ("std", values.std)):
         if not isinstance(numbers, tuple) or len(numbers) not in CHANNELS or not all(map(_is_number, numbers)):
-            problems.append(_Problem(name, numbers, "three finite numbers for red, green and blue, or one for grey"))
+            problems[name] = "three finite numbers for red, green and blue, or one for grey"
         elif name == "std" and min(numbers) <= 0:
-            problems.append(_Problem(name, numbers, "numbers above 0"))
+            problems[name] = "numbers above 0"
     if not problems and len(values.mean) != len(values.std):
-        problems.append(_Problem("std", values.std, f"as many numbers as mean, which has {len(values.mean)}"))
+        problems["std"] = f"as many numbers as mean, which has {len(values.mean)}"
     return problems
 
 

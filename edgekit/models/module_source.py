@@ -18,7 +18,7 @@ from edgekit.models.description import names_of_config
 from edgekit.models.inputs import parse_size
 from edgekit.models.labels import StoredNames
 from edgekit.models.options import ModelArgs, ModelOptions, Note
-from edgekit.models.source import LoadedModule
+from edgekit.models.source import LoadedModule, ModelSource
 from edgekit.models.state_dict import state_sha256
 from edgekit.models.transformers_source import ImageNetwork
 from edgekit.models.weights import load_weights
@@ -35,7 +35,7 @@ def name_of(module: nn.Module) -> str:
     return architecture or type(_unwrapped(module)).__name__
 
 
-class ModuleSource:
+class ModuleSource(ModelSource):
     """Source of the networks in memory, in `ModelOptions.module`."""
 
     name: ClassVar[str] = "module"
@@ -113,7 +113,7 @@ def _class_names(module: nn.Module) -> tuple[StoredNames, ...]:
     return () if config is None else names_of_config(config.to_dict(), file="")
 
 
-class FactorySource:
+class FactorySource(ModelSource):
     """Networks from the user's own code, named `module:factory`."""
 
     name: ClassVar[str] = "factory"

@@ -17,7 +17,7 @@ from edgekit.models.inputs import parse_size
 from edgekit.models.labels import stored_names
 from edgekit.models.onnx_import import import_graph
 from edgekit.models.options import ONNX_SUFFIX, ModelOptions
-from edgekit.models.source import LoadedModule
+from edgekit.models.source import LoadedModule, ModelSource
 from edgekit.models.state_dict import state_sha256
 from edgekit.runtime.engine import import_runtime
 from edgekit.support.files import digest, file_sha256
@@ -47,7 +47,7 @@ class OnnxReference:
         return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
-class OnnxSource:
+class OnnxSource(ModelSource):
     """Networks in ONNX files, whose names end in .onnx."""
 
     name: ClassVar[str] = "onnx"

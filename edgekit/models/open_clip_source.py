@@ -19,7 +19,7 @@ from edgekit.models.hub import fetch, hub_error
 from edgekit.models.inputs import size_of_model
 from edgekit.models.labels import IMAGENET_CLASSES, resolve_labels
 from edgekit.models.options import ModelOptions, Note
-from edgekit.models.source import LoadedModule
+from edgekit.models.source import LoadedModule, ModelSource
 from edgekit.models.state_dict import State, fit_weights, state_sha256
 from edgekit.models.weights import randomize
 from edgekit.support.files import file_sha256
@@ -96,16 +96,13 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer
 
 
-class OpenClipSource:
+class OpenClipSource(ModelSource):
     """Source of open_clip's image towers with a classifier head, named `open_clip:MODEL` or `open_clip:MODEL.TAG`."""
 
     name: ClassVar[str] = "open_clip"
 
     def recognizes(self, options: ModelOptions) -> bool:
         return options.name.startswith(PREFIX)
-
-    def input_size(self, options: ModelOptions) -> tuple[int, int] | None:
-        return size_of_model(options)
 
     def load(self, options: ModelOptions, seed: int) -> LoadedModule:
         """Build an image classifier in float32 on the CPU.

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from edgekit.models.inputs import size_of_model
 from edgekit.models.labels import StoredNames
 from edgekit.models.options import ModelOptions, Note
 
@@ -55,7 +56,7 @@ class ModelSource(Protocol):
 
     def input_size(self, options: ModelOptions) -> tuple[int, int] | None:
         """The requested (height, width) in pixels, or None for the model's own. UsageError if it is invalid."""
-        ...
+        return size_of_model(options)
 
     def load(self, options: ModelOptions, seed: int) -> LoadedModule:
         """Build the network with the requested weights; the caller has seeded torch.

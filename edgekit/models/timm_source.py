@@ -14,7 +14,7 @@ from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.models.hub import fetch, hub_error
 from edgekit.models.inputs import size_of_model
 from edgekit.models.options import ModelArgs, ModelOptions
-from edgekit.models.source import LoadedModule
+from edgekit.models.source import LoadedModule, ModelSource
 from edgekit.models.state_dict import Rename, State, state_sha256, versions_of_modules, with_versions
 from edgekit.models.weights import load_weights, randomize
 
@@ -52,16 +52,13 @@ def resolve_name(name: str) -> PretrainedCfg:
     return timm.get_pretrained_cfg(name) or PretrainedCfg(architecture=architecture)
 
 
-class TimmSource:
+class TimmSource(ModelSource):
     """Source of timm's models: all names that no other source recognizes."""
 
     name: ClassVar[str] = "timm"
 
     def recognizes(self, options: ModelOptions) -> bool:
         return ":" not in options.name
-
-    def input_size(self, options: ModelOptions) -> tuple[int, int] | None:
-        return size_of_model(options)
 
     def load(self, options: ModelOptions, seed: int) -> LoadedModule:
         """Build a model in float32 on the CPU. `options.weights` is None for published weights, "random", or a file.

@@ -14,7 +14,7 @@ from edgekit.compat.checkpoints import renamed_as_published
 from edgekit.errors import HubError, ModelError, UsageError, WeightsError
 from edgekit.models.inputs import parse_size, resolve_size, size_of_model
 from edgekit.models.options import RESCALING, TORCHVISION, ModelArgs, ModelOptions, Note
-from edgekit.models.source import LoadedModule
+from edgekit.models.source import LoadedModule, ModelSource
 from edgekit.models.state_dict import Rename, State, state_sha256, versions_of_modules, with_versions
 from edgekit.models.weights import build_fitted, load_weights, parameters_without_memory, randomize
 
@@ -24,16 +24,13 @@ _FLAGS: ModelArgs = {"transform_input": True, "aux_logits": False, "init_weights
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 
 
-class TorchvisionSource:
+class TorchvisionSource(ModelSource):
     """Source of torchvision's image classifiers."""
 
     name: ClassVar[str] = "torchvision"
 
     def recognizes(self, options: ModelOptions) -> bool:
         return options.name.startswith(TORCHVISION)
-
-    def input_size(self, options: ModelOptions) -> tuple[int, int] | None:
-        return size_of_model(options)
 
     def load(self, options: ModelOptions, seed: int) -> LoadedModule:
         """Build a model in float32 on the CPU. `options.weights` is None for published weights, "random", or a file.

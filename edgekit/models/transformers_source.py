@@ -16,7 +16,7 @@ from edgekit.models.checkpoint import files_sha256
 from edgekit.models.description import CLASSIFIES, PREPROCESSOR, describe_folder, weight_files
 from edgekit.models.inputs import InputOptions, resolve_preprocessing, resolve_size, size_of_model
 from edgekit.models.options import TRANSFORMERS, ModelOptions, Note
-from edgekit.models.source import LoadedModule
+from edgekit.models.source import LoadedModule, ModelSource
 from edgekit.models.state_dict import some, state_sha256
 from edgekit.models.transforms import processor_inputs
 from edgekit.models.weights import randomize
@@ -46,16 +46,13 @@ class ImageNetwork(nn.Module):
         return features
 
 
-class TransformersSource:
+class TransformersSource(ModelSource):
     """Source of transformers' image classifiers, and of its networks for images without a head."""
 
     name: ClassVar[str] = "transformers"
 
     def recognizes(self, options: ModelOptions) -> bool:
         return options.name.startswith(TRANSFORMERS)
-
-    def input_size(self, options: ModelOptions) -> tuple[int, int] | None:
-        return size_of_model(options)
 
     def load(self, options: ModelOptions, seed: int) -> LoadedModule:
         """Build a network in float32 on the CPU. `options.weights` is a folder that save_pretrained wrote, or "random".
