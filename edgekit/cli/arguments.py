@@ -33,7 +33,7 @@ class Own:
 def option(
     panel: str, metavar: str | None, help: str, *, value: Any = None, flags: tuple[str, ...] = (), **more: Any
 ) -> Any:
-    """An option of a command's own, for `edgekit.cli.command.states`. `more` are further arguments of Typer's."""
+    """An option of a command's own, for `edgekit.cli.command`. `more` are further arguments of Typer's."""
     return Own(value, typer.Option(*flags, metavar=metavar, help=help, rich_help_panel=panel, **more))
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.cli import panels
-from edgekit.cli.app import app
 from edgekit.cli.arguments import BUNDLES, JSON, JUNIT, QUIET, SUMMARY, WIDE, timing_option
-from edgekit.cli.command import states
+from edgekit.cli.command import command
 from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import answer_width, clean_stdout, show
 from edgekit.errors import UsageError
@@ -29,8 +28,8 @@ Examples:
 """
 
 
-@app.command(rich_help_panel=panels.COMMANDS, epilog=EXAMPLES)
-@states(
+@command(
+    panels.COMMANDS,
     *MEASURING,
     defaults={"threads": OF_BUNDLE, "min_speedup": "no gate"},
     helps={
@@ -38,6 +37,7 @@ Examples:
         "of them have one precision. The whole 95 % confidence interval must lie above it.",
     },
     shown=("devices", "threads", "iterations", "min_speedup"),
+    epilog=EXAMPLES,
 )
 def benchmark(
     stated: dict[str, Any],

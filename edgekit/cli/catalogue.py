@@ -1,15 +1,13 @@
 """`edgekit targets`: the runtimes, device classes and recipes."""
 
 from edgekit.cli import completion, panels
-from edgekit.cli.app import app
 from edgekit.cli.arguments import JSON, bundle_option
-from edgekit.cli.command import states
+from edgekit.cli.command import command
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.config.recipes import load_recipe
 
 
-@app.command(hidden=True, rich_help_panel=panels.MORE)
-@states()
+@command(panels.MORE, hidden=True)
 def targets(
     recipe: str | None = bundle_option(
         "NAME",

@@ -1,4 +1,4 @@
-"""Gives a command the options that state the fields of a job, from the declarations of the fields.
+"""Registers commands, with options that state the fields of a job, from the declarations of the fields.
 
 Arguments and options of its own are parameters with an `Own` as the default. `--help-all`, which every command with
 advanced options has, lists those too.
@@ -8,11 +8,13 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Container, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
 from edgekit.cli import completion, panels
+from edgekit.cli.app import app
 from edgekit.cli.arguments import Own
 from edgekit.job import kinds
 from edgekit.job.job import declarations, default_of
@@ -31,50 +33,58 @@ COMPLETIONS: Mapping[str, Callable[..., Any]] = {
 FIELDS = tuple(declarations())
 
 
-def states(
+def command(
+    panel: str | None,
     *names: str,
-    defaults: Mapping[str, str] | None = None,
-    helps: Mapping[str, str] | None = None,
+    group: typer.Typer = app,
+    defaults: Mapping[str, str] = MappingProxyType({}),
+    helps: Mapping[str, str] = MappingProxyType({}),
     shown: Container[str] | None = None,
-    hidden: Container[str] = (),
+    advanced: Container[str] = (),
+    **of_typer: Any,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command its own options, and those of these fields, of which `stated` gets the values that were stated.
+    """Register a function as a command, with its own options and those of these fields of a job.
+
+    Its parameter `stated`, which it has if there are fields, gets the values that were stated.
 
     Args:
+        panel: title of the panel of `--help` that lists the command.
         names: the fields.
+        group: the commands among which it is.
         defaults: defaults in words that are other ones in this command.
         helps: meanings that are other ones in this command.
         shown: the fields that `--help` lists; None for all that aren't advanced.
-        hidden: the command's own options that only `--help-all` lists.
+        advanced: the command's own options that only `--help-all` lists.
+        of_typer: further arguments of Typer's decorator.
     """
 
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        hints = get_type_hints(command, include_extras=True)
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        hints = get_type_hints(function, include_extras=True)
         own = [
-            _own(parameter, hints[parameter.name], parameter.name in hidden)
-            for parameter in inspect.signature(command).parameters.values()
+            _own(parameter, hints[parameter.name], parameter.name in advanced)
+            for parameter in inspect.signature(function).parameters.values()
             if parameter.name != STATED
         ]
         options = {name: option for name, option in declarations().items() if name in names}
         added = [
-            _parameter(name, option, (defaults or {}).get(name), (helps or {}).get(name), shown)
-            for name, option in options.items()
+            _parameter(name, option, defaults.get(name), helps.get(name), shown) for name, option in options.items()
         ]
         parameters = sorted([*own, *added], key=_panel_index)
 
-        @functools.wraps(command)
+        @functools.wraps(function)
         def call(**values: Any) -> Any:
             if not options:
-                return command(**values)
+                return function(**values)
             given = {name: values.pop(name) for name in options}
             stated = {name: _stated(options[name], value) for name, value in given.items()}
-            return command(**values, **{STATED: {name: value for name, value in stated.items() if value is not None}})
+            return function(**values, **{STATED: {name: value for name, value in stated.items() if value is not None}})
 
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        group.command(rich_help_panel=panel, **of_typer)(call)
         return call
 
-    return add
+    return register
 
 
 def _own(parameter: inspect.Parameter, annotation: Any, hidden: bool) -> inspect.Parameter:

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.cli import panels
-from edgekit.cli.app import app
 from edgekit.cli.arguments import DRY_RUN, JSON, JUNIT, MODEL_OR_RUN, QUIET, SUMMARY, WIDE
-from edgekit.cli.command import FIELDS, states
+from edgekit.cli.command import FIELDS, command
 from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import clean_stdout, emit, show_report, show_steps
 from edgekit.job import DEMO, Job, job_of
@@ -35,8 +34,7 @@ Examples:
 """
 
 
-@app.command(rich_help_panel=panels.COMMANDS, epilog=DEPLOY_EXAMPLES)
-@states(*FIELDS, defaults={"data": panels.REQUIRED})
+@command(panels.COMMANDS, *FIELDS, defaults={"data": panels.REQUIRED}, epilog=DEPLOY_EXAMPLES)
 def deploy(
     stated: dict[str, Any],
     model: str = MODEL_OR_RUN,
@@ -58,12 +56,12 @@ def deploy(
     return _run(job, ForPipelines(junit, summary), wide, json_, quiet, dry_run)
 
 
-@app.command(rich_help_panel=panels.COMMANDS)
-@states(
+@command(
+    panels.COMMANDS,
     *(name for name in FIELDS if name == "weights" or name not in MODEL),
     defaults=OF_DEMO,
     shown=("targets", "devices", "output"),
-    hidden=("junit", "summary", "dry_run"),
+    advanced=("junit", "summary", "dry_run"),
 )
 def demo(
     stated: dict[str, Any],

@@ -8,7 +8,7 @@ import typer
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import JSON, argument, device_option
-from edgekit.cli.command import states
+from edgekit.cli.command import command
 from edgekit.cli.output import clean_stdout, emit, show
 from edgekit.errors import printable
 from edgekit.job.job import values_of
@@ -29,8 +29,7 @@ devices = typer.Typer(
 app.add_typer(devices, name="devices", rich_help_panel=panels.MORE)
 
 
-@devices.command()
-@states("offline", "web_network", "web_runtime", shown=("offline", "web_network", "web_runtime"))
+@command(None, "offline", "web_network", "web_runtime", shown=("offline", "web_network", "web_runtime"), group=devices)
 def add(
     stated: dict[str, Any],
     name: str = argument("NAME", "A name of your choice, made of letters, digits, '.', '_' and '-'."),
@@ -80,8 +79,7 @@ def add(
     return 0
 
 
-@devices.command(name="list")
-@states()
+@command(None, group=devices, name="list")
 def list_(json_: bool = JSON) -> None:
     """List the saved devices."""
     from edgekit.devices.registry import DeviceListing, read_devices, settings_of
@@ -106,8 +104,7 @@ def list_(json_: bool = JSON) -> None:
             out.write("  ".join(filter(None, facts)) + "\n")
 
 
-@devices.command()
-@states()
+@command(None, group=devices)
 def remove(
     name: str = argument("NAME", "The name of a device.", autocompletion=completion.saved_devices),
 ) -> None:
@@ -122,8 +119,7 @@ def remove(
     print(f"removed {name}")
 
 
-@devices.command()
-@states()
+@command(None, group=devices)
 def clean(
     name: str = argument(
         "DEVICE", "The name of a device, or ssh://USER@HOST.", autocompletion=completion.saved_devices
@@ -141,8 +137,7 @@ def clean(
     print(f"{name}: removed {facts.cache}" if removed else f"{name}: nothing to remove at {facts.cache}")
 
 
-@devices.command()
-@states()
+@command(None, group=devices)
 def status(
     names: list[str] | None = argument(
         "DEVICE",
@@ -171,8 +166,7 @@ def status(
     return 1 if damaged or any(device.failure for device in result.devices) else 0
 
 
-@app.command(rich_help_panel=panels.COMMANDS)
-@states()
+@command(panels.COMMANDS)
 def doctor(
     names: list[str] | None = argument(
         "DEVICE",

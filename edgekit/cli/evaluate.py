@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.cli import panels
-from edgekit.cli.app import app
 from edgekit.cli.arguments import (
     BUNDLES,
     JSON,
@@ -18,7 +17,7 @@ from edgekit.cli.arguments import (
     output_option,
     timing_option,
 )
-from edgekit.cli.command import states
+from edgekit.cli.command import command
 from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import answer_width, clean_stdout, show
 from edgekit.devices.registry import LOCAL, THIS, Device
@@ -38,8 +37,8 @@ Examples:
 """
 
 
-@app.command(rich_help_panel=panels.MORE, epilog=EXAMPLES)
-@states(
+@command(
+    panels.MORE,
     *("data", "num_eval_samples", "seed", "devices", "web_runtime", "web_network", "threads", "threshold", "max_drop"),
     defaults={
         "data": panels.REQUIRED,
@@ -56,6 +55,7 @@ Examples:
         "points, with which a bundle passes. Its whole 95 % confidence interval must lie within the bound. Float "
         "bundles are exempt if int8 bundles are compared with one.",
     },
+    epilog=EXAMPLES,
 )
 def evaluate(
     stated: dict[str, Any],

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import api
 from edgekit.cli import completion, panels
-from edgekit.cli.app import app
 from edgekit.cli.arguments import (
     BUNDLE,
     JSON,
@@ -16,7 +15,7 @@ from edgekit.cli.arguments import (
     device_option,
     gate_option,
 )
-from edgekit.cli.command import states
+from edgekit.cli.command import command
 from edgekit.cli.output import clean_stdout, show
 from edgekit.job.job import OF_BUNDLE
 
@@ -41,8 +40,7 @@ DEVICE_NAMES = argument("DEVICE", "Names of devices, or ssh://USER@HOST.", autoc
 APP_NAME = device_option("APP", "Name of the app, which has its own two slots.", value="app", flags=("--name",))
 
 
-@app.command(rich_help_panel=panels.MORE, epilog=PUSH_EXAMPLES)
-@states("threads", "offline", defaults={"threads": OF_BUNDLE})
+@command(panels.MORE, "threads", "offline", defaults={"threads": OF_BUNDLE}, epilog=PUSH_EXAMPLES)
 def push(
     stated: dict[str, Any],
     bundle: Path = BUNDLE,
@@ -90,8 +88,7 @@ def push(
     return _exit_code(pushed)
 
 
-@app.command(rich_help_panel=panels.MORE, epilog=ROLLBACK_EXAMPLES)
-@states()
+@command(panels.MORE, epilog=ROLLBACK_EXAMPLES)
 def rollback(
     names: list[str] = DEVICE_NAMES,
     name: str = APP_NAME,
@@ -129,8 +126,7 @@ def _exit_code(pushed: "Pushed") -> int:
     return 0 if all(result.verdict == "pass" for result in pushed.results) else 1
 
 
-@app.command(rich_help_panel=panels.MORE)
-@states()
+@command(panels.MORE)
 def sign(
     bundle: Path = BUNDLE,
     key: Path = bundle_option(
@@ -151,8 +147,7 @@ def sign(
     print(f"signed: {bundle / SIGNATURE}, with the key {fingerprint}")
 
 
-@app.command(rich_help_panel=panels.MORE)
-@states()
+@command(panels.MORE)
 def verify(
     bundle: Path = BUNDLE,
     trust: Path = bundle_option(

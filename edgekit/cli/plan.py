@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.cli import completion, panels
-from edgekit.cli.app import app
 from edgekit.cli.arguments import JSON, ONE_MODEL, QUIET, bundle_option, device_option
-from edgekit.cli.command import states
+from edgekit.cli.command import command
 from edgekit.cli.output import clean_stdout, show
 from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
 from edgekit.config.recipes import load_recipe
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 GIB = 2**30
 
 
-@app.command(rich_help_panel=panels.MORE)
-@states(*(name for name in MODEL if name not in ("weights", "labels")), "targets", "recipe")
+@command(panels.MORE, *(name for name in MODEL if name not in ("weights", "labels")), "targets", "recipe")
 def plan(
     stated: dict[str, Any],
     model: str = ONE_MODEL,

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.cli import panels
-from edgekit.cli.app import app
 from edgekit.cli.arguments import JSON, WIDE, argument, output_option
-from edgekit.cli.command import states
+from edgekit.cli.command import command
 from edgekit.cli.for_pipelines import check_file, writing
 from edgekit.cli.output import clean_stdout, emit, show_report, show_steps
 from edgekit.errors import MissingExtraError, OutputError
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
     from edgekit.report.document import Report
 
 
-@app.command(rich_help_panel=panels.MORE)
-@states("thumbnails", shown=("thumbnails",))
+@command(panels.MORE, "thumbnails", shown=("thumbnails",))
 def report(
     stated: dict[str, Any],
     folder: Path = argument("RUN", "A run folder."),

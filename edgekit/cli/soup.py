@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.cli import completion, panels
-from edgekit.cli.app import app
 from edgekit.cli.arguments import JSON, NAMES, QUIET, argument, image_option, model_option, output_option
-from edgekit.cli.command import states
+from edgekit.cli.command import command
 from edgekit.cli.output import clean_stdout, show
 from edgekit.errors import OutputError, UsageError
 from edgekit.job import Job
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
     from edgekit.models.soup import SoupRecord
 
 
-@app.command(rich_help_panel=panels.MORE)
-@states(*(name for name in MODEL if name != "weights"), "data", "seed")
+@command(panels.MORE, *(name for name in MODEL if name != "weights"), "data", "seed")
 def soup(
     stated: dict[str, Any],
     members: list[Path] = argument("CHECKPOINT", "Checkpoints (.safetensors) of fine-tunes of one model."),

@@ -4,17 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.cli import completion, panels
-from edgekit.cli.app import app
 from edgekit.cli.arguments import JSON, MODELS, ONE_MODEL, QUIET, argument
-from edgekit.cli.command import states
+from edgekit.cli.command import command
 from edgekit.cli.output import clean_stdout, show
 from edgekit.errors import UsageError
 from edgekit.job import Job
 from edgekit.job.job import MAKING, MODEL
 
 
-@app.command(rich_help_panel=panels.MORE)
-@states(
+@command(
+    panels.MORE,
     *MAKING,
     defaults={"data": f"{panels.REQUIRED}, unless --calibration-data is given"},
     helps={"output": "Folder for the graphs, calibration.json and stored results."},
@@ -39,12 +38,13 @@ def quantize(stated: dict[str, Any], model: str = ONE_MODEL, json_: bool = JSON,
     return 1 if quantized.failures else 0
 
 
-@app.command(name="compile", rich_help_panel=panels.MORE)
-@states(
+@command(
+    panels.MORE,
     *MODEL,
     *("task", "data", "targets", "device_class", "recipe", "seed", "output"),
     defaults={"data": f"{panels.REQUIRED} for a model", "output": "runs/MODEL; graphs need the option"},
     helps={"output": "Folder for the bundles."},
+    name="compile",
 )
 def compile_(
     stated: dict[str, Any],

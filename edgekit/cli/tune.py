@@ -4,9 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from edgekit.cli import panels
-from edgekit.cli.app import app
 from edgekit.cli.arguments import JSON, MODEL_OR_RUN_OR_DEMO, QUIET, WIDE, search_option
-from edgekit.cli.command import FIELDS, states
+from edgekit.cli.command import FIELDS, command
 from edgekit.cli.output import answer_width, clean_stdout, emit, show_report, show_steps, wrapped
 from edgekit.config.choices import PRECISIONS
 from edgekit.job import Job, job_of
@@ -20,8 +19,8 @@ UNLESS_DEMO = f"{panels.REQUIRED}, except for demo"
 SHOWN = ("weights", "labels", "imgsz", "data", "calibration_data", "targets", "recipe", "output", "num_eval_samples")
 
 
-@app.command(rich_help_panel=panels.MORE)
-@states(
+@command(
+    panels.MORE,
     *(name for name in MAKING if name != "scheme"),
     *("num_eval_samples", "max_drop", "threads"),
     defaults={
@@ -80,8 +79,8 @@ def _of_analysis(job: Job, stated: dict[str, Any]) -> Job:
     return replace(job.with_values(changes), precisions=PRECISIONS, verb="sensitivity")
 
 
-@app.command(rich_help_panel=panels.COMMANDS)
-@states(
+@command(
+    panels.COMMANDS,
     *(name for name in FIELDS if name not in ("precisions", "scheme", "check_stability", "repair")),
     defaults={"data": UNLESS_DEMO, "output": "runs/MODEL, or RUN-tuned for a run folder"},
     shown=(*SHOWN, "devices", "threads", "max_drop", "min_speedup"),

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import api
 from edgekit.cli import completion, panels
-from edgekit.cli.app import app
 from edgekit.cli.arguments import (
     BUNDLE,
     JSON,
@@ -17,7 +16,7 @@ from edgekit.cli.arguments import (
     gate_option,
     output_option,
 )
-from edgekit.cli.command import states
+from edgekit.cli.command import command
 from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import answer_width, clean_stdout, show, wrapped
 from edgekit.devices.registry import LOCAL
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
     from edgekit.report.compare import Comparison, RowComparison
 
 
-@app.command(rich_help_panel=panels.COMMANDS)
-@states("threads", "offline", defaults={"threads": OF_BUNDLE})
+@command(panels.COMMANDS, "threads", "offline", defaults={"threads": OF_BUNDLE})
 def inspect(
     stated: dict[str, Any],
     bundle: Path = argument("BUNDLE", "A bundle folder, or a model file from any source (.onnx, .tflite or .xml)."),
@@ -94,8 +92,8 @@ def _lines_of(inspection: "Inspection") -> Iterator[str]:
         yield f"note: {SIMULATED}"
 
 
-@app.command(rich_help_panel=panels.MORE)
-@states(
+@command(
+    panels.MORE,
     "threads",
     "data",
     "threshold",
@@ -149,8 +147,7 @@ def _classified(found: "Classification") -> Iterator[str]:
             yield from (f"{one.cosine:7.4f}  {one.image}" for one in result.nearest)
 
 
-@app.command(rich_help_panel=panels.MORE)
-@states()
+@command(panels.MORE)
 def compare(
     before: Path = argument("RUN_A", "The run folder to compare with, such as yesterday's."),
     after: Path = argument("RUN_B", "The run folder to judge."),

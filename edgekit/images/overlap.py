@@ -68,7 +68,8 @@ def lookalikes(
         return _normalized(small(index), size)
 
     pairs = []
-    for index, candidates in _candidates(_dhashes_of(selection), _dhashes_of(other)):
+    own_hashes, others = ([image.dhash for image in each.images] for each in (selection, other))
+    for index, candidates in _candidates(own_hashes, others):
         sample = selection.samples[index]
         image = _shrunk(dataset.image(sample))
         own: dict[tuple[int, int], NDArray[np.float32]] = {}
@@ -81,10 +82,6 @@ def lookalikes(
                 pairs.append((sample.name, other.samples[candidate].name))
                 break
     return pairs
-
-
-def _dhashes_of(selection: "Selection") -> list[bytes]:
-    return [image.dhash for image in selection.images]
 
 
 def _candidates(dhashes: Sequence[bytes], others: Sequence[bytes]) -> Iterator[tuple[int, list[int]]]:
