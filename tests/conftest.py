@@ -226,8 +226,8 @@ def tiny_images(tiny_network: Any, tiny_golden: Golden, photos: Path) -> Evaluat
 @pytest.fixture(scope="session")
 def tiny_convnext() -> Any:
     """The network of TINY_MODEL with seeded, non-trivial weights."""
-    from edgekit.models import load_network, parse_model_args
-    from edgekit.models.options import ModelOptions
+    from edgekit.models.loading import load_network
+    from edgekit.models.options import ModelOptions, parse_model_args
 
     return load_network(
         ModelOptions(
@@ -255,8 +255,8 @@ def vit_weights(photos: Path, shared_folder: Path) -> Path:
     """A file with weights of `TINY_VIT` that classify `photos`."""
     from safetensors.torch import save_file
 
-    from edgekit.models import load_network, parse_model_args
-    from edgekit.models.options import ModelOptions
+    from edgekit.models.loading import load_network
+    from edgekit.models.options import ModelOptions, parse_model_args
 
     name = "vit.safetensors"
 

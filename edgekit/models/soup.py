@@ -19,9 +19,8 @@ from edgekit import __version__
 from edgekit.errors import OutputError, UsageError, WeightsError
 from edgekit.images.dataset import LabelledCrops, crop_samples, open_dataset
 from edgekit.images.selection import select
-from edgekit.models import load_network
 from edgekit.models.checkpoint import read_checkpoint
-from edgekit.models.loading import settle_classes
+from edgekit.models.loading import load_network, settle_classes
 from edgekit.models.network import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.models.state_dict import State, fit_weights, some

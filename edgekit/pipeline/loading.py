@@ -17,9 +17,8 @@ from edgekit.images.dataset import Dataset, crop_samples
 from edgekit.images.selection import Selection
 from edgekit.job import Job
 from edgekit.job.job import check_scheme
-from edgekit.models import Network, load_network
-from edgekit.models.loading import settle_classes
-from edgekit.models.network import batched_logits
+from edgekit.models.loading import load_network, settle_classes
+from edgekit.models.network import Network, batched_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.job_images import ImageChoice, JobImages, choose_images, datasets_of, warn_of_images
 from edgekit.pipeline.request import BuildSpec

@@ -17,7 +17,7 @@ from edgekit.measure.recommendation import Finals, time_finals
 from edgekit.measure.settings import Gates
 from edgekit.measure.tasks import Task
 from edgekit.measure.tasks.task import ClassNames
-from edgekit.models import Network
+from edgekit.models.network import Network
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.request import BuildSpec
 from edgekit.report.document import Reference

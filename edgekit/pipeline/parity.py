@@ -15,8 +15,7 @@ from edgekit.compiler.execution.threads import is_small
 from edgekit.compiler.nodes import layer_name
 from edgekit.compiler.rewrites import APPROXIMATE, REWRITES, Rewritten, rewrite
 from edgekit.errors import ModelError, ParityError
-from edgekit.models import Network
-from edgekit.models.network import one_by_one
+from edgekit.models.network import Network, one_by_one
 from edgekit.pipeline.graph_to_compile import ParitySamples
 
 PARITY = 1e-3

@@ -21,7 +21,7 @@ from edgekit.measure.accuracy import evaluated_classes
 from edgekit.measure.measurement_store import lost_with_device
 from edgekit.measure.recommendation import Finals, recommend
 from edgekit.measure.tasks import Task
-from edgekit.models import Network
+from edgekit.models.network import Network
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.request import BuildSpec
 from edgekit.report import document, write_report

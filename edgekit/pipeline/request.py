@@ -15,8 +15,7 @@ from edgekit.images.overlap import short_hashes
 from edgekit.images.selection import Selection
 from edgekit.measure.tasks import Task
 from edgekit.measure.tasks.single_label import SingleLabel
-from edgekit.models import Network
-from edgekit.models.network import DISTRIBUTIONS, NetworkIdentity
+from edgekit.models.network import DISTRIBUTIONS, Network, NetworkIdentity
 from edgekit.support.distribution import versions_of
 from edgekit.support.files import Inputs
 

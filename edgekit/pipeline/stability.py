@@ -17,7 +17,7 @@ from edgekit.config.recipes import Recipe
 from edgekit.errors import UsageError
 from edgekit.images.dataset import crop_samples
 from edgekit.measure.accuracy import snr_db
-from edgekit.models import Network
+from edgekit.models.network import Network
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.report.document import RangeRatio, Stability

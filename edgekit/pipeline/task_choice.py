@@ -5,7 +5,7 @@ from dataclasses import replace
 from edgekit.errors import ModelError, UsageError
 from edgekit.images.dataset import Dataset, Datasets
 from edgekit.measure.tasks import Task, task_of
-from edgekit.models import Network
+from edgekit.models.network import Network
 from edgekit.models.options import ModelOptions
 from edgekit.support.progress import Reporter
 

@@ -13,8 +13,7 @@ from edgekit.images.dataset import LabelledCrops, crop_samples
 from edgekit.measure.accuracy import EvaluationImages, predict
 from edgekit.measure.tasks import Answers, Task
 from edgekit.measure.tasks.task import StoredArray
-from edgekit.models import Network
-from edgekit.models.network import NetworkIdentity, batched_logits
+from edgekit.models.network import Network, NetworkIdentity, batched_logits
 from edgekit.pipeline.job_images import JobImages
 from edgekit.support.files import Inputs, writing
 from edgekit.support.progress import Reporter

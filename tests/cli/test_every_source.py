@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from edgekit.cli.main import main
-from edgekit.models import load_network, parse_model_args
-from edgekit.models.options import ModelOptions
+from edgekit.models.loading import load_network
+from edgekit.models.options import ModelOptions, parse_model_args
 from edgekit.report import load_report
 from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.odd import paddle

@@ -11,8 +11,7 @@ from torch.fx import GraphModule
 from edgekit.compiler.quantize import calibrate
 from edgekit.config.recipes import Recipe
 from edgekit.images.preprocess import Preprocessing
-from edgekit.models import Network
-from edgekit.models.network import torch_logits
+from edgekit.models.network import Network, torch_logits
 from edgekit.pipeline.graph_to_compile import ParitySamples
 from edgekit.runtime.backend import load_lowering
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.errors import WeightsError
-from edgekit.models import Network, load_network
 from edgekit.models.checkpoint import read_checkpoint
+from edgekit.models.loading import load_network
+from edgekit.models.network import Network
 from edgekit.models.options import ModelOptions
 from edgekit.models.state_dict import check_finite
 from tests.helpers.refusals import refuses

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgekit.errors import ModelError, UsageError, WeightsError
-from edgekit.models import load_network
+from edgekit.models.loading import load_network
 from edgekit.models.options import ModelOptions
 from tests.helpers.refusals import refuses
 

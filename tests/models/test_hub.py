@@ -16,7 +16,7 @@ import timm
 import torch
 
 from edgekit.errors import HubError, WeightsError
-from edgekit.models import load_network
+from edgekit.models.loading import load_network
 from edgekit.models.options import ModelOptions
 from tests.helpers.refusals import refuses
 

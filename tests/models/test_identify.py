@@ -16,9 +16,10 @@ from timm.models import save_for_hf
 from torch import Tensor
 
 from edgekit.errors import HubError, ModelError, WeightsError
-from edgekit.models import Network, hub, load_network
+from edgekit.models import hub
 from edgekit.models.identify import identify
-from edgekit.models.loading import build_meta
+from edgekit.models.loading import build_meta, load_network
+from edgekit.models.network import Network
 from edgekit.models.options import ModelOptions
 from tests.helpers.refusals import refuses
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from edgekit.models import load_network, loading
+from edgekit.models import loading
 from edgekit.models.inputs import size_of_model
-from edgekit.models.loading import build_meta, find_source
+from edgekit.models.loading import build_meta, find_source, load_network
 from edgekit.models.options import ModelOptions
 from edgekit.models.source import LoadedModule, ModelSource
 

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, resnet18
 
 from edgekit.errors import ModelError, UsageError, WeightsError
-from edgekit.models import load_network
 from edgekit.models.identify import identify
-from edgekit.models.loading import build_meta
+from edgekit.models.loading import build_meta, load_network
 from edgekit.models.module_source import name_of
 from edgekit.models.options import ModelOptions
 from tests.helpers.refusals import refuses

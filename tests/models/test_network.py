@@ -9,10 +9,10 @@ import pytest
 import timm
 import torch
 
-import edgekit.models
 from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.images.preprocess import Preprocessing
-from edgekit.models import Network, load_network
+from edgekit.models.loading import load_network
+from edgekit.models.network import Network
 from edgekit.models.options import ModelOptions
 from edgekit.models.timm_source import resolve_name
 from edgekit.models.weights import random_images
@@ -42,12 +42,6 @@ def test_a_network_describes_itself() -> None:
     assert not network.module.training
     assert not any(parameter.requires_grad for parameter in network.module.parameters())
     assert network.module(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
-
-
-def test_exported_names() -> None:
-    assert dir(edgekit.models) == ["Network", "load_network", "parse_model_args"]
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = edgekit.models.nothing
 
 
 def test_imagenet_models_have_imagenet_labels_and_the_published_preprocessing() -> None:

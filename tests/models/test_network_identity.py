@@ -12,8 +12,8 @@ from torch import nn
 
 from edgekit.compiler.export import trace
 from edgekit.errors import ModelError
-from edgekit.models import Network, load_network
-from edgekit.models.network import graph_sha256
+from edgekit.models.loading import load_network
+from edgekit.models.network import Network, graph_sha256
 from edgekit.models.options import ModelOptions
 from tests.helpers.refusals import refuses
 
@@ -82,7 +82,7 @@ def test_an_edit_that_computes_the_same_changes_nothing(folder: Path) -> None:
 def test_another_process_sees_the_same_identity(folder: Path) -> None:
     network = loaded(folder, NETWORK, HELPER)
     code = (
-        "from edgekit.models import load_network; from edgekit.models.options import ModelOptions; "
+        "from edgekit.models.loading import load_network; from edgekit.models.options import ModelOptions; "
         "print(load_network(ModelOptions('own_network:build', imgsz=8)).graph_sha256)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)

@@ -14,8 +14,7 @@ from edgekit.cli.main import main
 from edgekit.compiler.layers import layers
 from edgekit.compiler.nodes import A
 from edgekit.errors import EdgekitError, ModelError, UsageError
-from edgekit.models import load_network
-from edgekit.models.loading import build_meta
+from edgekit.models.loading import build_meta, load_network
 from edgekit.models.onnx_source import OnnxReference
 from edgekit.models.options import ModelOptions
 from edgekit.report import load_report

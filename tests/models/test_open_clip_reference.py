@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from edgekit.errors import HubError, WeightsError
-from edgekit.models import load_network, open_clip_source
+from edgekit.models import open_clip_source
 from edgekit.models.inputs import InputOptions, resolve_preprocessing
-from edgekit.models.loading import build_meta
+from edgekit.models.loading import build_meta, load_network
 from edgekit.models.options import ModelOptions
 from tests.helpers.refusals import refuses
 

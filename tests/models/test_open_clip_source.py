@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from edgekit.cli.main import main
 from edgekit.compiler.layers import layers
 from edgekit.errors import ModelError, UsageError, WeightsError
-from edgekit.models import load_network, open_clip_source
+from edgekit.models import open_clip_source
+from edgekit.models.loading import load_network
 from edgekit.models.options import ModelOptions
 from tests.helpers.graphs import export_graph
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import UsageError
-from edgekit.models import parse_model_args
 from edgekit.models.labels import resolve_labels
+from edgekit.models.options import parse_model_args
 from tests.helpers.refusals import refuses
 
 

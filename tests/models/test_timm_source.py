@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from edgekit.models import load_network
+from edgekit.models.loading import load_network
 from edgekit.models.options import ModelOptions
 
 

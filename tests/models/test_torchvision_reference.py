@@ -13,9 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 
-from edgekit.models import load_network
 from edgekit.models.inputs import InputOptions, resolve_preprocessing
-from edgekit.models.loading import build_meta
+from edgekit.models.loading import build_meta, load_network
 from edgekit.models.options import RESCALING, ModelOptions
 from edgekit.models.state_dict import classes_of_head, fit_weights, own_tensors
 from edgekit.models.torchvision_source import present_names, side_of_positions, torchvision_models

@@ -10,8 +10,7 @@ import torchvision
 
 from edgekit.config.recipes import recipe_for
 from edgekit.errors import HubError, ModelError, UsageError, WeightsError
-from edgekit.models import load_network
-from edgekit.models.loading import build_meta
+from edgekit.models.loading import build_meta, load_network
 from edgekit.models.options import ModelOptions
 from tests.helpers.refusals import refuses
 

@@ -12,9 +12,8 @@ from PIL import Image
 
 from edgekit.config.recipes import recipe_for
 from edgekit.errors import ModelError, WeightsError
-from edgekit.models import load_network
 from edgekit.models.identify import identify
-from edgekit.models.loading import build_meta
+from edgekit.models.loading import build_meta, load_network
 from edgekit.models.options import ModelOptions
 from edgekit.models.transformers_source import ImageNetwork
 from edgekit.models.weights import randomize

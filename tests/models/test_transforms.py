@@ -12,8 +12,8 @@ from torchvision.models import EfficientNet_B1_Weights, ResNet50_Weights
 from torchvision.transforms import InterpolationMode, v2
 
 from edgekit.errors import UsageError
-from edgekit.models import load_network
 from edgekit.models.identify import identify
+from edgekit.models.loading import load_network
 from edgekit.models.options import ModelOptions
 from edgekit.models.transforms import read_transform
 from tests.helpers.refusals import refuses

@@ -11,8 +11,7 @@ import pytest
 
 from edgekit.errors import CompileError, OutputError
 from edgekit.job import Job
-from edgekit.models import parse_model_args
-from edgekit.models.options import ModelOptions
+from edgekit.models.options import ModelOptions, parse_model_args
 from edgekit.pipeline.build_process import BuildProcess, Wanted, write_spec
 from edgekit.pipeline.loading import load_job
 from edgekit.report.measurement import Failure

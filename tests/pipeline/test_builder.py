@@ -22,8 +22,7 @@ from edgekit.config import sizes
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import CompileError, ParityError
 from edgekit.job import Job
-from edgekit.models import parse_model_args
-from edgekit.models.options import ModelOptions
+from edgekit.models.options import ModelOptions, parse_model_args
 from edgekit.pipeline import builder as builders
 from edgekit.pipeline import graphs as graphs_module
 from edgekit.pipeline.build import build_one

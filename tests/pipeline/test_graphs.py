@@ -15,8 +15,8 @@ from edgekit.errors import WeightsError
 from edgekit.images.dataset import crop_each
 from edgekit.images.preprocess import Preprocessing
 from edgekit.job import Job
-from edgekit.models import Network
 from edgekit.models import network as networks
+from edgekit.models.network import Network
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import graphs as graphs_module
 from edgekit.pipeline.graph_to_compile import PARITY_IMAGES

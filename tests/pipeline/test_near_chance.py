@@ -13,7 +13,7 @@ from PIL import Image
 from edgekit.cli.main import main
 from edgekit.images.dataset import crop_samples, open_dataset
 from edgekit.measure.gates import NEAR_CHANCE
-from edgekit.models import load_network
+from edgekit.models.loading import load_network
 from edgekit.models.network import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.report import load_report

@@ -18,8 +18,8 @@ from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import RUNTIMES, FileLimit
 from edgekit.errors import ModelError, OutputError
-from edgekit.models import loading, parse_model_args
-from edgekit.models.options import ModelOptions
+from edgekit.models import loading
+from edgekit.models.options import ModelOptions, parse_model_args
 from edgekit.pipeline import deploy, plan
 from edgekit.pipeline.loading import JobSettings
 from edgekit.pipeline.plan_shape import shape_of_model

@@ -11,7 +11,7 @@ from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import OWN, Recipe, TargetRecipe, load_recipe
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.measure.tasks.embedding import Embedding
-from edgekit.models import Network
+from edgekit.models.network import Network
 from edgekit.pipeline import request
 from edgekit.pipeline.request import ROOMS, BundleRequest, provenance_of, shaping_distributions, versions
 from edgekit.support.distribution import installed_version

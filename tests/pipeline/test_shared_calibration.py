@@ -24,7 +24,7 @@ from edgekit.config import sizes
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.measure.accuracy import snr_db
-from edgekit.models import Network
+from edgekit.models.network import Network
 from edgekit.pipeline.parity import Rewriter
 from edgekit.pipeline.quantize import calibrate_together, quantize_stage
 from edgekit.pipeline.request import BundleRequest

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from edgekit.images.dataset import crop_samples, open_dataset
-from edgekit.models import Network
-from edgekit.models.network import torch_logits
+from edgekit.models.network import Network, torch_logits
 from edgekit.pipeline import torch_reference
 from edgekit.pipeline.torch_reference import FirstLogits, ReferenceInputs, reserve
 from edgekit.support.run_folder import open_run

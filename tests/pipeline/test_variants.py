@@ -13,9 +13,8 @@ from edgekit.config.runtimes import RUNTIMES
 from edgekit.images.dataset import crop_samples
 from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
-from edgekit.models import parse_model_args
 from edgekit.models.network import torch_logits
-from edgekit.models.options import ModelOptions
+from edgekit.models.options import ModelOptions, parse_model_args
 from edgekit.pipeline.builder import Builder
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.loading import load_job

@@ -49,7 +49,7 @@ SNR_DB = 15
 @pytest.fixture(scope="session")
 def tiny_job(photos: Path, tiny_weights: Path) -> tuple[BuildSpec, JobImages]:
     """The same job as `finished_run`, loaded in Python."""
-    from edgekit.models import parse_model_args
+    from edgekit.models.options import parse_model_args
     from tests.helpers.tiny import TINY_ARGS
 
     args = parse_model_args(TINY_ARGS)

@@ -11,8 +11,8 @@ import edgekit
 from edgekit.config.choices import Precision
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
-from edgekit.models import Network, load_network
-from edgekit.models.network import torch_logits
+from edgekit.models.loading import load_network
+from edgekit.models.network import Network, torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.graph_to_compile import ParitySamples
