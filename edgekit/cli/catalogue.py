@@ -3,7 +3,7 @@
 from edgekit.cli import completion, panels
 from edgekit.cli.arguments import JSON, bundle_option
 from edgekit.cli.command import command
-from edgekit.cli.output import clean_stdout, emit
+from edgekit.cli.output import clean_stdout, show
 from edgekit.config.recipes import load_recipe
 
 
@@ -28,13 +28,11 @@ def targets(
         _list_rewrites(recipe, json_)
         return
     catalogue = list_catalogue()
+    lines = [f"target        {target.name}: {target.runtime}" for target in catalogue.targets]
+    for label, entries in (("device class", catalogue.device_classes), ("recipe", catalogue.recipes)):
+        lines += [f"{label:<12}  {entry.name}: {entry.description}" for entry in entries]
     with clean_stdout() as out:
-        if json_:
-            emit(out, catalogue)
-            return
-        out.writelines(f"target        {target.name}: {target.runtime}\n" for target in catalogue.targets)
-        for label, entries in (("device class", catalogue.device_classes), ("recipe", catalogue.recipes)):
-            out.writelines(f"{label:<12}  {entry.name}: {entry.description}\n" for entry in entries)
+        show(out, catalogue, lines, json_)
 
 
 def _list_rewrites(recipe: str, json_: bool) -> None:
@@ -46,12 +44,10 @@ def _list_rewrites(recipe: str, json_: bool) -> None:
         with loading(Reporter(quiet=json_)):
             from edgekit.compiler.rewrites import REWRITES
         document = list_rewrites(recipe, REWRITES)
-        if json_:
-            emit(out, document)
-            return
-        out.write(f"{document.name}: {document.description}\n")
+        lines = [f"{document.name}: {document.description}"]
         for row in document.rewrites:
             table = f"[{row.target}]" if row.on is None else f'[{row.target}.on."{row.on}"]'
             if row.precision == "float":
-                out.write(f"{table} {', '.join(row.device_classes)}\n" if row.device_classes else f"{table}\n")
-            out.write(f"  {row.precision:<5}  {', '.join(row.rewrites) or 'none'}\n")
+                lines.append(f"{table} {', '.join(row.device_classes)}".rstrip())
+            lines.append(f"  {row.precision:<5}  {', '.join(row.rewrites) or 'none'}")
+        show(out, document, lines, json_)

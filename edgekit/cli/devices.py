@@ -86,22 +86,22 @@ def list_(json_: bool = JSON) -> None:
     from edgekit.devices.slots import fingerprint_of
 
     devices = read_devices().values()
+    facts = [
+        (
+            device.name,
+            device.url,
+            device.device_class,
+            device.ssh_config and f"configuration {device.ssh_config}",
+            device.trust and f"trusts the key {fingerprint_of(device.trust)}",
+            "offline" if device.offline else None,
+            device.web_network and f"served over {device.web_network}",
+            device.web_runtime and f"LiteRT.js from {device.web_runtime}",
+        )
+        for device in devices
+    ]
     with clean_stdout() as out:
-        if json_:
-            emit(out, DeviceListing(devices=tuple(map(settings_of, devices))))
-            return
-        for device in devices:
-            facts = (
-                device.name,
-                device.url,
-                device.device_class,
-                device.ssh_config and f"configuration {device.ssh_config}",
-                device.trust and f"trusts the key {fingerprint_of(device.trust)}",
-                "offline" if device.offline else None,
-                device.web_network and f"served over {device.web_network}",
-                device.web_runtime and f"LiteRT.js from {device.web_runtime}",
-            )
-            out.write("  ".join(filter(None, facts)) + "\n")
+        listing = DeviceListing(devices=tuple(map(settings_of, devices)))
+        show(out, listing, ("  ".join(filter(None, each)) for each in facts), json_)
 
 
 @command(None, group=devices)
