@@ -475,7 +475,7 @@ def test_a_run_folder_reveals_no_local_folders(
 
 
 POINTS: list[tuple[Any, str, int]] = [
-    (pipeline, "load", 0),
+    (pipeline, "load_job", 0),
     (network, "trace", 0),
     (pipeline, "write_list", 0),
     (graphs, "quantize_stage", 0),
