@@ -35,11 +35,10 @@ def headlines() -> str:
     networks, losses = len({row.model for row in peers()}), trained.beside_stock()
     count = len({loss.network for loss in losses})
     text = (
-        f"How many times as fast, as geometric mean and range over the {networks} networks of "
-        f"[the comparison]({PAGE}), with one thread. Float and stock INT8 are the fastest that edgekit, NNCF, ONNX "
-        "Runtime's `quantize_static`, litert-quantizer or, in the last row, ExecuTorch made. The loss, before any "
-        f"repair, is the median, and in parentheses the largest, of {count} [trained networks]"
-        f"({PAGE}#what-int8-costs-trained-networks). "
+        f"How many times as fast: geometric mean and range over the {networks} networks of [the comparison]({PAGE}), "
+        "with one thread. Float and stock INT8 are the fastest that edgekit, NNCF, ONNX Runtime's `quantize_static`, "
+        "litert-quantizer or, in the last row, ExecuTorch made. The loss is the median (largest) of "
+        f"{count} [trained networks]({PAGE}#what-int8-costs-trained-networks) before repair. "
         f"{_defeats()} {recorded(FILE)} It has no bf16; where float runs in bf16, INT8 gains less, [as an earlier "
         f"recording shows]({PAGE}#with-bf16). To check the demo's rows in a few minutes: "
         "`python -m benchmarks.peers --models demo --json mine.json --results mine.md`."

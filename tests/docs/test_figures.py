@@ -221,12 +221,13 @@ def test_the_stages_of_making_bundles_are_shown_as_they_were_timed() -> None:
     lines = making.making_table().splitlines()[2 : 2 + len(rows)]
     shown = [[cell.strip(" *`") for cell in line.strip("|").split("|")] for line in lines]
     assert sorted(rows, key=MODELS.index) == [name for name, *_ in shown]
-    for name, *seconds, stock, ratio in shown:
+    for name, *seconds, stock, ratio, day in shown:
         own = rows[name]["edgekit"]
         expected = [own[stage] for stage in ("whole", "calibrate", "compile", "measure", "rest")]
         assert [*map(int, seconds)] == [*map(round, expected)]
         assert int(stock) == round(rows[name]["stock"]["whole"])
         assert float(ratio) == pytest.approx(own["whole"] / rows[name]["stock"]["whole"], abs=0.01)
+        assert f"on {day} at commit" in making.making_table()
 
 
 def test_the_table_of_processors_shows_pairs_and_noise_without_and_with_the_limit() -> None:
