@@ -74,6 +74,7 @@ def add_times(rows: Sequence[Row], times: Mapping[str, Times]) -> None:
         own = times[row["candidate"]]
         row["ms"] = {str(threads): float(np.median(np.concatenate(each))) for threads, each in own.items()}
         row["rounds"] = {str(threads): sum(map(len, each)) for threads, each in own.items()}
+        row.pop("profiles", None)  # of earlier times
         if row["candidate"] == OURS:
             row["faster_than"] = {
                 name: {str(threads): versus(other[threads], each) for threads, each in own.items()}

@@ -1,7 +1,7 @@
 """Registers commands, with options that state the fields of a job, from the declarations of the fields.
 
-Arguments and options of its own are parameters with an `Own` as the default. `--help-all`, which every command with
-advanced options has, lists those too.
+A command's own arguments and options are parameters whose default is an `Own`. A command with advanced options has
+`--help-all`, which lists them too.
 """
 
 import copy
