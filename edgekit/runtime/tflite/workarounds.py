@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import add_constant, insert, replace_layer
+from edgekit.compiler.graph import add_constant, constants, insert, replace_layer
 from edgekit.compiler.nodes import A, argument, pair, shape_of, value_of
 from edgekit.compiler.quantizers import DEQUANTIZE, QUANTIZE
 
@@ -24,6 +24,8 @@ VIEWS = PARTS | SPLITS | {
 PRODUCTS = {A.matmul.default, A.bmm.default}
 NEARLY_ONE = 1 + 2**-23
 """The float32 next to 1: the converter would remove a product with 1, or make an operation of the limits 0 and 1."""
+SMALLEST = 2**-126
+"""The smallest normal float32 above 0: the converter would remove a bias of zeros."""
 
 
 def calls(graph: GraphModule, *targets: Any) -> Iterator[Any]:
@@ -50,17 +52,20 @@ def separate(graph: GraphModule, value: Node) -> None:
 
 
 def flatten_single_rows(graph: GraphModule) -> None:
-    """Compute each Linear on a single row [1,1,1,C], as after a pooling, on [1,C], in place.
+    """Compute each Linear on a single row [1,1,1,C], as after a pooling, on [1,C] and with a bias, in place.
 
-    LiteRT's converter makes a product of matrices of it that its own checks refuse.
+    LiteRT's converter makes a product of matrices of it that its own checks refuse. Without a bias, or with one of
+    zeros, it does so on [1,C] too.
     """
     for node in calls(graph, A.linear.default):
         shape = shape_of(node)
         if len(shape) == 4 and math.prod(shape[:3]) == 1:
-            row = insert(graph, node, A.reshape.default, node.args[0], [1, shape_of(node.args[0])[-1]], like=node)
-            flat = insert(graph, node, A.linear.default, row, *node.args[1:], like=node)
-            node.replace_all_uses_with(insert(graph, node, A.reshape.default, flat, list(shape), like=node))
-            graph.graph.erase_node(node)
+            source, weight, bias = (*node.args, None)[:3]
+            row = insert(graph, node, A.reshape.default, source, [1, shape_of(source)[-1]], like=node)
+            if (known := constants(graph, bias)) and (known[0] is None or not known[0].any()):
+                bias = add_constant(graph, node, f"{node.name}.bias", torch.full(shape[-1:], SMALLEST))
+            flat = insert(graph, node, A.linear.default, row, weight, bias, like=node)
+            replace_layer(graph, node, insert(graph, node, A.reshape.default, flat, list(shape), like=node))
 
 
 def crop_transposed_convolutions(graph: GraphModule) -> None:

@@ -294,6 +294,21 @@ class Expanded(nn.Module):
         return logits
 
 
+class Excited(nn.Module):
+    """Linear layers without a bias on a single row of four axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 8, 3, 2), nn.Linear(8, 5)
+        self.squeeze, self.excite = nn.Linear(8, 4, bias=False), nn.Linear(4, 8, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        row = nn.functional.hardswish(self.squeeze(x.mean((2, 3), True).permute(0, 2, 3, 1)))
+        logits: Tensor = self.head((x * self.excite(row).sigmoid().permute(0, 3, 1, 2)).mean((2, 3)))
+        return logits
+
+
 def calibrated(network: type[nn.Module]) -> tuple[GraphModule, list[NDArray[np.float32]]]:
     torch.manual_seed(0)
     random = np.random.default_rng(0)
@@ -313,7 +328,7 @@ def test_quantizers_of_a_part_or_a_softmax_are_separated(network: type[nn.Module
     "network",
     [
         Concatenated, ClassToken, Positions, Dense, DualPath, TalkingHeads, Windows, Outlook, Halves, Joined, Branches,
-        Turned, Pooled, Context, Upsampled, Expanded,
+        Turned, Pooled, Context, Upsampled, Expanded, Excited,
     ],
 )  # fmt: skip
 def test_the_file_computes_what_the_calibrated_graph_does(network: type[nn.Module], tmp_path: Path) -> None:
@@ -323,3 +338,13 @@ def test_the_file_computes_what_the_calibrated_graph_does(network: type[nn.Modul
     with quiet(), torch.no_grad():
         Backend().compile(graph, tmp_path, "{}", X86)
     assert snr_db(expected, run_file(tmp_path / "model.tflite", images)) > 30
+
+
+@pytest.mark.parametrize("network", [Upsampled, Expanded, Excited])
+def test_a_float_file_computes_what_the_network_does(network: type[nn.Module], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, image = network().eval(), torch.randn(SHAPE)
+    with quiet(), torch.no_grad():
+        Backend().compile(export_graph(module, SHAPE), tmp_path, "{}", X86)
+        expected = module(image).numpy()
+    assert snr_db(expected, run_file(tmp_path / "model.tflite", [image.numpy()])) > 90
