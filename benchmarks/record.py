@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.recording import BUNDLES, ROOT, git, recording_of, recordings, renew_recordings
+from benchmarks.recording import BUNDLES, ROOT, changed_modules, git, recording_of, recordings, renew_recordings
 from benchmarks.rows import Row, read_rows
 from benchmarks.trainedlib.choices import SHIPPED, STOCK
 
@@ -125,8 +125,10 @@ def renew(images: Path) -> None:
 
     path = HERE / "peers.json"
     recording = recording_of(path)
-    if recording is None or not recording.of_today(("edgekit/runtime",)):
-        raise SystemExit("edgekit/runtime has changed, which may change times: record them again")
+    if recording is None:
+        raise SystemExit(f"{path} has no recording")
+    if changed := changed_modules(recording.commit):
+        raise SystemExit(f"{', '.join(changed)}, which run bundles, have changed: record the times again")
     if others := peers.other_bundles(json.loads(path.read_text())["models"], images):
         raise SystemExit(f"Today's bundles of {', '.join(others)} have other files, at least on this machine")
     renew_recordings(HERE, recording.code)

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import subprocess
+import sys
 import tokenize
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ from typing import Any
 import psutil
 from filelock import FileLock
 
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.measure import machine
 from edgekit.support.files import replace_text
 
@@ -165,14 +167,36 @@ def git(*words: str) -> str:
 def code_sha256(room: str) -> str:
     """SHA-256 of the statements of a folder's Python and TOML files: not of comments, docstrings or layout."""
     files = sorted(path for path in (ROOT / room).rglob("*") if path.suffix in (".py", ".toml"))
-    text = "".join(f"{path.relative_to(ROOT).as_posix()}\n{statements(path)}\n" for path in files)
+    text = "".join(f"{name_of(path)}\n{statements(path.read_text(encoding='utf-8'), path.suffix)}\n" for path in files)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def statements(path: Path) -> str:
+def changed_modules(commit: str) -> list[str]:
+    """The files of edgekit/runtime that opening a bundle loads and whose statements differ from a commit's."""
+    engines = ", ".join(f"edgekit.runtime.{name}.engine" for name in RUNTIMES)
+    code = (
+        f"import sys, {engines}; print(*(getattr(each, '__file__', None) for each in sys.modules.values()), sep='\\n')"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    loaded = [path for path in map(Path, printed.splitlines()) if path.is_relative_to(ROOT / "edgekit/runtime")]
+    before = git("ls-tree", "-r", "--name-only", commit, "edgekit/runtime").splitlines()
+
+    def changed(path: Path) -> bool:
+        name = name_of(path)
+        old = git("show", f"{commit}:{name}") if name in before else ""
+        return statements(old, path.suffix) != statements(path.read_text(encoding="utf-8"), path.suffix)
+
+    return [name_of(path) for path in loaded if changed(path)]
+
+
+def name_of(path: Path) -> str:
+    """A file's path in the repository."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def statements(text: str, suffix: str) -> str:
     """A file's text without comments, docstrings and white space, which is the same for every version of Python."""
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".toml":
+    if suffix == ".toml":
         return json.dumps(tomllib.loads(text), sort_keys=True)
     lines = [line.encode() for line in io.StringIO(text)]
     for (first, start), (last, end) in sorted([*_docstrings(text), *_comments(text)], reverse=True):

@@ -25,24 +25,17 @@ RECORDING = Recording(
 )
 
 
-def test_only_statements_count(tmp_path: Path) -> None:
-    path = tmp_path / "a.py"
-    path.write_text('"""Zürich."""\n\n\ndef f(x):  # größer\n    """Text\n    of two lines."""\n    return "# x"\n')
-    first = statements(path)
-    path.write_text('def f(\n    x\n): return "# x"  # another\n')
-    assert first == statements(path) == 'deff(x):return"#x"'
-    path.write_text('def f(x): return "# y"')
-    assert statements(path) != first
+def test_only_statements_count() -> None:
+    text = '"""Zürich."""\n\n\ndef f(x):  # größer\n    """Text\n    of two lines."""\n    return "# x"\n'
+    first = statements(text, ".py")
+    assert first == statements('def f(\n    x\n): return "# x"  # another\n', ".py") == 'deff(x):return"#x"'
+    assert statements('def f(x): return "# y"', ".py") != first
 
 
-def test_comments_of_recipes_do_not_count(tmp_path: Path) -> None:
-    path = tmp_path / "a.toml"
-    path.write_text("a = 1 # one\nb = 2\n")
-    first = statements(path)
-    path.write_text("b = 2\na = 1\n")
-    assert statements(path) == first
-    path.write_text("b = 2\na = 2\n")
-    assert statements(path) != first
+def test_comments_of_recipes_do_not_count() -> None:
+    first = statements("a = 1 # one\nb = 2\n", ".toml")
+    assert statements("b = 2\na = 1\n", ".toml") == first
+    assert statements("b = 2\na = 2\n", ".toml") != first
 
 
 def test_a_file_and_a_row_name_their_recording(tmp_path: Path) -> None:
@@ -75,6 +68,22 @@ def test_a_row_without_a_recording_is_out_of_date(tmp_path: Path, monkeypatch: p
     assert record.of_today(tmp_path / "rows.json")
     keep_rows(tmp_path / "rows.json", [{"model": "b"}], ("model",))
     assert not record.of_today(tmp_path / "rows.json")
+
+
+def test_a_module_that_runs_bundles_counts_only_if_its_statements_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    git, session = recording.git, "edgekit/runtime/session.py"
+
+    def of_commit(*words: str) -> str:
+        text = git(*words)
+        return (
+            text.replace("class Session", '"""Another text."""\nclass Sessions')
+            if words[-1].endswith(session)
+            else text
+        )
+
+    assert recording.changed_modules("HEAD") == []
+    monkeypatch.setattr(recording, "git", of_commit)
+    assert recording.changed_modules("HEAD") == [session]
 
 
 def test_a_disturbed_measurement_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
