@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.execution.node_by_node import NodeByNode, Values, subset_that_fits
-from edgekit.compiler.execution.threads import at_once
+from edgekit.compiler.execution.threads import at_once, threads
 from edgekit.compiler.graph import constants, set_bias, weight_of
 from edgekit.compiler.layers import DenseLayer, axes_but, dense_layer
 from edgekit.compiler.nodes import operand, operation_of, shape_of
@@ -160,7 +160,8 @@ class Walk:
         inputs = self._quantized[layer.source]
         mean = sum(image / len(inputs) for image in inputs)
         lost = self._quantized[layer.weight] - weight
-        difference: Tensor = operation_of(layer.node)(mean, lost, None, *layer.node.args[3:], **layer.node.kwargs)
+        with threads(1):  # as all images run; several threads may add the products of many inputs in another order
+            difference: Tensor = operation_of(layer.node)(mean, lost, None, *layer.node.args[3:], **layer.node.kwargs)
         return difference.mean(axes_but(layer.channel_axis, difference.ndim))
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from edgekit.compiler.execution.node_by_node import live_bytes
+from edgekit.compiler.execution.threads import threads
 from edgekit.compiler.graph import constant
 from edgekit.compiler.layers import dense_layers
 from edgekit.compiler.nodes import A
@@ -203,6 +204,25 @@ def test_each_call_of_a_layer_is_fitted() -> None:
     assert first is not None
     assert second is not None
     assert not torch.equal(first.weight, second.weight), "each meets other inputs"
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    """Two threads add the products of 1024 inputs in another order than one."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 1024, 4, 4), nn.ReLU(), nn.Conv2d(1024, 64, 1), nn.Flatten(), nn.Linear(1024, 5)
+    )
+    exact, samples, results = export_graph(module.eval(), SHAPE), images(16, 0), []
+    recipe = replace(load_recipe("default"), weight_rounding="nearest")
+    for count in (1, 2):
+        with threads(count):
+            graph = quantize(rewrite(exact, []).graph, samples, recipe, "onnx")
+            layers = {layer.node: weights for layer in dense_layers(graph) if (weights := layer_weights(graph, layer))}
+            fit.fit_weights(graph, samples, limit_pairs=True, unlimited=layers)
+        limited = [layer_weights(graph, layer) for layer in dense_layers(graph)]
+        results.append([value for each in (*limited, *layers.values()) for value in vars(each).values()])
+    assert len(results[0]) == 18
+    assert all(map(torch.equal, *results))
 
 
 @pytest.mark.parametrize(
