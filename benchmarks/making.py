@@ -6,7 +6,7 @@
 `edgekit deploy` makes a float and an INT8 bundle for each runtime and measures them, with its defaults. The stock tools
 make a float and an INT8 file for each runtime from the same network and calibration images, and measure nothing. Each
 runs in a new process, and its imports count.
-benchmarks/making.json has one row for each model; timing a model again replaces its row.
+benchmarks/making.json has one row for each model. One of the same code and machine is timed again only with --again.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.idle import when_idle
-from benchmarks.recording import new_recording
-from benchmarks.rows import Row, keep_rows
+from benchmarks.recording import names_of_today, new_recording
+from benchmarks.rows import Row, keep_rows, read_rows
 from edgekit.support.libraries import SLEEPING
 
 HERE = Path(__file__).resolve().parent
@@ -50,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS), help=f"default: {', '.join(MODELS)}")
     parser.add_argument("--data", type=Path, help="ImageNet images, which every model but demo needs")
+    parser.add_argument("--again", action="store_true", help="time models again that the JSON has")
     parser.add_argument("--maker", choices=("edgekit", "stock"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     names = args.models.split(",")
@@ -60,12 +61,14 @@ def main() -> None:
     if args.maker:  # in the process that `seconds_of` started
         print(json.dumps((edgekit_seconds if args.maker == "edgekit" else stock_seconds)(names[0], args.data)))
         return
-    recording = new_recording()
-    for name in names:
+    path, recording = HERE / "making.json", new_recording()
+    current = set() if args.again else names_of_today(HERE, recording)
+    recorded = {row["model"] for row in read_rows(path) if row.get("recording") in current}
+    for name in [name for name in names if name not in recorded]:
         row: Row = {"model": name, "images": list(IMAGES)}
         for maker in ("edgekit", "stock"):
             row[maker], _ = when_idle(partial(seconds_of, maker, name, args.data), f"{name}, {maker}")
-        keep_rows(HERE / "making.json", [row], ("model",), recording)
+        keep_rows(path, [row], ("model",), recording)
         print(row)
 
 

@@ -6,8 +6,8 @@
 
 What a busy machine can do comes first: building, and running images. Then each timing waits until other processes rest,
 and is repeated if they didn't meanwhile. Every figure belongs to a commit, so edgekit may not differ from it. What
-peers, trained and instructions have of the same code and machine isn't measured again. `make figures` writes the
-figures into the pages.
+peers, trained, instructions and making have of the same code and machine isn't measured again, so that a command that
+was interrupted goes on. `make figures` writes the figures into the pages.
 """
 
 import argparse

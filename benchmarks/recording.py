@@ -135,6 +135,12 @@ def recordings(folder: Path) -> dict[str, Recording]:
     return {name: Recording(**each) for name, each in _read(folder)["recordings"].items()}
 
 
+def names_of_today(folder: Path, now: Recording) -> set[str]:
+    """The recordings of bundles as they are made today, on this machine."""
+    known = recordings(folder).items()
+    return {name for name, recording in known if recording.of_today() and recording.machine == now.machine}
+
+
 def recording_of(path: Path) -> Recording | None:
     """The recording of a whole file; None for figures of before recordings."""
     name = _read(path.parent)["files"].get(path.name)

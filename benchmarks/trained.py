@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.recording import Recording, keep_recording, new_recording, recordings
+from benchmarks.recording import Recording, keep_recording, names_of_today, new_recording
 from benchmarks.rows import Row, keep_rows, read_rows
 from benchmarks.trainedlib.choices import KEYS, STOCK
 from edgekit.config.runtimes import RUNTIMES
@@ -42,12 +42,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             measure(network, left, args, recording)
     shown = {key for network in args.networks for key in wanted(args, network)}
     print("\n".join(table([row for row in read_rows(args.json) if key_of(row) in shown])))
-
-
-def names_of_today(folder: Path, now: Recording) -> set[str]:
-    """The recordings of bundles as they are made today, on this machine."""
-    known = recordings(folder).items()
-    return {name for name, recording in known if recording.of_today() and recording.machine == now.machine}
 
 
 def recorded(path: Path, names: Container[str]) -> set[Key]:

@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from edgekit import __version__
 from edgekit.cli import COMMAND, COMPLETION, panels
-from edgekit.cli.usage import check_not_empty, check_not_gone, usage_error_of
+from edgekit.cli.usage import check_not_empty, usage_error_of
 from edgekit.compat.typer import plain_help, usage_error
 from edgekit.support import error_text
 
@@ -55,7 +55,6 @@ def run(arguments: list[str]) -> int:
     if COMPLETION in os.environ:
         return _complete(command)
     check_not_empty(arguments)
-    check_not_gone(arguments)
     try:
         result = command.main(args=arguments, prog_name=COMMAND, standalone_mode=False, obj=tuple(arguments))
     except typer.Abort:
