@@ -38,6 +38,12 @@ def recorded_rows(rows: Sequence[Row]) -> str:
     return f"Recorded {f'on {first}' if first == last else f'from {first} to {last}'} at {commits}{where}."
 
 
+def day_of(row: Row) -> str:
+    """The day on which a row was recorded, such as "2026-12-01"."""
+    name = row.get("recording")
+    return recordings(BENCHMARKS)[name].date if name else str(row["created"])[:10]
+
+
 def demo_output() -> str:
     """What `edgekit demo` printed when `python -m benchmarks.demo` recorded it, and where."""
     output = OUTPUT.read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from benchmarks.peerlib.results import Group
 from benchmarks.rows import read_rows
-from docs.generate.figures import BENCHMARKS, recorded_rows
+from docs.generate.figures import BENCHMARKS, day_of, recorded_rows
 from docs.generate.markdown import code, plain, table
 from edgekit.config.recipes import recipe_for
 from edgekit.config.runtimes import RUNTIMES
@@ -91,7 +91,7 @@ def _of_leaderboard() -> Iterator[TriedModel]:
         outcomes = {row["target"]: Outcome("measured", row["agreement"], row["snr_db"]) for row in own}
         first = own[0]
         recipe, params, side = first["recipe"], first["params"], first["input"]
-        yield TriedModel(name, recipe, params, side, "random", "leaderboard", first["created"], outcomes)
+        yield TriedModel(name, recipe, params, side, "random", "leaderboard", day_of(first), outcomes)
 
 
 def _of_giants() -> Iterator[TriedModel]:
@@ -102,7 +102,7 @@ def _of_giants() -> Iterator[TriedModel]:
         planned = {runtime: outcome for (model, runtime), outcome in TOO_LARGE.items() if model == name}
         outcomes = planned | {row["target"]: _giant(row) for row in own}
         recipe = recipe_for(name).name
-        day = max((row["created"] for row in own), default="")
+        day = max(map(day_of, own), default="")
         yield TriedModel(name, recipe, facts.get("params"), facts.get("input"), "random", "giants", day, outcomes)
 
 
@@ -163,6 +163,11 @@ def _progress(model: TriedModel) -> str:
     measured = [name for name, outcome in model.outcomes.items() if outcome.status == "measured"]
     done = [runtime.title for name, runtime in RUNTIMES.items() if name in measured]
     return f"measured with {', '.join(done)}" if done else "not run yet"
+
+
+def leaderboard_recorded() -> str:
+    """A sentence: of which commits, days and machine the leaderboard's rows are."""
+    return recorded_rows(read_rows(BENCHMARKS / "leaderboard.json")) + "\n"
 
 
 def giants_table() -> str:
