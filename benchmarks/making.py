@@ -38,6 +38,7 @@ MODELS = (
     "vit_small_patch16_224",
     "mobilenetv3_large_100",
 )
+MAKERS = ("edgekit", "stock")
 IMAGES = 128, 100
 """Number of images for calibration and for evaluation."""
 STOCK_INT8 = ("nncf.quantize TRANSFORMER", "quantize_static", "litert-quantizer static")
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS), help=f"default: {', '.join(MODELS)}")
     parser.add_argument("--data", type=Path, help="ImageNet images, which every model but demo needs")
     parser.add_argument("--again", action="store_true", help="time models again that the JSON has")
-    parser.add_argument("--maker", choices=("edgekit", "stock"), help=argparse.SUPPRESS)
+    parser.add_argument("--maker", choices=MAKERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     names = args.models.split(",")
     if unknown := set(names) - set(MODELS):
@@ -65,11 +66,16 @@ def main() -> None:
     current = set() if args.again else names_of_today(HERE, recording)
     recorded = {row["model"] for row in read_rows(path) if row.get("recording") in current}
     for name in [name for name in names if name not in recorded]:
-        row: Row = {"model": name, "images": list(IMAGES)}
-        for maker in ("edgekit", "stock"):
-            row[maker], _ = when_idle(partial(seconds_of, maker, name, args.data), f"{name}, {maker}")
+        both, _ = when_idle(
+            partial(seconds_of_both, name, args.data), name
+        )  # equally fast before the one, after the other
+        row: Row = {"model": name, "images": list(IMAGES), **both}
         keep_rows(path, [row], ("model",), recording)
         print(row)
+
+
+def seconds_of_both(name: str, data: Path | None) -> dict[str, dict[str, float]]:
+    return {maker: seconds_of(maker, name, data) for maker in MAKERS}
 
 
 def seconds_of(maker: str, name: str, data: Path | None) -> dict[str, float]:
