@@ -66,15 +66,14 @@ def main() -> None:
     current = set() if args.again else names_of_today(HERE, recording)
     recorded = {row["model"] for row in read_rows(path) if row.get("recording") in current}
     for name in [name for name in names if name not in recorded]:
-        both, _ = when_idle(
-            partial(seconds_of_both, name, args.data), name
-        )  # equally fast before the one, after the other
+        both, _ = when_idle(partial(seconds_of_both, name, args.data), name)
         row: Row = {"model": name, "images": list(IMAGES), **both}
         keep_rows(path, [row], ("model",), recording)
         print(row)
 
 
 def seconds_of_both(name: str, data: Path | None) -> dict[str, dict[str, float]]:
+    """Seconds of each part of each maker, one after the other, so that one look at the clock covers both."""
     return {maker: seconds_of(maker, name, data) for maker in MAKERS}
 
 
