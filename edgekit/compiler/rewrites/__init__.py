@@ -31,6 +31,7 @@ REWRITES: dict[str, Callable[[GraphModule], int]] = {
     "vector-norm-sum": response_norm.vector_norm_sum,
     "vector-norm-mean": response_norm.vector_norm_mean,
     "vector-norm-matmul": response_norm.vector_norm_matmul,
+    "depth-multiplier": depthwise.depth_multiplier,
     "depthwise-blocks": depthwise.depthwise_blocks,
     "split-depthwise": depthwise.split_depthwise,
     "split-depthwise-in-three": depthwise.split_depthwise_in_three,
