@@ -8,6 +8,8 @@ from edgekit.compiler.graph import add_constant, constants, insert, replace_each
 from edgekit.compiler.layers import dense_layer, scale_input, scale_output
 from edgekit.compiler.nodes import A, layer_name, literal, operand, shape_of
 
+VIEWS = {A.reshape.default, A.flatten.using_ints}
+
 
 def restore_batch_norms(graph: GraphModule) -> int:
     """Replace the form that a batch norm gets when torch makes a graph functional. Returns the number of norms."""
@@ -22,7 +24,7 @@ def restore_batch_norms(graph: GraphModule) -> int:
 
 @torch.no_grad()
 def fold_batch_norms(graph: GraphModule) -> int:
-    """Fold each batch norm into the convolution before it or the 1x1 one after it; others become a product and a sum.
+    """Fold each batch norm into the layer before it or the 1x1 convolution after it; others become a product and a sum.
 
     Only those that compute their statistics from the image remain, as an instance norm does. NNCF would fold any other
     into the convolution before it even if that has other consumers. Returns the number of norms removed.
@@ -56,11 +58,22 @@ def factor_and_shift(graph: GraphModule, norm: Node) -> tuple[Tensor, Tensor] | 
 
 
 def _fold_before(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> Node | None:
-    """Fold into the convolution before the norm, if the norm is its only consumer. Returns that convolution."""
-    layer = dense_layer(operand(norm))
-    if layer is None or not layer.is_conv or len(layer.node.users) != 1:
+    """Fold into the layer before the norm, if the norm is its only consumer. Returns the norm's input.
+
+    Between a linear layer and a norm of rows, views may merge the axes before the channels.
+    """
+    value, of_rows = operand(norm), len(shape_of(norm)) == 2
+    while of_rows and value.target in VIEWS and len(value.users) == 1 and _keeps_channels(value):
+        value = operand(value)
+    layer = dense_layer(value)
+    if layer is None or layer.is_conv == of_rows or len(value.users) != 1:
         return None
-    return layer.node if scale_output(graph, layer, scale, shift) else None
+    return operand(norm) if scale_output(graph, layer, scale, shift) else None
+
+
+def _keeps_channels(view: Node) -> bool:
+    """Whether the last axis is also that of the view's input."""
+    return shape_of(view)[-1:] == shape_of(operand(view))[-1:]
 
 
 def _fold_after(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> Node | None:

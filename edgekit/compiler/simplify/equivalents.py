@@ -26,6 +26,17 @@ def rename_operations(graph: GraphModule) -> int:
     return len(known)
 
 
+def state_shapes(graph: GraphModule) -> int:
+    """Replace each reshape to another value's shape, which would be one of its readers, by one to these numbers.
+
+    Returns the number of reshapes replaced.
+    """
+    nodes = graph.graph.find_nodes(op="call_function", target=A.reshape_as.default)
+    for node in nodes:
+        node.target, node.args = A.reshape.default, (node.args[0], [*shape_of(node)])
+    return len(nodes)
+
+
 def number_paddings(graph: GraphModule) -> int:
     """Give each convolution with the padding "same" or "valid" its numbers, so that it is a layer like any other.
 

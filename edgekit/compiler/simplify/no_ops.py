@@ -1,13 +1,15 @@
 """Removes nodes whose value is that of their input. Dead code elimination would keep dropout as random."""
 
 from collections.abc import Callable
+from itertools import permutations
 
 import numpy as np
 import torch
 from torch.fx import GraphModule, Node
+from torch.fx.node import Argument
 
 from edgekit.compiler.export import is_same, keeps_dtype
-from edgekit.compiler.graph import constants
+from edgekit.compiler.graph import constant, constants
 from edgekit.compiler.nodes import A, integers, operand, shape_of, value_of
 
 COPIES = {A.lift_fresh_copy.default, A.contiguous.default, A.clone.default}
@@ -74,6 +76,31 @@ def remove_zero_sums(graph: GraphModule) -> int:
         return bool(node.args[1] == 0) and value_of(node).dtype == value_of(node.args[0]).dtype
 
     return _remove(graph, adds_nothing)
+
+
+def remove_zero_branches(graph: GraphModule) -> int:
+    """Remove each sum with a product by zeros, as that of a residual branch whose factor training has not changed yet.
+
+    LiteRT's converter drops such a branch, which leaves no place for its INT8 weights. Returns the number of sums
+    removed.
+    """
+    removed = 0
+    for node in graph.graph.find_nodes(op="call_function", target=A.add.Tensor):
+        for branch, other in permutations(node.args):
+            same = isinstance(other, Node) and value_of(other).dtype == value_of(node).dtype
+            if same and shape_of(other) == shape_of(node) and _is_zero(graph, branch) and not node.kwargs:
+                node.replace_all_uses_with(other)
+                removed += 1
+                break
+    return removed
+
+
+def _is_zero(graph: GraphModule, node: Argument) -> bool:
+    """Whether a node multiplies by constants that are all zero."""
+    if not isinstance(node, Node) or node.target is not A.mul.Tensor:
+        return False
+    factors = [constant(graph, factor) for factor in node.args if isinstance(factor, Node)]
+    return any(factor is not None and not factor.any() for factor in factors)
 
 
 def remove_expansions(graph: GraphModule) -> int:

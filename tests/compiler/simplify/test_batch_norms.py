@@ -1,4 +1,4 @@
-"""Batch norms become part of convolutions, or a product and a sum."""
+"""Batch norms become part of convolutions and linear layers, or a product and a sum."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from edgekit.compiler.export import trace
 from edgekit.compiler.nodes import A
 from edgekit.compiler.simplify.batch_norms import fold_batch_norms, restore_batch_norms
+from edgekit.compiler.simplify.equivalents import state_shapes
 from tests.helpers.graphs import simplified, targets_of
 
 
@@ -52,6 +53,30 @@ def test_batch_norms_without_weights_are_folded() -> None:
     assert places == 2
     assert A.batch_norm.default not in targets_of(graph)
     assert targets_of(graph).count(A.mul.Tensor) == 1  # the norm without a convolution
+
+
+class Rows(nn.Module):
+    """Linear layers with batch norms of rows: behind views, at once, of other channels, and with another consumer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(nn.Linear(6, 6, bias=bias) for bias in (False, True, True, True))
+        self.norms = nn.ModuleList(with_statistics(nn.BatchNorm1d(each)) for each in (6, 6, 4, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linears[0](x.flatten(2).transpose(1, 2))
+        x = self.norms[0](y.flatten(0, 1)).reshape_as(y)
+        x = self.norms[2](self.linears[2](x)[:, :4])
+        z = self.linears[3](x.mean(1))
+        logits: Tensor = self.norms[1](self.linears[1](z)) + self.norms[3](z) + z
+        return logits
+
+
+def test_batch_norms_of_rows_are_folded_into_linear_layers() -> None:
+    torch.manual_seed(0)
+    graph, places = simplified(Rows(), torch.randn(1, 6, 3, 4), state_shapes, fold_batch_norms)
+    assert places == 4
+    assert targets_of(graph).count(A.mul.Tensor) == 2  # that of other channels, and that with another consumer
 
 
 def test_a_norm_over_the_image_itself_stays() -> None:

@@ -10,6 +10,7 @@ from edgekit.compiler.simplify.no_ops import (
     remove_empty_paddings,
     remove_expansions,
     remove_infinite_limits,
+    remove_zero_branches,
     remove_zero_sums,
 )
 from tests.helpers.graphs import simplified, targets_of
@@ -86,3 +87,27 @@ def test_expansions_of_operands_that_are_broadcast_are_removed() -> None:
     assert places == 2
     assert targets_of(graph).count(A.expand_as.default) == 2
     torch.testing.assert_close(graph(IMAGE), Normalized()(IMAGE))
+
+
+class Untrained(nn.Module):
+    """Branches with factors of zero, and others that stay, because of a factor, of `alpha` or of the sum's shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(5))
+        self.gain, self.scale = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(3, 1, 1))
+        self.mixed = nn.Parameter(torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.convolutions[0](x) * self.gain
+        x = self.scale * self.convolutions[1](x).relu() + x
+        x = x + self.convolutions[2](x) * self.mixed
+        x = torch.add(self.convolutions[3](x) * self.gain, x, alpha=2)
+        total: Tensor = x.mean((2, 3), keepdim=True) + self.convolutions[4](x) * self.scale
+        return total
+
+
+def test_branches_with_factors_of_zero_are_removed() -> None:
+    graph, places = simplified(Untrained(), IMAGE, remove_zero_branches)
+    assert places == 2
+    assert targets_of(graph).count(A.conv2d.default) == 3
