@@ -1,20 +1,31 @@
 """Depthwise convolutions of every kind get forms for which runtimes have fast kernels, with the same outputs."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 from edgekit.compiler.layers import dense_layers
 from edgekit.compiler.nodes import shape_of
+from edgekit.compiler.rewrites import rewrite
 from edgekit.compiler.rewrites.depthwise import depth_multiplier, depthwise_blocks, split_depthwise
-from tests.helpers.graphs import simplified
+from edgekit.config.recipes import load_recipe
+from edgekit.measure.accuracy import snr_db
+from edgekit.runtime.backend import load_backend
+from edgekit.support.libraries import quiet
+from tests.helpers.calibration import quantize
+from tests.helpers.graphs import export_graph, simplified
+from tests.helpers.litert import run_file
+from tests.helpers.tiny import X86
 
 IMAGE = torch.randn(1, 6, 20, 24, generator=torch.Generator().manual_seed(0))
 
 
-def convolution(kernel: Any, multiplier: int = 1, **settings: Any) -> nn.Module:
+def convolution(kernel: Any, multiplier: int = 1, **settings: Any) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(6, 6 * multiplier, kernel, groups=6, **settings))
 
 
@@ -75,3 +86,28 @@ def test_each_channel_gets_one_output(module: nn.Module, changed: int) -> None:
 def test_blocks_need_whole_blocks_and_one_output_for_each_channel(module: nn.Module, changed: int) -> None:
     _, places = simplified(module, IMAGE, depth_multiplier, depthwise_blocks)
     assert places == changed
+
+
+@pytest.mark.parametrize("target", ["onnx", "tflite"])
+def test_files_in_int8_compute_what_the_calibrated_graph_does(target: str, tmp_path: Path) -> None:
+    """The default recipe has kernels of 7x7 on blocks and in parts, of 9x9, and several outputs for a channel."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), *convolution(7, padding=3, multiplier=2), nn.Hardswish(),
+        nn.Conv2d(12, 12, 7, 2, 3, groups=12), nn.Conv2d(12, 12, 9, 1, 4, groups=12, bias=False), nn.GELU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5),
+    )  # fmt: skip
+    images = [np.random.default_rng(seed).normal(size=(1, 3, 40, 48)).astype(np.float32) for seed in range(4)]
+    recipe = load_recipe("default")
+    rewritten = rewrite(export_graph(network.eval(), (1, 3, 40, 48)), recipe.targets[target].rewrites_of("int8"))
+    graph = quantize(rewritten.graph, images, recipe, target)
+    with quiet(), torch.no_grad():
+        expected = np.concatenate([graph(torch.from_numpy(image)).numpy() for image in images])
+        file = tmp_path / load_backend(target).compile(graph, tmp_path, "{}", X86).model_file
+    if target == "onnx":
+        session = onnxruntime.InferenceSession(str(file))
+        name = session.get_inputs()[0].name
+        actual = np.concatenate([session.run(None, {name: image})[0] for image in images])
+    else:
+        actual = run_file(file, images)
+    assert snr_db(expected, actual) > 30
