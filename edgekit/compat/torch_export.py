@@ -37,6 +37,8 @@ _OF_ONE_NODE = _VALUES | {"original_aten"}
 """Keys of the meta data that the nodes of a decomposition don't take over from the node that they replace."""
 _REUSABLE = {"aten", "quantized_decomposed"}
 """Namespaces of operations without a state."""
+_AUTOGRAD_DECOMPOSES = {torch.ops.aten.upsample_bicubic2d.vec, torch.ops.aten.upsample_bicubic2d.default}
+"""Operations that no table decomposes, but tracing through autograd does. LiteRT's converter doesn't know them."""
 _traced: dict[Any, Graph] = {}
 """The operations that a call consists of, without values, for the 1,024 calls that this process traced last."""
 
@@ -93,10 +95,11 @@ def _decompositions_in_functions(graph: Graph, cia_to_decomp: Table) -> Iterator
 
 
 def _is_plain(program: ExportedProgram) -> bool:
-    """Whether a program only calls functions and changes nothing."""
+    """Whether a program only calls functions, changes nothing, and is decomposed alike node by node."""
     kinds = {spec.kind for spec in program.graph_signature.output_specs}
     operations = {node.op for node in program.graph.nodes}
-    return kinds <= {OutputKind.USER_OUTPUT} and operations <= {"placeholder", "call_function", "output"}
+    plain = kinds <= {OutputKind.USER_OUTPUT} and operations <= {"placeholder", "call_function", "output"}
+    return plain and not any(node.target in _AUTOGRAD_DECOMPOSES for node in program.graph.nodes)
 
 
 def _with_graph(program: ExportedProgram, graph: Graph) -> ExportedProgram:

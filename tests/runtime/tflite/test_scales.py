@@ -294,6 +294,19 @@ class Expanded(nn.Module):
         return logits
 
 
+class Bicubic(nn.Module):
+    """A bicubic interpolation of features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.head = nn.Conv2d(3, 8, 3, 2), nn.Conv2d(8, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.interpolate(self.first(x), (9, 11), mode="bicubic")
+        logits: Tensor = self.head(self.last(x).mean((2, 3)))
+        return logits
+
+
 class Excited(nn.Module):
     """Linear layers without a bias on a single row of four axes."""
 
@@ -328,7 +341,7 @@ def test_quantizers_of_a_part_or_a_softmax_are_separated(network: type[nn.Module
     "network",
     [
         Concatenated, ClassToken, Positions, Dense, DualPath, TalkingHeads, Windows, Outlook, Halves, Joined, Branches,
-        Turned, Pooled, Context, Upsampled, Expanded, Excited,
+        Turned, Pooled, Context, Upsampled, Expanded, Excited, Bicubic,
     ],
 )  # fmt: skip
 def test_the_file_computes_what_the_calibrated_graph_does(network: type[nn.Module], tmp_path: Path) -> None:
@@ -340,7 +353,7 @@ def test_the_file_computes_what_the_calibrated_graph_does(network: type[nn.Modul
     assert snr_db(expected, run_file(tmp_path / "model.tflite", images)) > 30
 
 
-@pytest.mark.parametrize("network", [Upsampled, Expanded, Excited])
+@pytest.mark.parametrize("network", [Upsampled, Expanded, Excited, Bicubic])
 def test_a_float_file_computes_what_the_network_does(network: type[nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
     module, image = network().eval(), torch.randn(SHAPE)
