@@ -45,8 +45,9 @@ from difflib import get_close_matches
 from typing import Any, Self
 
 COLOUR = re.compile(r"\x1b\[[0-9;:?]*[A-Za-z]")
-UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Characters that control a terminal, except for line breaks and tabs, or reverse the direction of text."""
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that control a terminal (except for line breaks and tabs), that reverse the direction of text, or that
+stand for bytes which aren't UTF-8."""
 
 
 class EdgekitError(Exception):

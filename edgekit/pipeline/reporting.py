@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit import __version__
-from edgekit.errors import ImageError
+from edgekit.errors import ImageError, printable
 from edgekit.images.dataset import Dataset
 from edgekit.images.overlap import copies_of
 from edgekit.images.preprocess import Preprocessing
@@ -51,7 +51,7 @@ def assemble(
     shared = set(images.calibration.hashes) & set(images.evaluation.hashes)
     evaluated = {sample.name for sample in images.evaluation.samples}
     return Report(
-        name=folder.resolve().name or None,
+        name=printable(folder.resolve().name) or None,
         edgekit=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         command=shareable_command(command),
@@ -86,7 +86,7 @@ def describe_model(network: Network, task: Task, macs: int) -> document.Model:
     return document.Model(
         name=network.name,
         source=network.source,
-        weights=Path(network.weights).name,  # reports are shared, and must not reveal local folders
+        weights=printable(Path(network.weights).name),  # reports are shared, and must not reveal local folders
         weights_sha256=network.weights_sha256,
         params=network.params,
         macs=macs,

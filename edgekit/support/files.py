@@ -12,20 +12,23 @@ from functools import cache
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from edgekit.errors import OutputError
+from edgekit.errors import OutputError, printable
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a temporary file and rename it to `path`; OutputError if that fails."""
+    """Write a temporary file and rename it to `path`; OutputError if that fails.
+
+    What isn't UTF-8 in a path stays as JSON's escape, with which `json.loads` gives the same path.
+    """
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with writing(path):
-        replace_text(path, text)
+        replace_text(path, text.encode(errors="backslashreplace").decode())
 
 
 def replace_text(path: Path, text: str) -> None:
     """Write a temporary file in UTF-8 and rename it, so that readers see the old or the new file. Raises OSError."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.write_text(text, encoding="utf-8", errors="replace", newline="")
 
 
 def append_text(path: Path, text: str) -> None:
@@ -37,7 +40,7 @@ def append_text(path: Path, text: str) -> None:
     before = path.read_bytes() if path.exists() else b""
     separator = b"\n" if before and not before.endswith(b"\n") else b""
     with replacing(path) as temporary:
-        temporary.write_bytes(before + separator + text.encode())
+        temporary.write_bytes(before + separator + text.encode(errors="replace"))
         if before:
             shutil.copymode(path, temporary)
 
@@ -99,7 +102,7 @@ _NAMED = re.compile(r"ssh://|[A-Za-z][\w+-]+:(?![/\\])")
 
 def shareable_command(arguments: Sequence[str]) -> tuple[str, ...]:
     """The arguments of a command line, each path without its folders."""
-    return tuple(map(_without_folders, arguments))
+    return tuple(printable(_without_folders(argument)) for argument in arguments)
 
 
 def _without_folders(argument: str) -> str:
@@ -114,7 +117,7 @@ def without_folders(text: str, folders: Iterable[Path]) -> str:
     """The text with the paths of files in these folders relative to the folder."""
     for folder in folders:
         for prefix in (str(folder.absolute()), str(folder)):
-            text = text.replace(prefix + os.sep, "")
+            text = text.replace(printable(prefix) + os.sep, "")
     return text
 
 

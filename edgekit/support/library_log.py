@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from edgekit.errors import printable
+
 NAME = "library-output.log"
 """Name of the log file inside a run's hidden folder."""
 VARIABLE = "EDGEKIT_LIBRARY_LOG"
@@ -52,13 +54,13 @@ def descriptor() -> int:
 
 
 def note(title: str, text: str = "") -> None:
-    """Append a heading and the text. Does nothing without a log file."""
+    """Append a heading and the text, which may be a board's, without what controls a terminal."""
     if current() is None:
         return
-    lines = [f"== {title}", *text.splitlines()]
+    lines = [printable(line) for line in (f"== {title}", *text.splitlines())]
     opened = descriptor()
     try:
         with suppress(OSError):
-            os.write(opened, "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
+            os.write(opened, "".join(f"{line}\n" for line in lines).encode())
     finally:
         os.close(opened)

@@ -122,7 +122,10 @@ def open_run(path: Path) -> Iterator[RunFolder]:
 def _remove_leftovers(path: Path) -> None:
     for left in (file for pattern in LEFTOVERS for file in path.glob(pattern)):
         with writing(left):
-            if left.is_dir() and not left.is_symlink():
+            name, is_old, _ = left.name.removeprefix(".").rpartition(".old-")
+            if is_old and not left.with_name(name).exists():
+                left.rename(left.with_name(name))  # the process was killed before the new one was there
+            elif left.is_dir() and not left.is_symlink():
                 shutil.rmtree(left)
             else:
                 left.unlink()

@@ -1,6 +1,7 @@
 """calibration.json reproduces the same bundles, and small or one-sided sets cause a warning."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from hashlib import sha256
@@ -12,6 +13,7 @@ import pytest
 from edgekit.cli.main import main
 from edgekit.errors import InputError, ProfileError
 from edgekit.images.calibration_list import read_list
+from edgekit.report import load_report
 from edgekit.runtime.bundle import read_bundle
 from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.refusals import refuses
@@ -43,6 +45,38 @@ def test_the_list_of_a_run_gives_the_same_bundles_bit_for_bit(
     assert {name for name in again if first[name] != again[name]} == set()
     images = [json.loads((run / "calibration.json").read_text())["images"] for run in (finished_run, folder)]
     assert images[0] == images[1]
+
+
+@pytest.mark.slow
+def test_names_that_are_not_utf_8(
+    job_arguments: list[str], photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Those of images to calibrate on and to evaluate on, of a class, and of unreadable images; and the set's own."""
+    data = tmp_path / os.fsdecode(b"data\xe9")
+    shutil.copytree(photos, data)
+    for image in sorted(data.glob("*/*.png")):
+        image.rename(image.with_name(os.fsdecode(b"caf\xe9") + image.name))
+    for folder in sorted(data.iterdir()):
+        folder.rename(folder.with_name(os.fsdecode(b"caf\xe9") + folder.name[-2:]))
+    for image in data.glob("*_1/*2.png"):
+        image.write_bytes(image.read_bytes()[:50])
+    few = ["--data", str(data), "--num-eval-samples", "20", "--target", "onnx", "--iterations", "2", "-q"]
+    job = [*without_count(job_arguments), "--num-calibration-samples", "10", *few]
+    with without_fresh_processes():
+        assert main(["deploy", *job, "-o", str(tmp_path / "first")]) == 0
+    listed = json.loads((tmp_path / "first" / "calibration.json").read_text())["images"]
+    names = [image["name"] for image in listed]
+    assert all(name.startswith("caf\\xe9_") for name in names)
+    again = [*without_count(job_arguments), *few, "--calibration-list", str(tmp_path / "first" / "calibration.json")]
+    with without_fresh_processes():
+        assert main(["deploy", *again, "-o", str(tmp_path / "second")]) == 0
+    assert digests(tmp_path / "first") == digests(tmp_path / "second")
+    report = load_report(tmp_path / "first")
+    unreadable = [image.name for part in (report.calibration, report.evaluation) for image in part.unreadable]
+    assert "caf\\xe9_1/caf\\xe92.png" in unreadable
+    assert "data\ufffd" in report.command
+    assert (read_bundle(tmp_path / "first" / "onnx-int8").path / "labels.txt").read_text().startswith("caf\\xe9_0\n")
+    assert main(["report", str(tmp_path / "first")]) == 0
 
 
 def test_another_recipe_or_other_images_give_another_bundle(finished_run: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -19,7 +20,10 @@ from edgekit.support.files import (
     shareable_command,
     sources_sha256,
     without_folders,
+    write_json,
 )
+
+NO_UTF8 = os.fsdecode(b"caf\xe9.png")
 
 
 def names(folder: Path) -> list[str]:
@@ -219,3 +223,14 @@ def test_adding_removing_and_renaming_files_changes_it(copy: Path) -> None:
 def test_files_that_affect_bundles_are_in_those_rooms(path: str) -> None:
     assert (PACKAGE / path).is_file()
     assert path.partition("/")[0] in ROOMS
+
+
+def test_json_keeps_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    write_json(tmp_path / "it.json", {"name": NO_UTF8})
+    assert json.loads((tmp_path / "it.json").read_text("utf-8")) == {"name": NO_UTF8}
+
+
+def test_texts_show_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    replace_text(tmp_path / "it.html", f"the image {NO_UTF8}")
+    assert (tmp_path / "it.html").read_text("utf-8") == "the image caf?.png"
+    assert shareable_command(["deploy", f"photos/{NO_UTF8}"]) == ("deploy", "caf\ufffd.png")

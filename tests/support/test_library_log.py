@@ -75,6 +75,14 @@ def test_the_last_words_of_children_are_logged(tmp_path: Path, log: Path) -> Non
     assert "second called after" in text
 
 
+def test_text_from_elsewhere_controls_no_terminal(tmp_path: Path, log: Path) -> None:
+    with open_run(tmp_path / "run"):
+        library_log.note("board\x1b]0;title\x07", "\x1b[2Jred\x1b[0m\r\nnext \x9b1m")
+    text = log.read_text("utf-8")
+    assert "\nred\nnext \ufffd1m\n" in text
+    assert not [letter for letter in text if not letter.isprintable() and letter != "\n"]
+
+
 def test_a_child_s_output_outside_of_quiet_is_logged(tmp_path: Path, log: Path) -> None:
     with open_run(tmp_path / "run"):
         run_python(["-c", "import os; os.write(2, b'loud\\n'); os.abort()"])

@@ -82,7 +82,7 @@ def test_one_command_at_a_time(tmp_path: Path) -> None:
 
 def leave_behind(run: Path) -> None:
     """What processes leave in the folder of a run when they are killed."""
-    for left in (".onnx-int8.tmp-12", ".onnx-int8.old-12", ".onnx-int8.compile-ab_1", f"{STATE}/build-images-12"):
+    for left in (".onnx-int8.tmp-12", ".onnx-float.old-12", ".onnx-int8.compile-ab_1", f"{STATE}/build-images-12"):
         (run / left).mkdir()
         (run / left / "model.onnx").touch()
     (run / ".report.json.tmp-12").touch()
@@ -98,6 +98,18 @@ def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path: Pa
     with open_run(tmp_path) as run:
         assert names(tmp_path) == [STATE, ".hidden", "onnx-float", "report.json"]
         assert names(run.state) == [library_log.NAME, LOCK]
+
+
+def test_a_bundle_comes_back_if_a_process_was_killed_while_it_replaced_it(tmp_path: Path) -> None:
+    """The new one wasn't there yet, and the old one has a signature that no command makes again."""
+    with open_run(tmp_path):
+        pass
+    (tmp_path / ".onnx-int8.old-12").mkdir()
+    (tmp_path / ".onnx-int8.old-12" / "model.sig").touch()
+    (tmp_path / ".onnx-int8.tmp-12").mkdir()
+    with open_run(tmp_path):
+        assert names(tmp_path) == [STATE, "onnx-int8"]
+        assert names(tmp_path / "onnx-int8") == ["model.sig"]
 
 
 def test_leftovers_of_processes_that_a_command_killed_are_removed_when_it_ends(tmp_path: Path) -> None:

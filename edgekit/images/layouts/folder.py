@@ -26,7 +26,9 @@ from edgekit.images.layouts.layout import (
     Part,
     Store,
     Terms,
+    as_text,
     by_split,
+    file_in,
     is_image,
     is_visible,
     label_in_json,
@@ -113,11 +115,11 @@ class Folder:
 
     def contents(self) -> Contents:
         """List the images of the folder. Links to folders are followed."""
-        return class_folders(self.root, files_in(self.root), lambda folder: Folder(self.root / folder))
+        return class_folders(self.root, files_in(self.root), lambda folder: Folder(file_in(self.root, folder)))
 
     def read(self, name: str) -> bytes:
         """The bytes of the file with this path relative to the folder."""
-        path = self.root / name
+        path = file_in(self.root, name)
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_IMAGE_BYTES:
             raise OSError(f"not a regular file of at most {MAX_IMAGE_BYTES} bytes")
@@ -125,12 +127,12 @@ class Folder:
 
 
 def files_in(root: Path) -> Iterator[str]:
-    """Paths of the files in a folder and the folders below, relative to it and with `/`. DataError if one is closed."""
+    """Paths of the files below a folder, relative to it, as text and with `/`. DataError if a folder is closed."""
     for folder, inner, file_names in os.walk(root, onerror=_refuse, followlinks=True):
         # Following a link to a folder that contains the link would never end.
         inner[:] = [name for name in inner if not _is_loop(os.path.join(folder, name))]
         place = Path(folder).relative_to(root)
-        yield from ((place / name).as_posix() for name in file_names)
+        yield from (as_text((place / name).as_posix()) for name in file_names)
 
 
 def _is_loop(folder: str) -> bool:
@@ -272,7 +274,7 @@ def _find(place: Path, suffix: str) -> Shards | None:
 
 
 def _in_folder(place: Path, root: Path, names: Sequence[str]) -> Shards:
-    return Shards(place, root, tuple(Shard(root / name, name, split_of(name)) for name in names))
+    return Shards(place, root, tuple(Shard(file_in(root, name), as_text(name), split_of(name)) for name in names))
 
 
 def split_of(name: str) -> str:

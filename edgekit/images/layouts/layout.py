@@ -1,6 +1,8 @@
 """The contract of a layout, the images and splits that it lists, and what layouts have in common."""
 
 import json
+import os
+import re
 import shlex
 import zipfile
 import zlib
@@ -107,6 +109,22 @@ class Layout(Protocol):
     def contents(self) -> Contents:
         """List the images. Raises DataError for a set that is damaged."""
         ...
+
+
+_ESCAPE = re.compile(rb"\\x([89a-f][0-9a-f])")
+
+
+def as_text(name: str) -> str:
+    """A file's path in a set, with escapes such as `\\xe9` for bytes that aren't UTF-8, which no document can have."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def file_in(root: Path, name: str) -> Path:
+    """The file or folder below `root` that has this path in the set."""
+    path = root / name
+    if "\\x" not in name or path.exists():
+        return path
+    return root / os.fsdecode(_ESCAPE.sub(lambda escape: bytes.fromhex(escape[1].decode()), name.encode()))
 
 
 def as_tuple(label: Labels) -> tuple[Label, ...]:

@@ -18,6 +18,7 @@ from edgekit.images.layouts.layout import (
     ListedImage,
     Part,
     Terms,
+    file_in,
     find_column,
     read_label,
 )
@@ -103,7 +104,7 @@ class ParquetStore:
     def read(self, name: str) -> bytes:
         """The bytes of an image. Reads its row group, unless that is one of the last two."""
         shard, _, row = name.rpartition("/")
-        file, index = self.root / shard if shard else self.root, int(row)
+        file, index = file_in(self.root, shard) if shard else self.root, int(row)
         metadata = _metadata(file)
         for group in range(metadata.num_row_groups):
             count = metadata.row_group(group).num_rows

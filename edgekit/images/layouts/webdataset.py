@@ -21,6 +21,8 @@ from edgekit.images.layouts.layout import (
     ListedImage,
     Part,
     Terms,
+    as_text,
+    file_in,
     is_image,
     is_visible,
     label_in_json,
@@ -75,7 +77,7 @@ class TarStore:
             match = _IN_SHARD.fullmatch(name)
             if match is None:
                 raise KeyError(name)
-            file, member = self.root / match[1], match[2]
+            file, member = file_in(self.root, match[1]), match[2]
         offset, size = _members(file)[member]
         if size > MAX_IMAGE_BYTES:
             raise OSError(f"its size exceeds {MAX_IMAGE_BYTES} bytes")
@@ -89,7 +91,7 @@ def _members(file: Path) -> Mapping[str, tuple[int, int]]:
     try:
         with tarfile.open(file, "r:") as archive:
             for member in archive:
-                name = member.name.removeprefix("./")
+                name = as_text(member.name.removeprefix("./"))
                 if not member.isreg() or not is_visible(name):
                     continue
                 if name in members:

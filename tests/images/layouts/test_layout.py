@@ -1,5 +1,6 @@
 """Sets whose splits train and val are for calibration and evaluation, in every layout."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,3 +131,17 @@ def test_a_mistyped_name_does_not_list_the_current_folder(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     with refuses(DataError, "'photso' doesn't exist"):
         open_dataset(Path("photso"), LABELS)
+
+
+@pytest.mark.parametrize("write", [write_folder, write_tar])
+def test_names_that_are_not_utf_8_are_texts_that_find_the_images(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Names differ, also where only their bytes do, and so do classes."""
+    stems = [os.fsdecode(stem) for stem in (b"caf\xe8/one", b"caf\xe9/one", b"dog/caf\xe8", b"dog/caf\xe9")]
+    files = {f"{stem}.png": image_bytes(index) for index, stem in enumerate(stems)}
+    if write is write_tar:
+        files |= {f"{stem}.cls": stem.partition("/")[0].encode(errors="backslashreplace") for stem in stems}
+    dataset = open_dataset(write(tmp_path / "data.tar", files), ["a", "b", "c"])
+    names = ["caf\\xe8/one.png", "caf\\xe9/one.png", "dog/caf\\xe8.png", "dog/caf\\xe9.png"]
+    assert [sample.name for sample in dataset.samples] == names
+    assert [dataset.read(sample) for sample in dataset.samples] == [files[f"{stem}.png"] for stem in stems]
+    assert len(dataset.class_names) == 3
