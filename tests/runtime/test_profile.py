@@ -33,6 +33,7 @@ from edgekit.runtime.profile import (
 )
 from edgekit.runtime.surroundings import Ran, owners, with_surroundings
 from edgekit.runtime.tflite import profiler as tflite
+from tests.helpers.onnx_files import written
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import CLASSES, SIDE, MakeBundle, compile_all
 
@@ -302,6 +303,45 @@ def test_a_sum_that_is_written_as_a_product_is_not_counted(tmp_path: Path) -> No
     path = write_onnx(tmp_path / "sum.onnx", nodes, tensors, x=[12, 5], y=[1, 5])
     (op,) = profile_model(path, runs=1).ops
     assert (op.name, op.macs) == ("scale", 5)
+
+
+def test_constants_of_any_type_and_size_may_be_the_operands_of_products(tmp_path: Path) -> None:
+    """The bytes of 33x2 weights and of three truth values are no whole number of floats."""
+    constants: dict[str, Any] = {
+        "scale": np.array(0.05, np.float32),
+        "zero": np.array(128, np.uint8),
+        "weight": np.ones((33, 2), np.int8),
+        "kept": np.array([True, False, True]),
+        "mask": np.eye(2, 3, dtype=np.float32),
+    }
+    integer = ["q", "weight", "scale", "scale", "zero", ""]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], "quantize"),
+        helper.make_node("MatMulIntegerToFloat", integer, ["fc"], "fc", domain="com.microsoft"),
+        helper.make_node("MatMul", ["fc", "mask"], ["wide"], "mask"),
+        helper.make_node("Where", ["kept", "wide", "scale"], ["y"], "choice"),
+    ]
+    path = written(tmp_path / "linear.onnx", nodes, constants, inputs={"x": [1, 33]})
+    assert [(op.name, op.int8, op.macs) for op in profile_model(path, runs=1).ops] == [
+        ("fc", True, 66),
+        ("mask", False, 6),
+    ]
+    file = read_onnx(path)
+    assert not any(file.is_sum(node) for node in file.nodes)
+
+
+def test_values_that_a_node_leaves_out_join_no_nodes() -> None:
+    make = helper.make_node
+    nodes = [
+        make("SkipLayerNormalization", ["x", "x", "gamma"], ["norm", "", "", "sum"], "norm"),
+        make("MatMulIntegerToFloat", ["q", "w", "s", "s", "", "zero", "b"], ["fc"], "fc"),
+        make("Resize", ["norm", "", "sizes"], ["y"], "resize"),
+    ]
+    file = OnnxGraph(helper.make_model(helper.make_graph(nodes, "graph", [], [])))
+    assert file.edges() == [(), (), (0,)]
+    assert "" not in file.makers
+    assert [node.name for node in file.after("norm")] == ["resize"]
+    assert not [*file.after("")]
 
 
 def test_padded_channels_are_not_counted(tmp_path: Path) -> None:

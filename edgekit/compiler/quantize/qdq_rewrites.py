@@ -49,8 +49,8 @@ def set_known_grids(graph: GraphModule) -> int:
     """Give quantizers the grids that INT8 kernels of activations need, in place.
 
     LiteRT's sigmoid has the scale 1/256, and the clamp of a gate costs nothing where its grid ends at 0 and 1. The
-    HardSwish of x is x * clip(x, -3, 3) / 6 + x / 2, whose second factor has levels of x if 3 is a level of x. Returns
-    the number of quantizers changed.
+    HardSwish of x is x * clip(x, -3, 3) / 6 + x / 2, whose second factor has levels of x if 3 is a level of x. No grid
+    becomes narrower by that. Returns the number of quantizers changed.
     """
     known = [(quantizer, _known_grid(quantizer)) for quantizer in quantizers(graph)]
     for quantizer, grid in known:
@@ -65,7 +65,9 @@ def _known_grid(quantizer: Quantizer) -> Grid:
     readers = {reader.target for dequantizer in quantizer.node.users for reader in dequantizer.users}
     if A.hardswish.default in readers:
         low, high = quantizer.representable_range
-        to_three = max(1, round(3 * (most - least) / (high - min(low, -3))))
+        to_three = int(3 * (most - least) / (high - min(low, -3)))
+        if to_three == 0:  # three would be less than a level
+            return quantizer.grid
         scale = 3 / to_three
         return scale, least + max(to_three, round(-low / scale)), least, most, dtype
     if A.mul.Tensor in readers and source.target is A.sigmoid.default:

@@ -41,20 +41,20 @@ class OnnxGraph:
     """The nodes and constants of a model by the names of their values."""
 
     def __init__(self, model: Any) -> None:
-        """Index a model, which is an `onnx.ModelProto` or what `read_onnx` reads."""
+        """Index a model, an `onnx.ModelProto` or what `read_onnx` reads. An optional value that it lacks is named ""."""
         self.nodes = model.graph.node
         self.named = {node.name: node for node in self.nodes}
         self.places = {node.name: place for place, node in enumerate(self.nodes)}
         self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.makers = {name: node for node in self.nodes for name in node.output}
+        self.makers = {name: node for node in self.nodes for name in node.output if name}
         self.readers: dict[str, list[Any]] = defaultdict(list)
         for node in self.nodes:
-            for name in node.input:
+            for name in filter(None, node.input):
                 self.readers[name].append(node)
 
     def edges(self) -> list[tuple[int, ...]]:
         """Positions of the nodes that make the inputs of each node."""
-        made = {name: position for position, node in enumerate(self.nodes) for name in node.output}
+        made = {name: position for position, node in enumerate(self.nodes) for name in node.output if name}
         return [tuple(made[name] for name in node.input if name in made) for node in self.nodes]
 
     def made_by(self, name: str, *kinds: str) -> Any:
@@ -140,8 +140,10 @@ def _locations(message: Any) -> Iterator[str]:
 
 
 def _is_ones(tensor: Any) -> bool:
+    if tensor.data_type != FLOAT:
+        return False
     values = np.frombuffer(tensor.raw_data, "<f4") if tensor.raw_data else np.array(tensor.float_data)
-    return tensor.data_type == FLOAT and values.size > 0 and bool((values == 1).all())
+    return values.size > 0 and bool((values == 1).all())
 
 
 def _mapped(path: Path) -> mmap.mmap:

@@ -16,7 +16,8 @@ from torch import nn
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import copy_sharing
-from edgekit.compiler.quantizers import quantizers
+from edgekit.compiler.quantize.qdq_rewrites import set_known_grids
+from edgekit.compiler.quantizers import quantizer_of, quantizers, set_grid
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.backend import load_backend
@@ -170,6 +171,27 @@ def test_three_is_a_level_of_the_input_of_hard_swish(
     grids = [quantizer.grid[:2] for quantizer in quantizers(graph) if "clamp" in str(quantizer.source.target)]
     assert (1 / 255, 0 if activations == "uint8" else -128) in grids, "the gate's"
     compiled(graph, samples, "onnx", tmp_path)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-40, 60), (-1, 300), (0, 8), (-5, 700), (-5, 1000), (-5, 5000)])
+def test_the_grid_of_hard_swish_clips_nothing_of_the_calibrated_range(
+    low: float, high: float, samples: Any
+) -> None:
+    graph = quantize(graph_of(Block(*BLOCKS["hard-swish"])), samples, recipe("onnx"), "onnx")
+    (swish, _) = graph.graph.find_nodes(op="call_function", target=torch.ops.aten.hardswish.default)
+    quantizer = quantizer_of(swish.args[0])
+    assert quantizer is not None
+    scale = (high - low) / 255
+    set_grid(quantizer, (scale, round(-low / scale), *quantizer.grid[2:]))
+    calibrated = quantizer_of(swish.args[0])
+    set_known_grids(graph)
+    known = quantizer_of(swish.args[0])
+    assert calibrated is not None
+    assert known is not None
+    rounding = known.scale / 2
+    assert known.representable_range[0] <= calibrated.representable_range[0] + rounding
+    assert known.representable_range[1] >= calibrated.representable_range[1] - rounding
+    assert (known.grid == calibrated.grid) == (high - low > 3 * 255)
 
 
 def test_a_layer_in_float_keeps_its_activation_in_float(samples: Any) -> None:
