@@ -8,12 +8,12 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event
 from time import sleep
 from typing import Any
 
@@ -607,6 +607,40 @@ def test_threads_that_call_a_graph_for_the_first_time_compile_it_once(monkeypatc
         assert len(codes) == 1
         graph.recompile()
         assert len(codes) == 1, "it is compiled before it is called"
+
+
+def test_blocks_that_replace_functions_of_libraries_take_turns() -> None:
+    """A thread that leaves such a block takes nothing from another that is inside."""
+    import torch
+    from nncf.torch.engine import PTEngine
+    from torch.export import exported_program
+
+    from edgekit.compat.nncf import collecting_by
+    from edgekit.compat.torch_export import decomposing_by_node
+    from edgekit.compat.torch_program import exporting_by_copying
+
+    blocks: list[tuple[Callable[[], AbstractContextManager[None]], Any, str]] = [
+        (lambda: collecting_by(lambda network, images: None, nullcontext()), PTEngine, "infer"),
+        (decomposing_by_node, exported_program, "_decompose_exported_program"),
+        (exporting_by_copying, torch.export, "export"),
+    ]
+
+    def function_inside(index: int, entered: Event, left: Event) -> Any:
+        block, owner, name = blocks[index]
+        with block():
+            entered.set()
+            left.wait()
+            return getattr(owner, name)
+
+    for index, (block, owner, name) in enumerate(blocks):
+        own, entered, left = getattr(owner, name), Event(), Event()
+        with ThreadPoolExecutor(1) as pool:
+            with block():
+                second = pool.submit(function_inside, index, entered, left)
+                entered.wait(0.1)  # it only enters now if nothing keeps it out
+            left.set()
+            assert second.result() is not own
+        assert getattr(owner, name) is own
 
 
 def test_nncf_s_quantizer_has_the_parameters_that_edgekit_passes() -> None:

@@ -5,7 +5,7 @@ Checked with nncf 3.4. The quantizer's module is named experimental, so pyprojec
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -24,6 +24,7 @@ __all__ = ["RangeEstimatorParametersSet", "collecting_by", "nncf", "quantize_pt2
 Run: TypeAlias = Callable[[Callable[[Tensor], Any], Iterator[Tensor]], object]
 """Calls a network for each image, float32 [1,C,H,W]."""
 _collect, _infer = TensorCollectorModule.forward, PTEngine.infer
+_replacing = RLock()
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def collecting_by(run: Run, library: AbstractContextManager[None]) -> Iterator[N
 
     Checked with nncf 3.4, which runs one image after another. It also reduces all weights for each image, and then
     keeps those of the first, so a collector is left out when it has what it wants. The block replaces methods of two
-    classes for all threads.
+    classes for all threads, so blocks of two threads take turns.
     """
     locks: dict[int, Lock] = {}
 
@@ -56,8 +57,9 @@ def collecting_by(run: Run, library: AbstractContextManager[None]) -> Iterator[N
             with library:
                 return _collect(module, x) if wanting else x
 
-    TensorCollectorModule.forward, PTEngine.infer = collect, infer
-    try:
-        yield
-    finally:
-        TensorCollectorModule.forward, PTEngine.infer = _collect, _infer
+    with _replacing:
+        TensorCollectorModule.forward, PTEngine.infer = collect, infer
+        try:
+            yield
+        finally:
+            TensorCollectorModule.forward, PTEngine.infer = _collect, _infer

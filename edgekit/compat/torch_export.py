@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from operator import getitem
+from threading import RLock
 from types import FunctionType
 from typing import Any, TypeAlias
 
@@ -31,6 +32,7 @@ Table: TypeAlias = dict[Any, Callable[..., Any]]
 """Decompositions by operation."""
 
 _decompose_by_tracing: Callable[..., ExportedProgram] = exported_program._decompose_exported_program
+_replacing = RLock()
 _VALUES = {"val", "tensor_meta", "eager_input_vals"}
 """Keys of the meta data that depend on the tracer's fake mode."""
 _OF_ONE_NODE = _VALUES | {"original_aten"}
@@ -50,16 +52,18 @@ def decomposing_by_node() -> Iterator[None]:
     Checked with torch 2.13, which traces the whole program through autograd and functionalization, and before that
     lists torch's operations again for each of their namespaces. The converters of the three runtimes call it for every
     graph, LiteRT's three times, and spend most of their time in it. Equal operations are traced once for all programs
-    of this process. The block replaces two private functions of torch, for all threads.
+    of this process. The block replaces two private functions of torch for all threads, so blocks of two threads
+    take turns.
     """
-    list_operations = utils._materialize_cpp_cia_ops
-    exported_program._decompose_exported_program = _decompose  # type: ignore[assignment]
-    utils._materialize_cpp_cia_ops = cache(list_operations)
-    try:
-        yield
-    finally:
-        exported_program._decompose_exported_program = _decompose_by_tracing
-        utils._materialize_cpp_cia_ops = list_operations
+    with _replacing:
+        list_operations = utils._materialize_cpp_cia_ops
+        exported_program._decompose_exported_program = _decompose  # type: ignore[assignment]
+        utils._materialize_cpp_cia_ops = cache(list_operations)
+        try:
+            yield
+        finally:
+            exported_program._decompose_exported_program = _decompose_by_tracing
+            utils._materialize_cpp_cia_ops = list_operations
 
 
 @replaces_library

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from operator import getitem
+from threading import RLock
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from edgekit.compat.torch import compiled
 from edgekit.support.libraries import replaces_library
 
 _by_tracing = torch.export.export
+_replacing = RLock()
 _KEPT = ("nn_module_stack", "stack_trace", "source_fn_stack", "torch_fn", "custom")
 """Keys of the meta data that a node takes over."""
 
@@ -41,13 +43,15 @@ def exporting_by_copying() -> Iterator[None]:
     """Let `torch.export.export` in this block copy graphs that it has made itself, instead of tracing them again.
 
     Checked with torch 2.13, whose tracing takes most of the time of an export. The converters of all three runtimes
-    need a program, and LiteRT's exports the graph itself. The block replaces the function for all threads.
+    need a program, and LiteRT's exports the graph itself. The block replaces the function for all threads, so
+    blocks of two threads take turns.
     """
-    torch.export.export = _export  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        torch.export.export = _by_tracing
+    with _replacing:
+        torch.export.export = _export  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            torch.export.export = _by_tracing
 
 
 @replaces_library

@@ -41,7 +41,7 @@ class OnnxGraph:
     """The nodes and constants of a model by the names of their values."""
 
     def __init__(self, model: Any) -> None:
-        """Index a model, an `onnx.ModelProto` or what `read_onnx` reads. An optional value that it lacks is named ""."""
+        """Index an `onnx.ModelProto` or what `read_onnx` reads. Optional values that a node leaves out are named ""."""
         self.nodes = model.graph.node
         self.named = {node.name: node for node in self.nodes}
         self.places = {node.name: place for place, node in enumerate(self.nodes)}

@@ -174,9 +174,7 @@ def test_three_is_a_level_of_the_input_of_hard_swish(
 
 
 @pytest.mark.parametrize(("low", "high"), [(-40, 60), (-1, 300), (0, 8), (-5, 700), (-5, 1000), (-5, 5000)])
-def test_the_grid_of_hard_swish_clips_nothing_of_the_calibrated_range(
-    low: float, high: float, samples: Any
-) -> None:
+def test_the_grid_of_hard_swish_clips_nothing_of_the_calibrated_range(low: float, high: float, samples: Any) -> None:
     graph = quantize(graph_of(Block(*BLOCKS["hard-swish"])), samples, recipe("onnx"), "onnx")
     (swish, _) = graph.graph.find_nodes(op="call_function", target=torch.ops.aten.hardswish.default)
     quantizer = quantizer_of(swish.args[0])
