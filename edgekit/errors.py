@@ -33,7 +33,8 @@ EdgekitError
         ├── DeviceCrashError      a process on it was killed, or crashed: SIGKILL, SIGILL, SIGSEGV
         └── BrowserError          a browser never came, left, or can't run LiteRT.js
 
-Any other exception is a bug in edgekit. It costs a row, too, which has its name, and the exit code is 1.
+Any other exception is a bug in edgekit. It costs a row, too, which has its name, and the exit code is 1. One that ends
+the command exits with 70.
 
 A class's docstring is what the reference page of errors shows: a summary, the usual cause, and the cure. A message has
 three parts in fields of their own, so that tests check facts, not prose.

@@ -16,8 +16,9 @@ Words = tuple[str, ...]
 """What is typed behind `edgekit` to call a command."""
 EXIT_CODES = (
     ("0", "The command did its work, and every gate passed."),
-    ("1", "A gate or a row failed, or was inconclusive, or edgekit has a bug. The other rows are in the report."),
+    ("1", "A gate or a row failed, or was inconclusive. The other rows are in the report."),
     ("2", "An option, an argument or the input is wrong, or a package is missing. The message names what is valid."),
+    ("70", "A bug in edgekit ended the command. A bug that costs one row counts as a failed row."),
     ("130", "Ctrl-C, SIGTERM or SIGHUP ended the command. Completed work was saved; the same command resumes."),
 )
 """What the application's entry point returns, whichever command it runs."""

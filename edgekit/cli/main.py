@@ -60,12 +60,12 @@ def _run(arguments: list[str]) -> int:
 
 
 def entry() -> None:
-    """Run the console script. Any error but an EdgekitError is a bug in edgekit: show its traceback and exit with 1."""
+    """Run the console script. Any error but an EdgekitError is a bug: show its traceback and exit with 70."""
     try:
         code = main()
     except Exception as error:
         print(error_text.text_of(error), file=sys.stderr)
         print(f"edgekit: {error_text.PLEASE_REPORT}", file=sys.stderr)
-        code = 1
+        code = 70  # EX_SOFTWARE, which Windows has no name for
     gc.freeze()  # so that Python doesn't spend seconds on the objects of torch and the compilers before it exits
     sys.exit(code)

@@ -17,14 +17,16 @@ _received = False
 
 
 @contextmanager
-def noting() -> Iterator[None]:
-    """Record the signals inside the block, but not those that the process ignores. Does nothing in another thread."""
+def noting(*signals: signal.Signals) -> Iterator[None]:
+    """Record these signals, or all `SIGNALS`, inside the block, but not those that the process ignores.
+
+    Does nothing in another thread than the main one. Blocks may be nested; the record ends with the outermost.
+    """
     global _received
-    _received = False
     if current_thread() is not main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in signals or SIGNALS}
     noted = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     for number in noted:
         signal.signal(number, _note)
@@ -33,6 +35,8 @@ def noting() -> Iterator[None]:
     finally:
         for number, handler in noted.items():
             signal.signal(number, handler)
+        if _note not in noted.values():
+            _received = False
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType, ModuleType, TracebackType
@@ -105,14 +106,31 @@ def _is_ours(trace: TracebackType | None) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence libraries on both streams: their warnings, log lines, progress bars and the output of their C++ code.
+class OfProcess:
+    """A change of what the whole process has, which overlapping blocks of several threads share.
 
-    edgekit's own progress uses a separate descriptor. While a run folder is open, the libraries' output goes to its
-    `library_log`; otherwise it is discarded. Descriptors belong to the process, so only one thread at a time may use
-    this. Blocks may be nested.
+    The first block makes the change, and the last one to end takes it back.
     """
+
+    def __init__(self, change: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        self._change, self._lock, self._blocks = change, threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._blocks:
+                self._made = self._change()
+                self._made.__enter__()
+            self._blocks += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._blocks -= 1
+            if not self._blocks:
+                self._made.__exit__(None, None, None)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
     _flush()
     before = logging.root.manager.disable
     streams = os.dup(1), os.dup(2)
@@ -132,6 +150,18 @@ def quiet() -> Iterator[None]:
             os.close(descriptor)
         os.close(elsewhere)
         logging.disable(before)
+
+
+_silenced = OfProcess(_silence)
+
+
+def quiet() -> OfProcess:
+    """Silence libraries on both streams: their warnings, log lines, progress bars and the output of their C++ code.
+
+    edgekit's own progress uses a separate descriptor. While a run folder is open, the libraries' output goes to its
+    `library_log`; otherwise it is discarded. Blocks may be nested, and overlap in several threads.
+    """
+    return _silenced
 
 
 def _flush() -> None:

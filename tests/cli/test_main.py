@@ -175,7 +175,7 @@ sys.argv = ["edgekit", "targets"]
 entry()
 """
     )
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (70, "")
     assert "ZeroDivisionError: division by zero" in done.stderr
     assert "this is a bug in edgekit" in done.stderr.splitlines()[-1]
     assert "edgekit: error: " not in done.stderr

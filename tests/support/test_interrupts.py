@@ -60,10 +60,12 @@ def test_other_errors_pass() -> None:
 
 
 def test_each_command_starts_without_a_record() -> None:
-    with noting(), contextlib.suppress(KeyboardInterrupt):
-        press()
-    with pytest.raises(KeyboardInterrupt):
-        check()
+    with noting():
+        with contextlib.suppress(KeyboardInterrupt):
+            press()
+        with pytest.raises(KeyboardInterrupt):
+            check()
+    check()
     with noting():
         check()
 
@@ -88,3 +90,15 @@ def test_another_thread_leaves_signals_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [signal.getsignal(signal.SIGINT)]
+
+
+def test_a_nested_block_keeps_the_record_of_the_outer_one() -> None:
+    """As when a command calls a function of Python."""
+    with noting():
+        with contextlib.suppress(KeyboardInterrupt):
+            press()
+        with noting(signal.SIGINT):
+            pass
+        with pytest.raises(KeyboardInterrupt):
+            check()
+    check()

@@ -168,3 +168,29 @@ def test_errors_that_pass_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
         refused(lambda: import_needed("surely_not_installed", "build"))
     with pytest.raises(KeyboardInterrupt):
         refused(lambda: signal.raise_signal(signal.SIGINT))
+
+
+def test_blocks_that_overlap_in_threads_leave_the_process_as_it_was() -> None:
+    out, err = streams("""
+from threading import Event, Thread
+
+entered, left = Event(), Event()
+
+def other():
+    with quiet():
+        entered.set()
+        left.wait()
+        everything("still inside")
+
+thread = Thread(target=other)
+with quiet():
+    thread.start()
+    entered.wait()
+left.set()
+thread.join()
+everything("after")
+""")
+    assert sorted(out) == ["C stdout after", "print after"]
+    assert [line for line in err if "after" in line][:3] == ["stderr after", "C stderr after", "log after"]
+    assert any("warning after" in line for line in err)
+    assert not any("inside" in line for line in err)
