@@ -113,6 +113,7 @@ def check_run(run: edgekit.Run, evaluation: Path, capsys: pytest.CaptureFixture[
     """A run prints its answer, shows its page, opens its bundles, and is what other calls take."""
     assert run.path == Path("called")
     assert run.passed is all(row.verdict == "pass" for row in run.report.results)
+    assert {row.end_to_end_ms for row in run.report.results} == {None}, "there is no file to decode"
     assert "Ship" in str(run)
     assert run._repr_html_().startswith("<iframe srcdoc=")
     label, _ = run["onnx-int8"].classify(Photos(evaluation)[0][0])[0]

@@ -32,7 +32,7 @@ class EvaluationImages:
     reference: Answers
     """Answers of the original network in torch."""
     files: Sequence[bytes]
-    """A few encoded image files, for end-to-end times."""
+    """A few encoded image files, for end-to-end times; none for images in memory, which have no file to decode."""
     key: str
     """Hash of everything that measurements depend on: the images in their order, their labels, network and task."""
     names: Sequence[str] = ()

@@ -73,7 +73,7 @@ def time_group(
         reporter.failed(in_format(*call), error)
     failures = {name: error for (name, computed_in), error in timed.failures.items() if computed_in == F32}
     end_to_end: dict[str, Times] = {}
-    if images is not None:
+    if images is not None and images.files:
         calls = {name: _end_to_end(o.session, images.files) for name, o in opened.items() if name not in failures}
         end_to_end, errors = time_end_to_end(calls, timing)
         for name, error in errors.items():

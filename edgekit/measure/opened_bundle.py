@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import StageError
-from edgekit.images.decoding import open_image
 from edgekit.measure.accuracy import EvaluationImages, SnrMeter, predict
 from edgekit.measure.baselines import Group, is_baseline
 from edgekit.measure.fresh_process import Fresh, measure_fresh
@@ -61,9 +60,8 @@ class OpenedBundle(CheckedBundle):
 
     def example(self, images: EvaluationImages | None) -> NDArray[np.float32]:
         """The first image, or without images a golden sample, normalized: float32 [1,C,H,W]."""
-        if images is not None:
-            return self.session.preprocess(open_image(images.files[0]))
-        return self.bundle.manifest.preprocessing.normalize(self.bundle.golden().pixels[0])
+        pixels = (images.crops if images is not None else self.bundle.golden()).pixels[0]
+        return self.bundle.manifest.preprocessing.normalize(pixels)
 
 
 def open_bundle(

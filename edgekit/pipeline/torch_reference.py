@@ -34,7 +34,7 @@ def crop_images(
     pixels = reserve(workspace / "pixels.npy", (len(chosen), *preprocessing.crop_shape))
     with reporter.stage("crop evaluation images", len(chosen)) as step:
         crops = crop_samples(images.dataset, chosen, preprocessing, pixels, step)
-    files = [images.dataset.read(sample) for sample in chosen[:FILES]]
+    files = [] if images.dataset.is_in_memory else [images.dataset.read(sample) for sample in chosen[:FILES]]
     inputs = reference_inputs(network, task, images)
     names = [sample.name for sample in chosen]
     first = FirstLogits(network)

@@ -171,7 +171,8 @@ FIGURES: tuple[Figure, ...] = (
            csv="inference_mj",
            meaning="power under load minus idle power, times the seconds of one inference"),
     Figure(path="end_to_end_ms.p50", title="end to end", unit="ms", rank=11, csv="end_to_end_p50_ms",
-           meaning="median time from an encoded image file to logits, including decoding and preprocessing"),
+           meaning="median time from an encoded image file to logits, including decoding and preprocessing; null for "
+                   "images in memory"),
     Figure(path="snr_db", title="SNR", unit="dB", digits=1, better="higher", rank=11,
            meaning="signal-to-noise ratio of the logits against torch's, on the first evaluation images"),
     Figure(path="accuracy.top5", title="top-5", unit="%", scale=100, rank=12, optional=True, csv="top5_percent",
