@@ -45,9 +45,9 @@ def members_of(selection: "Selection", shortened: Collection[str]) -> list[str]:
 
 
 def copies_of(selection: "Selection", other: "Selection") -> list[str]:
-    """Names of the images that `selection` left out because `other` has their content."""
+    """Names of the images that `selection` left out because `other`, or itself, has their content."""
     hashes = set(other.hashes)
-    return [name for name, digest in selection.copies if digest in hashes]
+    return [image.sample.name for image in selection.copies if image.sha256 in hashes]
 
 
 def lookalikes(

@@ -39,7 +39,8 @@ Order = Literal["turns", "turns for half", "shares"]
 - `turns`: one image of each class, then a second one of each, and so on;
 - `turns for half`: the same, but half of each class comes last, and one image of it at the very end, so that they are
   left for another purpose;
-- `shares`: in proportion to the sizes of the classes, so that accuracy on the first images estimates that on all.
+- `shares`: in proportion to the sizes of the classes, so that accuracy on the first images estimates that on all. Each
+  content is chosen once: copies would make intervals narrower than the images justify.
 """
 
 
@@ -65,8 +66,8 @@ class Selection:
     """Path of the data set."""
     unreadable: tuple[tuple[str, str], ...] = ()
     """(name, reason) of the images that were skipped because they could not be decoded."""
-    copies: tuple[tuple[str, str], ...] = ()
-    """(name, sha256) of the images that were left out because another selection has their content."""
+    copies: tuple[InspectedImage, ...] = ()
+    """Images that were left out because this selection, or another one, has their content."""
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
@@ -121,7 +122,7 @@ def select(
     taken_names = {sample.name for sample in exclude.samples} if exclude and exclude.source == dataset.path else set()
     taken_hashes = {*(exclude.hashes if exclude else ()), *exclude_hashes}
     taken: list[InspectedImage] = []
-    copies: list[tuple[str, str]] = []
+    copies: list[InspectedImage] = []
     unreadable: list[tuple[str, str]] = []
     for sample in _ordered(dataset.samples, seed, order, taken_names):
         if len(taken) == wanted:
@@ -132,9 +133,11 @@ def select(
             unreadable.append((sample.name, without_folders(str(error), [dataset.path])))
             continue
         if image.sha256 in taken_hashes:
-            copies.append((sample.name, image.sha256))
+            copies.append(image)
             continue
         taken.append(image)
+        if order == "shares":
+            taken_hashes.add(image.sha256)
         if on_image:
             on_image()
     if exact and (not taken or len(taken) < (count or 0)):
@@ -183,7 +186,7 @@ def _shortage(dataset: Dataset, wanted: int, available: int, unreadable: int) ->
     total = len(dataset.samples)
     return DataError(
         f"'{dataset.path}' has only {available} of the {wanted} images requested: of its {total} images, {unreadable} "
-        f"can't be read and {total - unreadable - available} are already in use",
+        f"can't be read and {total - unreadable - available} are already in use, or copies of those",
         fix="Request fewer images, or add images to the data set",
     )
 
@@ -198,6 +201,30 @@ def missing_classes(dataset: Dataset, evaluation: Selection) -> str | None:
         f"{len(missing)} of the {len(classes)} classes of '{dataset.path}' have no evaluation image, such as "
         f"'{missing[0]}': accuracy says nothing about them"
     )
+
+
+def evaluation_doubts(dataset: Dataset, evaluation: Selection) -> list[str]:
+    """Warnings of classes without an evaluation image, and of copies among these images, also with other labels."""
+    missing = missing_classes(dataset, evaluation)
+    return [*([missing] if missing else []), *_repeats(evaluation)]
+
+
+def _repeats(evaluation: Selection) -> list[str]:
+    kept = {image.sha256: image.sample for image in evaluation.images}
+    pairs = [(image.sample, kept[image.sha256]) for image in evaluation.copies if image.sha256 in kept]
+    if not pairs:
+        return []
+    copy, first = pairs[0]
+    warnings = [
+        f"{len(pairs)} images are copies of other evaluation images and were left out, such as '{copy.name}' (like "
+        f"'{first.name}')"
+    ]
+    conflicts = [(a, b) for a, b in pairs if (a.label, a.labels) != (b.label, b.labels)]
+    if conflicts:
+        named = "; ".join(f"'{a.name}' and '{b.name}'" for a, b in conflicts[:3])
+        more = f"; and {len(conflicts) - 3} more" if len(conflicts) > 3 else ""
+        warnings.append(f"{len(conflicts)} images have a copy with other labels, of which one is wrong: {named}{more}")
+    return warnings
 
 
 def _ordered(samples: Sequence[Sample], seed: int, order: Order, taken: Collection[str]) -> Iterator[Sample]:

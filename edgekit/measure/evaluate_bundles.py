@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import ImageError, UsageError
 from edgekit.images.dataset import Dataset, Sample, crop_each, open_dataset
-from edgekit.images.selection import InspectedImage, Selection, missing_classes, select
+from edgekit.images.selection import InspectedImage, Selection, evaluation_doubts, select
 from edgekit.measure import shards
 from edgekit.measure.cluster import executor_of
 from edgekit.measure.evaluation import BundleEvaluation, compare_bundles
@@ -164,6 +164,6 @@ def _chosen(
         chosen = select(dataset, count, seed, order="shares", inspect=inspect)
     for name, reason in chosen.unreadable:
         reporter.warn(f"skipped {name}: {reason}")
-    if warning := missing_classes(dataset, chosen):
+    for warning in evaluation_doubts(dataset, chosen):
         reporter.warn(warning)
     return chosen

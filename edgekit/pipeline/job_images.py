@@ -10,7 +10,7 @@ from edgekit.errors import UsageError
 from edgekit.images.calibration_list import CalibrationList
 from edgekit.images.dataset import Dataset, Datasets, open_calibration, open_dataset, open_datasets
 from edgekit.images.overlap import copies_of, lookalikes
-from edgekit.images.selection import Selection, doubts, missing_classes, select, select_listed
+from edgekit.images.selection import Selection, doubts, evaluation_doubts, select, select_listed
 from edgekit.measure.tasks import Task
 from edgekit.measure.tasks.task import ClassNames
 from edgekit.models.soup import held_out_of
@@ -136,7 +136,7 @@ def choose_evaluation(dataset: Dataset, calibration: Selection, choice: ImageCho
             order="shares",
             on_image=step,
         )
-    if warning := missing_classes(dataset, evaluation):
+    for warning in evaluation_doubts(dataset, evaluation):
         reporter.warn(warning)
     return evaluation
 

@@ -72,6 +72,7 @@ def assemble(
             overlap_with_calibration=len(shared),
             unreadable=tuple(document.Unreadable(*image) for image in images.evaluation.unreadable),
             copies_left_out=tuple(copies_of(images.evaluation, images.calibration)),
+            repeated_left_out=tuple(copies_of(images.evaluation, images.evaluation)),
             lookalikes=tuple(document.Lookalike(*pair) for pair in images.lookalikes if pair[0] in evaluated),
             classes=evaluated_classes(images.evaluation.samples, images.class_names(spec.task, spec.network.labels)),
         ),

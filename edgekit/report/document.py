@@ -169,6 +169,8 @@ class Evaluation:
     """Images that were skipped because they could not be decoded."""
     copies_left_out: tuple[str, ...] = ()
     """Images that were left out because their content is that of a calibration image."""
+    repeated_left_out: tuple[str, ...] = ()
+    """Images that were left out because their content is that of another evaluation image."""
     lookalikes: tuple[Lookalike, ...] = ()
     """Evaluation images that look like a calibration image."""
     classes: tuple[EvaluatedClass, ...] | None = None

@@ -95,7 +95,8 @@ def _calibration(part: Calibration) -> str:
 
 
 def _evaluation(part: Evaluation) -> str:
-    left_out = f", {len(part.copies_left_out):,} copies of calibration images left out" if part.copies_left_out else ""
+    copies = ((part.copies_left_out, "copies of calibration images"), (part.repeated_left_out, "repeated images"))
+    left_out = "".join(f", {len(names):,} {what} left out" for names, what in copies if names)
     alike = f", {len(part.lookalikes):,} similar to calibration images" if part.lookalikes else ""
     overlap = f"{part.overlap_with_calibration} of them also calibration images"
     return f"{part.count:,} images, {overlap}{_skipped(part)}{left_out}{alike}, SHA-256 {part.sha256 or NOTHING}"

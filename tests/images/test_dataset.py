@@ -21,7 +21,7 @@ from edgekit.errors import DataError, ImageError, UsageError
 from edgekit.images.class_indices import imagenet_wnids
 from edgekit.images.dataset import Dataset, LabelledCrops, Sample, crop_each, crop_samples, open_dataset
 from edgekit.images.preprocess import Preprocessing
-from edgekit.images.selection import missing_classes, select
+from edgekit.images.selection import evaluation_doubts, missing_classes, select
 from edgekit.models.labels import resolve_labels
 from tests.helpers.refusals import refuses
 
@@ -443,3 +443,19 @@ def test_an_image_that_cannot_be_read_is_named(dataset: Dataset) -> None:
     (dataset.path / "a/2.png").write_bytes(b"damaged")
     with refuses(ImageError, "a/2.png"):
         crop_samples(dataset, dataset.samples, PREPROCESSING)
+
+
+def test_an_image_is_evaluated_once_and_conflicting_labels_are_named(tmp_path: Path) -> None:
+    photos = {f"{name}/{index}.png": image_bytes(index) for name in ("cat", "dog") for index in range(3)}
+    photos |= {f"cat/again_{index}.png": image_bytes(0) for index in range(4)} | {"owl/9.png": image_bytes(9)}
+    dataset = open_dataset(make(tmp_path / "set", photos), LABELS)
+    chosen = select(dataset, None, 0, order="shares")
+    assert len(chosen.samples) == len({*chosen.hashes}) == 4
+    left_out, conflicts = evaluation_doubts(dataset, chosen)[-2:]
+    assert left_out.startswith("7 images are copies of other evaluation images and were left out")
+    number = int(conflicts.split()[0])
+    assert 3 <= number <= 7
+    assert "labels" in conflicts
+    assert "'cat/" in conflicts
+    assert "'dog/" in conflicts
+    assert len(select(dataset, 11, 0).samples) == 11, "a calibration may repeat an image"
