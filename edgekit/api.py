@@ -330,7 +330,7 @@ def push(
     threads: int | None = None,
     canary: int = 1,
     parallel: int = 4,
-    offline: bool = False,
+    wheels: Place | None = None,
     quiet: bool = False,
 ) -> Pushed:
     """Put a bundle on devices, try it there, and make it an app's active one, as `edgekit push` does.
@@ -343,7 +343,7 @@ def push(
         threads: Number of threads that the runtime uses.
         canary: Number of devices to push to first.
         parallel: Largest number of devices to push to at the same time.
-        offline: Download the devices' packages on this machine and copy them over.
+        wheels: Folder with the packages of the devices' runtimes; None to let this machine's pip download them.
         quiet: Show no progress.
     """
     from edgekit.devices.push import bound_for, check_app, check_trust
@@ -353,7 +353,7 @@ def push(
 
     check_app(name)
     names = [devices] if isinstance(devices, str) else devices
-    machines = [find_remote(each, offline) for each in dict.fromkeys(names)]
+    machines = [find_remote(each, Path(wheels) if wheels else None) for each in dict.fromkeys(names)]
     read = read_bundle(bundle)
     check_trust(read, machines)
     bounds = {machine: bound_for(read, machine, max_p99, threads) for machine in machines}

@@ -26,7 +26,7 @@ EdgekitError
         ├── AuthenticationError   it accepts none of the user's keys
         ├── ConnectionCutError    the connection ended, or the answer is incomplete
         ├── FrozenError           it stopped answering
-        ├── DevicePythonError     no Python, one that is too old, or one without venv
+        ├── DevicePythonError     no Python, or one that the runtimes do not support
         ├── DeviceSetupError      its environment could not be made
         ├── DeviceFullError       its disk is full
         ├── DeviceMemoryError     it has too little memory for the model
@@ -346,16 +346,16 @@ class FrozenError(DeviceError):
 class DevicePythonError(DeviceError):
     """The device has no Python that edgekit supports.
 
-    Cause: Its Python is too old or lacks the venv module.
-    Cure: Install python3 and python3-venv from the device's packages, or use `--offline`, which needs no venv module.
+    Cause: It has no Python, or an older or newer one than the runtimes publish wheels for.
+    Cure: Install python3 from the packages of a Debian or Raspberry Pi OS that has a supported one.
     """
 
 
 class DeviceSetupError(DeviceError):
     """The environment on the device could not be made.
 
-    Cause: pip on the device failed, most often because it has no network.
-    Cure: Use `--offline`: this machine then downloads the packages and copies them.
+    Cause: This machine's pip can't download the device's packages, most often because it reaches no package index.
+    Cure: Download them elsewhere, and name their folder with `--wheels`.
     """
 
 

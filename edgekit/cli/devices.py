@@ -29,7 +29,7 @@ devices = typer.Typer(
 app.add_typer(devices, name="devices", rich_help_panel=panels.MORE)
 
 
-@command(None, "offline", "web_network", "web_runtime", shown=("offline", "web_network", "web_runtime"), group=devices)
+@command(None, "wheels", "web_network", "web_runtime", shown=("wheels", "web_network", "web_runtime"), group=devices)
 def add(
     stated: dict[str, Any],
     name: str = argument("NAME", "A name of your choice, made of letters, digits, '.', '_' and '-'."),
@@ -65,6 +65,8 @@ def add(
     if package := stated.get("web_runtime"):
         check_package(package)
         stated["web_runtime"] = str(package.absolute())
+    if wheels := stated.get("wheels"):
+        stated["wheels"] = str(wheels.absolute())
     device = Device(
         name,
         url,
@@ -93,7 +95,7 @@ def list_(json_: bool = JSON) -> None:
             device.device_class,
             device.ssh_config and f"configuration {device.ssh_config}",
             device.trust and f"trusts the key {fingerprint_of(device.trust)}",
-            "offline" if device.offline else None,
+            device.wheels and f"packages from {device.wheels}",
             device.web_network and f"served over {device.web_network}",
             device.web_runtime and f"LiteRT.js from {device.web_runtime}",
         )

@@ -40,7 +40,7 @@ DEVICE_NAMES = argument("DEVICE", "Names of devices, or ssh://USER@HOST.", autoc
 APP_NAME = device_option("APP", "Name of the app, which has its own two slots.", value="app", flags=("--name",))
 
 
-@command(panels.MORE, "threads", "offline", defaults={"threads": OF_BUNDLE}, epilog=PUSH_EXAMPLES)
+@command(panels.MORE, "threads", "wheels", defaults={"threads": OF_BUNDLE}, epilog=PUSH_EXAMPLES)
 def push(
     stated: dict[str, Any],
     bundle: Path = BUNDLE,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edgekit.report.compare import Comparison, RowComparison
 
 
-@command(panels.COMMANDS, "threads", "offline", defaults={"threads": OF_BUNDLE})
+@command(panels.COMMANDS, "threads", "wheels", defaults={"threads": OF_BUNDLE})
 def inspect(
     stated: dict[str, Any],
     bundle: Path = argument("BUNDLE", "A bundle folder, or a model file from any source (.onnx, .tflite or .xml)."),
@@ -54,7 +54,7 @@ def inspect(
 
     with clean_stdout() as out:
         inspection = inspect_on(
-            find_machine(device, stated.get("offline", False)), bundle, stated.get("threads"), Reporter(quiet=json_)
+            find_machine(device, stated.get("wheels")), bundle, stated.get("threads"), Reporter(quiet=json_)
         )
         show(out, inspection, map(printable, _lines_of(inspection)), json_)
     if isinstance(inspection, BundleInspection) and (error := inspection.golden_error):

@@ -36,7 +36,7 @@ ENOUGH_DISK = 5 << 30
 BUILD_DISK = 6_300_000_000
 """Disk space in bytes that the extra `build` takes with the CUDA build of torch, while it isn't installed."""
 ENVIRONMENT_DISK = 400 << 20
-"""Disk space in bytes that a device's environment with one runtime needs, with its packages while pip unpacks them."""
+"""Disk space in bytes that a device's environment with one runtime needs, with the wheels that it is unpacked from."""
 OTHER_RUNTIME = "Use another runtime or a newer Linux"
 DOT_PRODUCT_FEATURES = frozenset(("asimddp", "avx512_vnni", "avx_vnni", "amx_int8"))
 
@@ -124,13 +124,11 @@ def examine_device(device: Device, facts: ProbeResult) -> Iterator[Finding]:
     """Check a device for what it lacks to measure bundles."""
     versions = ", ".join(python.version for python in facts.pythons) or "none"
     try:
-        python = probe_result.python_of(device.name, facts)
+        probe_result.python_of(device.name, facts)
     except DevicePythonError as error:
         yield Finding("Python", "broken", f"{versions}, but edgekit needs {error.valid}", error.fix)
     else:
-        fix = "Run `sudo apt install python3-venv` there, or use --offline"
-        ready = python.ensurepip or device.offline
-        yield _judged("Python", ready, versions if ready else f"{python.path} has no ensurepip", fix)
+        yield Finding("Python", "ok", versions)
     yield from _machine(facts)
     yield _device_class(facts, device.device_class, "Set one with `edgekit devices add --device-class`")
     for runtime in RUNTIMES.values():

@@ -38,8 +38,6 @@ class InstalledPython:
     """Path of the interpreter."""
     version: str
     """Version, such as "3.13.5"."""
-    ensurepip: bool
-    """Whether it can create virtual environments with pip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +93,7 @@ def probe(connection: Connection) -> ProbeResult:
     if done.status in (126, 127):
         raise DevicePythonError(
             f"{device.name}: python3 can't be run there ({done.err.strip()[-200:]})",
-            fix="On Debian and Raspberry Pi OS, run `sudo apt install python3 python3-venv` on the device",
+            fix="On Debian and Raspberry Pi OS, run `sudo apt install python3` on the device",
         )
     return connection.answer(done, ProbeResult, "the probe")
 

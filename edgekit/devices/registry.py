@@ -5,7 +5,7 @@
     class = "raspberry-pi-5"
     ssh_config = "/home/me/lab/ssh_config"
     trust = "-----BEGIN PUBLIC KEY-----..."
-    offline = true
+    wheels = "/home/me/wheels"
 
     [phone]
     url = "web"
@@ -66,8 +66,8 @@ class Device:
     """Path of the ssh configuration to use instead of the user's own."""
     trust: str | None = None
     """PEM text of the public key with which bundles for the device are signed; None to push unsigned ones too."""
-    offline: bool = False
-    """Whether this machine downloads the device's packages, because the device can't."""
+    wheels: str | None = None
+    """Path of a folder with the device's packages; None to let this machine's pip download them."""
     web_network: PageScheme | None = None
     """How the network reaches the page for a browser; None to serve it to this machine alone."""
     web_runtime: str | None = None
@@ -91,7 +91,7 @@ class DeviceListing:
 
     schema_version: Literal[1] = 1
     """Version of this document's format."""
-    devices: tuple[Mapping[str, str | bool | None], ...]
+    devices: tuple[Mapping[str, str | None], ...]
     """Name and settings of each device, with the keys of the file and in its order; null stands for the default."""
 
 
@@ -152,7 +152,10 @@ def browser_called(name: str) -> Device | None:
 
 
 def find_device(
-    name: str, offline: bool = False, web_network: PageScheme | None = None, web_runtime: Path | None = None
+    name: str,
+    wheels: Path | None = None,
+    web_network: PageScheme | None = None,
+    web_runtime: Path | None = None,
 ) -> Device:
     """The device with this name or ssh:// address, and with the settings that a command adds to the saved ones.
 
@@ -173,14 +176,14 @@ def find_device(
             fix=as_sentences(did_you_mean(name, names), "Run `edgekit devices add NAME ssh://USER@HOST` to add one"),
         )
     if not device.is_browser:
-        return replace(device, offline=offline or device.offline)
+        return replace(device, wheels=str(wheels) if wheels else device.wheels)
     runtime = str(web_runtime) if web_runtime else device.web_runtime
     return replace(device, web_network=web_network or device.web_network, web_runtime=runtime)
 
 
-def find_machine(name: str, offline: bool = False) -> Device:
+def find_machine(name: str, wheels: Path | None = None) -> Device:
     """Like `find_device`, but UsageError for a browser."""
-    device = find_device(name, offline)
+    device = find_device(name, wheels)
     if device.is_browser:
         raise UsageError(
             f"'{name}' is a browser", valid="a machine for this command; `edgekit benchmark` measures in browsers"
@@ -188,14 +191,14 @@ def find_machine(name: str, offline: bool = False) -> Device:
     return device
 
 
-def find_remote(name: str, offline: bool = False) -> Device:
+def find_remote(name: str, wheels: Path | None = None) -> Device:
     """Like `find_machine`, but UsageError for `local`."""
     if name == LOCAL:
         raise UsageError(f"'{LOCAL}' is this machine", valid="the name of a device over SSH, or ssh://USER@HOST")
-    return find_machine(name, offline)
+    return find_machine(name, wheels)
 
 
-def settings_of(device: Device) -> dict[str, str | bool | None]:
+def settings_of(device: Device) -> dict[str, str | None]:
     """A device's name and settings, with the keys of the file."""
     return {"class" if key == "device_class" else key: value for key, value in asdict(device).items()}
 
@@ -249,7 +252,9 @@ def _device(name: str, table: dict[str, object], path: Path) -> Device:
         raise UsageError(
             f"device '{name}' in '{path}' is not valid: {error}",
             valid="a table with 'url' and the settings that `edgekit devices add` writes",
-            fix="Correct or delete it",
+            fix="Delete `offline`: packages are always copied from this machine, and 'wheels' may name their folder"
+            if "offline" in table
+            else "Correct or delete it",
         ) from error
     _check(device)
     return device
@@ -262,7 +267,7 @@ def _check(device: Device) -> None:
         kind = "a browser"
         others = {
             "device-class": device.device_class, "ssh-config": device.ssh_config, "trust": device.trust,
-            "offline": device.offline,
+            "wheels": device.wheels,
         }  # fmt: skip
     else:
         kind = "a machine over SSH"

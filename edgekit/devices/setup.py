@@ -23,15 +23,15 @@ from edgekit.devices.faults import exit_error, full_disk
 from edgekit.devices.probe_result import ProbeResult, python_of, reason_against, wheel_problem
 from edgekit.devices.scripts import ENVIRONMENT, STORE
 from edgekit.devices.transport import Connection, Done, Request, script_command, watched
-from edgekit.errors import ConnectionCutError, DeviceError, DevicePythonError, DeviceSetupError, as_sentences
+from edgekit.errors import ConnectionCutError, DeviceError, DeviceSetupError
 from edgekit.support import distribution
 from edgekit.support.child_process import run_python
-from edgekit.support.distribution import release
+from edgekit.support.distribution import pip_install, release
 from edgekit.support.files import digest, file_sha256
 
 CHUNK = 1 << 20
 SET_UP_S = 3600
-"""Time limit for the device's pip, which downloads 100 MB and writes them to an SD card."""
+"""Time limit for unpacking the packages of an environment, which are some 100 MB, to an SD card."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def requirements_of(target: str, minimum: str | None, signed: bool = False) -> l
 def ensure_environment(connection: Connection, facts: ProbeResult, target: str, minimum: str | None = None) -> str:
     """Create the environment for a target unless it exists, and return the path of its Python.
 
-    Raises DevicePythonError, DeviceFullError, DeviceSetupError, or the error of a lost connection.
+    Raises DeviceFullError, DeviceSetupError, or the error of a lost connection.
     """
     device = connection.device.name
     reason = reason_against(device, facts) or wheel_problem(target, facts)
@@ -76,29 +76,14 @@ def ensure_environment(connection: Connection, facts: ProbeResult, target: str, 
     used = ["sh", "-c", 'test -e "$1" && touch "$1"', "sh", f"{ready}/edgekit-complete"]
     if connection.run(used, work="the search for an environment").status == 0:
         return f"{ready}/bin/python"
-    offline = connection.device.offline
-    if not python.ensurepip and not offline:
-        raise DevicePythonError(
-            f"{device}: {python.path} has no ensurepip, so it can't create environments",
-            fix="On Debian and Raspberry Pi OS, run `sudo apt install python3-venv` on the device, or use --offline, "
-            "which doesn't need ensurepip",
-        )
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         (Path(folder) / "edgekit.zip").write_bytes(package)
-        if offline:
-            fetch_wheels(device, facts, requirements, Path(folder))
+        fetch_wheels(device, facts, requirements, Path(folder), connection.device.wheels)
         archives = send_files(connection, facts, list(Path(folder).iterdir()))
-    request = {
-        "cache": facts.cache,
-        "key": key,
-        "requirements": requirements,
-        "archives": archives,
-        "offline": offline,
-        "unused": find_runtime(target).unused_files,
-    }
+    request = {"cache": facts.cache, "key": key, "archives": archives, "unused": find_runtime(target).unused_files}
     done = connection.run(script_command(python.path, ENVIRONMENT, request), work="the set-up", limit_s=SET_UP_S)
     if done.status != 0:
-        raise _setup_error(device, facts, target, done.status, done.err)
+        raise exit_error(device, "the set-up", done.status, done.err)
     return f"{ready}/bin/python"
 
 
@@ -138,8 +123,13 @@ def send_files(connection: Connection, facts: ProbeResult, paths: Sequence[Path]
     return hashes
 
 
-def fetch_wheels(device: str, facts: ProbeResult, requirements: Sequence[str], folder: Path) -> None:
-    """Let this machine's pip download wheels for the device's processor, glibc and Python."""
+def fetch_wheels(
+    device: str, facts: ProbeResult, requirements: Sequence[str], folder: Path, wheels: str | None = None
+) -> None:
+    """Let this machine's pip download wheels for the device's processor, glibc and Python, or take them from `wheels`.
+
+    Raises DeviceSetupError.
+    """
     python = release(python_of(device, facts).version, parts=2)
     libc = release(facts.glibc or "", parts=2)[1]
     platforms = [f"manylinux_2_{minor}_{facts.machine}" for minor in range(libc, 16, -1)]
@@ -148,13 +138,18 @@ def fetch_wheels(device: str, facts: ProbeResult, requirements: Sequence[str], f
     arguments += [word for abi in (f"cp{python[0]}{python[1]}", "abi3", "none") for word in ("--abi", abi)]
     for platform in (*platforms, f"manylinux2014_{facts.machine}"):
         arguments += ["--platform", platform]
+    arguments += ["--no-index", "--find-links", wheels] if wheels else []
     done = run_python([*arguments, "--dest", str(folder), *requirements])
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise DeviceSetupError(
-            f"{device}: this machine's pip can't download the packages for {facts.machine}, Python "
-            f"{python[0]}.{python[1]} and glibc {facts.glibc}: {lines[-1] if lines else 'no message'}",
-            fix="Check this machine's network and pip configuration",
+            f"{device}: this machine's pip can't {f'take from {wheels}' if wheels else 'download'} the packages for "
+            f"{facts.machine}, Python {python[0]}.{python[1]} and glibc {facts.glibc}: "
+            f"{lines[-1] if lines else 'no message'}",
+            valid=f"wheels of {', '.join(requirements)} and of their dependencies",
+            fix=f"Run: {pip_install('pip')}"
+            if "No module named pip" in done.stderr
+            else "Check this machine's network and pip configuration, or name a folder of such wheels with --wheels",
         )
 
 
@@ -199,22 +194,6 @@ def _feed(pipe: IO[bytes], paths: Mapping[Path, int], moved: Callable[[], None])
     except BrokenPipeError:
         return False
     return True
-
-
-def _setup_error(device: str, facts: ProbeResult, target: str, status: int, stderr: str) -> DeviceError:
-    title = find_runtime(target).title
-    if "No matching distribution" in stderr or "no matching distributions" in stderr:
-        version = python_of(device, facts).version
-        return DeviceSetupError(
-            f"{device}: pip found no package of {title} for {facts.machine}, Python {version} and glibc {facts.glibc}, "
-            "or the device can't reach its package index",
-            fix="Use --offline, which downloads the packages on this machine, or another --target",
-        )
-    error = exit_error(device, "the set-up", status, stderr)
-    if type(error) is not DeviceError:
-        return error
-    offline = "Use --offline, which downloads the packages on this machine"
-    return DeviceSetupError(error.problem, valid=error.valid, fix=as_sentences(error.fix, offline))
 
 
 REQUIREMENTS = ("numpy>=1.26", "pillow>=10.3", "msgspec>=0.20,<1")

@@ -32,7 +32,7 @@ MAKING = (
     "recipe", "device_class", "scheme", "output",
 )  # fmt: skip
 """The fields that decide how bundles are made."""
-MEASURING = ("devices", "offline", "web_runtime", "web_network", "threads", "warmup", "iterations", "min_speedup")
+MEASURING = ("devices", "wheels", "web_runtime", "web_network", "threads", "warmup", "iterations", "min_speedup")
 """The fields that decide how bundles are timed."""
 
 model_option = partial(kinds.option, "Model")
@@ -197,10 +197,10 @@ class Job:
         default="local",
         flags=("--device",),
     )
-    offline: bool = device_option(
-        kinds.Flag(),
-        "Download the device's packages on this machine and copy them over, for a device without internet access.",
-        value=False,
+    wheels: Path | None = device_option(
+        kinds.Place(metavar="DIR"),
+        "Folder with the packages of the devices' runtimes as wheels, for a machine that reaches no package index.",
+        default="pip downloads them here",
         advanced=True,
     )
     web_runtime: Path | None = device_option(
@@ -345,7 +345,7 @@ class Job:
     @cached_property
     def machines(self) -> tuple[Device, ...]:
         """The devices to measure on; bundles are built for the class of the first."""
-        return tuple(find_device(name, self.offline, self.web_network, self.web_runtime) for name in self.devices) or (
+        return tuple(find_device(name, self.wheels, self.web_network, self.web_runtime) for name in self.devices) or (
             THIS,
         )
 

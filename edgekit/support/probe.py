@@ -230,18 +230,17 @@ def disk(folder: str) -> dict[str, object]:
     return {"cache": folder, "disk_free_bytes": free, "cache_writable": os.access(place, os.W_OK | os.X_OK)}
 
 
-def pythons() -> list[dict[str, object]]:
-    """Path and version of each Python on PATH, and whether it can create environments with pip."""
-    code = "import sys, importlib.util as u; print('%d.%d.%d' % sys.version_info[:3], bool(u.find_spec('ensurepip')))"
+def pythons() -> list[dict[str, str]]:
+    """Path and version of each Python on PATH."""
+    code = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
     interpreters, seen = [], set()
     for name in PYTHONS:
         path = shutil.which(name)
         if not path or os.path.realpath(path) in seen:
             continue
         seen.add(os.path.realpath(path))
-        answer = (output_of(path, "-I", "-c", code) or "").split()
-        if len(answer) == 2:
-            interpreters.append({"path": path, "version": answer[0], "ensurepip": answer[1] == "True"})
+        if version := (output_of(path, "-I", "-c", code) or "").strip():
+            interpreters.append({"path": path, "version": version})
     return interpreters
 
 

@@ -36,7 +36,7 @@ OPTIONS = [
     "--data", "--calibration-data", "--weights", "--target", "--device", "--device-class", "--recipe", "--model-args",
     "--mean", "--std", "--interpolation", "--crop-pct", "--labels", "--num-calibration-samples", "--num-eval-samples",
     "--seed", "--imgsz", "--threads", "--warmup", "--iterations", "--max-drop", "--min-speedup", "--output", "-o",
-    "--offline", "--json", "--quiet", "--dry-run",
+    "--wheels", "--json", "--quiet", "--dry-run",
 ]
 # fmt: on
 

@@ -63,7 +63,7 @@ def boards(
             assert main(["devices", "add", name, "ssh://device", "--ssh-config", str(servers[name].config)]) == 0
             for target in TARGETS[name]:
                 minimum = read_bundle(finished_run / f"{target}-int8").manifest.engine["minimum"]
-                with open_board(servers[name].device(name, offline=True), Reporter(quiet=True)) as board:
+                with open_board(servers[name].device(name), Reporter(quiet=True)) as board:
                     board.environment(target, minimum)
             compile_installed(servers[name], suite)
         yield servers
@@ -84,7 +84,7 @@ def deployed(
     run = shutil.copytree(finished_run, tmp_path_factory.mktemp("deployed") / "run")
     write_vcgencmd(boards[FIRST].root, fake_pmic(Path("/usr/local/bin/answers-$PPID")))
     where = ["--target", FIRST_TARGET, "--device", "local"]
-    few = ["--num-eval-samples", "10", "--iterations", "2", "--warmup", "0", "--offline"]
+    few = ["--num-eval-samples", "10", "--iterations", "2", "--warmup", "0"]
     assert main(["deploy", *job_arguments, *where, "--device", FIRST, *few, "-o", str(run)]) == 0
     return run
 
@@ -136,7 +136,7 @@ def test_finished_bundles_on_a_board(
     board: str, names: list[str], finished_run: Path, boards: dict[str, Emulated]
 ) -> None:
     """`edgekit benchmark` runs the golden samples first, so a row that passed has logits within the tolerance."""
-    options = ["--offline", "--warmup", "0", "--iterations", "2", "--threads", "1", "--json", "--quiet"]
+    options = ["--warmup", "0", "--iterations", "2", "--threads", "1", "--json", "--quiet"]
     bundles = [str(finished_run / name) for name in names]
     rows = run_cli(["benchmark", *bundles, "--device", board, *options])["results"]
     assert [(row["device"]["name"], Path(row["bundle"]).name) for row in rows] == [(board, name) for name in names]

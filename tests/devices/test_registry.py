@@ -79,13 +79,13 @@ def test_an_added_device_is_found_until_it_is_removed(file: Path, tmp_path: Path
 
 
 def test_commands_add_to_the_settings_of_a_saved_device() -> None:
-    add_device(Device("far", "ssh://far", offline=True))
+    add_device(Device("far", "ssh://far", wheels="/wheels"))
     add_device(Device("near", "ssh://near"))
     add_device(Device("phone", "web", web_network="https", web_runtime="/litertjs.tgz"))
     assert find_device("phone").is_browser
-    assert (find_device("far").offline, find_device("near").offline) == (True, False)
-    assert find_device("near", offline=True).offline
-    assert find_device("local", offline=True) == THIS
+    assert (find_device("far").wheels, find_device("near").wheels) == ("/wheels", None)
+    assert find_device("far", Path("others")).wheels == "others"
+    assert find_device("local", Path("others")) == THIS
     assert find_device("phone", web_network="http") == Device(
         "phone", "web", web_network="http", web_runtime="/litertjs.tgz"
     )
@@ -100,7 +100,7 @@ def test_commands_add_to_the_settings_of_a_saved_device() -> None:
     ("device", "option"),
     [
         (Device("phone", "web", "raspberry-pi-5"), "--device-class"),
-        (Device("phone", "web", offline=True), "--offline"),
+        (Device("phone", "web", wheels="/wheels"), "--wheels"),
         (Device("pi", "ssh://pi", web_network="http"), "--web-network"),
         (Device("pi", "ssh://pi", web_runtime="litertjs.tgz"), "--web-runtime"),
     ],
@@ -161,6 +161,13 @@ def test_a_damaged_file_is_refused(text: str, file: Path) -> None:
     file.parent.mkdir()
     file.write_text(text)
     with pytest.raises(UsageError):
+        read_devices()
+
+
+def test_a_setting_of_an_older_version_is_named_with_what_replaces_it(file: Path) -> None:
+    file.parent.mkdir()
+    file.write_text("[pi]\nurl = 'ssh://pi'\noffline = true\n")
+    with refuses(UsageError, "'pi'", "Delete `offline`", "'wheels'"):
         read_devices()
 
 

@@ -17,7 +17,7 @@ from edgekit.devices import remote
 from edgekit.devices.registry import Device
 from edgekit.devices.remote import measure_on_device, open_board
 from edgekit.devices.setup import ensure_environment
-from edgekit.errors import CompileError, DeviceMemoryError, DevicePythonError, DeviceSetupError, UnreachableError
+from edgekit.errors import CompileError, DeviceMemoryError, DeviceSetupError, UnreachableError
 from edgekit.measure.measure_bundles import BuiltBundles
 from edgekit.measure.settings import Timing
 from edgekit.report import load_report
@@ -209,8 +209,4 @@ def test_refused_before_anything_starts(lent_board: Server, pair: list[Path]) ->
             opened.measure(bundles, TIMING)
         opened.facts = replace(facts, machine="armv7l")
         with refuses(DeviceSetupError, "onnx", "armv7l"):
-            opened.measure(bundles, TIMING)
-        shutil.rmtree(lent_board.cache / "environments")
-        opened.facts = replace(facts, pythons=(replace(facts.pythons[0], ensurepip=False),))
-        with refuses(DevicePythonError, "sudo apt install python3-venv"):
             opened.measure(bundles, TIMING)

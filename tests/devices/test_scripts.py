@@ -162,9 +162,8 @@ def test_wheels_are_unpacked_without_what_no_model_needs(tmp_path: Path) -> None
         for name in members:
             archive.writestr(name, name)
     unused = RUNTIMES["tflite"].unused_files
-    request = {"archives": ["digest"], "requirements": [], "offline": True, "unused": unused}
     place = tmp_path / "environment"
-    environment.install(place, place / "bin" / "python", tmp_path, request)
+    environment.install(place, tmp_path, {"archives": ["digest"], "unused": unused})
     (packages,) = place.glob("lib/python3*/site-packages")
     files = {path.relative_to(packages).as_posix(): path.read_text() for path in packages.rglob("*") if path.is_file()}
     expected = {name for name, where in members.items() if where}
@@ -186,8 +185,7 @@ def test_packages_are_on_the_disk_before_an_environment_counts_as_complete(
         synced.append((len(list(place.rglob("kernels.so"))), (place / environment.COMPLETE).exists()))
 
     monkeypatch.setattr(os, "sync", sync)
-    request = {"key": "key", "archives": ["digest"], "requirements": [], "offline": True, "unused": []}
-    assert environment.make(tmp_path, request)["made"]
+    assert environment.make(tmp_path, {"key": "key", "archives": ["digest"], "unused": []})["made"]
     assert synced == [(1, False)]
     assert (place / environment.COMPLETE).exists()
 

@@ -21,7 +21,7 @@ from edgekit.devices.probe_result import probe
 from edgekit.devices.remote import open_board
 from edgekit.devices.setup import REQUIREMENTS, own_package
 from edgekit.devices.transport import connect
-from edgekit.errors import ConnectionCutError, DeviceError, DeviceFullError, FrozenError
+from edgekit.errors import ConnectionCutError, DeviceError, DeviceFullError, DeviceSetupError, FrozenError
 from edgekit.measure.settings import Timing
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.files import file_sha256
@@ -106,19 +106,43 @@ def test_clean(lent_board: Server, capfd: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("offline", [True, False])
-def test_set_up_offline_and_with_the_device_s_pip(lent_board: Server, pair: list[Path], offline: bool) -> None:
+def test_packages_come_from_this_machine(
+    lent_board: Server, pair: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it has them in a folder, it needs no package index."""
     shutil.rmtree(lent_board.cache)
-    with open_board(lent_board.device(offline=offline), Reporter(quiet=True)) as opened:
-        if offline:
-            bare = replace(opened.facts.pythons[0], ensurepip=False)
-            opened.facts = replace(opened.facts, pythons=(bare,))
-        (row,) = opened.measure({"int8": read_bundle(pair[1])}, Timing(threads=1, warmup=1, iterations=5))
+    bundle = read_bundle(pair[1])
+    with connect(lent_board.device()) as connection:
+        requirements = setup.requirements_of("onnx", bundle.manifest.engine["minimum"])
+        setup.fetch_wheels("board", probe(connection), requirements, tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with open_board(lent_board.device(wheels=str(tmp_path)), Reporter(quiet=True)) as opened:
+        (row,) = opened.measure({"int8": bundle}, Timing(threads=1, warmup=1, iterations=5))
     assert row.latency_ms is not None
     assert row.latency_ms.count == 5
     (python,) = lent_board.cache.glob("environments/*/bin/python")
     code = "import importlib.util as u, sys; sys.exit(any(map(u.find_spec, ('torch', 'typer', 'rich', 'pip'))))"
     assert subprocess.run([python, "-I", "-c", code], check=False).returncode == 0
+
+
+def test_a_machine_without_an_index_takes_wheels_from_a_folder(
+    board: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheels, taken = tmp_path / "wheels", tmp_path / "taken"
+    for place in (wheels, taken):
+        place.mkdir()
+    with zipfile.ZipFile(wheels / "small-1.0-py3-none-any.whl", "w") as archive:
+        archive.writestr("small-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: small\nVersion: 1.0\n")
+        archive.writestr("small-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with connect(board.device()) as connection:
+        facts = probe(connection)
+        setup.fetch_wheels("board", facts, ["small>=1"], taken, str(wheels))
+        assert [path.name for path in taken.iterdir()] == ["small-1.0-py3-none-any.whl"]
+        with refuses(DeviceSetupError, "No matching distribution found for numpy", "--wheels") as caught:
+            setup.ensure_environment(connection, facts, "onnx")
+        assert "onnxruntime" in caught.value.valid
+    assert not board.cache.exists(), "nothing is copied before all packages are here"
 
 
 def test_requirements_are_those_of_the_package() -> None:

@@ -88,7 +88,7 @@ def test_values_as_text_and_from_python(name: str, stated: object, value: object
         ("seed", True, "a whole number from 0"),
         ("threads", 1.5, "a whole number from 1 to 1024"),
         ("max_drop", float("nan"), "a number from 0 to 100"),
-        ("offline", "yes", "true or false"),
+        ("force", "yes", "true or false"),
         ("targets", 3, "a name, or a list of names"),
         ("scheme", "w4", "w8a8 or w8"),
         ("weights", 3, "a text"),

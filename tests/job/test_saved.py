@@ -57,7 +57,7 @@ def all_stated(tmp_path: Path, photos: Path, finished_run: Path) -> dict[str, An
         "check_stability": True,
         "force": True,
         "devices": ["local", "web"],
-        "offline": True,
+        "wheels": tmp_path,
         "web_runtime": tmp_path / "labels.txt",
         "web_network": "https",
         "threads": 2,

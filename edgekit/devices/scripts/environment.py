@@ -1,19 +1,17 @@
 """Creates a virtual environment on a device, unless it exists already.
 
-The argument is a JSON request: {"cache", "key", "requirements", "archives": [SHA256], "offline", "unused"}.
+The argument is a JSON request: {"cache", "key", "archives": [SHA256], "unused"}.
 The answer is {"python": PATH, "made": BOOL}. The environment is CACHE/environments/KEY. A file in it that is written
 last, after everything else is on the disk, marks it as complete, and is touched at each use. Creating an environment
 deletes the others that are neither among the 6 used last nor were used within the last hour. The script unpacks the
-archives, which are in CACHE/files: edgekit's package and, offline, all wheels, so that the environment needs neither
-pip nor an index. Otherwise pip installs the requirements, and is removed afterwards. At the end the script removes the
-files in site-packages that match a glob pattern in "unused". The request {"cache", "clean": true} deletes the cache
-folder, and its answer is {"removed": BOOL}.
+archives, which are in CACHE/files: edgekit's package and all wheels, so that a device needs neither pip nor an index.
+At the end the script removes the files in site-packages that match a glob pattern in "unused". The request {"cache",
+"clean": true} deletes the cache folder, and its answer is {"removed": BOOL}.
 """
 
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 import venv
@@ -39,7 +37,7 @@ def make(cache: Path, request: "dict[str, object]") -> "dict[str, object]":
             return {"python": str(python), "made": False}
         shutil.rmtree(place, ignore_errors=True)
         try:
-            install(place, python, cache, request)
+            install(place, cache, request)
             os.sync()  # a power failure must not leave the mark without the packages
             (place / COMPLETE).touch()
         except BaseException:
@@ -63,12 +61,10 @@ def drop_old(environments: Path) -> None:
             (environments / f"{place.name}.lock").unlink(missing_ok=True)
 
 
-def install(place: Path, python: Path, cache: Path, request: "dict[str, object]") -> None:
+def install(place: Path, cache: Path, request: "dict[str, object]") -> None:
     """Create the environment, and fill it."""
-    venv.create(place, with_pip=not request["offline"], symlinks=True)
+    venv.create(place, symlinks=True)
     (packages,) = place.glob("lib/python3*/site-packages")
-    if not request["offline"]:
-        install_with_pip(python, list(request["requirements"]))  # type: ignore[call-overload]
     for archive in list(request["archives"]):  # type: ignore[call-overload]
         unpack(cache / "files" / archive, packages)
     for pattern in list(request["unused"]):  # type: ignore[call-overload]
@@ -89,22 +85,6 @@ def unpack(path: Path, packages: Path) -> None:
                 if scheme not in ("purelib", "platlib") or not member.filename:
                     continue
             archive.extract(member, packages)
-
-
-def install_with_pip(python: Path, requirements: "list[str]") -> None:
-    """Install the requirements from the package index; exits with pip's status if that fails."""
-    pip = [str(python), "-I", "-m", "pip"]
-    command = [*pip, "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-cache-dir"]
-    # Python compiles each module when it is first imported. Compiling all takes minutes on a slow board, and 30 MB.
-    run([*command, "--only-binary=:all:", "--no-compile", *requirements])
-    run([*pip, "uninstall", "--quiet", "--yes", "pip"])
-
-
-def run(command: "list[str]") -> None:
-    """Run a command with its output on stderr; exits with its status if it fails."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno())
-    if done.returncode != 0:
-        raise SystemExit(done.returncode if done.returncode > 0 else 128 - done.returncode)
 
 
 if __name__ == "__main__":
