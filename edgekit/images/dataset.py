@@ -1,6 +1,7 @@
 """Labelled images: a set in any layout, whose labels have become outputs of a model, and its crops for one network."""
 
 import os
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -57,6 +58,10 @@ class Sample:
     labels: tuple[int, ...] = ()
     """Indices of all its classes, sorted, in a set with several labels; empty in others."""
 
+    def in_order(self, names: Sequence[str]) -> "Sample":
+        """The image, of one class or of none, in a set whose classes have this order."""
+        return replace(self, label=names.index(self.class_name)) if self.class_name in names else self
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -71,6 +76,8 @@ class Dataset:
     """The outputs for which the classes are taken, in words, if only the order of the classes tells."""
     class_names: tuple[str, ...] = ()
     """Names of the classes by index: the set's, and the model's where the set has no image of a class."""
+    natural_order: tuple[str, ...] = ()
+    """Names of the classes as timm numbers folders, if their alphabetical order is only assumed and is another one."""
     origin: str | None = None
     """The set of which this is a split and why this split was chosen, in words; None for a whole set."""
     labelling: Labelling = "one"
@@ -95,6 +102,11 @@ class Dataset:
         several = self.labelling == "several"
         classes = {label for sample in samples for label in (sample.labels if several else (sample.label,))}
         return classes - {UNLABELLED}
+
+    def in_order(self, names: Sequence[str]) -> "Dataset":
+        """The set with its classes, which an image has one of, as outputs in another order."""
+        samples = tuple(sample.in_order(names) for sample in self.samples)
+        return replace(self, samples=samples, class_names=tuple(names))
 
     def read(self, sample: Sample) -> bytes:
         """Bytes of the sample's file. Raises ImageError with the names of the data set and the sample."""
@@ -204,8 +216,12 @@ class _ListedSet:
             index: _class_name(label, classes) for label, index in indices.items() if label not in (index, str(index))
         }
         names = known if by_order else tuple(named.get(index, name) for index, name in enumerate(self._labels))
-        assumption = _assumption(replace(images, path=self.training.path)) if by_order else None
-        return replace(self._dataset(part, _samples(part, indices, names), names), assumption=assumption)
+        dataset = self._dataset(part, _samples(part, indices, names), names)
+        if not by_order:
+            return dataset
+        natural = () if images.numbered else tuple(sorted(names, key=_natural))
+        assumption = _assumption(replace(images, path=self.training.path))
+        return replace(dataset, assumption=assumption, natural_order=() if natural == names else natural)
 
     def _dataset(self, part: Part, samples: Iterable[Sample], names: Sequence[str]) -> Dataset:
         return Dataset(
@@ -226,6 +242,11 @@ def _labels_of(part: Part) -> frozenset[Label]:
 def _in_order(label: Label) -> tuple[bool, Label]:
     """The key that sorts indices before texts."""
     return isinstance(label, str), label
+
+
+def _natural(name: str) -> list[str | int]:
+    """The key that sorts numbers in names by their value, and the rest whatever its case."""
+    return [int(text) if place % 2 else text for place, text in enumerate(re.split(r"(\d+)", name.lower()))]
 
 
 def _samples(part: Part, indices: Mapping[Label, int], names: Sequence[str]) -> Iterator[Sample]:

@@ -73,6 +73,10 @@ class Selection:
     def samples(self) -> tuple[Sample, ...]:
         return tuple(image.sample for image in self.images)
 
+    def in_order(self, names: Sequence[str]) -> "Selection":
+        """The images, each of one class or of none, of a set whose classes have this order."""
+        return replace(self, images=tuple(replace(each, sample=each.sample.in_order(names)) for each in self.images))
+
     @cached_property
     def hashes(self) -> tuple[str, ...]:
         """SHA-256 of each image's file."""

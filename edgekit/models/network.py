@@ -105,6 +105,8 @@ class Network:
     """Name of that file, if it is not the one in `weights`."""
     labels_doubt: str | None = None
     """Reason why class names in the network's own file are ignored, as a sentence for the user."""
+    class_order: str | None = None
+    """Order of the images' classes that its answers showed to be that of its outputs; None if names tell it."""
     notes: tuple[Note, ...] = ()
     """What was inferred from the network's files."""
     has_classifier: bool = True

@@ -16,6 +16,7 @@ from edgekit.measure.measurement_store import MeasurementStore
 from edgekit.measure.settings import Timing
 from edgekit.measure.tasks.own_metric import OwnMetric
 from edgekit.pipeline.builder import builder_of
+from edgekit.pipeline.class_order import with_order
 from edgekit.pipeline.improvement import Improve, Improvement, restore
 from edgekit.pipeline.loading import load_job, settings_of
 from edgekit.pipeline.measuring import Bench, fingerprints, judge_all, reference_for
@@ -56,6 +57,10 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
         refused.warn(reporter)
         with open_run(job.folder) as run, run.workspace("images") as workspace:
             run.keep_job(kept(job))
+            evaluation = None
+            if images.dataset.assumption:
+                evaluation = crop_images(spec.network, spec.task, images, workspace, run, reporter)
+                spec, images, evaluation = with_order(spec, images, evaluation, reporter)
             spec = with_thresholds(spec, run, reporter)
             improvement = Improvement(spec.recipe)
             if improve and "int8" in job.precisions:
@@ -67,7 +72,7 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
                 calibration = run.path / "calibration.json"
                 write_list(calibration, spec.calibration, spec.recipe, job.seed)
                 finish_building = builder.start(job.targets, run.path, job.precisions, refused.reasons)
-                evaluation = crop_images(spec.network, spec.task, images, workspace, run, reporter)
+                evaluation = evaluation or crop_images(spec.network, spec.task, images, workspace, run, reporter)
                 built = finish_building()
                 reference = reference_for(spec.network, evaluation, reporter)
                 store = MeasurementStore(run, evaluation, job.timing, fingerprints(built))

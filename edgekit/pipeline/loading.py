@@ -122,6 +122,8 @@ def load_job(
     say_why(job.task, task, network, datasets.evaluation, reporter)
     if task.outputs_are_classes:
         network = settle_classes(network, model, datasets.evaluation, reporter)
+        if datasets.evaluation.natural_order and not evaluates:
+            reporter.warn("timm numbers these classes in natural order; if it trained the network, use `--labels FILE`")
     images = choose_images(datasets, recipe, choice, reporter, evaluates)
     warn_of_images(images, len(datasets.calibration.class_names), reporter)
     check_import(network, datasets.calibration, images.calibration, reporter)

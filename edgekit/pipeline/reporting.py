@@ -97,6 +97,7 @@ def describe_model(network: Network, task: Task, macs: int) -> document.Model:
         license=network.license_note,
         preprocessing=document.PreprocessingFacts(**asdict(network.preprocessing)),
         task=task.name,
+        class_order=network.class_order,
     )
 
 

@@ -168,6 +168,8 @@ class Provenance:
     """`Selection.sha256` of the calibration images; None for a float bundle."""
     calibration_images: tuple[str, ...] = ()
     """`short_hashes` of the calibration images, with which `edgekit evaluate` recognizes them."""
+    class_order: str | None = None
+    """`Network.class_order`."""
     temperature: float | None = None
     """Temperature by which the outputs were divided in the last layer; None for none."""
 
@@ -190,6 +192,7 @@ def provenance_of(request: BundleRequest, rewrites: Sequence[str]) -> Provenance
         weight_rounding=recipe.weight_rounding,
         calibration_sha256=request.calibration_sha256 or None,
         calibration_images=short_hashes(request.calibration_images),
+        class_order=network.class_order,
     )
 
 

@@ -160,7 +160,12 @@ def _low(row: Row) -> str:
 def caption(report: Report) -> str:
     """How the figures of the table were measured."""
     loss = f" Loss: against {report.reference.engine}, {report.evaluation.count:,} images."
-    return f"Latency: {sentences.timing_words(report.results)}.{loss if report.model.accuracy_meaningful else ''}"
+    order = (
+        f" Classes: in {name} order, which fits the network's answers." if (name := report.model.class_order) else ""
+    )
+    return (
+        f"Latency: {sentences.timing_words(report.results)}.{loss if report.model.accuracy_meaningful else ''}{order}"
+    )
 
 
 def all_remarks(report: Report) -> list[tuple[Row, str]]:

@@ -57,6 +57,9 @@ class Model:
     """Number of outputs: of classes, or of values of a vector."""
     task: str = "single-label"
     """Meaning of the outputs: "single-label", "multi-label" or "embedding"."""
+    class_order: str | None = None
+    """Order of the images' classes, "alphabetical" or "natural", in which the float network is clearly better; null
+    where names tell the order, where the two are the same, and in reports of an edgekit without it."""
     accuracy_meaningful: bool
     """Whether accuracies mean anything; false for random weights."""
     license: str | None = None

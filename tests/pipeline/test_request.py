@@ -41,6 +41,7 @@ PROVENANCE = {
     "classes": "the graph has them",
     "license_note": "it follows from the name",
     "reference": "the network was compared with it before",
+    "class_order": "`labels` have it",
     "labels_origin": "`labels` are what it says",
     "labels_file": "`labels` are what it says",
     "labels_doubt": "it is for people",
