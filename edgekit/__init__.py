@@ -4,14 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgekit.api import Run, benchmark, compare, deploy, evaluate, push, quantize, tune
+    from edgekit.api import Run, benchmark, compare, deploy, evaluate, push, quantize
     from edgekit.runtime import LiveSession, Session, follow, load
 
-_API = ("Run", "benchmark", "compare", "deploy", "evaluate", "push", "quantize", "tune")
+_API = ("Run", "benchmark", "compare", "deploy", "evaluate", "push", "quantize")
 _SDK = ("LiveSession", "Session", "follow", "load")
 __all__ = [
     "LiveSession", "Run", "Session", "__version__", "benchmark", "compare", "deploy", "evaluate", "follow", "load",
-    "push", "quantize", "tune",
+    "push", "quantize",
 ]  # fmt: skip
 
 __version__ = "0.1.0"

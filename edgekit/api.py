@@ -141,8 +141,7 @@ def _running(quiet: bool, builds: bool = True) -> Iterator[Reporter]:
     with redirect_stdout(sys.__stderr__):
         if builds:
             with loading(reporter), silent():
-                import edgekit.tuning.improvements
-                import edgekit.tuning.search  # noqa: F401  # which import the rest
+                import edgekit.tuning.improvements  # noqa: F401  # which imports the rest
         yield reporter
 
 
@@ -182,41 +181,6 @@ def deploy(
         from edgekit.tuning.improvements import improvements_of
 
         return Run(job.folder, run_job(job, reporter, improvements_of if job.repair else None))
-
-
-@_takes(*declarations())
-def tune(
-    model: Any,
-    data: Any = None,
-    *,
-    transform: Any = None,
-    name: str | None = None,
-    trials: int | None = None,
-    budget_minutes: float | None = None,
-    num_tuning_samples: int | None = None,
-    quiet: bool = False,
-    **options: Any,
-) -> Run:
-    """Search for the fastest recipe that stays within `max_drop`, as `edgekit tune` does. Returns the `Run`.
-
-    Args:
-        model: As for `deploy`.
-        data: As for `deploy`.
-        transform: As for `deploy`.
-        name: As for `deploy`.
-        trials: Number of recipes to try for each runtime; None for all.
-        budget_minutes: Minutes after which no further trial starts; None for no limit.
-        num_tuning_samples: Number of images to search on; None for half of those that calibration leaves.
-        quiet: Show no progress.
-        options: Fields of the job.
-    """
-    job = replace(_job(model, data, transform, name, options), verb="tune")
-    job.check()
-    with _running(quiet) as reporter:
-        from edgekit.tuning.search import Search
-        from edgekit.tuning.search import tune as search_recipe
-
-        return Run(job.folder, search_recipe(job, Search(trials, budget_minutes, num_tuning_samples), reporter))
 
 
 @_takes(*MAKING)

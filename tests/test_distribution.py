@@ -95,7 +95,7 @@ NAME = "edgekit"
         "pip --python .venv/bin/python install {}",
         "uv add {}",
         '[sys.executable, "-m", "pip", "install", "--quiet", "{}"]',
-        'tune = ["{}[build]", "tomlkit>=0.13"]',
+        'build = ["{}[onnx]", "nncf>=3"]',
         "{}==0.1.0",
     ],
 )

@@ -25,7 +25,6 @@ EXTRAS = {
     "cli",
     "build",
     "scale",
-    "tune",
     "trust",
     "open-clip",
     "transformers",

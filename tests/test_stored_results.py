@@ -35,14 +35,13 @@ from edgekit.support.files import Inputs
 from edgekit.support.progress import Reporter, no_step
 from edgekit.support.run_folder import RunFolder, open_run
 from edgekit.tuning import sensitivity as analysis
-from edgekit.tuning.plan import SearchLoop
 from edgekit.tuning.sensitivity import SensitivityInputs
 from edgekit.tuning.study import Candidate, StudyInputs, StudyStore
 from tests.helpers.changes import changes
 from tests.helpers.measurements import device, measurement
-from tests.helpers.searches import sensitivity
+from tests.helpers.sensitivities import sensitivity
 from tests.helpers.tiny import MakeBundle, tiny_labels
-from tests.helpers.trials import FakeBench, measured
+from tests.helpers.trials import LayersLoop, measured
 
 QUIET = Reporter(quiet=True)
 VERSIONS = {"edgekit": "0.1", "torch": "2.12"}
@@ -220,9 +219,9 @@ def make_study(place: Place, inputs: Any) -> None:
         place.made()
         return measured(candidate)
 
-    bench = FakeBench(measure)
-    loop = SearchLoop(StudyStore(place.run, "onnx", inputs, "study"), QUIET, Gates(), bench, limit=1)
-    assert [trial.state for trial in loop.search(load_recipe("convnextv2"), bench.layers)] == ["complete"]
+    store = StudyStore(place.run, "onnx", inputs, "study")
+    (trial,) = LayersLoop.of(store, measure, candidates=[Candidate()]).trials
+    assert trial.measured
 
 
 def make_thresholds(place: Place, inputs: Any) -> None:

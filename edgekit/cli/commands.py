@@ -9,9 +9,9 @@ from edgekit.cli import (  # noqa: F401
     field,
     plan,
     report,
+    sensitivity,
     soup,
     steps,
-    tune,
     view,
 )  # fmt: skip
 from edgekit.cli.app import app, run

@@ -31,7 +31,7 @@ CONTINUED = " \\"
 
 
 def after_job(report: "Report", folder: Path) -> Iterator[NextStep]:
-    """The next commands after `edgekit deploy`, `demo` or `tune`: for the bundle to ship, and for what failed."""
+    """The next commands after `edgekit deploy` or `demo`: for the bundle to ship, and for what failed."""
     left = None
     unsure = rows_whose_gate(report.results, "max-drop", "inconclusive")
     if unsure and keeps_job(folder) and (job := continued(folder, {})).num_eval_samples:
@@ -44,8 +44,9 @@ def after_sensitivity(analysis: "Sensitivity", folder: Path) -> Iterator[NextSte
     """The next command after `edgekit sensitivity`, for the runtimes whose loss is too large."""
     flagged = [part for part in analysis.targets if part.verdict != "pass"]
     if flagged and keeps_job(folder):
-        words = (COMMAND, "tune", str(folder), *target_option(flagged))
-        yield NextStep("search for a recipe that loses less", words)
+        bound = ("--max-drop", f"{analysis.max_drop_points:g}") if "--max-drop" in analysis.command else ()
+        words = (COMMAND, "deploy", str(folder), *bound, *target_option(flagged))
+        yield NextStep("keep such layers in float where int8 stays faster", words)
 
 
 def after_benchmark(rows: Sequence["Row"]) -> Iterator[NextStep]:
@@ -66,9 +67,8 @@ def after_evaluate(
     for run in dict.fromkeys(bundle.parent for bundle in lossy):
         targets = ",".join(bundle.name.rpartition("-")[0] for bundle in lossy if bundle.parent == run)
         if keeps_job(run):
-            words = (str(run), *bound, "--target", targets)
-            yield NextStep("see which layers lose the accuracy", (COMMAND, "sensitivity", *words))
-            yield NextStep("search for a better recipe", (COMMAND, "tune", *words))
+            words = (COMMAND, "sensitivity", str(run), *bound, "--target", targets)
+            yield NextStep("see which layers lose the accuracy", words)
         else:
             yield NextStep(f"Deploy the model again: {run} does not say how these bundles were made.")
     if unsure := rows_whose_gate(rows, "max-drop", "inconclusive"):

@@ -4,7 +4,7 @@ COMMANDS = "Commands"
 MORE = "More"
 
 COMMAND_ORDER = (
-    "demo", "deploy", "benchmark", "inspect", "tune", "doctor",
+    "demo", "deploy", "benchmark", "inspect", "doctor",
     "quantize", "compile", "evaluate", "classify", "report", "sensitivity", "compare", "plan", "soup", "sign",
     "verify", "devices", "push", "rollback",
 )  # fmt: skip
@@ -13,13 +13,12 @@ COMMAND_ORDER = (
 MODEL = "Model"
 IMAGES = "Images"
 BUNDLES = "Bundles"
-SEARCH = "Search"
 DEVICE = "Device"
 MEASUREMENT = "Measurement"
 GATES = "Gates"
 OUTPUT = "Output"
 
-OPTION_PANELS = (MODEL, IMAGES, BUNDLES, SEARCH, DEVICE, MEASUREMENT, GATES, OUTPUT)
+OPTION_PANELS = (MODEL, IMAGES, BUNDLES, DEVICE, MEASUREMENT, GATES, OUTPUT)
 """The panels of options, in the order in which `--help` shows them."""
 
 REQUIRED = "required"

@@ -159,7 +159,7 @@ class Recipe:
         """This recipe with only the tables of the runtimes that can share one calibration with a target.
 
         They are without `float_layers` of their own: the calibration covers these layers too, and stays the same when a
-        repair or a search keeps other layers of one runtime in float. None if there is no other runtime, or if a
+        repair keeps other layers of one runtime in float. None if there is no other runtime, or if a
         setting makes NNCF change the graph.
         """
         if self.scheme != "w8a8" or self.bias_correction != "none" or self.smooth_quant:

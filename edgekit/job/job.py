@@ -276,8 +276,6 @@ class Job:
     """The values that were stated, from which the same job can be stated again."""
     verb: str = field(default="deploy", compare=False)
     """The command that runs the job."""
-    more: tuple[str, ...] = field(default=(), compare=False)
-    """Arguments of that command that state no field of the job."""
 
     @classmethod
     def of(cls, model: Any, stated: Stated, label: Callable[[str], str] | None = None) -> "Job":
@@ -369,7 +367,7 @@ class Job:
     @property
     def command(self) -> tuple[str, ...]:
         """The command that runs this job, without the name of the program."""
-        return (self.verb, *self.arguments, *self.more)
+        return (self.verb, *self.arguments)
 
 
 def values_of(stated: Stated, label: Callable[[str], str] | None = None) -> dict[str, Any]:

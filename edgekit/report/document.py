@@ -8,7 +8,6 @@ from msgspec import Meta
 from edgekit.report.device import DeviceFacts
 from edgekit.report.figure import Count, Fraction, Interval
 from edgekit.report.measurement import TOP1, Score
-from edgekit.report.recipe_search import SearchSummary
 from edgekit.report.row import Row
 from edgekit.report.sensitivity_document import Sensitivity
 
@@ -258,8 +257,6 @@ class Report:
     """One row for each bundle on each device."""
     recommendation: Recommendation
     """Bundle to ship to each device."""
-    tuning: SearchSummary | None = None
-    """Recipes that `edgekit tune` tried before it made these bundles; null for other commands."""
     sensitivity: Sensitivity | None = None
     """Result of `edgekit sensitivity` in the same run folder; null where it was not run."""
 

@@ -18,7 +18,6 @@ from edgekit.report.next_steps import RUN, steps_in_report
 from edgekit.report.pictures import draw, draw_heat, draw_spread, timings
 from edgekit.report.plot import Picture
 from edgekit.report.provenance import origin, provenance
-from edgekit.report.recipe_search import draw_tuning, lines
 from edgekit.report.row import Row
 from edgekit.report.sensitivity_document import draw_sensitivity, sentences_of
 from edgekit.support.libraries import import_needed
@@ -206,8 +205,6 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] = MappingProxyTy
         thumbnails={name: base64.b64encode(jpeg).decode() for name, jpeg in thumbnails.items()},
         sensitivity=draw_sensitivity(report.sensitivity) if report.sensitivity and report.sensitivity.targets else None,
         sensitivity_sentences=sentences_of,
-        tuning=draw_tuning(report.tuning) if report.tuning else None,
-        tuning_sentences=lines,
         details=lambda row: details(report, row),
         verdict=verdict_word,
         style=lambda row: "inconclusive" if verdict_word(row) == UNCONFIRMED_WORD else row.verdict,

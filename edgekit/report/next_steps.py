@@ -34,12 +34,12 @@ def steps_in_report(report: Report) -> list[NextStep]:
 def steps_after_run(
     report: Report, folder: Path, keeps_job: bool = True, images_left: int | None = None
 ) -> Iterator[NextStep]:
-    """The next steps after `edgekit deploy`, `demo` or `tune`: for the bundle to ship, and for what failed.
+    """The next steps after `edgekit deploy` or `demo`: for the bundle to ship, and for what failed.
 
     A folder that keeps its job is the model of the next commands. `images_left` is the number of images that the run
     could be evaluated on, or None if nothing is known of them.
     """
-    rows, of_run = report.results, keeps_job and report.command[:1] != ("tune",)
+    rows = report.results
     if bundle := report.recommendation.bundle:
         words = (COMMAND, "classify", str(folder / bundle), "IMAGE")
         if report.model.task == "embedding":
@@ -49,15 +49,15 @@ def steps_after_run(
     if report.reference.near_chance:
         yield NextStep("Settle what the warning says, and run the same command again.")
         return
-    if not bundle and of_run and any(row.device.emulated for row in rows):
+    if not bundle and keeps_job and any(row.device.emulated for row in rows):
         yield NextStep("measure on a real device", (COMMAND, "deploy", str(folder), "--device", "NAME"))
     if report.calibration.unlike_evaluation and rows_whose_gate(rows, "max-drop", "fail"):
         yield NextStep(
             "Calibrate on images like those that you evaluate on: name their folder with --calibration-data."
         )
-    yield from _better_recipes(rows, folder, of_run)
+    yield from _better_int8(rows, folder, keeps_job)
     if unsure := rows_whose_gate(rows, "max-drop", "inconclusive"):
-        yield more_images(unsure, report.evaluation.count, images_left, folder if of_run else None)
+        yield more_images(unsure, report.evaluation.count, images_left, folder if keeps_job else None)
     if disturbed := rows_whose_gate(rows, "steady-timing", "inconclusive"):
         names = dict.fromkeys(f"{row.target}-{precision}" for row in disturbed for precision in ("float", "int8"))
         bundles = [str(folder / name) for name in names]
@@ -65,19 +65,15 @@ def steps_after_run(
     yield from after_failures(rows)
 
 
-def _better_recipes(rows: Sequence[Row], folder: Path, of_run: bool) -> Iterator[NextStep]:
+def _better_int8(rows: Sequence[Row], folder: Path, keeps_job: bool) -> Iterator[NextStep]:
     """The next commands for INT8 bundles that lose too much accuracy or gain too little speed."""
     inaccurate, slow = (rows_whose_gate(rows, name, "fail") for name in ("max-drop", "min-speedup"))
-    if inaccurate and of_run:
+    if inaccurate and keeps_job:
         words = (COMMAND, "sensitivity", str(folder), *target_option(inaccurate))
         yield NextStep(f"see which layers of {_names(inaccurate)} lose the accuracy", words)
     if slow:
         name = slow[0].name
         yield NextStep(f"see which layers of {name} run in float", (COMMAND, "inspect", str(folder / name)))
-    wrong = [*inaccurate, *(row for row in slow if row not in inaccurate)]
-    if wrong and of_run:
-        words = (COMMAND, "tune", str(folder), *target_option(wrong))
-        yield NextStep(f"search for a better recipe for {_names(wrong)}", words)
 
 
 def more_images(unsure: Sequence[Any], images: int, left: int | None, run: Path | None) -> NextStep:

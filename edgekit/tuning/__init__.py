@@ -1,1 +1,1 @@
-"""Measure what a recipe costs and find a better one: simulation, sensitivity of layers, and the search for a recipe."""
+"""Find the layers that INT8 harms or slows down: simulation, sensitivity, placement by profile, and repair."""

@@ -31,14 +31,11 @@ from edgekit.measure.tasks import Answers, Task
 from edgekit.measure.tasks.single_label import SingleLabel
 from edgekit.pipeline.graph_to_compile import GraphToCompile
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.job_images import JobImages
 from edgekit.report.measurement import Accuracy
 from edgekit.report.sensitivity_document import Simulated, order_of
 from edgekit.support.progress import Step, no_step
-from edgekit.tuning.layer_costs import LayerCosts, LayerTimes
+from edgekit.tuning.layer_costs import LayerTimes
 
-ORDERING_IMAGES = 16
-"""Number of tuning images on which a search measures the noise of each layer."""
 RANKING_IMAGES = 32
 """Largest number of calibration images on which a repair simulates each layer alone."""
 NOISE_IMAGES = 64
@@ -250,21 +247,6 @@ def layer_macs(graphs: JobGraphs) -> dict[str, int]:
     for _, layer in layers(graphs.simplified):
         macs[layer.name] += layer.macs
     return macs
-
-
-def order_layers(
-    graphs: JobGraphs, target: str, images: JobImages, costs_of: Callable[[GraphToCompile], LayerCosts | None]
-) -> list[str]:
-    """The layers of the job's INT8 bundle for a target, those first that add the most noise for what they save.
-
-    They save time by the costs, or multiply-accumulates where there are no times.
-    """
-    samples, preprocessing = images.evaluation.samples[:ORDERING_IMAGES], graphs.spec.network.preprocessing
-    crops = crop_samples(images.dataset, samples, preprocessing)
-    to_compile = graphs.graph_to_compile(target, "int8")
-    noise = simulate(graphs, to_compile, crops).alone()
-    costs = costs_of(to_compile)
-    return costs.order(noise) if costs else order_of(noise, layer_macs(graphs), 1.0)
 
 
 def rank_layers(graphs: JobGraphs, target: str, times: LayerTimes | None = None) -> tuple[tuple[str, ...], ...]:

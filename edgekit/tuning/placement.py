@@ -73,7 +73,7 @@ class PlacementLoop(BundleLoop):
         names = tuple(layer.name for layer in study.steps[len(study.trials) - 1])
         return Candidate((*self.choose(study, self.gates).candidate.float_layers, *names))
 
-    def make(self, study: Study, candidate: Candidate) -> tuple[Bundle, Measurement]:
+    def make(self, study: Study, candidate: Candidate) -> Measurement:
         """Build the bundle, and time it in turns with the one that was chosen so far.
 
         There is no speedup if the latency of one of them drifted: its interval would mean nothing.
@@ -84,7 +84,7 @@ class PlacementLoop(BundleLoop):
         placed = f"{self.name}-placed"
         rows = self.measure({self.name: before, placed: bundle}, self.row.latency_ms.threads)
         drift = max((row.latency_ms.spread or 0.0 for row in rows.values() if row.latency_ms), default=0.0)
-        return bundle, replace(rows[placed], speedup=None) if drift > MOST_SPREAD else rows[placed]
+        return replace(rows[placed], speedup=None) if drift > MOST_SPREAD else rows[placed]
 
     def tell(self, study: Study) -> None:
         """Print the layers of the last trial, and how much faster it was."""

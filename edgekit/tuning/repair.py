@@ -11,7 +11,6 @@ from edgekit.measure.settings import Gates
 from edgekit.report.measurement import Measurement
 from edgekit.report.recipe_search import Repair, RepairAttempt, layers_words, outcome_words, repair_words
 from edgekit.report.row import Row
-from edgekit.runtime.bundle import Bundle
 from edgekit.tuning.bundle_loop import BundleLoop, MeasuredBundles
 from edgekit.tuning.layer_costs import LayerTimes
 from edgekit.tuning.mixtures import NOISE_IMAGES, rank_layers
@@ -58,13 +57,12 @@ class RepairLoop(BundleLoop):
         """The next candidate, until one can be shipped."""
         return study.candidates[len(study.trials)] if decision(study, self.gates) is None else None
 
-    def make(self, study: Study, candidate: Candidate) -> tuple[Bundle, Measurement]:
+    def make(self, study: Study, candidate: Candidate) -> Measurement:
         """Build the bundle, and measure it beside the float bundle."""
-        bundle = self.build(candidate)
-        bundles = {**self.shipped.bundles, self.name: bundle}
+        bundles = {**self.shipped.bundles, self.name: self.build(candidate)}
         rows = self.measure(bundles)
         self.tried[candidate] = MeasuredBundles(bundles, rows)
-        return bundle, rows[self.name]
+        return rows[self.name]
 
     def tell(self, study: Study) -> None:
         """Print the layers of the last trial, and what they changed."""

@@ -7,10 +7,10 @@ time, because a calibration next to it would distort its latency.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Self
 
 from edgekit.config.choices import PRECISIONS
-from edgekit.config.recipes import Estimator, Recipe
+from edgekit.config.recipes import Recipe
 from edgekit.devices.registry import THIS, Device
 from edgekit.errors import costs_a_row
 from edgekit.measure import machine
@@ -23,7 +23,6 @@ from edgekit.pipeline.torch_reference import ReferenceInputs, reference_inputs
 from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Failure, Measurement
 from edgekit.report.recipe_search import PlacedLayer
-from edgekit.runtime.bundle import Bundle
 from edgekit.support.files import Inputs, code_sha256, without_folders
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
@@ -34,26 +33,14 @@ ROOMS = ("measure", "runtime", "tuning")
 
 @dataclass(frozen=True)
 class Candidate:
-    """Changes of a recipe for one target, by default none. Where a field is None, the recipe's value holds."""
+    """A change of a recipe for one target, by default none."""
 
     float_layers: tuple[str, ...] = ()
     """Layers that stay in float in addition to those of the recipe."""
-    estimator: Estimator | None = None
-    """Estimator of activation ranges."""
-    smooth_quant: bool | None = None
-    """Whether to apply SmoothQuant."""
-    bias_correction: Literal["none", "fast", "accurate"] | None = None
-    """Bias correction."""
 
     def applied(self, recipe: Recipe, target: str) -> Recipe:
-        """The recipe with these changes for a target; the very same recipe if there are none."""
-        if self == Candidate():
-            return recipe
-        recipe = recipe.keeping_in_float(target, self.float_layers)
-        names = ("estimator", "smooth_quant", "bias_correction")
-        changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        row = replace(recipe.targets[target], **changes)
-        return replace(recipe, targets={**recipe.targets, target: row})
+        """The recipe with these layers of a target in float; the very same recipe if there are none."""
+        return recipe.keeping_in_float(target, self.float_layers) if self.float_layers else recipe
 
 
 @dataclass(frozen=True)
@@ -64,31 +51,20 @@ class Trial:
     """Position of the candidate in its study, from 0."""
     candidate: Candidate
     """Changes of the recipe."""
-    state: Literal["complete", "fail", "pruned", "untried"]
-    """Outcome. Only those that ran are stored: "complete" with a measurement, "fail" with an error."""
     measured: Measurement | None = None
     """Measurement of the bundle, without the series of samples and the list of images that only reports need."""
     error: str | None = None
     """Message of the error because of which the bundle could not be made or measured."""
-    files: dict[str, str] | None = None
-    """SHA-256 of each model file by its name; None if the classes had other names then."""
 
     @classmethod
-    def of(cls, number: int, candidate: Candidate, measured: Measurement, bundle: Bundle | None = None) -> Self:
+    def of(cls, number: int, candidate: Candidate, measured: Measurement) -> Self:
         """The trial of a candidate with this measurement of its bundle."""
         if measured.failure:
-            return cls(number, candidate, "fail", error=str(measured.failure))
+            return cls(number, candidate, error=str(measured.failure))
         accuracy = measured.accuracy and replace(
             measured.accuracy, changes=None, right_by_class=None, given_by_class=None
         )
-        files = bundle.manifest.files if bundle else {}
-        return cls(
-            number,
-            candidate,
-            "complete",
-            replace(measured, accuracy=accuracy, thermal=None),
-            files={name: entry["sha256"] for name, entry in files.items() if name.startswith("model")},
-        )
+        return cls(number, candidate, replace(measured, accuracy=accuracy, thermal=None))
 
     @property
     def drop(self) -> float | None:
@@ -113,8 +89,6 @@ class Study:
     """Candidates in the order in which they are tried. A loop may add others by the results so far."""
     trials: tuple[Trial, ...] = ()
     """Trials that have ended, in the order in which they ran."""
-    labels: str = ""
-    """Hash of the names of the classes, which the trials' model files contain."""
     steps: tuple[tuple[PlacedLayer, ...], ...] = ()
     """Sets of layers that a placement by profile moves to float, one for each trial after the first."""
 
@@ -158,22 +132,14 @@ class StudyStore:
     inputs: Inputs
     purpose: str
     """What the study is for, such as "repair"."""
-    labels: str = ""
-    """Hash of the names of the classes."""
 
     def load(self) -> Study | None:
-        """The study of an earlier command with the same inputs.
-
-        If the classes had other names, the hashes of the trials' model files are left out: no recipe gives them again.
-        """
-        study = self.run.recall(f"{self.purpose}-{self.target}", self.inputs, Study)
-        if study is None or study.labels == self.labels:
-            return study
-        return replace(study, trials=tuple(replace(trial, files=None) for trial in study.trials))
+        """The study of an earlier command with the same inputs."""
+        return self.run.recall(f"{self.purpose}-{self.target}", self.inputs, Study)
 
     def save(self, study: Study) -> None:
         """Replace the stored study."""
-        self.run.remember(f"{self.purpose}-{self.target}", self.inputs, replace(study, labels=self.labels))
+        self.run.remember(f"{self.purpose}-{self.target}", self.inputs, study)
 
 
 @dataclass(frozen=True)
@@ -186,7 +152,7 @@ class Loop(ABC):
     """Gates that the trials are judged by."""
 
     @abstractmethod
-    def make(self, study: Study, candidate: Candidate) -> tuple[Bundle, Measurement]:
+    def make(self, study: Study, candidate: Candidate) -> Measurement:
         """Build the bundle of a candidate and measure it. Raises StageError."""
 
     @abstractmethod
@@ -222,16 +188,16 @@ class Loop(ABC):
         """Make one trial; None if the device was lost. Its error doesn't name the run's folder: reports are shared."""
         number = study.candidates.index(candidate)
         try:
-            bundle, measured = self.make(study, candidate)
+            measured = self.make(study, candidate)
         except Exception as error:
             if not costs_a_row(error):
                 raise
             failure = Failure.of("compile", error)
             message = failure.message if failure.stage == "compile" else str(failure)
-            trial = Trial(number, candidate, "fail", error=without_folders(message, [self.store.run.path]))
+            trial = Trial(number, candidate, error=without_folders(message, [self.store.run.path]))
             self.reporter.failed(self.title(trial), error)
             return trial
         if lost_with_device(measured):
             return None
-        trial = Trial.of(number, candidate, measured, bundle)
+        trial = Trial.of(number, candidate, measured)
         return replace(trial, error=trial.error and without_folders(trial.error, [self.store.run.path]))

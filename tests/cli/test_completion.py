@@ -75,7 +75,7 @@ def complete(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
         (["deploy", "--weights", "r"], ["random"]),
         (["deploy", "res"], [NAMES[1]]),
         (["quantize", "conv"], [NAMES[0]]),
-        (["tune", "de"], ["demo"]),
+        (["sensitivity", "de"], ["demo"]),
         (["soup", "--model", "res"], [NAMES[1]]),
         (["dep"], ["deploy"]),
         (["devices", "c"], ["clean"]),
@@ -138,7 +138,7 @@ def test_models_of_open_clip_complete_without_importing_it(complete: Complete, h
     "words",
     [
         ["deploy", "x"],
-        ["tune", "x"],
+        ["sensitivity", "x"],
         ["deploy", "--device", "x"],
         ["deploy", "--recipe", "x"],
         ["inspect", "--dev", ""],

@@ -80,7 +80,7 @@ def factory(folder: Path) -> Network:
 
 
 def onnx(folder: Path) -> Network:
-    """Squeeze-excite and h-swish with separate biases, at which `tune` and `sensitivity` once failed."""
+    """Squeeze-excite and h-swish with separate biases, at which `sensitivity` once failed."""
     path = exported(folder / "paddle.onnx", paddle(), dynamic=False)
     return Network([str(path), "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5"])
 
@@ -130,13 +130,6 @@ def test_quantize_and_compile(job: list[str], tmp_path: Path) -> None:
     graphs, bundles = str(tmp_path / "graphs"), str(tmp_path / "bundles")
     assert main(["quantize", *job, *CALIBRATION, "-o", graphs]) == 0
     assert main(["compile", graphs, "-o", bundles, "--quiet"]) == 0
-
-
-def test_tune(job: list[str], tmp_path: Path) -> None:
-    few = [*CALIBRATION, *TIMING, *GATES, "--num-tuning-samples", "4", "--num-eval-samples", "4", "--trials", "1"]
-    main(["tune", *job, *few, "-o", str(tmp_path / "run")])
-    assert deployed(str(tmp_path / "run")) == ["onnx-float", "onnx-int8"]
-    assert (tmp_path / "run" / "recipe.toml").exists()
 
 
 def test_plan(network: Network, capfd: pytest.CaptureFixture[str]) -> None:

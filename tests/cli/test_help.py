@@ -20,8 +20,8 @@ from edgekit.models.options import ModelOptions
 from edgekit.models.transformers_source import TransformersSource
 from tests.helpers.command_line import all_commands
 
-JOB = {"deploy": panels.COMMANDS, "benchmark": panels.COMMANDS, "tune": panels.COMMANDS, "devices": panels.MORE}
-FIRST = ["demo", "deploy", "benchmark", "inspect", "tune", "doctor"]
+JOB = {"deploy": panels.COMMANDS, "benchmark": panels.COMMANDS, "devices": panels.MORE}
+FIRST = ["demo", "deploy", "benchmark", "inspect", "doctor"]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,6 @@ REQUIRED = {
     "quantize": "--data PATH [required, unless --calibration-data is given]",
     "evaluate": "--data PATH [required]",
     "compile": "--data PATH [required for a model]",
-    "tune": "--data PATH [required, except for demo]",
     "sensitivity": "--data PATH [required, except for demo]",
     "soup": "--output -o FILE [required]",
 }
@@ -152,7 +151,7 @@ def test_every_option_is_documented_in_a_titled_panel() -> None:
 def test_the_options_of_deploy_stand_panel_by_panel(show_help: Any) -> None:
     shown = by_panel(show_help("deploy"))
     titles = [title for title in shown if title in panels.OPTION_PANELS]
-    assert titles == [title for title in panels.OPTION_PANELS if title != panels.SEARCH]
+    assert titles == list(panels.OPTION_PANELS)
     place = {"--weights": panels.MODEL, "--data": panels.IMAGES, "--target": panels.BUNDLES, "--output": panels.OUTPUT}
     place |= {"--device": panels.DEVICE, "--threads": panels.MEASUREMENT, "--max-drop": panels.GATES}
     for option, panel in place.items():
@@ -220,7 +219,7 @@ def test_every_help_of_a_model_names_every_source() -> None:
         for option in command.params
         if re.search("timm name", str(option.help))
     }
-    expected = {"deploy model", "plan model", "quantize model", "compile source", "tune model", "sensitivity model"}
+    expected = {"deploy model", "plan model", "quantize model", "compile source", "sensitivity model"}
     assert set(texts) == expected | {"soup model"}
     for command, text in texts.items():
         forms = [form for form in MODELS if form != ".onnx file" or command != "soup model"]

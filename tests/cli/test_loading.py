@@ -37,7 +37,6 @@ COMMANDS = [
     ["quantize", *MODEL],
     ["compile", *MODEL],
     ["sensitivity", "demo"],
-    ["tune", "demo"],
     ["soup", "a.safetensors", "b.safetensors", "--output", "c.safetensors"],
 ]
 

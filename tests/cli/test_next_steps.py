@@ -30,7 +30,7 @@ from edgekit.support.error_text import explain
 from edgekit.support.run_folder import JOB
 from tests.helpers.command_line import context_of
 from tests.helpers.reports import accuracy, device, failed_row, report, row
-from tests.helpers.searches import sensitivity
+from tests.helpers.sensitivities import sensitivity
 
 MODEL = "hf_hub:somebody/a name with $pecial characters"
 FOLDER = Path("runs/my run")
@@ -75,10 +75,10 @@ def after(whole: Report, folder: Path) -> list[list[str]]:
     return commands(list(after_job(whole, folder)))
 
 
-def test_a_lost_accuracy_leads_to_sensitivity_and_tune(run: Path) -> None:
+def test_a_lost_accuracy_leads_to_sensitivity(run: Path) -> None:
     whole = with_rows(judged("max-drop", "fail"))
     ends = [str(run), "--target", "onnx"]
-    assert after(whole, run) == [["sensitivity", *ends], ["tune", *ends]]
+    assert after(whole, run) == [["sensitivity", *ends]]
     assert after(whole, FOLDER) == [], "a folder without its job is no model"
 
 
@@ -92,15 +92,8 @@ def test_calibration_images_unlike_the_others_come_first(run: Path) -> None:
     assert after(passed, run) == [], "a small loss needs no other images"
 
 
-def test_a_lost_speed_leads_to_inspect_and_tune(run: Path) -> None:
-    first, second = after(with_rows(judged("min-speedup", "fail")), run)
-    assert first == ["inspect", f"{run}/onnx-int8"]
-    assert second[:2] == ["tune", str(run)]
-
-
-def test_tune_does_not_lead_to_itself(run: Path) -> None:
-    whole = with_rows(judged("max-drop", "fail"))
-    assert after(replace(whole, command=("tune", "net")), run) == []
+def test_a_lost_speed_leads_to_inspect(run: Path) -> None:
+    assert after(with_rows(judged("min-speedup", "fail")), run) == [["inspect", f"{run}/onnx-int8"]]
 
 
 UNSURE = accuracy(0.4, (-0.5, 1.5), count=20, bound=Bound(max_drop_points=1.0, shown=False, images_needed=30))
@@ -163,7 +156,10 @@ def test_benchmark_sensitivity_and_evaluate_lead_on(run: Path, tmp_path: Path) -
     assert commands(list(after_benchmark([slow]))) == [["inspect", "a/onnx-int8"]]
     (again,) = after_benchmark([judged("steady-timing", "inconclusive")])
     assert (again.command, "again" in again.purpose) == ((), True)
-    assert commands(list(after_sensitivity(sensitivity(), run))) == [["tune", str(run), "--target", "onnx"]]
+    deploy = ["deploy", str(run)]
+    assert commands(list(after_sensitivity(sensitivity(), run))) == [[*deploy, "--target", "onnx"]]
+    stated = sensitivity(command=("sensitivity", "net", "--max-drop", "1"))
+    assert commands(list(after_sensitivity(stated, run))) == [[*deploy, "--max-drop", "1", "--target", "onnx"]]
     lossy = [
         EvaluatedBundle(
             bundle=str(folder / f"{target}-int8"),
@@ -178,7 +174,7 @@ def test_benchmark_sensitivity_and_evaluate_lead_on(run: Path, tmp_path: Path) -
     assert (step.command, step.purpose.startswith("Deploy the model again")) == ((), True)
     end = [str(run), "--max-drop", "0.5", "--target", "onnx,tflite"]
     steps = list(after_evaluate(lossy[:2], 20, Path("photos"), 0.5))
-    assert commands(steps) == [["sensitivity", *end], ["tune", *end]]
+    assert commands(steps) == [["sensitivity", *end]]
 
 
 def test_a_report_leads_to_commands_on_its_run_folder() -> None:
@@ -186,10 +182,7 @@ def test_a_report_leads_to_commands_on_its_run_folder() -> None:
     assert commands(steps_in_report(whole)) == [
         ["sensitivity", RUN, "--target", "onnx"],
         ["inspect", f"{RUN}/tflite-int8"],
-        ["tune", RUN, "--target", "onnx,tflite"],
     ]
-    tuned = steps_in_report(replace(whole, command=("tune", "demo")))
-    assert "tune" not in [words[0] for words in commands(tuned)]
 
 
 def test_an_emulated_device_leads_to_a_real_one() -> None:
@@ -211,6 +204,6 @@ def test_lines_fit_and_can_be_pasted(width: int, run: Path) -> None:
     longest = len(shlex.quote(str(run)))
     assert max(map(len, lines)) <= max(width, longest + 40)
     assert lines[0].startswith("Next, try it on an image")
-    assert len([line for line in lines if line.startswith("Or ")]) == 2
+    assert len([line for line in lines if line.startswith("Or ")]) == 1
     assert commands(steps, width) == commands(steps, 1000)
     assert "\\" not in "".join(command_lines(steps[0].command, 1000))

@@ -1,49 +1,50 @@
-"""Trials of a search without a network: a bench that computes measurements from the candidates."""
+"""A study without a network: a loop that keeps one more layer in float with each trial, of up to three."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from types import SimpleNamespace
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgekit.measure.settings import Gates
 from edgekit.report.measurement import Measurement
-from edgekit.tuning.study import Candidate, Trial
+from edgekit.support.progress import Reporter
+from edgekit.tuning.study import Candidate, Loop, Study, StudyStore, Trial
 from tests.helpers.measurements import accuracy, latency, measurement, speedup
 
-LAYERS = ("d", "b", "a", "c", "e")
-"""The layers in the order in which trials leave them in float."""
-GATES = Gates(max_drop=1.0, min_speedup=1.0)
-BUNDLE: Any = SimpleNamespace(manifest=SimpleNamespace(files={"model.onnx": {"sha256": "0" * 64}, "labels.txt": {}}))
-"""Stands for the bundle of each trial."""
+CANDIDATES = tuple(Candidate(("d", "b", "a")[:count]) for count in range(4))
+"""The candidates in the order in which they are tried."""
 
 
-def measured(candidate: Candidate, drop: float | None = None, **changes: Any) -> Measurement:
-    """Measurement of a trial: min-max misses `GATES`, two layers in float meet them, smoothing agrees most."""
-    passed = len(candidate.float_layers) >= 2 and candidate.estimator != "minmax"
-    agreement = 0.9 + 0.01 * bool(candidate.smooth_quant) + 0.001 * (candidate.bias_correction == "fast")
-    figures = accuracy((0.1 if passed else 1.5) if drop is None else drop, agreement=agreement)
-    return replace(measurement(accuracy=figures, latency_ms=latency(1.0), speedup=speedup(1.5, 1.4, 1.6)), **changes)
+def measured(candidate: Candidate) -> Measurement:
+    """Measurement of a trial: each layer in float halves the drop."""
+    drop = 2.0 / 2 ** len(candidate.float_layers)
+    return measurement(accuracy=accuracy(drop), latency_ms=latency(1.0), speedup=speedup(1.5, 1.4, 1.6))
 
 
-def trials_of(points: Sequence[Candidate], measure: Callable[[Candidate], Measurement] = measured) -> list[Trial]:
-    """Completed trials of these candidates."""
-    return [Trial.of(number, point, measure(point), BUNDLE) for number, point in enumerate(points)]
+@dataclass(frozen=True)
+class LayersLoop(Loop):
+    """Tries each candidate in turn. `measure` may raise, as for a trial that fails."""
 
+    measure: Callable[[Candidate], Measurement] = measured
+    candidates: Sequence[Candidate] = CANDIDATES
+    made: list[Candidate] = field(default_factory=list)
+    """Candidates that were measured."""
 
-class FakeBench:
-    """A bench that records what it measures. `measure` may raise, as for a trial that fails."""
+    @classmethod
+    def of(cls, store: StudyStore, measure: Callable[[Candidate], Measurement] = measured, **fields: Any) -> Study:
+        """The study of a loop with this store, after its trials."""
+        loop = cls(store, Reporter(quiet=True), Gates(), measure, **fields)
+        return loop.run(store.load() or Study(()))
 
-    def __init__(self, measure: Callable[[Candidate], Measurement] = measured) -> None:
-        self.measured: list[Candidate] = []
-        self.orders = 0
-        self._measure = measure
+    def propose(self, study: Study) -> Candidate | None:
+        return next((each for each in self.candidates if each not in study.candidates), None)
 
-    def layers(self) -> tuple[str, ...]:
-        """The order of the layers."""
-        self.orders += 1
-        return LAYERS
+    def make(self, study: Study, candidate: Candidate) -> Measurement:
+        result = self.measure(candidate)
+        self.made.append(candidate)
+        return result
 
-    def __call__(self, candidate: Candidate) -> tuple[Any, Measurement]:
-        result = self._measure(candidate)
-        self.measured.append(candidate)
-        return BUNDLE, result
+    def title(self, trial: Trial) -> str:
+        return f"trial {trial.number}"
+
+    def tell(self, study: Study) -> None:
+        self.reporter.say(f"{len(study.trials)} trials")

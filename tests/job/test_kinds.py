@@ -109,7 +109,7 @@ def test_an_unknown_field_is_named_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("option", ["--target", "--runtime"])
-@pytest.mark.parametrize("command", ["deploy", "quantize", "compile", "plan", "tune", "sensitivity"])
+@pytest.mark.parametrize("command", ["deploy", "quantize", "compile", "plan", "sensitivity"])
 def test_the_option_has_two_names(command: str, option: str, photos: Path, capfd: pytest.CaptureFixture[str]) -> None:
     data = [] if command == "plan" else ["--data", str(photos)]
     assert main([command, "resnet18", option, "caffe,onnx", *data]) == 2

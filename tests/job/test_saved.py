@@ -14,7 +14,6 @@ from edgekit.errors import InputError
 from edgekit.job import Job, job_of
 from edgekit.job.job import declarations, default_of
 from edgekit.job.saved import bundles_of, kept, read_kept, run_of
-from edgekit.measure.settings import Gates
 from edgekit.support.run_folder import JOB
 from tests.helpers.command_line import all_commands
 from tests.helpers.refusals import refuses
@@ -22,7 +21,6 @@ from tests.helpers.refusals import refuses
 ENTRIES = {
     "deploy": "edgekit.pipeline.deploy.deploy",
     "sensitivity": "edgekit.tuning.sensitivity.analyse",
-    "tune": "edgekit.tuning.search.tune",
     "benchmark": "edgekit.devices.benchmark.benchmark_devices",
     "evaluate": "edgekit.measure.evaluate_bundles.evaluate_bundles",
 }
@@ -135,15 +133,6 @@ def test_sensitivity_of_a_run(called: Callable[..., Any], run: Path) -> None:
     assert (options.gates.max_drop, options.num_eval_samples) == (2, 7)
 
 
-def test_tune_splits_the_images_of_a_run(called: Callable[..., Any], run: Path) -> None:
-    options, search, _ = called("tune", run, "--max-drop", "0.5")
-    assert options.folder == run.with_name("run-tuned")
-    assert options.gates == Gates(0.5, True, 0.0, False)
-    assert (search.num_tuning_samples, options.num_eval_samples) == (10, 10)
-    options, search, _ = called("tune", run, "--num-tuning-samples", "8")
-    assert (search.num_tuning_samples, options.num_eval_samples) == (8, None)
-
-
 def test_evaluate_and_benchmark_take_the_bundles_of_a_run(called: Callable[..., Any], run: Path, photos: Path) -> None:
     names = [f"{target}-{precision}" for target in ("openvino", "onnx", "tflite") for precision in ("float", "int8")]
     bundles = [run / name for name in names]
@@ -159,7 +148,7 @@ def test_evaluate_and_benchmark_take_the_bundles_of_a_run(called: Callable[..., 
 def test_a_run_without_a_job(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As older versions made them."""
     (run / JOB).unlink()
-    for command in ("deploy", "sensitivity", "tune"):
+    for command in ("deploy", "sensitivity"):
         assert main([command, str(run)]) == 2
         err = capsys.readouterr().err
         assert f"run '{run}' keeps no job" in err
@@ -191,7 +180,7 @@ def test_files_that_were_moved_are_named_with_the_option(
     assert place in (str(options.data), options.weights)
 
 
-@pytest.mark.parametrize("command", ["deploy", "sensitivity", "tune"])
+@pytest.mark.parametrize("command", ["deploy", "sensitivity"])
 def test_a_mistyped_run_folder(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, str(tmp_path / "rnu")]) == 2
     assert f"'{tmp_path}/rnu' doesn't exist" in capsys.readouterr().err

@@ -35,7 +35,7 @@ from tests.helpers.reports import (
     report,
     report_with,
 )
-from tests.helpers.searches import search, sensitivity
+from tests.helpers.sensitivities import sensitivity
 
 
 def test_the_facts_of_a_device_are_those_of_a_row_that_has_them() -> None:
@@ -71,7 +71,7 @@ def details_of(html: str) -> list[bool]:
 
 def test_page_is_self_contained() -> None:
     whole = report_with(BEST, accuracy=accuracy(changes=CHANGES))
-    html = render_html(replace(whole, sensitivity=sensitivity(), tuning=search()), {"cat/0007.jpg": JPEG})
+    html = render_html(replace(whole, sensitivity=sensitivity()), {"cat/0007.jpg": JPEG})
     page = Page(html)
     assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", html)
     for tag, attributes in page.elements:
@@ -105,13 +105,10 @@ def test_the_recommendation_comes_first() -> None:
         assert piece in text
 
 
-def test_page_shows_the_search_and_the_sensitivity() -> None:
-    without, text = (
-        Page(render_html(whole)).words for whole in (report(), report(sensitivity=sensitivity(), tuning=search()))
-    )
-    for piece in ("The search for this recipe", "2 recipes tried on 500 tuning images", "Sensitivity of the layers"):
-        assert piece in text
-        assert piece not in without
+def test_page_shows_the_sensitivity() -> None:
+    without, text = (Page(render_html(whole)).words for whole in (report(), report(sensitivity=sensitivity())))
+    assert "Sensitivity of the layers" in text
+    assert "Sensitivity of the layers" not in without
 
 
 def test_page_describes_problems_of_the_images() -> None:

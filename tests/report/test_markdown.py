@@ -63,7 +63,7 @@ def test_a_report_begins_with_the_answer() -> None:
             limits(ROWS),
             "verdict",
             "tflite-int8 failed: drop of 1.31 points",
-            "edgekit tune RUN",
+            "edgekit sensitivity RUN",
             "convnextv2_atto (timm,",
             "Accuracy:",
         )

@@ -13,7 +13,7 @@ from edgekit.report.sensitivity_document import (
     ranked,
     render_sensitivity,
 )
-from tests.helpers.searches import LAYER, TARGET, WHOLE, sensitivity
+from tests.helpers.sensitivities import LAYER, TARGET, WHOLE, sensitivity
 
 
 def printed(document: Sensitivity) -> str:

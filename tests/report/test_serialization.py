@@ -36,7 +36,7 @@ from tests.helpers.reports import (
     report,
     report_with,
 )
-from tests.helpers.searches import search, sensitivity
+from tests.helpers.sensitivities import sensitivity
 
 Document = dict[str, Any]
 MISSED = RepairAttempt(
@@ -74,7 +74,7 @@ def full_report() -> Report:
         replace(ROWS[FAILED], device=device("pi", emulated=True, system="Linux", python="3.12.1")),
     )
     model = replace(report().model, preprocessing=PREPROCESSING)
-    whole = report(name="vehicles", model=model, results=rows, sensitivity=sensitivity(), tuning=search())
+    whole = report(name="vehicles", model=model, results=rows, sensitivity=sensitivity())
     whole = by_class(whole, [90, 80], openvino_int8=[89, 80])
     halves = Stability(
         target="onnx", images=(64, 64), evaluation_images=64, range_ratio=RangeRatio(1.1, 1.9, "the input of head.fc"),

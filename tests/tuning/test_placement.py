@@ -37,7 +37,7 @@ def study(*ratios: float | None) -> Study:
         assert candidate
         number = len(result.candidates)
         measured = None if ratio is None else measurement(speedup=speedup(ratio, ratio - 0.1, ratio + 0.1))
-        trial = Trial(number, candidate, "fail") if measured is None else Trial.of(number, candidate, measured)
+        trial = Trial(number, candidate) if measured is None else Trial.of(number, candidate, measured)
         result = replace(result, candidates=(*result.candidates, candidate), trials=(*result.trials, trial))
     return result
 
@@ -91,7 +91,7 @@ def test_an_unsteady_timing_shows_nothing(spread: float | None, kept: bool, monk
     store: Any = SimpleNamespace(target="onnx")
     nothing: Any = None
     trying = PlacementLoop(store, nothing, GATES, shipped, measure, nothing, nothing)
-    _, measured = trying.make(study(), Candidate(("a",)))
+    measured = trying.make(study(), Candidate(("a",)))
     assert asked == [(["onnx-int8", "onnx-int8-placed"], 2)], "in turns, with as many threads as the row"
     assert is_faster(Trial.of(1, Candidate(("a",)), measured)) is kept
 

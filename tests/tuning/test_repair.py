@@ -315,7 +315,7 @@ def state(*attempts: tuple[float | None, float | None], sets: int = 3) -> Study:
     trials = []
     for number, (drop, speed) in enumerate(attempts):
         if drop is None:
-            trials.append(Trial(number, candidates[number], "fail", error="refused"))
+            trials.append(Trial(number, candidates[number], error="refused"))
             continue
         where = device(emulated=True) if speed is None else device()
         fast = None if speed is None else speedup(speed, speed - 0.1, speed + 0.1)

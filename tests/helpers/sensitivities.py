@@ -1,9 +1,8 @@
-"""Documents of `edgekit sensitivity` and `edgekit tune` with plausible figures."""
+"""Documents of `edgekit sensitivity` with plausible figures."""
 
 from dataclasses import replace
 from typing import Any
 
-from edgekit.report.recipe_search import SearchSummary, TargetSearch, TrialSummary
 from edgekit.report.sensitivity_document import (
     Culprits,
     FloatAccuracy,
@@ -75,68 +74,5 @@ def sensitivity(**changes: Any) -> Sensitivity:
         evaluation=ImageSet(2_000, "ef" * 32),
         max_drop_points=1.0,
         targets=(TARGET,),
-    )
-    return replace(whole, **changes)
-
-
-def trial(number: int, **changes: Any) -> TrialSummary:
-    """A complete trial that meets the bounds."""
-    whole = TrialSummary(
-        number=number,
-        state="complete",
-        met=True,
-        estimator="histogram",
-        smooth_quant=True,
-        bias_correction="fast",
-        layers_in_float=1,
-        float_layers=("stem.0",),
-        drop_top1_points=0.5,
-        drop_ci95_points=(0.1, 0.9),
-        agreement=0.97,
-        p50_ms=7.0,
-        time_share=0.5,
-        speedup=2.0,
-        speedup_ci95=(1.9, 2.1),
-        drop_kept=True,
-        fast_enough=True,
-        files={"model.onnx": "0" * 64},
-    )
-    return replace(whole, **changes)
-
-
-def unmeasured_trial(number: int, **changes: Any) -> TrialSummary:
-    """A trial that was skipped."""
-    whole = TrialSummary(
-        number=number,
-        state="pruned",
-        met=False,
-        estimator="minmax",
-        smooth_quant=False,
-        bias_correction="none",
-        layers_in_float=2,
-    )
-    return replace(whole, **changes)
-
-
-def search(**changes: Any) -> SearchSummary:
-    """A search of three trials for one target. The second is the best, and the third was skipped."""
-    whole = SearchSummary(
-        recipe="recipe.toml",
-        max_drop_points=1.0,
-        min_speedup=1.0,
-        images=ImageSet(500, "12" * 32),
-        targets=(
-            TargetSearch(
-                target="onnx",
-                trials=(
-                    trial(0, met=False, drop_kept=False, drop_top1_points=1.5, time_share=0.4),
-                    trial(1),
-                    unmeasured_trial(2),
-                ),
-                front=(0, 1),
-                best=1,
-                reproduced=True,
-            ),
-        ),
     )
     return replace(whole, **changes)
