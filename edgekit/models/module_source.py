@@ -4,7 +4,7 @@ import copy
 import importlib
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -149,9 +149,14 @@ class FactorySource(ModelSource):
         return load_weights(lambda: module, options.weights)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
-        """Build the network with `factory(**model_args)`."""
+        """Build the network with `factory(**model_args)`: with values, which it then drops, if its code needs them."""
         with _current_folder_importable():
-            return _call(options.name, _import_factory(options.name), options.model_args)
+            with torch.device("cpu"):  # the module may make tensors, which stay for the network with values
+                factory = _import_factory(options.name)
+            with suppress(ModelError):
+                return _call(options.name, factory, options.model_args)
+            with torch.device("cpu"):
+                return _call(options.name, factory, options.model_args).to("meta")
 
 
 def _import_factory(name: str) -> Any:

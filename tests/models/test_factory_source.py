@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgekit.errors import ModelError, UsageError, WeightsError
-from edgekit.models.loading import load_network
+from edgekit.models.loading import build_meta, load_network
 from edgekit.models.options import ModelOptions
 from tests.helpers.refusals import refuses
 
@@ -45,16 +45,34 @@ class Nan(Classifier):
 instance = Classifier()
 number = 3
 """
+OWN_TENSORS = """
+import torch
+from torch import nn
+
+MEAN = torch.tensor([0.4, 0.5, 0.6])
+CENTRES = torch.eye(5, 3)
+
+class Nearest(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 5)
+        self.head.weight.data = CENTRES
+        self.scale = float(CENTRES.sum())
+        self.register_buffer("mean", MEAN)
+    def forward(self, x):
+        return self.head(x.mean((2, 3)) - self.mean) * self.scale
+"""
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current folder that contains the module `own_models`."""
     (tmp_path / "own_models.py").write_text(CODE)
+    (tmp_path / "own_tensors.py").write_text(OWN_TENSORS)
     (tmp_path / "leaves.py").write_text("raise SystemExit(0)")
     (tmp_path / "needs.py").write_text("import a_package_that_is_missing")
     monkeypatch.chdir(tmp_path)
-    for name in ("own_models", "leaves", "needs"):
+    for name in ("own_models", "own_tensors", "leaves", "needs"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
@@ -138,3 +156,12 @@ def test_random_weights_are_not_for_factories() -> None:
 def test_logits_that_are_not_finite_are_a_weights_error() -> None:
     with pytest.raises(WeightsError):
         load_network(ModelOptions("own_models:Nan", imgsz=16))
+
+
+def test_a_module_with_tensors_that_a_network_needs_is_planned_and_loaded() -> None:
+    options = ModelOptions("own_tensors:Nearest", imgsz=32)
+    planned, _ = build_meta(options)
+    assert all(tensor.is_meta for tensor in planned.state_dict().values())
+    network = load_network(options)
+    assert torch.equal(network.module.state_dict()["head.weight"], torch.eye(5, 3))
+    assert torch.equal(network.module.state_dict()["mean"], torch.tensor([0.4, 0.5, 0.6]))
