@@ -167,7 +167,11 @@ def _with_inputs(options: ModelOptions, inputs: InputOptions, origin: str) -> Mo
     new = {name: value for name, value in stated.items() if getattr(options, name) is None}
     if not new:
         return options
-    words = {"imgsz": "x".join(map(str, inputs.size or ())), "crop_mode": f"crop {inputs.crop_mode}"}
+    words = {
+        "imgsz": "x".join(map(str, inputs.size or ())),
+        "crop_mode": f"crop {inputs.crop_mode}",
+        "takes_bgr": "BGR",
+    }
     listed = ", ".join(words.get(key) or f"{key} {_short(value)}" for key, value in new.items())
     return _noting(replace(options, **new), f"preprocessing: {listed}, from {origin}")
 

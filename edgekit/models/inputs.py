@@ -26,6 +26,8 @@ class InputOptions:
     interpolation: str | None = None
     crop_pct: float | None = None
     crop_mode: str | None = None
+    takes_bgr: bool | None = None
+    """Whether a network of transformers takes blue before green and red."""
 
     @property
     def stated(self) -> dict[str, Any]:

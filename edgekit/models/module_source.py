@@ -17,10 +17,10 @@ from edgekit.errors import ModelError, UsageError
 from edgekit.models.description import names_of_config
 from edgekit.models.inputs import parse_size
 from edgekit.models.labels import StoredNames
-from edgekit.models.options import ModelArgs, ModelOptions, Note
+from edgekit.models.options import TRANSFORMERS, ModelArgs, ModelOptions, Note
 from edgekit.models.source import LoadedModule, ModelSource
 from edgekit.models.state_dict import state_sha256
-from edgekit.models.transformers_source import ImageNetwork
+from edgekit.models.transformers_source import ImageNetwork, take_preprocessing
 from edgekit.models.weights import load_weights
 from edgekit.support.libraries import first_line
 
@@ -29,10 +29,13 @@ ORIGIN = "in memory"
 
 
 def name_of(module: nn.Module) -> str:
-    """A name for a module: timm's architecture, by which edgekit chooses a recipe, or else the name of its class."""
-    config = getattr(module, "pretrained_cfg", None)
+    """A name by which edgekit chooses a recipe: the architecture in timm or transformers, or the name of the class."""
+    module = _unwrapped(module)
+    config: Any = getattr(module, "pretrained_cfg", None)
     architecture = config.get("architecture") if isinstance(config, dict) else None
-    return architecture or type(_unwrapped(module)).__name__
+    if _is_of_transformers(module):
+        architecture = f"{TRANSFORMERS}{getattr(module.config, 'model_type', None)}"
+    return architecture or type(module).__name__
 
 
 class ModuleSource(ModelSource):
@@ -65,6 +68,14 @@ class ModuleSource(ModelSource):
         else:
             loaded = load_weights(lambda: module, options.weights)
             loaded = replace(loaded, class_names=(*loaded.class_names, *names))
+        if isinstance(module, ImageNetwork):
+            loaded = loaded.with_notes(*_take_preprocessing(module, options))
+        elif options.takes_bgr:
+            raise UsageError(
+                f"the transform swaps red and blue, which edgekit does only for networks of transformers, and "
+                f"'{options.name}' is none",
+                fix="Swap them in the network's forward",
+            )
         if options.mean is None and "mean" not in getattr(module, "pretrained_cfg", {}):
             text = "the network doesn't state its preprocessing, so ImageNet's is assumed: pass its transform"
             return loaded.with_notes(Note(f"{text}, or imgsz, mean and std", doubtful=True))
@@ -90,9 +101,24 @@ def _copied(options: ModelOptions) -> nn.Module:
             valid="a module that copy.deepcopy can copy",
             fix="Write a function that builds it, and deploy it as module:factory",
         ) from error
-    if any(base.__module__.startswith("transformers.") for base in type(copied).__mro__):
-        return ImageNetwork(copied)
-    return copied
+    return ImageNetwork(copied) if _is_of_transformers(copied) else copied
+
+
+def _take_preprocessing(module: ImageNetwork, options: ModelOptions) -> tuple[Note, ...]:
+    """Give a network the preprocessing of where transformers loaded it from, unless options or a transform state it."""
+    config: Any = module.model.config
+    if options.mean is not None or not config._name_or_path:
+        module.takes_bgr = bool(options.takes_bgr)
+        return ()
+    try:
+        notes = take_preprocessing(module, Path(config._name_or_path))
+    except OSError:  # it is no longer there
+        return ()
+    return (*notes, Note(f"preprocessing: that of the image processor in '{config._name_or_path}'"))
+
+
+def _is_of_transformers(module: nn.Module) -> bool:
+    return any(base.__module__.startswith("transformers.") for base in type(module).__mro__)
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:

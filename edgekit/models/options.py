@@ -58,6 +58,8 @@ class ModelOptions:
     crop_pct: float | None = None
     crop_mode: str | None = None
     """One of `CROP_MODES` of the preprocessing. The command line has no option for it; saved folders have it."""
+    takes_bgr: bool | None = None
+    """Whether a network of transformers in memory takes blue before green and red; its transform tells it."""
     trained_from_scratch: bool = False
     """Whether the weights of a file are known not to be derived from published ones, whose licence could apply."""
     headless: bool = False

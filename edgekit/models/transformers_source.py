@@ -72,7 +72,7 @@ class TransformersSource(ModelSource):
                 fix="Name the folder in place of the model",
             )
         module = _wrapped(_pretrained(_kind(options), folder, _config(options)), options)
-        notes = _take_preprocessing(module, folder)
+        notes = take_preprocessing(module, folder)
         names = describe_folder(folder)[1]
         sha256 = files_sha256(weight_files(folder))
         return LoadedModule(module, str(folder), sha256, None, class_names=names, notes=notes)
@@ -155,16 +155,18 @@ def _sized(model: Any) -> dict[str, Any]:
     return {"input_size": (3, height, width)}
 
 
-def _take_preprocessing(module: ImageNetwork, folder: Path) -> tuple[Note, ...]:
-    """Store the preprocessing of the folder's image processor in the module, and compare it with what that computes."""
-    if not (folder / PREPROCESSOR).is_file():
+def take_preprocessing(module: ImageNetwork, folder: Path) -> tuple[Note, ...]:
+    """Store the preprocessing of the folder's image processor in the module, and compare it with what that computes.
+
+    A repository of the hub whose files were downloaded before stands for its folder; OSError if there is none.
+    """
+    if folder.is_dir() and not (folder / PREPROCESSOR).is_file():
         return ()
     with quiet():
         processor = _library().AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     config = processor.to_dict() | {"do_normalize": processor.do_normalize}  # the dict lacks what is None
-    module.takes_bgr = bool(config.get("do_flip_channel_order"))
-    inputs = processor_inputs(config)
-    stated = inputs.stated
+    stated = processor_inputs(config).stated
+    module.takes_bgr = stated.pop("takes_bgr", False)
     if "size" in stated:
         stated["input_size"] = (3, *stated.pop("size"))
     module.pretrained_cfg = {**_sized(module.model), **stated}

@@ -184,7 +184,7 @@ def processor_inputs(config: Mapping[str, Any]) -> InputOptions:
     mean, std = _normalization_of(config, kind)
     filter_ = _FILTERS.get(config.get("resample", -1))
     size, crop_pct, crop_mode = _geometry_of(config, kind)
-    return InputOptions(size, mean, std, filter_, crop_pct, crop_mode)
+    return InputOptions(size, mean, std, filter_, crop_pct, crop_mode, config.get("do_flip_channel_order") or None)
 
 
 def _normalization_of(

@@ -10,8 +10,9 @@ import safetensors.torch
 import timm
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet18_Weights, resnet18
+from torchvision.models import ResNet18_Weights, VisionTransformer, resnet18
 
+from edgekit.config.recipes import recipe_for
 from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.models.identify import identify
 from edgekit.models.loading import build_meta, load_network
@@ -100,6 +101,18 @@ def test_timms_networks_state_their_architecture_and_preprocessing() -> None:
     assert network.name == "convnextv2_atto"
     assert (network.preprocessing.interpolation, network.preprocessing.crop_pct) == ("bicubic", 0.875)
     assert network.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("torchvision:resnet18", resnet18),
+        ("torchvision:vit_b_16", lambda: VisionTransformer(32, 16, 1, 2, 16, 16)),
+        ("vit_tiny_patch16_224", lambda: timm.create_model("vit_tiny_patch16_224", depth=1)),
+    ],
+)
+def test_a_network_has_the_recipe_that_it_has_by_name(name: str, module: Any) -> None:
+    assert recipe_for(name_of(module())).name == recipe_for(name).name != "default"
 
 
 def test_an_assumed_preprocessing_is_a_warning() -> None:

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from edgekit.config.recipes import recipe_for
-from edgekit.errors import ModelError, WeightsError
+from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.models.identify import identify
 from edgekit.models.loading import build_meta, load_network
+from edgekit.models.module_source import name_of
 from edgekit.models.options import ModelOptions
 from edgekit.models.transformers_source import ImageNetwork
 from edgekit.models.weights import randomize
@@ -137,6 +138,32 @@ def test_a_processor_with_channels_in_the_other_order(tmp_path: Path) -> None:
     expected = model(processor(photo, return_tensors="pt")["pixel_values"])
     torch.testing.assert_close(network.module(torch.from_numpy(network.preprocessing(photo))), expected)
     assert not [note.text for note in network.notes if note.doubtful]
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        transformers.ViTImageProcessor(size={"height": 64, "width": 64}),
+        transformers.MobileViTImageProcessor(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64}),
+    ],
+)
+def test_a_network_in_memory_has_the_preprocessing_and_the_recipe_of_its_folder(tmp_path: Path, processor: Any) -> None:
+    save(tmp_path, "vit", processor)
+    folder = load_network(ModelOptions(str(tmp_path)))
+    own = transformers.AutoModelForImageClassification.from_pretrained(tmp_path)
+    photo = Image.fromarray(np.full((80, 90, 3), (200, 100, 50), np.uint8))
+    for transform in (None, processor):
+        network = load_network(ModelOptions(name_of(own), module=own, transform=transform))
+        assert (network.name, network.preprocessing) == (folder.name, folder.preprocessing)
+        assert not [note.text for note in network.notes if note.doubtful]
+        images = torch.from_numpy(network.preprocessing(photo))
+        torch.testing.assert_close(network.module(images), folder.module(images))
+
+
+def test_another_network_than_transformers_does_not_take_bgr() -> None:
+    processor = transformers.MobileViTImageProcessor(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64})
+    with refuses(UsageError, "red and blue", "own"):
+        load_network(ModelOptions("own", module=torch.nn.Conv2d(3, 4, 64), transform=processor))
 
 
 def test_a_processor_that_can_not_be_repeated_is_a_warning(tmp_path: Path) -> None:
