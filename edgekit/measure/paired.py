@@ -105,6 +105,16 @@ def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def drop_interval(measured: float, drops: NDArray[np.float64], count: int) -> tuple[float, float]:
+    """95 % interval of a drop, in points, from the drops on bootstrap samples of `count` images.
+
+    It is at least as wide as that of a share of the images of which none differs: a bootstrap knows nothing of what no
+    image shows.
+    """
+    (low, high), least = percentile_interval(drops), least_drop_bound(count)
+    return min(low, measured - least), max(high, measured + least)
+
+
 def images_for_width(drop: float, high: float, count: int, most: float) -> int | None:
     """Number of images with which an interval of the drop that ends at `high` would end at `most`, all in points.
 

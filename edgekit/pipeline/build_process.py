@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -60,9 +60,10 @@ class Wanted:
 def write_spec(spec: BuildSpec, folder: Path) -> Path:
     """Write what the bundles of a job are built from to a file in this folder. Raises OutputError if the disk is full.
 
-    The folder will also have what the processes share, and the constants of a large network.
+    The folder will also have what the processes share, and the constants of a large network. A metric of the user's
+    judges no build, and often can't be pickled.
     """
-    path = folder / "job.pt"
+    path, spec = folder / "job.pt", replace(spec, task=replace(spec.task, metric=None))
     with writing(path), path.open("wb") as file:
         torch.save(spec, file)
         file.flush()

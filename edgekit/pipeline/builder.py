@@ -31,9 +31,6 @@ GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(8 << 20)}
 """Makes glibc return freed weights of up to 32 MB, which it seldom does: convnextv2_huge has 54 of that size."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """If each of two processes has a thread for every core, the threads wait for each other at every operation."""
-Finish = Callable[[], dict[str, Bundle | Exception]]
-"""Waits for the bundles that other processes still build. Returns all bundles by name, or the error of each failed one,
-in the report's order."""
 
 
 class Builder:
@@ -63,21 +60,15 @@ class Builder:
         return self._graphs
 
     def build(
-        self, targets: Sequence[str], folder: Path, precisions: Sequence[Precision] = PRECISIONS
-    ) -> dict[str, Bundle | Exception]:
-        """Bundles by name in the report's order, or the error of one that failed."""
-        return self.start(targets, folder, precisions)()
-
-    def start(
         self,
         targets: Sequence[str],
         folder: Path,
         precisions: Sequence[Precision] = PRECISIONS,
         refused: Mapping[str, str] = MappingProxyType({}),
-    ) -> Finish:
-        """Make the bundles, except for the last ones if there are other processes that build them.
+    ) -> dict[str, Bundle | Exception]:
+        """Bundles by name in the report's order, or the error of one that failed.
 
-        There is time for other work until these are finished. Bundles in `refused` are skipped for the reason there.
+        Bundles in `refused` are skipped for the reason there.
         """
         wanted = {
             f"{target}-{precision}": Wanted(target, precision, folder / f"{target}-{precision}")
@@ -99,16 +90,10 @@ class Builder:
                 return futures[name].result()
             return reused.get(name) or self._build(wanted[name])
 
-        def finish() -> dict[str, Bundle | Exception]:
-            alone_last = sorted(wanted, key=lambda name: name not in futures)
-            built, errors = each_bundle(alone_last, build, self._reporter)
-            self.close()
-            return {name: built[name] if name in built else errors[name] for name in wanted}
-
-        if futures:
-            return finish
-        bundles = finish()
-        return lambda: bundles
+        alone_last = sorted(wanted, key=lambda name: name not in futures)
+        built, errors = each_bundle(alone_last, build, self._reporter)
+        self.close()
+        return {name: built[name] if name in built else errors[name] for name in wanted}
 
     def close(self) -> None:
         """End the other processes, even in the middle of their work."""

@@ -53,28 +53,25 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
         refused = Refusals() if job.force else refusals(settings, job.targets, job.precisions)
         spec, images = load_job(job, reporter, settings=settings)
         if job.metric:
-            spec = replace(spec, task=OwnMetric(task=spec.task, metric=job.metric))
+            spec = replace(spec, task=replace(spec.task, metric=OwnMetric(job.metric)))
         refused.warn(reporter)
         with open_run(job.folder) as run, run.workspace("images") as workspace:
             run.keep_job(kept(job))
-            evaluation = None
-            if images.dataset.assumption:
-                evaluation = crop_images(spec.network, spec.task, images, workspace, run, reporter)
-                spec, images, evaluation = with_order(spec, images, evaluation, reporter)
             spec = with_thresholds(spec, run, reporter)
+            # Before anything is built, because classes in another order or a wrong metric show here.
+            evaluation = crop_images(spec.network, spec.task, images, workspace, run, reporter)
+            spec, images, evaluation = with_order(spec, images, evaluation, reporter)
+            reference = reference_for(spec.network, evaluation, reporter)
             improvement = Improvement(spec.recipe)
             if improve and "int8" in job.precisions:
                 improvement = improve(spec, images, job, run, reporter)
             spec = replace(spec, recipe=improvement.recipe)
             restore(spec, job.targets, run)
             with builder_of(spec, run, reporter, refused.peak_bytes) as builder:
-                spec = builder.spec  # a large network's, so that the one in memory is freed
+                spec = replace(builder.spec, task=spec.task)  # a large network's, so that the one in memory is freed
                 calibration = run.path / "calibration.json"
                 write_list(calibration, spec.calibration, spec.recipe, job.seed)
-                finish_building = builder.start(job.targets, run.path, job.precisions, refused.reasons)
-                evaluation = evaluation or crop_images(spec.network, spec.task, images, workspace, run, reporter)
-                built = finish_building()
-                reference = reference_for(spec.network, evaluation, reporter)
+                built = builder.build(job.targets, run.path, job.precisions, refused.reasons)
                 store = MeasurementStore(run, evaluation, job.timing, fingerprints(built))
                 bench = Bench(job.machines, store, reporter, pages)
                 measured: Sequence[Measurement] = bench.measure(built)

@@ -198,7 +198,8 @@ class Reference:
     classes that the images have; null without labels, and in reports of an edgekit without it."""
     near_chance: bool = False
     """Whether the interval reaches down to chance and ends below the middle between chance and 1, so that no accuracy
-    means anything; false for random weights, whose accuracies mean nothing anyway."""
+    means anything; for several labels, whether the metric is below the upper end of chance's own interval, or the
+    outputs fit other classes better. False for random weights, whose accuracies mean nothing anyway."""
     right_by_class: tuple[Count, ...] | None = None
     """Number of right predictions for each class of `evaluation.classes`, in that order; null where that is null."""
     given_by_class: tuple[Count, ...] | None = None

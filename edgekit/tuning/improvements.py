@@ -11,6 +11,7 @@ from edgekit.config.recipes import Recipe
 from edgekit.images.selection import differ_in_brightness
 from edgekit.job import Job
 from edgekit.measure.measure_bundles import BuiltBundles
+from edgekit.measure.paired import least_drop_bound
 from edgekit.measure.settings import Gates
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.improvement import Improvement, Measure
@@ -129,5 +130,5 @@ def improvements_of(spec: BuildSpec, images: JobImages, job: Job, run: RunFolder
             reporter.say("INT8 that misses --max-drop isn't repaired: calibrate on other images instead")
         else:
             loops += (RepairLoop,)
-    gates = within_reach(job.gates, spec.task.least_interval(len(images.evaluation.samples)))
+    gates = within_reach(job.gates, least_drop_bound(len(images.evaluation.samples)))
     return Improvements(spec.recipe, spec, images, job, gates, run, reporter, loops)

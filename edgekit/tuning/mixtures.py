@@ -230,7 +230,8 @@ class Mixtures:
         return self.task.compare(plain, plain, self.images.labels)
 
     def _answers(self, mixture: Mixture) -> Answers:
-        return self.task.kept(self.logits[mixture])
+        answers: Answers = self.task.kept(self.logits[mixture])
+        return answers
 
 
 def simulate(graphs: JobGraphs, to_compile: GraphToCompile, images: LabelledCrops) -> Mixtures:

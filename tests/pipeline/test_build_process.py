@@ -5,14 +5,16 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgekit.errors import CompileError, OutputError
 from edgekit.job import Job
+from edgekit.measure.tasks.own_metric import OwnMetric
 from edgekit.models.options import ModelOptions, parse_model_args
-from edgekit.pipeline.build_process import BuildProcess, Wanted, write_spec
+from edgekit.pipeline.build_process import BuildProcess, Wanted, graphs_of, write_spec
 from edgekit.pipeline.loading import load_job
 from edgekit.report.measurement import Failure
 from edgekit.support.error_text import BugElsewhere
@@ -33,6 +35,13 @@ def parked(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def process(parked: Path) -> Iterator[BuildProcess]:
     with closing(BuildProcess(parked)) as started:
         yield started
+
+
+def test_a_metric_stays_in_this_process(parked: Path, tmp_path: Path) -> None:
+    spec = graphs_of(parked, Reporter(quiet=True)).spec
+    own = replace(spec.task, metric=OwnMetric(lambda outputs, targets: 1.0))
+    written = write_spec(replace(spec, task=own), tmp_path)
+    assert graphs_of(written, Reporter(quiet=True)).spec.task == spec.task
 
 
 def build(process: BuildProcess, target: str, path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from threading import Timer
+from typing import Any
 
 import psutil
 import pytest
@@ -31,7 +32,7 @@ from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.request import BuildSpec
 from edgekit.runtime.bundle import Bundle, read_bundle
-from edgekit.support.progress import Reporter
+from edgekit.support.progress import Reporter, each_bundle
 from edgekit.support.run_folder import open_run
 from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.tiny import TINY_ARGS, TINY_MODEL, TINY_VIT, VIT_ARGS
@@ -199,12 +200,15 @@ def test_an_interrupt_while_others_build_leaves_no_process(
     os.chmod(script, 0o755)
     monkeypatch.setattr(sys, "executable", str(script))
 
+    def interrupted(*arguments: Any) -> Any:
+        Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return each_bundle(*arguments)
+
+    monkeypatch.setattr(builders, "each_bundle", interrupted)
     started: list[psutil.Process] = []
     try:
-        finish = builder.start(("onnx",), tmp_path)
-        Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt), closing(builder):
-            finish()
+            builder.build(("onnx",), tmp_path)
         started = [child for child in psutil.Process().children() if child.pid not in before]
         assert started == []
     finally:

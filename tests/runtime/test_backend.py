@@ -343,7 +343,7 @@ def test_a_row_that_fails_shows_its_traceback_on_request(
 ) -> None:
     with error_text.tracebacks_shown(show):
         builder = Builder(JobGraphs(tiny_spec, Reporter(quiet=True)))
-        builder.start(("onnx",), tmp_path, ("float",), {"onnx-float": "no room"})
+        builder.build(("onnx",), tmp_path, ("float",), {"onnx-float": "no room"})
     err = capfd.readouterr().err
     assert "warning: onnx-float: skipped: no room" in err
     assert ("edgekit.errors.CompileError: skipped" in err) is show

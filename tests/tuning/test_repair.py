@@ -15,6 +15,7 @@ from edgekit.cli.main import main
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.devices.registry import THIS
 from edgekit.errors import CompileError
+from edgekit.measure.paired import least_drop_bound
 from edgekit.measure.settings import Gates, Timing
 from edgekit.measure.tasks.single_label import SingleLabel
 from edgekit.pipeline import measuring, reporting
@@ -385,7 +386,7 @@ def test_layers_in_float_never_make_the_shipped_bundle_slower_than_float() -> No
 
 @pytest.mark.parametrize(("images", "confirmed"), [(0, False), (300, False), (400, True)])
 def test_a_bound_that_no_bundle_could_confirm_is_judged_by_the_measured_drop(images: int, confirmed: bool) -> None:
-    least = SingleLabel().least_interval(images)
+    least = least_drop_bound(images)
     assert within_reach(Gates(must_show_drop=True), least).must_show_drop is confirmed
     assert not within_reach(Gates(), least).must_show_drop
 

@@ -32,11 +32,11 @@ class Embedding(Task):
     labelling: ClassVar[Labelling] = "optional"
     activation: ClassVar[Activation] = "normalize"
 
-    def kept(self, outputs: NDArray[np.float32]) -> Outputs:
+    def _kept(self, outputs: NDArray[np.float32]) -> Outputs:
         """The vectors with length 1."""
         return Outputs(activated(outputs, self.activation))
 
-    def compare(self, answers: Outputs, reference: Outputs, targets: Targets, versus: str = "reference") -> Accuracy:
+    def _compare(self, answers: Outputs, reference: Outputs, targets: Targets, versus: str) -> Accuracy:
         """With labels, the share of images whose nearest neighbour has the same label; else the cosine to `reference`.
 
         The neighbour is sought among the other images.
@@ -70,9 +70,7 @@ class Embedding(Task):
             **vars(difference(right, was_right)),
         )
 
-    def reference(
-        self, engine: str, answers: Outputs, targets: Targets, outputs: int, random_weights: bool
-    ) -> Reference:
+    def _reference(self, engine: str, answers: Outputs, targets: Targets, outputs: int) -> Reference:
         """With labels, the share of images whose nearest neighbour has the same label, beside chance."""
         if not is_labelled(targets):
             return Reference(engine=engine, score=Score(BY_COSINE, 1.0))
@@ -85,7 +83,7 @@ class Embedding(Task):
             score=Score(BY_LABEL, float(right.mean())),
             top1_ci95=ends,
             chance=guessed,
-            near_chance=not random_weights and near_chance(ends, guessed),
+            near_chance=near_chance(ends, guessed),
         )
 
     def changes(

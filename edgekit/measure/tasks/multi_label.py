@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from edgekit.config.choices import Activation, Labelling
 from edgekit.measure.confidence import Confidences
-from edgekit.measure.paired import bootstrap_weights, percentile_interval
-from edgekit.measure.tasks.single_label import near_chance, worst_first
+from edgekit.measure.paired import bootstrap_weights, drop_interval, percentile_interval
+from edgekit.measure.tasks.single_label import worst_first
 from edgekit.measure.tasks.task import EXAMPLES, MOST_CLASSES, Outputs, Targets, Task
 from edgekit.report.document import Reference
 from edgekit.report.measurement import Accuracy, ChangedImage, ClassChange, Detail, Score
@@ -23,6 +23,8 @@ FEWEST_POSITIVES = 5
 METRIC = "mAP"
 MOST_COMPARED = 100
 """Most classes among which another order is sought."""
+SHUFFLES, T_OF_SHUFFLES = 20, 2.093
+"""Random orders that show chance, and the 97.5 % quantile of Student's t with one degree of freedom less."""
 OTHER_ORDER = 0.2
 """Gain of the mean average precision that shows another order."""
 
@@ -43,7 +45,7 @@ class MultiLabel(Task):
         """The classes whose score reaches their threshold, bool [N,classes]."""
         return np.asarray(activated(answers.values, self.activation) >= np.array(self.thresholds or THRESHOLD))
 
-    def compare(self, answers: Outputs, reference: Outputs, targets: Targets, versus: str = "reference") -> Accuracy:
+    def _compare(self, answers: Outputs, reference: Outputs, targets: Targets, versus: str) -> Accuracy:
         """Mean average precision with its paired drop, and F1 at the thresholds."""
         weights = bootstrap_weights(len(targets))
         precisions, were = (average_precisions(each.values, targets, weights) for each in (answers, reference))
@@ -52,32 +54,30 @@ class MultiLabel(Task):
         f1, was = (float(np.nanmean(f1_scores(each, targets))) for each in (given, was_given))
         return Accuracy(
             count=len(targets),
-            drop_ci95_points=percentile_interval(100 * drops[1:]),
+            drop_ci95_points=drop_interval(100 * float(drops[0]), 100 * drops[1:], len(targets)),
             agreement=float((given == was_given).all(1).mean()),
             score=Score(METRIC, float(mean_over_classes(precisions)[0]), (Detail("F1", f1, was),)),
             drop_score_points=100 * float(drops[0]),
             versus=versus,
         )
 
-    def reference(
-        self, engine: str, answers: Outputs, targets: Targets, outputs: int, random_weights: bool
-    ) -> Reference:
-        """Mean average precision beside that of scores that are dealt to the images at random.
+    def _reference(self, engine: str, answers: Outputs, targets: Targets, outputs: int) -> Reference:
+        """Mean average precision beside chance: that of the same outputs for the images in a random order.
 
-        A network whose outputs fit other classes much better counts as near chance too.
+        It is near chance unless it is beyond what all but 2.5 % of the random orders give. A network whose outputs fit
+        other classes much better counts as near chance too.
         """
         means = mean_over_classes(average_precisions(answers.values, targets, bootstrap_weights(len(targets))))
-        ends = percentile_interval(means[1:])
-        shares = targets.mean(0)
-        guessed = float(shares[shares > 0].mean())
+        low, high = percentile_interval(means[1:])
+        guessed, reached = chance(answers.values, targets)
+        guesses = means[0] <= reached and high < (1 + guessed) / 2
         f1 = float(np.nanmean(f1_scores(self.given(answers), targets)))
         return Reference(
             engine=engine,
             score=Score(METRIC, float(means[0]), (Detail("F1", f1),)),
-            top1_ci95=ends,
+            top1_ci95=(low, high),
             chance=guessed,
-            near_chance=not random_weights
-            and (near_chance(ends, guessed) or fits_other_classes(answers.values, targets)),
+            near_chance=bool(guesses) or fits_other_classes(answers.values, targets),
         )
 
     def changes(
@@ -121,10 +121,6 @@ class MultiLabel(Task):
         """Number of images for which the class is given, right or wrong."""
         return _by_class(self.given(answers), targets)
 
-    def least_interval(self, count: int) -> float:
-        """Nothing, because a bootstrap of equal answers has no width."""
-        return 0.0
-
 
 def _by_class(chosen: NDArray[np.bool_], targets: Targets) -> tuple[int, ...] | None:
     """Number of chosen images of each class that images have; None for too many classes."""
@@ -166,20 +162,36 @@ def mean_over_classes(precisions: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.nanmean(precisions, axis=1))
 
 
+def chance(outputs: NDArray[np.float32], targets: Targets) -> tuple[float, float]:
+    """Mean average precision if the outputs are dealt to the images at random, and what it seldom exceeds.
+
+    Both are from `SHUFFLES` random orders: the mean, and the upper end of the 95 % interval of one more order's value.
+    """
+    random, once = np.random.default_rng(0), np.ones((1, len(targets)), np.float32)
+    shuffled = (outputs[random.permutation(len(outputs))] for _ in range(SHUFFLES))
+    means = [mean_over_classes(average_precisions(each, targets, once))[0] for each in shuffled]
+    guessed = float(np.mean(means))
+    return guessed, guessed + T_OF_SHUFFLES * float(np.std(means, ddof=1)) * np.sqrt(1 + 1 / SHUFFLES)
+
+
 def fits_other_classes(outputs: NDArray[np.float32], targets: Targets) -> bool:
     """Whether the mean average precision is higher by `OTHER_ORDER` if the outputs [N,K] belong to other classes.
 
-    Only the classes that images have are compared, and only up to `MOST_COMPARED`.
+    Only the classes that images have are compared, and only up to `MOST_COMPARED`. The pairs of outputs and classes are
+    chosen greedily, the best fit first: the best of all assignments needs scipy, which an evaluation does without.
     """
-    from scipy.optimize import linear_sum_assignment
-
     present = np.flatnonzero(targets.any(0))
     if len(present) > MOST_COMPARED:
         return False
     own, once = targets[:, present], np.ones((1, len(targets)), np.float32)
     fits = np.stack([average_precisions(outputs[:, [label] * len(present)], own, once)[0] for label in present])
-    best = linear_sum_assignment(fits, maximize=True)
-    return bool(fits[best].mean() > fits.diagonal().mean() + OTHER_ORDER)
+    own_fits, left = fits.diagonal().mean(), fits.copy()
+    total = 0.0
+    for _ in present:
+        output, label = np.unravel_index(left.argmax(), left.shape)
+        total += left[output, label]
+        left[output], left[:, label] = -1, -1
+    return bool(total / len(present) > own_fits + OTHER_ORDER)
 
 
 def f1_scores(given: NDArray[np.bool_], targets: Targets) -> NDArray[np.float64]:

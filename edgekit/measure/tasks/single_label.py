@@ -50,15 +50,13 @@ class SingleLabel(Task):
     activation: ClassVar[Activation] = "softmax"
     answers: ClassVar[type[Answers]] = TopClasses
 
-    def kept(self, outputs: NDArray[np.float32]) -> TopClasses:
+    def _kept(self, outputs: NDArray[np.float32]) -> TopClasses:
         """The best classes. Of equal outputs, the first is the best."""
         classes = np.argsort(-outputs, axis=1, kind="stable")[:, :5].astype(np.int64)
         scores = np.exp(outputs.astype(np.float64) - outputs.max(1, keepdims=True))
         return TopClasses(classes, (scores.max(1) / scores.sum(1)).astype(np.float32))
 
-    def compare(
-        self, answers: TopClasses, reference: TopClasses, targets: Targets, versus: str = "reference"
-    ) -> Accuracy:
+    def _compare(self, answers: TopClasses, reference: TopClasses, targets: Targets, versus: str) -> Accuracy:
         """Top-1 and top-5, and the paired drop of top-1."""
         right, was_right = answers.right(targets), reference.right(targets)
         return Accuracy(
@@ -70,9 +68,7 @@ class SingleLabel(Task):
             **vars(difference(right, was_right)),
         )
 
-    def reference(
-        self, engine: str, answers: TopClasses, targets: Targets, outputs: int, random_weights: bool
-    ) -> Reference:
+    def _reference(self, engine: str, answers: TopClasses, targets: Targets, outputs: int) -> Reference:
         """Top-1 and top-5 beside chance; see `near_chance`."""
         right = answers.right(targets)
         low, high = share_interval(int(right.sum()), len(right))
@@ -83,7 +79,7 @@ class SingleLabel(Task):
             top5=float(answers.right_in_five(targets).mean()),
             top1_ci95=(low, high),
             chance=guessed,
-            near_chance=not random_weights and near_chance((low, high), guessed),
+            near_chance=near_chance((low, high), guessed),
         )
 
     def changes(

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgekit.config.choices import Activation, Labelling
 from edgekit.measure.confidence import Confidences, compare_confidences
-from edgekit.measure.paired import least_drop_bound
+from edgekit.measure.tasks.own_metric import OwnMetric
 from edgekit.report.document import Reference
 from edgekit.report.measurement import Accuracy, ClassChange, Confidence
 from edgekit.support.files import Inputs
@@ -40,17 +40,21 @@ class StoredArray:
 class Answers:
     """What is kept of a model's outputs for N images: arrays whose first axis is that of the images."""
 
+    raw: NDArray[np.float32] | None = field(default=None, kw_only=True)
+    """The outputs themselves, float32 [N,K], for a metric of the user's; None without one."""
+
     def __len__(self) -> int:
         return len(next(iter(self.arrays().values())))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays by the names of their fields."""
-        return {name: getattr(self, name) for name in self.names()}
+        named = {name: getattr(self, name) for name in self.names()}
+        return named if self.raw is None else {**named, "raw": self.raw}
 
     @classmethod
     def names(cls) -> list[str]:
-        """The names of the fields."""
-        return [each.name for each in fields(cls)]
+        """The names of the fields for the task's own metric."""
+        return [each.name for each in fields(cls) if each.name != "raw"]
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
@@ -99,6 +103,8 @@ class Task(ABC):
     """What `kept` returns."""
     thresholds: tuple[float, ...] = ()
     """Score from which an answer is given: one for all outputs, or one for each; empty if there is none."""
+    metric: OwnMetric | None = None
+    """The user's metric, which judges in place of the task's; None for the task's."""
 
     @property
     @abstractmethod
@@ -123,7 +129,7 @@ class Task(ABC):
     @property
     def key(self) -> str:
         """Text that differs between tasks that judge the same outputs differently."""
-        return f"{self.name} {self.thresholds}"
+        return f"{self.name} {self.thresholds} {self.metric.key if self.metric else ''}".rstrip()
 
     def at(self, threshold: float | None, outputs: int) -> Self:
         """The task with a threshold that the user states, for a network with so many outputs; itself without one."""
@@ -135,15 +141,16 @@ class Task(ABC):
         """The task with the thresholds that suit these outputs of the float network [N,K], if it chooses any."""
         return self
 
-    def kept(self, outputs: NDArray[np.float32]) -> Answers:
-        """What is kept of outputs [N,K], by default all of them."""
-        return Outputs(outputs)
+    def kept(self, outputs: NDArray[np.float32]) -> Any:
+        """What is kept of outputs [N,K], of the type `answers`."""
+        kept = self._kept(outputs)
+        return replace(kept, raw=outputs) if self.metric else kept
 
-    @abstractmethod
     def compare(self, answers: Any, reference: Any, targets: Targets, versus: str = "reference") -> Accuracy:
         """Accuracy of answers, and its difference from the reference's for the same images in the same order."""
+        accuracy = self._compare(answers, reference, targets, versus)
+        return self.metric.compare(accuracy, answers.raw, reference.raw, targets) if self.metric else accuracy
 
-    @abstractmethod
     def reference(self, engine: str, answers: Any, targets: Targets, outputs: int, random_weights: bool) -> Reference:
         """Accuracy of the model that others are compared with, and whether it is near chance.
 
@@ -154,6 +161,22 @@ class Task(ABC):
             outputs: Number of the model's outputs.
             random_weights: Whether its weights are random, which are expected to guess.
         """
+        if self.metric:
+            return self.metric.reference(engine, answers.raw, targets)
+        reference = self._reference(engine, answers, targets, outputs)
+        return replace(reference, near_chance=reference.near_chance and not random_weights)
+
+    def _kept(self, outputs: NDArray[np.float32]) -> Answers:
+        """What the task needs of outputs [N,K], by default all of them."""
+        return Outputs(outputs)
+
+    @abstractmethod
+    def _compare(self, answers: Any, reference: Any, targets: Targets, versus: str) -> Accuracy:
+        """Accuracy by the task's own metric."""
+
+    @abstractmethod
+    def _reference(self, engine: str, answers: Any, targets: Targets, outputs: int) -> Reference:
+        """Accuracy of the reference by the task's own metric, and whether it is near chance."""
 
     @abstractmethod
     def changes(self, answers: Any, reference: Any, targets: Targets, names: Sequence[str]) -> tuple[ClassChange, ...]:
@@ -183,10 +206,6 @@ class Task(ABC):
     def with_class_names(self, changes: Sequence[ClassChange], names: ClassNames) -> tuple[ClassChange, ...]:
         """The changes with the names of the classes instead of their indices."""
         return tuple(_named(change, names, self.outputs_are_classes) for change in changes)
-
-    def least_interval(self, count: int) -> float:
-        """Upper end, in points, of the interval of the drop between equal models on so many images: Tango's, if any."""
-        return least_drop_bound(count)
 
 
 def _named(change: ClassChange, names: ClassNames, examples: bool) -> ClassChange:

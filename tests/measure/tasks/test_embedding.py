@@ -1,5 +1,7 @@
 """Vectors: nearest neighbours, cosines and the paired drop."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ def vectors(count: int = 60, noise: float = 0.6) -> tuple[Outputs, np.ndarray]:
     return TASK.kept((np.eye(8)[labels] + noise * random.normal(size=(count, 8))).astype(np.float32)), labels
 
 
-def noisy(answers: Outputs, noise: float) -> Outputs:
+def noisy(answers: Outputs, noise: float) -> Any:
     values = answers.values
     return TASK.kept(values + noise * np.random.default_rng(1).normal(size=values.shape).astype(np.float32))
 

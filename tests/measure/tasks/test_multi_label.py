@@ -1,11 +1,15 @@
 """Several labels for each image: average precision, thresholds and the paired drop."""
 
+import sys
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.stats import bootstrap
 from sklearn.metrics import average_precision_score, f1_score
 
-from edgekit.measure.paired import bootstrap_weights
+from edgekit.measure.paired import bootstrap_weights, least_drop_bound, paired_interval
 from edgekit.measure.tasks.multi_label import (
     FEWEST_POSITIVES,
     MultiLabel,
@@ -14,6 +18,7 @@ from edgekit.measure.tasks.multi_label import (
     f1_scores,
     mean_over_classes,
 )
+from edgekit.measure.tasks.own_metric import OwnMetric
 from edgekit.measure.tasks.task import Outputs
 from edgekit.report.measurement import ChangedImage
 from edgekit.runtime.activation import activated
@@ -66,10 +71,13 @@ def test_a_class_without_an_image_is_left_out_of_the_mean() -> None:
     assert len(TASK.right_by_class(answers, targets) or ()) == 3
 
 
-def test_the_drop_of_equal_answers_is_zero_and_certain() -> None:
-    answers, targets = scenes()
+@pytest.mark.parametrize("count", [6, 30, 120])
+def test_equal_answers_for_few_images_confirm_no_more_than_those_of_top1(count: int) -> None:
+    answers, targets = scenes(count)
     accuracy = TASK.compare(answers, answers, targets)
-    assert (accuracy.drop_points, accuracy.drop_ci95_points, accuracy.agreement) == (0, (0, 0), 1)
+    assert (accuracy.drop_points, accuracy.agreement) == (0, 1)
+    of_top1 = 100 * paired_interval(0, 0, count)[1]
+    assert accuracy.drop_ci95_points == pytest.approx((-of_top1, of_top1))
     assert (accuracy.metric, accuracy.top1, accuracy.mcnemar_p) == ("mAP", None, None)
 
 
@@ -92,6 +100,7 @@ def test_the_interval_of_the_drop_is_that_of_scipys_paired_bootstrap() -> None:
     ).confidence_interval
     accuracy = TASK.compare(noisy, reference, targets)
     assert accuracy.drop_points == pytest.approx(drop(images))
+    assert scipys.high - scipys.low > 2 * least_drop_bound(len(images)), "no floor counts here"
     assert accuracy.drop_ci95_points == pytest.approx((scipys.low, scipys.high), abs=0.8)
 
 
@@ -116,6 +125,27 @@ def test_labels_in_another_order_are_near_chance() -> None:
     assert not TASK.reference("torch", exclusive, apart, 4, False).near_chance
     assert TASK.reference("torch", exclusive, apart[:, ::-1], 4, False).near_chance
     assert not TASK.reference("torch", answers, np.roll(targets, 1, axis=1), 4, True).near_chance
+
+
+@pytest.mark.parametrize("share", [0.03, 0.3])
+def test_random_scores_are_near_chance_whatever_the_share_of_the_labels(share: float) -> None:
+    random = np.random.default_rng(0)
+    found = []
+    for apart in (0.0, 1.5) * 20:
+        targets = random.random((100, 6)) < share
+        outputs = Outputs((apart * targets + random.normal(size=targets.shape)).astype(np.float32))
+        found.append(TASK.reference("torch", outputs, targets, 6, False).near_chance)
+    assert sum(found[::2]) >= 17, "at most 2.5 % of random scores are expected to seem better"
+    assert sum(found[1::2]) <= 1
+
+
+def test_an_evaluation_needs_no_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    answers, targets = scenes()
+    for task in (TASK, replace(TASK, metric=OwnMetric(lambda outputs, targets: float(targets[outputs > 0].mean())))):
+        kept: Any = task.kept(answers.values)
+        assert not task.reference("torch", kept, targets, 4, False).near_chance
+        assert task.compare(kept, kept, targets).drop_points == 0
 
 
 def test_the_best_threshold_of_each_class_gives_the_best_f1() -> None:
