@@ -1,29 +1,37 @@
-"""The commands as functions of Python: `edgekit.deploy(network, data="photos")`.
+"""The functions of Python, which the commands of their names call: `edgekit.deploy(network, data="photos")`.
 
-Each function states a job as the command of its name does, and calls what that command calls. Options have the names of
-the fields of `edgekit.job.Job`, which `help(edgekit.deploy)` lists. A model is what the commands take as MODEL or an
-`nn.Module` in memory; images are a path, a torch `Dataset`, or an iterable of (image, label).
+Options are fields of `edgekit.job.Job`, or a function's own, as the default of a parameter; `help(edgekit.deploy)`
+lists both. A model is what the commands take as MODEL or an `nn.Module` in memory; images are a path, a torch
+`Dataset`, or an iterable of (image, label).
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import io
 import os
+import re
+import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
-from edgekit.errors import UsageError
-from edgekit.job import Job, job_of
-from edgekit.job.job import MAKING, MEASURING, declarations, default_of
-from edgekit.job.kinds import Option
+from edgekit.devices.registry import LOCAL, THIS, Device
+from edgekit.errors import UsageError, did_you_mean
+from edgekit.job import Job, job_of, kinds
+from edgekit.job.job import MAKING, MEASURING, MOST_THREADS, declarations, default_of
+from edgekit.job.kinds import SPELLING, Duration, Number, Own, Text, own
 from edgekit.job.saved import bundles_of
+from edgekit.support.interrupts import interruptible, noting
+from edgekit.support.libraries import OfProcess, let_threads_sleep
+from edgekit.support.libraries import quiet as silent
 
 if TYPE_CHECKING:
+    from edgekit.devices.benchmark import Benchmark
     from edgekit.devices.rollout import Pushed
     from edgekit.measure.evaluation import BundleEvaluation
     from edgekit.measure.tasks.own_metric import Metric
@@ -35,18 +43,44 @@ if TYPE_CHECKING:
 
 Call = TypeVar("Call", bound=Callable[..., Any])
 Place = str | os.PathLike[str]
+Bundles = Place | Sequence[Place]
 WIDTH = 80
 """Columns of the text that a run prints."""
+MOST_STREAMS = 256
+MOST_AT_ONCE = 64
+MOST_MS = 3_600_000
+# A host name or address, and a port; Dask takes tcp:// for granted.
+_SCHEDULER = re.compile(r"(?:(?:tcp|tls|ucx|ws|wss)://)?(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5}")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, its report, and its bundles by name, such as `run["tflite-int8"]`."""
+    """A finished run: its folder, its report, and its bundles by name, such as `run["tflite-int8"]`.
+
+    It stands for its folder where a function takes a path, and iterates over the names of its bundles.
+    """
 
     path: Path
-    """Run folder."""
+    """Run folder, as an absolute path."""
     report: Report
     """Document that report.json holds."""
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.bundles)
+
+    @property
+    def bundles(self) -> dict[str, Path]:
+        """Folder of each bundle, by its name."""
+        return {name: self.path / name for name in self.report.bundles}
+
+    @property
+    def best(self) -> Path | None:
+        """Folder of the bundle to ship to the first device; None if no bundle passed."""
+        name = self.report.recommendation.bundle
+        return None if name is None else self.path / name
 
     @property
     def passed(self) -> bool:
@@ -79,44 +113,73 @@ class Run:
         return f'<iframe srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
 
-def _takes(*names: str) -> Callable[[Call], Call]:
-    """Show the fields of a job that a function takes in its signature and docstring."""
+def own_of(function: Callable[..., Any]) -> dict[str, Own]:
+    """The options of a function's own, by the names of its parameters."""
+    parameters = inspect.signature(inspect.unwrap(function)).parameters.values()
+    return {each.name: each.default for each in parameters if isinstance(each.default, Own)}
 
-    def described(function: Call) -> Call:
-        options = {name: option for name, option in declarations().items() if name in names}
-        own = inspect.signature(function)
-        parameters = [each for each in own.parameters.values() if each.kind is not each.VAR_KEYWORD]
+
+def fields_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The fields of a job that a function takes."""
+    return cast(tuple[str, ...], vars(function)["fields"])
+
+
+def _takes(*names: str) -> Callable[[Call], Call]:
+    """Let a function take these fields of a job beside its own options, and no others.
+
+    Both are in its signature and docstring. Options that are None keep their default.
+    """
+
+    def taking(function: Call) -> Call:
+        fields, own = {name: declarations()[name] for name in names}, own_of(function)
+        plain = inspect.signature(function)
+        parameters = [
+            each.replace(default=own[each.name].value) if each.name in own else each
+            for each in plain.parameters.values()
+            if each.kind is not each.VAR_KEYWORD
+        ]
         parameters += [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default_of(name))
-            for name in options
-            if name not in own.parameters
+            for name in fields
+            if name not in plain.parameters
         ]
-        function.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-        listed = "\n".join(f"    {name}: {_meaning(option)}" for name, option in options.items())
-        function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n{listed}\n"
-        return function
+        signature, known = plain.replace(parameters=parameters), [each.name for each in parameters]
 
-    return described
+        @functools.wraps(function)
+        def call(*arguments: Any, **options: Any) -> Any:
+            spelling = SPELLING.set(SPELLING.get() or "parameter")
+            try:
+                if unknown := sorted(set(options).difference(known)):
+                    raise UsageError(
+                        f"edgekit.{function.__name__} has no option '{unknown[0]}'",
+                        valid=", ".join(known),
+                        fix=did_you_mean(unknown[0], known),
+                    )
+                values = signature.bind(*arguments, **options).arguments
+                return function(**values | {name: each.read(name, values.get(name)) for name, each in own.items()})
+            finally:
+                SPELLING.reset(spelling)
+
+        meanings = {name: each.option for name, each in own.items()} | fields
+        listed = "\n".join(f"    {name}: {option.meaning}" for name, option in meanings.items())
+        call.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n{listed}\n"
+        vars(call).update(__signature__=signature, fields=names)
+        return cast(Call, call)
+
+    return taking
 
 
-def _meaning(option: Option) -> str:
-    """What a field means: the help of its option, which for some stands for False."""
-    return f"If False, {option.help[0].lower()}{option.help[1:]}" if option.turns_off else option.help
+def _job(model: Any, transform: Any, name: str | None, options: dict[str, Any], images: Any = None) -> Job:
+    """The job of a model, which may be a network in memory, and of the options that were stated.
 
-
-def _named(name: str) -> str:
-    """The name of a field in an error: that of the parameter."""
-    return name
-
-
-def _job(model: Any, data: Any, transform: Any, name: str | None, options: dict[str, Any]) -> Job:
-    """The job of a model, which may be a network in memory, and of the options that were stated."""
+    Without a transform, a network in memory gets that of the images.
+    """
     if not isinstance(model, str | os.PathLike):
         from edgekit.images.layouts.in_memory import transform_of
         from edgekit.models.module_source import name_of
         from edgekit.models.options import ModelOptions
 
-        own = transform if transform is not None else transform_of(data)
+        own = transform if transform is not None else transform_of(images)
         model = ModelOptions(name=name or name_of(model), module=model, transform=own)
     elif transform is not None or name is not None:
         parameter = "name" if transform is None else "transform"
@@ -125,21 +188,24 @@ def _job(model: Any, data: Any, transform: Any, name: str | None, options: dict[
             valid=f"a {parameter} for a network in memory",
             fix="Leave it out, or state imgsz, mean, std, interpolation and crop_pct",
         )
-    return job_of(model, {"data": data, **options}, _named)
+    return job_of(model, options)
+
+
+_on_stderr = OfProcess(lambda: redirect_stdout(cast(TextIO, sys.__stderr__)))
 
 
 @contextmanager
-def _running(quiet: bool, builds: bool = True) -> Iterator[Reporter]:
+def running(quiet: bool, builds: bool = True) -> Iterator[Reporter]:
     """The reporter of a call that runs inside; what libraries print goes to stderr, where `Reporter` silences it.
 
     A call that builds bundles first imports torch and the compilers, which takes seconds.
     """
-    from edgekit.support.libraries import quiet as silent
     from edgekit.support.progress import Reporter, loading
 
     reporter = Reporter(quiet)
-    with redirect_stdout(sys.__stderr__):
+    with noting(signal.SIGINT), interruptible(), _on_stderr:
         if builds:
+            let_threads_sleep()
             with loading(reporter), silent():
                 import edgekit.tuning.improvements  # noqa: F401  # which imports the rest
         yield reporter
@@ -174,16 +240,16 @@ def deploy(
     Raises:
         InputError: a value, the images or the model are not usable; nothing was written.
     """
-    job = replace(_job(model, data, transform, name, options), metric=metric)
+    job = replace(_job(model, transform, name, {"data": data, **options}, data), metric=metric)
     job.check()
-    with _running(quiet) as reporter:
+    with running(quiet) as reporter:
         from edgekit.pipeline.deploy import deploy as run_job
         from edgekit.tuning.improvements import improvements_of
 
-        return Run(job.folder, run_job(job, reporter, improvements_of if job.repair else None))
+        return Run(job.folder.absolute(), run_job(job, reporter, improvements_of if job.repair else None))
 
 
-@_takes(*MAKING)
+@_takes(*(name for name in MAKING if name not in ("data", "calibration_data", "targets")))
 def quantize(
     model: Any,
     images: Any,
@@ -209,9 +275,9 @@ def quantize(
         InputError: As for `deploy`.
         StageError: The model could not be calibrated or compiled.
     """
-    stated = {"calibration_data": images, "targets": [target], "precisions": ["int8"], **options}
-    job = _job(model, options.get("data"), transform, name, stated)
-    with _running(quiet) as reporter:
+    stated = {**options, "calibration_data": images, "targets": [target], "precisions": ["int8"]}
+    job = _job(model, transform, name, stated, images)
+    with running(quiet) as reporter:
         from edgekit.pipeline.steps import build_bundles
 
         (made,) = build_bundles(job, reporter).values()
@@ -220,63 +286,153 @@ def quantize(
     return made
 
 
-@_takes("data", "num_eval_samples", "seed", "threads", "threshold", "max_drop")
+def _check_scheduler(address: str) -> None:
+    """Raise UsageError unless this looks like the address of a Dask scheduler."""
+    if not _SCHEDULER.fullmatch(address):
+        raise UsageError(
+            f"--scheduler is '{address}'",
+            valid="the address of a Dask scheduler, such as tcp://HOST:8786",
+            fix="Start one with `dask scheduler`, which prints its address",
+        )
+
+
+@_takes(
+    *("data", "num_eval_samples", "seed", "devices", "web_runtime", "web_network", "threads", "threshold", "max_drop")
+)
 def evaluate(
-    bundles: Place | Sequence[Place], data: Any, *, reference: Place | None = None, quiet: bool = False, **options: Any
+    bundles: Bundles,
+    data: Any = None,
+    *,
+    reference: Path | None = own(
+        "Bundles",
+        kinds.Place(metavar="BUNDLE"),
+        "Bundle that the others are compared with.",
+        default="the first float bundle, or else the first bundle",
+    ),
+    workers: int | None = own(
+        "Measurement",
+        Number(1, MOST_THREADS),
+        "Number of processes to spread the images over.",
+        default="1, in this process",
+    ),
+    scheduler: str | None = own(
+        "Measurement",
+        Text(_check_scheduler, metavar="ADDRESS"),
+        "Address of a Dask scheduler, such as tcp://HOST:8786, whose workers evaluate too. They need the bundles and "
+        "images at the same paths. Dask sends pickles, which can run code, so use it only between machines that you "
+        "trust, on a private network.",
+    ),
+    output: Path | None = own(
+        "Output",
+        kinds.Place(metavar="FOLDER"),
+        "Folder for finished parts, from which the same command resumes after an interruption.",
+        flags=("--output", "-o"),
+    ),
+    quiet: bool = False,
+    **options: Any,
 ) -> BundleEvaluation:
-    """Measure the accuracy of bundles on labelled images on this machine, as `edgekit evaluate` does.
+    """Measure the accuracy of bundles on labelled images, as `edgekit evaluate` does.
 
     Args:
-        bundles: A bundle folder, a run folder for all of its bundles, or several of them.
+        bundles: A bundle folder, a run or its folder for all of its bundles, or several of them.
         data: Labelled images, as for `deploy`.
-        reference: Bundle that the others are compared with; None for the first float bundle, or else the first.
         quiet: Show no progress.
         options: Fields of the job.
     """
-    from edgekit.measure.evaluate_bundles import evaluate_bundles
+    from edgekit.measure.evaluate_bundles import Scale, evaluate_bundles
+    from edgekit.support.run_folder import check_output
 
-    job = Job.of("", {"data": data, **options}, _named)
-    other = Path(reference) if reference is not None else None
-    gates = None if job.max_drop is None else job.gates
-    with _running(quiet, builds=False) as reporter:
-        what = (bundles_of(_paths(bundles)), job.data, job.num_eval_samples, job.seed, job.threads, reporter)
-        return evaluate_bundles(*what, reference=other, gates=gates, threshold=job.threshold)
+    paths, job = bundles_of(_paths(bundles)), Job.of("", {"data": data, **options})
+    job.check_data()
+    if output is not None:
+        check_output(output)
+    browser = _browser(job)
+    if browser is not None and (workers or scheduler or output):
+        raise UsageError(
+            f"'{browser.name}' is a browser, for which --workers, --scheduler and --output don't work",
+            fix="Leave them out",
+        )
+    with running(quiet, builds=False) as reporter:
+        evaluated = functools.partial(
+            evaluate_bundles,
+            data=job.data, count=job.num_eval_samples, seed=job.seed, threads=job.threads, reporter=reporter,
+            scale=Scale(workers, scheduler, output), reference=reference,
+            gates=None if job.max_drop is None else job.gates, threshold=job.threshold,
+        )  # fmt: skip
+        if browser is None:
+            return evaluated(paths)
+        from edgekit.devices.web.evaluate import evaluate_in_browser
+
+        return evaluate_in_browser(browser, paths, reference, job.threads, evaluated, reporter)
+
+
+def _browser(job: Job) -> Device | None:
+    """The browser to evaluate in; None for this machine. Raises UsageError for a board."""
+    if job.machines == (THIS,):
+        return None
+    if len(job.machines) > 1 or not job.machines[0].is_browser:
+        raise UsageError(
+            f"--device is '{','.join(job.devices)}'",
+            valid=f"{LOCAL}, or web for a browser",
+            fix="`edgekit deploy --device` also evaluates on boards, and on several devices",
+        )
+    return job.machines[0]
 
 
 @_takes(*MEASURING)
 def benchmark(
-    bundles: Place | Sequence[Place],
+    bundles: Bundles,
     *,
-    sustain_s: float | None = None,
-    streams: int | None = None,
+    sustain_s: float | None = own(
+        "Measurement",
+        Duration(),
+        "Run for this long, such as 90s, 10m or 1h30m, in place of --iterations, and report a time series with its "
+        "first and last minute.",
+        flags=("--sustain",),
+    ),
+    streams: int | None = own(
+        "Measurement",
+        Number(1, MOST_STREAMS),
+        "Also measure the images per second of this many sessions side by side. They share the cores unless --threads "
+        "states each one's threads.",
+        default="not measured",
+    ),
     quiet: bool = False,
     **options: Any,
-) -> Any:
+) -> Benchmark:
     """Measure the latency, memory and energy of bundles, here or on devices, as `edgekit benchmark` does.
 
     Args:
-        bundles: A bundle folder, a run folder for all of its bundles, or several of them.
-        sustain_s: Seconds to run for, in place of `iterations`.
-        streams: Number of sessions side by side whose images per second are measured too.
+        bundles: As for `evaluate`.
         quiet: Show no progress.
         options: Fields of the job.
     """
     from edgekit.devices.benchmark import benchmark_devices
 
-    job = Job.of("", options, _named)
+    paths, job = bundles_of(_paths(bundles)), Job.of("", options)
+    if sustain_s is not None and job.iterations is not None:
+        raise UsageError("--sustain and --iterations were both given", fix="Leave one of them out")
     timing = replace(job.timing, sustain_s=sustain_s, streams=streams)
-    gates = job.gates if job.min_speedup else None
-    with _running(quiet, builds=False) as reporter:
-        return benchmark_devices(bundles_of(_paths(bundles)), job.machines, timing, reporter, gates)
+    with running(quiet, builds=False) as reporter:
+        return benchmark_devices(paths, job.machines, timing, reporter, job.gates if job.min_speedup else None)
 
 
-def compare(before: Place | Run, after: Place | Run, max_slowdown: float | None = None) -> Comparison:
+@_takes()
+def compare(
+    before: Place,
+    after: Place,
+    max_slowdown: float | None = own(
+        "Gates",
+        Number(0, 1000, typed=float, metavar="PERCENT"),
+        "Largest slowdown of p50 that is no regression. Smaller ones may come from where in memory a bundle lies.",
+        default="10",
+    ),
+) -> Comparison:
     """Compare two runs, as `edgekit compare` does.
 
     Args:
         before: Run, or its folder, to compare with.
         after: Run, or its folder, to judge.
-        max_slowdown: Largest slowdown of p50, in percent, that is no regression; None for the command's default.
     """
     from edgekit.report import load_report
     from edgekit.report.compare import MAX_SLOWDOWN, compare_runs
@@ -285,30 +441,44 @@ def compare(before: Place | Run, after: Place | Run, max_slowdown: float | None 
     return compare_runs(first, second, MAX_SLOWDOWN if max_slowdown is None else max_slowdown)
 
 
+@_takes("threads", "wheels")
 def push(
     bundle: Place,
     devices: str | Sequence[str],
     *,
-    name: str = "app",
-    max_p99: float | None = None,
-    threads: int | None = None,
-    canary: int = 1,
-    parallel: int = 4,
-    wheels: Place | None = None,
+    name: str = own(
+        "Device", Text(metavar="APP"), "Name of the app, which has its own two slots.", value="app", default="app"
+    ),
+    max_p99: float | None = own(
+        "Gates",
+        Number(0, MOST_MS, typed=float, metavar="MS"),
+        "Largest p99 of the latency, in milliseconds, with which a device accepts the bundle. 0 turns the gate off.",
+        default="1.5 times the p99 in the report of the bundle's run",
+    ),
+    canary: int = own(
+        "Device",
+        Number(0),
+        "Number of devices to push to first. The others follow if all of them pass.",
+        value=1,
+        default="1",
+    ),
+    parallel: int = own(
+        "Device",
+        Number(1, MOST_AT_ONCE),
+        "Largest number of devices to push to at the same time.",
+        value=4,
+        default="4",
+    ),
     quiet: bool = False,
+    **options: Any,
 ) -> Pushed:
     """Put a bundle on devices, try it there, and make it an app's active one, as `edgekit push` does.
 
     Args:
         bundle: Bundle folder.
         devices: Name of a device, or several.
-        name: Name of the app, which has its own two slots.
-        max_p99: Largest p99 of the latency, in milliseconds, with which a device accepts the bundle; 0 for no gate.
-        threads: Number of threads that the runtime uses.
-        canary: Number of devices to push to first.
-        parallel: Largest number of devices to push to at the same time.
-        wheels: Folder with the packages of the devices' runtimes; None to let this machine's pip download them.
         quiet: Show no progress.
+        options: Fields of the job.
     """
     from edgekit.devices.push import bound_for, check_app, check_trust
     from edgekit.devices.registry import find_remote
@@ -316,14 +486,15 @@ def push(
     from edgekit.runtime.bundle import read_bundle
 
     check_app(name)
+    job = Job.of("", options)
     names = [devices] if isinstance(devices, str) else devices
-    machines = [find_remote(each, Path(wheels) if wheels else None) for each in dict.fromkeys(names)]
+    machines = [find_remote(each, job.wheels) for each in dict.fromkeys(names)]
     read = read_bundle(bundle)
     check_trust(read, machines)
-    bounds = {machine: bound_for(read, machine, max_p99, threads) for machine in machines}
-    with _running(quiet, builds=False) as reporter:
+    bounds = {machine: bound_for(read, machine, max_p99, job.threads) for machine in machines}
+    with running(quiet, builds=False) as reporter:
         return push_bundle(read, bounds, name, reporter, canary, parallel)
 
 
-def _paths(places: Place | Iterable[Place]) -> list[Path]:
+def _paths(places: Bundles) -> list[Path]:
     return [Path(places)] if isinstance(places, str | os.PathLike) else [Path(place) for place in places]

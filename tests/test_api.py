@@ -2,6 +2,8 @@
 
 import hashlib
 import inspect
+import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from edgekit.cli.main import main
 from edgekit.config.choices import PRECISIONS
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import BundleError, InputError
+from edgekit.job import Job
 from edgekit.job.job import arguments_of, declarations
 from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.refusals import refuses
@@ -111,7 +114,9 @@ def test_a_network_and_images_in_memory_give_the_bundles_of_the_command(
 
 def check_run(run: edgekit.Run, evaluation: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run prints its answer, shows its page, opens its bundles, and is what other calls take."""
-    assert run.path == Path("called")
+    assert run.path == Path("called").absolute()
+    assert list(run) == list(run.bundles) == [f"{name}-{precision}" for name in RUNTIMES for precision in PRECISIONS]
+    assert run.best in run.bundles.values()
     assert run.passed is all(row.verdict == "pass" for row in run.report.results)
     assert {row.end_to_end_ms for row in run.report.results} == {None}, "there is no file to decode"
     assert "Ship" in str(run)
@@ -120,8 +125,8 @@ def check_run(run: edgekit.Run, evaluation: Path, capsys: pytest.CaptureFixture[
     assert label in CLASSES
     with pytest.raises(BundleError):
         run["caffe-int8"]
-    assert len(edgekit.evaluate(run.path, Photos(evaluation), quiet=True).results) == 6
-    bundles = [run.path / "onnx-float", run.path / "onnx-int8"]
+    assert len(edgekit.evaluate(run, Photos(evaluation), quiet=True).results) == 6
+    bundles = [run.bundles["onnx-float"], run.path / "onnx-int8"]
     assert len(edgekit.benchmark(bundles, threads=1, iterations=3, quiet=True).results) == 2
     assert edgekit.compare(run, run.path).regressions == ()
     assert capsys.readouterr().out == ""
@@ -144,6 +149,70 @@ def test_what_is_wrong_is_named_as_the_caller_wrote_it(tmp_path: Path) -> None:
         edgekit.deploy("resnet18", tmp_path, transform=object())
     with refuses(InputError, "data is a int"):
         edgekit.deploy("resnet18", 3)
+
+
+@pytest.mark.parametrize("none", [{}, {"data": None, "output": None, "max_drop": None}])
+def test_a_job_in_a_file_keeps_what_the_call_does_not_replace(
+    none: dict[str, Any], tmp_path: Path, sets: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Job] = []
+    monkeypatch.setattr("edgekit.pipeline.deploy.deploy", lambda job, *_: taken.append(job))
+    (tmp_path / "job.toml").write_text(f'model = "resnet18"\ndata = "{sets[1]}"\noutput = "out"\nmax_drop = 2\n')
+    edgekit.deploy(tmp_path / "job.toml", quiet=True, **none)
+    (job,) = taken
+    assert (job.data, job.output, job.max_drop) == (sets[1], tmp_path / "out", 2)
+
+
+def test_a_run_folder_stays_the_output_of_its_job(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Job] = []
+    monkeypatch.setattr("edgekit.pipeline.deploy.deploy", lambda job, *_: taken.append(job))
+    edgekit.deploy(finished_run, output=None, quiet=True)
+    assert taken[0].output == finished_run
+
+
+def test_quantize_takes_the_transform_of_its_images(
+    tmp_path: Path, sets: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Job] = []
+
+    def build(job: Job, _: object) -> dict[str, object]:
+        taken.append(job)
+        return {"onnx-int8": object()}
+
+    monkeypatch.setattr("edgekit.pipeline.steps.build_bundles", build)
+    images: Any = Photos(sets[0])
+    images.transform = object()
+    edgekit.quantize(network(tmp_path), images, target="onnx", quiet=True)
+    assert taken[0].model_options.transform is images.transform
+
+
+@pytest.mark.parametrize(
+    ("call", "option"),
+    [
+        (lambda **more: edgekit.quantize("resnet18", "photos", target="onnx", **more), {"precisions": ["float"]}),
+        (lambda **more: edgekit.quantize("resnet18", "photos", target="onnx", **more), {"calibration_data": "other"}),
+        (lambda **more: edgekit.quantize("resnet18", "photos", target="onnx", **more), {"targets": ["tflite"]}),
+        (lambda **more: edgekit.evaluate("bundle", "photos", **more), {"recipe": "default"}),
+        (lambda **more: edgekit.benchmark("bundle", **more), {"max_drop": 0.5}),
+        (lambda **more: edgekit.push("bundle", "board", **more), {"warmup": 3}),
+    ],
+)
+def test_functions_refuse_fields_that_they_do_not_use(call: Any, option: dict[str, Any]) -> None:
+    with refuses(InputError, f"has no option '{next(iter(option))}'"):
+        call(**option)
+
+
+def test_an_interrupt_that_a_library_swallows_ends_a_call(
+    tmp_path: Path, sets: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swallow(*_: object) -> None:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("edgekit.pipeline.deploy.deploy", swallow)
+    with pytest.raises(KeyboardInterrupt):
+        edgekit.deploy("resnet18", sets[1], output=tmp_path / "run", quiet=True)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_the_functions_show_the_fields_of_a_job() -> None:

@@ -13,12 +13,13 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from edgekit import api
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Own
 from edgekit.job import kinds
 from edgekit.job.job import declarations, default_of
-from edgekit.job.kinds import Option
+from edgekit.job.kinds import SPELLING, Option
 
 STATED = "stated"
 """The parameter of a command that gets the values of the fields that were stated, by name."""
@@ -36,6 +37,7 @@ FIELDS = tuple(declarations())
 def command(
     panel: str | None,
     *names: str,
+    of: Callable[..., Any] | None = None,
     group: typer.Typer = app,
     defaults: Mapping[str, str] = MappingProxyType({}),
     helps: Mapping[str, str] = MappingProxyType({}),
@@ -50,6 +52,7 @@ def command(
     Args:
         panel: title of the panel of `--help` that lists the command.
         names: the fields.
+        of: the function of `edgekit.api` that the command calls, whose options it has beside these.
         group: the commands among which it is.
         defaults: defaults in words that are other ones in this command.
         helps: meanings that are other ones in this command.
@@ -65,7 +68,10 @@ def command(
             for parameter in inspect.signature(function).parameters.values()
             if parameter.name != STATED
         ]
-        options = {name: option for name, option in declarations().items() if name in names}
+        fields = {*names, *(api.fields_of(of) if of else ())}
+        options = {name: each.option for name, each in (api.own_of(of) if of else {}).items()} | {
+            name: option for name, option in declarations().items() if name in fields
+        }
         added = [
             _parameter(name, option, defaults.get(name), helps.get(name), shown) for name, option in options.items()
         ]
@@ -73,11 +79,14 @@ def command(
 
         @functools.wraps(function)
         def call(**values: Any) -> Any:
-            if not options:
+            spelling = SPELLING.set("flag")
+            try:
+                if options:
+                    given = {name: _stated(option, values.pop(name)) for name, option in options.items()}
+                    values[STATED] = {name: value for name, value in given.items() if value is not None}
                 return function(**values)
-            given = {name: values.pop(name) for name in options}
-            stated = {name: _stated(options[name], value) for name, value in given.items()}
-            return function(**values, **{STATED: {name: value for name, value in stated.items() if value is not None}})
+            finally:
+                SPELLING.reset(spelling)
 
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -108,7 +117,7 @@ def _parameter(
     name: str, option: Option, default: str | None, meaning: str | None, shown: Container[str] | None
 ) -> inspect.Parameter:
     kind, is_flag = option.kind, isinstance(option.kind, kinds.Flag)
-    value = default_of(name)
+    value = default_of(name) if name in declarations() else None
     in_words = default or option.default or (None if value is None or is_flag else str(value))
     limits: dict[str, Any] = {"min": kind.minimum, "max": kind.maximum} if isinstance(kind, kinds.Number) else {}
     made = typer.Option(

@@ -13,7 +13,6 @@ from edgekit.cli.arguments import (
     argument,
     bundle_option,
     device_option,
-    gate_option,
 )
 from edgekit.cli.command import command
 from edgekit.cli.output import clean_stdout, show
@@ -33,32 +32,16 @@ Examples:
   edgekit rollback pi5 --name door
   edgekit rollback pi5-1 pi5-2 --name door --to 211412ab02c7
 """
-MOST_AT_ONCE = 64
-MOST_MS = 3_600_000
 
 DEVICE_NAMES = argument("DEVICE", "Names of devices, or ssh://USER@HOST.", autocompletion=completion.saved_devices)
 APP_NAME = device_option("APP", "Name of the app, which has its own two slots.", value="app", flags=("--name",))
 
 
-@command(panels.MORE, "threads", "wheels", defaults={"threads": OF_BUNDLE}, epilog=PUSH_EXAMPLES)
+@command(panels.MORE, of=api.push, defaults={"threads": OF_BUNDLE}, epilog=PUSH_EXAMPLES)
 def push(
     stated: dict[str, Any],
     bundle: Path = BUNDLE,
     names: list[str] = DEVICE_NAMES,
-    name: str = APP_NAME,
-    max_p99: float | None = gate_option(
-        "MS",
-        "Largest p99 of the latency, in milliseconds, with which a device accepts the bundle. 0 turns the gate off.",
-        min=0,
-        max=MOST_MS,
-        show_default="1.5 times the p99 in the report of the bundle's run",
-    ),
-    canary: int = device_option(
-        "N", "Number of devices to push to first. The others follow if all of them pass.", value=1, min=0
-    ),
-    parallel: int = device_option(
-        "N", "Largest number of devices to push to at the same time.", value=4, min=1, max=MOST_AT_ONCE
-    ),
     json_: bool = JSON,
     quiet: bool = QUIET,
 ) -> int:
@@ -74,16 +57,7 @@ def push(
     from edgekit.cli.field_lines import pushed_lines
 
     with clean_stdout() as out:
-        pushed = api.push(
-            bundle,
-            names,
-            name=name,
-            max_p99=max_p99,
-            canary=canary,
-            parallel=parallel,
-            quiet=quiet or json_,
-            **stated,
-        )
+        pushed = api.push(bundle, names, quiet=quiet or json_, **stated)
         show(out, pushed, pushed_lines(pushed), json_)
     return _exit_code(pushed)
 

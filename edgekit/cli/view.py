@@ -13,7 +13,6 @@ from edgekit.cli.arguments import (
     SUMMARY,
     argument,
     device_option,
-    gate_option,
     output_option,
 )
 from edgekit.cli.command import command
@@ -147,17 +146,11 @@ def _classified(found: "Classification") -> Iterator[str]:
             yield from (f"{one.cosine:7.4f}  {one.image}" for one in result.nearest)
 
 
-@command(panels.MORE)
+@command(panels.MORE, of=api.compare)
 def compare(
+    stated: dict[str, Any],
     before: Path = argument("RUN_A", "The run folder to compare with, such as yesterday's."),
     after: Path = argument("RUN_B", "The run folder to judge."),
-    max_slowdown: float | None = gate_option(
-        "PERCENT",
-        "Largest slowdown of p50 that is no regression. Smaller ones may come from where in memory a bundle lies.",
-        min=0,
-        max=1000,
-        show_default="10",
-    ),
     junit: Path | None = JUNIT,
     summary: Path | None = SUMMARY,
     json_: bool = JSON,
@@ -173,7 +166,7 @@ def compare(
     files = ForPipelines(junit, summary)
     files.check()
     with clean_stdout() as out:
-        comparison = api.compare(before, after, max_slowdown)
+        comparison = api.compare(before, after, **stated)
         show(out, comparison, _compared(comparison, answer_width()), json_)
     files.write(lambda: junit_of_comparison(comparison), lambda: summary_of_comparison(comparison))
     return 0 if comparison.verdict == "pass" else 1

@@ -281,8 +281,8 @@ class Job:
     def of(cls, model: Any, stated: Stated, label: Callable[[str], str] | None = None) -> "Job":
         """The job of a model and of the values that a user states; those that are None are left at their default.
 
-        `label` gives the name of a field in errors: that of its option if None. Raises InputError for a value that is
-        not valid, or for a combination of values.
+        `label` gives the name of a field in errors: the caller's if None. Raises InputError for a value that is not
+        valid, or for a combination of values.
         """
         given = {name: value for name, value in stated.items() if value is not None}
         values = values_of({**_demo(given), **given} if model == DEMO else given, label)
@@ -373,13 +373,17 @@ class Job:
 def values_of(stated: Stated, label: Callable[[str], str] | None = None) -> dict[str, Any]:
     """The values of the fields that were stated. Raises InputError for an unknown field or a value that isn't valid.
 
-    `label` gives the name of a field in errors: that of its option if None.
+    `label` gives the name of a field in errors: the caller's if None.
     """
-    options, name_of = declarations(), label or flag_of
+    options = declarations()
     if unknown := sorted(set(stated) - set(options)):
         near = did_you_mean(unknown[0], list(options))
         raise UsageError(f"a job has no field '{unknown[0]}'", valid=", ".join(options), fix=near)
-    return {name: option.kind.read(name_of(name), stated[name]) for name, option in options.items() if name in stated}
+    return {
+        name: option.kind.read(label(name) if label else option.label(name), stated[name])
+        for name, option in options.items()
+        if name in stated
+    }
 
 
 def gates_of(max_drop: float | None, min_speedup: float | None) -> Gates:

@@ -5,7 +5,9 @@ use for it in an error, and returns the value. Every mistake is an InputError, a
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -67,6 +69,25 @@ class Number(Kind):
             bounds = f"of at least {self.minimum}" if self.maximum is None else f"from {self.minimum} to {self.maximum}"
             raise UsageError(f"{label} is '{stated}'", valid=f"a {name} {bounds}")
         return self.typed(stated)
+
+
+LONGEST_S = 24 * 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duration(Kind):
+    """Seconds: a number, or a text such as "90s", "10m" or "1h30m"."""
+
+    metavar: str | None = "TIME"
+
+    def read(self, label: str, stated: Any) -> float:
+        """The number of seconds."""
+        match = re.fullmatch(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s?)?", str(stated).strip())
+        hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+        total = stated if isinstance(stated, float) else 3600 * hours + 60 * minutes + seconds
+        if not 1 <= total <= LONGEST_S:
+            raise UsageError(f"{label} is '{stated}'", valid="a time from 1s to 24h, such as 90s, 10m or 1h30m")
+        return float(total)
 
 
 @dataclass(frozen=True)
@@ -286,6 +307,8 @@ RUNTIME_NAMES = ", ".join(
 Panel = Literal["Model", "Images", "Bundles", "Device", "Measurement", "Gates", "Output"]
 
 
+SPELLING: ContextVar[Literal["flag", "parameter"] | None] = ContextVar("spelling", default=None)
+"""How the caller wrote the options: on a command line, or in Python; None, which means a command line, for neither."""
 OPTION = "option"
 """Key of a field's metadata that has the declaration."""
 
@@ -314,7 +337,34 @@ class Option:
         """Every way to write the field of this name on the command line."""
         return self.flags or (f"--{name.replace('_', '-')}",)
 
+    def label(self, name: str) -> str:
+        """The name in errors of the option of this name: as the caller wrote it."""
+        return name if SPELLING.get() == "parameter" else self.flags_of(name)[0]
+
+    @property
+    def meaning(self) -> str:
+        """What a value means: the help of the flag, which for some stands for False."""
+        return f"If False, {self.help[0].lower()}{self.help[1:]}" if self.turns_off else self.help
+
 
 def option(panel: Panel, kind: Kind, help: str, *, value: Any = None, **more: Any) -> Any:
     """A field of a job that a user can state, with this default. `more` are further fields of its `Option`."""
     return field(default=value, metadata={OPTION: Option(panel, kind, help, **more)})
+
+
+@dataclass(frozen=True)
+class Own:
+    """An option that states no field of a job, as the default of a function's parameter."""
+
+    value: Any
+    """Its default."""
+    option: Option
+
+    def read(self, name: str, stated: Any) -> Any:
+        """The value that was stated for the parameter of this name; the default if it is None."""
+        return self.value if stated is None else self.option.kind.read(self.option.label(name), stated)
+
+
+def own(panel: Panel, kind: Kind, help: str, *, value: Any = None, **more: Any) -> Any:
+    """An option of a function's own, with this default. `more` are further fields of its `Option`."""
+    return Own(value, Option(panel, kind, help, **more))

@@ -7,7 +7,6 @@ copies it.
 import os
 import shlex
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,21 +30,22 @@ class KeptJob:
     stated: dict[str, Any]
 
 
-def job_of(model: Any, stated: Stated, label: Callable[[str], str] | None = None) -> Job:
+def job_of(model: Any, stated: Stated) -> Job:
     """The job that MODEL and the values beside it state.
 
     MODEL is a TOML file with a job, a run folder, whose job is used, or a model. The values replace those of a file or
-    a run. A run folder is the output of its job, unless another one is stated. `label` is as for `Job.of`.
+    a run, except for those that are None. A run folder is the output of its job, unless another one is stated.
     """
+    stated = {name: value for name, value in stated.items() if value is not None}
     if isinstance(model, Path):
         model = str(model)
     if not isinstance(model, str):
-        return Job.of(model, stated, label)
+        return Job.of(model, stated)
     if model.lower().endswith(TOML):
         return read_toml(Path(model)).with_values(stated)
     run = run_of(model, stated.get("output"))
     if run is None:
-        return Job.of(model, stated, label)
+        return Job.of(model, stated)
     return continued(run, {"output": run, **stated})
 
 
@@ -177,9 +177,8 @@ def continued(run: Path, stated: Stated) -> Job:
     own = job.stated
     if "devices" in stated:  # whose class decides, unless another is stated
         own = {name: value for name, value in own.items() if name != "device_class"}
-    new = {name: value for name, value in stated.items() if value is not None}
-    _check_paths(job.model, own, run, new)
-    return Job.of(job.model, {**own, **new})
+    _check_paths(job.model, own, run, stated)
+    return Job.of(job.model, {**own, **stated})
 
 
 def _check_paths(model: str, own: Stated, run: Path, stated: Stated) -> None:

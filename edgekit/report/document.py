@@ -278,6 +278,11 @@ class Report:
         return len(self.devices) > 1
 
     @property
+    def bundles(self) -> tuple[str, ...]:
+        """Names of the bundles that were made, without repetitions."""
+        return tuple(dict.fromkeys(row.bundle for row in self.results if row.bundle))
+
+    @property
     def recommendations(self) -> tuple[Recommendation, ...]:
         """The recommendation for each device."""
         return (self.recommendation, *self.recommendation.others)

@@ -112,7 +112,7 @@ class OfProcess:
     The first block makes the change, and the last one to end takes it back.
     """
 
-    def __init__(self, change: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+    def __init__(self, change: Callable[[], contextlib.AbstractContextManager[Any]]) -> None:
         self._change, self._lock, self._blocks = change, threading.Lock(), 0
 
     def __enter__(self) -> None:
@@ -180,6 +180,12 @@ def first_line(error: Exception) -> str:
 SLEEPING = ("OMP_WAIT_POLICY", "PASSIVE")
 """The variable that lets them sleep. By default they keep their cores busy, and if other work needs one of these cores,
 each operation waits until that work pauses: a network on two threads took eight times as long beside it."""
+
+
+def let_threads_sleep() -> None:
+    """Let threads that wait leave their cores to others, unless the user decided; too late once torch is imported."""
+    if "torch" not in sys.modules:
+        os.environ.setdefault(*SLEEPING)
 
 
 def threads_sleep() -> bool:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from edgekit.cli.benchmark import seconds_of
 from edgekit.errors import EngineError, UsageError
+from edgekit.job.kinds import Duration
 from edgekit.measure.fresh_process import Fresh
 from edgekit.measure.latency import LEAD_RUNS, TURN
 from edgekit.measure.settings import Timing
@@ -171,13 +171,12 @@ def test_calls_take_turns_until_the_time_is_over() -> None:
     ("text", "seconds"), [("90s", 90), ("90", 90), ("10m", 600), ("1h30m", 5400), ("1h", 3600), ("24h", 86400)]
 )
 def test_durations(text: str, seconds: float) -> None:
-    assert seconds_of(text) == seconds
+    assert Duration().read("--sustain", text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "0", "0s", "10 m", "-5", "1.5m", "ten", "25h", "m", "5m1h", "nan"])
 def test_bad_durations(text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        seconds_of(text)
+        Duration().read("--sustain", text)
     assert caught.value.problem == f"--sustain is '{text}'"
     assert "1s to 24h" in caught.value.valid
-    assert seconds_of(None) is None
