@@ -1,14 +1,11 @@
 """Files that the user names to be written, such as those of `--junit` and `--summary`."""
 
-import os
-import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.errors import OutputError, UsageError
-from edgekit.support.files import append_text, replace_text
+from edgekit.errors import UsageError
+from edgekit.support.files import append_text, check_file, replace_text, writing
 
 
 @dataclass(frozen=True)
@@ -28,46 +25,8 @@ class ForPipelines:
     def write(self, junit: Callable[[], str], summary: Callable[[], str]) -> None:
         """Write the files that the user named. A JUnit file replaces an earlier one, a summary is appended."""
         if self.junit is not None:
-            with writing("--junit", self.junit):
+            with writing(self.junit, "--junit"):
                 replace_text(self.junit.resolve(), junit())
         if self.summary is not None:
-            with writing("--summary", self.summary):
+            with writing(self.summary, "--summary"):
                 append_text(self.summary, summary())
-
-
-@contextmanager
-def writing(option: str, path: Path) -> Iterator[None]:
-    """Turn errors of the file system into OutputError."""
-    try:
-        yield
-    except OSError as error:
-        fix = f"Free some space, or choose another file with {option}"
-        raise OutputError(f"can't write '{path}': {error.strerror or error}", fix=fix) from error
-
-
-def check_file(option: str, path: Path | None) -> None:
-    """Raise OutputError unless a file can be written there. Writes nothing."""
-    if path is None:
-        return
-    try:
-        problem, fix = _obstacle(path)
-    except OSError as error:
-        problem, fix = error.strerror or str(error), "Choose another file"
-    if problem:
-        raise OutputError(
-            f"{option} can't write '{path}': {problem}", valid="the path of a file in an existing folder", fix=fix
-        )
-
-
-def _obstacle(path: Path) -> tuple[str, str]:
-    """The problem that prevents a file from being written, and its fix; two empty strings without a problem."""
-    folder = path.absolute().parent
-    if path.is_dir():
-        return "it is a folder", f"Name a file in it, such as {path / 'NAME'}"
-    if path.exists() and not path.is_file():
-        return "it is not a regular file", "Choose another file"
-    if not folder.is_dir():
-        return f"the folder '{folder}' does not exist", f"Run: mkdir -p {shlex.quote(str(folder))}"
-    if not os.access(folder, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.R_OK | os.W_OK)):
-        return "you have no permission", "Choose another file, or change the permissions"
-    return "", ""

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 from edgekit.cli import panels
 from edgekit.cli.arguments import JSON, WIDE, argument, output_option
 from edgekit.cli.command import command
-from edgekit.cli.for_pipelines import check_file, writing
 from edgekit.cli.output import clean_stdout, emit, show_report, show_steps
 from edgekit.errors import MissingExtraError, OutputError
-from edgekit.support.files import replace_text
+from edgekit.support.files import check_file, replace_text, writing
 
 if TYPE_CHECKING:
     from edgekit.report.document import Report
@@ -45,12 +44,12 @@ def report(
         except (OutputError, MissingExtraError) as error:
             print(f"warning: {error}", file=sys.stderr)
         if card is not None:
-            with writing("--card", card):
+            with writing(card, "--card"):
                 replace_text(card.resolve(), render_card(document))
         if bom is not None:
             from edgekit.report.bom import render_bom
 
-            with writing("--bom", bom):
+            with writing(bom, "--bom"):
                 replace_text(bom.resolve(), render_bom(document, _file_hashes(document, run)))
         if json_:
             emit(out, document)

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -13,6 +13,7 @@ from edgekit.config.choices import Precision, Scheme
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.config.toml_reader import build, read_table, shipped_names, unknown
 from edgekit.errors import ProfileError, as_sentences, did_you_mean
+from edgekit.support.libraries import import_needed
 
 Estimator: TypeAlias = Literal["histogram", "minmax", "mse"]
 """Estimators of activation ranges."""
@@ -202,6 +203,20 @@ def load_recipe(name_or_path: str | Path, rewrites: Collection[str] | None = Non
     """
     where, table = read_table("calibration", name_or_path, "recipe")
     return parse_recipe(table, where, rewrites)
+
+
+def to_toml(recipe: Recipe, comment: str) -> str:
+    """The recipe as TOML, from which `load_recipe` reads the same one. MissingExtraError without tomlkit."""
+    toml = import_needed("tomlkit", "cli")
+    table = asdict(recipe)
+    text: str = toml.dumps(_without_defaults(table.pop("targets") | table))
+    return "".join(f"# {line}\n" for line in comment.splitlines()) + text
+
+
+def _without_defaults(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The table without keys that are None, which TOML can't express, and without empty tables."""
+    values = {key: _without_defaults(value) if isinstance(value, Mapping) else value for key, value in table.items()}
+    return {key: value for key, value in values.items() if value is not None and value != {}}
 
 
 def parse_recipe(table: Mapping[str, Any], where: str, rewrites: Collection[str] | None = None) -> Recipe:

@@ -17,6 +17,7 @@ from edgekit.job.kinds import OPTION, Option
 from edgekit.measure.settings import Gates, Timing
 from edgekit.models.demo import OUTPUT, assets, demo_model
 from edgekit.models.options import ModelArgs, ModelOptions
+from edgekit.support.files import check_file
 
 DEMO = "demo"
 """Name of the model and images that come with edgekit."""
@@ -247,10 +248,9 @@ class Job:
     )
     repair: bool = gate_option(
         kinds.Flag(),
-        "Leave int8 bundles as the recipe makes them. Otherwise edgekit keeps layers in float that the runtime's "
-        "profile shows to be slower in int8, as long as that makes the bundle faster. If the bundle misses "
-        "--max-drop, it also keeps the noisiest layers in float and measures again, at most three times, as long as "
-        "int8 stays faster than float.",
+        "Leave int8 bundles as the recipe makes them. Otherwise edgekit keeps more layers in float: first those that "
+        "are slower in int8 by the runtime's profile, if that makes the bundle faster; then, if it misses --max-drop, "
+        "the noisiest ones, in at most three attempts, as long as int8 stays faster than float.",
         value=True,
         flags=("--no-repair",),
         turns_off=True,
@@ -268,6 +268,12 @@ class Job:
         value=True,
         flags=("--no-thumbnails",),
         turns_off=True,
+        advanced=True,
+    )
+    write_recipe: Path | None = output_option(
+        kinds.Place(partial(check_file, "--write-recipe")),
+        "TOML file to write the recipe to, with the layers that were kept in float. `--recipe FILE --no-repair` then "
+        "makes the same int8 bundles elsewhere.",
         advanced=True,
     )
     metric: Callable[..., float] | None = None

@@ -110,13 +110,13 @@ def _existing(folder: Path, text: str) -> str:
 
 
 def kept(job: Job) -> dict[str, Any] | None:
-    """The document of a job for its run folder, with absolute paths and without the folder; None if it can't be kept.
+    """The document of a job for its run folder, with absolute paths and without the places that it writes.
 
-    A model or images in memory can't.
+    None for a model or images in memory, which can't be kept.
     """
     import msgspec
 
-    stated = {name: value for name, value in job.stated.items() if name != "output"}
+    stated = {name: value for name, value in job.stated.items() if name not in ("output", "write_recipe")}
     if not isinstance(job.model, str):
         return None
     try:

@@ -1,5 +1,6 @@
 """Assembles the report of a job from what its stages have returned, and writes it with its thumbnails."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit import __version__
+from edgekit.config.recipes import Recipe, to_toml
 from edgekit.errors import ImageError, printable
 from edgekit.images.dataset import Dataset
 from edgekit.images.overlap import copies_of
@@ -27,11 +29,12 @@ from edgekit.pipeline.request import BuildSpec
 from edgekit.report import document, write_report
 from edgekit.report.document import Report
 from edgekit.report.html import changed_rows, shown_images
+from edgekit.report.recipe_search import placement_words, repair_words
 from edgekit.report.row import Row
 from edgekit.report.write import write_thumbnails
 from edgekit.runtime.bundle import read_bundle, with_manifest
 from edgekit.runtime.manifest import ManifestLayer
-from edgekit.support.files import shareable_command
+from edgekit.support.files import replace_text, shareable_command, writing
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
 
@@ -141,6 +144,24 @@ def with_reasons(layers: Sequence[ManifestLayer], row: Row) -> tuple[ManifestLay
         {**layer, "reason": reasons[layer["name"]]} if layer["name"] in reasons and not layer["int8"] else layer
         for layer in layers
     )
+
+
+def write_recipe(path: Path, recipe: Recipe, report: Report) -> None:
+    """Write the recipe of a run's bundles as TOML, with how they were measured on the first device in a comment."""
+    lines = [
+        f"Written at {report.created} by edgekit {report.edgekit}: edgekit {shlex.join(report.command)}",
+        f"`--recipe {path.name} --no-repair` makes the same INT8 bundles from the same images.",
+    ]
+    for row in report.rows_on(report.devices[0] if report.devices else None):
+        if row.precision == "float" or row.latency_ms is None:
+            continue
+        where = ", ".join(filter(None, (row.label, row.device.cpu, row.device.device_class, row.engine)))
+        speed = f", {row.speedup.ratio:.2f}x {row.speedup.baseline}" if row.speedup else ""
+        lines.append(f"{where}: {row.latency_ms.p50:.3g} ms{speed}")
+        lines += [placement_words(row.placement)] if row.placement else []
+        lines += [repair_words(row.repair)] if row.repair else []
+    with writing(path, "--write-recipe"):
+        replace_text(path.resolve(), to_toml(recipe, "\n".join(lines)))
 
 
 SIDE = 64

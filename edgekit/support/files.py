@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -84,14 +85,42 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn errors of the file system into OutputError."""
+def writing(path: Path, option: str = "--output") -> Iterator[None]:
+    """Turn errors of the file system into OutputError, which names the option that states the place."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        fix = "Free some space, or choose another folder with --output DIR"
+        fix = f"Free some space, or choose another place with {option}"
         raise OutputError(f"can't write '{path}': {reason}", fix=fix) from error
+
+
+def check_file(option: str, path: Path | None) -> None:
+    """Raise OutputError unless a file can be written there. Writes nothing."""
+    if path is None:
+        return
+    try:
+        problem, fix = _obstacle(path)
+    except OSError as error:
+        problem, fix = error.strerror or str(error), "Choose another file"
+    if problem:
+        raise OutputError(
+            f"{option} can't write '{path}': {problem}", valid="the path of a file in an existing folder", fix=fix
+        )
+
+
+def _obstacle(path: Path) -> tuple[str, str]:
+    """The problem that prevents a file from being written, and its fix; two empty strings without a problem."""
+    folder = path.absolute().parent
+    if path.is_dir():
+        return "it is a folder", f"Name a file in it, such as {path / 'NAME'}"
+    if path.exists() and not path.is_file():
+        return "it is not a regular file", "Choose another file"
+    if not folder.is_dir():
+        return f"the folder '{folder}' does not exist", f"Run: mkdir -p {shlex.quote(str(folder))}"
+    if not os.access(folder, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.R_OK | os.W_OK)):
+        return "you have no permission", "Choose another file, or change the permissions"
+    return "", ""
 
 
 _OPTION = re.compile(r"--[\w-]+=|-\w=?(?=[/\\.~])|[A-Za-z_]\w*=")

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 from junitparser import JUnitXml
 
-from edgekit.cli.for_pipelines import check_file
 from edgekit.cli.main import main
 from edgekit.errors import OutputError
 from edgekit.report import write_report
 from edgekit.support import files
-from edgekit.support.files import append_text
+from edgekit.support.files import append_text, check_file
 from tests.helpers.failing_engine import failing_engine
 from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.reports import BEST, accuracy, report, report_with

@@ -96,6 +96,7 @@ WRONG: dict[str, list[Wrong]] = {
     "--trust": text("gone", "notes.txt", "images", names=("a PEM file", "P-256")),
     "--junit": text("images", "gone/junit.xml", "notes.txt/junit.xml", "/dev/null", names=FILES),
     "--summary": text("images", "gone/summary.md", "notes.txt/summary.md", "/dev/null", names=FILES),
+    "--write-recipe": text("images", "gone/recipe.toml", "notes.txt/recipe.toml", "/dev/null", names=FILES),
     "--card": text("images", "gone/README.md", "notes.txt/README.md", "/dev/null", names=FILES),
     "--bom": text("images", "gone/bom.json", "notes.txt/bom.json", "/dev/null", names=FILES),
     "--output": text("notes.txt", "notes.txt/run", "images", names=("--output",)),

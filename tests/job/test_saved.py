@@ -67,6 +67,7 @@ def all_stated(tmp_path: Path, photos: Path, finished_run: Path) -> dict[str, An
         "repair": False,
         "output": tmp_path / "run",
         "thumbnails": False,
+        "write_recipe": tmp_path / "recipe.toml",
     }
 
 
@@ -213,8 +214,9 @@ def test_every_field_is_kept_and_stated(all_stated: dict[str, Any]) -> None:
     at_default = [name for name in declarations() if getattr(job, name) == default_of(name)]
     assert at_default == []
     document = json.loads(json.dumps(kept(job)))
-    assert set(document["stated"]) == {*all_stated} - {"output"}, "the folder itself, which may be moved"
-    assert replace(Job.of(document["model"], document["stated"]), output=job.output) == job
+    assert set(document["stated"]) == {*all_stated} - {"output", "write_recipe"}, "what it writes may be moved"
+    written = {name: getattr(job, name) for name in ("output", "write_recipe")}
+    assert replace(Job.of(document["model"], document["stated"]), **written) == job
     command = dict(all_commands())["deploy"]
     switches = {option for parameter in command.params for option in parameter.opts}
     assert {argument for argument in job.arguments if argument.startswith("--")} <= switches

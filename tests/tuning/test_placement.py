@@ -182,3 +182,23 @@ def test_a_slow_layer_stays_in_float_for_a_reason(deploy: Callable[..., int], tm
     assert deploy("--no-repair") == 0
     assert int8_row(folder).placement is None
     assert layer.reason not in [each.get("reason") for each in read_bundle(folder / "fake-int8").manifest.layers]
+
+
+def test_the_written_recipe_makes_the_same_bundle_elsewhere(deploy: Callable[..., int], tmp_path: Path) -> None:
+    run, other, recipe = tmp_path / "run", tmp_path / "other", tmp_path / "recipe.toml"
+    assert deploy("--write-recipe", str(recipe)) == 0
+    row, bundle = int8_row(run), read_bundle(run / "fake-int8")
+    assert row.placement
+    assert row.latency_ms
+    comment = [line for line in recipe.read_text().splitlines() if line.startswith("# ")]
+    assert load_report(run).created in comment[0]
+    (times,) = (line for line in comment if line.startswith("# fake-int8 on local, "))
+    for piece in (row.device.cpu, row.engine, f"{row.latency_ms.p50:.3g} ms, "):
+        assert str(piece) in times
+    assert any(line == f"# {placement_words(row.placement)}" for line in comment)
+    assert deploy("--recipe", str(recipe), "--no-repair", "-o", str(other)) == 0
+    again = read_bundle(other / "fake-int8")
+    assert (again.manifest.fingerprint, again.manifest.files) == (bundle.manifest.fingerprint, bundle.manifest.files)
+    recipe.unlink()
+    assert main(["deploy", str(run), "--quiet"]) == 0, "a run's job doesn't name what it wrote"
+    assert not recipe.exists()
