@@ -25,6 +25,7 @@ from edgekit.measure.tasks.single_label import SingleLabel, TopClasses
 from edgekit.models.network import NetworkIdentity
 from edgekit.pipeline import build, steps, thresholds, torch_reference
 from edgekit.pipeline.build import build_one
+from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.request import BuildSpec, BundleInputs, CalibrationInputs
 from edgekit.pipeline.thresholds import ThresholdInputs
 from edgekit.pipeline.torch_reference import ReferenceInputs, torch_answers
@@ -55,7 +56,7 @@ BUNDLE = BundleInputs(
     precision="int8",
     rewrites_and_placement=RECIPE.targets["onnx"],
     device_class=load_device_class("x86-64-v3"),
-    calibration=CalibrationInputs(replace(RECIPE, targets={}), "c3", ("d4", "e5"), RECIPE),
+    calibration=CalibrationInputs(replace(RECIPE, targets={}), "c3", ("d4", "e5"), ("e6",), RECIPE),
     task=("single-label", ()),
     versions=VERSIONS,
 )
@@ -233,12 +234,14 @@ def make_thresholds(place: Place, inputs: Any) -> None:
 
     place.patch.setattr(thresholds, "ThresholdInputs", lambda *_: inputs)
     place.patch.setattr(thresholds, "torch_logits", outputs)
-    crops = SimpleNamespace(pixels=None, labels=np.eye(2, dtype=bool))
-    place.patch.setattr(thresholds, "crop_samples", lambda *_: crops)
+    crops = SimpleNamespace(pixels=None)
+    place.patch.setattr(thresholds, "crop_samples", lambda *_, **__: crops)
     any_: Any = SimpleNamespace(identity=None, preprocessing=None)
-    calibration: Any = SimpleNamespace(samples=[Sample("1.png", 0, "", (0,))], hashes=())
-    spec = BuildSpec(any_, any_, any_, any_, calibration, MultiLabel())
-    assert thresholds.with_thresholds(spec, place.run, QUIET).task.thresholds == (0.5, 0.5)
+    choosing: Any = SimpleNamespace(samples=[Sample("1.png", 0, "", (0,))], hashes=())
+    dataset: Any = SimpleNamespace(targets=lambda _: np.eye(2, dtype=bool))
+    images = JobImages(dataset, any_, any_, choosing)
+    spec = BuildSpec(any_, any_, any_, any_, any_, MultiLabel())
+    assert thresholds.with_thresholds(spec, images, place.run, QUIET).task.thresholds == (0.5, 0.5)
 
 
 MAKERS: Sequence[tuple[type[Inputs], Callable[[Place, Inputs], None]]] = [

@@ -20,12 +20,12 @@ from edgekit.images.selection import split
 from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
 from edgekit.measure.profile_summary import summarize_profile
-from edgekit.models.network import batched_logits
+from edgekit.models.network import batched_logits, torch_logits
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.deploy import deploy
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.temperature import ACTIVATIONS, fitted_temperature
+from edgekit.pipeline.temperature import ACTIVATIONS, MOST_IMAGES, fitted_temperature
 from edgekit.report.measurement import Accuracy
 from edgekit.runtime.session import open_session
 from edgekit.support.libraries import quiet
@@ -158,10 +158,10 @@ class Bench:
 
     def _confidence(self, infer: Infer, logits: NDArray[np.float32]) -> Row:
         """Calibration errors and crossings, also with the temperature that fits the calibration images best."""
-        task, samples = self.spec.task, self.graphs.samples
-        images = self.spec.network.preprocessing.normalize(samples.pixels)
-        on_calibration = np.concatenate([infer(image[None]) for image in images])
-        temperature = fitted_temperature(on_calibration, samples.logits, task.activation)
+        task, network, chosen = self.spec.task, self.spec.network, self.spec.calibration.samples[:MOST_IMAGES]
+        pixels = crop_samples(self.spec.calibration_dataset, chosen, network.preprocessing).pixels
+        on_calibration = np.concatenate([infer(network.preprocessing.normalize(each)) for each in pixels])
+        temperature = fitted_temperature(on_calibration, torch_logits(network, pixels), task.activation)
         kept = {"": task.kept(logits), "with_temperature_": task.kept(logits / np.float32(temperature))}
         row: Row = {"fitted_temperature": round(temperature, 4)}
         for prefix, answers in kept.items():

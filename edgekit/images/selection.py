@@ -110,10 +110,13 @@ def select(
     exclude_hashes: Collection[str] = (),
     exact: bool = True,
     order: Order = "turns",
+    spare: int = 0,
     on_image: Callable[[], None] | None = None,
     inspect: Callable[[Dataset, Sample], InspectedImage] = inspect_image,
 ) -> Selection:
     """Choose the first `count` samples (None or 0: all) in an order that `order` and `seed` determine.
+
+    Behind them come up to `spare` more, if the set has them.
 
     Every candidate is decoded once. One that can't be decoded is listed as unreadable and replaced by the next. Left
     out are the samples of `exclude`, and images whose SHA-256 is one of theirs or in `exclude_hashes`. `on_image` is
@@ -122,7 +125,7 @@ def select(
     """
     if count is not None and count < 0:
         raise UsageError(f"the number of samples is {count}", valid="a whole number from 1, or 0 for all images")
-    wanted = count or len(dataset.samples)
+    wanted = count + spare if count else len(dataset.samples)
     taken_names = {sample.name for sample in exclude.samples} if exclude and exclude.source == dataset.path else set()
     taken_hashes = {*(exclude.hashes if exclude else ()), *exclude_hashes}
     taken: list[InspectedImage] = []
@@ -145,7 +148,7 @@ def select(
         if on_image:
             on_image()
     if exact and (not taken or len(taken) < (count or 0)):
-        raise _shortage(dataset, wanted, len(taken), len(unreadable))
+        raise _shortage(dataset, count or wanted, len(taken), len(unreadable))
     return Selection(tuple(taken), dataset.path, tuple(unreadable), tuple(copies))
 
 

@@ -33,7 +33,7 @@ def compile_graph(to_compile: GraphToCompile, path: Path, reporter: Reporter) ->
         bundle, difference = compile_stage(to_compile, path)
     reporter.say(
         f"{path.name}: differs from torch by {difference:.1e} of the largest logit on "
-        f"{len(to_compile.samples.first.pixels)} images"
+        f"{len(to_compile.samples.pixels)} images"
     )
     return bundle
 

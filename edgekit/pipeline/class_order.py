@@ -67,8 +67,9 @@ def with_order(
         calibration_dataset=spec.calibration_dataset.in_order(chosen),
         calibration=calibration,
     )
-    evaluated = images.evaluation.in_order(chosen)
-    images = replace(images, dataset=dataset.in_order(chosen), evaluation=evaluated, calibration=calibration)
+    evaluated, choosing = (each.in_order(chosen) for each in (images.evaluation, images.choosing))
+    dataset = dataset.in_order(chosen)
+    images = replace(images, dataset=dataset, evaluation=evaluated, calibration=calibration, choosing=choosing)
     key = reference_inputs(network, spec.task, images).key
     return spec, images, replace(evaluation, crops=replace(evaluation.crops, labels=targets), key=key)
 

@@ -19,9 +19,9 @@ from edgekit.compiler.graph import copy_sharing
 from edgekit.compiler.quantize.temperature import divide_outputs
 from edgekit.config.runtimes import find_runtime
 from edgekit.errors import ParityError
-from edgekit.pipeline.graph_to_compile import PARITY_IMAGES, GraphFacts, GraphToCompile
+from edgekit.pipeline.graph_to_compile import GraphFacts, GraphToCompile
 from edgekit.pipeline.parity import PARITY, difference
-from edgekit.pipeline.temperature import has_enough, helpful_temperature
+from edgekit.pipeline.temperature import ACTIVATIONS, helpful_temperature
 from edgekit.runtime.backend import Artifact, load_backend
 from edgekit.runtime.bundle import Bundle, Golden, write_bundle
 from edgekit.runtime.manifest import EngineRequirement, Manifest, ManifestLayer
@@ -45,7 +45,7 @@ def compile_stage(to_compile: GraphToCompile, path: Path, golden_count: int = 2)
         path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.compile-", dir=path.parent) as name:
         draft = _drafted(to_compile, Path(name))
-        off = difference(draft.logits[:PARITY_IMAGES], samples.first.logits)
+        off = difference(draft.logits, samples.logits)
         if not np.isfinite(draft.logits).all():
             raise ParityError(
                 f"edgekit can't convert this model for {title}: {facts.target} {facts.precision} returns NaN or "
@@ -55,11 +55,11 @@ def compile_stage(to_compile: GraphToCompile, path: Path, golden_count: int = 2)
         if facts.precision == "float" and not off <= PARITY:
             raise ParityError(
                 f"edgekit can't convert this model for {title}: {facts.target} float differs from torch by "
-                f"{off:.2e} of the largest logit on {len(samples.first.pixels)} real images",
+                f"{off:.2e} of the largest logit on {len(samples.pixels)} real images",
                 valid=f"at most {PARITY:.0e}",
                 fix=f"Leave {title} out with `--target`",
             )
-        tolerance = GOLDEN_SPREAD[facts.precision] * float(samples.first.logits.std())
+        tolerance = GOLDEN_SPREAD[facts.precision] * float(samples.logits.std())
         golden = Golden(samples.pixels[:golden_count], draft.logits[:golden_count], tolerance)
         return write_bundle(path, draft.files, draft.manifest, facts.labels, golden), off
 
@@ -72,37 +72,41 @@ class _Draft:
     files: Mapping[str, Path]
     logits: NDArray[np.float32]
     """Its logits for the samples."""
+    fitting: NDArray[np.float32] | None
+    """Its logits for the images that fit a temperature, if there are any."""
 
 
 def _drafted(to_compile: GraphToCompile, folder: Path) -> _Draft:
     """Compile into the folder, in INT8 with the temperature that helps."""
-    fits = to_compile.facts.precision == "int8" and has_enough(to_compile.samples.logits, to_compile.facts.activation)
-    spare = copy_sharing(to_compile.graph) if fits else None  # compilers change the graph
+    fitting, activation = to_compile.fitting, to_compile.facts.activation
+    if fitting is None or activation not in ACTIVATIONS:
+        return _draft(replace(to_compile, fitting=None), folder / "first")
+    spare = copy_sharing(to_compile.graph)  # compilers change the graph
     draft = _draft(to_compile, folder / "first")
-    if spare is None or not np.isfinite(draft.logits).all():
+    if draft.fitting is None or not np.isfinite(draft.fitting).all():
         return draft
-    temperature = helpful_temperature(draft.logits, to_compile.samples.logits, to_compile.facts.activation)
+    temperature = helpful_temperature(draft.fitting, fitting.logits, activation)
     if temperature is None or not divide_outputs(spare, temperature):
         return draft
     provenance = replace(to_compile.facts.provenance, temperature=temperature)
     facts = replace(to_compile.facts, provenance=provenance)
-    return _draft(replace(to_compile, graph=spare, facts=facts), folder / "second")
+    return _draft(replace(to_compile, graph=spare, facts=facts, fitting=None), folder / "second")
 
 
 def _draft(to_compile: GraphToCompile, folder: Path) -> _Draft:
     """Compile into the folder, and run the samples."""
-    facts, samples = to_compile.facts, to_compile.samples
+    facts, samples, fitting = to_compile.facts, to_compile.samples, to_compile.fitting
     with writing(folder):
         folder.mkdir()
         artifact = _compiled(to_compile, folder)
     files = {file: folder / file for file in artifact.files}
-    int8 = facts.precision == "int8"
-    pairs = pairs_that_can_saturate(facts.target, folder / artifact.model_file) if int8 else None
+    pairs = pairs_that_can_saturate(facts.target, folder / artifact.model_file) if facts.precision == "int8" else None
     manifest = replace(manifest_of(facts, artifact), pairs_that_can_saturate=pairs)
-    pixels = (samples if int8 else samples.first).pixels
-    golden = Golden(pixels[:1], samples.logits[:1], 0.0)
+    golden = Golden(samples.pixels[:1], samples.logits[:1], 0.0)
+    normalize = facts.preprocessing.normalize
     with Session(write_bundle(folder / "draft", files, manifest, facts.labels, golden)) as session:
-        return _Draft(manifest, files, session(facts.preprocessing.normalize(pixels)))
+        fitted = None if fitting is None else session(normalize(fitting.pixels))
+        return _Draft(manifest, files, session(normalize(samples.pixels)), fitted)
 
 
 def _compiled(to_compile: GraphToCompile, folder: Path) -> Artifact:

@@ -51,13 +51,13 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
         if job.check_stability:
             check_ranges(settings.recipe)
         refused = Refusals() if job.force else refusals(settings, job.targets, job.precisions)
-        spec, images = load_job(job, reporter, settings=settings)
+        spec, images = load_job(job, reporter, settings=settings, chooses=True)
         if job.metric:
             spec = replace(spec, task=replace(spec.task, metric=OwnMetric(job.metric)))
         refused.warn(reporter)
         with open_run(job.folder) as run, run.workspace("images") as workspace:
             run.keep_job(kept(job))
-            spec = with_thresholds(spec, run, reporter)
+            spec = with_thresholds(spec, images, run, reporter)
             # Before anything is built, because classes in another order or a wrong metric show here.
             evaluation = crop_images(spec.network, spec.task, images, workspace, run, reporter)
             spec, images, evaluation = with_order(spec, images, evaluation, reporter)
@@ -112,7 +112,7 @@ class PlannedRun:
 def plan(job: Job, reporter: Reporter) -> PlannedRun:
     """Describe what the job would do. Checks the whole input and writes nothing."""
     check_tools(job.folder, job.targets, job.machines, job.timing)
-    spec, images = load_job(job, reporter)
+    spec, images = load_job(job, reporter, chooses=True)
     try:
         prediction = plan_model(job.identified, job.targets, spec.device_class, spec.recipe)
     except InputError:

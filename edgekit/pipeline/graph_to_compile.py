@@ -27,7 +27,7 @@ from edgekit.support.files import replace_text, replacing, writing
 from edgekit.support.libraries import LibraryErrors, quiet
 
 PARITY_IMAGES = 8
-"""Calibration images on which the graph and each float bundle are compared with torch."""
+"""Calibration images on which the graph and each bundle are compared with torch."""
 GRAPH, STAGE, SAMPLES = "graph.pt2", "stage.json", "samples.npz"
 
 
@@ -55,20 +55,12 @@ class GraphFacts:
 
 @dataclass(frozen=True, eq=False)
 class ParitySamples:
-    """Real images on which a bundle is compared with torch. The first ones become golden samples.
-
-    INT8 bundles run all of them, which may be enough to fit a temperature.
-    """
+    """Real images on which a bundle is compared with torch."""
 
     pixels: NDArray[np.uint8]
     """Cropped images [N,H,W,C]."""
     logits: NDArray[np.float32]
     """Logits [N,classes] of torch's float network for these images."""
-
-    @property
-    def first(self) -> "ParitySamples":
-        """The first `PARITY_IMAGES` of them."""
-        return ParitySamples(self.pixels[:PARITY_IMAGES], self.logits[:PARITY_IMAGES])
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +70,10 @@ class GraphToCompile:
     graph: GraphModule
     facts: GraphFacts
     samples: ParitySamples
+    """Calibration images, of which the first ones become golden samples."""
+    fitting: ParitySamples | None = None
+    """Images that fit the temperature of an INT8 bundle; None for a bundle without one. `save_graph` leaves them out,
+    because only a job that judges its bundles chooses them."""
 
 
 def save_graph(to_compile: GraphToCompile, folder: Path) -> None:

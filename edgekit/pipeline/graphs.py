@@ -1,6 +1,6 @@
 """The graphs of one job: exports the network once, then rewrites and calibrates it for each runtime."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
@@ -18,11 +18,10 @@ from edgekit.compiler.constant_store import MEMORY, ConstantStore, keep_constant
 from edgekit.compiler.graph import copy_sharing
 from edgekit.compiler.quantize.calibration import Calibration
 from edgekit.compiler.simplify import simplify
-from edgekit.config import sizes
 from edgekit.config.choices import Precision
 from edgekit.config.recipes import Recipe
 from edgekit.errors import CompileError, ParityError
-from edgekit.images.dataset import crop_each, crop_samples
+from edgekit.images.dataset import Dataset, Sample, crop_each, crop_samples
 from edgekit.models.network import batched_logits, torch_logits
 from edgekit.pipeline.graph_to_compile import PARITY_IMAGES, GraphToCompile, ParitySamples
 from edgekit.pipeline.parity import Rewriter, check_graph
@@ -33,8 +32,6 @@ from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter, Step, part_of
 
 T = TypeVar("T")
-SAMPLES = 64
-"""Calibration images of `ParitySamples`, of which large networks have only `PARITY_IMAGES`."""
 
 
 class JobGraphs:
@@ -73,7 +70,8 @@ class JobGraphs:
     def graph_to_compile(self, target: str, precision: Precision, part: slice = slice(None)) -> GraphToCompile:
         """Rewrite the graph of one bundle; if it is int8, calibrate it on `part` of the images."""
         request = self.spec.request(target, precision)
-        return self._to_compile(request, part, self._shared_calibration(request, part))
+        to_compile = self._to_compile(request, part, self._shared_calibration(request, part))
+        return to_compile if precision == "float" else replace(to_compile, fitting=self._fitting)
 
     def unrounded(self, target: str) -> GraphModule:
         """The graph of a target's int8 bundle with the weights that its layers had before they were rounded.
@@ -176,7 +174,7 @@ class JobGraphs:
         def compare() -> ParityError | None:
             with self.reporter.stage("compare the graph with torch"), quiet():
                 try:
-                    check_graph(self.spec.network, graph, self.samples.first)
+                    check_graph(self.spec.network, graph, self.samples)
                 except ParityError as error:
                     return error
             return None
@@ -191,11 +189,19 @@ class JobGraphs:
         return self._once("samples", self._predict_samples)
 
     def _predict_samples(self) -> ParitySamples:
-        spec = self.spec
-        count = SAMPLES if spec.network.params < sizes.BUILT_APART_FROM else PARITY_IMAGES
-        chosen = spec.calibration.samples[:count]
-        pixels = crop_samples(spec.calibration_dataset, chosen, spec.network.preprocessing).pixels
-        return ParitySamples(pixels, torch_logits(spec.network, pixels))
+        return self._predicted(self.spec.calibration_dataset, self.spec.calibration.samples[:PARITY_IMAGES])
+
+    @property
+    def _fitting(self) -> ParitySamples | None:
+        """The images that fit a temperature, with torch's logits."""
+        dataset, chosen = self.spec.fitting_dataset, self.spec.fitting
+        if dataset is None or chosen is None:
+            return None
+        return self._once("fitting", lambda: self._predicted(dataset, chosen.samples))
+
+    def _predicted(self, dataset: Dataset, samples: Sequence[Sample]) -> ParitySamples:
+        pixels = crop_samples(dataset, samples, self.spec.network.preprocessing).pixels
+        return ParitySamples(pixels, torch_logits(self.spec.network, pixels))
 
 
 def _stored(file: Path, make: Callable[[], T]) -> T:

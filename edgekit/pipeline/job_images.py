@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from edgekit.config.choices import Labelling
 from edgekit.config.recipes import Recipe
@@ -10,16 +10,27 @@ from edgekit.errors import UsageError
 from edgekit.images.calibration_list import CalibrationList
 from edgekit.images.dataset import Dataset, Datasets, open_calibration, open_dataset, open_datasets
 from edgekit.images.overlap import copies_of, lookalikes
-from edgekit.images.selection import Selection, doubts, evaluation_doubts, select, select_listed
+from edgekit.images.selection import Selection, doubts, evaluation_doubts, select, select_listed, split
 from edgekit.measure.tasks import Task
 from edgekit.measure.tasks.task import ClassNames
 from edgekit.models.soup import held_out_of
 from edgekit.support.progress import Reporter
 
+Chosen = Literal["thresholds", "layers"]
+"""What a job chooses on images that don't give its verdict, beside temperatures: the thresholds of several labels and
+the layers that a repair keeps in float, or these layers alone."""
+LEFT: dict[Chosen, int] = {"thresholds": 300, "layers": 400}
+"""Fewest images that give the verdict if a third is set aside to choose on. On 400 images, and hardly on fewer, a
+bundle that answers as torch does shows that it loses less than 1 point."""
+FEWEST = 300
+"""Fewest images on which the layers of a repair are chosen."""
+SPARE: dict[Chosen, int] = {"thresholds": 1000, "layers": 500}
+"""Most images to choose on that are read beside a limited number of evaluation images, or half as many as these."""
+
 
 @dataclass(frozen=True)
 class ImageChoice:
-    """Which images a job calibrates and evaluates on."""
+    """Which images a job calibrates and evaluates on, and chooses on."""
 
     data: Any
     """Images to evaluate on."""
@@ -35,6 +46,8 @@ class ImageChoice:
     """List of the images to calibrate on, if there is one."""
     weights: str | None = None
     """Weights of the network. The images that chose the members of a soup are not for the evaluation."""
+    chosen: Chosen | None = None
+    """What the job chooses on other images than those of the evaluation."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,8 @@ class JobImages:
     """Images that the bundles are evaluated on."""
     calibration: Selection
     """Images that calibrate the network, which may come from another data set."""
+    choosing: Selection
+    """Other images of `dataset`, on which what the verdict must not choose is chosen; empty for too few images."""
     lookalikes: tuple[tuple[str, str], ...] = ()
     """(name, name of a calibration image) of the evaluation images that look like calibration images."""
 
@@ -80,10 +95,11 @@ def choose_images(
     dataset = datasets.evaluation
     calibration = choose_calibration(datasets, recipe, choice, reporter, leave_half=evaluates)
     if not evaluates:
-        return JobImages(dataset, Selection((), dataset.path), calibration)
-    evaluation = choose_evaluation(dataset, calibration, choice, reporter)
+        none = Selection((), dataset.path)
+        return JobImages(dataset, none, calibration, none)
+    evaluation, choosing = choose_evaluation(datasets, calibration, choice, reporter)
     alike = lookalikes(evaluation, dataset, calibration, datasets.calibration)
-    return JobImages(dataset, evaluation, calibration, tuple(alike))
+    return JobImages(dataset, evaluation, calibration, choosing, tuple(alike))
 
 
 def choose_calibration(
@@ -114,31 +130,49 @@ def choose_calibration(
         return select(dataset, count, choice.seed, order="turns for half" if shared else "turns", on_image=step)
 
 
-def choose_evaluation(dataset: Dataset, calibration: Selection, choice: ImageChoice, reporter: Reporter) -> Selection:
-    """Choose evaluation images that neither calibrate the network nor chose the members of a soup.
+def choose_evaluation(
+    datasets: Datasets, calibration: Selection, choice: ImageChoice, reporter: Reporter
+) -> tuple[Selection, Selection]:
+    """Choose evaluation images, and others to choose on. None calibrates the network or chose the members of a soup.
 
-    A limited number of them has each class in proportion to its size, so that their top-1 estimates that of the set.
-    Warns of classes without an image.
+    A limited number of evaluation images has each class in proportion to its size, so that their top-1 estimates that
+    of the set; the others are among those that the limit leaves. Without one, they are a third of all, if that leaves
+    enough for the verdict, and if no further images of the calibration's data set can choose. Warns of classes without
+    an evaluation image.
     """
-    chosen_on = held_out_of(choice.weights)
+    dataset, chosen_on, count = datasets.evaluation, held_out_of(choice.weights), choice.num_eval_samples
+    others = 0 if dataset is datasets.calibration else len(datasets.calibration.samples) - len(calibration.images)
+    sets_aside = choice.chosen == "thresholds" or (choice.chosen is not None and others < FEWEST)
     if chosen_on:
         reporter.say(
             f"the weights are a soup: the {len(chosen_on)} images that chose its members are excluded from the "
             "evaluation"
         )
-    with reporter.stage("read evaluation images", choice.num_eval_samples or None) as step:
-        evaluation = select(
+    spare = max(SPARE[choice.chosen], count // 2) if choice.chosen and count else 0
+    with reporter.stage("read evaluation images", None if spare else count or None) as step:
+        images = select(
             dataset,
-            choice.num_eval_samples,
+            count,
             choice.seed,
             exclude=calibration,
             exclude_hashes=chosen_on,
             order="shares",
+            spare=spare,
             on_image=step,
+        )
+    total = len(images.images)
+    third = total // 3 if sets_aside and not count else 0
+    if choice.chosen and total - third < LEFT[choice.chosen]:
+        third = 0
+    evaluation, choosing = split(images, count or total - third)
+    if third:
+        reporter.say(
+            f"evaluating on {len(evaluation.images):,} of {total:,} images: {third:,} are set aside, because what is "
+            "chosen on images isn't judged on them; --num-eval-samples takes another number"
         )
     for warning in evaluation_doubts(dataset, evaluation):
         reporter.warn(warning)
-    return evaluation
+    return evaluation, choosing
 
 
 def warn_of_images(images: JobImages, classes: int, reporter: Reporter) -> None:

@@ -14,15 +14,17 @@ from edgekit.devices.registry import THIS, Device
 from edgekit.errors import DeviceError, ModelError, UsageError
 from edgekit.images.calibration_list import CalibrationList, read_list
 from edgekit.images.dataset import Dataset, crop_samples
-from edgekit.images.selection import Selection
+from edgekit.images.selection import Selection, split
 from edgekit.job import Job
 from edgekit.job.job import check_scheme
+from edgekit.measure.tasks import Task
 from edgekit.models.loading import load_network, settle_classes
 from edgekit.models.network import Network, batched_logits
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.job_images import ImageChoice, JobImages, choose_images, datasets_of, warn_of_images
+from edgekit.pipeline.job_images import Chosen, ImageChoice, JobImages, choose_images, datasets_of, warn_of_images
 from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.task_choice import known_task, recognized_task, say_why, without_classes
+from edgekit.pipeline.temperature import FEWEST_IMAGES, MOST_IMAGES
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 
@@ -98,11 +100,16 @@ IMPORT_TOLERANCE = 1e-3
 
 
 def load_job(
-    job: Job, reporter: Reporter, evaluates: bool = True, settings: JobSettings | None = None
+    job: Job,
+    reporter: Reporter,
+    evaluates: bool = True,
+    settings: JobSettings | None = None,
+    chooses: bool = False,
 ) -> tuple[BuildSpec, JobImages]:
     """Load the network of a job, and choose its images for calibration and, if it `evaluates`, for evaluation.
 
-    This reports every mistake in the input before the long work starts. `settings` are the job's if they are known.
+    If the job `chooses`, others are for that, as far as it needs them. This reports every mistake in the input before
+    the long work starts. `settings` are the job's if they are known.
     """
     settings, model = settings or settings_of(job), job.model_options
     with reporter.stage(f"load {model.name}"), quiet():
@@ -124,13 +131,25 @@ def load_job(
         network = settle_classes(network, model, datasets.evaluation, reporter)
         if datasets.evaluation.natural_order and not evaluates:
             reporter.warn("timm numbers these classes in natural order; if it trained the network, use `--labels FILE`")
+    if chooses:
+        choice = replace(choice, chosen=_chosen(job, task, network))
     images = choose_images(datasets, recipe, choice, reporter, evaluates)
     warn_of_images(images, len(datasets.calibration.class_names), reporter)
     check_import(network, datasets.calibration, images.calibration, reporter)
     with reporter.stage("export"), quiet():
         _ = network.graph_sha256  # a network that can't be traced ends the job here
     spec = BuildSpec(network, recipe, settings.device_class, datasets.calibration, images.calibration, task)
+    if len(images.choosing.images) >= FEWEST_IMAGES and network.params < sizes.BUILT_APART_FROM:
+        spec = replace(spec, fitting=split(images.choosing, MOST_IMAGES)[0], fitting_dataset=images.dataset)
     return spec.at(job.threshold), images
+
+
+def _chosen(job: Job, task: Task, network: Network) -> Chosen | None:
+    """What a job chooses. Large networks and random weights are not repaired, and have no temperature."""
+    if task.labelling == "several" and job.threshold is None:
+        return "thresholds"
+    is_repaired = network.weights != "random" and network.params < sizes.BUILT_APART_FROM
+    return "layers" if "int8" in job.precisions and is_repaired else None
 
 
 def _report_origin(network: Network, model: ModelOptions, reporter: Reporter) -> None:

@@ -47,10 +47,10 @@ class WrongRewrite(Exception):
 
 
 class Rewriter:
-    """Rewrites graphs of a network, and compares what they compute with torch, on the first of these images."""
+    """Rewrites graphs of a network, and compares what they compute with torch, on these images."""
 
     def __init__(self, network: Network, samples: ParitySamples) -> None:
-        self._network, self._samples = network, samples.first
+        self._network, self._samples = network, samples
         self._images = torch.from_numpy(network.preprocessing.normalize(samples.pixels[:REWRITTEN_IMAGES]))
         self._torch = self._expected = samples.logits[:REWRITTEN_IMAGES]
 

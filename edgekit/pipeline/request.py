@@ -39,6 +39,10 @@ class BuildSpec:
     """Images that calibrate the network."""
     task: Task = field(default_factory=SingleLabel)
     """What the network's outputs mean."""
+    fitting: Selection | None = None
+    """Images that fit the temperature of INT8 bundles; None for bundles without one."""
+    fitting_dataset: Dataset | None = None
+    """The data set of these images."""
 
     def at(self, threshold: float | None) -> "BuildSpec":
         """The same with a threshold that the user states; see `Task.at`."""
@@ -50,7 +54,12 @@ class BuildSpec:
         if precision == "float":
             return request
         images = self.calibration
-        return replace(request, calibration_sha256=images.sha256, calibration_images=images.hashes)
+        return replace(
+            request,
+            calibration_sha256=images.sha256,
+            calibration_images=images.hashes,
+            fitting_images=self.fitting.hashes if self.fitting else (),
+        )
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,8 @@ class CalibrationInputs:
     """`Selection.sha256` of the calibration images."""
     images: tuple[str, ...]
     """SHA-256 of each calibration image, in their order."""
+    fitting_images: tuple[str, ...]
+    """SHA-256 of each image that fits the temperature."""
     shared: Recipe | None
     """The recipe of the calibration that several runtimes share; None for a runtime that is calibrated alone."""
 
@@ -105,6 +116,8 @@ class BundleRequest:
     """`Selection.sha256` of the calibration images of an int8 bundle."""
     calibration_images: tuple[str, ...] = ()
     """SHA-256 of each of these images, in their order."""
+    fitting_images: tuple[str, ...] = ()
+    """SHA-256 of each image that fits the temperature of an int8 bundle."""
     task: Task = field(default_factory=SingleLabel)
     """What the network's outputs mean."""
 
@@ -128,7 +141,7 @@ class BundleRequest:
         """Inputs of the bundle."""
         recipe, calibration = self.target_recipe, None
         if self.precision == "int8":
-            images = self.calibration_sha256, self.calibration_images
+            images = self.calibration_sha256, self.calibration_images, self.fitting_images
             calibration = CalibrationInputs(replace(recipe, targets={}), *images, self.shared_recipe)
         return BundleInputs(
             network=self.network.identity,

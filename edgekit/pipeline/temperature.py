@@ -12,18 +12,13 @@ from edgekit.config.choices import Activation
 Outputs = NDArray[np.float32]
 ACTIVATIONS: tuple[Activation, ...] = ("softmax", "sigmoid")
 """Activations whose scores a temperature changes."""
-FEWEST_IMAGES = 32
-"""Fewest images that a temperature is fitted to, half of them at a time."""
+FEWEST_IMAGES, MOST_IMAGES = 32, 64
+"""Fewest and most images that a temperature is fitted to, half of them at a time."""
 LEAST_GAIN = 0.1
 """Share of the mean difference of the confidences that a temperature must remove to be worth another compilation."""
 NOISE = 3.0
 """Standard errors by which that gain must exceed 0."""
 LARGEST = 2.0
-
-
-def has_enough(expected: Outputs, activation: Activation) -> bool:
-    """Whether there are enough images to fit a temperature, for a network whose outputs have one."""
-    return activation in ACTIVATIONS and len(expected) >= FEWEST_IMAGES
 
 
 def helpful_temperature(outputs: Outputs, expected: Outputs, activation: Activation) -> float | None:

@@ -54,7 +54,6 @@ def test_each_calibration_image_is_decoded_and_checked_once(
         predicted.extend(pixels)
         return networks.batched_logits(network, pixels)
 
-    monkeypatch.setattr(graphs_module, "SAMPLES", PARITY_IMAGES)
     monkeypatch.setattr(graphs_module, "crop_each", noting_each)
     monkeypatch.setattr(graphs_module, "batched_logits", batched_logits)
     for place in (tmp_path, tmp_path, None):
@@ -91,7 +90,6 @@ def test_a_network_that_returns_nan_for_a_calibration_image(estimator: Estimator
 def test_graphs_with_other_recipes_share_the_export_and_the_images(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graphs_module, "SAMPLES", PARITY_IMAGES)
     model = ModelOptions("tests.helpers.odd:paddle", None, imgsz=16)
     spec, _ = load_job(Job(model, photos, targets=("onnx",), num_calibration_samples=10), Reporter(quiet=True))
     reporter = CountingReporter()

@@ -73,7 +73,11 @@ def test_int8_depends_on_every_field(tiny_convnext: Network, name: str) -> None:
 
 
 def test_only_int8_depends_on_the_calibration_images(tiny_convnext: Network) -> None:
-    for other in ({"calibration_sha256": "others"}, {"calibration_images": ("other order",)}):
+    for other in (
+        {"calibration_sha256": "others"},
+        {"calibration_images": ("other order",)},
+        {"fitting_images": ("x",)},
+    ):
         assert key_of(tiny_convnext, **other) != key_of(tiny_convnext)
         assert key_of(tiny_convnext, "float", **other) == key_of(tiny_convnext, "float")
 

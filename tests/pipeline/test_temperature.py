@@ -14,13 +14,19 @@ from edgekit.compiler.quantize.temperature import divide_outputs
 from edgekit.config.choices import Activation, Scheme
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
+from edgekit.images.dataset import crop_samples
+from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
+from edgekit.models.options import ModelOptions
 from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.graph_to_compile import GraphToCompile, ParitySamples
+from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.quantize import quantize_stage
 from edgekit.pipeline.request import BundleRequest
-from edgekit.pipeline.temperature import has_enough, helpful_temperature
+from edgekit.pipeline.temperature import helpful_temperature
 from edgekit.runtime.session import open_session
+from edgekit.support.progress import Reporter
 from tests.helpers.calibration import network_of, noise_for
 from tests.helpers.graphs import export_graph
 
@@ -50,13 +56,6 @@ def test_noise_has_no_temperature(noise: float, activation: Activation) -> None:
     assert helpful_temperature(noisy, exact, activation) is None
 
 
-def test_vectors_and_few_images_have_no_temperature() -> None:
-    exact, _ = outputs()
-    assert has_enough(exact, "softmax")
-    assert not has_enough(exact, "normalize")
-    assert not has_enough(exact[:8], "softmax")
-
-
 def headed(*last: nn.Module) -> nn.Module:
     """A small network whose last layer, a convolution, is followed by `last`."""
     torch.manual_seed(0)
@@ -73,20 +72,48 @@ def int8(target: str, module: nn.Module, scheme: Scheme = "w8a8", **keys: Any) -
     recipe = replace(load_recipe("default"), scheme=scheme, **keys)
     request = BundleRequest(network, target, "int8", recipe, load_device_class("x86-64-v3"))
     images = [network.preprocessing.normalize(pixels) for pixels in samples.pixels]
-    return quantize_stage(request, export_graph(module, (1, 3, SIDE, SIDE)), samples, images)
+    made = quantize_stage(request, export_graph(module, (1, 3, SIDE, SIDE)), samples, images)
+    return replace(made, fitting=samples)
+
+
+def shrunk(made: GraphToCompile, factor: float) -> GraphToCompile:
+    """The graph, as if torch's outputs for the images that fit a temperature were larger by this factor."""
+    assert made.fitting is not None
+    return replace(made, fitting=ParitySamples(made.fitting.pixels, made.fitting.logits * np.float32(factor)))
 
 
 @pytest.mark.parametrize("target", ["openvino", "onnx", "tflite"])
 def test_a_bundle_that_shrinks_the_outputs_gets_a_temperature(target: str, tmp_path: Path) -> None:
     plain = int8(target, headed())
-    expected = plain.samples.logits / np.float32(0.8)
-    shrinking = replace(plain, samples=ParitySamples(plain.samples.pixels, expected))
-    bundle, _ = compile_stage(shrinking, tmp_path / "bundle")
+    bundle, _ = compile_stage(shrunk(plain, 1 / 0.8), tmp_path / "bundle")
     assert bundle.manifest.temperature == pytest.approx(0.8, rel=0.03)
     with open_session(bundle, 1) as session:
         session.verify()
         logits = session(bundle.manifest.preprocessing.normalize(plain.samples.pixels))
-    assert snr_db(expected, logits) > 25
+    assert snr_db(plain.samples.logits / np.float32(0.8), logits) > 25
+
+
+def test_calibration_images_fit_no_temperature(tmp_path: Path) -> None:
+    """They may be from the split train, whose scores are extreme."""
+    made = replace(int8("onnx", headed()), fitting=None)
+    larger = replace(made, samples=ParitySamples(made.samples.pixels, made.samples.logits / np.float32(0.8)))
+    bundle, _ = compile_stage(larger, tmp_path / "bundle")
+    assert bundle.manifest.temperature is None
+
+
+def test_images_that_neither_calibrate_nor_judge_fit_the_temperature(photos: Path) -> None:
+    model = ModelOptions("tests.helpers.odd:paddle", None, imgsz=16)
+    job = Job(model, photos, targets=("onnx",), num_calibration_samples=4, num_eval_samples=4)
+    spec, images = load_job(job, Reporter(quiet=True), chooses=True)
+    assert len(images.choosing.images) == 32, "all that are left"
+    graphs = JobGraphs(spec, Reporter(quiet=True))
+    fitting = graphs.graph_to_compile("onnx", "int8").fitting
+    assert fitting is not None
+    expected = crop_samples(images.dataset, images.choosing.samples, spec.network.preprocessing).pixels
+    np.testing.assert_array_equal(fitting.pixels, expected)
+    assert graphs.graph_to_compile("onnx", "float").fitting is None
+    few, images = load_job(replace(job, num_eval_samples=5), Reporter(quiet=True), chooses=True)
+    assert (few.fitting, len(images.choosing.images)) == (None, 31)
 
 
 def test_a_bundle_that_keeps_the_outputs_has_none(tmp_path: Path) -> None:
@@ -106,6 +133,5 @@ def test_the_last_layer_divides_the_outputs(keys: dict[str, Any]) -> None:
 @pytest.mark.parametrize("last", [nn.ReLU6(), nn.Softmax(1)], ids=lambda last: type(last).__name__)
 def test_outputs_of_an_activation_are_not_divided(last: nn.Module, tmp_path: Path) -> None:
     made = int8("onnx", headed(last))
-    shrinking = replace(made, samples=ParitySamples(made.samples.pixels, made.samples.logits * np.float32(3)))
-    bundle, _ = compile_stage(shrinking, tmp_path / "bundle")
+    bundle, _ = compile_stage(shrunk(made, 3), tmp_path / "bundle")
     assert bundle.manifest.temperature is None

@@ -18,7 +18,7 @@ from edgekit.runtime.activation import activated
 
 THRESHOLD = 0.5
 """Threshold of a class for which none was chosen."""
-FEWEST_POSITIVES = 5
+FEWEST_POSITIVES = 20
 """Fewest images of a class from which its threshold is chosen."""
 METRIC = "mAP"
 MOST_COMPARED = 100
