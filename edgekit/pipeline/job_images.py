@@ -62,6 +62,8 @@ class JobImages:
     """Images that calibrate the network, which may come from another data set."""
     choosing: Selection
     """Other images of `dataset`, on which what the verdict must not choose is chosen; empty for too few images."""
+    chosen: Chosen | None = None
+    """What is chosen on them."""
     lookalikes: tuple[tuple[str, str], ...] = ()
     """(name, name of a calibration image) of the evaluation images that look like calibration images."""
 
@@ -99,7 +101,7 @@ def choose_images(
         return JobImages(dataset, none, calibration, none)
     evaluation, choosing = choose_evaluation(datasets, calibration, choice, reporter)
     alike = lookalikes(evaluation, dataset, calibration, datasets.calibration)
-    return JobImages(dataset, evaluation, calibration, choosing, tuple(alike))
+    return JobImages(dataset, evaluation, calibration, choosing, choice.chosen, tuple(alike))
 
 
 def choose_calibration(

@@ -26,6 +26,7 @@ from edgekit.measure.tasks import Task
 from edgekit.models.network import Network
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.request import BuildSpec
+from edgekit.pipeline.temperature import ACTIVATIONS
 from edgekit.report import document, write_report
 from edgekit.report.document import Report
 from edgekit.report.html import changed_rows, shown_images
@@ -78,6 +79,10 @@ def assemble(
             repeated_left_out=tuple(copies_of(images.evaluation, images.evaluation)),
             lookalikes=tuple(document.Lookalike(*pair) for pair in images.lookalikes if pair[0] in evaluated),
             classes=evaluated_classes(images.evaluation.samples, images.class_names(spec.task, spec.network.labels)),
+        ),
+        choosing=document.Choosing(
+            thresholds=len(images.choosing.images) if images.chosen == "thresholds" else 0,
+            temperature=len(spec.fitting.images) if spec.fitting and spec.task.activation in ACTIVATIONS else 0,
         ),
         reference=reference,
         results=tuple(rows),

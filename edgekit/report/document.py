@@ -180,6 +180,16 @@ class Evaluation:
     reports of an edgekit without it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Choosing:
+    """Images, none of them an evaluation image, on which the job chose what the verdict must not choose."""
+
+    thresholds: Count = 0
+    """Number of images that chose the thresholds of several labels; 0 for thresholds of 0.5, or one that was stated."""
+    temperature: Count = 0
+    """Number of images that INT8's temperature was fitted to; 0 for a temperature of 1."""
+
+
 @dataclass(frozen=True)
 class Reference:
     """Accuracy of the model that the rows are compared with, on the evaluation images."""
@@ -252,6 +262,8 @@ class Report:
     """Calibration images and recipe."""
     evaluation: Evaluation
     """Evaluation images."""
+    choosing: Choosing | None = None
+    """Images to choose on; null in reports of an edgekit without it."""
     reference: Reference
     """Accuracy of the float network in its own framework, on the evaluation images."""
     results: tuple[Row, ...]

@@ -12,7 +12,7 @@ import pytest
 
 from edgekit.errors import InputError
 from edgekit.report import load_report, report_schema, write_report
-from edgekit.report.document import Lookalike, RangeRatio, Recommendation, Report, Stability
+from edgekit.report.document import Choosing, Lookalike, RangeRatio, Recommendation, Report, Stability
 from edgekit.report.measurement import Bound, LowPrecision
 from edgekit.report.recipe_search import Repair, RepairAttempt
 from edgekit.report.serialization import to_json
@@ -83,7 +83,10 @@ def full_report() -> Report:
     return replace(
         whole,
         calibration=replace(whole.calibration, doubts=("few images",), stability=(halves,)),
-        evaluation=replace(whole.evaluation, copies_left_out=("a",), lookalikes=(Lookalike("b", "c"),)),
+        evaluation=replace(
+            whole.evaluation, copies_left_out=("a",), repeated_left_out=("d",), lookalikes=(Lookalike("b", "c"),)
+        ),
+        choosing=Choosing(thresholds=300, temperature=64),
         recommendation=replace(whole.recommendation, others=(Recommendation("pi", None, "emulated"),)),
     )
 
