@@ -17,7 +17,7 @@ from edgekit.config.choices import Labelling
 from edgekit.errors import DataError, ImageError
 from edgekit.images.class_indices import LabelledSet, class_indices
 from edgekit.images.decoding import open_image
-from edgekit.images.labelling import read_labelling
+from edgekit.images.labelling import OTHER_TASK, read_labelling
 from edgekit.images.layouts import VALID, open_layout
 from edgekit.images.layouts.in_memory import InMemory, MemoryStore
 from edgekit.images.layouts.layout import (
@@ -37,10 +37,10 @@ from edgekit.images.preprocess import Preprocessing
 ImageSet: TypeAlias = str | os.PathLike[str] | Any
 """A path of labelled images, or images in memory: a data set of torch, or an iterable of (image, label)."""
 UNLABELLED = -1
-"""Label of the images of a set without labels."""
+"""Label of an image of which no class is known, or that has none of several labels."""
 _VALID_LABELS: Mapping[Labelling, str] = {
     "one": "a label for each image",
-    "several": "at least one label for each image",
+    "several": "a list of labels for each image, which is empty for an image that has none of them",
     "optional": "a label for each image, or for none",
 }
 _SHOWN = 4
@@ -171,7 +171,7 @@ def open_dataset(source: ImageSet, labels: Sequence[str], labelling: Labelling |
 def open_calibration(source: ImageSet, labels: Sequence[str], labelling: Labelling | None = None) -> Dataset:
     """The images to calibrate on: train of a set with splits, or the whole set. All of them may be without a label."""
     listed = _ListedSet(source, labels, labelling)
-    if not any(image.label is not None for image in listed.training.images):
+    if not _has_labels(listed.training):
         return listed.unlabelled(listed.training)
     return listed.dataset(listed.training)
 
@@ -200,7 +200,7 @@ class _ListedSet:
 
     def dataset(self, part: Part) -> Dataset:
         """The images of one part as a data set, whose classes are those of the part for calibration."""
-        if self._labelling == "optional" and all(image.label is None for image in part.images):
+        if self._labelling == "optional" and not _has_labels(part):
             return self.unlabelled(part)
         _check(part, self._contents.terms, self._labelling)
         classes = self._contents.classes
@@ -239,6 +239,11 @@ def _labels_of(part: Part) -> frozenset[Label]:
     return frozenset(label for image in part.images for label in as_tuple(image.label))
 
 
+def _has_labels(part: Part) -> bool:
+    """Whether any image of a part has a label. Without any, an empty list doesn't say that it has none either."""
+    return any(as_tuple(image.label) for image in part.images)
+
+
 def _in_order(label: Label) -> tuple[bool, Label]:
     """The key that sorts indices before texts."""
     return isinstance(label, str), label
@@ -254,6 +259,9 @@ def _samples(part: Part, indices: Mapping[Label, int], names: Sequence[str]) -> 
     classes = [sorted({indices[label] for label in as_tuple(image.label)}) for image in part.images]
     counts = Counter(index for several in classes for index in several)
     for image, several in zip(part.images, classes, strict=True):
+        if not several:
+            yield Sample(image.name, UNLABELLED, "")
+            continue
         # Of classes that are equally rare, the name decides, so that another order of the outputs chooses no others.
         rarest = min(several, key=lambda index: (counts[index], names[index]))
         yield Sample(image.name, rarest, names[rarest], tuple(several) if isinstance(image.label, tuple) else ())
@@ -281,14 +289,16 @@ def _check_any(part: Part) -> None:
 
 
 def _check(part: Part, terms: Terms, labelling: Labelling) -> None:
-    """Raise DataError for a set without images, or with images without a label."""
+    """Raise DataError for a set without images, or with images about whose label nothing is known."""
     _check_any(part)
-    if unlabelled := [image.name for image in part.images if image.label is None]:
+    none = not _has_labels(part)
+    if unlabelled := [image.name for image in part.images if none or image.label is None]:
+        hint = f". {OTHER_TASK}" if labelling == "one" and terms.label != "folder" else ""
         raise DataError(
             f"'{part.path}' has {len(unlabelled)} images {terms.unlabelled}, such as '{unlabelled[0]}', of its "
             f"{len(part.images)} images",
             valid=_VALID_LABELS[labelling],
-            fix=terms.fix,
+            fix=f"{terms.fix}{hint}",
         )
 
 

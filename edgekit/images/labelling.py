@@ -13,7 +13,8 @@ SEPARATORS = re.compile("[|;]")
 """What separates the labels of a text. Names of classes may contain commas and spaces."""
 SHOWN = 4
 """Most entries of a list that a message shows."""
-_FIX = "Leave one label for each image. If an image can be of several classes at once, deploy with `--task multi-label`"
+OTHER_TASK = "If an image can have several labels or none, deploy with `--task multi-label`"
+"""Advice for a set that doesn't have one label for each image."""
 
 
 def read_labelling(
@@ -21,6 +22,7 @@ def read_labelling(
 ) -> tuple[Contents, Labelling]:
     """The set, and how many labels its images have: tuples in a set of "several", at most one label in others.
 
+    An empty tuple says that an image has none of several labels, and None that nothing is known about it.
     `names` are the model's class names. Without a `labelling`, the set is one of "several" if any image has more than
     one label. Several labels are a list, or a text that writes one as JSON or with `|` or `;`. Lists of zeros and ones
     with an entry for each class are multi-hot. Raises DataError for several labels where one is expected, or for
@@ -29,7 +31,8 @@ def read_labelling(
     known = {*names}
     if contents.terms.label != "folder" and labelling != "optional":
         contents = _changed(contents, lambda label: _listed(label, known))
-    lists = [image.label for part in contents.parts for image in part.images if isinstance(image.label, tuple)]
+    labels = [image.label for part in contents.parts for image in part.images]
+    lists = [label for label in labels if isinstance(label, tuple) and label]
     if lists or labelling == "several":
         classes = len(contents.classes or names)
         width = _width(lists, classes)
@@ -46,19 +49,19 @@ def read_labelling(
         return contents, labelling
     if several:
         part, image = several[0]
-        labels = as_tuple(image.label)
-        shown = ", ".join(map(repr, labels[:SHOWN])) + (", …" if len(labels) > SHOWN else "")
+        listed = as_tuple(image.label)
+        shown = ", ".join(map(repr, listed[:SHOWN])) + (", …" if len(listed) > SHOWN else "")
         raise DataError(
             f"'{part.path}' has {len(several)} images with several labels, such as '{image.name}': {shown}",
             valid="one label for each image",
-            fix=_FIX,
+            fix=f"Leave one label for each image. {OTHER_TASK}",
         )
-    return _changed(contents, lambda label: label[0] if isinstance(label, tuple) else label), labelling
+    return _changed(contents, lambda label: next(iter(as_tuple(label)), None)), labelling
 
 
 def _changed(contents: Contents, change: Callable[[Labels], Labels]) -> Contents:
     def changed(image: ListedImage) -> ListedImage:
-        label = change(image.label)
+        label = None if image.label is None else change(image.label)
         return image if label is image.label else ListedImage(image.name, label)
 
     return replace(
@@ -93,10 +96,10 @@ def _width(lists: Sequence[tuple[object, ...]], classes: int) -> int | None:
 
 
 def _positions(label: Labels) -> Labels:
-    """The positions of the ones in a multi-hot list; None without any."""
-    return tuple(index for index, entry in enumerate(as_tuple(label)) if str(entry) == "1") or None
+    """The positions of the ones in a multi-hot list."""
+    return tuple(index for index, entry in enumerate(as_tuple(label)) if str(entry) == "1")
 
 
 def _without_repetitions(label: Labels) -> Labels:
-    """The labels of an image, each once; None without any."""
-    return tuple(dict.fromkeys(as_tuple(label))) or None
+    """The labels of an image, each once."""
+    return tuple(dict.fromkeys(as_tuple(label)))

@@ -292,7 +292,7 @@ def doubts(calibration: Selection, classes: int, evaluation: Selection | None = 
         reasons.append(
             f"{count} calibration images are few: ranges depend on the choice of images; use {FEWEST} or more"
         )
-    most = max(Counter(sample.label for sample in samples).values(), default=0)
+    most = max(Counter(sample.label for sample in samples if sample.label != UNLABELLED).values(), default=0)
     if covered and len(covered) < min(count, classes) / 2:
         reasons.append(
             f"the calibration images are one-sided: they cover {len(covered)} of {classes} classes, but {count} images "

@@ -107,6 +107,7 @@ class SnrMeter:
 def evaluated_classes(samples: Iterable[Sample], class_names: ClassNames) -> tuple[EvaluatedClass, ...] | None:
     """The classes of these images, by index, and their numbers of images; None without labels, or for too many."""
     counts = Counter(label for sample in samples for label in sample.labels or (sample.label,))
-    if len(counts) > MOST_CLASSES or UNLABELLED in counts:
+    del counts[UNLABELLED]
+    if not 0 < len(counts) <= MOST_CLASSES:
         return None
     return tuple(EvaluatedClass(class_names[label], counts[label]) for label in sorted(counts))

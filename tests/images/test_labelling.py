@@ -13,7 +13,8 @@ from edgekit.config.choices import Labelling
 from edgekit.errors import DataError
 from edgekit.images.dataset import UNLABELLED, Dataset, open_calibration, open_dataset, open_datasets
 from edgekit.images.selection import missing_classes, select
-from tests.helpers.layouts import image_bytes, write_folder, write_parquet, write_tar, write_zip
+from edgekit.measure.accuracy import evaluated_classes
+from tests.helpers.layouts import image_bytes, write_folder, write_parquet, write_table, write_tar, write_zip
 from tests.helpers.refusals import refuses
 
 CLASSES = ["cat", "dog", "owl"]
@@ -106,12 +107,68 @@ def test_one_label_for_each_image_of_a_set_with_several() -> None:
     assert dataset.targets(dataset.samples).tolist() == np.eye(3, dtype=bool)[[0, 1, 2, 0]].tolist()
 
 
-@pytest.mark.parametrize("empty", [[], None, "", [0, 0, 0]])
-def test_images_without_any_label(empty: Any) -> None:
-    vectors = empty == [0, 0, 0]
-    others = [[1, 0, 1], [0, 1, 0], [0, 0, 1]] if vectors else [["cat", "owl"], ["dog"], ["owl"]]
-    with refuses(DataError, "1 images", "'3'", "at least one label"):
-        open_dataset(in_memory([*others, empty]), CLASSES)
+NAMED = [["cat", "owl"], ["dog"], ["owl"]]
+
+
+@pytest.mark.parametrize("empty", [[], "", "[]", np.array([], np.int64), [0, 0, 0]], ids=str)
+def test_an_image_that_has_none_of_several_labels_is_a_negative(empty: Any) -> None:
+    others = [[1, 0, 1], [0, 1, 0], [0, 0, 1]] if len(empty) == 3 else NAMED
+    dataset = open_dataset(in_memory([*others, empty]), CLASSES)
+    assert classes_of(dataset) == [(0, 2), (1,), (2,), ()]
+    assert dataset.targets(dataset.samples).tolist()[3] == [False] * 3
+    assert dataset.classes_of(dataset.samples) == {0, 1, 2}
+    everything = select(dataset, None, 0)
+    assert len(everything.samples) == 4
+    assert missing_classes(dataset, everything) is None
+    counted = evaluated_classes(everything.samples, CLASSES)
+    assert counted
+    assert [each.images for each in counted] == [1, 1, 2]
+
+
+def test_an_image_about_whose_labels_nothing_is_known_is_refused() -> None:
+    with refuses(DataError, "1 images", "'3'", "a list of labels") as caught:
+        open_dataset(in_memory([*NAMED, None]), CLASSES)
+    assert "emove" not in str(caught.value)
+    assert "eave" not in str(caught.value)
+
+
+@pytest.mark.parametrize("labels", [[[], [], [], []], ["", "", "", ""], [[0, 0, 0]] * 4])
+def test_a_set_that_states_no_label_at_all_is_unlabelled(labels: list[Any]) -> None:
+    with refuses(DataError, "4 images", "without a label"):
+        open_dataset(in_memory(labels), CLASSES, "several")
+    calibration = open_calibration(in_memory(labels), CLASSES, "several")
+    assert {sample.label for sample in calibration.samples} == {UNLABELLED}
+
+
+def test_an_empty_label_of_a_set_with_one_for_each_image_is_missing() -> None:
+    with refuses(DataError, "1 images", "'3'", "--task multi-label"):
+        open_dataset(in_memory(["cat", "dog", "owl", ""]), CLASSES)
+
+
+def empty_rows(place: Path) -> dict[str, Path]:
+    """Sets in several layouts whose last image has none of the labels."""
+    images = {f"{index}.png": image_bytes(index) for index in range(4)}
+    write_folder(place, images)
+    table = [("path", "label"), ("0.png", "cat|owl"), ("1.png", "dog"), ("2.png", "owl"), ("3.png", "")]
+    bits = [("path", *CLASSES), ("0.png", 1, 0, 1), ("1.png", 0, 1, 0), ("2.png", 0, 0, 1), ("3.png", 0, 0, 0)]
+    return {
+        "CSV": write_table(place / "set.csv", table),
+        "bits": write_table(place / "bits.csv", bits),
+        "JSON": write_folder(place / "json", in_files("{}.json", [*JSONS[:3], '{"labels": []}'])),
+        "lines": write_tar(place / "set.tar", in_files("{}.cls", ["cat\nowl", "dog", "owl", "\n"])),
+    }
+
+
+@pytest.mark.parametrize("layout", ["CSV", "bits", "JSON", "lines"])
+def test_an_empty_row_of_a_set_with_several_labels_is_a_negative(tmp_path: Path, layout: str) -> None:
+    assert classes_of(open_dataset(empty_rows(tmp_path)[layout], CLASSES)) == [(0, 2), (1,), (2,), ()]
+
+
+@pytest.mark.parametrize("empty", [[], None])
+def test_an_empty_row_in_parquet_is_a_negative(tmp_path: Path, empty: Any) -> None:
+    pytest.importorskip("pyarrow", reason="needs the parquet extra")
+    dataset = open_dataset(as_parquet([["cat", "owl"], ["dog"], ["owl"], empty])(tmp_path), CLASSES)
+    assert classes_of(dataset) == [(0, 2), (1,), (2,), ()]
 
 
 def test_labels_that_are_no_known_class() -> None:

@@ -21,6 +21,7 @@ STATED: dict[str, Any] = {
     "std": (0.25, 0.25, 0.25),
     "targets": ["fake"],
     "num_calibration_samples": 24,
+    "num_eval_samples": 30,
     "threads": 1,
     "warmup": 0,
     "iterations": 3,

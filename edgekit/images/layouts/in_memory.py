@@ -25,7 +25,7 @@ from edgekit.images.layouts.layout import (
     read_label,
 )
 
-TERMS = Terms("label", "without a label", "Leave them out, or calibrate on them alone")
+TERMS = Terms("label", "without a label", "State their labels, or calibrate on them alone")
 VALID = "pairs (image, label), or images alone to calibrate on: PIL images, uint8 arrays [H,W,3] or tensors [3,H,W]"
 
 

@@ -38,7 +38,7 @@ IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "imagebytes", "by
 Label = str | int
 """A class of an image: its name, or its index."""
 Labels = Label | tuple[Label, ...] | None
-"""What a set states about the classes of an image: one, a list of them, or nothing."""
+"""What a set states about the classes of an image: one, a list of them, which may be empty, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def as_tuple(label: Labels) -> tuple[Label, ...]:
 def read_label(value: Any) -> Labels:
     """The label, or the list of labels, of a raw value: a text, a number, or a list, array or tensor of them.
 
-    An empty text and a negative number, which stands for an unknown label, are none. Entries of a list may be booleans
+    An empty text is an empty list, and a negative number stands for an unknown label. Entries of a list may be booleans
     or 0.0 and 1.0, as in a multi-hot vector. Raises ValueError for a value that states no label.
     """
     if hasattr(value, "shape") and hasattr(value, "tolist"):  # of numpy or torch
@@ -145,7 +145,7 @@ def read_label(value: Any) -> Labels:
     if isinstance(value, list | tuple):
         return tuple(_entry(each) for each in value)
     if isinstance(value, str):
-        return value.strip() or None
+        return value.strip() or ()
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pyarrow.parquet import FileMetaData, ParquetFile
 
 EXTRA = "parquet"
-TERMS = Terms("label", "without a label", "Choose a split that has labels, or remove these rows")
+TERMS = Terms("label", "without a label", "Write their labels, or choose a split that has labels")
 LARGEST_GROUP = 256 << 20
 """Most bytes of images in a row group, which is read as a whole. Hubs write groups of 100 images."""
 
@@ -74,7 +74,7 @@ class Parquet:
             _check_groups(shard.file, file.metadata, self.image)
             try:
                 column = file.read(columns=[self.label], use_threads=False).column(0)
-                labels = [*map(read_label, column.to_pylist())]
+                labels = [() if value is None else read_label(value) for value in column.to_pylist()]
             except (OSError, ValueError) as error:
                 raise DataError(
                     f"can't read the column '{self.label}' of '{shard.file}': {error}", fix="Write the file again"

@@ -23,7 +23,7 @@ from edgekit.images.layouts.layout import (
 )
 
 DELIMITERS = ",;\t|"
-TERMS = Terms("label", "without a label", "Write their labels, or remove their rows")
+TERMS = Terms("label", "without a label", "Write their labels")
 BITS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 """What a column of one class says about images, in lower case."""
 FIRST = 8
@@ -113,7 +113,7 @@ class Table:
                     continue
                 if not cells[self.path]:
                     raise DataError(f"line {reader.line_num} of '{self.file}' has no path", fix="Correct the line")
-                label = cells.get(self.label) or None if self.label else self._bits(cells, reader.line_num)
+                label = cells.get(self.label) or () if self.label else self._bits(cells, reader.line_num)
                 yield _Row(cells[self.path], label, cells.get(split or "", ""))
 
     def _bits(self, cells: Mapping[str, str], line: int) -> tuple[int, ...]:
@@ -131,9 +131,9 @@ class Table:
 
 def _joined(labels: Sequence[Labels]) -> Labels:
     """The labels of an image with several rows."""
-    different = [*dict.fromkeys(label for label in labels if label is not None)]
+    different = [*dict.fromkeys(label for label in labels if label != ())]
     if len(different) < 2:
-        return next(iter(different), None)
+        return next(iter(different), ())
     vectors = [label for label in different if isinstance(label, tuple)]
     texts = tuple(label for label in different if isinstance(label, str))
     return texts or tuple(max(bits) for bits in zip(*vectors, strict=True))

@@ -162,4 +162,4 @@ def _read_label(file: Path, name: str, offset: int, size: int) -> Labels:
         lines = [line.strip() for line in content.decode("utf-8-sig").split("\n") if line.strip()]
     except UnicodeDecodeError:
         return None
-    return tuple(lines) if len(lines) > 1 else next(iter(lines), None)
+    return lines[0] if len(lines) == 1 else tuple(lines)
