@@ -29,8 +29,16 @@ your own model with your own images:
 """
 
 
-class PanelOrder(TyperGroup):
-    """The group of all commands: those that a new user meets first, then the others."""
+ALIASES = {"device": "devices", "ls": "list", "rm": "remove"}
+"""Other names of commands."""
+
+
+class Commands(TyperGroup):
+    """A group of commands: those that a new user meets first, then the others."""
+
+    def get_command(self, context: Any, name: str) -> Any:
+        """The command of this name or alias."""
+        return super().get_command(context, ALIASES.get(name, name))
 
     def list_commands(self, context: Any) -> list[str]:
         """The names of the commands in the order in which `--help` shows them."""
@@ -39,7 +47,7 @@ class PanelOrder(TyperGroup):
 
 
 app = typer.Typer(
-    cls=PanelOrder,
+    cls=Commands,
     add_completion=True,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -55,6 +63,8 @@ def run(arguments: list[str]) -> int:
     if COMPLETION in os.environ:
         return _complete(command)
     check_not_empty(arguments)
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
     try:
         result = command.main(args=arguments, prog_name=COMMAND, standalone_mode=False, obj=tuple(arguments))
     except typer.Abort:

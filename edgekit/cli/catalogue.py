@@ -7,7 +7,7 @@ from edgekit.cli.output import clean_stdout, show
 from edgekit.config.recipes import load_recipe
 
 
-@command(panels.MORE, hidden=True)
+@command(panels.MORE)
 def targets(
     recipe: str | None = bundle_option(
         "NAME",

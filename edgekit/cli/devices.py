@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from edgekit.cli import completion, panels
-from edgekit.cli.app import app
+from edgekit.cli.app import Commands, app
 from edgekit.cli.arguments import JSON, argument, device_option
 from edgekit.cli.command import command
 from edgekit.cli.output import clean_stdout, emit, show
@@ -21,6 +21,7 @@ Examples:
 """
 
 devices = typer.Typer(
+    cls=Commands,
     rich_markup_mode="rich",
     help="Add, list, clean and remove devices, and show what runs there.\n\n"
     "A device is another machine that edgekit reaches over SSH.",
@@ -34,7 +35,8 @@ def add(
     stated: dict[str, Any],
     name: str = argument("NAME", "A name of your choice, made of letters, digits, '.', '_' and '-'."),
     url: str = argument(
-        "URL", "ssh://USER@HOST:PORT, ssh://ALIAS for an alias in your ssh configuration, or web for a browser."
+        "URL",
+        "USER@HOST, ssh://USER@HOST:PORT, ssh://ALIAS for an alias in your ssh configuration, or web for a browser.",
     ),
     class_: str | None = device_option(
         "NAME",
@@ -69,7 +71,7 @@ def add(
         stated["wheels"] = str(wheels.absolute())
     device = Device(
         name,
-        url,
+        f"ssh://{url}" if "@" in url and "://" not in url else url,  # as ssh and scp take it
         device_class=shipped_class(class_).name if class_ else None,
         ssh_config=str(Path(ssh_config).absolute()) if ssh_config else None,
         trust=read_trust(trust) if trust else None,

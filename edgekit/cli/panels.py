@@ -5,8 +5,8 @@ MORE = "More"
 
 COMMAND_ORDER = (
     "demo", "deploy", "benchmark", "inspect", "doctor",
-    "quantize", "compile", "evaluate", "classify", "report", "sensitivity", "compare", "plan", "soup", "sign",
-    "verify", "devices", "push", "rollback",
+    "quantize", "compile", "evaluate", "classify", "report", "sensitivity", "compare", "plan", "targets", "soup",
+    "sign", "verify", "devices", "push", "rollback",
 )  # fmt: skip
 """The commands in the order in which `--help` shows them; others come last."""
 

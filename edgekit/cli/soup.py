@@ -99,6 +99,6 @@ def check_soup_output(path: Path) -> None:
         return
     raise OutputError(
         f"the soup can't be written to '{path}'",
-        valid="the path of a .safetensors file in a folder",
+        valid="the path of a .safetensors file, the one format of soups and of their members",
         fix="Correct --output",
     )

@@ -190,7 +190,7 @@ class Job:
         advanced=True,
     )
     devices: tuple[str, ...] = device_option(
-        kinds.Names(lambda label, names: tuple(dict.fromkeys(names)), metavar="DEVICE"),
+        kinds.Names(lambda _, names: tuple(dict.fromkeys(find_device(name).name for name in names)), metavar="DEVICE"),
         "Devices to measure on: local (this machine), names from `edgekit devices list`, ssh://USER@HOST, or web for "
         "a browser, such as a phone's, that opens the address which edgekit shows. Repeatable, or a list such as "
         "local,pi5,web:pixel.",
@@ -385,9 +385,10 @@ def values_of(stated: Stated, label: Callable[[str], str] | None = None) -> dict
     if unknown := sorted(set(stated) - set(options)):
         near = did_you_mean(unknown[0], list(options))
         raise UsageError(f"a job has no field '{unknown[0]}'", valid=", ".join(options), fix=near)
+    cheap_first = sorted(options.items(), key=lambda each: isinstance(each[1].kind, kinds.Images))
     return {
         name: option.kind.read(label(name) if label else option.label(name), stated[name])
-        for name, option in options.items()
+        for name, option in cheap_first
         if name in stated
     }
 

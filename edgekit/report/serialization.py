@@ -107,7 +107,6 @@ def load_report(path: Path) -> Report:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise InputError(
-            f"'{path}' has no readable report: {error}", fix="Give a run folder that `edgekit deploy` wrote"
-        ) from error
+        reason = f"has no readable report: {error.strerror}" if path.exists() else "doesn't exist"
+        raise InputError(f"'{path}' {reason}", fix="Give a run folder that `edgekit deploy` wrote") from error
     return parse(content, Report, f"'{file}'")

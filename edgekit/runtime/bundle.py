@@ -102,8 +102,8 @@ def read_bundle(path: str | os.PathLike[str], check_hashes: bool = True) -> Bund
     """
     path = Path(path)
     if not os.path.isdir(path):
-        reason = "it is a file" if os.path.exists(path) else "there is no such folder"
-        raise BundleError(f"'{path}' is not a bundle: {reason}")
+        problem = "is a file" if os.path.exists(path) else "doesn't exist"
+        raise BundleError(f"'{path}' {problem}", valid="the folder of a bundle")
     if not os.path.lexists(path / MANIFEST):
         raise BundleError(f"'{path}' is not a bundle: it has no {MANIFEST}", fix="Make one with `edgekit deploy MODEL`")
     try:

@@ -157,7 +157,7 @@ def test_classify_a_corrupt_or_missing_image(fails: Fails, finished_run: Path, p
 def test_what_is_no_bundle(command: str, fails: Fails, photos: Path, tmp_path: Path) -> None:
     inputs: dict[str, list[Any]] = {"classify": [photos / "class_0/0.png"], "evaluate": ["--data", photos]}
     more = inputs.get(command, [])
-    assert "is not a bundle: there is no such folder" in fails(command, tmp_path / "gone", *more)
+    assert "doesn't exist" in fails(command, tmp_path / "gone", *more)
     message = fails(command, photos, *more)
     assert "is not a bundle: it has no manifest.json" in message
     assert "edgekit deploy MODEL" in message

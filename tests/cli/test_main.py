@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 
 from edgekit import __version__
 from edgekit.cli.main import entry, main
+from edgekit.cli.usage import ELSEWHERE
 from edgekit.errors import MissingExtraError
 from edgekit.support import error_text
 from edgekit.support.distribution import install_command
 from edgekit.support.error_text import lines_of
 from edgekit.support.libraries import SLEEPING, threads_sleep
+from tests.helpers.command_line import all_commands
 
 COMMANDS = [
     "demo",
@@ -130,7 +133,7 @@ def test_the_module_takes_nothing_from_the_current_folder(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["bogus"], ["'bogus' in `edgekit bogus`", "deploy, demo", "edgekit --help"]),
+        (["bogus"], ["'bogus' in `edgekit bogus`", "demo, deploy, benchmark", "edgekit --help"]),
         (["deploi"], ["'deploy'", "edgekit --help"]),
         (["deploy"], ["'MODEL' in `edgekit deploy`", "edgekit deploy --help"]),
         (["deploy", "x", "--bogus"], ["--bogus in `edgekit deploy x --bogus`", "edgekit deploy --help"]),
@@ -143,6 +146,15 @@ def test_the_module_takes_nothing_from_the_current_folder(tmp_path: Path) -> Non
         (["devices"], ["`edgekit devices`", "add, list, remove, clean", "edgekit devices --help"]),
         (["devices", "add", "pi"], ["'URL'", "edgekit devices add --help"]),
         (["demo", "--output="], ["--output is empty in `edgekit demo --output=`"]),
+        (["export", "x"], ["`edgekit deploy`"]),
+        (["version"], ["`edgekit --version`"]),
+        (["deploy", "x", "--format", "onnx"], ["`--target`"]),
+        (["deploy", "x", "--resume"], ["The same command resumes"]),
+        (["deploy", "x", "--target", "tensorrt", "--data", "nope"], ["tensorrt", "openvino, onnx, tflite"]),
+        (["deploy", "x", "--device", "cuda", "--data", "nope"], ["unknown device 'cuda'"]),
+        (["--help-all"], ["`edgekit COMMAND --help-all`"]),
+        (["report", "nope"], ["'nope' doesn't exist"]),
+        (["inspect", "nope.onnx"], ["'nope.onnx' doesn't exist"]),
     ],
 )
 def test_usage_errors(arguments: list[str], parts: list[str], capfd: pytest.CaptureFixture[str]) -> None:
@@ -151,6 +163,31 @@ def test_usage_errors(arguments: list[str], parts: list[str], capfd: pytest.Capt
     assert out == ""
     assert err.startswith("edgekit: error: ")
     assert [part for part in parts if part not in err] == []
+
+
+def test_hints_name_what_a_command_has(capfd: pytest.CaptureFixture[str]) -> None:
+    """Options and commands of other tools, each hint with options that exist."""
+    assert main(["quantize", "x", "--int8"]) == 2  # quantize has no --precision
+    assert "--precision" not in capfd.readouterr().err
+    commands = dict(all_commands())
+    flags = {flag for each in commands.values() for option in each.params for flag in option.opts}
+    for hint in ELSEWHERE.values():
+        for words in re.findall("`([^`]+)`", hint):
+            named = re.findall(r"edgekit (?:COMMAND )?(\w+(?: list)?)", words)
+            assert set(named) <= commands.keys(), words
+            assert set(re.findall(r"--[\w-]+", words)) <= flags | {"--help-all", "--version", "--traceback"}, words
+
+
+def test_help_is_a_command_and_devices_have_short_names(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEKIT_DEVICES_FILE", str(tmp_path / "devices.toml"))
+    assert main(["help", "deploy"]) == 0
+    assert "Usage: edgekit deploy" in capfd.readouterr().out
+    assert main(["devices", "add", "pi5", "pi@raspberrypi.local"]) == 0
+    assert main(["device", "ls"]) == 0
+    assert "ssh://pi@raspberrypi.local" in capfd.readouterr().out
+    assert main(["devices", "rm", "pi5"]) == 0
 
 
 def test_unexpected_errors_are_bugs_and_show_where(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +237,7 @@ def test_traceback_shows_every_error_of_the_chain(
 def test_traceback_is_an_argument_behind_two_dashes(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "--", "--traceback"]) == 2
     err = capfd.readouterr().err
-    assert "'--traceback' is not a bundle" in err
+    assert "'--traceback' doesn't exist" in err
     assert "Traceback" not in err
 
 

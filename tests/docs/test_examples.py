@@ -196,7 +196,7 @@ def test_without_a_camera_the_loop_says_so(
 def test_what_is_no_bundle_is_one_line_without_a_traceback(name: str, tmp_path: Path) -> None:
     done = run_example(tmp_path, name, tmp_path / "none", *([tmp_path] if name == "watch_folder.py" else []))
     assert done.returncode == 1
-    assert done.stderr == f"'{tmp_path}/none' is not a bundle: there is no such folder\n"
+    assert done.stderr == f"'{tmp_path}/none' doesn't exist. Valid: the folder of a bundle\n"
 
 
 def write_images(folder: Path, images: list[Image.Image]) -> None:
