@@ -17,9 +17,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.recording import BUNDLES, ROOT, changed_modules, git, recording_of, recordings, renew_recordings
-from benchmarks.rows import Row, read_rows
-from benchmarks.trainedlib.choices import SHIPPED, STOCK
+from benchmarks.recording import BUNDLES, ROOT, changed_modules, git, recording_of, recordings, renew_recording
+from benchmarks.rows import read_rows
 
 HERE = Path(__file__).resolve().parent
 RECORDED_PAGES = (
@@ -39,16 +38,12 @@ COMMANDS = {
     "pages": ("", f"docs.generate.record {' '.join(RECORDED_PAGES)}"),
 }
 """For each bench, the modules to run on a busy machine and on an idle one."""
-README = {"peers.json": "peers", "trained.json": "trained", "demo.json": "demo"}
-"""The files with figures of README, and the bench that records each."""
 
 
 def main() -> None:
     args = arguments()
     if args.list:
         print("\n".join(lines()))
-    elif args.check:
-        check()
     elif args.renew:
         renew(args.imagenet)
     else:
@@ -61,17 +56,16 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--imagenet", type=Path, help="ImageNet images, folder or zip")
     parser.add_argument("--cifar", type=Path, help="folder with cifar10-train.zip and cifar10-val-5k.zip")
     parser.add_argument("--list", action="store_true", help="only list the recordings")
-    parser.add_argument("--check", action="store_true", help="only fail if a figure of README is out of date")
     parser.add_argument(
         "--renew",
         action="store_true",
-        help="only build the bundles of peers again, and keep the figures if they are equal",
+        help="only build the bundles of peers again, and let its figures be of today's code if they are equal",
     )
     args = parser.parse_args(argv)
     args.names = args.names or list(COMMANDS)
     if unknown := set(args.names) - set(COMMANDS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; valid names are {', '.join(COMMANDS)}")
-    wanted = ["peers"] if args.renew else [] if args.list or args.check else args.names
+    wanted = ["peers"] if args.renew else [] if args.list else args.names
     for name in wanted:
         for option in ("imagenet", "cifar"):
             if f"{{{option}}}" in "".join(COMMANDS[name]) and getattr(args, option) is None:
@@ -108,19 +102,8 @@ def is_rows(path: Path) -> bool:
     return path.read_text(encoding="utf-8").startswith("[")
 
 
-def check() -> None:
-    """SystemExit, with the command that records them again, if figures of README are older than edgekit's bundles."""
-    stale = [bench for file, bench in README.items() if not of_today(HERE / file)]
-    if stale:
-        raise SystemExit(
-            f"README's figures are older than a change of {', '.join(BUNDLES)}. Record them again on an idle machine:\n"
-            f"    python -m benchmarks.record {' '.join(stale)} --imagenet imagenet-500.zip --cifar FOLDER\n"
-            "If the change alters no bundle: python -m benchmarks.record --renew --imagenet imagenet-500.zip"
-        )
-
-
 def renew(images: Path) -> None:
-    """Let the figures of README be of today's code, if it makes the same files of the ten networks."""
+    """Let the figures of peers.json be of today's code, if it makes the same files of the ten networks."""
     from benchmarks import peers
 
     path = HERE / "peers.json"
@@ -131,20 +114,7 @@ def renew(images: Path) -> None:
         raise SystemExit(f"{', '.join(changed)}, which run bundles, have changed: record the times again")
     if others := peers.other_bundles(json.loads(path.read_text())["models"], images):
         raise SystemExit(f"Today's bundles of {', '.join(others)} have other files, at least on this machine")
-    renew_recordings(HERE, recording.code)
-
-
-def of_today(path: Path) -> bool:
-    """Whether every figure of a file is of bundles as they are made today."""
-    known = recordings(HERE)
-    names = [row.get("recording") for row in read_rows(path) if is_quoted(row)] if is_rows(path) else []
-    found = [known[name] if name else None for name in names] or [recording_of(path)]
-    return all(recording is not None and recording.of_today() for recording in found)
-
-
-def is_quoted(row: Row) -> bool:
-    """Whether README quotes a row: of trained.json, the top-1 of the shipped recipe and of the stock tools."""
-    return row.get("choice", SHIPPED) in (SHIPPED, *STOCK.values()) and "metric" not in row
+    renew_recording(path)
 
 
 if __name__ == "__main__":

@@ -111,13 +111,14 @@ def keep_recording(folder: Path, recording: Recording, *files: str) -> str:
     return name
 
 
-def renew_recordings(folder: Path, code: dict[str, str]) -> None:
-    """Let the recordings of this code be of today's, which makes the same bundles."""
-    today = {room: code_sha256(room) for room in ROOMS}
-    with _changed(folder) as document:
-        for recording in document["recordings"].values():
-            if all(recording["code"][room] == code[room] for room in BUNDLES):
-                recording |= {"code": today, "renewed": git("rev-parse", "HEAD")[:10]}
+def renew_recording(path: Path) -> None:
+    """Let the recording of a whole file be of today's code, which makes the same bundles; no other figures share it."""
+    today, commit = {room: code_sha256(room) for room in ROOMS}, git("rev-parse", "HEAD")[:10]
+    with _changed(path.parent) as document:
+        name = document["files"][path.name]
+        renewed = document["recordings"][name] | {"code": today, "renewed": commit}
+        document["files"][path.name] = f"{name.partition('-renewed')[0]}-renewed-{commit}"
+        document["recordings"][document["files"][path.name]] = renewed
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Figures of the benchmarks' JSON for README and docs, which cog writes into the Markdown: `make figures`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.demo import OUTPUT, REPORT
@@ -20,7 +20,7 @@ def recorded(file: str) -> str:
 
 
 def _sentence(recording: Recording) -> str:
-    return f"Recorded on {recording.date} at commit {recording.commit}: {recording.where}."
+    return f"Recorded on {recording.date} at commit {recording.commit}: {recording.where}.{_since([recording])}"
 
 
 def recorded_rows(rows: Sequence[Row]) -> str:
@@ -35,7 +35,14 @@ def recorded_rows(rows: Sequence[Row]) -> str:
     (first, start), (last, end) = min(when), max(when)
     where = f", on {' and '.join(sorted(cpus))}" if cpus else ""
     commits = f"commit {start}" if start == end else f"commits {start} to {end}"
-    return f"Recorded {f'on {first}' if first == last else f'from {first} to {last}'} at {commits}{where}."
+    day = f"on {first}" if first == last else f"from {first} to {last}"
+    return f"Recorded {day} at {commits}{where}.{_since(found.values())}"
+
+
+def _since(recordings_of_figures: Iterable[Recording]) -> str:
+    """A sentence if bundles may be others today than those of the figures."""
+    same = all(recording.of_today() for recording in recordings_of_figures)
+    return "" if same else " Recipes, compiler or runtimes of edgekit have changed since."
 
 
 def day_of(row: Row) -> str:

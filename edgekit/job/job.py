@@ -328,6 +328,7 @@ class Job:
         """The network that the job describes, with its preprocessing."""
         if self.model == DEMO:
             own = demo_model(self.weights)
+            own = replace(own, labels=None if self.task == "embedding" else own.labels)
         else:
             own = self.model if isinstance(self.model, ModelOptions) else ModelOptions(name=self.model)
         stated = {name: getattr(self, name) for name in MODEL}

@@ -8,8 +8,9 @@ import pytest
 
 from benchmarks import idle, record, recording
 from benchmarks.idle import Conditions, when_idle
-from benchmarks.recording import ROOMS, Recording, keep_recording, recording_of, recordings, statements
+from benchmarks.recording import ROOMS, Recording, keep_recording, recording_of, recordings, renew_recording, statements
 from benchmarks.rows import keep_rows, read_rows
+from docs.generate import figures
 
 RECORDING = Recording(
     commit="0123456789",
@@ -49,25 +50,30 @@ def test_a_file_and_a_row_name_their_recording(tmp_path: Path) -> None:
     assert len(recordings(tmp_path)) == 2
 
 
-def test_figures_of_other_code_are_out_of_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record, "HERE", tmp_path)
-    for name in record.README:
-        (tmp_path / name).write_text("{}")
-        keep_recording(tmp_path, RECORDING, name)
-    monkeypatch.setattr(recording, "code_sha256", lambda room: "hash")
-    record.check()
-    monkeypatch.setattr(recording, "code_sha256", lambda room: "new" if room == "edgekit/compiler" else "hash")
-    with pytest.raises(SystemExit, match=r"benchmarks\.record peers trained demo --imagenet"):
-        record.check()
-
-
-def test_a_row_without_a_recording_is_out_of_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record, "HERE", tmp_path)
-    monkeypatch.setattr(recording, "code_sha256", lambda room: "hash")
+def test_pages_say_that_bundles_may_have_changed_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "BENCHMARKS", tmp_path)
+    keep_recording(tmp_path, RECORDING, "peers.json")
     keep_rows(tmp_path / "rows.json", [{"model": "a"}], ("model",), RECORDING)
-    assert record.of_today(tmp_path / "rows.json")
-    keep_rows(tmp_path / "rows.json", [{"model": "b"}], ("model",))
-    assert not record.of_today(tmp_path / "rows.json")
+    keep_rows(tmp_path / "rows.json", [{"model": "b"}], ("model",), replace(RECORDING, cpu="another"))
+
+    def sentences() -> list[str]:
+        return [figures.recorded("peers.json"), figures.recorded_rows(read_rows(tmp_path / "rows.json"))]
+
+    monkeypatch.setattr(recording, "code_sha256", lambda room: "hash")
+    assert not any("changed since" in sentence for sentence in sentences())
+    monkeypatch.setattr(recording, "code_sha256", lambda room: "new" if room == "edgekit/compiler" else "hash")
+    assert all("changed since" in sentence for sentence in sentences())
+
+
+def test_only_the_file_whose_bundles_were_built_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_recording(tmp_path, RECORDING, "peers.json", "demo.json")
+    monkeypatch.setattr(recording, "code_sha256", lambda room: "new")
+    for commit in ("aaaaaaaaaa", "bbbbbbbbbb"):
+        monkeypatch.setattr(recording, "git", lambda *words, commit=commit: commit)
+        renew_recording(tmp_path / "peers.json")
+    renewed = recording_of(tmp_path / "peers.json")
+    assert renewed == replace(RECORDING, code=dict.fromkeys(ROOMS, "new"), renewed="bbbbbbbbbb")
+    assert recording_of(tmp_path / "demo.json") == RECORDING
 
 
 def test_a_module_that_runs_bundles_counts_only_if_its_statements_changed(monkeypatch: pytest.MonkeyPatch) -> None:
