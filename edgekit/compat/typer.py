@@ -59,16 +59,17 @@ def command_path(error: Any) -> str | None:
 
 def subcommands(error: Any) -> tuple[str, ...]:
     """Names of the subcommands of a usage error's command, in the order of its help; empty if it has none."""
-    context = getattr(error, "ctx", None)
-    return (
-        tuple(context.command.list_commands(context)) if hasattr(getattr(context, "command", None), "commands") else ()
-    )
+    command: Any = _command(error)
+    return tuple(command.list_commands(error.ctx)) if hasattr(command, "commands") else ()
 
 
 def options_of(error: Any) -> frozenset[str]:
     """The options that a usage error's command takes."""
-    context = getattr(error, "ctx", None)
-    return frozenset(flag for option in context.command.params for flag in option.opts) if context else frozenset()
+    return frozenset(flag for option in getattr(_command(error), "params", ()) for flag in option.opts)
+
+
+def _command(error: Any) -> Any:
+    return getattr(getattr(error, "ctx", None), "command", None)
 
 
 REQUIRED = "required"

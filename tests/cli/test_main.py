@@ -173,7 +173,7 @@ def test_hints_name_what_a_command_has(capfd: pytest.CaptureFixture[str]) -> Non
     flags = {flag for each in commands.values() for option in each.params for flag in option.opts}
     for hint in ELSEWHERE.values():
         for words in re.findall("`([^`]+)`", hint):
-            named = re.findall(r"edgekit (?:COMMAND )?(\w+(?: list)?)", words)
+            named = re.findall(r"edgekit ([a-z]+(?: list)?)", words)
             assert set(named) <= commands.keys(), words
             assert set(re.findall(r"--[\w-]+", words)) <= flags | {"--help-all", "--version", "--traceback"}, words
 

@@ -24,6 +24,7 @@ import edgekit
 from edgekit.images.preprocess import Preprocessing
 from tests.docs.blocks import run_bash
 from tests.helpers.environments import PIP, run
+from tests.helpers.missing import missing
 from tests.helpers.tiny import ROOT, SIDE, MakeBundle
 
 EXAMPLES = ROOT / "docs/examples"
@@ -418,7 +419,7 @@ def compiler() -> str:
         if not there
     ]
     if lacks:
-        pytest.skip(f"needs {' and '.join(lacks)}")
+        missing(f"needs {' and '.join(lacks)}")
     return str(folder)
 
 

@@ -17,13 +17,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
-
 from edgekit.devices import setup
 from edgekit.devices.probe_result import probe
 from edgekit.devices.registry import Device
 from edgekit.devices.setup import own_package
 from edgekit.devices.transport import connect
+from tests.helpers.missing import missing
 from tests.helpers.waiting import wait_until
 
 SSHD = "/usr/sbin/sshd"
@@ -95,10 +94,7 @@ def keys(folder: Path) -> Path:
 def needs_sshd() -> None:
     """Skip the test if there is no sshd, or fail in CI."""
     if not os.path.exists(SSHD) or shutil.which("ssh") is None:
-        reason = "needs the OpenSSH server and client"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing("needs the OpenSSH server and client")
 
 
 @contextmanager

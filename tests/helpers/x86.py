@@ -7,9 +7,8 @@ import subprocess
 import sys
 from typing import Literal
 
-import pytest
-
 from edgekit.runtime.vnni import X86
+from tests.helpers.missing import missing
 
 Processor = Literal["Haswell", "Nehalem"]
 """With AVX2 and without VNNI, or with SSE4.2 and without AVX."""
@@ -22,10 +21,7 @@ def run_python(processor: Processor, *arguments: str) -> str:
     """
     emulator = shutil.which("qemu-x86_64-static")
     if emulator is None or platform.machine() not in X86:
-        reason = "qemu-x86_64-static on x86 is needed: apt-get install qemu-user-static"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing("qemu-x86_64-static on x86 is needed: apt-get install qemu-user-static")
     command = [emulator, "-cpu", processor, sys.executable, *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ran = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)

@@ -286,3 +286,8 @@ def test_whole_numbers_are_stated_without_a_fraction() -> None:
 def test_a_damaged_run_keeps_its_job(run: Path) -> None:
     (run / "report.json").unlink()
     assert read_kept(run).model == "convnextv2_atto"
+
+
+def test_the_demo_without_its_classifier_has_no_class_names() -> None:
+    assert Job.of("demo", {}).model_options.labels is not None
+    assert Job.of("demo", {"task": "embedding"}).model_options.labels is None
