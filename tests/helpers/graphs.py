@@ -19,6 +19,7 @@ from edgekit.runtime.tflite import scales, workarounds
 CALIBRATION = (
     "center_weights",
     "use_all_levels",
+    "fit_biases",
     "minimize_range_mse",
     "tie_rearrangements",
     "widen_scales",

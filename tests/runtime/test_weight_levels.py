@@ -1,4 +1,4 @@
-"""No INT8 weight of a file is -128, with which a kernel of ONNX Runtime for Arm without a dot product overflows."""
+"""Levels of the weights and biases in a file: what a kernel would compute wrongly isn't there."""
 
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,15 @@ from edgekit.compiler.rewrites import rewrite
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import RUNTIMES
+from edgekit.measure.accuracy import snr_db
+from edgekit.pipeline.compile import compile_stage
+from edgekit.pipeline.parity import Rewriter
+from edgekit.pipeline.quantize import calibrate_together, quantize_stage
+from edgekit.pipeline.request import BundleRequest
 from edgekit.runtime.backend import load_backend
-from tests.helpers.calibration import quantize
+from tests.helpers.calibration import network_of, noise_for, quantize
 from tests.helpers.graphs import export_graph
+from tests.helpers.tiny import X86
 
 SHAPE = (1, 3, 12, 12)
 
@@ -49,6 +55,7 @@ READERS = {"onnx": onnx_weights, "tflite": litert_weights, "openvino": openvino_
 @torch.no_grad()
 @pytest.mark.parametrize("target", RUNTIMES)
 def test_a_weight_that_would_round_to_minus_128_does_not(target: str, tmp_path: Path) -> None:
+    """A kernel of ONNX Runtime for Arm without a dot product overflows with -128."""
     torch.manual_seed(0)
     layers = (
         nn.Conv2d(3, 16, 3),
@@ -71,3 +78,22 @@ def test_a_weight_that_would_round_to_minus_128_does_not(target: str, tmp_path: 
     assert planted > 0
     assert min(levels.min() for levels in weights) == -127
     assert sum(int((levels == -127).sum()) for levels in weights) >= planted
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("target", "alone"), [("openvino", True), ("onnx", True), ("onnx", False), ("tflite", False)])
+def test_the_bias_of_a_nearly_dead_channel_fits_into_int32(target: str, alone: bool, tmp_path: Path) -> None:
+    """Its weights have so small a scale that the bias, in levels of input times weight, would be 10**13."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(16)
+    layers = (nn.Conv2d(3, 16, 3, bias=False), norm, nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten())
+    norm.weight[3], norm.bias[3] = 1e-9, 1.5
+    network = network_of(nn.Sequential(*layers, nn.Linear(16 * 8 * 8, 5)), SHAPE[-1])
+    recipe = load_recipe("default").for_class(X86.name)
+    request = BundleRequest(network, target, "int8", recipe, X86)
+    graph, noise = export_graph(network.module, SHAPE), noise_for(network, 8)
+    images = [network.preprocessing.normalize(pixels[None]) for pixels in noise.pixels]
+    shared = None if alone else calibrate_together(recipe, X86, Rewriter(network, noise), graph, images)
+    stage = quantize_stage(request, graph, noise, images, shared=shared)
+    bundle, _ = compile_stage(stage, tmp_path / "bundle", golden_count=8)
+    assert snr_db(noise.logits, bundle.golden().logits) > 35

@@ -25,6 +25,7 @@ from edgekit.compiler.quantize.pair_limits import limit_keys, widen_scales
 from edgekit.compiler.quantize.placement import Placement
 from edgekit.compiler.quantize.qdq_rewrites import (
     center_weights,
+    fit_biases,
     set_known_grids,
     tie_rearrangements,
     use_all_levels,
@@ -86,6 +87,7 @@ def quantize(
         hessians = _narrow(quantized, samples, recipe, effects(quantized), narrowing)
         set_known_grids(quantized)
         _round(quantized, samples, recipe, limit_pairs, {}, hessians, rounding)
+        fit_biases(quantized)
         return quantized
 
 
@@ -211,6 +213,7 @@ def quantize_like(
         tie_rearrangements(quantized)
         if limit_pairs:
             limit_keys(quantized)
+        fit_biases(quantized)
         return quantized
 
 

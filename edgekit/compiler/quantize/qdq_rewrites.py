@@ -5,7 +5,7 @@ from torch.fx import GraphModule, Node
 
 from edgekit.compiler.graph import add_constant, constant, replace_layer
 from edgekit.compiler.layers import dense_layers
-from edgekit.compiler.nodes import A, operand
+from edgekit.compiler.nodes import A, is_padding, operand
 from edgekit.compiler.quantizers import (
     QUANTIZE_CHANNELS,
     Grid,
@@ -24,6 +24,8 @@ REARRANGEMENTS = {
     A.pixel_shuffle.default, A.pixel_unshuffle.default,
 }  # fmt: skip
 """Operations whose output has values of their input only."""
+LARGEST_BIAS = 2**30
+"""Largest level of a bias: half of what int32 holds, because kernels add the products to it."""
 
 
 def tie_rearrangements(graph: GraphModule) -> int:
@@ -113,6 +115,27 @@ def use_all_levels(graph: GraphModule) -> int:
         halved = (largest > 0) & (weights.scale > 1.5 * largest)
         if halved.any():
             set_int8_weights(graph, layer.node, scale=torch.where(halved, largest, weights.scale))
+            changed += 1
+    graph.recompile()
+    return changed
+
+
+@torch.no_grad()
+def fit_biases(graph: GraphModule) -> int:
+    """Give weights a scale at which kernels can store the bias, in place. Returns the number of layers changed.
+
+    The bias is an int32 number of levels of the input times levels of the weight. The weights of a channel that is
+    nearly constant, as batch norms and pruning leave it, may have levels of which its bias is too many.
+    """
+    changed = 0
+    for layer in dense_layers(graph):
+        source = operand(layer.source) if is_padding(layer.source) else layer.source
+        quantizer, weights = quantizer_of(source), layer_weights(graph, layer)
+        if quantizer is None or weights is None or weights.bias is None:
+            continue
+        scale = torch.maximum(weights.scale, weights.bias.abs() / (LARGEST_BIAS * quantizer.scale))
+        if not torch.equal(scale, weights.scale):
+            set_int8_weights(graph, layer.node, scale=scale)
             changed += 1
     graph.recompile()
     return changed
