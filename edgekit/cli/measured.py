@@ -155,7 +155,8 @@ def _latency_line(name: str, row: "Row") -> Iterator[str]:
     if latency is None:
         return
     versus = f", {speedup.ratio:.2f}x {speedup.baseline}" if speedup else ""
+    p99 = figure_at("latency_ms.p99").text(row)
     yield (
-        f"{name}: p50 {latency.p50:.2f} ms, p90 {latency.p90:.2f}, p99 {latency.p99:.2f}, {latency.threads} threads, "
+        f"{name}: p50 {latency.p50:.2f} ms, p90 {latency.p90:.2f}, p99 {p99}, {latency.threads} threads, "
         f"n = {latency.count}, peak {(row.peak_rss_bytes or 0) / 1e6:.0f} MB{versus}"
     )

@@ -59,28 +59,36 @@ def decision(report: Report, advice: Recommendation) -> list[str]:
 
 def _gain(row: Row, rows: Sequence[Row]) -> str:
     """The latency and size of an INT8 bundle beside those of the fastest float bundle of any runtime."""
-    floats = [other for other in rows if other.precision == "float" and other.verdict == "pass"]
-    if not floats:
+    best, ratio = over_float(row, rows)
+    if best is None:
         return f"{row.p50:.2f} ms, {_megabytes(row)} MB; there is no float bundle to compare with"
-    best = min(floats, key=lambda row: row.best_ms)
-    its_own = row.speedup and row.speedup.baseline == best.best_name
-    ratio = row.speedup.ratio if row.speedup and its_own else best.best_ms / row.p50
     return (
         f"{row.p50:.2f} ms instead of {best.best_ms:.2f} ({ratio:.2f}x) and {_megabytes(row)} MB instead of "
         f"{_megabytes(best)}, compared with the fastest float, {best.best_name}"
     )
 
 
+def over_float(row: Row, rows: Sequence[Row]) -> tuple[Row | None, float]:
+    """The fastest float bundle of any runtime among the rows of a device, and the speedup of an INT8 bundle over it."""
+    floats = [other for other in rows if other.precision == "float" and other.verdict == "pass"]
+    best = min(floats, key=lambda row: row.best_ms, default=None)
+    if best and row.speedup and row.speedup.baseline == best.best_name:
+        return best, row.speedup.ratio  # of times that were measured in turns
+    return best, best.best_ms / row.p50 if best else 0.0
+
+
 def _by_threads(row: Row) -> Iterator[str]:
-    """The latency with the number of threads of the row, and with the other numbers that were compared with it."""
+    """Why the row has its number of threads. The times are of another comparison than the row's, so ratios suffice."""
     latency = row.latency_ms
     p50 = {each.threads: each.p50 for each in latency.by_threads} if latency else {}
-    if latency is None or len(p50) < 2:
+    chosen = p50.pop(latency.threads, None) if latency else None
+    if latency is None or not chosen or not p50:
         return
-    chosen = p50.pop(latency.threads)
-    others = ", ".join(f"{ms:.2f} with {threads}" for threads, ms in p50.items())
-    how = "Fastest" if chosen <= min(p50.values()) else "No slower"
-    yield f"{how} with {counted(latency.threads, 'thread')}: {chosen:.2f} ms; {others}."
+    others = ", ".join(f"{ms / chosen:.2f} times as long with {threads}" for threads, ms in p50.items())
+    fastest = f"Fastest with {counted(latency.threads, 'thread')}"
+    if chosen > min(p50.values()):
+        fastest = f"No other number of threads is clearly faster than {latency.threads}"
+    yield f"{fastest}: it takes {others}."
 
 
 def _cost(accuracy: Accuracy, reference: float, meaningful: bool) -> Iterator[str]:
@@ -96,7 +104,7 @@ def _cost(accuracy: Accuracy, reference: float, meaningful: bool) -> Iterator[st
 
 def _begun(text: str) -> str:
     """The text as the beginning of a sentence."""
-    return text if text[1:2].isupper() else f"{text[0].upper()}{text[1:]}"  # mAP stays as it is
+    return text if text[1:2].isupper() else f"{text[:1].upper()}{text[1:]}"  # mAP stays as it is
 
 
 def _why_float(shipped: Row, rows: Sequence[Row]) -> Iterator[str]:
@@ -181,13 +189,24 @@ def all_remarks(report: Report) -> list[tuple[Row, str]]:
 
 def unsteady(rows: Sequence[Row]) -> list[str]:
     """Warnings of unreliable latencies, each with its reason and all rows that it concerns."""
-    concerned: dict[str, list[str]] = {}
+    concerned: dict[str, list[Row]] = {}
     several = len({row.device.name for row in rows}) > 1
     for row in rows:
         for note in sentences.notes_of(row):
             if note.kind == "unsteady":
-                concerned.setdefault(note.cause, []).append(row.label if several else row.name)
-    return [f"Unreliable timing of {', '.join(names)}: {cause}" for cause, names in concerned.items()]
+                concerned.setdefault(note.cause, []).append(row)
+
+    def named(rows: Sequence[Row]) -> str:
+        return ", ".join(row.label if several else row.name for row in rows)
+
+    warnings = []
+    for cause, unreliable in concerned.items():
+        compared = {(row.device.name, row.name) for row in unreliable}
+        others = [row for row in rows if row.speedup and (row.device.name, row.speedup.versus) in compared]
+        others = [row for row in others if row not in unreliable]
+        warning = f"Unreliable timing of {named(unreliable)}: {cause}"
+        warnings.append(f"{warning} The speedup of {named(others)} depends on it." if others else warning)
+    return warnings
 
 
 def remarks(row: Row, shipped: bool, several: bool) -> list[str]:

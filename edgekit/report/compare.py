@@ -15,6 +15,8 @@ SPEEDUP, P50 = "speedup_ratio", "latency_p50_ms"
 MAX_SLOWDOWN = 10.0
 """Slowdown of p50, in percent, up to which it is no regression: where in memory a session lies makes the same file up
 to 5 % faster or slower in each run."""
+SMALLEST = 1e-9
+"""Smallest ratio or time, in milliseconds, that is no error of its document."""
 BEST_FIRST: tuple[str, ...] = ("pass", "inconclusive", "fail", "error")
 
 
@@ -180,7 +182,7 @@ def _change(figure: Figure, old: Row, new: Row) -> Change | None:
         return Change(before=a, after=b)
     if not figure.is_ratio:
         return Change(before=a, after=b, difference=b - a, ci95=_of_difference(a, ends_a, b, ends_b))
-    if min(a, b, *ends_a, *ends_b) <= 0:
+    if min(a, b, *ends_a, *ends_b) < SMALLEST:
         return Change(before=a, after=b)
     low, high = _of_difference(log(a), tuple(map(log, ends_a)), log(b), tuple(map(log, ends_b)))
     return Change(before=a, after=b, ratio=b / a, ci95=(exp(low), exp(high)))

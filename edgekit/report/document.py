@@ -1,13 +1,14 @@
 """report.json: the results of a run, the model and images that it used, and the bundle to ship."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from edgekit.report.device import DeviceFacts
 from edgekit.report.figure import Count, Fraction, Interval
-from edgekit.report.measurement import TOP1, Score
+from edgekit.report.measurement import TOP1, Accuracy, Score
 from edgekit.report.row import Row
 from edgekit.report.sensitivity_document import Sensitivity
 
@@ -24,7 +25,7 @@ class PreprocessingFacts:
     """Width of the input, in pixels."""
     interpolation: str
     """Filter that resizes images, such as "bicubic"."""
-    crop_pct: float
+    crop_pct: Annotated[float, Meta(gt=0)]
     """Side of the input as a fraction of the resized image's side."""
     crop_mode: Literal["center", "squash", "border"]
     """Way to fit other aspect ratios: "center" crops, "squash" distorts and "border" pads."""
@@ -153,7 +154,7 @@ class EvaluatedClass:
 
     label: str
     """Name of the class."""
-    images: Count
+    images: Annotated[int, Meta(ge=1)]
     """Number of evaluation images of this class."""
 
 
@@ -272,6 +273,14 @@ class Report:
     """Bundle to ship to each device."""
     sensitivity: Sensitivity | None = None
     """Result of `edgekit sensitivity` in the same run folder; null where it was not run."""
+
+    def __post_init__(self) -> None:
+        datetime.fromisoformat(self.created)  # a ValueError for a day that doesn't exist
+        judged: list[Reference | Accuracy] = [self.reference, *(row.accuracy for row in self.results if row.accuracy)]
+        classes = len(self.evaluation.classes or ())
+        for counts in (each for part in judged for each in (part.right_by_class, part.given_by_class)):
+            if counts is not None and len(counts) != classes:
+                raise ValueError(f"{len(counts)} counts by class don't belong to {classes} classes")
 
     @property
     def title(self) -> str:

@@ -69,6 +69,8 @@ class Figure:
     rank: int | None = None
     """Position of the column on the page. A narrow terminal drops the highest ranks first and never drops rank 0. None
     keeps the figure out of tables."""
+    fewest_runs: int = 0
+    """Fewest timed inferences with which outputs show the figure: of fewer, p99 is the slowest one."""
     optional: bool = False
     """Whether tables leave the column out if no row has the figure, because few machines can measure it."""
     csv: str | None = None
@@ -100,7 +102,9 @@ class Figure:
     def value(self, row: Any, meaningful: bool = True) -> float | None:
         """The figure of a row in `unit`; None if it was not measured, or is an accuracy of random weights."""
         value = lookup(row, self.path)
-        return None if value is None or (self.is_accuracy and not meaningful) else float(value) * self.scale
+        if value is None or (self.is_accuracy and not meaningful):
+            return None
+        return None if self.fewest_runs > row.latency_ms.count else float(value) * self.scale
 
     def ends(self, row: Any, meaningful: bool = True) -> tuple[float, float] | None:
         """The 95 % interval of a row's figure in `unit`; None if there is none."""
@@ -152,8 +156,8 @@ FIGURES: tuple[Figure, ...] = (
            meaning="median latency of one inference at batch 1, without decoding and preprocessing"),
     Figure(path="latency_ms.p90", title="p90", unit="ms", rank=10, csv="latency_p90_ms",
            meaning="90th percentile of the latency of one inference"),
-    Figure(path="latency_ms.p99", title="p99", unit="ms", rank=9, csv="latency_p99_ms",
-           meaning="99th percentile of the latency of one inference"),
+    Figure(path="latency_ms.p99", title="p99", unit="ms", rank=9, csv="latency_p99_ms", fewest_runs=100,
+           meaning="99th percentile of the latency of one inference, shown from 100 timed ones on"),
     Figure(path="speedup.ratio", title="speedup", unit=TIMES, interval="speedup.ci95", better="higher", rank=1,
            meaning="median latency of the runtime's fastest float bundle divided by that of this bundle"),
     Figure(path="int8.share_of_macs", title="int8", unit="% MAC", digits=0, scale=100, better="higher",

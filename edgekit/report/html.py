@@ -10,7 +10,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from edgekit.report import sentences
-from edgekit.report.answer import UNCONFIRMED_WORD, alerts, all_remarks, decision, float_line, verdict_word
+from edgekit.report.answer import (
+    UNCONFIRMED_WORD,
+    alerts,
+    all_remarks,
+    decision,
+    float_line,
+    over_float,
+    verdict_word,
+)
 from edgekit.report.document import Reference, Report
 from edgekit.report.figure import Figure, figure_at, score_figures, table_figures
 from edgekit.report.measurement import Accuracy, LowPrecision
@@ -72,10 +80,11 @@ def _low_precision(low: LowPrecision | None, meaningful: bool) -> str:
 
 def _flips(accuracy: Accuracy | None) -> str:
     """Numbers of images that became right or wrong, and McNemar's test of the difference."""
-    if accuracy is None or accuracy.mcnemar_p is None:
+    to_wrong, to_right = (accuracy.right_to_wrong, accuracy.wrong_to_right) if accuracy else (None, None)
+    if accuracy is None or to_wrong is None or to_right is None or accuracy.mcnemar_p is None:
         return ""
     return (
-        f"{accuracy.right_to_wrong:,} right to wrong, {accuracy.wrong_to_right:,} wrong to right of "
+        f"{to_wrong:,} right to wrong, {to_right:,} wrong to right of "
         f"{accuracy.count:,} images, McNemar p = {accuracy.mcnemar_p:.2g}"
     )
 
@@ -240,8 +249,9 @@ def _headlines(report: Report) -> list[tuple[Figure, str, str]]:
         return []
     images = f"n = {row.accuracy.count:,} images" if row.accuracy and meaningful else ""
     score, drop = score_figures([row])
+    best, ratio = over_float(row, report.rows_on(advice.device))
     notes = {
-        "speedup.ratio": f"over {row.speedup.baseline}" if row.speedup else "",
+        "speedup.ratio": f"over {best.best_name}" if best else "",
         "latency_ms.p50": runs_words(row),
         score.path: f"{report.reference.engine}: {100 * report.reference.value:.2f} %" if images else "",
         drop.path: images,
@@ -249,9 +259,11 @@ def _headlines(report: Report) -> list[tuple[Figure, str, str]]:
     headlines = []
     speed, p50, size = map(figure_at, HEADLINES)
     for figure in (speed, p50, score, drop, size):
-        if figure.value(row, meaningful) is not None:
-            ends = figure.ends(row, meaningful)
+        value, ends = figure.value(row, meaningful), figure.ends(row, meaningful)
+        if figure is speed and value not in (None, ratio):
+            value, ends = ratio if best else None, None  # over the float bundle that the decision names
+        if value is not None:
             interval = f"95 %: {figure.number(ends[0])} to {figure.number(ends[1])}" if ends else ""
             note = ", ".join(filter(None, (interval, notes.get(figure.path))))
-            headlines.append((figure, f"{figure.text(row, meaningful)} {figure.unit}", note))
+            headlines.append((figure, f"{figure.number(value)} {figure.unit}", note))
     return headlines

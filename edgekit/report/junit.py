@@ -104,10 +104,10 @@ def _compared_cases(row: RowComparison, max_slowdown: float) -> Iterator[Element
 
 def _case(row: str, name: str, result: Result | None, output: Sequence[str]) -> ElementTree.Element:
     """A test case of a row, which passes if it has no result. Its message is in both places where pipelines look."""
-    case = ElementTree.Element("testcase", name=name, classname=_clean(row))
+    case = ElementTree.Element("testcase", name=_clean(name), classname=_clean(row))
     if result:
         kind, message, type_ = result
-        ElementTree.SubElement(case, kind, message=_clean(message), type=type_).text = _clean(message)
+        ElementTree.SubElement(case, kind, message=_clean(message), type=_clean(type_)).text = _clean(message)
     if output:
         ElementTree.SubElement(case, "system-out").text = _clean("\n".join(output))
     return case

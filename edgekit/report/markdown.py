@@ -12,7 +12,7 @@ from edgekit.report.next_steps import RUN, steps_in_report
 from edgekit.report.provenance import license_id, license_text, provenance
 from edgekit.report.row import Judged, Row
 from edgekit.report.sentences import conditions, heading, layer_names, limits, measured_with, notes_of, warnings
-from edgekit.report.table import Column, figure_column, markdown_of
+from edgekit.report.table import Column, escaped, figure_column, markdown_of
 from edgekit.support.libraries import import_needed
 
 UNCHANGED = "Nothing got worse beyond the noise."
@@ -42,7 +42,7 @@ def decision_parts(report: Report, advice: Recommendation) -> list[str]:
 def _steps(report: Report) -> str:
     """The next steps, with their commands."""
     steps = [
-        f"- {escaped(step.purpose)}{f': `{shlex.join(step.command)}`' if step.command else ''}"
+        f"- {escaped(step.purpose)}{f': {_code(shlex.join(step.command))}' if step.command else ''}"
         for step in steps_in_report(report)
     ]
     return "\n".join([f"Next, with {RUN} for the run folder:", "", *steps]) if steps else ""
@@ -95,9 +95,15 @@ def bold(lines: Iterable[str]) -> str:
     return "\n\n".join(f"**{escaped(line)}**" for line in lines)
 
 
-def escaped(text: str) -> str:
-    """Text on one line that Markdown shows as it is."""
-    return re.sub(r"([\\`*_|<&~\[])", r"\\\1", " ".join(text.split()))
+def _code(text: str) -> str:
+    """A code span, on one line."""
+    ticks, space = _backticks(text, 1), " " * ("`" in text)
+    return f"{ticks}{space}{' '.join(text.splitlines())}{space}{ticks}"
+
+
+def _backticks(text: str, fewest: int) -> str:
+    """A row of backticks that is in no text which it encloses."""
+    return "`" * max(fewest, *(len(row) + 1 for row in re.findall("`+", text)), 1)
 
 
 def _page(title: str, *parts: str) -> str:
@@ -153,6 +159,8 @@ def _pair(report: Report) -> list[Row]:
 
 def _card_page(report: Report, pair: Sequence[Row]) -> str:
     facts = [f"{title}: {text}" for title, text in provenance(report).items() if title not in ("Command", "License")]
+    command = shlex.join(("edgekit", *report.command))
+    fence = _backticks(command, 3)
     parts = [
         f"# {escaped(report.model.name)}: {' and '.join(dict.fromkeys(row.precision for row in pair)) or 'no bundle'}",
         escaped(heading(report)),
@@ -170,7 +178,7 @@ def _card_page(report: Report, pair: Sequence[Row]) -> str:
         "## Provenance",
         bullets(facts),
         "## How to reproduce",
-        f"```bash\n{shlex.join(('edgekit', *report.command))}\n```",
+        f"{fence}bash\n{command}\n{fence}",
         "Paths are shown without their folders. With `--calibration-list calibration.json`, a file of the run folder, "
         "the command makes the same bundles on the same kind of processor.",
     ]
@@ -188,7 +196,7 @@ def _comparison(report: Report, pair: Sequence[Row]) -> str:
         lines += [(figure_at(path), f" on {escaped(device.label)}", rows) for path in OF_DEVICES]
     meaningful = report.model.accuracy_meaningful
     shown = [line for line in lines if any(line[0].value(row, meaningful) is not None for row in line[2].values())]
-    columns = [Column("figure", [f"{figure.title}{where}" for figure, where, _ in shown], left=True)]
+    columns = [Column("figure", [f"{escaped(figure.title)}{where}" for figure, where, _ in shown], left=True)]
     for kind in dict.fromkeys(row.precision for row in pair):
         texts = [_cell(figure, rows.get(kind), meaningful) for figure, _, rows in shown]
         columns.append(Column(f"{KINDS[kind]} ({pair[0].target}-{kind})", texts))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekit.errors import error_names
 from edgekit.report.document import Report
 from edgekit.report.row import GateName, Row
 from edgekit.support.error_text import explain
@@ -104,7 +105,8 @@ def after_failures(rows: Iterable[Any]) -> Iterator[NextStep]:
         yield NextStep(f"see what {board} lacks", (COMMAND, "doctor", board))
     errors = [failure.error for _, failure in failures if failure.stage not in ("device", "bug in edgekit")] + browsers
     for error in dict.fromkeys(errors):
-        yield NextStep(f"{error}: {explain(error).cure}")
+        if error in error_names():  # a later edgekit may have others
+            yield NextStep(f"{error}: {explain(error).cure}")
 
 
 def rows_whose_gate(rows: Sequence[Any], name: GateName, verdict: str) -> list[Any]:

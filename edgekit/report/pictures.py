@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgekit.report.device import Conditions
 from edgekit.report.document import Report
+from edgekit.report.figure import figure_at
 from edgekit.report.plot import GROUND, INK, SERIES, Picture, drawing, svg_of
 from edgekit.report.row import Row
 from edgekit.report.sentences import heat_words
@@ -63,6 +64,7 @@ def _accuracy_against_latency(axes: "Axes", report: Report, rows: list[Row]) -> 
     axes.set_ylabel(textwrap.fill(f"{reference.metric}, % (higher is better)", LABEL_WIDTH))
 
 
+P99 = figure_at("latency_ms.p99")
 BOX = {"whislo": "p5", "q1": "p25", "med": "p50", "q3": "p75", "whishi": "p95"}
 FEWEST_SAMPLES = 3
 """Fewest samples with which a time series is drawn."""
@@ -85,16 +87,18 @@ def draw_spread(report: Report, device: str) -> Picture | None:
             patch_artist=True, medianprops={"color": INK, "linewidth": 1.6}, boxprops={"edgecolor": SERIES[0]},
             whiskerprops={"color": INK}, capprops={"color": INK},
         )  # fmt: skip
-        for place, ((row, latency), box) in enumerate(zip(timed, drawn["boxes"], strict=True)):
+        for place, ((row, _), box) in enumerate(zip(timed, drawn["boxes"], strict=True)):
             box.set_facecolor(SERIES[0] if row.precision == "int8" else GROUND)
-            axes.plot(latency.p99, place, "|", color=INK, ms=9)
+            if (p99 := P99.value(row)) is not None:
+                axes.plot(p99, place, "|", color=INK, ms=9)
         axes.set_yticks(range(len(timed)), [row.name for row, _ in timed])
         axes.invert_yaxis()
         axes.set_xlim(left=0)
         axes.set_xlabel("latency, ms (lower is better)")
         svg = svg_of(figure)
     figures = [
-        f"{row.name} p50 {ms.p50:.2f} ms, p5 to p95 {ms.p5:.2f} to {ms.p95:.2f}, p99 {ms.p99:.2f}" for row, ms in timed
+        f"{row.name} p50 {ms.p50:.2f} ms, p5 to p95 {ms.p5:.2f} to {ms.p95:.2f}, p99 {P99.text(row)}"
+        for row, ms in timed
     ]
     return Picture(svg, f"Latency on {device}: {'; '.join(figures)}.")
 

@@ -25,7 +25,7 @@ def license_id(model: Model) -> str | None:
 
 def license_text(model: Model) -> str:
     """What edgekit knows about the licence, in sentences."""
-    if model.license is None:
+    if not model.license:
         return NO_LICENSE
     note = f"{model.license[0].upper()}{model.license[1:]}."
     return f"{NO_LICENSE} {note}" if _is_file(model) else note

@@ -6,7 +6,7 @@ from typing import Literal
 
 from edgekit.report.device import Conditions, Sample
 from edgekit.report.document import Reference, Report, Stability
-from edgekit.report.figure import points
+from edgekit.report.figure import figure_at, points
 from edgekit.report.measurement import TOP1, Accuracy, Confidence, Crossings, Measurement
 from edgekit.report.row import Gate, Judged, Row
 from edgekit.report.times import Energy, SustainedPoint
@@ -301,7 +301,7 @@ def heat_words(thermal: Conditions | None) -> str:
 
 def energy_words(energy: Energy | None) -> str:
     """The energy of one inference with its source, or the reason why it is unknown."""
-    if energy is None or energy.inference_mj is None:
+    if energy is None or None in (energy.inference_mj, energy.load_w, energy.idle_w):
         return energy.source if energy else ""
     return (
         f"{energy.inference_mj:.2f} mJ per inference ({energy.load_w:.2f} W under load, {energy.idle_w:.2f} W idle, "
@@ -317,7 +317,7 @@ def stream_words(row: Measurement) -> str:
     return (
         f"{many.streams} {'stream' if many.streams == 1 else 'streams'}, threads {many.threads} each: "
         f"{many.images_per_second:.1f} images/s, p50 {many.p50_ms:.2f} ms, p99 {many.p99_ms:.2f}, n = {many.count:,}; "
-        f"alone, threads {one.threads}: p50 {one.p50:.2f} ms, p99 {one.p99:.2f}"
+        f"alone, threads {one.threads}: p50 {one.p50:.2f} ms, p99 {figure_at('latency_ms.p99').text(row)}"
     )
 
 

@@ -15,6 +15,7 @@ import msgspec
 from edgekit.errors import InputError, all_printable
 from edgekit.report.document import Report
 from edgekit.report.figure import all_figures
+from edgekit.support.files import read_regular
 
 T = TypeVar("T")
 
@@ -27,15 +28,25 @@ def to_json(document: Any) -> str:
 def parse(text: str | bytes, kind: type[T], what: str) -> T:
     """The document in a JSON text from elsewhere, whose texts are made printable.
 
-    Raises InputError with `what` and the place if the text does not fit the type.
+    Raises InputError with `what` and the place if the text does not fit the type, or has a number beyond `LARGEST`.
     """
     try:
-        plain = msgspec.json.encode(all_printable(msgspec.json.decode(text)))
-        return msgspec.json.decode(plain, type=kind)
-    except msgspec.DecodeError as error:  # includes ValidationError
+        plain = json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_number)
+        return msgspec.convert(all_printable(plain), kind)
+    except (ValueError, RecursionError) as error:  # includes those of msgspec and of text that isn't UTF-8
         raise InputError(
             f"{what} is not a valid {kind.__name__}: {error}", fix="Run the command that wrote it again"
         ) from error
+
+
+LARGEST = 2**64
+"""Largest number in a document from elsewhere: seeds reach it, and no measurement comes near."""
+
+
+def _number(text: str) -> int | float:
+    if not abs(value := float(text)) <= LARGEST:
+        raise ValueError(f"it contains the number {text[:20]}")
+    return int(text) if text.lstrip("-").isdigit() else value
 
 
 def schema_of(kind: type[Any]) -> dict[str, Any]:
@@ -79,6 +90,8 @@ def _docstrings(cls: type[Any]) -> Iterator[tuple[str, str]]:
 
 
 REPORT_FILE = "report.json"
+MOST_BYTES = 256 << 20
+"""Size of a report that is not read any more. One of 1,000 classes has a few megabytes."""
 
 
 def report_schema() -> dict[str, Any]:
@@ -105,8 +118,8 @@ def load_report(path: Path) -> Report:
     """The report in a run folder or in a report.json. Raises InputError if there is none, or it is not valid."""
     file = path / REPORT_FILE if path.is_dir() else path
     try:
-        content = file.read_bytes()
+        content = read_regular(file, MOST_BYTES)
     except OSError as error:
-        reason = f"has no readable report: {error.strerror}" if path.exists() else "doesn't exist"
+        reason = f"has no readable report: {error.strerror or error}" if path.exists() else "doesn't exist"
         raise InputError(f"'{path}' {reason}", fix="Give a run folder that `edgekit deploy` wrote") from error
     return parse(content, Report, f"'{file}'")

@@ -1,5 +1,6 @@
 """A table as lines of text within a width, or as Markdown."""
 
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -57,6 +58,7 @@ def lines_of(columns: Sequence[Column], width: int, rule: str = "") -> list[str]
     If the names in the first column leave no space for the others, each name stands above its row. `rule` is the
     character of the line below the heading.
     """
+    columns = [replace(column, texts=[" ".join(text.split()) for text in column.texts]) for column in columns]
     kept = fitting(columns, width)
     indent = INDENT if _width(kept) > width else ""
     names, others = (columns[0].texts, fitting(columns[1:], width - len(INDENT))) if indent else ([], kept)
@@ -86,10 +88,20 @@ def fitting(columns: Sequence[Column], width: int) -> list[Column]:
     return kept
 
 
+_MARKUP = re.compile(r"[\\`*_|<&~\[$]|:(?=//)|(?<=www)\.|^[#>+=-]", re.IGNORECASE)
+"""What Markdown, as GitHub shows it, takes for markup, links without brackets included."""
+
+
+def escaped(text: str) -> str:
+    """Text on one line that Markdown shows as it is."""
+    line = _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+    return re.sub(r"^(\d+)([.)])(?= |$)", r"\1\\\2", line)
+
+
 def markdown_of(columns: Sequence[Column]) -> str:
     """The table in Markdown, whose texts are Markdown without line breaks and bars."""
     joined = [column.joined() for column in columns]
-    heads = [column.head.replace("\n", " ") for column in joined]
+    heads = [escaped(column.head) for column in joined]
     rule = ["---" if column.left else "---:" for column in joined]
     return "\n".join(
         f"| {' | '.join(line)} |" for line in (heads, rule, *zip(*(column.texts for column in joined), strict=True))

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.errors import OutputError
+from edgekit.errors import InputError, OutputError
 from edgekit.report.document import Report
 from edgekit.report.figure import Figure, all_figures, lookup
 from edgekit.report.html import render_html
 from edgekit.report.row import Row
-from edgekit.report.serialization import REPORT_FILE, parse, to_json
-from edgekit.support.files import replace_text, write_json
+from edgekit.report.serialization import MOST_BYTES, REPORT_FILE, parse, to_json
+from edgekit.support.files import read_regular, replace_text, write_json
 from edgekit.support.run_folder import STATE
 
 THUMBNAILS = f"{STATE}/thumbnails.json"
@@ -24,9 +24,11 @@ def read_thumbnails(folder: Path) -> dict[str, bytes]:
     """JPEG files by the names of the images; empty where the run keeps none. Raises InputError for a damaged file."""
     file = folder / THUMBNAILS
     try:
-        content = file.read_bytes()
+        content = read_regular(file, MOST_BYTES)
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise InputError(f"can't read '{file}': {error.strerror or error}", fix="Delete it") from error
     return parse(content, dict[str, bytes], f"'{file}'")
 
 
@@ -106,7 +108,7 @@ def csv_columns() -> list[str]:
 
 def _line(report: Report, row: Row) -> dict[str, Value]:
     """Cells of one row, by column."""
-    cells = {column: label(report, row) for column, label in LABELS.items()}
+    cells = {column: _no_formula(label(report, row)) for column, label in LABELS.items()}
     for figure in all_figures():
         if figure.is_accuracy and not report.model.accuracy_meaningful:
             continue
@@ -114,6 +116,11 @@ def _line(report: Report, row: Row) -> dict[str, Value]:
         if figure.interval and (ends := lookup(row, figure.interval)):
             cells |= {column: _scaled(end, figure) for column, end in zip(_ends(figure), ends, strict=True)}
     return cells
+
+
+def _no_formula(value: Value) -> Value:
+    """The value; a text that a spreadsheet would compute begins with an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _scaled(value: float | None, figure: Figure) -> float | None:

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -44,6 +45,14 @@ def append_text(path: Path, text: str) -> None:
         temporary.write_bytes(before + separator + text.encode(errors="replace"))
         if before:
             shutil.copymode(path, temporary)
+
+
+def read_regular(path: Path, most_bytes: int) -> bytes:
+    """The bytes of a regular file: a pipe or a device might have no end. OSError for anything else or a larger file."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > most_bytes:
+        raise OSError(f"not a regular file of at most {most_bytes} bytes")
+    return path.read_bytes()
 
 
 @contextmanager

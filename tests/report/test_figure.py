@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,12 @@ from edgekit.cli.main import main
 from edgekit.measure.inspect_bundle import BundleInspection, Inspection, Int8Detail, ModelInspection
 from edgekit.report import report_schema, write_report
 from edgekit.report.compare import P50, SPEEDUP, compare_runs
-from edgekit.report.figure import FIGURES, TIMES, Figure
+from edgekit.report.figure import FIGURES, TIMES, Figure, figure_at
 from edgekit.report.html import HEADLINES, render_html
 from edgekit.report.row import Row
+from edgekit.report.serialization import to_json
 from edgekit.report.write import csv_columns, render_csv
-from tests.helpers.reports import BEST, ROWS, latency, printed, report, report_with
+from tests.helpers.reports import BEST, ROWS, latency, printed, report, report_with, row
 
 P75 = Figure(
     path="latency_ms.p75", title="p75", unit="ms", better="lower", rank=7, meaning="75th percentile of the latency"
@@ -178,3 +180,11 @@ def test_a_figure_without_its_interval_is_compared_by_its_values(figure: Figure,
     unknown = report_with(BEST, accuracy=None)
     change = compare_runs(report(), unknown).results[BEST].changes["size"]
     assert (change.before, change.after, change.ci95) == (4_310_000, 4_310_000, None)
+
+
+def test_p99_of_few_runs_is_the_slowest_one_and_not_shown() -> None:
+    few, many = (row("onnx", latency_ms=latency(10.0, count=count)) for count in (99, 100))
+    p99 = figure_at("latency_ms.p99")
+    assert [p99.text(each) for each in (few, many)] == ["–", "12.00"]  # noqa: RUF001
+    assert "12.00" not in render_html(report(results=(few,)))
+    assert json.loads(to_json(few))["latency_ms"]["p99"] == 12

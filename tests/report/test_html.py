@@ -94,7 +94,7 @@ def test_the_recommendation_comes_first() -> None:
         "10,000 images",
         "200 timed runs",
         "n = 200 runs, threads: 1",
-        "over openvino-float",
+        "over tflite-float",
         "95 %: -0.11 to 0.29, n = 10,000 images",
         "1 unreadable",
         "48 to 53 °C, 2400 MHz, not throttled, other processes used 0.1 of 4 CPUs",
@@ -274,3 +274,12 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     with refuses(MissingExtraError, "matplotlib") as caught:
         render_html(report())
     assert install_command("build") in caught.value.fix
+
+
+def test_the_tile_shows_the_speedup_of_the_decision() -> None:
+    """Over the fastest float of any runtime; that over the runtime's own float is in the table."""
+    text = Page(render_html(report())).words
+    assert "7.70 ms instead of 14.10 (1.83x)" in text
+    assert "1.83 ×over tflite-float" in text  # noqa: RUF001
+    own = Page(render_html(report(results=ROWS[:2]))).words
+    assert "1.88 ×95 %: 1.86 to 1.90, over openvino-float" in own  # noqa: RUF001

@@ -17,7 +17,6 @@ from edgekit.report.compare import compare_runs
 from edgekit.report.document import Recommendation, Report
 from edgekit.report.markdown import (
     UNCHANGED,
-    escaped,
     render_card,
     summary_of_comparison,
     summary_of_report,
@@ -26,6 +25,7 @@ from edgekit.report.markdown import (
 from edgekit.report.measurement import Failure, Int8
 from edgekit.report.provenance import NO_LICENSE
 from edgekit.report.sentences import RANDOM, limits
+from edgekit.report.table import escaped
 from tests.helpers.page import Page
 from tests.helpers.refusals import refuses
 from tests.helpers.reports import (

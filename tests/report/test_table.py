@@ -50,7 +50,7 @@ def test_intervals_move_below_their_texts_before_columns_are_left_out() -> None:
 
 def test_a_table_in_markdown() -> None:
     assert markdown_of([NAMES, DROP]).splitlines() == [
-        "|  | drop points [95 %] |",
+        "|  | drop points \\[95 %] |",
         "| --- | ---: |",
         "| onnx-int8 | 0.09 [-0.11, 0.29] |",
         "| tflite-int8 | – |",  # noqa: RUF001

@@ -6,7 +6,6 @@ A set of shards has several files: it is a file, a folder of files, or a pattern
 
 import os
 import re
-import stat
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from edgekit.images.layouts.layout import (
     is_visible,
     label_in_json,
 )
+from edgekit.support.files import read_regular
 
 TERMS = Terms("folder", "outside a class folder", "Move each image into the folder of its class")
 BESIDE = Terms("label", "without a label in a JSON file beside it", "Write the key label to PHOTO.json for PHOTO.jpg")
@@ -119,11 +119,7 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """The bytes of the file with this path relative to the folder."""
-        path = file_in(self.root, name)
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_IMAGE_BYTES:
-            raise OSError(f"not a regular file of at most {MAX_IMAGE_BYTES} bytes")
-        return path.read_bytes()
+        return read_regular(file_in(self.root, name), MAX_IMAGE_BYTES)
 
 
 def files_in(root: Path) -> Iterator[str]:
