@@ -1,11 +1,13 @@
 """The bundle over which each bundle's speed-up is measured."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from edgekit.measure.latency import speedup
 from edgekit.measure.timing import Timed
+from edgekit.report.measurement import Measurement
 from edgekit.report.times import F32, Speedup
 from edgekit.runtime.bundle import Bundle
 
@@ -36,17 +38,29 @@ def is_baseline(name: str, group: Group) -> bool:
     return any(name in baselines_of(other, group) for other in group)
 
 
-def speedup_of(name: str, group: Group, timed: Timed[Call]) -> Speedup | None:
-    """Speed-up over the fastest baseline, in f32, bf16 or f16; None if all baselines failed.
+def speedup_of(name: str, group: Group, timed: Timed[Call], in_any_format: bool = True) -> Speedup | None:
+    """Speed-up over the fastest baseline, in f32, bf16 or f16, or in f32 alone; None if all baselines failed.
 
     A bundle without a baseline is compared with the first one that works, of any runtime.
     """
     baselines = baselines_of(name, group)
     if baselines:
-        calls = [call for call in timed.times if call[0] in baselines]
+        calls = [call for call in timed.times if call[0] in baselines and (in_any_format or call[1] == F32)]
     else:
         calls = [call for call in timed.times if call[1] == F32][:1]
     if not calls or calls[0][0] == name:
         return None
     fastest = min(calls, key=lambda call: float(np.median(timed.times[call])))
     return speedup(fastest[0], timed.times[fastest], timed.times[name, F32], fastest[1])
+
+
+def over_accurate(measured: Sequence[Measurement], max_drop: float) -> list[Measurement]:
+    """Measurements of one device with speed-ups over floats that may ship: in bf16 or f16 if these keep `max_drop`."""
+    lows = {row.name: row.low_precision.accuracy for row in measured if row.low_precision}
+    lossy = {name for name, accuracy in lows.items() if accuracy and accuracy.drop_points > max_drop}
+    return [
+        replace(row, speedup=row.speedup_f32, speedup_f32=None)
+        if row.speedup_f32 and row.speedup and row.speedup.versus in lossy
+        else row
+        for row in measured
+    ]

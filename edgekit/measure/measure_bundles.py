@@ -218,6 +218,7 @@ def measurement_of(
     """Put together the measurement of one bundle."""
     timed, manifest = times.timed, this.bundle.manifest
     threads, batch = this.threads, timed.batches.get((name, F32), 1)
+    speedup = speedup_of(name, group, timed)
     latency = latency_of(timed.times[name, F32], threads, this.fresh, batch, this.by_threads)
     end_to_end = times.end_to_end.get(name)
     macs = sum(layer["macs"] for layer in manifest.layers)
@@ -234,7 +235,8 @@ def measurement_of(
         snr_db=this.snr_db,
         latency_ms=latency,
         end_to_end_ms=None if end_to_end is None else EndToEnd(float(np.median(end_to_end))),
-        speedup=speedup_of(name, group, timed),
+        speedup=speedup,
+        speedup_f32=speedup_of(name, group, timed, False) if speedup and speedup.versus_precision != F32 else None,
         int8=None if images is None and manifest.precision == "float" else this.profile.int8,
         profile=this.profile.time,
         limit=rated_latency(device, macs, manifest.precision, threads, latency.p50),

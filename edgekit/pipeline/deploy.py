@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -73,7 +74,8 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
                 write_list(calibration, spec.calibration, spec.recipe, job.seed)
                 built = builder.build(job.targets, run.path, job.precisions, refused.reasons)
                 store = MeasurementStore(run, evaluation, job.timing, fingerprints(built))
-                bench = Bench(job.machines, store, reporter, pages)
+                max_drop = inf if spec.network.weights == "random" else job.gates.max_drop
+                bench = Bench(job.machines, store, reporter, pages, max_drop)
                 measured: Sequence[Measurement] = bench.measure(built)
                 if not reference.near_chance:  # where no accuracy means anything
                     measured = improvement.improve(built, measured, bench.measure_on, builder.graphs)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 
 from edgekit.devices.parallel import each_device
@@ -10,6 +11,7 @@ from edgekit.devices.remote import measure_on_device
 from edgekit.devices.web.pages import Pages
 from edgekit.measure import machine
 from edgekit.measure.accuracy import EvaluationImages
+from edgekit.measure.baselines import over_accurate
 from edgekit.measure.gates import judge
 from edgekit.measure.measure_bundles import BuiltBundles, measure_built, measure_group, measure_here
 from edgekit.measure.measurement_store import MeasurementStore
@@ -55,6 +57,8 @@ class Bench:
     store: MeasurementStore
     reporter: Reporter
     pages: Pages | None = None
+    max_drop: float = inf
+    """Largest drop of a float bundle in bf16 or f16, in points, with which others are compared with it."""
 
     def measure(self, bundles: BuiltBundles) -> list[Measurement]:
         """Measure all bundles on each device in turn."""
@@ -62,6 +66,9 @@ class Bench:
 
     def measure_on(self, device: Device, bundles: BuiltBundles, threads: int | None = None) -> Sequence[Measurement]:
         """Measure bundles on one device, one measurement each; with a number of threads, only their times with it."""
+        return over_accurate(self._measure_on(device, bundles, threads), self.max_drop)
+
+    def _measure_on(self, device: Device, bundles: BuiltBundles, threads: int | None) -> Sequence[Measurement]:
         timing = self.store.timing
         images, store = (self.store.images, self.store) if threads is None else (None, None)
         if threads is not None:

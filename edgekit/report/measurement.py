@@ -269,7 +269,9 @@ class Measurement:
     end_to_end_ms: times.EndToEnd | None = None
     """Latency from an encoded image file to logits, in milliseconds."""
     speedup: times.Speedup | None = None
-    """Speedup over the fastest float bundle of the same runtime."""
+    """Speedup over the fastest float bundle of the same runtime, in bf16 or f16 only if that keeps the allowed drop."""
+    speedup_f32: times.Speedup | None = None
+    """Speedup over the fastest float bundle in f32, where `speedup` is over one in bf16 or f16; else null."""
     int8: Int8 | None = None
     """Share of the work that ran in integer kernels."""
     profile: times.TimeProfile | None = None

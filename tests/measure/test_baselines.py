@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.measure.baselines import Call, Group, baselines_of, is_baseline, speedup_of
+from edgekit.measure.baselines import Call, Group, baselines_of, is_baseline, over_accurate, speedup_of
 from edgekit.measure.timing import Timed
+from edgekit.report.measurement import LowPrecision
 from edgekit.runtime.bundle import Bundle
+from tests.helpers.measurements import accuracy, measurement
 from tests.helpers.tiny import tiny_labels, tiny_manifest
 
 
@@ -55,6 +57,26 @@ def test_the_fastest_float_in_any_format_counts() -> None:
     assert over is not None
     assert (over.ratio, over.baseline) == (2.5, "onnx-float in bf16")
     assert speedup_of("onnx-float", bundles, timed(onnx_float=8.0, onnx_int8=2.0)) is None
+
+
+@pytest.mark.parametrize(("drop", "ratio", "baseline"), [(0.4, 2.5, "onnx-float in bf16"), (3.0, 4.0, "onnx-float")])
+def test_a_float_that_loses_too_much_in_bf16_is_no_baseline(drop: float, ratio: float, baseline: str) -> None:
+    bundles, times = group("onnx-float", "onnx-int8"), timed(onnx_float=8.0, onnx_int8=2.0, onnx_float__bf16=5.0)
+    low = LowPrecision(computes_in="bf16", accuracy=accuracy(drop_top1_points=drop), p50_ms=5.0)
+    in_f32 = speedup_of("onnx-int8", bundles, times, in_any_format=False)
+    rows = [
+        measurement(target="onnx", precision="float", bundle="onnx-float", low_precision=low),
+        measurement(
+            target="onnx",
+            precision="int8",
+            bundle="onnx-int8",
+            speedup=speedup_of("onnx-int8", bundles, times),
+            speedup_f32=in_f32,
+        ),
+    ]
+    over = over_accurate(rows, max_drop=1)[1].speedup
+    assert over is not None
+    assert (over.ratio, over.baseline) == (ratio, baseline)
 
 
 def test_without_its_float_there_is_no_speedup() -> None:
