@@ -186,7 +186,7 @@ def _job(model: Any, transform: Any, name: str | None, options: dict[str, Any], 
         raise UsageError(
             f"{parameter} was given for the model '{model}'",
             valid=f"a {parameter} for a network in memory",
-            fix="Leave it out, or state imgsz, mean, std, interpolation and crop_pct",
+            fix="Leave it out, or state imgsz, mean, std, interpolation, crop_pct and crop_mode",
         )
     return job_of(model, options)
 

@@ -10,6 +10,8 @@ SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 """Names of Pillow's filters, as `--interpolation` and a bundle's manifest give them."""
+CROP_MODES = ("center", "squash", "border")
+"""Ways to fit images of another aspect ratio, as `--crop-mode` and a bundle's manifest give them."""
 
 TASKS = ("single-label", "multi-label", "embedding")
 """Names of the tasks, as `--task` and a bundle's manifest give them."""

@@ -181,8 +181,9 @@ class _ListedSet:
 
     def __init__(self, source: ImageSet, labels: Sequence[str], labelling: Labelling | None) -> None:
         layout: Layout | InMemory
-        self._path = Path(source) if isinstance(source, str | os.PathLike) else None
-        layout = InMemory(source) if self._path is None else open_layout(self._path)
+        is_path = isinstance(source, str | os.PathLike)
+        self._path = Path(source if is_path else f"{type(source).__name__} in memory")
+        layout = open_layout(self._path) if is_path else InMemory(source)
         self._contents, self._labelling = read_labelling(layout.contents(), labels, labelling)
         self._labels = labels
         self.training, self.evaluation = _purposes(self._path, self._contents)
@@ -267,7 +268,7 @@ def _samples(part: Part, indices: Mapping[Label, int], names: Sequence[str]) -> 
         yield Sample(image.name, rarest, names[rarest], tuple(several) if isinstance(image.label, tuple) else ())
 
 
-def _purposes(path: Path | None, contents: Contents) -> tuple[Part, Part]:
+def _purposes(path: Path, contents: Contents) -> tuple[Part, Part]:
     """The parts for calibration and evaluation. Raises DataError for splits of which one of the two is missing."""
     parts = {part.split.casefold(): part for part in contents.parts}
     if len(contents.parts) == 1:

@@ -67,7 +67,9 @@ def _decode(image: Image.Image, name: str, borrowed: bool = False) -> Image.Imag
         # can't prevent the rotation. A block that can't be read at all does not mean that the pixels are damaged.
         with suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
-        return image if image.mode == "RGB" else _to_rgb(image)
+        return image if image.mode == "RGB" else _to_rgb(image, name)
+    except ImageError:
+        raise
     except Exception as error:  # see _open
         raise ImageError(
             f"can't decode image '{name}': {error}", fix="Download the file again, because it may be truncated"
@@ -81,11 +83,17 @@ def _copy(image: Image.Image) -> Image.Image:
     return copy
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     if sixteen_bits:
         grey = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
+    elif image.mode in ("F", "I"):
+        raise ImageError(
+            f"the pixels of image '{name}' are {'floats' if image.mode == 'F' else 'signed or 32-bit integers'}",
+            valid="unsigned integers of 8 or 16 bits",
+            fix="Scale its values to levels of 0 to 255, as in training, and save it again",
+        )
     elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
         image = image.convert("RGBA")  # the same colours as a direct conversion, without Pillow's warning
     return image.convert("RGB")

@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgekit.config.choices import INTERPOLATIONS
+from edgekit.config.choices import CROP_MODES, INTERPOLATIONS
 from edgekit.errors import BundleError, ImageError, UsageError
 from edgekit.images.decoding import ImageLike, open_image
 
-CROP_MODES = ("center", "squash", "border")
 CHANNELS = (3, 1)
 """Numbers of channels that a network may take: RGB, or grey."""
 MAX_SIDE = 4096

@@ -6,7 +6,7 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from edgekit.config.choices import INTERPOLATIONS, PRECISIONS, SCHEMES, TASKS, Precision, Scheme
+from edgekit.config.choices import CROP_MODES, INTERPOLATIONS, PRECISIONS, SCHEMES, TASKS, Precision, Scheme
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import RUNTIMES, find_runtime
@@ -26,7 +26,7 @@ MOST_THREADS = 1024
 MOST_SPEEDUP = 1000
 EVERY_CORE = "one for each physical core"
 OF_BUNDLE = "the bundle's own, or one for each physical core"
-MODEL = ("weights", "model_args", "imgsz", "mean", "std", "interpolation", "crop_pct", "labels")
+MODEL = ("weights", "model_args", "imgsz", "mean", "std", "interpolation", "crop_pct", "crop_mode", "labels")
 """The fields that describe a model."""
 MAKING = (
     *MODEL, "task", "data", "calibration_data", "num_calibration_samples", "calibration_list", "seed", "targets",
@@ -102,6 +102,13 @@ class Job:
     crop_pct: float | None = model_option(
         kinds.Number(0.1, 1, typed=float, metavar="FRACTION"),
         "Fraction of the resized image's side that the central crop keeps.",
+        default="the model's own",
+        advanced=True,
+    )
+    crop_mode: str | None = model_option(
+        kinds.OneOf(CROP_MODES, metavar="MODE"),
+        "What becomes of photos with another aspect ratio than the input: center crops them, squash distorts them, and "
+        "border pads them.",
         default="the model's own",
         advanced=True,
     )

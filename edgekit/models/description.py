@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgekit.config.choices import INTERPOLATIONS
+from edgekit.config.choices import CROP_MODES, INTERPOLATIONS
 from edgekit.errors import ModelError, WeightsError
-from edgekit.images.preprocess import CROP_MODES
 from edgekit.models.inputs import NOT_STATED, InputOptions
 from edgekit.models.labels import StoredNames, entries_of, stored_names
 from edgekit.models.options import RESCALING, TORCHVISION, TRANSFORMERS, ModelArgs
+from edgekit.models.transforms import crop_fraction
 
 # Keys under which training scripts and Lightning's hyperparameters name the architecture, the most specific first.
 _ARCHITECTURE_KEYS = ("arch", "architecture", "model_name", "timm_model", "model_arch", "backbone", "encoder", "model")
@@ -79,7 +79,7 @@ def _torchvision_inputs(settings: Mapping[str, Any]) -> InputOptions:
     if type(crop) is not int or type(resize) is not int or not 0 < crop <= resize:
         return NOT_STATED
     filter_ = _choice(settings.get("interpolation"), INTERPOLATIONS)
-    return InputOptions((crop, crop), interpolation=filter_, crop_pct=crop / resize)
+    return InputOptions((crop, crop), interpolation=filter_, crop_pct=crop_fraction((crop,), (resize,)))
 
 
 def _numbers(value: object) -> tuple[float, ...] | None:

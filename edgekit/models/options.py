@@ -57,7 +57,7 @@ class ModelOptions:
     interpolation: str | None = None
     crop_pct: float | None = None
     crop_mode: str | None = None
-    """One of `CROP_MODES` of the preprocessing. The command line has no option for it; saved folders have it."""
+    """One of `CROP_MODES`."""
     takes_bgr: bool | None = None
     """Whether a network of transformers in memory takes blue before green and red; its transform tells it."""
     trained_from_scratch: bool = False

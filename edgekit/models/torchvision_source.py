@@ -16,6 +16,7 @@ from edgekit.models.inputs import parse_size, resolve_size, size_of_model
 from edgekit.models.options import RESCALING, TORCHVISION, ModelArgs, ModelOptions, Note
 from edgekit.models.source import LoadedModule, ModelSource
 from edgekit.models.state_dict import Rename, State, state_sha256, versions_of_modules, with_versions
+from edgekit.models.transforms import crop_fraction
 from edgekit.models.weights import build_fitted, load_weights, parameters_without_memory, randomize
 
 # Arguments that torchvision gives to `RESCALING` with published weights, but without the auxiliary classifiers.
@@ -151,7 +152,7 @@ def _build(options: ModelOptions, model: str) -> nn.Module:
         "mean": tuple(preprocessing.mean),
         "std": tuple(preprocessing.std),
         "interpolation": preprocessing.interpolation.value,
-        "crop_pct": crop / resize,
+        "crop_pct": crop_fraction((crop,), (resize,)),
     }
     return module
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.config.choices import INTERPOLATIONS
+from edgekit.config.choices import CROP_MODES, INTERPOLATIONS
 from edgekit.errors import UsageError
-from edgekit.images.preprocess import CROP_MODES
 from edgekit.models.inputs import InputOptions
 
 _LIBRARIES = ("torchvision", "timm", "open_clip")
@@ -37,10 +36,12 @@ def read_transform(transform: object) -> InputOptions:
         return InputOptions(size, *_normalization(preset), _filter(preset), crop_pct, crop_mode)
     resized: _Resized | None = None
     crop: Any = None
-    scales, channels, normalize = False, 3, None
+    scales, is_tensor, channels, normalize = False, False, 3, None
     for step in _steps(transform):
         name = _name(step)
         if name in ("Resize", "ResizeKeepRatio") and resized is None and crop is None:
+            if is_tensor and not getattr(step, "antialias", True):
+                raise _inexpressible(step)
             resized = _resize(step)
         elif name in ("CenterCrop", "CenterCropOrPad") and crop is None:
             crop = step.size
@@ -52,6 +53,7 @@ def read_transform(transform: object) -> InputOptions:
             scales = True
         elif name not in _WITHOUT_EFFECT:
             raise _inexpressible(step)
+        is_tensor |= name.endswith(("ToTensor", "ToImage"))
     if not scales:
         raise UsageError(
             "the transform leaves pixels at values from 0 to 255",
@@ -116,7 +118,7 @@ def _geometry(resized: _Resized | None, crop: Any) -> tuple[tuple[int, int] | No
         )
     shorter = len(resized.sides) == 1
     height, width = _both(resized.sides if crop is None else _sides(crop))
-    fraction = _fraction((height, width), _both(resized.sides))
+    fraction = crop_fraction((height, width), _both(resized.sides))
     if fraction is None or (shorter and height != width):
         raise UsageError(
             f"{_shown(resized.step)} of the transform, followed by a crop to {height}x{width}, can't be expressed by "
@@ -126,7 +128,7 @@ def _geometry(resized: _Resized | None, crop: Any) -> tuple[tuple[int, int] | No
     return (height, width), fraction, resized.crop_mode
 
 
-def _fraction(cropped: Sequence[int], resized: Sequence[int]) -> float | None:
+def crop_fraction(cropped: Sequence[int], resized: Sequence[int]) -> float | None:
     """The fraction of the resized image that the crop is, so that the sides divided by it are the resized ones."""
     exact = min(side / larger for side, larger in zip(cropped, resized, strict=True))
     for fraction in (exact, math.nextafter(exact, 0)):  # the division may round to just below a whole number
@@ -216,7 +218,7 @@ def _geometry_of(config: Mapping[str, Any], kind: str) -> tuple[tuple[int, int] 
     if type(shortest) is not int:
         both = _sides_of(size)
         own = crop or both
-        return (own, own[0] / both[0], squash) if own and both else (None, None, None)
+        return (own, crop_fraction(own, both) or own[0] / both[0], squash) if own and both else (None, None, None)
     if crop is None:  # ConvNeXt's
         cropped = crop_pct is not None and shortest < _SQUASHED_FROM
         return (shortest, shortest), (float(crop_pct or 1) if cropped else 1.0), (center if cropped else squash)
@@ -224,7 +226,7 @@ def _geometry_of(config: Mapping[str, Any], kind: str) -> tuple[tuple[int, int] 
         shortest = int(256 / 224 * shortest)
     elif crop_pct is not None:
         shortest = int(shortest / crop_pct)
-    return crop, crop[0] / shortest, center
+    return crop, crop_fraction(crop[:1], (shortest,)) or crop[0] / shortest, center
 
 
 def _sides_of(value: object) -> tuple[int, int] | None:

@@ -86,7 +86,7 @@ def test_deploy_has_the_common_options(capfd: pytest.CaptureFixture[str]) -> Non
 def test_demo_has_those_that_make_sense(capfd: pytest.CaptureFixture[str]) -> None:
     main(["demo", "--help-all"])
     out = capfd.readouterr().out
-    own = {"--model-args", "--imgsz", "--mean", "--std", "--interpolation", "--crop-pct", "--labels"}
+    own = {"--model-args", "--imgsz", "--mean", "--std", "--interpolation", "--crop-pct", "--crop-mode", "--labels"}
     assert [option for option in OPTIONS if option not in own and option not in out] == []
 
 

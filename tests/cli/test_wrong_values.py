@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.config.choices import INTERPOLATIONS, TASKS
+from edgekit.config.choices import CROP_MODES, INTERPOLATIONS, TASKS
 from edgekit.config.device_classes import list_device_classes
 from edgekit.config.recipes import list_recipes
 from edgekit.config.runtimes import RUNTIMES
@@ -50,6 +50,7 @@ WRONG: dict[str, list[Wrong]] = {
     "--std": text("1,1", "0,1,1", "-1,1,1", "nan,1,1", names=("three numbers above 0", "0.229,0.224,0.225")),
     "--interpolation": text("cubist", "BICUBIC", names=INTERPOLATIONS),
     "--crop-pct": number("0", "1.5", "-1", lowest="0.1", highest="1", kind="a number"),
+    "--crop-mode": text("stretch", "Center", names=CROP_MODES),
     "--labels": text("gone.txt", "images", "binary", names=("one class name per line",)),
     "--data": text("gone", "notes.txt", names=IMAGES),
     "--calibration-data": text("gone", "notes.txt", names=IMAGES),

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 import edgekit
-from edgekit.config.choices import INTERPOLATIONS
+from edgekit.config.choices import CROP_MODES, INTERPOLATIONS
 from edgekit.devices.web.runtime_package import VERSION, RuntimeFiles
-from edgekit.images.preprocess import CROP_MODES, Preprocessing
+from edgekit.images.preprocess import Preprocessing
 from edgekit.runtime.bundle import read_bundle, with_manifest
 from tests.docs.blocks import run_bash
 from tests.helpers.chromium import opened_tab

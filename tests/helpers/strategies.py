@@ -2,8 +2,8 @@
 
 from hypothesis import strategies as st
 
-from edgekit.config.choices import INTERPOLATIONS
-from edgekit.images.preprocess import CROP_MODES, Preprocessing
+from edgekit.config.choices import CROP_MODES, INTERPOLATIONS
+from edgekit.images.preprocess import Preprocessing
 
 UNIT = st.floats(0, 1, allow_subnormal=False)
 """Means of a channel in the range of timm's models."""

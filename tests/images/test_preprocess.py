@@ -170,6 +170,16 @@ def test_16_bit_grey_is_scaled(form: str) -> None:
     assert np.asarray(image)[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+@pytest.mark.parametrize(
+    ("values", "what"), [(np.array([[0, 0.5, 1]], np.float32), "floats"), (np.array([[0, 56700]], np.int32), "32-bit")]
+)
+def test_levels_of_an_unknown_range_are_refused(values: Any, what: str) -> None:
+    """Pillow would make the one black, and the other white."""
+    for source in (encode(Image.fromarray(values), "TIFF"), Image.fromarray(values)):
+        with refuses(ImageError, what, "levels of 0 to 255"):
+            open_image(source, "photo.tif")
+
+
 def test_cmyk_and_alpha_as_pillow_converts_them() -> None:
     photo = noise(20, 10)
     cmyk = encode(photo.convert("CMYK"), "JPEG")

@@ -9,6 +9,7 @@ from edgekit.config.runtimes import RUNTIMES, find_runtime
 from edgekit.devices.registry import THIS
 from edgekit.errors import UsageError
 from edgekit.job import Job
+from edgekit.models.loading import load_network
 from tests.helpers.refusals import refuses
 
 
@@ -116,3 +117,8 @@ def test_the_option_has_two_names(command: str, option: str, photos: Path, capfd
     err = capfd.readouterr().err
     assert "unknown target 'caffe'" in err
     assert "openvino, onnx, tflite" in err
+
+
+def test_a_crop_mode_that_is_stated_is_the_networks() -> None:
+    options = Job.of("resnet18", {"crop_mode": "squash", "weights": "random"}).model_options
+    assert load_network(options).preprocessing.crop_mode == "squash"

@@ -12,10 +12,11 @@ from torchvision.models import EfficientNet_B1_Weights, ResNet50_Weights
 from torchvision.transforms import InterpolationMode, v2
 
 from edgekit.errors import UsageError
+from edgekit.models.description import describe
 from edgekit.models.identify import identify
 from edgekit.models.loading import load_network
 from edgekit.models.options import ModelOptions
-from edgekit.models.transforms import read_transform
+from edgekit.models.transforms import processor_inputs, read_transform
 from tests.helpers.refusals import refuses
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -83,6 +84,12 @@ def test_every_crop_of_every_size_is_exact() -> None:
             inputs = read_transform(v1.Compose([v1.Resize(size), v1.CenterCrop(crop), v1.ToTensor()]))
             assert inputs.crop_pct is not None
             assert int(crop / inputs.crop_pct) == size
+            sides = {"height": crop, "width": crop}
+            config = {"size": {"shortest_edge": size}, "crop_size": sides, "do_center_crop": True}
+            squash = {**config, "size": {"height": size, "width": size}}
+            script = describe({"args": {"model": "resnet18", "val_crop_size": crop, "val_resize_size": size}}, "x.pth")
+            for other in (processor_inputs(config), processor_inputs(squash), script.inputs):
+                assert other.crop_pct == inputs.crop_pct
 
 
 def test_a_transform_without_a_size_needs_one() -> None:
@@ -115,6 +122,8 @@ class Sharpen:
         ([v1.Grayscale(3), v1.Resize(64), v1.CenterCrop(64), *END_V1], "Grayscale"),
         ([v2.PILToTensor(), v2.Resize(64), v2.CenterCrop(64)], "255"),
         ([v1.Normalize(MEAN, STD), v1.ToTensor()], "Normalize"),
+        ([v2.ToImage(), v2.Resize(64, antialias=False), v2.CenterCrop(64), *END_V2], "antialias=False"),
+        ([v1.PILToTensor(), v1.Resize(64, antialias=False), v1.CenterCrop(64), *END_V2], "antialias=False"),
     ],
 )
 def test_what_cannot_be_repeated_is_refused_by_name(steps: list[Any], fact: str) -> None:

@@ -15,9 +15,11 @@ from typing import ClassVar, Self
 
 from edgekit.errors import DataError
 from edgekit.images.layouts.layout import (
+    EVALUATION_SPLITS,
     LONGEST_LABEL,
     MAX_IMAGE_BYTES,
     SPLITS,
+    TRAINING_SPLITS,
     UNREADABLE,
     Contents,
     Labels,
@@ -62,10 +64,19 @@ def class_folders(path: Path, names: Iterable[str], store_of: Callable[[str], St
         return Part(split, path / folder, tuple(listed), store_of(folder))
 
     upper = {_folder(name, depth) for name in images}
-    if not images or not all(name.casefold() in SPLITS for name in upper):
-        return Contents((part("", "", depth),), terms)
-    above = "/".join(images[0].split("/")[:depth])
-    return Contents(tuple(part(split, f"{above}/{split}".lstrip("/"), 0) for split in sorted(upper)), terms)
+    splits = sorted(name for name in upper if name.casefold() in SPLITS)
+    above = "/".join(images[0].split("/")[:depth]) if images else ""
+    if splits and len(splits) == len(upper):
+        return Contents(tuple(part(split, f"{above}/{split}".lstrip("/"), 0) for split in splits), terms)
+    plain = {name.casefold() for name in splits}
+    if plain & {*TRAINING_SPLITS} and plain & {*EVALUATION_SPLITS}:
+        others = ", ".join(repr(name) if name else "images" for name in sorted(upper - {*splits}))
+        raise DataError(
+            f"'{path / above}' has the splits {', '.join(splits)}, and beside them {others}",
+            valid=f"folders of classes, or the splits {', '.join(SPLITS)} alone",
+            fix="Move the others elsewhere, or name the splits with `--calibration-data` and `--data`",
+        )
+    return Contents((part("", "", depth),), terms)
 
 
 def _labels_beside(images: Iterable[str], files: Iterable[str], store: Store) -> dict[str, Labels]:

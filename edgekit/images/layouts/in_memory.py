@@ -14,6 +14,7 @@ from PIL import Image
 from edgekit.errors import DataError, ImageError
 from edgekit.images.decoding import open_image
 from edgekit.images.layouts.layout import (
+    EVALUATION_SPLITS,
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
     Contents,
@@ -28,6 +29,9 @@ from edgekit.images.layouts.layout import (
 TERMS = Terms("label", "without a label", "State their labels, or calibrate on them alone")
 VALID = "pairs (image, label), or images alone to calibrate on: PIL images, uint8 arrays [H,W,3] or tensors [3,H,W]"
 
+READS = 3
+"""Reads of the first and of the last image, which show a random transform."""
+
 
 @dataclass(frozen=True)
 class InMemory:
@@ -35,23 +39,36 @@ class InMemory:
 
     An item of the sequence or iterable is an image, a pair of image and label, or a dict with columns such as `image`
     and `label`. The `transform` of a data set is left out: edgekit prepares images itself. Images that aren't in a
-    sequence are collected.
+    sequence are collected. An array of images and one of labels are a set as well, and a mapping has a set for each
+    split.
     """
 
     items: Any
 
     def contents(self) -> Contents:
         """List the images by their index. Raises DataError for items that are neither images nor pairs."""
-        items = _sequence(self.items)
-        labels = _labels(items)
-        names = [f"{index:0{len(str(len(labels)))}}" for index in range(len(labels))]
-        store = MemoryStore(items)
-        ends = [_sha256_of(store, name) for name in (*names[:1], *names[-1:])]
-        # Two sets have the same path only if they are equal: images of the same path and name are the same image.
-        digest = hashlib.sha256(repr((labels, ends)).encode()).hexdigest()[:8]
-        path = Path(f"{type(_innermost(self.items)).__name__} in memory ({digest})")
-        images = tuple(map(ListedImage, names, labels))
-        return Contents((Part("", path, images, store),), TERMS, _class_names(self.items))
+        splits = self.items if isinstance(self.items, Mapping) and self.items else {"": self.items}
+        names = next(filter(None, map(_class_names, splits.values())), ())
+        return Contents(tuple(_part(str(split), items) for split, items in splits.items()), TERMS, names)
+
+
+def _part(split: str, data: Any) -> Part:
+    """The images of a split. Raises DataError if they are other ones at each read."""
+    items = _sequence(data)
+    labels = _labels(items)
+    names = [f"{index:0{len(str(len(labels)))}}" for index in range(len(labels))]
+    store = MemoryStore(items)
+    ends = [{_sha256_of(store, name) for _ in range(READS)} for name in (*names[:1], *names[-1:])]
+    what = type(_innermost(data)).__name__
+    if any(len(hashes) > 1 for hashes in ends):
+        raise DataError(
+            f"a {what} in memory returns another image each time that the same one is read",
+            valid="images without augmentation",
+            fix="Pass the data set that you evaluate with, or name its random transform `transform`, which is left out",
+        )
+    # Two sets have the same path only if they are equal: images of the same path and name are the same image.
+    digest = hashlib.sha256(repr((labels, [hashes.pop() for hashes in ends])).encode()).hexdigest()[:8]
+    return Part(split, Path(f"{what} in memory ({digest})"), tuple(map(ListedImage, names, labels)), store)
 
 
 @dataclass(frozen=True)
@@ -76,7 +93,9 @@ def _sha256_of(store: MemoryStore, name: str) -> str | None:
 
 
 def transform_of(data: Any) -> Any:
-    """The transform that a data set in memory applies to its images; None if it has none."""
+    """The transform of a data set in memory, or of its split for the evaluation; None if it has none."""
+    if isinstance(data, Mapping):
+        data = next((data[split] for split in data if str(split).casefold() in EVALUATION_SPLITS), None)
     inner = _innermost(data)
     return getattr(inner, "transform", None) if _is_dataset(inner) else None
 
@@ -104,6 +123,8 @@ def _sequence(data: Any) -> Any:
         subset = copy.copy(data)
         subset.dataset = _sequence(data.dataset)
         return subset
+    if _is_pair_of_arrays(data):
+        return [*zip(*data, strict=True)]
     if not _is_dataset(data):
         try:
             return list(data)
@@ -117,6 +138,14 @@ def _sequence(data: Any) -> Any:
         plain.transforms = copy.copy(data.transforms)
         plain.transforms.transform = _unchanged
     return plain
+
+
+def _is_pair_of_arrays(data: Any) -> bool:
+    """Whether this is an array [N,H,W], [N,H,W,C] or [N,C,H,W] and as many labels, and not two images."""
+    if not isinstance(data, tuple | list) or len(data) != 2 or getattr(data[0], "ndim", 0) not in (3, 4):
+        return False
+    images, labels = data
+    return hasattr(labels, "__len__") and len(images) == len(labels) and getattr(labels, "ndim", 1) <= images.ndim - 2
 
 
 def _unchanged(image: Any) -> Any:

@@ -30,7 +30,9 @@ TRAINING_SPLITS = ("train", "training")
 EVALUATION_SPLITS = ("val", "valid", "validation", "test")
 """Names of splits in the order in which one of them is chosen to evaluate on."""
 SPLITS = (*TRAINING_SPLITS, *EVALUATION_SPLITS)
-PATH_COLUMNS = ("path", "filepath", "imagepath", "file", "filename", "imagefile", "image", "img")
+PATH_COLUMNS = (
+    "path", "filepath", "imagepath", "file", "filename", "imagefile", "image", "img", "id", "imageid", "name",
+)  # fmt: skip
 LABEL_COLUMNS = ("label", "class", "category", "target", "labels", "classname", "cls")
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "imagebytes", "bytes", "pixels")
 """Names of columns as `plain_column` writes them; the first one that a table has is used."""

@@ -4,7 +4,7 @@ import csv
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self, TextIO
 
@@ -20,6 +20,7 @@ from edgekit.images.layouts.layout import (
     Terms,
     by_split,
     find_column,
+    is_image,
 )
 
 DELIMITERS = ",;\t|"
@@ -87,7 +88,7 @@ class Table:
 
     def contents(self) -> Contents:
         """List the rows. Paths are relative to the CSV's folder. Raises DataError for rows without a path."""
-        rows = list(self._rows())
+        rows = _with_files(self.file.parent, list(self._rows()))
         _check_first(self.file, rows)
         root = _root(self.file.parent, rows)
         parts = []
@@ -153,6 +154,20 @@ def _reading(path: Path) -> Iterator[TextIO]:
         raise DataError(
             f"can't read '{path}': {getattr(error, 'strerror', None) or error}", valid="a CSV or TSV in UTF-8"
         ) from error
+
+
+def _with_files(folder: Path, rows: Sequence[_Row]) -> Sequence[_Row]:
+    """The rows. If they name no files but have identifiers, as Kaggle's do, these become paths of images.
+
+    An image is in the folder or one level below, and its name is the identifier, possibly with a suffix.
+    """
+    if any(os.path.exists(folder / row.path) for row in rows[:FIRST]):
+        return rows
+    paths: dict[str, str] = {}
+    for place in filter(lambda place: is_image(place.name), (*folder.glob("*"), *folder.glob("*/*"))):
+        for key in (place.stem, place.name):
+            paths[key] = "" if key in paths else str(place.relative_to(folder))  # none for two images
+    return [replace(row, path=paths.get(row.path) or row.path) for row in rows]
 
 
 def _check_first(file: Path, rows: Sequence[_Row]) -> None:

@@ -129,9 +129,58 @@ def test_images_are_read_when_they_are_needed() -> None:
             return PIXELS[index], LABELS[index]
 
     dataset = open_dataset(Lazy(), CLASSES)
-    assert read == [0, 5]
+    assert read == [0, 0, 0, 5, 5, 5]
     dataset.read(dataset.samples[3])
-    assert read == [0, 5, 3]
+    assert read[6:] == [3]
+
+
+def test_a_set_that_augments_is_refused() -> None:
+    random = np.random.default_rng(0)
+
+    class Noisy:
+        def __len__(self) -> int:
+            return len(LABELS)
+
+        def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
+            return random.permutation(PIXELS[index]), LABELS[index]
+
+    with refuses(DataError, "Noisy", "augmentation", "transform"):
+        open_dataset(Noisy(), CLASSES)
+
+
+def test_a_mapping_has_a_set_for_each_split(folder: Path) -> None:
+    train, test = list(zip(PIXELS[:4], LABELS[:4], strict=True)), ImageFolder(str(folder), transform=ToTensor())
+    splits = {"train": train, "unsupervised": [*PIXELS], "test": test}
+    datasets = open_datasets(splits, CLASSES)
+    assert [len(each.samples) for each in (datasets.calibration, datasets.evaluation)] == [4, 6]
+    assert datasets.evaluation.class_names == ("cat", "dog", "owl")
+    assert datasets.calibration.path != datasets.evaluation.path
+    assert "train, unsupervised, test: calibrating on train, evaluating on test" in str(datasets.origin)
+    assert transform_of(splits) is test.transform
+    alone = open_datasets({"train": train}, CLASSES)
+    assert alone.calibration is alone.evaluation
+    with refuses(DataError, "images, labels", "train and val"):
+        open_datasets({"images": PIXELS, "labels": LABELS}, CLASSES)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (PIXELS, np.array(LABELS)),
+        (PIXELS, np.array(LABELS)[:, None]),
+        (tensors(), torch.tensor(LABELS)),
+        [PIXELS, [CLASSES[label] for label in LABELS]],
+    ],
+    ids=["arrays", "column", "tensors", "names"],
+)
+def test_an_array_of_images_and_their_labels(data: Any) -> None:
+    dataset = open_dataset(data, CLASSES)
+    assert np.array_equal(pixels_of(dataset), PIXELS)
+    assert [sample.label for sample in dataset.samples] == LABELS
+
+
+def test_two_images_are_no_array_of_images_and_labels() -> None:
+    assert len(open_calibration((PIXELS[0], PIXELS[1]), CLASSES).samples) == 2
 
 
 def test_equal_sets_have_equal_paths_and_different_ones_do_not() -> None:

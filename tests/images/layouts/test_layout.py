@@ -102,6 +102,14 @@ def test_the_splits_that_are_chosen(tmp_path: Path, splits: list[str], calibrati
     assert datasets.evaluation.path == tmp_path / evaluation
 
 
+@pytest.mark.parametrize("other", ["unlabeled/1.png", "notes.png"])
+def test_splits_beside_other_images_are_no_classes(tmp_path: Path, other: str) -> None:
+    place = write_folder(tmp_path / "set", TRAIN | VAL | {other: b""})
+    with refuses(DataError, "splits train, val", "--data"):
+        open_datasets(place, LABELS)
+    assert len(open_datasets(place / "val", LABELS).evaluation.samples) == 2
+
+
 def test_splits_of_which_one_is_missing(tmp_path: Path) -> None:
     write_folder(tmp_path / "two", VAL | TEST)
     with refuses(DataError, "test", "val") as caught:

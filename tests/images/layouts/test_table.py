@@ -39,6 +39,23 @@ def test_delimiters_and_names_of_columns(place: Path, delimiter: str, header: tu
     assert [dataset.read(sample) for sample in dataset.samples] == [image_bytes(seed) for seed in range(3)]
 
 
+@pytest.mark.parametrize("column", ["id", "image_id", "name"])
+def test_identifiers_name_files_below(tmp_path: Path, column: str) -> None:
+    names = ["train/a1.png", "train/b2.png", "c3.png", "train/d4.png", "test/d4.png"]
+    place = write_folder(tmp_path / "set", {name: image_bytes(seed) for seed, name in enumerate(names)})
+    rows = [("a1", "dog"), ("b2.png", "cat"), ("c3", "owl")]
+    dataset = open_dataset(write_table(place / "train.csv", [(column, "label"), *rows]), LABELS)
+    assert [(sample.name, sample.label) for sample in dataset.samples] == [
+        ("c3.png", 2),
+        ("train/a1.png", 1),
+        ("train/b2.png", 0),
+    ]
+    dataset = open_dataset(write_table(place / "two.csv", [(column, "label"), *rows, ("d4", "cat")]), LABELS)
+    assert [name for name, _ in select(dataset, 3, 0).unreadable] in ([], ["d4"])
+    with refuses(ImageError, "d4"):
+        dataset.image(next(sample for sample in dataset.samples if "d4" in sample.name))
+
+
 @pytest.mark.parametrize(
     ("labels", "model", "indices"),
     [
@@ -112,7 +129,7 @@ def test_a_row_twice_and_an_image_with_two_labels(place: Path) -> None:
     ("content", "problem"),
     [
         (b"", "its first line has nothing"),
-        (b"id,label\n1,cat\n", "no column with the paths of images: its first line has 'id', 'label'"),
+        (b"key,label\n1,cat\n", "no column with the paths of images: its first line has 'key', 'label'"),
         (b"path,text\na.png,cat\n", "no column with the labels of images: its first line has 'path', 'text'"),
         (b"a.png,cat\nin/c.png,owl\n", "no column with the paths"),
         (b"path,label\n", "contains no images"),
