@@ -138,7 +138,8 @@ class Job:
     )
     calibration_list: Path | None = image_option(
         kinds.Place(kinds.check_calibration_list),
-        "The calibration.json of an earlier run. Its images and recipe reproduce the same bundles.",
+        "The calibration.json of an earlier run. Its images, its recipe and the layers that the run kept in float "
+        "reproduce the same bundles.",
         advanced=True,
     )
     num_eval_samples: int | None = image_option(

@@ -22,7 +22,7 @@ from edgekit.pipeline.improvement import Improve, Improvement, restore
 from edgekit.pipeline.loading import load_job, settings_of
 from edgekit.pipeline.measuring import Bench, fingerprints, judge_all, reference_for
 from edgekit.pipeline.plan import Plan, Refusals, plan_model, refusals
-from edgekit.pipeline.reporting import assemble, write_recipe, write_run
+from edgekit.pipeline.reporting import assemble, write_findings, write_recipe, write_run
 from edgekit.pipeline.stability import check_ranges, check_stability
 from edgekit.pipeline.thresholds import with_thresholds
 from edgekit.pipeline.torch_reference import crop_images
@@ -87,6 +87,7 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
             report = assemble(spec, images, rows, reference, finals, stable, job.seed, job.command, job.folder)
             if job.write_recipe:
                 write_recipe(job.write_recipe, improvement.recipe, report)
+            write_findings(report, run.path, job.threads)
             write_run(report, images.dataset, spec.network.preprocessing, run, job.thumbnails, reporter)
     return report
 

@@ -112,31 +112,32 @@ def describe_model(network: Network, task: Task, macs: int) -> document.Model:
 def write_run(
     report: Report, dataset: Dataset, preprocessing: Preprocessing, run: RunFolder, thumbnails: bool, reporter: Reporter
 ) -> None:
-    """Write the report, what was measured into the bundles' manifests and, if wanted, thumbnails.
+    """Write the report and, if wanted, thumbnails.
 
     Thumbnails are of the images whose answer INT8 changed, and of their nearest neighbours. A run that lost a device
     stays incomplete, so that the same command measures only the rows that are missing.
     """
     write_thumbnails(run.path, make_thumbnails(report, dataset, preprocessing, reporter) if thumbnails else {})
-    write_findings(report, run.path)
     write_report(report, run.path)
     if not any(lost_with_device(row) for row in report.results):
         run.complete()
 
 
-def write_findings(report: Report, folder: Path) -> None:
+def write_findings(report: Report, folder: Path, threads: int | None) -> None:
     """Write what was measured on the first device into the manifests of its bundles: threads, and layers in float.
 
-    The number of threads that was fastest becomes the default, unless the bundle is for another class of devices, or
-    was fastest with every core, because other machines have more.
+    Without a number that the job states, the number of `threads` that was fastest becomes the default, unless the
+    bundle is for another class of devices. If that was every core, of which other machines have more, or if it isn't
+    certain, there is no default.
     """
     for row in report.rows_on(report.devices[0] if report.devices else None):
         if row.bundle is None or row.latency_ms is None:
             continue
-        bundle, threads = read_bundle(folder / row.bundle, check_hashes=False), row.latency_ms.threads
+        bundle, fastest = read_bundle(folder / row.bundle, check_hashes=False), row.latency_ms.threads
         changes: dict[str, Any] = {"layers": with_reasons(bundle.manifest.layers, row)}
-        if row.latency_ms.by_threads and bundle.manifest.device_class == row.device.device_class:
-            changes["threads"] = threads if threads < (row.device.cores or 0) else None
+        if threads is None and row.times_are_of(bundle.manifest.device_class):
+            is_default = row.latency_ms.by_threads and fastest < (row.device.cores or 0)
+            changes["threads"] = fastest if is_default else None
         with_manifest(bundle, **changes)
 
 

@@ -21,7 +21,7 @@ from edgekit.support.files import Inputs
 
 SHARED_DISTRIBUTIONS = (*DISTRIBUTIONS, "networkx", "scipy", *COMPILER_DISTRIBUTIONS)
 """Distributions that affect every bundle. Those of single runtimes are in the table of runtimes."""
-ROOMS = ("compat", "compiler", "config", "images", "models", "pipeline", "runtime")
+ROOMS = ("compat", "compiler", "config", "images", "models", "pipeline", "runtime", "support")
 """Folders of the package whose code affects the content of bundles. The others run, measure or report."""
 
 

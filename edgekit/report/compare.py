@@ -9,6 +9,7 @@ from edgekit.report.answer import unsteady
 from edgekit.report.document import Report
 from edgekit.report.figure import Figure, Interval, all_figures, lookup
 from edgekit.report.row import Row, Verdict
+from edgekit.report.sentences import layer_names
 
 SPEEDUP, P50 = "speedup_ratio", "latency_p50_ms"
 """Columns of the two figures that are judged together."""
@@ -91,9 +92,10 @@ def compare_runs(before: Report, after: Report, max_slowdown: float = MAX_SLOWDO
     new = {_key(row): row for row in after.results}
     meaningful = before.model.accuracy_meaningful and after.model.accuracy_meaningful
     keys = dict.fromkeys((*old, *new))
+    pairs = [(old[key], new[key]) for key in old if key in new]
     rows = tuple(_compare(key, old.get(key), new.get(key), meaningful, max_slowdown) for key in keys)
     return Comparison(
-        notes=(*_notes(before, after, meaningful), *_untimed([(old[key], new[key]) for key in old if key in new])),
+        notes=(*_notes(before, after, meaningful), *_other_layers(pairs), *_untimed(pairs)),
         results=rows,
         regressions=(worse := tuple(f"{row.label}: {text}" for row in rows for text in row.regressions)),
         max_slowdown_percent=max_slowdown,
@@ -126,6 +128,15 @@ def _notes(before: Report, after: Report, meaningful: bool) -> list[str]:
     for run, report in (("first", before), ("second", after)):
         notes += [f"{run} run: {warning}" for warning in unsteady(report.results)]
     return notes
+
+
+def _other_layers(pairs: Iterable[tuple[Row, Row]]) -> Iterator[str]:
+    """The layers of INT8 bundles that were in float in one run alone, each of which places and repairs for itself."""
+    for old, new in pairs:
+        before, after = (set((row.int8 and row.int8.float_layers) or ()) for row in (old, new))
+        if before != after and old.precision == "int8" and old.int8 and new.int8:
+            first, second = (layer_names(sorted(names)) for names in (before - after, after - before))
+            yield f"{new.label}: layers in float in the first run alone: {first}; in the second run alone: {second}"
 
 
 def _untimed(pairs: Iterable[tuple[Row, Row]]) -> list[str]:

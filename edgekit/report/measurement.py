@@ -305,6 +305,10 @@ class Measurement:
         """Name of the bundle, or the name that it would have had."""
         return self.bundle or f"{self.target}-{self.precision}"
 
+    def times_are_of(self, device_class: str) -> bool:
+        """Whether its times hold for devices of this class: a real one of them was measured."""
+        return not self.device.emulated and self.device.device_class == device_class
+
     @property
     def p50(self) -> float:
         """Median latency of one inference in milliseconds; infinite for a failure."""

@@ -16,6 +16,7 @@ from edgekit.report.measurement import Measurement
 from edgekit.report.row import Row
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.progress import each_bundle
+from edgekit.tuning.layer_costs import LayerTimes
 from edgekit.tuning.study import Candidate, Loop, Study, Trial
 
 T = TypeVar("T")
@@ -65,6 +66,12 @@ class BundleLoop(Loop):
         """Measurement of the run's bundle."""
         return self.shipped.rows[self.name]
 
+    @property
+    def layer_times(self) -> LayerTimes | None:
+        """Times of the layers; None unless the device is of the class that the bundles are for."""
+        in_float = self.shipped.rows.get(f"{self.store.target}-float")
+        return LayerTimes.measured(self.row, in_float, self.graphs.spec.device_class.name)
+
     @staticmethod
     @abstractmethod
     def choose(study: Study, gates: Gates) -> Trial:
@@ -72,7 +79,10 @@ class BundleLoop(Loop):
 
     @abstractmethod
     def begin(self) -> Study | None:
-        """A study whose first trial is the recipe's own bundle; None if there is nothing to improve."""
+        """A study whose first trial is the recipe's own bundle; None if the next command has to begin.
+
+        What it has measured decides for all commands with the same inputs, so that they make the same bundles.
+        """
 
     @abstractmethod
     def described(self, row: Row, study: Study) -> Row:
@@ -81,12 +91,15 @@ class BundleLoop(Loop):
     def improve(self) -> tuple[Study | None, MeasuredBundles]:
         """Make the trials that no earlier command has made, and ship the bundle that is chosen.
 
-        Trials of another device, or of another version of the runtime, don't count. Returns the study, if there is one,
-        and the bundles.
+        Trials of another device, or of another version of the runtime, don't count. Nothing is compared with a row
+        that failed. Returns the study, if there is one, and the bundles.
         """
         study, loop = self.store.load(), self
-        if study is not None and not self.row.failure and not is_of(study, self.row):
-            study, loop = None, replace(self, shipped=self.begin_again())
+        if self.row.failure:
+            return study, self.shipped
+        if study is not None and not is_of(study, self.row):
+            is_own = self.choose(study, self.gates).number == 0
+            study, loop = None, self if is_own else replace(self, shipped=self.begin_again())
         study = study or loop.begin()
         return (None, loop.shipped) if study is None else loop.resume(study)
 

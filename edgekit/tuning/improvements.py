@@ -117,9 +117,13 @@ class Improvements(Improvement):
 def improvements_of(spec: BuildSpec, images: JobImages, job: Job, run: RunFolder, reporter: Reporter) -> Improvement:
     """The improvements of a job: placement by profile, then repair; none if nothing can be improved.
 
-    A large network's weights stay in mapped files, which a simulation would load. Random weights have no accuracy to
-    repair. Calibration images that are darker or brighter than the others don't show which layers clip these.
+    The calibration list of an earlier run states the layers that it chose. A large network's weights stay in mapped
+    files, which a simulation would load. Random weights have no accuracy to repair. Calibration images that are darker
+    or brighter than the others don't show which layers clip these.
     """
+    if job.calibration_list and not job.recipe:
+        reporter.say(f"layers stay in INT8 or in float as '{job.calibration_list}' states")
+        return Improvement(spec.recipe)
     loops: tuple[type[BundleLoop], ...] = (PlacementLoop,)
     if spec.network.params >= sizes.BUILT_APART_FROM:
         least = f"{sizes.BUILT_APART_FROM / 1e6:.0f} million parameters"

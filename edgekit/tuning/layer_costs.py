@@ -56,14 +56,14 @@ class LayerTimes:
     """Nanoseconds to convert one value between float and INT8; None if nothing converts values."""
 
     @classmethod
-    def measured(cls, int8: Measurement, in_float: Measurement | None) -> "LayerTimes | None":
-        """The times of two rows; None unless a real device has reported both.
+    def measured(cls, int8: Measurement, in_float: Measurement | None, device_class: str) -> "LayerTimes | None":
+        """The times of two rows; None unless a real device of this class has reported both.
 
         Profilers add time to each operation, of which INT8 may have more. So each profile is scaled to the undisturbed
         inferences of its row, and the float bundle's to as many threads as the INT8 bundle has.
         """
         own, other = _timed(int8), in_float and _timed(in_float)
-        if int8.device.emulated or not own or not other:
+        if not int8.times_are_of(device_class) or not own or not other:
             return None
         (profile, latency, factor), (float_profile, float_latency, float_factor) = own, other
         p50 = {each.threads: each.p50 for each in float_latency.by_threads}

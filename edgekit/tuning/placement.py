@@ -16,7 +16,7 @@ from edgekit.report.row import Row
 from edgekit.report.sentences import layer_names
 from edgekit.runtime.bundle import Bundle
 from edgekit.tuning.bundle_loop import BundleLoop
-from edgekit.tuning.layer_costs import DIFFERS, LayerCosts, LayerTimes
+from edgekit.tuning.layer_costs import DIFFERS, LayerCosts
 from edgekit.tuning.study import Candidate, Study, Trial
 
 MOST_ROUNDS = 3
@@ -43,22 +43,21 @@ class PlacementLoop(BundleLoop):
         return next((trial for trial in reversed(study.trials) if is_faster(trial)), study.trials[0])
 
     def begin(self) -> Study | None:
-        """Find the sets of layers that INT8 makes slower; None if no times tell, or if the graph can't be made.
+        """Find the sets of layers that INT8 makes slower; None if the graph can't be made.
 
         Without an interval of the speedup, as after a few runs, no round could show that a bundle is faster.
         """
-        times = LayerTimes.measured(self.row, self.shipped.rows.get(f"{self.store.target}-float"))
-        if times is None or not self.row.speedup or not self.row.speedup.ci95 or self.recipe.scheme != "w8a8":
-            return None
-        least = max(LEAST_SHARE * times.int8_ms, LEAST_MS)
+        times = self.layer_times
         steps: Steps = ()
-        if times.most_saved_ms >= least:
-            target, recipe = self.store.target, self.recipe
-            made = self.attempted(lambda: self.graphs.with_recipe(recipe).graph_to_compile(target, "int8"))
-            if made is None:
-                return None
-            costs = times.costs(made.graph)
-            steps = steps_of(costs, least) if costs else ()
+        if times and self.row.speedup and self.row.speedup.ci95 and self.recipe.scheme == "w8a8":
+            least = max(LEAST_SHARE * times.int8_ms, LEAST_MS)
+            if times.most_saved_ms >= least:
+                target, recipe = self.store.target, self.recipe
+                made = self.attempted(lambda: self.graphs.with_recipe(recipe).graph_to_compile(target, "int8"))
+                if made is None:
+                    return None
+                costs = times.costs(made.graph)
+                steps = steps_of(costs, least) if costs else ()
         if steps:
             moved = sum(map(len, steps))
             self.reporter.say(f"{self.name}: INT8 may be faster with up to {moved} more layers in float: trying it")

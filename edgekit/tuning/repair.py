@@ -12,7 +12,6 @@ from edgekit.report.measurement import Measurement
 from edgekit.report.recipe_search import Repair, RepairAttempt, layers_words, outcome_words, repair_words
 from edgekit.report.row import Row
 from edgekit.tuning.bundle_loop import BundleLoop, MeasuredBundles
-from edgekit.tuning.layer_costs import LayerTimes
 from edgekit.tuning.mixtures import NOISE_IMAGES, rank_layers
 from edgekit.tuning.study import Candidate, Study, Trial
 
@@ -32,26 +31,27 @@ class RepairLoop(BundleLoop):
         return decision(study, gates) or study.trials[0]
 
     def begin(self) -> Study | None:
-        """Rank the layers if the row misses the bound; None if it doesn't, or if they can't be ranked."""
-        row = self.row
-        if not misses_bound(row, self.gates):
+        """The recipe's own bundle, without candidates until one is needed; None without an accuracy."""
+        if self.row.accuracy is None:
             return None
-        assert row.accuracy is not None
-        missed, allowed = f"{row.accuracy.metric} drops by {row.accuracy.drop_points:.2f} points", self.gates.max_drop
-        if row.accuracy.drop_points <= allowed:
-            missed += f", which may be {row.accuracy.drop_ci95_points[1]:.2f}"
-        self.reporter.say(f"{self.name}: {missed}, at most {allowed:g} are allowed: looking for the layers")
-        ranked = self.attempted(self._ranked_layers)
-        if ranked is None:
-            return None
-        candidates = (Candidate(), *map(Candidate, ranked[:MOST_ATTEMPTS]))
-        study = Study(candidates, (Trial.of(0, Candidate(), row),))
+        study = Study((), (Trial.of(0, Candidate(), self.row),))
         self.store.save(study)
         return study
 
-    def _ranked_layers(self) -> tuple[tuple[str, ...], ...]:
-        times = LayerTimes.measured(self.row, self.shipped.rows.get(f"{self.store.target}-float"))
-        return rank_layers(self.graphs.with_recipe(self.recipe), self.store.target, times)
+    def resume(self, study: Study) -> tuple[Study, MeasuredBundles]:
+        """Rank the layers if the recipe's own bundle misses the bound and no earlier command has done so."""
+        own = study.trials[0].measured
+        if not study.candidates and own and own.accuracy and misses_bound(own, self.gates):
+            drop, allowed = own.accuracy.drop_points, self.gates.max_drop
+            may_be = f", which may be {own.accuracy.drop_ci95_points[1]:.2f}" if drop <= allowed else ""
+            missed = f"{own.accuracy.metric} drops by {drop:.2f} points{may_be}, at most {allowed:g} are allowed"
+            self.reporter.say(f"{self.name}: {missed}: looking for the layers")
+            graphs, target = self.graphs.with_recipe(self.recipe), self.store.target
+            ranked = self.attempted(lambda: rank_layers(graphs, target, self.layer_times))
+            if ranked is not None:
+                study = replace(study, candidates=(Candidate(), *map(Candidate, ranked[:MOST_ATTEMPTS])))
+                self.store.save(study)
+        return super().resume(study)
 
     def propose(self, study: Study) -> Candidate | None:
         """The next candidate, until one can be shipped."""
@@ -73,7 +73,7 @@ class RepairLoop(BundleLoop):
     def described(self, row: Row, study: Study) -> Row:
         """The row with its repair, unless the recipe's own bundle keeps the bound."""
         chosen = decision(study, self.gates)
-        if chosen is None or (chosen.number == 0 and chosen.keeps_drop(self.gates)):
+        if not study.candidates or chosen is None or (chosen.number == 0 and chosen.keeps_drop(self.gates)):
             return row
         repair = Repair(
             device=self.row.device.name,

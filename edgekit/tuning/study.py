@@ -27,8 +27,8 @@ from edgekit.support.files import Inputs, code_sha256, without_folders
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
 
-ROOMS = ("measure", "runtime", "tuning")
-"""Folders of the package whose code simulates, chooses, times and profiles layers."""
+ROOMS = ("measure", "report", "runtime", "support", "tuning")
+"""Folders of the package whose code simulates, orders, chooses, times and profiles layers."""
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,10 @@ def test_the_option_turns_them_off(without: bool) -> None:
     ("threads", "changes", "default"),
     [
         (1, {}, 1),
+        (1, {"emulated": True}, 4),
         (2, {}, None),  # every core
-        (1, {"by_threads": ()}, 4),  # which the job states
+        (1, {"by_threads": ()}, None),  # it isn't certain any more
+        (1, {"stated": 1}, 4),
         (1, {"device_class": "raspberry-pi-5"}, 4),
     ],
 )
@@ -102,8 +104,8 @@ def test_the_fastest_number_of_threads_becomes_the_default_on_the_device(
     place = Path(shutil.copytree(make_bundle("onnx"), tmp_path / "onnx-int8"))
     before = with_manifest(read_bundle(place), threads=4)
     by_threads = changes.get("by_threads", (ThreadTime(1, 1.2), ThreadTime(2, 1.4)))
-    here = device(device_class=changes.get("device_class", "x86-64"))
+    here = device(device_class=changes.get("device_class", "x86-64"), emulated=changes.get("emulated"))
     one = row("onnx", latency_ms=latency(1.2, threads=threads, by_threads=by_threads), device=here)
-    write_findings(report(results=(one,)), tmp_path)
+    write_findings(report(results=(one,)), tmp_path, changes.get("stated"))
     bundle = read_bundle(place)
     assert bundle.manifest == replace(before.manifest, threads=default), "the same command finds it intact"

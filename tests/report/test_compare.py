@@ -187,6 +187,15 @@ def test_unreliable_timing_is_noted() -> None:
     assert comparison.notes == ("second run: Unreliable timing of openvino-int8: heat.",)
 
 
+def test_layers_that_only_one_run_keeps_in_float_are_named() -> None:
+    first, second = (
+        report_with(BEST, int8=replace(share(0.9), float_layers=names)) for names in (("stem", "head"), ("stem", "mlp"))
+    )
+    (note,) = (note for note in compare_runs(first, second).notes if "in float" in note)
+    assert note == "openvino-int8 on local: layers in float in the first run alone: head; in the second run alone: mlp"
+    assert not [note for note in compare_runs(first, first).notes if "in float" in note]
+
+
 def test_a_missing_row_is_a_regression_and_a_new_one_is_not() -> None:
     less = report(results=(*ROWS[:BEST], *ROWS[BEST + 1 :]))
     comparison = compare_runs(report(), less)

@@ -78,6 +78,10 @@ def test_a_layer_without_times_stays_where_it_is() -> None:
     assert costs.slower_in_int8() == [{"a"}]
 
 
+HERE = "x86-64-v4"
+"""Class of the device that has measured."""
+
+
 def profiled(precision: Any, **changes: Any) -> Measurement:
     profile = TimeProfile(
         layers=(TimedLayer("stem", "conv", precision == "int8", 0.4, 0.1),), sum_ms=1.0, conversion_ns=0.3
@@ -87,18 +91,18 @@ def profiled(precision: Any, **changes: Any) -> Measurement:
 
 def test_only_times_of_a_real_device_count() -> None:
     int8, plain = profiled("int8"), profiled("float")
-    assert LayerTimes.measured(int8, plain)
-    assert LayerTimes.measured(int8, None) is None
-    assert LayerTimes.measured(replace(int8, device=device(emulated=True)), plain) is None
-    assert LayerTimes.measured(replace(int8, profile=TimeProfile(missing="a browser")), plain) is None
-    assert LayerTimes.measured(int8, replace(plain, profile=None)) is None
+    assert LayerTimes.measured(int8, plain, HERE)
+    assert LayerTimes.measured(int8, plain, "raspberry-pi-5") is None, "another processor has other times"
+    assert LayerTimes.measured(int8, None, HERE) is None
+    assert LayerTimes.measured(replace(int8, device=device(emulated=True)), plain, HERE) is None
+    assert LayerTimes.measured(replace(int8, profile=TimeProfile(missing="a browser")), plain, HERE) is None
+    assert LayerTimes.measured(int8, replace(plain, profile=None), HERE) is None
 
 
 def test_times_are_those_without_a_profiler_and_with_as_many_threads() -> None:
     by_threads = (ThreadTime(1, 6.0), ThreadTime(2, 4.0))
-    times = LayerTimes.measured(
-        profiled("int8"), profiled("float", latency_ms=latency(threads=2, by_threads=by_threads))
-    )
+    plain = profiled("float", latency_ms=latency(threads=2, by_threads=by_threads))
+    times = LayerTimes.measured(profiled("int8"), plain, HERE)
     assert times
     (layer,), (scaled,) = times.in_int8, times.in_float
     assert (layer.ms, layer.around_ms, times.conversion_ns) == (4.0, 1.0, 3.0), "of 10 ms, not of the profile's 1 ms"

@@ -16,6 +16,7 @@ from edgekit.report.recipe_search import PlacedLayer, ProfilePlacement, placemen
 from edgekit.report.row import Row
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.profile import OpProfile, Profile
+from edgekit.support.progress import Reporter
 from edgekit.tuning import placement
 from edgekit.tuning.bundle_loop import MeasuredBundles
 from edgekit.tuning.layer_costs import DIFFERS, Border, LayerCosts
@@ -23,7 +24,7 @@ from edgekit.tuning.placement import PlacementLoop, is_faster, steps_of
 from edgekit.tuning.study import Candidate, Study, Trial
 from tests.helpers import fake_runtime
 from tests.helpers.fake import profiler
-from tests.helpers.measurements import latency, measurement, speedup
+from tests.helpers.measurements import failed, latency, measurement, speedup
 
 GATES = Gates()
 STEPS = tuple((PlacedLayer(name, 0.5, 0.2),) for name in "abc")
@@ -182,6 +183,45 @@ def test_a_slow_layer_stays_in_float_for_a_reason(deploy: Callable[..., int], tm
     assert deploy("--no-repair") == 0
     assert int8_row(folder).placement is None
     assert layer.reason not in [each.get("reason") for each in read_bundle(folder / "fake-int8").manifest.layers]
+
+
+def test_the_times_of_another_class_of_devices_place_no_layer(
+    deploy: Callable[..., int], tmp_path: Path, capfd: Any
+) -> None:
+    assert deploy("--device-class", "raspberry-pi-5") == 0
+    assert int8_row(tmp_path / "run").placement is None
+    assert "fake-int8-placed" not in capfd.readouterr().err
+
+
+def test_a_run_decides_once_and_its_list_repeats_the_bundle_elsewhere(
+    deploy: Callable[..., int], vit_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    folders = run, elsewhere, new = [tmp_path / name for name in ("run", "elsewhere", "new")]
+    place = vit_arguments.index("--num-calibration-samples")
+    job = [*vit_arguments[:place], *vit_arguments[place + 2 :], "--target", "fake", "--iterations", "30"]
+
+    def repeat(run: Path) -> int:
+        return main(["deploy", *job, "--calibration-list", str(run / "calibration.json"), "-o", str(elsewhere)])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(profiler, "profile", lambda *_: Profile("without times", (), None))
+        assert deploy() == 0
+    assert deploy() == 0, "although the layers have times now"
+    assert repeat(run) == 0
+    assert "fake-int8-placed" not in capfd.readouterr().err
+    assert deploy("-o", str(new)) == 0
+    assert repeat(new) == 0
+    assert capfd.readouterr().err.count("fake-int8, fake-int8-placed: time: ") == 1, "in the new folder alone"
+    files = [read_bundle(folder / "fake-int8").manifest.files for folder in folders]
+    assert files[0] != files[1] == files[2]
+
+
+def test_a_study_is_left_as_it_is_while_the_row_fails() -> None:
+    store: Any = SimpleNamespace(load=lambda: study(1.2), target="onnx")
+    shipped: Any = MeasuredBundles({}, {"onnx-int8": failed()})
+    nothing: Any = None
+    trying = PlacementLoop(store, Reporter(quiet=True), GATES, shipped, nothing, nothing, nothing)
+    assert trying.improve() == (study(1.2), shipped)
 
 
 def test_the_written_recipe_makes_the_same_bundle_elsewhere(deploy: Callable[..., int], tmp_path: Path) -> None:

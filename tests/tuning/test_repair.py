@@ -166,7 +166,7 @@ def test_the_list_of_calibration_images_reproduces_the_repaired_bundle(
     own = {"--recipe", "--num-calibration-samples"}
     pairs = zip(arguments[1::2], arguments[2::2], strict=True)
     rest = [text for pair in pairs if pair[0] not in own for text in pair]
-    listed = ["--calibration-list", str(tmp_path / "run" / "calibration.json"), "--no-repair", "--target", "fake"]
+    listed = ["--calibration-list", str(tmp_path / "run" / "calibration.json"), "--target", "fake"]
     assert main(["deploy", arguments[0], *rest, *listed, "-o", str(tmp_path / "run")]) == 0
     assert "fake-int8: reused from an earlier run" in capfd.readouterr().err
 
@@ -275,20 +275,21 @@ DARK, BRIGHT = (SimpleNamespace(brightness=np.array([level, level + 1]), samples
 
 
 @pytest.mark.parametrize(
-    ("weights", "params", "calibration", "loops"),
+    ("weights", "params", "calibration", "listed", "loops"),
     [
-        ("w", 1000, BRIGHT, (PlacementLoop, RepairLoop)),
-        ("random", 1000, BRIGHT, (PlacementLoop,)),
-        ("w", 1000, DARK, (PlacementLoop,)),
-        ("w", 50_000_000, BRIGHT, ()),
+        ("w", 1000, BRIGHT, None, (PlacementLoop, RepairLoop)),
+        ("random", 1000, BRIGHT, None, (PlacementLoop,)),
+        ("w", 1000, DARK, None, (PlacementLoop,)),
+        ("w", 50_000_000, BRIGHT, None, ()),
+        ("w", 1000, BRIGHT, Path("calibration.json"), ()),
     ],
-    ids=["any other", "no accuracy", "calibration images unlike the others", "large"],
+    ids=["any other", "no accuracy", "calibration images unlike the others", "large", "an earlier run chose"],
 )
-def test_jobs_that_are_not_repaired(weights: str, params: int, calibration: Any, loops: Any) -> None:
+def test_jobs_that_are_not_repaired(weights: str, params: int, calibration: Any, listed: Any, loops: Any) -> None:
     network = SimpleNamespace(weights=weights, params=params)
     spec: Any = SimpleNamespace(network=network, calibration=calibration, task=SingleLabel(), recipe=None)
     images: Any = SimpleNamespace(evaluation=BRIGHT)
-    job: Any = SimpleNamespace(targets=(), gates=Gates())
+    job: Any = SimpleNamespace(targets=(), gates=Gates(), calibration_list=listed, recipe=None)
     run: Any = None
     assert getattr(improvements_of(spec, images, job, run, QUIET), "loops", ()) == loops
 
@@ -408,7 +409,9 @@ class Spec:
 
 
 SPEC: Any = Spec(load_recipe("default"), SimpleNamespace(samples=()))
-GRAPHS: Any = SimpleNamespace(with_recipe=lambda _: None)
+GRAPHS: Any = SimpleNamespace(
+    with_recipe=lambda _: None, spec=SimpleNamespace(device_class=SimpleNamespace(name="x86-64-v4"))
+)
 KEY: Any = SimpleNamespace(key="key")
 
 
@@ -430,6 +433,30 @@ def test_on_another_device_the_repair_begins_with_the_recipes_own_bundle(
     shipped = after.bundles["onnx-int8"]
     assert isinstance(shipped, Bundle)
     assert (shipped.path, after.rows["onnx-int8"]) == (tmp_path / "run/onnx-int8", row)
+
+
+def test_the_first_measurement_decides_whether_a_bundle_is_repaired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was too slow anyway in the first command, and is faster in the second."""
+    calls: list[object] = []
+
+    def rank(*inputs: object) -> Ranked:
+        calls.append(inputs)
+        return ()
+
+    monkeypatch.setattr(repairing, "rank_layers", rank)
+    own: Any = object()
+    with open_run(tmp_path / "run") as run:
+        store = StudyStore(run, "onnx", KEY, "repair")
+        for speed in (SLOW, FAST):
+            row = measurement(precision="int8", accuracy=accuracy(3.0), speedup=speed)
+            shipped = MeasuredBundles({"onnx-int8": own}, {"onnx-int8": row})
+            loop = RepairLoop(store, QUIET, Gates(), shipped, unneeded, SPEC.recipe, GRAPHS)  # type: ignore[arg-type]
+            study, after = loop.improve()
+            assert after == shipped
+            assert study is None or len(study.trials) == 1
+    assert calls == []
 
 
 def improving(run: RunFolder, targets: Sequence[str], devices: Any, monkeypatch: pytest.MonkeyPatch) -> Improvements:

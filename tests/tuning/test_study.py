@@ -8,9 +8,10 @@ import pytest
 
 from edgekit.errors import EngineError, OutputError
 from edgekit.report.measurement import Measurement
+from edgekit.report.sensitivity_document import order_of
 from edgekit.support.files import Inputs
 from edgekit.support.run_folder import RunFolder, open_run
-from edgekit.tuning.study import Candidate, StudyStore
+from edgekit.tuning.study import ROOMS, Candidate, StudyStore
 from tests.helpers.trials import CANDIDATES, LayersLoop, measured
 
 
@@ -82,3 +83,7 @@ def test_a_bug_costs_its_trial_and_is_called_one(store: StudyStore, capfd: pytes
     assert [trial.measured is None for trial in study.trials] == [True, False, False, False]
     assert str(study.trials[0].error).startswith("bug in edgekit: KeyError: 'model_constant_49'")
     assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_study_depends_on_the_code_that_orders_the_layers() -> None:
+    assert order_of.__module__.split(".")[1] in ROOMS
