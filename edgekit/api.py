@@ -427,6 +427,9 @@ def compare(
         "Largest slowdown of p50 that is no regression. Smaller ones may come from where in memory a bundle lies.",
         default="10",
     ),
+    force: bool = own(
+        "Gates", kinds.Flag(), "Judge runs of different models or evaluation images as if they were alike.", value=False
+    ),
 ) -> Comparison:
     """Compare two runs, as `edgekit compare` does.
 
@@ -438,7 +441,7 @@ def compare(
     from edgekit.report.compare import MAX_SLOWDOWN, compare_runs
 
     first, second = (run.report if isinstance(run, Run) else load_report(Path(run)) for run in (before, after))
-    return compare_runs(first, second, MAX_SLOWDOWN if max_slowdown is None else max_slowdown)
+    return compare_runs(first, second, MAX_SLOWDOWN if max_slowdown is None else max_slowdown, force)
 
 
 @_takes("threads", "wheels")

@@ -158,7 +158,8 @@ def compare(
     """Compare two runs; exit with 1 if something got worse beyond the noise.
 
     That is a verdict, a figure beyond its confidence interval, or p50 on the
-    same processor with the same threads. Prints all figures of both runs.
+    same processor with the same threads. Runs of different models or
+    evaluation images are inconclusive, and exit with 1. Prints all figures.
     """
     from edgekit.report.junit import junit_of_comparison
     from edgekit.report.markdown import summary_of_comparison
@@ -173,7 +174,11 @@ def compare(
 
 
 def _compared(comparison: "Comparison", width: int) -> Iterator[str]:
-    """What got worse, then the notes on both runs and every change."""
+    """What leaves the verdict open, what got worse, then the notes on both runs and every change."""
+    from edgekit.report.compare import inconclusive
+
+    for text in inconclusive(comparison):
+        yield from wrapped(text, width)
     for text in comparison.regressions:
         yield from wrapped(f"worse: {text}", width)
     if not comparison.regressions:

@@ -1,6 +1,6 @@
 """Comparison of two runs: changes, and regressions beyond the noise of both runs."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import exp, hypot, log
 from typing import Literal
@@ -70,23 +70,38 @@ class Comparison:
     schema_version: Literal[1] = 1
     """Version of the document's format."""
     notes: tuple[str, ...]
-    """Other differences between the runs, such as weights or images, which may explain or confound the changes."""
+    """Other differences between the runs, such as weights or recipes, which may explain the changes."""
+    reasons: tuple[str, ...] = ()
+    """Reasons why the verdict is inconclusive; empty for another one."""
     results: tuple[RowComparison, ...]
     """One comparison for each bundle on each device."""
     regressions: tuple[str, ...]
     """Regressions of all rows, each with its bundle and device."""
     max_slowdown_percent: float = MAX_SLOWDOWN
     """Slowdown of p50, in percent, up to which it is no regression."""
-    verdict: Literal["pass", "fail"]
-    """`fail` if there is any regression."""
+    verdict: Literal["pass", "fail", "inconclusive"]
+    """`inconclusive` for runs of different models or evaluation images, unless `--force` lets them be judged; otherwise
+    `fail` if there is any regression."""
 
 
-def compare_runs(before: Report, after: Report, max_slowdown: float = MAX_SLOWDOWN) -> Comparison:
+OTHER = {"model.name": "models", "evaluation.sha256": "evaluation images"}
+"""What makes figures those of something else, so that their intervals don't tell a regression, by its path."""
+NOTED = {
+    "model.weights_sha256": "weights",
+    "calibration.sha256": "calibration images",
+    "calibration.recipe": "recipes",
+    "edgekit": "versions of edgekit",
+}
+"""What may explain a change, by its path."""
+
+
+def compare_runs(before: Report, after: Report, max_slowdown: float = MAX_SLOWDOWN, force: bool = False) -> Comparison:
     """Changes and regressions of each bundle on each device from the first run to the second.
 
+    The verdict on runs of different models or evaluation images is inconclusive, unless `force` lets them be judged.
     p50 is compared between runs on the same processor with the same number of threads, or with the number that each run
-    found fastest. It is a regression if its whole
-    interval lies above its former value, and if it is more than `max_slowdown` percent higher.
+    found fastest. It is a regression if its whole interval lies above its former value, and if it is more than
+    `max_slowdown` percent higher.
     """
     old = {_key(row): row for row in before.results}
     new = {_key(row): row for row in after.results}
@@ -94,13 +109,23 @@ def compare_runs(before: Report, after: Report, max_slowdown: float = MAX_SLOWDO
     keys = dict.fromkeys((*old, *new))
     pairs = [(old[key], new[key]) for key in old if key in new]
     rows = tuple(_compare(key, old.get(key), new.get(key), meaningful, max_slowdown) for key in keys)
+    other = tuple(_differences(before, after, OTHER))
+    reasons = () if force else other
+    notes = (*_notes(before, after, meaningful), *_other_layers(pairs), *_untimed(pairs))
     return Comparison(
-        notes=(*_notes(before, after, meaningful), *_other_layers(pairs), *_untimed(pairs)),
+        notes=(*(other if force else ()), *notes),
+        reasons=reasons,
         results=rows,
         regressions=(worse := tuple(f"{row.label}: {text}" for row in rows for text in row.regressions)),
         max_slowdown_percent=max_slowdown,
-        verdict="fail" if worse else "pass",
+        verdict="inconclusive" if reasons else "fail" if worse else "pass",
     )
+
+
+def inconclusive(comparison: Comparison) -> list[str]:
+    """Why the verdict is inconclusive, in a sentence; empty for another one."""
+    reasons = "; ".join(comparison.reasons)
+    return [f"The comparison is inconclusive: {reasons}. `--force` judges it nevertheless."] if reasons else []
 
 
 def compared_figures() -> list[Figure]:
@@ -114,17 +139,7 @@ def _key(row: Row) -> tuple[str, str]:
 
 def _notes(before: Report, after: Report, meaningful: bool) -> list[str]:
     notes = [] if meaningful else ["accuracy is not compared because at least one run has random weights"]
-    for path, what in (
-        ("model.name", "models"),
-        ("model.weights_sha256", "weights"),
-        ("evaluation.sha256", "evaluation images"),
-        ("calibration.sha256", "calibration images"),
-        ("calibration.recipe", "recipes"),
-        ("edgekit", "versions of edgekit"),
-    ):
-        a, b = lookup(before, path), lookup(after, path)
-        if a != b:
-            notes.append(f"different {what}: {str(a)[:40]} and {str(b)[:40]}")
+    notes += _differences(before, after, NOTED)
     for run, report in (("first", before), ("second", after)):
         notes += [f"{run} run: {warning}" for warning in unsteady(report.results)]
     return notes
@@ -137,6 +152,13 @@ def _other_layers(pairs: Iterable[tuple[Row, Row]]) -> Iterator[str]:
         if before != after and old.precision == "int8" and old.int8 and new.int8:
             first, second = (layer_names(sorted(names)) for names in (before - after, after - before))
             yield f"{new.label}: layers in float in the first run alone: {first}; in the second run alone: {second}"
+
+
+def _differences(before: Report, after: Report, facts: Mapping[str, str]) -> Iterator[str]:
+    for path, what in facts.items():
+        a, b = lookup(before, path), lookup(after, path)
+        if a != b:
+            yield f"different {what}: {str(a)[:40]} and {str(b)[:40]}"
 
 
 def _untimed(pairs: Iterable[tuple[Row, Row]]) -> list[str]:

@@ -104,7 +104,9 @@ class Figure:
         value = lookup(row, self.path)
         if value is None or (self.is_accuracy and not meaningful):
             return None
-        return None if self.fewest_runs > row.latency_ms.count else float(value) * self.scale
+        if self.fewest_runs and row.latency_ms.count < self.fewest_runs:
+            return None
+        return float(value) * self.scale
 
     def ends(self, row: Any, meaningful: bool = True) -> tuple[float, float] | None:
         """The 95 % interval of a row's figure in `unit`; None if there is none."""

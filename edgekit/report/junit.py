@@ -47,7 +47,9 @@ def junit_of_rows(title: str, rows: Sequence[Judged], meaningful: bool = True, d
 def junit_of_comparison(comparison: Comparison) -> str:
     """JUnit XML of a comparison: a test case for each row's verdict and for each figure that both runs have."""
     slowdown = comparison.max_slowdown_percent
-    return _document("edgekit compare", [case for row in comparison.results for case in _compared_cases(row, slowdown)])
+    other = ("failure", "; ".join(comparison.reasons), "inconclusive") if comparison.reasons else None
+    cases = [case for row in comparison.results for case in _compared_cases(row, slowdown)]
+    return _document("edgekit compare", [_case("runs", "comparable", other, []), *cases])
 
 
 def _doubt_cases(doubts: Sequence[str]) -> Iterator[ElementTree.Element]:

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from edgekit.report.answer import alerts, all_remarks, decision
-from edgekit.report.compare import Comparison, compared_figures, describe_change
+from edgekit.report.compare import Comparison, compared_figures, describe_change, inconclusive
 from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import NOTHING, Figure, figure_at, main_figures, score_figures
 from edgekit.report.next_steps import RUN, steps_in_report
@@ -69,6 +69,7 @@ def summary_of_comparison(comparison: Comparison) -> str:
     ]
     return _page(
         "edgekit compare",
+        bold(inconclusive(comparison)),
         bullets(f"worse: {text}" for text in comparison.regressions) or UNCHANGED,
         markdown_of(columns),
         bullets(comparison.notes),

@@ -13,6 +13,8 @@ from edgekit.report import write_report
 from edgekit.report.compare import compare_runs
 from edgekit.report.document import Report
 from edgekit.report.figure import Interval
+from edgekit.report.junit import junit_of_comparison
+from edgekit.report.markdown import summary_of_comparison
 from edgekit.report.measurement import Int8, LowPrecision
 from edgekit.report.row import Verdict
 from edgekit.report.times import Speedup, ThreadTime
@@ -217,12 +219,35 @@ def test_a_row_that_failed_before_has_no_changes() -> None:
     assert comparison.results[FAILED].verdicts == ("error", "error")
 
 
+@pytest.mark.parametrize("changes", [{}, {"accuracy": DROPPED}])
+def test_other_images_or_models_are_inconclusive_unless_asked(changes: dict[str, Any]) -> None:
+    """Their intervals are those of another accuracy: neither a loss nor its absence follows from them."""
+    after = report_with(BEST, **changes)
+    images = replace(after, evaluation=replace(after.evaluation, sha256="00" * 32))
+    model = replace(after, model=replace(after.model, name="resnet18"))
+    for other, reason in (
+        (images, f"different evaluation images: {'ef' * 20} and {'00' * 20}"),
+        (model, "different models: convnextv2_atto and resnet18"),
+    ):
+        comparison = compare_runs(report(), other)
+        assert (comparison.verdict, comparison.reasons) == ("inconclusive", (reason,))
+        assert "is inconclusive: different " in summary_of_comparison(comparison)
+        assert f'message="{reason}" type="inconclusive"' in junit_of_comparison(comparison)
+        asked = compare_runs(report(), other, force=True)
+        assert (asked.verdict, asked.reasons, asked.notes) == ("fail" if changes else "pass", (), (reason,))
+
+
+def test_other_weights_of_the_model_are_judged() -> None:
+    trained = replace(report_with(BEST, accuracy=DROPPED), model=replace(report().model, weights_sha256="00" * 32))
+    assert compare_runs(report(), trained).verdict == "fail"
+    assert compare_runs(trained, trained).verdict == "pass"
+
+
 def test_other_differences_are_noted() -> None:
     other = report(edgekit="9.9", results=tuple(replace(row, device=device(cpu="Cortex-A76")) for row in ROWS))
-    other = replace(other, evaluation=replace(other.evaluation, sha256="00" * 32))
-    images, version, processor = compare_runs(report(), other).notes
-    assert "efef" in images
-    assert "0000" in images
+    other = replace(other, model=replace(other.model, weights_sha256="00" * 32))
+    weights, version, processor = compare_runs(report(), other).notes
+    assert weights.startswith("different weights: abab")
     assert version.endswith("0.1.0 and 9.9")
     assert "AMD EPYC and Cortex-A76" in processor
 
@@ -250,6 +275,11 @@ def test_the_command_is_a_gate(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     out = capfd.readouterr().out
     assert "  drop: 0.09 -> 0.50 points (difference 0.41, 95 % interval 0.13 to 0.69)\n" in out
     assert "worse: openvino-int8 on local: drop got worse: 0.09 -> 0.50 points" in out
+    write_report(report(model=replace(report().model, name="resnet18")), tmp_path / "other")
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "other")]) == 1
+    assert "inconclusive: different models: convnextv2_atto and resnet18" in " ".join(capfd.readouterr().out.split())
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "other"), "--force"]) == 0
+    capfd.readouterr()
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json"]) == 1
     comparison = json.loads(capfd.readouterr().out)
     assert (comparison["schema_version"], comparison["verdict"]) == (1, "fail")
