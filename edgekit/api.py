@@ -277,6 +277,8 @@ def quantize(
     """
     stated = {**options, "calibration_data": images, "targets": [target], "precisions": ["int8"]}
     job = _job(model, transform, name, stated, images)
+    if options.get("output") is None:  # a measured run keeps its bundles
+        job = replace(job, output=job.folder.with_name(f"{job.folder.name}-quantized"))
     with running(quiet) as reporter:
         from edgekit.pipeline.steps import build_bundles
 
@@ -449,9 +451,7 @@ def push(
     bundle: Place,
     devices: str | Sequence[str],
     *,
-    name: str = own(
-        "Device", Text(metavar="APP"), "Name of the app, which has its own two slots.", value="app", default="app"
-    ),
+    name: str = own("Device", Text(metavar="APP"), "Name of the app, which has its own two slots.", value="app"),
     max_p99: float | None = own(
         "Gates",
         Number(0, MOST_MS, typed=float, metavar="MS"),
@@ -463,14 +463,12 @@ def push(
         Number(0),
         "Number of devices to push to first. The others follow if all of them pass.",
         value=1,
-        default="1",
     ),
     parallel: int = own(
         "Device",
         Number(1, MOST_AT_ONCE),
         "Largest number of devices to push to at the same time.",
         value=4,
-        default="4",
     ),
     quiet: bool = False,
     **options: Any,

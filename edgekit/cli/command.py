@@ -69,11 +69,15 @@ def command(
             if parameter.name != STATED
         ]
         fields = {*names, *(api.fields_of(of) if of else ())}
-        options = {name: each.option for name, each in (api.own_of(of) if of else {}).items()} | {
+        of_function = api.own_of(of) if of else {}
+        options = {name: each.option for name, each in of_function.items()} | {
             name: option for name, option in declarations().items() if name in fields
         }
         added = [
             _parameter(name, option, defaults.get(name), helps.get(name), shown) for name, option in options.items()
+        ]
+        added = [
+            each.replace(default=of_function[each.name].value) if each.name in of_function else each for each in added
         ]
         parameters = sorted([*own, *added], key=_panel_index)
 
@@ -109,7 +113,7 @@ def _own(parameter: inspect.Parameter, annotation: Any, hidden: bool) -> inspect
 def _stated(option: Option, value: Any) -> Any:
     """What an option's value on the command line states; None for nothing."""
     if isinstance(option.kind, kinds.Flag):
-        return not option.turns_off if value else None
+        return None if value is None else value is not option.turns_off
     return value or None if isinstance(value, list) else value
 
 
@@ -120,8 +124,9 @@ def _parameter(
     value = default_of(name) if name in declarations() else None
     in_words = default or option.default or (None if value is None or is_flag else str(value))
     limits: dict[str, Any] = {"min": kind.minimum, "max": kind.maximum} if isinstance(kind, kinds.Number) else {}
+    flags = option.flags_of(name)
     made = typer.Option(
-        *option.flags_of(name),
+        *((f"{flags[0]}/{_opposite(flags[0])}",) if is_flag else flags),
         metavar=kind.metavar,
         autocompletion=(lambda: kind.names) if isinstance(kind, kinds.OneOf) else COMPLETIONS.get(name),
         show_default=in_words or False,
@@ -130,10 +135,13 @@ def _parameter(
         help=meaning or option.help,
         **limits,
     )
-    annotation: Any = Annotated[bool, made] if is_flag else Annotated[kind.typed | None, made]
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=False if is_flag else None, annotation=annotation
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind.typed | None, made]
     )
+
+
+def _opposite(flag: str) -> str:
+    return f"--{flag.removeprefix('--no-')}" if flag.startswith("--no-") else f"--no-{flag.removeprefix('--')}"
 
 
 def _panel_index(parameter: inspect.Parameter) -> int:

@@ -9,7 +9,7 @@ from edgekit.cli.command import command
 from edgekit.cli.output import clean_stdout, show
 from edgekit.errors import UsageError
 from edgekit.job import Job
-from edgekit.job.job import MAKING, MODEL
+from edgekit.job.job import MAKING, MODEL, flag_of
 
 
 @command(
@@ -66,6 +66,12 @@ def compile_(
     of_graphs = Path(source).is_dir() and not job.model_options.is_checkpoint
     if not of_graphs:
         job.check()
+    elif unused := sorted(stated.keys() - {"output"}):
+        raise UsageError(
+            f"{flag_of(unused[0])} was given for '{source}', whose graphs are made already",
+            valid="--output FOLDER",
+            fix="Give it to `edgekit quantize`, or leave it out",
+        )
     elif job.output is None:
         raise UsageError("no output folder was given", valid="a new folder", fix="Name one with --output FOLDER")
     with clean_stdout() as out:

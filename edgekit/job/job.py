@@ -28,6 +28,8 @@ EVERY_CORE = "one for each physical core"
 OF_BUNDLE = "the bundle's own, or one for each physical core"
 MODEL = ("weights", "model_args", "imgsz", "mean", "std", "interpolation", "crop_pct", "crop_mode", "labels")
 """The fields that describe a model."""
+ORDERED = ("data", "calibration_data", "labels")
+"""The fields whose values in memory keep their form and order."""
 MAKING = (
     *MODEL, "task", "data", "calibration_data", "num_calibration_samples", "calibration_list", "seed", "targets",
     "recipe", "device_class", "scheme", "output",
@@ -112,8 +114,8 @@ class Job:
         default="the model's own",
         advanced=True,
     )
-    labels: Path | None = model_option(
-        kinds.Place(kinds.check_labels),
+    labels: Path | tuple[str, ...] | None = model_option(
+        kinds.ClassNames(kinds.check_labels),
         "Text file with one class name per line, in the order of the model's outputs.",
         default="those in the model's file, those of the images, or ImageNet's for 1000 classes",
     )
@@ -298,7 +300,11 @@ class Job:
         `label` gives the name of a field in errors: the caller's if None. Raises InputError for a value that is not
         valid, or for a combination of values.
         """
-        given = {name: value for name, value in stated.items() if value is not None}
+        given = {
+            name: value if name in ORDERED else kinds.plain(value)
+            for name, value in stated.items()
+            if value is not None
+        }
         values = values_of({**_demo(given), **given} if model == DEMO else given, label)
         job = cls(model=model, stated=given, **values)
         browsers = [machine for machine in job.machines if machine.is_browser]

@@ -5,6 +5,7 @@ use for it in an error, and returns the value. Every mistake is an InputError, a
 """
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -98,10 +99,11 @@ class Text(Kind):
 
     def read(self, label: str, stated: Any) -> str:
         """The text."""
-        if not isinstance(stated, str | Path):
+        if not isinstance(stated, str | os.PathLike):
             raise UsageError(f"{label} is '{stated}'", valid="a text")
-        self.check(str(stated))
-        return str(stated)
+        text = os.path.expanduser(stated)
+        self.check(text)
+        return text
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,22 @@ class Place(Kind):
 
     def read(self, label: str, stated: Any) -> Path:
         """The path."""
-        if not isinstance(stated, str | Path):
+        if not isinstance(stated, str | os.PathLike):
             raise UsageError(f"{label} is '{stated}'", valid="a path")
-        self.check(Path(stated))
-        return Path(stated)
+        path = Path(stated).expanduser()
+        self.check(path)
+        return path
+
+
+@dataclass(frozen=True)
+class ClassNames(Place):
+    """The path of a file with a name for each class, or the names themselves."""
+
+    def read(self, label: str, stated: Any) -> Any:
+        """The path, or the names."""
+        if isinstance(stated, list | tuple) and all(isinstance(name, str) for name in stated):
+            return tuple(stated)
+        return super().read(label, stated)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,9 +144,10 @@ class Images(Kind):
 
     def read(self, label: str, stated: Any) -> Any:
         """The path, or the images themselves."""
-        if isinstance(stated, str | Path):
-            check_images(Path(stated))
-            return Path(stated)
+        if isinstance(stated, str | os.PathLike):
+            path = Path(stated).expanduser()
+            check_images(path)
+            return path
         if not hasattr(stated, "__getitem__") and not hasattr(stated, "__iter__"):
             raise UsageError(
                 f"{label} is a {type(stated).__name__}",
@@ -309,6 +324,15 @@ Panel = Literal["Model", "Images", "Bundles", "Device", "Measurement", "Gates", 
 
 SPELLING: ContextVar[Literal["flag", "parameter"] | None] = ContextVar("spelling", default=None)
 """How the caller wrote the options: on a command line, or in Python; None, which means a command line, for neither."""
+
+
+def plain(value: Any) -> Any:
+    """A scalar or an array of numpy as values of Python, and a set as a sorted list; others as they are."""
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    return value.tolist() if type(value).__module__ == "numpy" else value
+
+
 OPTION = "option"
 """Key of a field's metadata that has the declaration."""
 
@@ -362,7 +386,7 @@ class Own:
 
     def read(self, name: str, stated: Any) -> Any:
         """The value that was stated for the parameter of this name; the default if it is None."""
-        return self.value if stated is None else self.option.kind.read(self.option.label(name), stated)
+        return self.value if stated is None else self.option.kind.read(self.option.label(name), plain(stated))
 
 
 def own(panel: Panel, kind: Kind, help: str, *, value: Any = None, **more: Any) -> Any:

@@ -5,8 +5,10 @@ copies it.
 """
 
 import os
+import re
 import shlex
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +18,11 @@ from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import DataError, InputError, UsageError
 from edgekit.job import kinds
 from edgekit.job.job import DEMO, Job, Stated, declarations, flag_of
-from edgekit.models.options import is_saved
+from edgekit.models.options import HUB_PREFIXES, folder_of, in_folder
 
 TOML = ".toml"
+HUB = re.compile(r"[\w.-]+/[\w.-]+")
+"""The name of a repository on the Hugging Face hub, USER/MODEL, if there is no such folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +41,14 @@ def job_of(model: Any, stated: Stated) -> Job:
     a run, except for those that are None. A run folder is the output of its job, unless another one is stated.
     """
     stated = {name: value for name, value in stated.items() if value is not None}
-    if isinstance(model, Path):
-        model = str(model)
+    if isinstance(model, os.PathLike):
+        model = os.fspath(model)
     if not isinstance(model, str):
         return Job.of(model, stated)
     if model.lower().endswith(TOML):
         return read_toml(Path(model)).with_values(stated)
+    if HUB.fullmatch(model) and not Path(model).exists() and not Path(model).parent.exists():
+        model = f"{HUB_PREFIXES[0]}{model}"
     run = run_of(model, stated.get("output"))
     if run is None:
         return Job.of(model, stated)
@@ -64,7 +70,7 @@ def run_of(model: str, output: Path | None) -> Path | None:
 
     Raises InputError for a path that doesn't exist.
     """
-    path = Path(model)
+    path = Path(model).expanduser()
     if os.sep in model and ":" not in model and not path.suffix and not path.exists():
         raise InputError(
             f"'{model}' doesn't exist",
@@ -91,7 +97,7 @@ def read_toml(file: Path) -> Job:
         raise UsageError(f"the job '{file}' names no model", valid='a line such as model = "resnet18"')
     folder = file.absolute().parent
     stated = {name: _in_folder(folder, name, value) for name, value in table.items()}
-    return Job.of(_existing(folder, model), stated, label=lambda name: f"{name} in '{file}'")
+    return Job.of(in_folder(folder, model), stated, label=lambda name: f"{name} in '{file}'")
 
 
 def _in_folder(folder: Path, name: str, value: Any) -> Any:
@@ -100,13 +106,8 @@ def _in_folder(folder: Path, name: str, value: Any) -> Any:
     if option is None or not isinstance(value, str):
         return value
     if isinstance(option.kind, kinds.Place | kinds.Images):
-        return folder / value
-    return _existing(folder, value) if isinstance(option.kind, kinds.Text) else value
-
-
-def _existing(folder: Path, text: str) -> str:
-    """The path of the file of this name in a folder; another text as it is."""
-    return str(folder / text) if is_saved(folder / text) else text
+        return folder / Path(value).expanduser()
+    return in_folder(folder, value) if isinstance(option.kind, kinds.Text) else value
 
 
 def kept(job: Job) -> dict[str, Any] | None:
@@ -122,7 +123,7 @@ def kept(job: Job) -> dict[str, Any] | None:
     try:
         absolute = {name: _absolute(name, value) for name, value in stated.items()}
         plain: dict[str, Any] = msgspec.to_builtins(
-            KeptJob(model=_absolute_text(job.model), stated=absolute), enc_hook=_path
+            KeptJob(model=in_folder(Path.cwd(), job.model), stated=absolute), enc_hook=_path
         )
     except NotImplementedError:
         return None
@@ -137,14 +138,9 @@ def _path(value: object) -> str:
 
 def _absolute(name: str, value: Any) -> Any:
     kind = declarations()[name].kind
-    if isinstance(kind, kinds.Place | kinds.Images) and isinstance(value, str | Path):
-        return str(Path(value).absolute())
-    return _absolute_text(value) if isinstance(kind, kinds.Text) else value
-
-
-def _absolute_text(value: str) -> str:
-    """The absolute path of a file or of a folder with a saved model; other texts, such as a name, as they are."""
-    return str(Path(value).absolute()) if is_saved(Path(value)) else value
+    if isinstance(kind, kinds.Place | kinds.Images) and isinstance(value, str | os.PathLike):
+        return str(Path(value).expanduser().absolute())
+    return in_folder(Path.cwd(), os.path.expanduser(value)) if isinstance(kind, kinds.Text) else value
 
 
 def read_kept(run: Path) -> KeptJob:
@@ -190,7 +186,7 @@ def _check_paths(model: str, own: Stated, run: Path, stated: Stated) -> None:
             f"the job of run '{run}' has {label} '{value}', which is not there any more",
             fix=f"Name its new place with `{label} PATH`",
         )
-    if _is_file_name(model) and not os.path.exists(model):
+    if _is_file_name(model) and not os.path.exists(folder_of(model) or model):
         raise InputError(
             f"the job of run '{run}' has the model '{model}', which is not there any more",
             fix=f"Move it back, or deploy it from its new place with all options and `--output {run}`",
@@ -214,7 +210,11 @@ def _exists(path: Path) -> bool:
 
 
 def bundles_of(paths: list[Path]) -> list[Path]:
-    """Bundle folders, with each run folder replaced by the bundles in it. Raises InputError for a run without any."""
+    """Bundle folders, with each run folder replaced by the bundles of its report, or by all of an unfinished run.
+
+    Raises InputError for a run without any, or with bundles of several networks.
+    """
+    from edgekit.report.serialization import REPORT_FILE, load_report
     from edgekit.runtime.bundle import MANIFEST
 
     order, bundles = [f"{target}-{precision}" for target in RUNTIMES for precision in PRECISIONS], []
@@ -222,11 +222,29 @@ def bundles_of(paths: list[Path]) -> list[Path]:
         if not is_run(path) or (path / MANIFEST).exists():
             bundles.append(path)
             continue
-        inside = [path / name for name in order if (path / name / MANIFEST).exists()]
+        reported = load_report(path).bundles if (path / REPORT_FILE).exists() else order
+        inside = [path / name for name in order if name in reported and (path / name / MANIFEST).exists()]
         if not inside:
             raise InputError(f"run '{path}' contains no bundle", fix=f"Finish it with `edgekit deploy {path}`")
+        if len(networks := networks_in(inside)) > 1:
+            names = ", ".join(bundle.name for bundle in networks.values())
+            raise InputError(
+                f"run '{path}' has bundles of {len(networks)} networks, such as {names}",
+                fix=f"Finish it with `edgekit deploy {path}`, or name the bundles of one",
+            )
         bundles += inside
     return bundles
+
+
+def networks_in(bundles: Iterable[Path]) -> dict[str, Path]:
+    """The hashes of the weights in these bundles, as far as they record it, each with the last such bundle."""
+    from edgekit.runtime.bundle import read_bundle
+
+    found = {
+        read_bundle(bundle, check_hashes=False).manifest.recorded("model", "weights_sha256"): bundle
+        for bundle in bundles
+    }
+    return {weights: bundle for weights, bundle in found.items() if weights is not None}
 
 
 def announce(model: str, job: Job, quiet: bool) -> None:

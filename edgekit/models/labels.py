@@ -157,8 +157,11 @@ class Labels:
     """Reason why other names that the model's file contains are ignored, in words."""
 
 
-def choose_labels(path: Path | None, classes: int, stored: Sequence[StoredNames], file: str) -> Labels:
-    """Take the names from the labels file `path`, or else from the model's own file, or else as `resolve_labels` does.
+def choose_labels(
+    path: Path | tuple[str, ...] | None, classes: int, stored: Sequence[StoredNames], file: str
+) -> Labels:
+    """Take the names from the labels file `path`, which may be the names themselves, or else from the model's own file,
+    or else as `resolve_labels` does.
 
     `stored` are the lists of names in the model's own file, called `file`. The first one with a name for each of the
     `classes` outputs is used. Raises the errors of `resolve_labels`.
@@ -177,7 +180,7 @@ def choose_labels(path: Path | None, classes: int, stored: Sequence[StoredNames]
     return Labels(resolve_labels(None, classes), doubt=doubt)
 
 
-def resolve_labels(path: Path | None, classes: int) -> tuple[str, ...]:
+def resolve_labels(path: Path | tuple[str, ...] | None, classes: int) -> tuple[str, ...]:
     """Names of the model's `classes` classes, in the order of the logits.
 
     A file has one name per line (UTF-8). Without a file, 1000 classes get ImageNet's names and any other number of
@@ -185,14 +188,17 @@ def resolve_labels(path: Path | None, classes: int) -> tuple[str, ...]:
     another number of names.
     """
     if path is not None:
-        return _read(path, classes)
+        return _checked(path, classes)
     if classes == IMAGENET_CLASSES:
         asset = files("edgekit") / "_assets" / "imagenet_labels.txt"
         return tuple(asset.read_text(encoding="utf-8").splitlines())
     return tuple(f"class_{index}" for index in range(classes))
 
 
-def _read(path: Path, classes: int) -> tuple[str, ...]:
+def read_labels(path: Path | tuple[str, ...]) -> tuple[str, ...]:
+    """The names in a labels file, or the names themselves. Raises UsageError for a file that can't be read."""
+    if isinstance(path, tuple):
+        return path
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -202,21 +208,26 @@ def _read(path: Path, classes: int) -> tuple[str, ...]:
             f"can't read labels file '{path}' ({error})", valid="a UTF-8 file with one class name per line"
         ) from error
     # Not splitlines, which also splits at characters such as U+2028 that a name may contain.
-    names = tuple(line.strip() for line in text.rstrip().split("\n"))
+    return tuple(line.strip() for line in text.rstrip().split("\n"))
+
+
+def _checked(path: Path | tuple[str, ...], classes: int) -> tuple[str, ...]:
+    names = read_labels(path)
+    origin = f"labels file '{path}'" if isinstance(path, Path) else "the list of labels"
     if "" in names:
         raise UsageError(
-            f"line {names.index('') + 1} of labels file '{path}' is empty",
+            f"line {names.index('') + 1} of {origin} is empty",
             valid="one class name per line",
             fix="Remove the line, or write the name of its class",
         )
     for name in names:
         try:
-            check_printable(f"labels file '{path}'", name)
+            check_printable(origin, name)
         except BundleError as error:
             raise UsageError(error.problem, fix="Remove the character") from None
     if len(names) != classes:
         raise UsageError(
-            f"labels file '{path}' has {len(names)} names, but the model has {classes} classes",
+            f"{origin} has {len(names)} names, but the model has {classes} classes",
             valid=f"{classes} names, one per line, in the order of the logits",
             fix="Correct the file, or name another with `--labels`",
         )

@@ -17,7 +17,7 @@ from edgekit.errors import ModelError, UsageError
 from edgekit.models.description import names_of_config
 from edgekit.models.inputs import parse_size
 from edgekit.models.labels import StoredNames
-from edgekit.models.options import TRANSFORMERS, ModelArgs, ModelOptions, Note
+from edgekit.models.options import TRANSFORMERS, ModelArgs, ModelOptions, Note, folder_of
 from edgekit.models.source import LoadedModule, ModelSource
 from edgekit.models.state_dict import state_sha256
 from edgekit.models.transformers_source import ImageNetwork, take_preprocessing
@@ -153,10 +153,10 @@ class FactorySource(ModelSource):
     def load(self, options: ModelOptions, seed: int) -> LoadedModule:
         """Import `module`, call `factory(**model_args)` and return its nn.Module in float32 on the CPU.
 
-        `module` is in the current folder or on Python's path; `factory` may be a class or a dotted name. torch is
-        seeded for the call. The network keeps the weights that the factory gives it unless `weights` names a file.
-        Raises ModelError if the import or the call fails or doesn't return an nn.Module, and UsageError for random
-        weights.
+        `module` is in its folder, in the current one or on Python's path; `factory` may be a class or a dotted name.
+        torch is seeded for the call. The network keeps the weights that the factory gives it unless `weights` names a
+        file. Raises ModelError if the import or the call fails or doesn't return an nn.Module, and UsageError for
+        random weights.
         """
         name = options.name
         if options.weights == "random":
@@ -165,7 +165,7 @@ class FactorySource(ModelSource):
                 valid="a checkpoint file",
                 fix="Leave out `--weights` to use the factory's weights",
             )
-        with _current_folder_importable():
+        with _importable(options.name):
             factory = _import_factory(name)
             torch.manual_seed(seed)  # after the import, which may draw random numbers, but only the first time
             module = _call(name, factory, options.model_args)
@@ -176,7 +176,7 @@ class FactorySource(ModelSource):
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
         """Build the network with `factory(**model_args)`: with values, which it then drops, if its code needs them."""
-        with _current_folder_importable():
+        with _importable(options.name):
             with torch.device("cpu"):  # the module may make tensors, which stay for the network with values
                 factory = _import_factory(options.name)
             with suppress(ModelError):
@@ -186,7 +186,7 @@ class FactorySource(ModelSource):
 
 
 def _import_factory(name: str) -> Any:
-    module_name, _, attribute = name.partition(":")
+    module_name, _, attribute = name.removeprefix(f"{folder_of(name)}/").partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
         raise ModelError(
             f"model '{name}' is neither a timm name nor module:factory",
@@ -235,9 +235,16 @@ def _call(name: str, factory: Any, model_args: ModelArgs) -> nn.Module:
 
 
 @contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    """Put the current folder first on sys.path inside the block, as `python -m` does."""
-    folder = str(Path.cwd())
+def _importable(name: str) -> Iterator[None]:
+    """Put the module's folder, or else the current one, first on sys.path inside the block, as `python -m` does."""
+    folder = folder_of(name) or str(Path.cwd())
+    top = name.removeprefix(f"{folder}/").partition(":")[0].partition(".")[0]
+    file = getattr(sys.modules.get(top), "__file__", None)
+    if (
+        folder_of(name) and file and not Path(file).resolve().is_relative_to(Path(folder).resolve())
+    ):  # another folder's module of this name
+        for loaded in [each for each in sys.modules if each == top or each.startswith(f"{top}.")]:
+            del sys.modules[loaded]
     sys.path.insert(0, folder)
     try:
         yield

@@ -17,7 +17,7 @@ from edgekit.errors import HubError, ModelError, UsageError, WeightsError
 from edgekit.models.checkpoint import open_checkpoint
 from edgekit.models.hub import fetch, hub_error
 from edgekit.models.inputs import size_of_model
-from edgekit.models.labels import IMAGENET_CLASSES, resolve_labels
+from edgekit.models.labels import IMAGENET_CLASSES, read_labels, resolve_labels
 from edgekit.models.options import ModelOptions, Note
 from edgekit.models.source import LoadedModule, ModelSource
 from edgekit.models.state_dict import State, fit_weights, state_sha256
@@ -229,7 +229,7 @@ def _zero_shot(library: Any, options: ModelOptions, config: Config, state: State
             valid="a fine-tuned checkpoint with visual.* and head.*, or open_clip's own with both towers",
             fix="Choose such a checkpoint with `--weights FILE`, or deploy the tower alone with `--task embedding`",
         )
-    names = resolve_labels(labels, classes or (_count_lines(labels) if labels else IMAGENET_CLASSES))
+    names = resolve_labels(labels, classes or (len(read_labels(labels)) if labels else IMAGENET_CLASSES))
     if labels is None and len(names) != IMAGENET_CLASSES:
         raise UsageError(
             f"a zero-shot head is built from class names, but there are none for num_classes={classes}",
@@ -255,13 +255,6 @@ def _zero_shot(library: Any, options: ModelOptions, config: Config, state: State
     head = nn.Linear(rows.shape[1], rows.shape[0], bias=False)
     head.weight.copy_(rows * both.logit_scale.exp())
     return ImageClassifier(both.visual, head)
-
-
-def _count_lines(labels: Path) -> int:
-    try:
-        return len(labels.read_text(encoding="utf-8-sig").rstrip().split("\n"))
-    except (OSError, UnicodeDecodeError):
-        return IMAGENET_CLASSES  # resolve_labels reports what is wrong with the file
 
 
 def _with_preprocessing(

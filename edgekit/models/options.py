@@ -22,6 +22,8 @@ RESCALING = ("inception_v3", "googlenet")
 """torchvision's models that rescale their input if they are built with published weights."""
 HUB_PREFIXES = ("hf_hub:", "hf-hub:")
 """Prefixes of the names of repositories on the Hugging Face hub, of which timm uses the first two."""
+PREFIXES = ("open_clip:", TORCHVISION, TRANSFORMERS, *HUB_PREFIXES)
+"""Prefixes of names that name no module of the user's."""
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 """Suffixes of checkpoint files, in lower case."""
 
@@ -40,7 +42,8 @@ class ModelOptions:
     """Options that choose a network and its preprocessing; None keeps the model's own value.
 
     `name` is a timm name (`convnextv2_atto.fcmae_ft_in1k`), `torchvision:NAME`, `open_clip:NAME`, `hf_hub:USER/MODEL`,
-    `module:factory`, or the path of a `.onnx` file, of a checkpoint or of a folder that save_pretrained wrote.
+    `module:factory`, which may begin with the module's folder, or the path of a `.onnx` file, of a checkpoint or of a
+    folder that save_pretrained wrote.
     """
 
     name: str
@@ -65,8 +68,8 @@ class ModelOptions:
     headless: bool = False
     """Whether to leave out the classifier where the source can: timm's, torchvision's and open_clip's. `num_classes` in
     `model_args` comes first."""
-    labels: Path | None = None
-    """File with one class name per line, in the order of the logits."""
+    labels: Path | tuple[str, ...] | None = None
+    """File with one class name per line, in the order of the logits, or the names themselves."""
     module: "nn.Module | None" = None
     """A network in memory, of which edgekit makes a copy; `name` then only names it."""
     transform: Any = None
@@ -99,7 +102,23 @@ class ModelOptions:
         """The name without the folders of a file: reports are shared, and must not reveal them."""
         if self.is_checkpoint:
             return Path(self.name).resolve().name
+        if folder := folder_of(self.name):
+            return self.name.removeprefix(f"{folder}/")
         return Path(self.name).name if self.name.lower().endswith(ONNX_SUFFIX) else self.name
+
+
+def folder_of(name: str) -> str:
+    """The folder of a factory's module, as in /work/my_models:build; empty for a name without one."""
+    module, colon, _ = name.partition(":")
+    return module.rpartition("/")[0] if colon else ""
+
+
+def in_folder(folder: Path, text: str) -> str:
+    """The path of a file or saved model in a folder, or of a factory whose module is there; another text as it is."""
+    module, colon, _ = text.partition(":")
+    top = folder / module.partition(".")[0]
+    is_module = colon and not text.startswith(PREFIXES) and (top.with_suffix(".py").is_file() or top.is_dir())
+    return str(folder / text) if is_module or is_saved(folder / text) else text
 
 
 def is_saved(path: Path) -> bool:

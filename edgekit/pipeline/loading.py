@@ -1,6 +1,7 @@
 """Loads what a job needs: its settings, the network and its images."""
 
 import platform
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,12 +12,13 @@ from edgekit.config.device_classes import DeviceClass, host_class, list_device_c
 from edgekit.config.recipes import Recipe, load_recipe, recipe_for
 from edgekit.devices.probe_result import class_of_remote
 from edgekit.devices.registry import THIS, Device
-from edgekit.errors import DeviceError, ModelError, UsageError
+from edgekit.errors import BundleError, DeviceError, ModelError, OutputError, UsageError
 from edgekit.images.calibration_list import CalibrationList, read_list
 from edgekit.images.dataset import Dataset, crop_samples
 from edgekit.images.selection import Selection, split
 from edgekit.job import Job
 from edgekit.job.job import check_scheme
+from edgekit.job.saved import networks_in
 from edgekit.measure.tasks import Task
 from edgekit.models.loading import load_network, settle_classes
 from edgekit.models.network import Network, batched_logits
@@ -25,6 +27,7 @@ from edgekit.pipeline.job_images import Chosen, ImageChoice, JobImages, choose_i
 from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.task_choice import known_task, recognized_task, say_why, without_classes
 from edgekit.pipeline.temperature import FEWEST_IMAGES, MOST_IMAGES
+from edgekit.runtime.bundle import MANIFEST
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 
@@ -114,6 +117,7 @@ def load_job(
     settings, model = settings or settings_of(job), job.model_options
     with reporter.stage(f"load {model.name}"), quiet():
         network = load_network(settings.model, seed=job.seed)
+    check_folder(job, network, reporter)
     recipe = for_size(settings.recipe, network.params)
     report_rounding(settings.recipe, recipe, network.params, reporter)
     _report_origin(network, model, reporter)
@@ -150,6 +154,23 @@ def _chosen(job: Job, task: Task, network: Network) -> Chosen | None:
         return "thresholds"
     is_repaired = network.weights != "random" and network.params < sizes.BUILT_APART_FROM
     return "layers" if "int8" in job.precisions and is_repaired else None
+
+
+def check_folder(job: Job, network: Network, reporter: Reporter) -> None:
+    """Warn if the run folder has bundles of another network; OutputError if the job doesn't state this folder."""
+    others: set[str] = set()
+    for manifest in job.folder.glob(f"*/{MANIFEST}"):
+        with suppress(BundleError):  # which is made anew
+            others |= networks_in([manifest.parent]).keys() - {network.weights_sha256}
+    if not others:
+        return
+    if job.output is None:
+        raise OutputError(
+            f"'{job.folder}' has bundles of another network than this '{network.name}'",
+            valid="a folder of this network, or a new one",
+            fix=f"Keep both with `--output {job.folder}-2`, or replace them with `--output {job.folder}`",
+        )
+    reporter.warn(f"'{job.folder}' has bundles of another network, which this command replaces or leaves as they are")
 
 
 def _report_origin(network: Network, model: ModelOptions, reporter: Reporter) -> None:

@@ -1,11 +1,11 @@
 """Implements `edgekit quantize` and `edgekit compile`, the two halves of building bundles."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from edgekit.errors import InputError
+from edgekit.errors import InputError, OutputError
 from edgekit.images.calibration_list import write_list
 from edgekit.job import Job
 from edgekit.pipeline.build import warn_of_unmatched
@@ -15,6 +15,7 @@ from edgekit.pipeline.graph_to_compile import STAGE, load_graph, read_facts, sav
 from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.request import BundleInputs
 from edgekit.report.measurement import Failure
+from edgekit.report.serialization import REPORT_FILE, load_report
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.libraries import quiet
@@ -105,6 +106,7 @@ def compile_graphs(source: Path, output: Path, reporter: Reporter) -> CompiledBu
         facts = read_facts(folder)
         load_backend(facts.target)
         names[str(folder)] = f"{facts.target}-{facts.precision}"
+    _check_unmeasured(output, names.values())
     with open_run(output) as run:
 
         def compiled(folder: str) -> str:
@@ -119,9 +121,21 @@ def compile_graphs(source: Path, output: Path, reporter: Reporter) -> CompiledBu
     return CompiledBundles(bundles=tuple(bundles.values()), failures=failures)
 
 
+def _check_unmeasured(folder: Path, names: Iterable[str]) -> None:
+    """Raise OutputError if a run has measured one of these bundles, whose figures would then be of another one."""
+    reported = load_report(folder).bundles if (folder / REPORT_FILE).exists() else ()
+    if measured := next((name for name in names if name in reported), None):
+        raise OutputError(
+            f"the run '{folder}' has measured its '{measured}', which a new one would replace",
+            valid="a folder that is new, or no run of `edgekit deploy`",
+            fix="Choose another folder with `--output FOLDER`",
+        )
+
+
 def build_bundles(job: Job, reporter: Reporter) -> dict[str, Bundle | Exception]:
     """Build the bundles of a job in its folder, without measuring them. Returns each bundle by name, or its error."""
     check_output(job.folder)
+    _check_unmeasured(job.folder, (f"{target}-{precision}" for target in job.targets for precision in job.precisions))
     for target in job.targets:
         load_backend(target)
     spec, _ = load_job(job, reporter, evaluates=False)

@@ -82,6 +82,20 @@ def test_compile_of_a_model_gives_float(finished_run: Path, job: list[str], tmp_
     assert "onnx-float: reused from an earlier run" in err
 
 
+def test_compile_of_graphs_refuses_options_of_a_model(tmp_path: Path, capfd: Any) -> None:
+    graph_folder(tmp_path / "onnx-int8-graph")
+    _, err = run(capfd, "compile", tmp_path, "-o", tmp_path / "out", "--imgsz", "64", code=2)
+    assert f"--imgsz was given for '{tmp_path}'" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_measured_bundle_is_not_replaced(finished_run: Path, job: list[str], capfd: Any) -> None:
+    before = read_bundle(finished_run / "onnx-float").manifest
+    _, err = run(capfd, "compile", *job, "-o", finished_run, code=2)
+    assert f"the run '{finished_run}' has measured its 'onnx-float'" in err
+    assert read_bundle(finished_run / "onnx-float").manifest == before
+
+
 def test_compile_needs_a_place_and_a_graph(tmp_path: Path, capfd: Any) -> None:
     _, err = run(capfd, "compile", tmp_path, code=2)
     assert "--output FOLDER" in err

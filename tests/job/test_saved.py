@@ -7,13 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.errors import InputError
+from edgekit.errors import InputError, UsageError
 from edgekit.job import Job, job_of
 from edgekit.job.job import declarations, default_of
 from edgekit.job.saved import bundles_of, kept, read_kept, run_of
+from edgekit.models.labels import resolve_labels
+from edgekit.models.loading import find_source
+from edgekit.models.options import ModelOptions
 from edgekit.support.run_folder import JOB
 from tests.helpers.command_line import all_commands
 from tests.helpers.refusals import refuses
@@ -144,6 +148,79 @@ def test_evaluate_and_benchmark_take_the_bundles_of_a_run(called: Callable[..., 
         shutil.rmtree(bundle)
     with pytest.raises(InputError):
         bundles_of([run])
+
+
+def test_only_bundles_of_the_report_are_those_of_a_run(run: Path) -> None:
+    report = json.loads((run / "report.json").read_text())
+    report["results"] = [row for row in report["results"] if row["target"] == "onnx"]
+    (run / "report.json").write_text(json.dumps(report))
+    assert bundles_of([run]) == [run / "onnx-float", run / "onnx-int8"], "the others are of an older job"
+
+
+def test_a_run_with_bundles_of_two_networks(run: Path) -> None:
+    manifest = json.loads((run / "onnx-float/manifest.json").read_text())
+    manifest["provenance"]["model"]["weights_sha256"] = "0" * 64
+    (run / "onnx-float/manifest.json").write_text(json.dumps(manifest))
+    with refuses(InputError, "2 networks", "onnx-float"):
+        bundles_of([run])
+
+
+def test_a_factory_of_a_file_is_in_its_folder(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        code = f"from torch import nn\ndef make(): return nn.Linear(1, {len(name)})"
+        (tmp_path / name / "net_of_job.py").write_text(code)
+        (tmp_path / name / "job.toml").write_text(f'model = "net_of_job:make"\ndata = "{photos}"\n')
+    monkeypatch.chdir(tmp_path / "one")
+    job = job_of("../other/job.toml", {})
+    document, here = kept(job), kept(Job.of("net_of_job:make", {"data": photos}))
+    assert document
+    assert here
+    assert document["model"] == job.model == f"{tmp_path}/one/../other/net_of_job:make"
+    assert job.model_options.short_name == "net_of_job:make", "reports show no folders"
+    assert here["model"] == f"{tmp_path}/one/net_of_job:make"
+    for name, features in ((here["model"], 3), (job.model, 5), (here["model"], 3)):
+        module: Any = find_source(ModelOptions(name)).load(ModelOptions(name), 0).module
+        assert module.out_features == features, name
+
+
+def test_a_name_with_a_slash_is_on_the_hub_unless_the_folder_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert job_of("microsoft/resnet-50", {}).model == "hf_hub:microsoft/resnet-50"
+    (tmp_path / "runs").mkdir()
+    with refuses(InputError, "'runs/resnet18' doesn't exist"):
+        job_of("runs/resnet18", {})
+
+
+def test_a_flag_of_a_run_is_turned_back(called: Callable[..., Any], run: Path) -> None:
+    job = json.loads((run / JOB).read_text())
+    job["stated"] |= {"repair": False, "check_stability": True}
+    (run / JOB).write_text(json.dumps(job))
+    before, after = called("deploy", run)[0], called("deploy", run, "--repair", "--no-check-stability")[0]
+    assert (before.repair, before.check_stability) == (False, True)
+    assert (after.repair, after.check_stability) == (True, False)
+
+
+def test_values_of_numpy_and_labels_in_a_list_are_kept(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(photos.parent))
+    stated = {
+        "data": f"~/{photos.name}",
+        "num_eval_samples": np.int64(100),
+        "max_drop": np.float64(0.5),
+        "mean": np.array([0.25, 0.5, 0.75]),
+        "targets": {"onnx", "tflite"},
+        "labels": ["cat", "dog"],
+    }
+    job = Job.of("net:make", stated)
+    assert (job.data, job.num_eval_samples, job.max_drop) == (photos, 100, 0.5)
+    assert (job.mean, job.targets, job.labels) == ((0.25, 0.5, 0.75), ("onnx", "tflite"), ("cat", "dog"))
+    document = json.loads(json.dumps(kept(job)))
+    assert Job.of("net:make", document["stated"]) == job
+    assert resolve_labels(job.labels, 2) == ("cat", "dog")
+    with refuses(UsageError, "the list of labels has 2 names", "3 classes"):
+        resolve_labels(job.labels, 3)
 
 
 def test_a_run_without_a_job(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
