@@ -19,14 +19,20 @@ SINGULAR = {"targets": "target", "precisions": "precision", "devices": "device"}
 
 
 def command_of(inputs: Mapping[str, str], junit: Path, summary: str | None) -> list[str]:
-    """The command line. Raises ValueError for arguments whose quotes don't match."""
-    values = {name: value for name, value in inputs.items() if value}
-    command = ["edgekit", "deploy", values.pop("model"), *shlex.split(values.pop("args", ""))]
+    """The command line. Raises ValueError for arguments whose quotes don't match, and for a folder of two lines.
+
+    The model comes last and behind `--`, so that none is taken for an option.
+    """
+    values = {name: value for name, value in inputs.items() if value and name != "pip-args"}
+    if len(values["output"].splitlines()) > 1:
+        raise ValueError("output has a line break")  # which would end an output of the action
+    model = values.pop("model")
+    command = ["edgekit", "deploy", *shlex.split(values.pop("args", ""))]
     for name, value in values.items():
         listed = ",".join(value.replace(",", " ").split()) if name in SINGULAR else value
         command.append(f"--{SINGULAR.get(name, name)}={listed}")
-    command += ["--junit", str(junit)]
-    return [*command, "--summary", summary] if summary else command
+    command += ["--junit", str(junit), *(["--summary", summary] if summary else [])]
+    return [*command, "--", model]
 
 
 def main() -> int:
@@ -34,13 +40,12 @@ def main() -> int:
     inputs = json.loads(os.environ["EDGEKIT_INPUTS"])
     run = Path(inputs["output"])
     report, junit = run / "report.json", run / "junit.xml"
-    if not run.exists():
-        run.mkdir(parents=True)  # for the JUnit file
     try:
         command = command_of(inputs, junit, os.environ.get("GITHUB_STEP_SUMMARY"))
+        run.mkdir(parents=True, exist_ok=True)  # for the JUnit file
         code = subprocess.run(command, check=False).returncode
     except ValueError as error:
-        print(f"::error::the input args is '{inputs['args']}': {error}")
+        print(f"::error::the input args is {inputs['args']!r}, and output is {inputs['output']!r}: {error}")
         code = WRONG_INPUT
     with Path(os.environ["GITHUB_OUTPUT"]).open("a", encoding="utf-8") as outputs:
         outputs.write(f"exit-code={code}\n")

@@ -32,7 +32,10 @@ def run_step(step: dict[str, Any], folder: Path, path: Path, **inputs: str) -> t
     """Run a step with these inputs, and `path` before others on PATH: exit code, what it printed, its outputs."""
     values = {name: str(each.get("default", "")) for name, each in ACTION["inputs"].items()} | inputs
     given = {
-        name: value.replace("${{ toJSON(inputs) }}", json.dumps(values)) for name, value in step.get("env", {}).items()
+        name: value.replace("${{ toJSON(inputs) }}", json.dumps(values)).replace(
+            "${{ inputs.pip-args }}", values["pip-args"]
+        )
+        for name, value in step.get("env", {}).items()
     }
     assert "${{" not in step["run"] + "".join(given.values())
     outputs = folder / "outputs"
@@ -78,7 +81,7 @@ def test_the_action_is_complete() -> None:
     for name, output in ACTION["outputs"].items():
         assert output["value"] == f"${{{{ steps.{DEPLOY['id']}.outputs.{name} }}}}"
     shown = {name.replace("_", "-") for name, option in declarations().items() if not option.advanced}
-    assert set(ACTION["inputs"]) == {"model", "args", *shown}
+    assert set(ACTION["inputs"]) == {"model", "args", "pip-args", *shown}
     flags = {flag for name in declarations() for flag in declarations()[name].flags_of(name)}
     assert {f"--{SINGULAR.get(name, name)}" for name in shown} <= flags
 
@@ -95,9 +98,9 @@ def test_a_failed_gate_fails_the_step_and_leaves_its_files(tmp_path: Path, stand
     assert (code, printed) == (1, "")
     assert outputs == {"exit-code": "1", "report": "out/report.json", "junit": "out/junit.xml"}
     assert (tmp_path / "arguments").read_text().splitlines() == [
-        "deploy", "resnet18", "--weights", "my best.pth", "--max-drop", "0.5", "$(touch", "pwned)",
+        "deploy", "--weights", "my best.pth", "--max-drop", "0.5", "$(touch", "pwned)",
         "--data=a; touch pwned", "--target=onnx,tflite", "--output=out", "--junit", "out/junit.xml",
-        "--summary", str(tmp_path / "summary.md"),
+        "--summary", str(tmp_path / "summary.md"), "--", "resnet18",
     ]  # fmt: skip
     assert not (tmp_path / "pwned").exists()
 
@@ -117,3 +120,29 @@ def test_quotes_that_do_not_match_are_wrong_input(tmp_path: Path, stand_in: Path
     assert (code, outputs["exit-code"]) == (2, "2")
     assert printed.startswith("::error::the input args is")
     assert not (tmp_path / "arguments").exists()
+
+
+def test_line_breaks_are_no_further_outputs_or_commands(tmp_path: Path, stand_in: Path) -> None:
+    code, printed, outputs = run_step(
+        DEPLOY, tmp_path, stand_in, model="m", args="'\n::set-env", output="out\nreport=x"
+    )
+    assert (code, outputs) == (2, {"exit-code": "2", "report": "", "junit": ""})
+    assert len(printed.splitlines()) == 1
+    assert "output has a line break" in printed
+    assert not (tmp_path / "arguments").exists()
+
+
+def test_a_model_that_looks_like_an_option_is_a_model(tmp_path: Path) -> None:
+    code, printed, _ = run_step(DEPLOY, tmp_path, tmp_path, model="--version", data="gone", output="out")
+    assert code == 2
+    assert "'gone'" in printed
+
+
+def test_pip_gets_further_arguments(tmp_path: Path, stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    stand_in.joinpath("edgekit").rename(stand_in / "python")
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(sys, "executable", str(stand_in / "python"))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    run_step(INSTALL, tmp_path, stand_in, **{"pip-args": "--extra-index-url a;b f*"})
+    assert (tmp_path / "arguments").read_text().splitlines()[-3:] == ["--extra-index-url", "a;b", "f*"]
