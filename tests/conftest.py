@@ -60,7 +60,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--kills",
         type=int,
         metavar="N",
-        default=2,
+        default=0,
         help="pushes and rollbacks that are killed, and as many cut off, in tests/devices",
     )
 

@@ -47,7 +47,10 @@ def embed_folder(session: edgekit.Session, folder: Path, store: Path) -> tuple[l
     if not vectors:
         sys.exit(f"'{folder}' has no image. Give a folder with images.")
     rows = np.stack(list(vectors.values()))
-    np.savez(store, bundle=session.bundle.sha256, states=list(vectors), vectors=rows)
+    draft = store.with_name(f".{store.name}")  # Ctrl-C while it is written must not leave half of a store
+    with draft.open("wb") as file:
+        np.savez(file, bundle=session.bundle.sha256, states=list(vectors), vectors=rows)
+    draft.replace(store)
     return [state.partition("\t")[0] for state in vectors], rows
 
 

@@ -19,6 +19,8 @@ from edgekit.cli.output import clean_stdout, show
 from edgekit.job.job import OF_BUNDLE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgekit.devices.rollout import Pushed
 
 PUSH_EXAMPLES = """
@@ -54,12 +56,7 @@ def push(
     Only files that a device lacks are copied, and an interrupted copy is
     resumed. A device that doesn't pass stops the roll-out.
     """
-    from edgekit.cli.field_lines import pushed_lines
-
-    with clean_stdout() as out:
-        pushed = api.push(bundle, names, quiet=quiet or json_, **stated)
-        show(out, pushed, pushed_lines(pushed), json_)
-    return _exit_code(pushed)
+    return _shown(lambda: api.push(bundle, names, quiet=quiet or json_, **stated), json_)
 
 
 @command(panels.MORE, epilog=ROLLBACK_EXAMPLES)
@@ -77,11 +74,11 @@ def rollback(
 ) -> int:
     """Switch an app back to the bundle that the last push replaced.
 
-    Its files are compared with their hashes, and the link is switched in one
-    step. No trial runs, so nothing has to be installed or waited for. The same
-    command a second time changes nothing, so repeat it after a lost connection.
+    The names and sizes of its files are compared with the record of its trial,
+    and the link is switched in one step. Nothing has to be installed, read or
+    waited for. The same command a second time changes nothing, so repeat it
+    after a lost connection.
     """
-    from edgekit.cli.field_lines import pushed_lines
     from edgekit.devices.push import check_app, check_hash
     from edgekit.devices.registry import find_remote
     from edgekit.devices.rollout import roll_back_devices
@@ -89,14 +86,22 @@ def rollback(
 
     check_app(name)
     check_hash(to)
+    devices = [find_remote(each) for each in dict.fromkeys(names)]
+    return _shown(lambda: roll_back_devices(devices, name, Reporter(quiet or json_), to), json_)
+
+
+def _shown(work: "Callable[[], Pushed]", json_: bool) -> int:
+    """Print what devices have after this work, or when Ctrl-C ends it, and return the exit code."""
+    from edgekit.cli.field_lines import pushed_lines
+    from edgekit.devices.rollout import Interrupted
+
     with clean_stdout() as out:
-        devices = [find_remote(each) for each in dict.fromkeys(names)]
-        pushed = roll_back_devices(devices, name, Reporter(quiet or json_), to)
+        try:
+            pushed = work()
+        except Interrupted as interrupted:
+            show(out, interrupted.pushed, pushed_lines(interrupted.pushed), json_)
+            raise
         show(out, pushed, pushed_lines(pushed), json_)
-    return _exit_code(pushed)
-
-
-def _exit_code(pushed: "Pushed") -> int:
     return 0 if all(result.verdict == "pass" for result in pushed.results) else 1
 
 

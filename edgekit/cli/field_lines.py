@@ -19,7 +19,11 @@ def pushed_lines(pushed: Pushed) -> Iterator[str]:
     yield from lines_of(
         [
             Column("", [result.device for result in results], left=True),
-            Column("verdict", [result.verdict or "not begun" for result in results], left=True),
+            Column(
+                "verdict",
+                [result.verdict or ("unknown" if result.reasons else "not begun") for result in results],
+                left=True,
+            ),
             Column("active", [_active(result) for result in results], left=True),
             Column("since", [(result.app and result.app.since) or NOTHING for result in results], left=True, rank=2),
             Column("p50 ms", [_ms(result, "p50_ms") for result in results], rank=1),

@@ -6,7 +6,6 @@
 runtime of the bundles.
 """
 
-import os
 import platform
 import shutil
 import sys
@@ -18,13 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from msgspec import convert
+from msgspec import convert, to_builtins
 
 from edgekit import __version__
 from edgekit.devices import messages
-from edgekit.devices.app_state import AppState, Refusal, SlotRecord, Trial
-from edgekit.devices.scripts.apps import app_state
-from edgekit.devices.slots import RUN_AGAIN, Slots, fingerprint_of, not_in_store, pushing, turn
+from edgekit.devices.app_state import AppState, Refusal, SlotRecord, Trial, readable
+from edgekit.devices.scripts.apps import app_state, locking, switch
+from edgekit.devices.slots import RUN_AGAIN, holding, link, pushing, receive, stored, trusted_key
 from edgekit.errors import BundleRefusedError, DeviceError, EdgekitError
 from edgekit.images.dataset import LabelledCrops
 from edgekit.measure import machine
@@ -36,10 +35,13 @@ from edgekit.measure.tasks import task_of
 from edgekit.report.figure import counted
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.runtime.session import golden_error, open_session
-from edgekit.runtime.signature import public_pem, read_signed_bundle
+from edgekit.runtime.signature import fingerprint, read_signed_bundle
 from edgekit.support.error_text import kind_of, summary_of, text_of
 from edgekit.support.probe import emulated
 from edgekit.support.progress import Reporter
+
+TURN_S = 4 * 3600
+"""Time limit of waiting for another push or measurement, which may be a long one of several bundles."""
 
 
 def main() -> None:
@@ -58,7 +60,12 @@ def main() -> None:
 @contextmanager
 def alone(cache: Path, wire: messages.Wire) -> Iterator[None]:
     """Allow one measurement at a time on a device, and delete the work folders of killed ones. Raises TimeoutError."""
-    with turn(cache / "measuring", "another measurement on the device", wire):
+    with (cache / "measuring").open("w") as file:
+        waits = locking(file, TURN_S)
+        for _ in waits:
+            with wire.stage("wait for another measurement on the device") as step:
+                for _ in waits:
+                    step()  # shows the host that this process isn't stuck
         for leftover in cache.glob("work-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         yield
@@ -113,26 +120,16 @@ def assemble(files: messages.Files, store: Path, folder: Path) -> Bundle:
     return read_bundle(folder)
 
 
-def link(files: messages.Files, store: Path, folder: Path) -> None:
-    """Create a folder with links to files in the store, under the files' own names. DeviceError if one is gone."""
-    folder.mkdir(parents=True)
-    for name, digest in files.items():
-        try:
-            os.link(store / digest, folder / name)
-        except FileNotFoundError as error:
-            raise not_in_store(name) from error
-
-
 def images_of(sent: messages.SentImages, store: Path) -> EvaluationImages:
     """The evaluation images, memory-mapped from the store."""
-    pixels = np.load(store / sent.pixels, mmap_mode="r", allow_pickle=False)
-    with np.load(store / sent.reference, allow_pickle=False) as arrays:
+    pixels = np.load(stored(store, sent.pixels, "pixels.npy"), mmap_mode="r", allow_pickle=False)
+    with np.load(stored(store, sent.reference, "reference.npz"), allow_pickle=False) as arrays:
         task = task_of(sent.task, sent.thresholds)
         return EvaluationImages(
             task,
             LabelledCrops(pixels, arrays["labels"]),
             task.answers(**{name: arrays[name] for name in task.answers.names()}),
-            [(store / digest).read_bytes() for digest in sent.files],
+            [stored(store, digest, "image").read_bytes() for digest in sent.files],
             "",
             sent.names,
             arrays.get("logits"),
@@ -146,29 +143,23 @@ FEWEST_ROUNDS = 20
 
 def push_bundle(job: messages.PushJob, reporter: Reporter) -> messages.Slotted:
     """Push the job's bundle. One that doesn't pass its trial is refused, and nothing changes."""
-    with pushing(Path(job.folder), job.name, reporter) as slots:
-        trials: list[Trial] = []
+    app, trials = Path(job.folder), list[Trial]()
+    with pushing(app, job.name):
         try:
-            push(job, slots, reporter, trials)
-            refusal = None
+            refusal = push(job, app, reporter, trials)
         except DeviceError:
             raise
         except EdgekitError as error:
             refusal = Refusal.of(error)
-        state = convert(app_state(slots.app), AppState)
+        state = convert(readable(app_state(app)), AppState)
         return messages.Slotted(state, trials[-1] if trials else None, refusal)
 
 
-def push(job: messages.PushJob, slots: Slots, reporter: Reporter, trials: list[Trial]) -> None:
+def push(job: messages.PushJob, app: Path, reporter: Reporter, trials: list[Trial]) -> Refusal | None:
     """Try the job's bundle, and make it active. If it's active already, it is only tried."""
-    slots.refuse_unless_active(job.expected, job.sha256)
-    name, files = job.bundle, job.files
-    is_active = slots.active is not None and slots.holds(slots.active, files)
-    if is_active and slots.active:
-        folder = slots.folder(slots.active)
-    else:
-        folder = slots.receive(files, Path(job.cache) / "files")
-    key = slots.trusted_key(job.trust)
+    name = job.bundle
+    folder = holding(app, job.files) or receive(app, job.files, Path(job.cache) / "files")
+    key = trusted_key(app, job.trust)
     bundle = read_bundle(folder) if key is None else read_signed_bundle(folder, key)  # nothing has opened its model yet
     trials.append(trial := try_bundle(bundle, job, reporter))
     if job.max_p99_ms is not None and trial.p99_ms > job.max_p99_ms:
@@ -177,14 +168,9 @@ def push(job: messages.PushJob, slots: Slots, reporter: Reporter, trials: list[T
             valid=f"at most {milliseconds(job.max_p99_ms)}, {job.bound}",
             fix=f"See with `edgekit doctor {job.name}` whether it is throttled or busy, or give --max-p99 MS",
         )
-    signed_by = None if key is None else fingerprint_of(public_pem(key).decode())
+    record = to_builtins(record_of(bundle, job, trial, None if key is None else fingerprint(key)))
     with reporter.stage("switch"):  # the message ends this process if the host is gone
-        if is_active:
-            slots.confirm_active(job.sha256, signed_by)
-        else:
-            slots.activate_incoming(record_of(bundle, job, trial, signed_by), job.expected)
-        if key is not None:
-            slots.keep_key(key)
+        return convert(switch(app, job.expected, job.sha256, job.trust, record), Refusal | None)
 
 
 def try_bundle(bundle: Bundle, job: messages.PushJob, reporter: Reporter) -> Trial:
@@ -230,6 +216,7 @@ def record_of(bundle: Bundle, job: messages.PushJob, trial: Trial, signed_by: st
         device_class=manifest.device_class,
         oldest_engine=manifest.engine["minimum"],
         files=job.files,
+        sizes={name: (bundle.path / name).stat().st_size for name in job.files},
         max_p99_ms=job.max_p99_ms,
         trial=trial,
         edgekit=__version__,

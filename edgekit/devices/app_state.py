@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from msgspec import Struct
+from msgspec import Struct, ValidationError, convert
 
 from edgekit.config.choices import Precision
 from edgekit.errors import EdgekitError, rebuild
@@ -52,6 +52,8 @@ class SlotRecord:
     """Oldest version of the runtime that loads the bundle."""
     files: Mapping[str, str]
     """SHA-256 of each file, by its name."""
+    sizes: Mapping[str, int]
+    """Size of each file in bytes, by its name."""
     max_p99_ms: float | None
     """Largest p99 with which the bundle was accepted, in milliseconds; null if it was not judged."""
     trial: Trial
@@ -72,10 +74,12 @@ class Slot:
 
     slot: str
     """Name of the slot, "a" or "b"."""
+    sha256: str | None
+    """Hash of the bundle's manifest; null if it passed no trial."""
     record: SlotRecord | None
-    """Record of the bundle; null if it passed no trial."""
+    """Record of the bundle; null if it passed no trial, or another version of edgekit wrote the record."""
     problem: str | None
-    """Damage of a file since the trial, or null."""
+    """Damage since the trial, or null. Only `edgekit devices status` reads the files; else their sizes are compared."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class AppState:
     """Path of the device's copy of the public key with which its bundles are signed; null if it takes unsigned ones.
     Whoever may push can write this file, so an app must have a copy elsewhere."""
     verdict: Literal["pass", "error"] | None
-    """`pass`: the active bundle passed its trial, and its files are intact. null if no bundle is active."""
+    """`pass`: the active bundle passed its trial, and has no problem. null if no bundle is active."""
     since: str | None
     """Time of the last switch by the device's clock, in UTC; null if no bundle is active."""
     active: Slot | None
@@ -100,6 +104,26 @@ class AppState:
     returns_to: str | None
     """Hash of the bundle to which `edgekit rollback` returns: the one that the last pushed bundle replaced. null if it
     replaced none. After a rollback it is active."""
+
+
+UNREADABLE = "another version of edgekit wrote the record of its trial"
+
+
+def readable(document: Any) -> Any:
+    """An answer of `scripts.apps` without the records that aren't a `SlotRecord` of this version."""
+    if isinstance(document, list):
+        return [readable(item) for item in document]
+    if not isinstance(document, dict):
+        return document
+    if {"slot", "record"} <= document.keys():
+        try:
+            convert(document["record"], SlotRecord | None)
+        except ValidationError:
+            return {**document, "record": None, "problem": UNREADABLE}
+        return document
+    document = {name: readable(value) for name, value in document.items()}
+    broken = isinstance(document.get("active"), dict) and document["active"].get("problem")
+    return {**document, "verdict": "error"} if broken else document
 
 
 class Refusal(Struct, frozen=True):
@@ -136,13 +160,3 @@ class AppsAnswer:
     """PEM text of the public key with which the device's bundles are signed; null if it takes unsigned ones."""
     apps: tuple[AppState, ...]
     """The apps that exist."""
-
-
-@dataclass(frozen=True)
-class RollbackAnswer:
-    """The result of a rollback."""
-
-    app: AppState
-    """The app afterwards."""
-    refusal: Refusal | None
-    """Reason why the app keeps the bundle that it had; null if the wanted one is active."""

@@ -1,6 +1,7 @@
 """Errors of a device, derived from the output of ssh and from the exit status of a process there."""
 
 import signal
+from pathlib import PurePath
 
 from edgekit import errors
 from edgekit.errors import DeviceError
@@ -64,6 +65,11 @@ def exit_error(device: str, work: str, status: int, stderr: str) -> DeviceError:
     line = _last_line(stderr)
     if any(words in stderr for words in _FULL):
         return full_disk(device, work, line)
+    if "Session open refused" in stderr:
+        return DeviceError(
+            f"{device}: the SSH server there refuses a second session within a connection",
+            fix="Remove `MaxSessions` from its sshd_config, or set it to 3 or more",
+        )
     if number == SIGKILL:
         return errors.DeviceCrashError(
             f"{device}: {work} was killed (SIGKILL), probably because it ran out of memory",
@@ -83,11 +89,14 @@ def exit_error(device: str, work: str, status: int, stderr: str) -> DeviceError:
     return DeviceError(f"{device}: {work} failed with exit status {status}: {line or 'no message'}")
 
 
-def full_disk(device: str, work: str, detail: str) -> errors.DeviceFullError:
-    """The error for a full disk on the device."""
+def full_disk(device: str, work: str, detail: str, folder: PurePath | None = None) -> errors.DeviceFullError:
+    """The error for a full disk on the device, or for the file system of a folder other than edgekit's own."""
+    clean = f"`edgekit devices clean {device}`"
     return errors.DeviceFullError(
         f"{device}: {work} ran out of disk space ({detail})",
-        fix=f"Free some space there, or delete edgekit's files with `edgekit devices clean {device}`",
+        fix=f"Free some space on the file system of '{folder}'; {clean} helps if edgekit's own folder is on it"
+        if folder
+        else f"Free some space there, or delete edgekit's files with {clean}",
     )
 
 

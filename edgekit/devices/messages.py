@@ -167,12 +167,12 @@ class Inspected(Struct, frozen=True, tag="inspected"):
 
 
 class Slotted(Struct, frozen=True, tag="slotted"):
-    """The result of a push."""
+    """The result of a push or of a rollback."""
 
     app: AppState
     """The app afterwards."""
     trial: Trial | None = None
-    """Trial of the bundle, as far as it came to its end."""
+    """Trial of the bundle, as far as it came to its end; none for a rollback."""
     refusal: Refusal | None = None
     """Reason why the app keeps the bundle that it had; None if the wanted one is active."""
 
@@ -210,7 +210,7 @@ def decode_message(line: str | bytes) -> Message | None:
     """
     try:
         message: Message = convert(all_printable(json.loads(line)), Message)
-    except ValueError:  # not JSON, not UTF-8, or not a message
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, nested too deeply, or not a message
         return None
     return message
 

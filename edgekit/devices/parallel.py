@@ -3,19 +3,26 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from threading import Event
 from typing import TypeVar
 
 from edgekit.devices.registry import THIS, Device
 
 T = TypeVar("T")
 _open: set[Callable[[], None]] = set()
+_ends = Event()
 
 
 @contextmanager
 def closing(close: Callable[[], None]) -> Iterator[None]:
-    """Close a connection to devices when the block ends, or earlier if `close_all` is called."""
+    """Close a connection to devices when the block ends, or earlier if `close_all` is called.
+
+    Raises KeyboardInterrupt while the threads of a command end, so that none of them connects again.
+    """
     _open.add(close)
     try:
+        if _ends.is_set():
+            raise KeyboardInterrupt
         yield
     finally:
         close()
@@ -24,21 +31,25 @@ def closing(close: Callable[[], None]) -> Iterator[None]:
 
 def close_all() -> None:
     """Close every connection of this process. Work in progress fails with the error of a lost device."""
+    _ends.set()
     for close in list(_open):
         close()
 
 
 def in_threads(devices: Sequence[Device], work: Callable[[Device], T], at_once: int) -> list[T]:
     """Work on devices in threads. Ctrl-C, or an exception in one, closes every connection, which ends the others."""
-    with ThreadPoolExecutor(at_once, "device") as pool:
-        futures = [pool.submit(work, device) for device in devices]
-        try:
-            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            close_all()
-            raise
+    try:
+        with ThreadPoolExecutor(at_once, "device") as pool:
+            futures = [pool.submit(work, device) for device in devices]
+            try:
+                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                    future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                close_all()
+                raise
+    finally:
+        _ends.clear()
     return [future.result() for future in futures]
 
 

@@ -25,6 +25,10 @@ STEP_S = 4 * 3600
 """Time without progress after which a runtime that computes counts as stuck."""
 BUSY_S = 1.0
 """Computing time that shows that a runtime isn't deadlocked. The signs of life alone take a thousandth of it each."""
+LINE_BYTES = 64 << 20
+"""Largest line that is read at once; a longer one is no message."""
+WAITING = 100
+"""Number of lines that may wait to be read, so that a broken device can't fill this machine's memory."""
 
 A = TypeVar("A", messages.Measured, messages.Inspected, messages.Slotted)
 
@@ -74,7 +78,7 @@ def mismatch(device: str) -> ConnectionCutError:
 
 def _listen(name: str, work: str, pipe: IO[bytes], reporter: Reporter) -> list[messages.Message]:
     """Read all messages and return those that aren't progress. FrozenError if none arrives, or nothing is done."""
-    lines: queue.Queue[bytes | None] = queue.Queue()
+    lines: queue.Queue[bytes | None] = queue.Queue(WAITING)
     threading.Thread(target=_read, args=(pipe, lines.put), daemon=True).start()
     results: list[messages.Message] = []
     pace = Pace(name, work)
@@ -129,7 +133,7 @@ def _send(pipe: IO[bytes], job: bytes) -> None:
 
 def _read(pipe: IO[bytes], put: Callable[[bytes | None], None]) -> None:
     try:
-        for line in pipe:
+        while line := pipe.readline(LINE_BYTES):
             put(line)
     except ValueError:
         pass  # the pipe was closed when the caller's block ended

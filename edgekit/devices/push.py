@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgekit.config.device_classes import list_device_classes, load_device_class
-from edgekit.devices.app_state import AppsAnswer, AppState, RollbackAnswer, SlotRecord, Trial
+from edgekit.devices.app_state import AppsAnswer, AppState, SlotRecord, Trial
 from edgekit.devices.messages import PushJob, Slotted
 from edgekit.devices.probe_result import ProbeResult, python_of
 from edgekit.devices.protocol import run_agent
@@ -55,7 +55,7 @@ class PushedDevice:
     """Name of the device."""
     verdict: Literal["pass", "fail", "error"] | None
     """`pass`: the bundle is active. `fail`: it was refused. `error`: the device failed. null: nothing was begun,
-    because another device didn't pass."""
+    because another device didn't pass; with a reason, the command was interrupted before the device's answer."""
     reasons: tuple[str, ...] = ()
     """Reasons of a verdict other than "pass"."""
     failure: Failure | None = None
@@ -176,7 +176,7 @@ def copied_in_words(copied: int, total: int) -> str:
 def roll_back(device: Device, app: str, reporter: Reporter, to: str | None = None) -> PushedDevice:
     """Make a bundle in an app's slots active again, unless it is: by default the one that the last push replaced.
 
-    `to` is the beginning of another one's hash. The device compares the files with their hashes, and switches. That
+    `to` is the beginning of another one's hash. The device compares names and sizes of the files, and switches. That
     takes no environment and no trial, and waits for no measurement.
     """
 
@@ -184,7 +184,7 @@ def roll_back(device: Device, app: str, reporter: Reporter, to: str | None = Non
         record = _bundle_to_return_to(device, known, app, to)
         python, expected = python_of(device.name, board.facts).path, _active(known)
         request = {"roll_back": app, "expected": expected, "target": record.sha256, "trust": device.trust}
-        answer = board.connection.ask(python, APPS, request, RollbackAnswer, "the rollback")
+        answer = board.connection.ask(python, APPS, request, Slotted, "the rollback")
         if answer.refusal is None and record.sha256 == expected:
             reporter.say(f"{device.name}: {record.bundle} {record.sha256[:HASH_DIGITS]} was active already")
         return _outcome(device, answer)
@@ -214,7 +214,7 @@ def _bundle_to_return_to(device: Device, known: AppsAnswer, app: str, to: str | 
 def _active(known: AppsAnswer) -> str | None:
     """Hash of the active bundle of the app that a device was asked for."""
     active = known.apps[0].active if known.apps else None
-    return active.record.sha256 if active and active.record else None
+    return active.sha256 if active else None
 
 
 def refuse_other_processor(device: str, bundle: Bundle, facts: ProbeResult) -> None:
@@ -269,11 +269,10 @@ def _with_app(
         return _failed(device, "error", error)
 
 
-def _outcome(device: Device, answer: Slotted | RollbackAnswer) -> PushedDevice:
-    trial = answer.trial if isinstance(answer, Slotted) else None
+def _outcome(device: Device, answer: Slotted) -> PushedDevice:
     if answer.refusal is None:
-        return PushedDevice(device=device.name, verdict="pass", trial=trial, app=answer.app)
-    return replace(_failed(device, "fail", answer.refusal.rebuilt(), answer.app), trial=trial)
+        return PushedDevice(device=device.name, verdict="pass", trial=answer.trial, app=answer.app)
+    return replace(_failed(device, "fail", answer.refusal.rebuilt(), answer.app), trial=answer.trial)
 
 
 def _failed(

@@ -205,28 +205,26 @@ def settings_of(device: Device) -> dict[str, str | None]:
 
 def add_device(device: Device) -> None:
     """Add a device to the file; UsageError if its name exists or is not valid, or its address is wrong."""
-    devices = read_devices()
     _check(device)
-    if device.name in devices:
-        raise UsageError(
-            f"device '{device.name}' exists already ({devices[device.name].url})",
-            fix=f"Choose another name, or run `edgekit devices remove {device.name}` first",
-        )
     if device.ssh_config is not None and not Path(device.ssh_config).is_file():
         raise UsageError(
             f"--ssh-config is '{device.ssh_config}', which doesn't exist", valid="an ssh configuration file"
         )
-    with _editing() as tables:
+    with _editing() as (devices, tables):
+        if device.name in devices:
+            raise UsageError(
+                f"device '{device.name}' exists already ({devices[device.name].url})",
+                fix=f"Choose another name, or run `edgekit devices remove {device.name}` first",
+            )
         tables[device.name] = {key: value for key, value in settings_of(device).items() if value and key != "name"}
 
 
 def remove_device(name: str) -> None:
     """Remove a device from the file; UsageError if it isn't there."""
-    devices = read_devices()
-    if name not in devices:
-        problem = f"device '{name}' doesn't exist" + ("" if devices else ", and no other device was added yet")
-        raise UsageError(problem, valid=", ".join(devices))
-    with _editing() as tables:
+    with _editing() as (devices, tables):
+        if name not in devices:
+            problem = f"device '{name}' doesn't exist" + ("" if devices else ", and no other device was added yet")
+            raise UsageError(problem, valid=", ".join(devices))
         del tables[name]
 
 
@@ -279,16 +277,22 @@ def _check(device: Device) -> None:
 
 
 @contextmanager
-def _editing() -> Iterator[MutableMapping[str, Any]]:
-    """Yields the tables of the devices file, which is written when the block ends. The user's comments stay."""
-    import tomlkit
+def _editing() -> Iterator[tuple[Mapping[str, Device], MutableMapping[str, Any]]]:
+    """Yields the devices and their tables in the file, which is written when the block ends. The user's comments stay.
 
-    path = devices_file()
+    Other processes that edit the file wait. If it is a link, the file that it points to is replaced.
+    """
+    import tomlkit
+    from filelock import FileLock
+
+    path = devices_file().resolve()
     try:
-        document = tomlkit.parse(path.read_text("utf-8")) if path.exists() else tomlkit.document()
-        yield document
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, tomlkit.dumps(document))
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            devices = read_devices()
+            document = tomlkit.parse(path.read_text("utf-8")) if path.exists() else tomlkit.document()
+            yield devices, document
+            replace_text(path, tomlkit.dumps(document))
     except OSError as error:
         raise OutputError(
             f"can't write the devices file '{path}': {error.strerror or error}",

@@ -78,7 +78,7 @@ class Board:
         answer = run_agent(self.connection, python, job, Measured, self._reporter)
         if len(answer.rows) != len(bundles):
             raise mismatch(self.device.name)
-        return answer.rows
+        return [replace(row, bundle=name) for name, row in zip(bundles, answer.rows, strict=True)]
 
     def versions(self, bundles: Group) -> dict[str, str]:
         """Versions of all packages with which the device runs these bundles of one target, and their environment.
@@ -108,10 +108,11 @@ class Board:
             raise mismatch(self.device.name)
         return inspection
 
-    def ask_apps(self, *names: str) -> AppsAnswer:
-        """The apps with these names, or all, and their bundles. Raises a DeviceError."""
+    def ask_apps(self, *names: str, hashes: bool = False) -> AppsAnswer:
+        """The apps with these names, or all; with `hashes` their bundles' files are read. Raises a DeviceError."""
         python = python_of(self.device.name, self.facts).path
-        return self.connection.ask(python, APPS, {"apps": names}, AppsAnswer, "the list of apps")
+        request = {"apps": names, "hashes": hashes}
+        return self.connection.ask(python, APPS, request, AppsAnswer, "the list of apps")
 
     def ready(self, target: str, oldest: str | None, sizes: Mapping[str, int], streams: int = 0) -> str:
         """Check that the bundles fit into memory, and prepare the target's environment. Returns its Python."""

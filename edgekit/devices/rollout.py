@@ -1,7 +1,7 @@
 """Push a bundle to several devices, roll back, and describe what devices have: the documents of these commands."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgekit.devices.app_state import AppState
@@ -56,23 +56,34 @@ class Status:
     """The devices."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with what the devices had answered."""
+
+    def __init__(self, pushed: Pushed) -> None:
+        super().__init__()
+        self.pushed = pushed
+
+
 def roll_out(
-    devices: Sequence[Device], push: Callable[[Device], PushedDevice], canary: int, parallel: int
-) -> tuple[PushedDevice, ...]:
-    """Push to the first `canary` devices, and then to the others, at most `parallel` at a time.
+    pushed: Pushed, devices: Sequence[Device], push: Callable[[Device], PushedDevice], canary: int, parallel: int
+) -> Pushed:
+    """Push to the first `canary` devices, and then to the others, at most `parallel` at a time. Completes the document.
 
-    When one doesn't pass, no other push begins.
+    When one of a push doesn't pass, no other begins. Raises Interrupted.
     """
-    pushed: list[PushedDevice] = []
+    results = {device.name: PushedDevice(device=device.name, verdict=None) for device in devices}
 
-    def push_unless_stopped(device: Device) -> PushedDevice:
-        if any(result.verdict != "pass" for result in pushed):
-            return PushedDevice(device=device.name, verdict=None)
-        pushed.append(result := push(device))
-        return result
+    def push_unless_stopped(device: Device) -> None:
+        if pushed.sha256 is None or all(result.verdict in ("pass", None) for result in results.values()):
+            results[device.name] = replace(results[device.name], reasons=("the command was interrupted",))
+            results[device.name] = push(device)
 
-    groups = (devices[:canary], devices[canary:])
-    return tuple(result for group in groups for result in in_threads(group, push_unless_stopped, parallel))
+    try:
+        for group in (devices[:canary], devices[canary:]):
+            in_threads(group, push_unless_stopped, parallel)
+    except KeyboardInterrupt:
+        raise Interrupted(replace(pushed, results=tuple(results.values()))) from None
+    return replace(pushed, results=tuple(results.values()))
 
 
 def push_bundle(
@@ -83,13 +94,16 @@ def push_bundle(
     def push(device: Device) -> PushedDevice:
         return push_to(device, bundle, app, bounds[device], reporter)
 
-    return Pushed(app=app, sha256=bundle.sha256, results=roll_out(list(bounds), push, canary, parallel))
+    return roll_out(Pushed(app=app, sha256=bundle.sha256, results=()), list(bounds), push, canary, parallel)
 
 
 def roll_back_devices(devices: Sequence[Device], app: str, reporter: Reporter, to: str | None = None) -> Pushed:
     """Make a bundle of an app active again on devices, in parallel. One that fails doesn't stop the others."""
-    results = each_device(devices, lambda device: [roll_back(device, app, reporter, to)])
-    return Pushed(app=app, sha256=None, results=tuple(results))
+
+    def back(device: Device) -> PushedDevice:
+        return roll_back(device, app, reporter, to)
+
+    return roll_out(Pushed(app=app, sha256=None, results=()), devices, back, 0, len(devices))
 
 
 def status_of(devices: Sequence[Device], reporter: Reporter) -> Status:
@@ -98,7 +112,7 @@ def status_of(devices: Sequence[Device], reporter: Reporter) -> Status:
     def ask(device: Device) -> Sequence[DeviceStatus]:
         try:
             with open_board(device, reporter) as board:
-                answer = board.ask_apps()
+                answer = board.ask_apps(hashes=True)
         except DeviceError as error:
             interrupts.check()  # an interrupt makes the main thread close the connections, which is not an error
             return [DeviceStatus(device=device.name, url=device.url, failure=Failure.of("device", error))]

@@ -73,7 +73,7 @@ def ensure_environment(connection: Connection, facts: ProbeResult, target: str, 
     package, requirements = own_package(), requirements_of(target, minimum, connection.device.trust is not None)
     key = environment_key(package, requirements, python.version)
     ready = f"{facts.cache}/environments/{key}"
-    used = ["sh", "-c", 'test -e "$1" && touch "$1"', "sh", f"{ready}/edgekit-complete"]
+    used = ["sh", "-c", 'touch -c "$1" && test -e "$1"', "sh", f"{ready}/edgekit-complete"]
     if connection.run(used, work="the search for an environment").status == 0:
         return f"{ready}/bin/python"
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:

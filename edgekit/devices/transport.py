@@ -20,6 +20,7 @@ from typing import IO, TypeVar
 
 import msgspec
 
+from edgekit.devices.app_state import readable
 from edgekit.devices.faults import connection_error, exit_error
 from edgekit.devices.parallel import closing
 from edgekit.devices.registry import Device
@@ -140,8 +141,8 @@ class Connection:
         if done.status != 0:
             raise exit_error(self.device.name, work, done.status, done.err)
         try:
-            return msgspec.convert(all_printable(json.loads(done.out.splitlines()[-1])), kind)
-        except (ValueError, IndexError):
+            return msgspec.convert(readable(all_printable(json.loads(done.out.splitlines()[-1]))), kind)
+        except (ValueError, IndexError, RecursionError):
             output = (done.out[-200:].decode(errors="replace") + done.err[-200:]).strip()
             raise DeviceError(
                 f"{self.device.name}: {work} returned an unreadable answer ({output!r})",
@@ -156,6 +157,7 @@ class Connection:
         address, config = self.device.address, self.device.ssh_config
         options = ["BatchMode=yes", "StrictHostKeyChecking=yes", f"ConnectTimeout={CONNECT_S}", "LogLevel=INFO"]
         options += [f"ControlPath={self._socket}", "ClearAllForwardings=yes", "RemoteCommand=none", "RequestTTY=no"]
+        options += ["ForwardAgent=no", "ForwardX11=no"]  # whoever controls a board could use them meanwhile
         options += ["ControlPersist=no"]  # otherwise the master outlives the process that it is a child of
         command = ["ssh", *(["-F", config] if config else [])]
         command += [word for option in options for word in ("-o", option)]

@@ -1,5 +1,6 @@
 """The agent's messages, tested with an agent process on this machine."""
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -31,7 +32,7 @@ from edgekit.devices.messages import (
     decode_message,
     encode,
 )
-from edgekit.errors import BundleError, DeviceError
+from edgekit.errors import BundleError, DeviceError, printable
 from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.settings import Timing
 from edgekit.measure.tasks.single_label import TopClasses
@@ -160,14 +161,17 @@ def test_a_bug_outside_of_the_rows_ends_the_job_as_one(job: MeasureJob) -> None:
     assert "Traceback (most recent call last)" in failed.traceback
 
 
-def test_a_damaged_bundle_is_an_error_followed_by_the_end_record(job: MeasureJob, cache: Path) -> None:
-    (cache / "files" / job.bundles["it's"]["labels.txt"]).write_text("other")
+def test_a_damaged_file_is_an_error_followed_by_the_end_record(job: MeasureJob, cache: Path) -> None:
+    """It has its size, as after a bad block of an SD card. The same command then sends it again."""
+    file = cache / "files" / job.bundles["it's"]["labels.txt"]
+    file.write_bytes(bytes(file.stat().st_size))
     messages, errors = run(job)
     failed = messages[-2]
     assert isinstance(failed, Failed)
-    assert failed.error == "BundleError"
-    assert "labels.txt" in failed.problem
+    assert (failed.error, failed.fix) == ("DeviceError", "Run the same command again")
+    assert "'labels.txt' was damaged" in failed.problem
     assert errors == ""
+    assert not file.exists()
 
 
 def test_messages_name_the_bundle(job: MeasureJob, cache: Path) -> None:
@@ -181,7 +185,7 @@ def test_messages_name_the_bundle(job: MeasureJob, cache: Path) -> None:
     measured, warnings = measured_by(
         structs.replace(job, bundles=dict(zip(names, [broken, files, files], strict=True)))
     )
-    assert [row.bundle for row in measured.rows] == names
+    assert [row.bundle for row in measured.rows] == list(map(printable, names))
     refused, *others = measured.rows
     assert refused.failure is not None
     assert (refused.failure.stage, refused.failure.error) == ("benchmark", "EngineError")
@@ -293,6 +297,13 @@ def test_parts(job: MeasureJob, cache: Path, tmp_path: Path) -> None:
         reference=store_arrays(cache, **arrays),
         files=(store_bytes(cache, b"x"),),
     )
+    for digest, name in ((sent.pixels, "pixels.npy"), (sent.reference, "reference.npz"), (sent.files[0], "image")):
+        file = cache / "files" / digest
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + b"?")
+        with refuses(DeviceError, f"'{name}' was damaged"):
+            images_of(sent, cache / "files")
+        file.write_bytes(content)
     images = images_of(sent, cache / "files")
     assert (images.crops.pixels.shape, images.crops.labels.tolist()) == ((2, 4, 4, 3), [1, 1])
     assert images.files == [b"x"]
@@ -308,6 +319,16 @@ def test_a_file_that_another_run_deleted_is_an_error_of_the_device(
     (cache / "files" / files["labels.txt"]).unlink()
     with refuses(DeviceError, "'labels.txt'"):
         assemble(files, cache / "files", tmp_path / "assembled")
+
+
+def test_a_file_system_without_hard_links(
+    job: MeasureJob, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert assemble(job.bundles["it's"], cache / "files", tmp_path / "copied").manifest.target == "onnx"
 
 
 def test_one_measurement_at_a_time(job: MeasureJob, cache: Path) -> None:

@@ -1,11 +1,13 @@
 """Jobs and messages survive encoding and decoding, other lines are recognized, and progress is shown."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
+from msgspec import convert, to_builtins
 
 from edgekit.devices.app_state import AppState, Refusal, Slot
 from edgekit.devices.messages import (
@@ -31,6 +33,7 @@ from edgekit.devices.messages import (
     decode_message,
     encode,
 )
+from edgekit.errors import all_printable
 from edgekit.measure.inspect_bundle import BundleInspection, Int8Detail, ModelInspection
 from edgekit.measure.settings import Timing
 from edgekit.report.device import Sample, Throttling
@@ -117,7 +120,7 @@ def bundle_inspection() -> BundleInspection:
 
 def slotted() -> AppState:
     """An app with an active bundle, and a damaged one that no trial was recorded of."""
-    active = Slot("a", record(ODD_NAME, {"manifest.json": "12" * 32}), None)
+    active = Slot("a", "12" * 32, record(ODD_NAME, {"manifest.json": "12" * 32}), None)
     return AppState(
         name="door",
         path=f"/home/{ODD_NAME}/edgekit-apps/door/current",
@@ -125,7 +128,7 @@ def slotted() -> AppState:
         verdict="pass",
         since="2026-11-28T23:00:00Z",
         active=active,
-        previous=Slot("b", None, "the bundle has no record of a trial"),
+        previous=Slot("b", None, None, "the bundle has no record of a trial"),
         returns_to="34" * 32,
     )
 
@@ -164,7 +167,7 @@ def test_every_kind_of_message_is_tried() -> None:
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_a_message_survives_the_wire(message: Message) -> None:
     line = encode(message)
-    assert decode_message(line) == message
+    assert decode_message(line) == convert(all_printable(json.loads(json.dumps(to_builtins(message)))), Message)
     assert type(decode_message(line)) is type(message)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1, "a message is one line"

@@ -27,5 +27,28 @@ def test_a_bug_in_one_thread_closes_the_connections_of_the_others(monkeypatch: p
     assert closed.is_set()
 
 
+def test_no_thread_connects_again_while_a_command_ends() -> None:
+    """It would measure its next runtime for minutes."""
+    measuring, lost = threading.Event(), threading.Event()
+    connected: list[str] = []
+
+    def measure(device: Device) -> Sequence[str]:
+        if device.name == "one":
+            assert measuring.wait(20)
+            raise ZeroDivisionError
+        for runtime in ("first", "second"):
+            with parallel.closing(lost.set):
+                connected.append(runtime)
+                measuring.set()
+                assert lost.wait(20)
+        return []
+
+    with pytest.raises(ZeroDivisionError):
+        parallel.each_device(BOARDS, measure)
+    assert connected == ["first"]
+    with parallel.closing(lost.clear):
+        assert lost.is_set(), "the next command connects"
+
+
 def test_rows_come_in_the_order_of_the_devices() -> None:
     assert parallel.each_device(BOARDS, lambda device: [device.name]) == ["one", "other"]

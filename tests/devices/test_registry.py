@@ -1,6 +1,9 @@
 """The user's devices file: names and addresses, valid and invalid."""
 
+import subprocess
+import sys
 import tomllib
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -70,7 +73,8 @@ def test_an_added_device_is_found_until_it_is_removed(file: Path, tmp_path: Path
     assert find_device("other").address == Address("other", None, 2222)
     assert list(read_devices()) == ["pi5", "other"]
     assert set(tomllib.loads(file.read_text())["pi5"]) == {"url", "class", "ssh_config"}
-    assert [path.name for path in file.parent.iterdir()] == ["devices.toml"], "no temporary file is left"
+    names = {path.name for path in file.parent.iterdir()}
+    assert names == {"devices.toml", ".devices.toml.lock"}, "no temporary file is left"
     remove_device("pi5")
     assert list(read_devices()) == ["other"]
     with refuses(UsageError, "'pi5'") as caught:
@@ -109,6 +113,32 @@ def test_settings_that_do_not_suit_a_device_are_refused(device: Device, option: 
     with refuses(UsageError, option, device.name):
         add_device(device)
     assert not file.exists()
+
+
+def test_commands_that_run_at_once_save_all_their_devices(file: Path) -> None:
+    code = "from edgekit.devices.registry import *; import sys; input(); add_device(Device(sys.argv[1], 'ssh://host'))"
+    names = [f"pi{index}" for index in range(6)]
+    with ExitStack() as stack:
+        commands = ([sys.executable, "-c", code, name] for name in names)
+        started = [stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE)) for command in commands]
+        for process in started:
+            assert process.stdin
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+    assert [process.returncode for process in started] == [0] * 6
+    assert sorted(read_devices()) == names
+
+
+def test_a_file_that_is_a_link_stays_one(file: Path, tmp_path: Path) -> None:
+    """It may point into a folder that is under version control."""
+    target = tmp_path / "dotfiles" / "devices.toml"
+    target.parent.mkdir()
+    target.write_text("[one]\nurl = 'ssh://one'\n")
+    file.parent.mkdir()
+    file.symlink_to(target)
+    add_device(Device("two", "ssh://two"))
+    assert file.is_symlink()
+    assert list(tomllib.loads(target.read_text())) == ["one", "two"]
 
 
 def test_the_user_s_comments_stay(file: Path) -> None:

@@ -1,15 +1,18 @@
 """Pushes to several devices: the canary first, a limit, and the end of a roll-out."""
 
+import json
 import threading
 
 import pytest
 
+from edgekit.cli.main import main
 from edgekit.devices import rollout
 from edgekit.devices.push import PushedDevice
 from edgekit.devices.registry import Device
-from edgekit.devices.rollout import roll_out
+from edgekit.devices.rollout import Pushed, roll_out
 from edgekit.support.progress import Reporter
 
+PUSH = Pushed(app="door", sha256="12" * 32, results=())
 DEVICES = [Device(str(index), f"ssh://{index}") for index in range(6)]
 
 
@@ -30,7 +33,7 @@ def test_a_device_that_does_not_pass_stops_the_roll_out(
     def push(device: Device) -> PushedDevice:
         return PushedDevice(device=device.name, verdict="fail" if device.name == bad else "pass")
 
-    results = roll_out(DEVICES, push, canary, parallel)
+    results = roll_out(PUSH, DEVICES, push, canary, parallel).results
     assert [result.device for result in results] == [device.name for device in DEVICES]
     assert "".join(result.device for result in results if result.verdict) == begun
     assert [result.device for result in results if result.verdict == "fail"] == ([bad] if bad else [])
@@ -48,7 +51,7 @@ def test_the_canary_comes_first_and_the_others_at_the_same_time() -> None:
         ended.append(device.name)
         return PushedDevice(device=device.name, verdict="pass")
 
-    assert all(result.verdict for result in roll_out(DEVICES[:5], push, 2, 3))
+    assert all(result.verdict for result in roll_out(PUSH, DEVICES[:5], push, 2, 3).results)
 
 
 def test_a_device_that_fails_does_not_stop_a_rollback_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,5 +72,29 @@ def test_a_bug_during_a_roll_out_stops_it() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        roll_out(DEVICES, push, 1, 4)
+        roll_out(PUSH, DEVICES, push, 1, 4)
     assert begun == ["0"]
+
+
+def test_after_ctrl_c_the_answers_of_the_devices_are_shown(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Some of them have switched."""
+    answered = threading.Event()
+
+    def roll_back(device: Device, *_: object) -> PushedDevice:
+        if device.name == "ssh://1":
+            assert answered.wait(20)
+            raise KeyboardInterrupt
+        answered.set()
+        return PushedDevice(device=device.name, verdict="pass")
+
+    monkeypatch.setattr(rollout, "roll_back", roll_back)
+    assert main(["rollback", "ssh://0", "ssh://1", "--json"]) == 130
+    results = json.loads(capfd.readouterr().out)["results"]
+    assert [(result["device"], result["verdict"]) for result in results] == [("ssh://0", "pass"), ("ssh://1", None)]
+    assert [bool(result["reasons"]) for result in results] == [False, True]
+    assert main(["rollback", "ssh://0", "ssh://1"]) == 130
+    out = capfd.readouterr().out
+    assert "ssh://1  unknown" in out
+    assert "edgekit devices status ssh://1" in out

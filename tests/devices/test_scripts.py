@@ -8,12 +8,14 @@ import shutil
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from edgekit.config.runtimes import RUNTIMES
+from edgekit.devices import agent
 from edgekit.devices.scripts import environment, store
 
 HOUR = 3600
@@ -38,10 +40,14 @@ def test_listing_a_file_counts_as_use(tmp_path: Path) -> None:
 
 
 def test_files_are_kept_for_a_month_while_they_are_small(tmp_path: Path) -> None:
-    for name, hours in (("now", 0), ("yesterday", 24), ("old", 31 * 24), (".old.tmp-1", 2), (".new.tmp-2", 0.5)):
+    for name, hours in (("now", 0), ("yesterday", 24), ("old", 31 * 24), (".old.tmp-1", 6), (".new.tmp-2", 0.5)):
         put(tmp_path, name, 10, hours)
     store.make_room(tmp_path, {"new": 10})
     assert names(tmp_path) == {"now", "yesterday", ".new.tmp-2"}
+
+
+def test_a_run_that_waits_for_its_turn_keeps_its_files_and_its_environment() -> None:
+    assert min(store.RECENT_S, environment.RECENT_S) > agent.TURN_S
 
 
 def test_files_that_another_run_renames_or_deletes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,21 +64,15 @@ def test_files_that_another_run_renames_or_deletes_meanwhile(tmp_path: Path, mon
     assert store.missing(tmp_path, {"a": 3}) == ["a"]
 
 
-def test_environments_that_another_run_deletes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mark = tmp_path / "gone" / environment.COMPLETE
-    monkeypatch.setattr(Path, "glob", lambda *_: iter([mark]))
-    environment.drop_old(tmp_path)
-
-
 def test_the_longest_unused_are_deleted_first_and_recent_ones_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "KEPT_BYTES", 100)
-    for name, hours in (("c", 2), ("b", 24), ("a", 48), ("wanted", 72), ("recent", 0.1)):
+    for name, hours in (("c", 6), ("b", 24), ("a", 48), ("wanted", 72), ("recent", 0.1)):
         put(tmp_path, name, 30, hours)
     store.make_room(tmp_path, {"new": 10, "wanted": 30})
     assert names(tmp_path) == {"wanted", "recent"}
-    put(tmp_path, "c", 30, 2)
+    put(tmp_path, "c", 30, 6)
     put(tmp_path, "b", 30, 24)
     store.make_room(tmp_path, {"new": 10})
     assert names(tmp_path) == {"recent", "b", "c"}, "no more files are deleted than necessary"
@@ -190,20 +190,38 @@ def test_packages_are_on_the_disk_before_an_environment_counts_as_complete(
     assert (place / environment.COMPLETE).exists()
 
 
-def test_environments_used_last_are_kept(tmp_path: Path) -> None:
+@pytest.fixture
+def environments(tmp_path: Path) -> Path:
+    """The folder of nine environments, each used an hour sooner than the one before, except for the longest unused."""
+    folder = tmp_path / "environments"
     for index in range(9):
-        (tmp_path / f"e{index}").mkdir()
-        put(tmp_path / f"e{index}", environment.COMPLETE, 0, index)
-        (tmp_path / f"e{index}.lock").touch()
-    (tmp_path / "unfinished").mkdir()
-    environment.drop_old(tmp_path)
+        (folder / f"e{index}").mkdir(parents=True)
+        put(folder / f"e{index}", environment.COMPLETE, 0, 7 * index)
+        (folder / f"e{index}" / "lib").mkdir()
+        (folder / f"e{index}" / "lib" / "kernels.so").touch()
+    return folder
+
+
+def test_environments_used_last_are_kept(environments: Path) -> None:
+    (environments / "unfinished").mkdir()
+    environment.drop_old(environments)
     recent = {f"e{index}" for index in range(environment.KEPT)}
-    assert {name for name in names(tmp_path) if not name.endswith(".lock")} == recent | {"unfinished"}
-    assert {name for name in names(tmp_path) if name.endswith(".lock")} == {f"{name}.lock" for name in recent}
+    assert names(environments) == recent | {"unfinished"}
     for name in recent:
-        (tmp_path / name / environment.COMPLETE).touch()
+        (environments / name / environment.COMPLETE).touch()
     for index in range(3):
-        (tmp_path / f"n{index}").mkdir()
-        (tmp_path / f"n{index}" / environment.COMPLETE).touch()
-    environment.drop_old(tmp_path)
-    assert len(list(tmp_path.glob(f"*/{environment.COMPLETE}"))) == 9, "all of them were used within the hour"
+        (environments / f"n{index}").mkdir()
+        (environments / f"n{index}" / environment.COMPLETE).touch()
+    environment.drop_old(environments)
+    assert len(list(environments.glob(f"*/{environment.COMPLETE}"))) == 9, "all of them were used within five hours"
+
+
+@pytest.mark.parametrize("work", [lambda cache: environment.drop_old(cache / "environments"), environment.clean])
+def test_what_an_interrupted_deletion_leaves_of_an_environment_does_not_count_as_one(
+    environments: Path, work: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power failure, or a file that can't be deleted, would leave an environment without half of its packages."""
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    work(environments.parent)
+    assert not (environments / "e8" / environment.COMPLETE).exists()
+    assert (environments / "e8" / "lib" / "kernels.so").exists()

@@ -81,8 +81,13 @@ def test_a_device_takes_only_what_its_key_signed(
     with edgekit.load(apps / "app/current", trust=apps / TRUST) as session:
         assert session.bundle.sha256 == read_bundle(first).sha256
 
+    # The first signed bundle can be taken back.
+    assert roll_back(find_device("signed"), "app", QUIET).verdict == "pass"
+    assert active(trusting) == "unsigned"
+    assert roll_back(find_device("signed"), "app", QUIET, read_bundle(first).sha256).verdict == "pass"
+
     # Now its own key counts, whoever pushes.
-    assert refused_by(roll_back(find_device("signed"), "app", QUIET)) == "SignatureError"
+    assert refused_by(push(unsigned, "signed")) == "SignatureError"
     sign_bundle(second, tmp_path / "other.pem")
     assert refused_by(push(second, "other")) == "BundleRefusedError"
     assert refused_by(push(second, "board")) == "BundleRefusedError"
@@ -97,7 +102,7 @@ def test_a_device_takes_only_what_its_key_signed(
     assert refused_by(roll_back(find_device("board"), "app", QUIET)) == "BundleRefusedError"
     assert roll_back(find_device("signed"), "app", QUIET).verdict == "pass"
     assert active(trusting) == "first"
-    assert {path.name for path in (apps / "app").iterdir()} == {"current", "slots", "lock", "pushing"}
+    assert {path.name for path in (apps / "app").iterdir()} == {"current", "slots", "lock"}
 
 
 def test_a_bundle_that_was_signed_before_the_device_had_a_key_can_be_returned_to(

@@ -16,15 +16,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from msgspec import convert
+from msgspec import convert, to_builtins
 
-from edgekit.devices.app_state import AppState, SlotRecord, Trial
-from edgekit.devices.scripts.apps import active_slot, app_state, bundle_in
-from edgekit.devices.scripts.apps import roll_back as roll_back_to
-from edgekit.devices.slots import pushing
-from edgekit.support.progress import Reporter
+from edgekit.devices.app_state import AppState, SlotRecord, Trial, readable
+from edgekit.devices.scripts.apps import active_slot, app_state, bundle_in, switch
+from edgekit.devices.slots import holding, pushing, receive
 
-QUIET = Reporter(quiet=True)
 TRIAL = Trial(
     engine="onnxruntime 1.32.0", python="3.13.5", threads=4, max_abs_difference=0, tolerance=0.1, p50_ms=1, p99_ms=2
 )
@@ -45,24 +42,26 @@ def store(folder: Path, content: str) -> dict[str, str]:
     return hashes
 
 
-def record(bundle: str, files: dict[str, str]) -> SlotRecord:
+def record(bundle: str, files: dict[str, str], place: Path | None = None) -> SlotRecord:
     return SlotRecord(
         bundle=bundle, sha256=files["manifest.json"], model=None, target="onnx", precision="int8",
         device_class="raspberry-pi-5", oldest_engine="1.20", files=files, max_p99_ms=None, trial=TRIAL, edgekit="0.1.0",
+        sizes={name: (place / digest).stat().st_size for name, digest in files.items()} if place else {},
     )  # fmt: skip
 
 
 def push(app: Path, files: dict[str, str], bundle: str, place: Path) -> None:
-    with pushing(app, "board", QUIET) as slots:
-        if slots.active is None or not slots.holds(slots.active, files):
-            slots.receive(files, place)
-            slots.activate_incoming(record(bundle, files), active_hash(app))
+    with pushing(app, "board"):
+        if holding(app, files) is None:
+            receive(app, files, place)
+        tried = to_builtins(record(bundle, files, place))
+        assert switch(app, active_hash(app), files["manifest.json"], None, tried) is None
 
 
 def roll_back(app: Path) -> None:
     target = state(app).returns_to
     assert target is not None
-    assert roll_back_to(app, active_hash(app), target, None) is None
+    assert switch(app, active_hash(app), target, None) is None
 
 
 def active_hash(app: Path) -> str | None:
@@ -71,7 +70,7 @@ def active_hash(app: Path) -> str | None:
 
 
 def state(app: Path) -> AppState:
-    return convert(app_state(app), AppState)
+    return convert(readable(app_state(app, hashes=True)), AppState)
 
 
 def active(app: Path) -> str:

@@ -98,14 +98,17 @@ def needs_sshd() -> None:
 
 
 @contextmanager
-def serve(folder: Path, keys: Path, path: str | None = None) -> Iterator[Server]:
-    """Start an sshd that accepts the user key, and whose sessions have this PATH and a home in `folder`."""
+def serve(folder: Path, keys: Path, path: str | None = None, *more: str) -> Iterator[Server]:
+    """Start an sshd that accepts the user key, and whose sessions have this PATH and a home in `folder`.
+
+    `more` are lines of its configuration.
+    """
     home, programs = folder / "home", folder / "programs"
     home.mkdir(parents=True)
     programs.mkdir()
     (programs / "python3").symlink_to(os.path.realpath(sys.executable))
     path = f"{programs}:/usr/bin:/bin" if path is None else path
-    port, config = configure(folder, keys, f"SetEnv HOME={home} PATH={path}")
+    port, config = configure(folder, keys, f"SetEnv HOME={home} PATH={path}", *more)
     with running(Server(folder, port, start(folder, [SSHD, "-D", "-e", "-f", str(config)]))) as server:
         yield server
 

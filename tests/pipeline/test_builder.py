@@ -6,9 +6,9 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
-from threading import Timer
 from typing import Any
 
 import psutil
@@ -32,10 +32,11 @@ from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.request import BuildSpec
 from edgekit.runtime.bundle import Bundle, read_bundle
-from edgekit.support.progress import Reporter, each_bundle
+from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import open_run
 from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.tiny import TINY_ARGS, TINY_MODEL, TINY_VIT, VIT_ARGS
+from tests.helpers.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -200,11 +201,12 @@ def test_an_interrupt_while_others_build_leaves_no_process(
     os.chmod(script, 0o755)
     monkeypatch.setattr(sys, "executable", str(script))
 
-    def interrupted(*arguments: Any) -> Any:
-        Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-        return each_bundle(*arguments)
+    def interrupted(*_: Any) -> None:
+        wait_until(lambda: {child.pid for child in psutil.Process().children()} - before, "another process builds")
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("not interrupted")
 
-    monkeypatch.setattr(builders, "each_bundle", interrupted)
+    monkeypatch.setattr(Future, "result", interrupted)
     started: list[psutil.Process] = []
     try:
         with pytest.raises(KeyboardInterrupt), closing(builder):

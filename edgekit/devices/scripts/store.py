@@ -9,8 +9,8 @@ match.
 
 To keep an SD card from filling up, files that were not used for a month are deleted before new ones are received. Of
 the rest, those unused for the longest time are deleted while all files together exceed 1 GB, or the disk has too little
-space for the new ones. Files that were used within the last hour stay, because another run may need them. Runs of
-several hosts may use the store at once, so any file may disappear between two calls.
+space for the new ones. Files that were used within the last five hours stay, because a run that waits for its turn may
+need them. Runs of several hosts may use the store at once, so any file may disappear between two calls.
 """
 
 import hashlib
@@ -27,7 +27,8 @@ from typing import IO
 CHUNK = 1 << 20
 KEPT_BYTES = 10**9
 KEPT_S = 30 * 86400
-RECENT_S = 3600
+RECENT_S = 5 * 3600
+"""Longer than a run may wait for its turn, which `edgekit.devices.agent` limits."""
 
 
 def missing(folder: Path, files: "dict[str, int]") -> "list[str]":

@@ -26,7 +26,7 @@ LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
 PACKAGES = ("aiohttp", "cryptography", "segno")
 """Packages that the extra `web` brings."""
 ACCEPT = "The browser warns of the certificate, which was made for this command: choose to go on to the page.\n"
-OVER_HTTP = "Whoever is in the network can read along: --web-network https encrypts.\n"
+OVER_HTTP = "Whoever is in the network can read along, and answer for the phone: --web-network https encrypts.\n"
 
 
 class Pages:
@@ -43,12 +43,12 @@ class Pages:
 
         if device not in self._servers:
             scheme = device.web_network or "http"
-            host, here = (EVERYWHERE, own_address()) if device.web_network else (LOOPBACK, LOOPBACK)
-            tls = own_certificate([here, LOOPBACK]) if scheme == "https" else None
+            host, (here, *others) = (EVERYWHERE, own_addresses()) if device.web_network else (LOOPBACK, [LOOPBACK])
+            tls = own_certificate([here, *others, LOOPBACK]) if scheme == "https" else None
             server = PageServer(device.name, self._runtime, host, tls)
             self._stack.enter_context(closing(server.close))
             self._servers[device] = server
-            self._reporter.prompt(invitation(device.name, f"{scheme}://{here}:{server.port}{server.path}"))
+            self._reporter.prompt(invitation(device.name, f"{scheme}://{here}:{server.port}{server.path}", others))
         with self._reporter.stage(f"{device.name}: wait for a browser"):
             self._servers[device].joined()
         return Browser(device, self._servers[device], self._runtime, threads, self._reporter)
@@ -72,8 +72,11 @@ def serving(devices: Sequence[Device], reporter: Reporter) -> Iterator[Pages | N
         yield Pages(runtime, reporter, stack)
 
 
-def invitation(name: str, address: str) -> str:
-    """Asks to open the page at an address, on this machine or, with a QR code, on a phone in its network."""
+def invitation(name: str, address: str, others: Sequence[str] = ()) -> str:
+    """Asks to open the page at an address, on this machine or, with a QR code, on a phone in its network.
+
+    `others` are further IP addresses of this machine.
+    """
     scheme, host, port = (url := urlsplit(address)).scheme, url.hostname, url.port
     if host == LOOPBACK:
         return (
@@ -83,23 +86,32 @@ def invitation(name: str, address: str) -> str:
         )
     segno = import_needed("segno", "web")
     code = io.StringIO()
+    besides = f"If the phone can't open it, replace {host} with {' or '.join(others)}.\n" if others else ""
     segno.make(address, error="l").terminal(code, compact=True)
     return (
         f"{name}: open this page on the phone, which must be in the same network, and keep it in front:\n\n"
-        f"  {address}\n\n{code.getvalue()}\n{ACCEPT if scheme == 'https' else OVER_HTTP}"
+        f"  {address}\n\n{code.getvalue()}\n{besides}{ACCEPT if scheme == 'https' else OVER_HTTP}"
         f"On this machine: {scheme}://{LOOPBACK}:{port}{url.path}"
     )
 
 
-def own_address() -> str:
-    """The address of this machine in its network; no packet is sent to find it."""
+def own_addresses() -> list[str]:
+    """The addresses of this machine in its networks; no packet is sent to find them.
+
+    The first is that of the default route, which may be a tunnel that no phone reaches.
+    """
+    import psutil
+
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # an address for documentation, which no machine has
+            first = [probe.getsockname()[0]]
         except OSError:
-            return LOOPBACK
-        address: str = probe.getsockname()[0]
-        return address
+            first = []
+    found = [
+        each.address for network in psutil.net_if_addrs().values() for each in network if each.family == socket.AF_INET
+    ]
+    return list(dict.fromkeys(first + [each for each in found if not each.startswith("127.")])) or [LOOPBACK]
 
 
 VALID = timedelta(days=2)

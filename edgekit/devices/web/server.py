@@ -239,13 +239,13 @@ class PageServer(ServedFiles):
             joined = msgspec.json.decode(await socket.receive_str(timeout=HEARTBEAT_S), type=Joined)
         except (TypeError, ValueError, TimeoutError):
             return socket
-        if self._joined is not None and joined.browser != self._joined.browser:
+        if self._joined is not None and not self._comes_back(joined, self._joined):
             refusal = Shown(
                 operation="end",
                 state="failed",
-                title="Another browser is here",
-                text="Each address is for one browser. For one more, start edgekit with "
-                "`--device web:FIRST,web:SECOND`, which shows an address for each name.",
+                title="Another browser was here first",
+                text="Each address is for one browser. Start edgekit again for this one, or with "
+                "`--device web:FIRST,web:SECOND` for both, which shows an address for each name.",
             )
             await socket.send_str(msgspec.json.encode(refusal).decode())
             await socket.close()
@@ -267,6 +267,11 @@ class PageServer(ServedFiles):
                 self._here.clear()
                 self._answers.put_nowait(None)
         return socket
+
+    def _comes_back(self, joined: Joined, before: Joined) -> bool:
+        """Whether a page is that of the browser before, loaded again or, once that was closed, in another tab."""
+        alike = msgspec.structs.replace(joined.facts, clock_ms=before.facts.clock_ms) == before.facts
+        return joined.browser == before.browser or (self._socket is None and alike)
 
     def _read(self, text: str) -> Answer:
         """An answer of the page. A message that can't be read fails the request in progress."""

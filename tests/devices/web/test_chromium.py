@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,47 @@ def test_a_page_tells_how_far_it_is_in_every_request(
     assert told == sorted(told)
     assert bar >= 65
     assert without_total == -1
+
+
+def test_a_page_that_is_loaded_again_while_it_computes(
+    chromium: str, litertjs: RuntimeFiles, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    """Its new worker opens the model again, and computes the images of the request in progress."""
+    bundle, images = (
+        read_bundle(make_bundle("tflite")),
+        np.random.default_rng(0).integers(0, 256, (300, SIDE, SIDE, 3), np.uint8),
+    )
+    server, computing, loaded = PageServer("web", litertjs), threading.Event(), threading.Event()
+
+    async def act() -> list[Any]:
+        async with opened_tab(chromium, f"http://127.0.0.1:{server.port}{server.path}", tmp_path) as tab:
+            asked = asyncio.create_task(asyncio.to_thread(ask))
+            await asyncio.to_thread(computing.wait, DEADLINE_S)
+            await tab.call("Page.reload")
+            loaded.set()
+            return await asked
+
+    def ask() -> list[Any]:
+        script, wasm = litertjs.script("compat"), server.offer(litertjs.wasm("compat"))
+        model = server.offer(bundle.model_path)
+        runner = Runner(server, Build(f"runtime/{script.name}", wasm, 1), 0.1)
+        server.joined()
+        runner.open(model)
+        undisturbed = list(runner.logits(bundle, model, images))
+
+        def on_step(done: int) -> None:
+            if 64 < done < 128:
+                computing.set()
+                assert loaded.wait(DEADLINE_S)
+
+        return [undisturbed, list(runner.logits(bundle, model, images, on_step))]
+
+    try:
+        undisturbed, again = asyncio.run(act())
+    finally:
+        server.close()
+    assert computing.is_set()
+    np.testing.assert_array_equal(again, undisturbed)
 
 
 def test_an_altered_file_is_refused(chromium: str, litertjs: RuntimeFiles, tiny_models: Path, tmp_path: Path) -> None:

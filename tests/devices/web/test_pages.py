@@ -1,9 +1,12 @@
 """Whom a page is served to, and what edgekit asks to open."""
 
 import http.client
+import socket
 import ssl
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from edgekit.devices.registry import PageScheme, find_device
@@ -68,12 +71,22 @@ def ask(tls: bool, host: str, port: int, path: str) -> int | None:
         connection.close()
 
 
+def test_a_machine_in_several_networks_names_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default route may be a tunnel's, which a phone doesn't reach."""
+    own = [SimpleNamespace(family=socket.AF_INET, address=each) for each in ("127.0.0.1", "10.9.8.7", "192.168.7.5")]
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: {"all": [*own, SimpleNamespace(family=-1, address="a MAC")]})
+    assert module.own_addresses()[-2:] == ["10.9.8.7", "192.168.7.5"]
+
+
 def test_the_invitation_says_how_to_open_the_page() -> None:
     here = invitation("web", "http://127.0.0.1:4321/token/")
     assert "http://127.0.0.1:4321/token/" in here
     assert "adb reverse tcp:4321 tcp:4321" in here
     assert "--web-network http" in here
     assert len(here.splitlines()) == 5, "no code to scan"
+    assert "replace 192.0.2.7 with 10.0.0.3 or 10.0.0.4" in invitation(
+        "web", "http://192.0.2.7:1/", ["10.0.0.3", "10.0.0.4"]
+    )
     for scheme, warning in (("http", "read along"), ("https", "certificate")):
         there = invitation("web:pixel", f"{scheme}://192.0.2.7:4321/token/")
         assert f"  {scheme}://192.0.2.7:4321/token/\n" in there

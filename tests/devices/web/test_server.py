@@ -179,6 +179,20 @@ def test_a_second_browser_is_refused(server: PageServer) -> None:
     asyncio.run(pages())
 
 
+def test_another_tab_of_the_same_browser_takes_the_place_of_one_that_was_closed(server: PageServer) -> None:
+    async def pages() -> None:
+        async with opened(server, "a tab") as before:
+            first = await received(before, "open")
+        async with opened(server, "the desktop's browser", cores=64) as other:
+            assert (await received(other, "end"))["title"] == "Another browser was here first"
+        async with opened(server, "another tab", clock_ms=0.2) as after:
+            again = await received(after, "open")
+            assert again == first
+            await after.send_json({"id": again["id"], "result": {}})
+
+    assert play(server, pages) == {}
+
+
 def test_a_browser_without_simd_is_told_so(server: PageServer, tmp_path: Path) -> None:
     def measure() -> None:
         Browser(Device("web", "web"), server, RuntimeFiles(tmp_path), 1, Reporter(quiet=True))
