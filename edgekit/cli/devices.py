@@ -86,6 +86,7 @@ def add(
 @command(None, group=devices, name="list")
 def list_(json_: bool = JSON) -> None:
     """List the saved devices."""
+    from edgekit.cli.field_lines import NO_DEVICES
     from edgekit.devices.registry import DeviceListing, read_devices, settings_of
     from edgekit.devices.slots import fingerprint_of
 
@@ -105,7 +106,7 @@ def list_(json_: bool = JSON) -> None:
     ]
     with clean_stdout() as out:
         listing = DeviceListing(devices=tuple(map(settings_of, devices)))
-        show(out, listing, ("  ".join(filter(None, each)) for each in facts), json_)
+        show(out, listing, ["  ".join(filter(None, each)) for each in facts] or [NO_DEVICES], json_)
 
 
 @command(None, group=devices)

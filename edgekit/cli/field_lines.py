@@ -64,10 +64,13 @@ def _bundle(slot: Slot | None) -> str:
     return f"{slot.record.bundle} {slot.record.sha256[:HASH_DIGITS]}" if slot.record else "unknown"
 
 
+NO_DEVICES = "no devices: add one with edgekit devices add NAME ssh://USER@HOST"
+
+
 def status_lines(status: Status) -> Iterator[str]:
     """A paragraph for each app on each device."""
     if not status.devices:
-        yield "no devices: add one with edgekit devices add NAME ssh://USER@HOST"
+        yield NO_DEVICES
     for device in status.devices:
         if device.failure:
             yield from wrapped(device.failure.message, answer_width())

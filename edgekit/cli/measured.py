@@ -24,10 +24,12 @@ def accuracy_answer(evaluation: "BundleEvaluation", width: int, wide: bool) -> I
         yield from wrapped(_loss_of(evaluation), width)
     if evaluation.device is not None:
         yield from wrapped(f"The bundles ran on {evaluation.device.label}: {evaluation.device.cpu}.", width)
-    yield ""
-    if wide:
+    alone = reference is not None and all(row.bundle == reference.engine for row in rows)
+    if not alone:  # compared with itself, a bundle loses nothing
+        yield ""
+    if wide and not alone:
         yield from (line for row in rows for line in _accuracy_line(row))
-    else:
+    elif not alone:
         yield from lines_of(_accuracy_columns(rows, evaluation.accuracy_meaningful), width)
     for row in rows:
         for note in notes_of(row):

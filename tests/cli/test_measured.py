@@ -55,6 +55,14 @@ def test_evaluate_begins_with_the_loss() -> None:
     assert len([line for line in wide if "McNemar p = " in line]) == 2
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_bundle_alone_has_no_loss(wide: bool) -> None:
+    """It would be that against itself."""
+    whole = evaluation()
+    lines = accuracy_answer(replace(whole, results=whole.results[:1]), 80, wide)
+    assert list(lines) == ["runs/demo/onnx-float reaches top-1 76.64 % on 500 images."]
+
+
 def test_evaluate_of_random_weights_shows_no_accuracy() -> None:
     text = "\n".join(accuracy_answer(evaluation(meaningful=False), 80, wide=False))
     assert text.startswith("warning: Accuracy is meaningless: the weights are random.")

@@ -210,6 +210,16 @@ def test_a_device_that_cannot_be_probed_is_a_finding(
     assert gone["found"].startswith("no connection")
 
 
+def test_a_list_without_devices_says_how_to_add_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EDGEKIT_DEVICES_FILE", str(tmp_path / "devices.toml"))
+    assert main(["devices", "list"]) == 0
+    assert capfd.readouterr().out == "no devices: add one with edgekit devices add NAME ssh://USER@HOST\n"
+    assert main(["devices", "list", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["devices"] == []
+
+
 def test_list_and_remove(board: Server, capfd: Any) -> None:
     capfd.readouterr()
     assert main(["devices", "list"]) == 0
