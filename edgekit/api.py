@@ -429,7 +429,7 @@ def compare(
         "Largest slowdown of p50 that is no regression. Smaller ones may come from where in memory a bundle lies.",
         default="10",
     ),
-    force: bool = own(
+    different: bool = own(
         "Gates", kinds.Flag(), "Judge runs of different models or evaluation images as if they were alike.", value=False
     ),
 ) -> Comparison:
@@ -443,7 +443,7 @@ def compare(
     from edgekit.report.compare import MAX_SLOWDOWN, compare_runs
 
     first, second = (run.report if isinstance(run, Run) else load_report(Path(run)) for run in (before, after))
-    return compare_runs(first, second, MAX_SLOWDOWN if max_slowdown is None else max_slowdown, force)
+    return compare_runs(first, second, MAX_SLOWDOWN if max_slowdown is None else max_slowdown, different)
 
 
 @_takes("threads", "wheels")

@@ -80,8 +80,8 @@ class Comparison:
     max_slowdown_percent: float = MAX_SLOWDOWN
     """Slowdown of p50, in percent, up to which it is no regression."""
     verdict: Literal["pass", "fail", "inconclusive"]
-    """`inconclusive` for runs of different models or evaluation images, unless `--force` lets them be judged; otherwise
-    `fail` if there is any regression."""
+    """`inconclusive` for runs of different models or evaluation images without `--different`; otherwise `fail` if there
+    is any regression."""
 
 
 OTHER = {"model.name": "models", "evaluation.sha256": "evaluation images"}
@@ -95,10 +95,12 @@ NOTED = {
 """What may explain a change, by its path."""
 
 
-def compare_runs(before: Report, after: Report, max_slowdown: float = MAX_SLOWDOWN, force: bool = False) -> Comparison:
+def compare_runs(
+    before: Report, after: Report, max_slowdown: float = MAX_SLOWDOWN, different: bool = False
+) -> Comparison:
     """Changes and regressions of each bundle on each device from the first run to the second.
 
-    The verdict on runs of different models or evaluation images is inconclusive, unless `force` lets them be judged.
+    The verdict on runs of different models or evaluation images is inconclusive unless `different`.
     p50 is compared between runs on the same processor with the same number of threads, or with the number that each run
     found fastest. It is a regression if its whole interval lies above its former value, and if it is more than
     `max_slowdown` percent higher.
@@ -110,10 +112,10 @@ def compare_runs(before: Report, after: Report, max_slowdown: float = MAX_SLOWDO
     pairs = [(old[key], new[key]) for key in old if key in new]
     rows = tuple(_compare(key, old.get(key), new.get(key), meaningful, max_slowdown) for key in keys)
     other = tuple(_differences(before, after, OTHER))
-    reasons = () if force else other
+    reasons = () if different else other
     notes = (*_notes(before, after, meaningful), *_other_layers(pairs), *_untimed(pairs))
     return Comparison(
-        notes=(*(other if force else ()), *notes),
+        notes=(*(other if different else ()), *notes),
         reasons=reasons,
         results=rows,
         regressions=(worse := tuple(f"{row.label}: {text}" for row in rows for text in row.regressions)),
@@ -125,7 +127,7 @@ def compare_runs(before: Report, after: Report, max_slowdown: float = MAX_SLOWDO
 def inconclusive(comparison: Comparison) -> list[str]:
     """Why the verdict is inconclusive, in a sentence; empty for another one."""
     reasons = "; ".join(comparison.reasons)
-    return [f"The comparison is inconclusive: {reasons}. `--force` judges it nevertheless."] if reasons else []
+    return [f"The comparison is inconclusive: {reasons}. `--different` judges it nevertheless."] if reasons else []
 
 
 def compared_figures() -> list[Figure]:

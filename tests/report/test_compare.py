@@ -233,7 +233,7 @@ def test_other_images_or_models_are_inconclusive_unless_asked(changes: dict[str,
         assert (comparison.verdict, comparison.reasons) == ("inconclusive", (reason,))
         assert "is inconclusive: different " in summary_of_comparison(comparison)
         assert f'message="{reason}" type="inconclusive"' in junit_of_comparison(comparison)
-        asked = compare_runs(report(), other, force=True)
+        asked = compare_runs(report(), other, different=True)
         assert (asked.verdict, asked.reasons, asked.notes) == ("fail" if changes else "pass", (), (reason,))
 
 
@@ -278,7 +278,7 @@ def test_the_command_is_a_gate(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     write_report(report(model=replace(report().model, name="resnet18")), tmp_path / "other")
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "other")]) == 1
     assert "inconclusive: different models: convnextv2_atto and resnet18" in " ".join(capfd.readouterr().out.split())
-    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "other"), "--force"]) == 0
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "other"), "--different"]) == 0
     capfd.readouterr()
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json"]) == 1
     comparison = json.loads(capfd.readouterr().out)
