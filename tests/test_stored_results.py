@@ -61,6 +61,7 @@ BUNDLE = BundleInputs(
     versions=VERSIONS,
 )
 REFERENCE = ReferenceInputs(NETWORK, ("f6", "07"), ((0,), (1,)), "single-label ()")
+OTHERS = ReferenceInputs(NETWORK, ("18",), ((1,),), "single-label ()")
 ROW = GroupInputs(
     bundles=(("onnx-float", "18"), ("onnx-int8", "29")),
     images=REFERENCE.key,
@@ -69,7 +70,7 @@ ROW = GroupInputs(
     machine=Machine(device(), VERSIONS),
 )
 SHARD = ShardInputs("18", 1, ("f6",), "Zen 3", VERSIONS)
-STUDY = StudyInputs((BUNDLE,), REFERENCE, Timing(), device(), "ssh://pi@pi4", "3a")
+STUDY = StudyInputs((BUNDLE,), REFERENCE, OTHERS, Timing(), device(), "ssh://pi@pi4", "3a")
 SENSITIVITY = SensitivityInputs(STUDY, 1.0)
 THRESHOLDS = ThresholdInputs(NETWORK, ("f6", "07"), ((0, 1), (1,)))
 

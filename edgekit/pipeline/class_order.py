@@ -60,16 +60,13 @@ def with_order(
     reporter.say(f"classes: in {order} order, because nothing else tells their order{found}")
     labels = chosen if spec.network.labels == names else spec.network.labels
     network = replace(spec.network, labels=labels, class_order=order)
-    calibration = spec.calibration.in_order(chosen)
+    images = images.in_order(chosen)
     spec = replace(
         spec,
         network=network,
         calibration_dataset=spec.calibration_dataset.in_order(chosen),
-        calibration=calibration,
+        calibration=images.calibration,
     )
-    evaluated, choosing = (each.in_order(chosen) for each in (images.evaluation, images.choosing))
-    dataset = dataset.in_order(chosen)
-    images = replace(images, dataset=dataset, evaluation=evaluated, calibration=calibration, choosing=choosing)
     key = reference_inputs(network, spec.task, images).key
     return spec, images, replace(evaluation, crops=replace(evaluation.crops, labels=targets), key=key)
 

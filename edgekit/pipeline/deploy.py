@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from math import inf
 from pathlib import Path
 from typing import Literal
@@ -75,10 +76,15 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
                 built = builder.build(job.targets, run.path, job.precisions, refused.reasons)
                 store = MeasurementStore(run, evaluation, job.timing, fingerprints(built))
                 max_drop = inf if spec.network.weights == "random" else job.gates.max_drop
-                bench = Bench(job.machines, store, reporter, pages, max_drop)
+                choosing = None
+                if images.repair:
+                    others = spec.network, spec.task, images.repair, workspace, run, reporter, "choosing"
+                    choosing = cache(partial(crop_images, *others))
+                bench = Bench(job.machines, store, reporter, pages, max_drop, choosing)
                 measured: Sequence[Measurement] = bench.measure(built)
                 if not reference.near_chance:  # where no accuracy means anything
-                    measured = improvement.improve(built, measured, bench.measure_on, builder.graphs)
+                    compare = bench.compare_on if choosing else None
+                    measured = improvement.improve(built, measured, bench.measure_on, builder.graphs, compare)
                     write_list(calibration, spec.calibration, improvement.recipe, job.seed)
                 rows = judge_all(measured, job.gates, spec, images, reference, run.path)
                 rows = [improvement.described(row) for row in rows]

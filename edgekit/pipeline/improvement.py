@@ -41,11 +41,17 @@ class Improvement:
         return self.job_recipe
 
     def improve(
-        self, built: BuiltBundles, measured: Sequence[Measurement], measure: Measure, graphs: JobGraphs
+        self,
+        built: BuiltBundles,
+        measured: Sequence[Measurement],
+        measure: Measure,
+        graphs: JobGraphs,
+        compare: Measure | None = None,
     ) -> list[Measurement]:
         """Improve the bundles. `measured` has the measurements of all bundles for each device in turn.
 
-        Returns them with those of the new bundles in place of the old ones. `graphs` made the bundles.
+        Returns them with those of the new bundles in place of the old ones. `graphs` made the bundles. `compare`
+        measures on other images than those of the verdict, if there are any.
         """
         return list(measured)
 

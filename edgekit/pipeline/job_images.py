@@ -1,7 +1,7 @@
 """The images of a job: opens its data sets, and chooses the images for calibration and for evaluation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from edgekit.config.choices import Labelling
@@ -22,8 +22,8 @@ the layers that a repair keeps in float, or these layers alone."""
 LEFT: dict[Chosen, int] = {"thresholds": 300, "layers": 400}
 """Fewest images that give the verdict if a third is set aside to choose on. On 400 images, and hardly on fewer, a
 bundle that answers as torch does shows that it loses less than 1 point."""
-FEWEST = 300
-"""Fewest images on which the layers of a repair are chosen."""
+FEWEST = 150
+"""Fewest images on which the layers of a repair are chosen: the smallest third that is set aside."""
 SPARE: dict[Chosen, int] = {"thresholds": 1000, "layers": 500}
 """Most images to choose on that are read beside a limited number of evaluation images, or half as many as these."""
 
@@ -66,6 +66,20 @@ class JobImages:
     """What is chosen on them."""
     lookalikes: tuple[tuple[str, str], ...] = ()
     """(name, name of a calibration image) of the evaluation images that look like calibration images."""
+    repair: "JobImages | None" = None
+    """The same with the images on which a repair compares bundles as evaluation images; None if those of the verdict
+    have to do both."""
+
+    def in_order(self, names: Sequence[str]) -> "JobImages":
+        """The images, each of one class or of none, of sets whose classes have this order."""
+        return replace(
+            self,
+            dataset=self.dataset.in_order(names),
+            evaluation=self.evaluation.in_order(names),
+            calibration=self.calibration.in_order(names),
+            choosing=self.choosing.in_order(names),
+            repair=self.repair.in_order(names) if self.repair else None,
+        )
 
     def class_names(self, task: Task, outputs: Sequence[str]) -> ClassNames:
         """Names of the classes of the images: those of the outputs, or the set's own if its outputs are no classes."""
@@ -101,7 +115,8 @@ def choose_images(
         return JobImages(dataset, none, calibration, none)
     evaluation, choosing = choose_evaluation(datasets, calibration, choice, reporter)
     alike = lookalikes(evaluation, dataset, calibration, datasets.calibration)
-    return JobImages(dataset, evaluation, calibration, choosing, choice.chosen, tuple(alike))
+    images = JobImages(dataset, evaluation, calibration, choosing, choice.chosen, tuple(alike))
+    return replace(images, repair=_for_repair(datasets, images, choice, reporter))
 
 
 def choose_calibration(
@@ -143,8 +158,7 @@ def choose_evaluation(
     an evaluation image.
     """
     dataset, chosen_on, count = datasets.evaluation, held_out_of(choice.weights), choice.num_eval_samples
-    others = 0 if dataset is datasets.calibration else len(datasets.calibration.samples) - len(calibration.images)
-    sets_aside = choice.chosen == "thresholds" or (choice.chosen is not None and others < FEWEST)
+    sets_aside = choice.chosen == "thresholds" or (choice.chosen and _others(datasets, calibration) < FEWEST)
     if chosen_on:
         reporter.say(
             f"the weights are a soup: the {len(chosen_on)} images that chose its members are excluded from the "
@@ -175,6 +189,36 @@ def choose_evaluation(
     for warning in evaluation_doubts(dataset, evaluation):
         reporter.warn(warning)
     return evaluation, choosing
+
+
+def _others(datasets: Datasets, calibration: Selection) -> int:
+    """Number of labelled images in a data set of calibration images alone that don't calibrate the network."""
+    dataset = datasets.calibration
+    if dataset is datasets.evaluation or not dataset.classes_of(dataset.samples):
+        return 0
+    return len(dataset.samples) - len(calibration.images)
+
+
+def _for_repair(datasets: Datasets, images: JobImages, choice: ImageChoice, reporter: Reporter) -> JobImages | None:
+    """`JobImages.repair`: the images to choose on, or else others of the calibration's data set.
+
+    These may have trained the network, because a repair compares INT8 with float.
+    """
+    dataset, chosen = images.dataset, images.choosing
+    if choice.chosen and len(chosen.images) < FEWEST <= _others(datasets, images.calibration):
+        dataset, taken = datasets.calibration, (*images.evaluation.hashes, *held_out_of(choice.weights))
+        with reporter.stage("read images to choose on") as step:
+            chosen = select(
+                dataset,
+                SPARE["layers"],
+                choice.seed,
+                exclude=images.calibration,
+                exclude_hashes=taken,
+                exact=False,
+                order="shares",
+                on_image=step,
+            )
+    return replace(images, dataset=dataset, evaluation=chosen) if len(chosen.images) >= FEWEST else None
 
 
 def warn_of_images(images: JobImages, classes: int, reporter: Reporter) -> None:

@@ -1,6 +1,6 @@
 """Measures the bundles of a job on its devices, and judges them: the rows of its report."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -59,26 +59,40 @@ class Bench:
     pages: Pages | None = None
     max_drop: float = inf
     """Largest drop of a float bundle in bf16 or f16, in points, with which others are compared with it."""
+    choosing: Callable[[], EvaluationImages] | None = None
+    """Makes the images on which a repair chooses, once; None if the evaluation images have to choose."""
 
     def measure(self, bundles: BuiltBundles) -> list[Measurement]:
         """Measure all bundles on each device in turn."""
         return each_device(self.devices, lambda device: self.measure_on(device, bundles))
 
-    def measure_on(self, device: Device, bundles: BuiltBundles, threads: int | None = None) -> Sequence[Measurement]:
-        """Measure bundles on one device, one measurement each; with a number of threads, only their times with it."""
-        return over_accurate(self._measure_on(device, bundles, threads), self.max_drop)
+    def measure_on(
+        self, device: Device, bundles: BuiltBundles, threads: int | None = None, others: EvaluationImages | None = None
+    ) -> Sequence[Measurement]:
+        """Measure bundles on one device, one measurement each; with a number of threads, only their times with it.
 
-    def _measure_on(self, device: Device, bundles: BuiltBundles, threads: int | None) -> Sequence[Measurement]:
-        timing = self.store.timing
-        images, store = (self.store.images, self.store) if threads is None else (None, None)
+        Measurements with other images than those of the evaluation are not stored.
+        """
+        return over_accurate(self._measure_on(device, bundles, threads, others), self.max_drop)
+
+    def compare_on(self, device: Device, bundles: BuiltBundles, threads: int | None = None) -> Sequence[Measurement]:
+        """The same with the images on which a repair chooses."""
+        return self.measure_on(device, bundles, threads, self.choosing() if self.choosing else None)
+
+    def _measure_on(
+        self, device: Device, bundles: BuiltBundles, threads: int | None, images: EvaluationImages | None
+    ) -> Sequence[Measurement]:
+        timing, store = self.store.timing, None
         if threads is not None:
             timing = replace(timing, threads=threads, sustain_s=None, streams=None)
+        elif images is None:
+            images, store = self.store.images, self.store
         if device != THIS:
             return measure_on_device(device, bundles, timing, self.reporter, images, store, self.pages)
         here = machine.describe()
         if store is not None:
             return measure_here(bundles, here, store, self.reporter)
-        return measure_built(bundles, here, lambda group: measure_group(group, timing, here, self.reporter))
+        return measure_built(bundles, here, lambda group: measure_group(group, timing, here, self.reporter, images))
 
     def time_finals(self, rows: Sequence[Row]) -> Finals | None:
         """Time the finalists of this machine in turns; None if there is no final."""

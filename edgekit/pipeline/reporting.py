@@ -83,6 +83,7 @@ def assemble(
         choosing=document.Choosing(
             thresholds=len(images.choosing.images) if images.chosen == "thresholds" else 0,
             temperature=len(spec.fitting.images) if spec.fitting and spec.task.activation in ACTIVATIONS else 0,
+            repair=len(images.repair.evaluation.images) if images.repair else 0,
         ),
         reference=reference,
         results=tuple(rows),

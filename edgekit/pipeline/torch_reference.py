@@ -27,19 +27,28 @@ FILES = 32
 
 
 def crop_images(
-    network: Network, task: Task, images: JobImages, workspace: Path, run: RunFolder, reporter: Reporter
+    network: Network,
+    task: Task,
+    images: JobImages,
+    workspace: Path,
+    run: RunFolder,
+    reporter: Reporter,
+    name: str = "reference",
 ) -> EvaluationImages:
-    """Crop the evaluation images into a file, so that 50,000 of them need no memory, and let torch answer for them."""
+    """Crop the evaluation images into a file, so that 50,000 of them need no memory, and let torch answer for them.
+
+    The run folder stores the answers under `name`.
+    """
     chosen, preprocessing = images.evaluation.samples, network.preprocessing
-    pixels = reserve(workspace / "pixels.npy", (len(chosen), *preprocessing.crop_shape))
+    pixels = reserve(workspace / f"{name}.npy", (len(chosen), *preprocessing.crop_shape))
     with reporter.stage("crop evaluation images", len(chosen)) as step:
         crops = crop_samples(images.dataset, chosen, preprocessing, pixels, step)
     files = [] if images.dataset.is_in_memory else [images.dataset.read(sample) for sample in chosen[:FILES]]
     inputs = reference_inputs(network, task, images)
     names = [sample.name for sample in chosen]
     first = FirstLogits(network)
-    answers = torch_answers(network, task, crops, inputs, run, reporter, first)
-    logits = first.of(crops, inputs, run)
+    answers = torch_answers(network, task, crops, inputs, run, reporter, first, name)
+    logits = first.of(crops, inputs, run, name)
     return EvaluationImages(task, crops, answers, files, inputs.key, names, logits)
 
 
@@ -56,14 +65,14 @@ class FirstLogits:
         if len(self._rows) < self._limit:
             self._rows.append(row.copy())
 
-    def of(self, crops: LabelledCrops, inputs: "ReferenceInputs", run: RunFolder) -> NDArray[np.float32]:
+    def of(self, crops: LabelledCrops, inputs: "ReferenceInputs", run: RunFolder, name: str) -> NDArray[np.float32]:
         """The logits [M,classes]: those that were added, or of an earlier run, or else computed here."""
-        stored = None if self._rows else run.recall("reference-logits", inputs, StoredArray)
+        stored = None if self._rows else run.recall(f"{name}-logits", inputs, StoredArray)
         if stored is not None:
             return stored.array
         rows = self._rows or list(batched_logits(self._network, crops.pixels[: self._limit]))
         logits = np.vstack(rows)
-        run.remember("reference-logits", inputs, StoredArray.of(logits))
+        run.remember(f"{name}-logits", inputs, StoredArray.of(logits))
         return logits
 
 
@@ -119,12 +128,13 @@ def torch_answers(
     run: RunFolder,
     reporter: Reporter,
     first: FirstLogits | None = None,
+    name: str = "reference",
 ) -> Answers:
     """Answers of torch's float network for the evaluation images, from an earlier run if it has them.
 
     If they are computed, `first` gets the logits of the images.
     """
-    stored = task.answers.recalled(run, "reference", inputs)
+    stored = task.answers.recalled(run, name, inputs)
     if stored is not None:
         return stored
     with reporter.stage("evaluate torch", len(crops)) as step:
@@ -137,5 +147,5 @@ def torch_answers(
                 step()
 
         answers = predict(task, lambda row: row, outputs())
-    answers.remember(run, "reference", inputs)
+    answers.remember(run, name, inputs)
     return answers

@@ -189,6 +189,8 @@ class Choosing:
     """Number of images that chose the thresholds of several labels; 0 for thresholds of 0.5, or one that was stated."""
     temperature: Count = 0
     """Number of images that INT8's temperature was fitted to; 0 for a temperature of 1."""
+    repair: Count = 0
+    """Number of images on which a repair compares INT8 bundles; 0 if the evaluation images have to."""
 
 
 @dataclass(frozen=True)

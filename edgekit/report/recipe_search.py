@@ -62,7 +62,7 @@ def placement_words(placement: ProfilePlacement, share: float | None = None) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class RepairAttempt:
-    """One INT8 bundle that the evaluation images judged: the recipe's own, or one with more layers in float."""
+    """One INT8 bundle that a repair compared: the recipe's own, or one with more layers in float."""
 
     float_layers: tuple[str, ...] = ()
     """Layers kept in float besides those of the recipe, the noisiest first; empty for the recipe's own bundle."""
@@ -91,9 +91,17 @@ class Repair:
     ranking_images: Annotated[int, Meta(ge=0)]
     """Number of calibration images on which INT8 was simulated to choose the layers."""
     attempts: Annotated[tuple[RepairAttempt, ...], Meta(min_length=1)]
-    """Bundles that the evaluation images judged, in order; the first is the recipe's own."""
+    """Bundles that were compared, in order; the first is the recipe's own."""
     chosen: Annotated[int, Meta(ge=0)]
     """Position among the attempts of the bundle that the row has."""
+    choosing_images: Annotated[int, Meta(ge=0)] | None = None
+    """Number of images, none of them an evaluation image, on which the attempts were compared; null if the evaluation
+    images, which judge the row, did that too."""
+
+    @property
+    def where(self) -> str:
+        """The images on which the attempts were compared, in words, unless they are the evaluation images."""
+        return "" if self.choosing_images is None else f" on {self.choosing_images:,} other images"
 
     @property
     def result(self) -> RepairAttempt:
@@ -114,17 +122,17 @@ def is_within(attempt: RepairAttempt, max_drop: float) -> bool:
 def repair_words(repair: Repair) -> str:
     """What was kept in float and what it cost, or what was tried, in one sentence."""
     before, after = repair.attempts[0], repair.result
-    judged = f"the evaluation images judged {len(repair.attempts)} INT8 bundles"
+    same = "; the same images chose and judged" if repair.choosing_images is None else ""
     if repair.succeeded:
         return (
             f"repaired: {layers_words(after)} kept in float changed the drop from {_points(before)} to "
-            f"{_points(after)} points{_speed(before, after)}; {judged}"
+            f"{_points(after)} points{_speed(before, after)}{repair.where}{same}"
         )
     if len(repair.attempts) == 1:
         return "not repaired: no set of layers in float cuts the INT8 noise to a quarter"
     tried = "; ".join(f"{layers_words(attempt)}: {outcome_words(attempt)}" for attempt in repair.attempts[1:])
     kept = f"the bundle with {layers_words(after)} in float" if repair.chosen else "the recipe's own bundle"
-    return f"not repaired: kept in float, {tried}; {judged}, and this is {kept}"
+    return f"not repaired: kept in float{repair.where}, {tried}; this is {kept}{same}"
 
 
 def price_words(name: str, repair: Repair) -> str:
@@ -135,8 +143,8 @@ def price_words(name: str, repair: Repair) -> str:
         return ""
     speed, before = (f" at {each.speedup:.2f}x float" if each.speedup is not None else "" for each in (kept, own))
     return (
-        f"{name} keeps the bound with {counted(len(kept.float_layers), 'layer')} in float{speed}; without repair it "
-        f"loses {_points(own)} points{before}."
+        f"{name} keeps the bound with {counted(len(kept.float_layers), 'layer')} in float{speed}{repair.where}; "
+        f"without repair it loses {_points(own)} points{before}."
     )
 
 

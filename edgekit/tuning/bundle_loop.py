@@ -50,6 +50,8 @@ class BundleLoop(Loop):
     """The recipe that the candidates change."""
     graphs: JobGraphs
     """The graphs that the bundles are made from."""
+    compare: MeasureRows | None = None
+    """Measures bundles on images that give no verdict; None if there are none."""
     tried: dict[Candidate, MeasuredBundles] = field(default_factory=dict)
     """The bundles that this command has tried, beside the float bundle."""
 

@@ -22,7 +22,7 @@ from edgekit.report.row import Row
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
-from edgekit.tuning.bundle_loop import BundleLoop, MeasuredBundles, MeasureRows, Rows
+from edgekit.tuning.bundle_loop import BundleLoop, MeasuredBundles, MeasureRows
 from edgekit.tuning.placement import PlacementLoop
 from edgekit.tuning.repair import RepairLoop, within_reach
 from edgekit.tuning.study import Study, StudyStore, study_inputs
@@ -55,7 +55,12 @@ class Improvements(Improvement):
         return replace(self.job_recipe, targets={**self.job_recipe.targets, **rows})
 
     def improve(
-        self, built: BuiltBundles, measured: Sequence[Measurement], measure: Measure, graphs: JobGraphs
+        self,
+        built: BuiltBundles,
+        measured: Sequence[Measurement],
+        measure: Measure,
+        graphs: JobGraphs,
+        compare: Measure | None = None,
     ) -> list[Measurement]:
         """Improve the bundles by their rows on the first device; see `Improvement`."""
         first, *others = self.job.machines
@@ -63,15 +68,15 @@ class Improvements(Improvement):
         rows = [dict(zip(built, measured[start : start + len(built)], strict=True)) for start in starts]
         improved: dict[str, Bundle | Exception] = {}
 
-        def measure_first(bundles: BuiltBundles, threads: int | None = None) -> Rows:
-            return dict(zip(bundles, measure(first, bundles, threads), strict=True))
+        def on_first(measure: Measure) -> MeasureRows:
+            return lambda bundles, threads=None: dict(zip(bundles, measure(first, bundles, threads), strict=True))
 
         for target in self._recipes:
             group = {name: bundle for name, bundle in built.items() if name.startswith(f"{target}-")}
             if not isinstance(group.get(f"{target}-int8"), Bundle):
                 continue
             before = MeasuredBundles(group, {name: rows[0][name] for name in group})
-            after = self._improve(target, before, measure_first, graphs)
+            after = self._improve(target, before, on_first(measure), graphs, on_first(compare) if compare else None)
             rows[0] |= after.rows
             if after.bundles != group:
                 improved |= after.bundles
@@ -89,13 +94,18 @@ class Improvements(Improvement):
         return row
 
     def _improve(
-        self, target: str, shipped: MeasuredBundles, measure: MeasureRows, graphs: JobGraphs
+        self,
+        target: str,
+        shipped: MeasuredBundles,
+        measure: MeasureRows,
+        graphs: JobGraphs,
+        compare: MeasureRows | None,
     ) -> MeasuredBundles:
         """Improve one target's bundle, as far as no earlier command has done so."""
         self._recipes[target], self._studies[target] = self.job_recipe, []
         for kind in self.loops:
             store, recipe = self._store(target, kind), self._recipes[target]
-            loop = kind(store, self.reporter, self.gates, shipped, measure, recipe, graphs)
+            loop = kind(store, self.reporter, self.gates, shipped, measure, recipe, graphs, compare)
             study, shipped = loop.improve()
             if study is not None:
                 self._studies[target].append((loop, study))

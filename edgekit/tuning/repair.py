@@ -1,12 +1,15 @@
 """Repairs INT8 bundles that miss the accuracy bound: keeps the layers that cost the most in float, and measures again.
 
-Calibration images rank the layers; the evaluation images only judge the bundles.
+Calibration images rank the layers. Images that give no verdict compare the bundles, and the evaluation images judge the
+chosen one; if there are too few of the former, they do both.
 """
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from edgekit.measure.gates import judge
+from edgekit.measure.measurement_store import lost_with_device
+from edgekit.measure.paired import least_drop_bound
 from edgekit.measure.settings import Gates
 from edgekit.report.measurement import Measurement
 from edgekit.report.recipe_search import Repair, RepairAttempt, layers_words, outcome_words, repair_words
@@ -16,7 +19,7 @@ from edgekit.tuning.mixtures import NOISE_IMAGES, rank_layers
 from edgekit.tuning.study import Candidate, Study, Trial
 
 MOST_ATTEMPTS = 3
-"""Largest number of bundles with more layers in float that the evaluation images judge for one row."""
+"""Largest number of bundles with more layers in float that are compared for one row."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,11 @@ class RepairLoop(BundleLoop):
             self.reporter.say(f"{self.name}: {missed}: looking for the layers")
             graphs, target = self.graphs.with_recipe(self.recipe), self.store.target
             ranked = self.attempted(lambda: rank_layers(graphs, target, self.layer_times))
-            if ranked is not None:
-                study = replace(study, candidates=(Candidate(), *map(Candidate, ranked[:MOST_ATTEMPTS])))
+            rows = self.compare(self.shipped.bundles) if self.compare and ranked is not None else {}
+            if ranked is not None and not any(map(lost_with_device, rows.values())):
+                candidates = (Candidate(), *map(Candidate, ranked[:MOST_ATTEMPTS]))
+                compared = Trial.of(0, Candidate(), rows[self.name]) if rows else None
+                study = replace(study, candidates=candidates, compared=compared)
                 self.store.save(study)
         return super().resume(study)
 
@@ -60,8 +66,9 @@ class RepairLoop(BundleLoop):
     def make(self, study: Study, candidate: Candidate) -> Measurement:
         """Build the bundle, and measure it beside the float bundle."""
         bundles = {**self.shipped.bundles, self.name: self.build(candidate)}
-        rows = self.measure(bundles)
-        self.tried[candidate] = MeasuredBundles(bundles, rows)
+        rows = (self.compare or self.measure)(bundles)
+        if self.compare is None:
+            self.tried[candidate] = MeasuredBundles(bundles, rows)
         return rows[self.name]
 
     def tell(self, study: Study) -> None:
@@ -75,12 +82,14 @@ class RepairLoop(BundleLoop):
         chosen = decision(study, self.gates)
         if not study.candidates or chosen is None or (chosen.number == 0 and chosen.keeps_drop(self.gates)):
             return row
+        compared = study.compared and study.compared.measured
         repair = Repair(
             device=self.row.device.name,
             max_drop_points=self.gates.max_drop,
             ranking_images=len(self.graphs.spec.calibration.samples[:NOISE_IMAGES]),
-            attempts=tuple(map(attempt_of, study.trials)),
+            attempts=tuple(map(attempt_of, compared_trials(study))),
             chosen=chosen.number,
+            choosing_images=compared.accuracy.count if compared and compared.accuracy else None,
         )
         return replace(row, repair=repair, remarks=(*row.remarks, repair_words(repair)))
 
@@ -103,28 +112,48 @@ def within_reach(gates: Gates, least: float) -> Gates:
 def decision(study: Study, gates: Gates) -> Trial | None:
     """The trial to ship; None if another one has to be made.
 
-    It is the first one that keeps the bounds, with the whole interval of the drop if the user stated that bound. If the
-    candidates are used up, or the last one was no longer faster than float, it is the first of those that were whose
-    measured drop is within the bound, or else the most accurate. Even if no speedup is required, a bundle that layers
-    in float made slower than float isn't shipped.
+    It is the recipe's own if that keeps the bounds on the evaluation images, or else the first one that does where the
+    attempts are compared; with the whole interval of the drop if the user stated that bound. If the candidates are used
+    up, or the last one was no longer faster than float, it is the first of those that were whose measured drop is
+    within the bound, or else the most accurate. Even if no speedup is required, a bundle that layers in float made
+    slower than float isn't shipped.
     """
-    own = study.trials[0]
+    own, bounds = study.trials[0], bounds_of(study, gates)
 
     def is_fast(trial: Trial) -> bool:
-        return trial.is_fast(gates) and (trial is own or is_slower(own) or not is_slower(trial))
+        return trial.is_fast(gates) and (trial.number == 0 or is_slower(own) or not is_slower(trial))
 
     for trial in study.trials:
-        if trial.keeps_drop(gates) and is_fast(trial):
+        if trial.keeps_drop(gates if trial is own else bounds) and is_fast(trial):
             return trial
     last = study.trials[-1]
     if len(study.trials) < len(study.candidates) and (last.error is not None or is_fast(last)):
         return None
     ranked = [
-        (max(trial.drop, gates.max_drop), trial.number)
-        for trial in study.trials
-        if trial.drop is not None and (trial is own or is_fast(trial))
+        (max(trial.drop, bounds.max_drop), trial.number)
+        for trial in compared_trials(study)
+        if trial.drop is not None and (trial.number == 0 or is_fast(trial))
     ]
-    return study.trials[min(ranked)[1]]
+    return study.trials[min(ranked, default=(0.0, 0))[1]]
+
+
+def compared_trials(study: Study) -> tuple[Trial, ...]:
+    """The trials on the images that compare them."""
+    return (study.compared or study.trials[0], *study.trials[1:])
+
+
+def bounds_of(study: Study, gates: Gates) -> Gates:
+    """The gates on the images that compare the attempts.
+
+    If the recipe's own bundle loses less there than on the evaluation images, as on images that trained the network, an
+    attempt has to cut that loss by the same factor as on the evaluation images.
+    """
+    own, compared = study.trials[0].drop, study.compared.measured if study.compared else None
+    if compared is None or compared.accuracy is None or not own or own < 0:
+        return gates
+    share = min(1.0, max(0.0, compared.accuracy.drop_points) / own)
+    scaled = replace(gates, max_drop=share * gates.max_drop)
+    return within_reach(scaled, least_drop_bound(compared.accuracy.count))
 
 
 def is_slower(trial: Trial) -> bool:

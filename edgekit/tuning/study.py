@@ -89,6 +89,8 @@ class Study:
     """Candidates in the order in which they are tried. A loop may add others by the results so far."""
     trials: tuple[Trial, ...] = ()
     """Trials that have ended, in the order in which they ran."""
+    compared: Trial | None = None
+    """The first candidate on the images that measured the later trials; None if these are the evaluation images."""
     steps: tuple[tuple[PlacedLayer, ...], ...] = ()
     """Sets of layers that a placement by profile moves to float, one for each trial after the first."""
 
@@ -100,7 +102,9 @@ class StudyInputs(Inputs):
     bundles: tuple[BundleInputs, ...]
     """Inputs of the float bundle, and of the int8 bundle of the recipe to improve."""
     reference: ReferenceInputs
-    """Inputs of torch's predictions for the images that judge the trials."""
+    """Inputs of torch's predictions for the evaluation images."""
+    choosing: ReferenceInputs | None
+    """Inputs of those for other images, on which a repair compares its trials; None without these."""
     timing: Timing
     """Settings with which the trials are timed."""
     device: DeviceFacts | None
@@ -116,6 +120,7 @@ def study_inputs(spec: BuildSpec, images: JobImages, target: str, timing: Timing
     return StudyInputs(
         bundles=tuple(spec.request(target, precision).inputs for precision in PRECISIONS),
         reference=reference_inputs(spec.network, spec.task, images),
+        choosing=reference_inputs(spec.network, spec.task, images.repair) if images.repair else None,
         timing=timing,
         device=machine.describe() if device == THIS else None,
         address=device.url,

@@ -108,6 +108,7 @@ def test_what_chooses_never_judges(
     choice = ImageChoice(folder, num_calibration_samples=10, num_eval_samples=limit, chosen=chosen)
     images = choose_images(datasets_of(choice, ["cat", "dog"]), RECIPE, choice, Reporter(quiet=True), evaluates=True)
     assert (len(images.evaluation.images), len(images.choosing.images)) == counts
+    assert (images.repair.evaluation if images.repair else None) == (images.choosing if counts[1] else None)
     parts = [{*part.hashes} for part in (images.calibration, images.evaluation, images.choosing)]
     assert len(set.union(*parts)) == sum(map(len, parts)), "no image is in two of the parts"
     labels = Counter(sample.label for sample in images.choosing.samples)
@@ -125,3 +126,8 @@ def test_the_split_for_evaluation_is_only_shared_for_thresholds(
     images = choose_images(datasets_of(choice, ["cat", "dog"]), RECIPE, choice, Reporter(quiet=True), evaluates=True)
     assert (len(images.evaluation.images), len(images.choosing.images)) == counts
     assert images.evaluation.source == images.choosing.source == folder / "val"
+    assert images.repair
+    assert images.repair.evaluation.source == folder / ("train" if chosen == "layers" else "val")
+    assert len(images.repair.evaluation.images) == (300 if chosen == "layers" else 153)
+    used = {*images.calibration.hashes, *images.evaluation.hashes}
+    assert not used & {*images.repair.evaluation.hashes}

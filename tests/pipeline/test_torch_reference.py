@@ -38,12 +38,12 @@ def test_first_logits_are_kept_or_recalled_or_computed(
         monkeypatch.setattr(torch_reference, "MOST_LOGITS", most)
         monkeypatch.setattr(torch_reference, "LOGITS_BYTES", size)
         with open_run(tmp_path / f"run-{count}") as run:
-            computed = FirstLogits(tiny_convnext).of(crops, inputs, run)
+            computed = FirstLogits(tiny_convnext).of(crops, inputs, run, "reference")
             np.testing.assert_allclose(computed, logits[:count], rtol=1e-4, atol=1e-5)
             kept = FirstLogits(tiny_convnext)
             for row in 2 * logits:
                 kept.add(row)
-            assert np.array_equal(kept.of(crops, inputs, run), 2 * logits[:count])
-            assert np.array_equal(FirstLogits(tiny_convnext).of(crops, inputs, run), 2 * logits[:count])
+            assert np.array_equal(kept.of(crops, inputs, run, "reference"), 2 * logits[:count])
+            assert np.array_equal(FirstLogits(tiny_convnext).of(crops, inputs, run, "reference"), 2 * logits[:count])
             other = replace(inputs, labels=((1,),))
-            assert np.array_equal(FirstLogits(tiny_convnext).of(crops, other, run), computed)
+            assert np.array_equal(FirstLogits(tiny_convnext).of(crops, other, run, "reference"), computed)

@@ -15,10 +15,11 @@ from edgekit.cli.main import main
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.devices.registry import THIS
 from edgekit.errors import CompileError
+from edgekit.measure.measure_bundles import measure_here
 from edgekit.measure.paired import least_drop_bound
 from edgekit.measure.settings import Gates, Timing
 from edgekit.measure.tasks.single_label import SingleLabel
-from edgekit.pipeline import measuring, reporting
+from edgekit.pipeline import job_images, measuring, reporting
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.improvement import attempt_path, copy_bundle
 from edgekit.report import load_report
@@ -190,7 +191,38 @@ def test_at_most_three_attempts_and_the_best_of_them(
     assert row.accuracy
     assert row.accuracy.drop_top1_points == min(drops), "the row has the bundle of that attempt"
     assert any(note.startswith("not repaired: kept in float, last: drop ") for note in row.notes)
-    assert any("the evaluation images judged 4 INT8 bundles" in note for note in row.notes)
+    assert any("; the same images chose and judged" in note for note in row.notes), "too few images for both"
+
+
+def test_the_evaluation_images_judge_only_the_bundle_that_others_choose(
+    deploy: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_images, "FEWEST", 15, raising=False)
+    monkeypatch.setattr(repairing, "rank_layers", ranked(("last",), ("last", "head"), ("last", fragile.FRAGILE)))
+    judged: list[str] = []
+
+    def noting(built: Any, *more: Any) -> Any:
+        judged.append(built["fake-int8"].sha256)
+        return measure_here(built, *more)
+
+    monkeypatch.setattr(measuring, "measure_here", noting)
+    assert deploy("--num-eval-samples", "15") in (0, 1)
+    report = load_report(tmp_path / "run")
+    row = int8_row(tmp_path / "run")
+    assert row.repair
+    assert row.repair.result.float_layers == ("last", fragile.FRAGILE)
+    assert len(row.repair.attempts) == 4
+    assert len(judged) == len({*judged}) == 2, "the recipe's own and the chosen one"
+    assert row.accuracy
+    assert (row.accuracy.count, report.evaluation.count, row.repair.choosing_images) == (15, 15, 15)
+    assert report.choosing
+    assert report.choosing.repair == 15
+    assert any("on 15 other images" in note for note in row.notes)
+    assert not any("chose and judged" in note for note in row.notes)
+    judged.clear()
+    assert deploy("--num-eval-samples", "15") in (0, 1)
+    assert int8_row(tmp_path / "run").repair == row.repair
+    assert len(judged) == 1, "the same command makes the same choice"
 
 
 def test_an_attempt_that_fails_costs_itself(
@@ -374,6 +406,31 @@ def test_a_stated_bound_needs_the_whole_interval(repair: Study, number: int | No
     assert number_of(decision(repair, Gates())) in (0, 1), "without it, the measured drop decides"
 
 
+@pytest.mark.parametrize(
+    ("own", "repair", "gates", "number"),
+    [
+        (2.0, state((0.5, 1.5), (0.3, 1.4)), Gates(), None),
+        (2.0, state((0.5, 1.5), (0.25, 1.4)), Gates(), 1),
+        (2.0, state((0.0, 1.5), (0.1, 1.4), (0.0, 1.3)), Gates(), 2),
+        (2.0, state((3.0, 1.5), (1.0, 1.4)), Gates(), 1),
+        (2.0, state((0.5, 1.5), (0.6, 1.4), (0.7, 1.4), (0.8, 1.4)), Gates(), 0),
+        (2.0, state((0.5, 1.5), (0.4, 1.4), (0.3, 1.4), (0.28, 1.4)), Gates(), 3),
+        (2.0, state((3.0, 1.5), (1.0, 1.4)), Gates(max_drop=2.5), 0),
+        (0.9, state((3.0, 1.5), (1.0, 1.4)), Gates(), 0),
+        (2.0, state((None, None), (1.1, 1.4), (0.9, 1.4)), Gates(), 2),
+    ],
+    ids=[
+        "half is not enough", "cut as far as needed", "nothing to see of the loss", "a larger loss", "none helped",
+        "used up", "a looser bound", "the evaluation images show no miss", "the own one fails there",
+    ],
+)  # fmt: skip
+def test_other_images_compare_the_attempts(own: float, repair: Study, gates: Gates, number: int | None) -> None:
+    """They may show less of the loss than the evaluation images, as images of the split train do."""
+    judged, compared = state((own, 1.5)).trials[0], repair.trials[0]
+    study = replace(repair, trials=(judged, *repair.trials[1:]), compared=compared)
+    assert number_of(decision(study, gates)) == number
+
+
 def test_layers_in_float_never_make_the_shipped_bundle_slower_than_float() -> None:
     gates = Gates(min_speedup=0)
     assert number_of(decision(state((3.0, 1.5), (0.5, 0.8)), gates)) == 0
@@ -530,11 +587,14 @@ def test_words() -> None:
     common: Any = {"device": "local", "max_drop_points": 1.0, "ranking_images": 32}
     assert repair_words(Repair(attempts=(own, kept), chosen=1, **common)) == (
         "repaired: 5 layers (a, b, c, d, …) kept in float changed the drop from 2.00 to 0.25 points and the speedup "
-        "over float from 1.80x to 1.60x; the evaluation images judged 2 INT8 bundles"
+        "over float from 1.80x to 1.60x; the same images chose and judged"
+    )
+    assert repair_words(Repair(attempts=(own, kept), chosen=1, choosing_images=1300, **common)).endswith(
+        " from 1.80x to 1.60x on 1,300 other images"
     )
     assert repair_words(Repair(attempts=(own, refused), chosen=0, **common)) == (
-        "not repaired: kept in float, a: compile: refused; the evaluation images judged 2 INT8 bundles, and this is "
-        "the recipe's own bundle"
+        "not repaired: kept in float, a: compile: refused; this is the recipe's own bundle; the same images chose and "
+        "judged"
     )
     assert repair_words(Repair(attempts=(own,), chosen=0, **common)).startswith("not repaired: no set of layers")
     assert price_words("onnx-int8", Repair(attempts=(own, refused, kept), chosen=0, **common)) == (
