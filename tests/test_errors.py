@@ -28,7 +28,7 @@ def test_an_error_has_what_was_wrong_what_is_valid_and_the_fix() -> None:
 
 ODD = "\x1b]0;title\x07a\x1b[31mred\x1b[0m\r\x08\x9b2J\u202etxt\n\tb ü \udcff"
 """What takes over a terminal: a title, colours, what overwrites the line, C1 controls and reversed text."""
-PLAIN = "�]0;title�ared���2J�txt\n\tb ü \udcff"
+PLAIN = "�]0;title�ared���2J�txt\n\tb ü �"
 
 
 def test_an_error_controls_no_terminal() -> None:
