@@ -29,8 +29,8 @@ from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.temperature import ACTIVATIONS
 from edgekit.report import document, write_report
 from edgekit.report.document import Report
+from edgekit.report.float_layers import placement_words, repair_words
 from edgekit.report.html import changed_rows, shown_images
-from edgekit.report.recipe_search import placement_words, repair_words
 from edgekit.report.row import Row
 from edgekit.report.write import write_thumbnails
 from edgekit.runtime.bundle import read_bundle, with_manifest

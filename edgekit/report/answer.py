@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from edgekit.report import sentences
 from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import NOTHING, Figure, counted, figure_at, score_figures
+from edgekit.report.float_layers import price_words
 from edgekit.report.measurement import Accuracy
-from edgekit.report.recipe_search import price_words
 from edgekit.report.row import Row, Verdict
 from edgekit.report.sentences import Note
 from edgekit.report.table import Column

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from edgekit.report.float_layers import ProfilePlacement, Repair
 from edgekit.report.measurement import Failure, Measurement
-from edgekit.report.recipe_search import ProfilePlacement, Repair
 
 GateName = Literal["above-chance", "max-drop", "min-speedup", "steady-timing"]
 

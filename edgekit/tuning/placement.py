@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from edgekit.measure.settings import Gates
 from edgekit.measure.steadiness import MOST_SPREAD
+from edgekit.report.float_layers import PlacedLayer, ProfilePlacement, placement_words
 from edgekit.report.measurement import Measurement
-from edgekit.report.recipe_search import PlacedLayer, ProfilePlacement, placement_words
 from edgekit.report.row import Row
 from edgekit.report.sentences import layer_names
 from edgekit.runtime.bundle import Bundle

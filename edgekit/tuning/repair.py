@@ -11,8 +11,8 @@ from edgekit.measure.gates import judge
 from edgekit.measure.measurement_store import lost_with_device
 from edgekit.measure.paired import least_drop_bound
 from edgekit.measure.settings import Gates
+from edgekit.report.float_layers import Repair, RepairAttempt, layers_words, outcome_words, repair_words
 from edgekit.report.measurement import Measurement
-from edgekit.report.recipe_search import Repair, RepairAttempt, layers_words, outcome_words, repair_words
 from edgekit.report.row import Row
 from edgekit.tuning.bundle_loop import BundleLoop, MeasuredBundles
 from edgekit.tuning.mixtures import NOISE_IMAGES, rank_layers

@@ -21,8 +21,8 @@ from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.request import BuildSpec, BundleInputs
 from edgekit.pipeline.torch_reference import ReferenceInputs, reference_inputs
 from edgekit.report.device import DeviceFacts
+from edgekit.report.float_layers import PlacedLayer
 from edgekit.report.measurement import Failure, Measurement
-from edgekit.report.recipe_search import PlacedLayer
 from edgekit.support.files import Inputs, code_sha256, without_folders
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder

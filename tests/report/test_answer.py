@@ -12,9 +12,9 @@ from edgekit.measure.settings import Gates
 from edgekit.report import load_report
 from edgekit.report.answer import unsteady
 from edgekit.report.document import Recommendation, Reference, Report
+from edgekit.report.float_layers import Repair, RepairAttempt
 from edgekit.report.markdown import summary_of_report
 from edgekit.report.measurement import Accuracy, Bound, LowPrecision
-from edgekit.report.recipe_search import Repair, RepairAttempt
 from edgekit.report.row import Row
 from edgekit.report.sentences import notes_of
 from edgekit.report.times import Speedup, ThreadTime

@@ -13,8 +13,8 @@ import pytest
 from edgekit.errors import InputError
 from edgekit.report import load_report, report_schema, write_report
 from edgekit.report.document import Choosing, Lookalike, RangeRatio, Recommendation, Report, Stability
+from edgekit.report.float_layers import Repair, RepairAttempt
 from edgekit.report.measurement import Bound, LowPrecision
-from edgekit.report.recipe_search import Repair, RepairAttempt
 from edgekit.report.serialization import to_json
 from edgekit.report.times import Sustained, SustainedLatency, SustainedPoint
 from tests.helpers.reports import (

@@ -12,7 +12,7 @@ import pytest
 from edgekit.cli.main import main
 from edgekit.measure.settings import Gates
 from edgekit.report import load_report
-from edgekit.report.recipe_search import PlacedLayer, ProfilePlacement, placement_words
+from edgekit.report.float_layers import PlacedLayer, ProfilePlacement, placement_words
 from edgekit.report.row import Row
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.profile import OpProfile, Profile

@@ -23,7 +23,7 @@ from edgekit.pipeline import job_images, measuring, reporting
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.improvement import attempt_path, copy_bundle
 from edgekit.report import load_report
-from edgekit.report.recipe_search import Repair, RepairAttempt, price_words, repair_words
+from edgekit.report.float_layers import Repair, RepairAttempt, price_words, repair_words
 from edgekit.report.row import Row
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
