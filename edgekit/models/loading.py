@@ -146,11 +146,14 @@ def build_meta(options: ModelOptions) -> tuple[nn.Module, tuple[int, int]]:
     return module.eval().requires_grad_(False), resolve_size(module, size)
 
 
-def settle_classes(network: Network, options: ModelOptions, dataset: Dataset, reporter: Reporter) -> Network:
+def settle_classes(
+    network: Network, options: ModelOptions, dataset: Dataset, reporter: Reporter, is_judged: bool = False
+) -> Network:
     """The network. If it doesn't name its classes, it gets the names that the data set has.
 
     Report where the names come from and, where none is the name of a folder or label, the assumed order. The order is
-    only an assumption without names. With names, that none of them is found is worth a warning.
+    only an assumption without names. With names, that none of them is found is worth a warning. So is an order in which
+    timm's readers would not have them, unless the network's answers are to judge it.
     """
     if network.labels_doubt:
         reporter.warn(network.labels_doubt)
@@ -163,7 +166,8 @@ def settle_classes(network: Network, options: ModelOptions, dataset: Dataset, re
             f"no {dataset.class_term} has the name of a class, such as '{network.labels[0]}': {dataset.assumption}"
         )
         return network
-    reporter.say(f"class names: {dataset.assumption}")
+    tell = reporter.say if is_judged or not dataset.natural_order else reporter.warn
+    tell(f"class names: {dataset.assumption}")
     return replace(network, labels=dataset.class_names) if _can_be_labels(dataset.class_names) else network
 
 

@@ -132,9 +132,7 @@ def load_job(
     task = task or recognized_task(datasets)
     say_why(job.task, task, network, datasets.evaluation, reporter)
     if task.outputs_are_classes:
-        network = settle_classes(network, model, datasets.evaluation, reporter)
-        if datasets.evaluation.natural_order and not evaluates:
-            reporter.warn("timm numbers these classes in natural order; if it trained the network, use `--labels FILE`")
+        network = settle_classes(network, model, datasets.evaluation, reporter, is_judged=chooses)
     if chooses:
         choice = replace(choice, chosen=_chosen(job, task, network))
     images = choose_images(datasets, recipe, choice, reporter, evaluates)

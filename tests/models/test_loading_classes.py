@@ -25,6 +25,7 @@ def settle(tmp_path: Path, capfd: Any) -> Any:
         file: Path | None = None,
         quiet: bool = False,
         folders: tuple[str, ...] = ("cat", "dog", "owl"),
+        is_judged: bool = False,
         **facts: Any,
     ) -> tuple[tuple[str, ...], str]:
         data = tmp_path / f"set-{abs(hash(folders))}"
@@ -45,7 +46,7 @@ def settle(tmp_path: Path, capfd: Any) -> Any:
             **facts,
         )
         options = ModelOptions("resnet18", labels=file)
-        settled = settle_classes(network, options, open_dataset(data, labels), Reporter(quiet))
+        settled = settle_classes(network, options, open_dataset(data, labels), Reporter(quiet), is_judged)
         return settled.labels, str(capfd.readouterr().err)
 
     return output
@@ -63,6 +64,12 @@ def test_without_names_the_assumed_order_is_printed_once(say: Any) -> None:
     assert said.startswith("class names: the folders of ")
     assert said.count(ASSUMED) == 1
     assert say(numbered, quiet=True) == ""
+
+
+def test_an_order_that_is_not_timms_is_a_warning_unless_it_is_judged(settle: Any) -> None:
+    numbered, folders = ("class_0", "class_1"), ("item10", "item2")
+    assert "0 = item10, 1 = item2" in settle(numbered, folders=folders, quiet=True)[1]
+    assert settle(numbered, folders=folders, quiet=True, is_judged=True)[1] == ""
 
 
 def test_names_that_are_no_folders_are_a_warning(say: Any) -> None:
