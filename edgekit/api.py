@@ -240,13 +240,18 @@ def deploy(
     Raises:
         InputError: a value, the images or the model are not usable; nothing was written.
     """
-    job = replace(_job(model, transform, name, {"data": data, **options}, data), metric=metric)
+    return deploy_job(replace(_job(model, transform, name, {"data": data, **options}, data), metric=metric), quiet)
+
+
+def deploy_job(job: Job, quiet: bool) -> Run:
+    """Check a job and run it, as `deploy` and the commands deploy and demo do."""
     job.check()
     with running(quiet) as reporter:
-        from edgekit.pipeline.deploy import deploy as run_job
+        from edgekit.pipeline import deploy as pipeline
         from edgekit.tuning.improvements import improvements_of
 
-        return Run(job.folder.absolute(), run_job(job, reporter, improvements_of if job.repair else None))
+        report = pipeline.deploy(job, reporter, improvements_of if job.repair else None)
+    return Run(job.folder.absolute(), report)
 
 
 @_takes(*(name for name in MAKING if name not in ("data", "calibration_data", "targets")))

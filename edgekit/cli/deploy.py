@@ -2,17 +2,22 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from edgekit import api
 from edgekit.cli import panels
 from edgekit.cli.arguments import DRY_RUN, JSON, JUNIT, MODEL_OR_RUN, QUIET, SUMMARY, WIDE
 from edgekit.cli.command import FIELDS, command
 from edgekit.cli.for_pipelines import ForPipelines
-from edgekit.cli.output import clean_stdout, emit, show_report, show_steps
+from edgekit.cli.output import clean_stdout, emit, show, show_report, show_steps
+from edgekit.cli.plan import lines_of_plan
 from edgekit.job import DEMO, Job, job_of
 from edgekit.job.job import MODEL
 from edgekit.job.saved import announce
 from edgekit.models.demo import OUTPUT
+
+if TYPE_CHECKING:
+    from edgekit.pipeline.deploy import PlannedRun
 
 OF_DEMO = {
     "weights": "edgekit's own",
@@ -84,36 +89,31 @@ def _run(job: Job, files: ForPipelines, wide: bool, json_: bool, quiet: bool, dr
     """Run or plan the job, and print the result."""
     from edgekit.report.junit import junit_of_report
     from edgekit.report.markdown import summary_of_report
-    from edgekit.support.progress import Reporter, loading
 
-    job.check()
     files.check()
     with clean_stdout() as out:
-        reporter = Reporter(quiet)
-        with loading(reporter):
-            from edgekit.pipeline.deploy import deploy as do_job
-            from edgekit.pipeline.deploy import plan
-            from edgekit.tuning.improvements import improvements_of
         if dry_run:
-            planned = plan(job, reporter)
-            if json_:
-                emit(out, planned)
-            else:
-                from edgekit.cli.plan import lines_of_plan
-
-                facts = {key: value for key, value in vars(planned).items() if key != "prediction"}
-                out.writelines(f"{key}: {value}\n" for key, value in facts.items())
-                lines = lines_of_plan(planned.prediction, "this machine") if planned.prediction else ()
-                out.writelines(f"{line}\n" for line in lines)
+            planned = _planned(job, quiet)
+            facts = {key: value for key, value in vars(planned).items() if key != "prediction"}
+            lines = lines_of_plan(planned.prediction, "this machine") if planned.prediction else ()
+            show(out, planned, [*(f"{key}: {value}" for key, value in facts.items()), *lines], json_)
             return 0
-        report = do_job(job, reporter, improvements_of if job.repair else None)
+        run = api.deploy_job(job, quiet)
         if json_:
-            emit(out, report)
+            emit(out, run.report)
         else:
             from edgekit.cli.next_steps import after_job
 
-            show_report(report, out, wide)
-            show_steps(after_job(report, job.folder), out)
+            show_report(run.report, out, wide)
+            show_steps(after_job(run.report, job.folder), out)
             out.write(f"\nReport: {job.folder}/report.html\n")
-    files.write(lambda: junit_of_report(report), lambda: summary_of_report(report))
-    return 0 if all(row.verdict == "pass" for row in report.results) else 1
+    files.write(lambda: junit_of_report(run.report), lambda: summary_of_report(run.report))
+    return 0 if run.passed else 1
+
+
+def _planned(job: Job, quiet: bool) -> "PlannedRun":
+    job.check()
+    with api.running(quiet) as reporter:
+        from edgekit.pipeline.deploy import plan
+
+        return plan(job, reporter)

@@ -44,6 +44,7 @@ def all_stated(tmp_path: Path, photos: Path, finished_run: Path) -> dict[str, An
         "std": (0.25,),
         "interpolation": "bilinear",
         "crop_pct": 0.9,
+        "crop_mode": "squash",
         "labels": tmp_path / "labels.txt",
         "task": "multi-label",
         "calibration_data": photos,
