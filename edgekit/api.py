@@ -32,7 +32,7 @@ from edgekit.support.libraries import quiet as silent
 
 if TYPE_CHECKING:
     from edgekit.devices.benchmark import Benchmark
-    from edgekit.devices.rollout import Pushed
+    from edgekit.devices.push import Pushed
     from edgekit.measure.evaluation import BundleEvaluation
     from edgekit.measure.tasks.own_metric import Metric
     from edgekit.report.compare import Comparison
@@ -486,9 +486,8 @@ def push(
         quiet: Show no progress.
         options: Fields of the job.
     """
-    from edgekit.devices.push import bound_for, check_app, check_trust
+    from edgekit.devices.push import bound_for, check_app, check_trust, push_bundle
     from edgekit.devices.registry import find_remote
-    from edgekit.devices.rollout import push_bundle
     from edgekit.runtime.bundle import read_bundle
 
     check_app(name)

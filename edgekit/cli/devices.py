@@ -159,8 +159,8 @@ def status(
     active bundle is damaged.
     """
     from edgekit.cli.field_lines import status_lines
+    from edgekit.devices.push import status_of
     from edgekit.devices.registry import find_remote, saved_machines
-    from edgekit.devices.rollout import status_of
     from edgekit.support.progress import Reporter
 
     with clean_stdout() as out:

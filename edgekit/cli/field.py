@@ -21,7 +21,7 @@ from edgekit.job.job import OF_BUNDLE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgekit.devices.rollout import Pushed
+    from edgekit.devices.push import Pushed
 
 PUSH_EXAMPLES = """
 Examples:
@@ -79,9 +79,8 @@ def rollback(
     waited for. The same command a second time changes nothing, so repeat it
     after a lost connection.
     """
-    from edgekit.devices.push import check_app, check_hash
+    from edgekit.devices.push import check_app, check_hash, roll_back_devices
     from edgekit.devices.registry import find_remote
-    from edgekit.devices.rollout import roll_back_devices
     from edgekit.support.progress import Reporter
 
     check_app(name)
@@ -93,7 +92,7 @@ def rollback(
 def _shown(work: "Callable[[], Pushed]", json_: bool) -> int:
     """Print what devices have after this work, or when Ctrl-C ends it, and return the exit code."""
     from edgekit.cli.field_lines import pushed_lines
-    from edgekit.devices.rollout import Interrupted
+    from edgekit.devices.push import Interrupted
 
     with clean_stdout() as out:
         try:

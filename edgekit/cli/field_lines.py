@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 from edgekit.cli.output import answer_width, wrapped
 from edgekit.devices.app_state import AppState, Slot
-from edgekit.devices.push import HASH_DIGITS, PushedDevice
-from edgekit.devices.rollout import Pushed, Status
+from edgekit.devices.push import HASH_DIGITS, Pushed, PushedDevice, Status
 from edgekit.report.figure import NOTHING, counted
 from edgekit.report.table import Column, lines_of
 

@@ -1,7 +1,6 @@
 """Errors of a device, derived from the output of ssh and from the exit status of a process there."""
 
 import signal
-from pathlib import PurePath
 
 from edgekit import errors
 from edgekit.errors import DeviceError
@@ -89,14 +88,12 @@ def exit_error(device: str, work: str, status: int, stderr: str) -> DeviceError:
     return DeviceError(f"{device}: {work} failed with exit status {status}: {line or 'no message'}")
 
 
-def full_disk(device: str, work: str, detail: str, folder: PurePath | None = None) -> errors.DeviceFullError:
-    """The error for a full disk on the device, or for the file system of a folder other than edgekit's own."""
-    clean = f"`edgekit devices clean {device}`"
+def full_disk(device: str, work: str, detail: str) -> errors.DeviceFullError:
+    """The error for a full disk on the device."""
     return errors.DeviceFullError(
         f"{device}: {work} ran out of disk space ({detail})",
-        fix=f"Free some space on the file system of '{folder}'; {clean} helps if edgekit's own folder is on it"
-        if folder
-        else f"Free some space there, or delete edgekit's files with {clean}",
+        fix=f"Free some space there. `edgekit devices clean {device}` empties edgekit's own folder, which apps may not "
+        "share a file system with",
     )
 
 

@@ -1,7 +1,7 @@
-"""Push a bundle to a device, or take it back: the host's side, and the documents of both commands."""
+"""Push a bundle to devices, take it back, and describe what they have: the host's side, and the commands' documents."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -9,13 +9,14 @@ from typing import Literal
 from edgekit.config.device_classes import list_device_classes, load_device_class
 from edgekit.devices.app_state import AppsAnswer, AppState, SlotRecord, Trial
 from edgekit.devices.messages import PushJob, Slotted
+from edgekit.devices.parallel import each_device, in_threads
 from edgekit.devices.probe_result import ProbeResult, python_of
 from edgekit.devices.protocol import run_agent
 from edgekit.devices.registry import Device
 from edgekit.devices.remote import Board, files_of, open_board
 from edgekit.devices.scripts import APPS
 from edgekit.devices.slots import fingerprint_of, other_key
-from edgekit.errors import BundleRefusedError, StageError, UsageError, costs_a_row
+from edgekit.errors import BundleRefusedError, DeviceError, StageError, UsageError, costs_a_row
 from edgekit.measure.settings import Timing
 from edgekit.report import load_report
 from edgekit.report.measurement import Failure
@@ -68,6 +69,46 @@ class PushedDevice:
     """Size of the bundle's files; null before the copy, and for a rollback."""
     copied_bytes: int | None = None
     """Number of bytes that were sent to the device for them; null likewise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pushed:
+    """The document of `edgekit push` and `edgekit rollback`."""
+
+    schema_version: Literal[1] = 1
+    """Version of this document's format."""
+    app: str
+    """Name of the app."""
+    sha256: str | None
+    """Hash of the manifest of the bundle that was pushed; null for a rollback."""
+    results: tuple[PushedDevice, ...]
+    """Outcome on each device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceStatus:
+    """The apps on one device."""
+
+    device: str
+    """Name of the device."""
+    url: str | None
+    """ssh:// address."""
+    failure: Failure | None = None
+    """Reason why the device can't be asked, or null."""
+    disk_free_bytes: int | None = None
+    """Free disk space where the bundles are, in bytes."""
+    apps: tuple[AppState, ...] = ()
+    """The apps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """The document of `edgekit devices status`."""
+
+    schema_version: Literal[1] = 1
+    """Version of this document's format."""
+    devices: tuple[DeviceStatus, ...]
+    """The devices."""
 
 
 def check_app(name: str) -> None:
@@ -280,3 +321,65 @@ def _failed(
 ) -> PushedDevice:
     failure = Failure.of("device", error)
     return PushedDevice(device=device.name, verdict=verdict, reasons=(failure.message,), failure=failure, app=app)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with what the devices had answered."""
+
+    def __init__(self, pushed: Pushed) -> None:
+        super().__init__()
+        self.pushed = pushed
+
+
+def roll_out(
+    pushed: Pushed, devices: Sequence[Device], push: Callable[[Device], PushedDevice], canary: int, parallel: int
+) -> Pushed:
+    """Push to the first `canary` devices, and then to the others, at most `parallel` at a time. Completes the document.
+
+    When one of a push doesn't pass, no other begins. Raises Interrupted.
+    """
+    results = {device.name: PushedDevice(device=device.name, verdict=None) for device in devices}
+
+    def push_unless_stopped(device: Device) -> None:
+        if pushed.sha256 is None or all(result.verdict in ("pass", None) for result in results.values()):
+            results[device.name] = replace(results[device.name], reasons=("the command was interrupted",))
+            results[device.name] = push(device)
+
+    try:
+        for group in (devices[:canary], devices[canary:]):
+            in_threads(group, push_unless_stopped, parallel)
+    except KeyboardInterrupt:
+        raise Interrupted(replace(pushed, results=tuple(results.values()))) from None
+    return replace(pushed, results=tuple(results.values()))
+
+
+def push_bundle(
+    bundle: Bundle, bounds: dict[Device, Bound], app: str, reporter: Reporter, canary: int = 1, parallel: int = 4
+) -> Pushed:
+    """Push a bundle to devices, each with the bound of its latency, as the active bundle of an app."""
+    pushed = Pushed(app=app, sha256=bundle.sha256, results=())
+    return roll_out(
+        pushed, list(bounds), lambda device: push_to(device, bundle, app, bounds[device], reporter), canary, parallel
+    )
+
+
+def roll_back_devices(devices: Sequence[Device], app: str, reporter: Reporter, to: str | None = None) -> Pushed:
+    """Make a bundle of an app active again on devices, in parallel. One that fails doesn't stop the others."""
+    pushed = Pushed(app=app, sha256=None, results=())
+    return roll_out(pushed, devices, lambda device: roll_back(device, app, reporter, to), 0, len(devices))
+
+
+def status_of(devices: Sequence[Device], reporter: Reporter) -> Status:
+    """Ask devices for their apps, in parallel."""
+
+    def ask(device: Device) -> Sequence[DeviceStatus]:
+        try:
+            with open_board(device, reporter) as board:
+                answer = board.ask_apps(hashes=True)
+        except DeviceError as error:
+            interrupts.check()  # an interrupt makes the main thread close the connections, which is not an error
+            return [DeviceStatus(device=device.name, url=device.url, failure=Failure.of("device", error))]
+        free = answer.disk_free_bytes
+        return [DeviceStatus(device=device.name, url=device.url, disk_free_bytes=free, apps=answer.apps)]
+
+    return Status(devices=tuple(each_device(devices, ask)))

@@ -97,7 +97,7 @@ def pushing(app: Path, device: str) -> Iterator[None]:
         raise DeviceError(str(error), fix=RUN_AGAIN) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise full_disk(device, "the push", f"'{error.filename or app}'", app) from error
+            raise full_disk(device, "the push", f"'{app}'") from error
         problem = f"the device can't write '{error.filename or app}': {error.strerror or error}"
         raise DeviceError(problem, fix="Check the permissions and the file system there") from error
 

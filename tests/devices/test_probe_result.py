@@ -237,7 +237,7 @@ def test_list_and_remove(board: Server, capfd: Any) -> None:
     ("arguments", "part"),
     [
         (["add", "$(id)", "ssh://pi"], "the device's name is '$(id)'"),
-        (["add", "pi", "pi@host"], "the device's address is 'pi@host'"),
+        (["add", "pi", "raspberrypi"], "the device's address is 'raspberrypi'"),
         (["add", "pi", "ssh://pi", "--class", "raspberry-pi-6"], "Did you mean 'raspberry-pi-"),
         (["add", "pi", "ssh://pi", "--class", "./my.toml"], "unknown device class './my.toml'"),
         (["add", "pi", "ssh://pi", "--ssh-config", "gone"], "doesn't exist\n  valid: an ssh configuration file"),

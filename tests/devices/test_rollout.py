@@ -6,10 +6,9 @@ import threading
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.devices import rollout
-from edgekit.devices.push import PushedDevice
+from edgekit.devices import push as push_module
+from edgekit.devices.push import Pushed, PushedDevice, roll_out
 from edgekit.devices.registry import Device
-from edgekit.devices.rollout import Pushed, roll_out
 from edgekit.support.progress import Reporter
 
 PUSH = Pushed(app="door", sha256="12" * 32, results=())
@@ -58,8 +57,8 @@ def test_a_device_that_fails_does_not_stop_a_rollback_of_the_others(monkeypatch:
     def roll_back(device: Device, app: str, *_: object) -> PushedDevice:
         return PushedDevice(device=device.name, verdict="error" if device.name == "0" else "pass")
 
-    monkeypatch.setattr(rollout, "roll_back", roll_back)
-    rolled_back = rollout.roll_back_devices(DEVICES, "door", Reporter(quiet=True))
+    monkeypatch.setattr(push_module, "roll_back", roll_back)
+    rolled_back = push_module.roll_back_devices(DEVICES, "door", Reporter(quiet=True))
     assert [result.device for result in rolled_back.results] == [device.name for device in DEVICES]
     assert [result.verdict for result in rolled_back.results] == ["error"] + ["pass"] * 5
 
@@ -89,7 +88,7 @@ def test_after_ctrl_c_the_answers_of_the_devices_are_shown(
         answered.set()
         return PushedDevice(device=device.name, verdict="pass")
 
-    monkeypatch.setattr(rollout, "roll_back", roll_back)
+    monkeypatch.setattr(push_module, "roll_back", roll_back)
     assert main(["rollback", "ssh://0", "ssh://1", "--json"]) == 130
     results = json.loads(capfd.readouterr().out)["results"]
     assert [(result["device"], result["verdict"]) for result in results] == [("ssh://0", "pass"), ("ssh://1", None)]

@@ -273,7 +273,7 @@ def test_a_full_disk_keeps_the_active_bundle(small_disk: Path, tmp_path: Path) -
         push(app, large, "new", place)
     assert active(app) == "old"
     (small_disk / "filler").write_bytes(bytes(small_disk_free(small_disk)))
-    with refuses(DeviceFullError, f"file system of '{app}'"):
+    with refuses(DeviceFullError, f"'{app}'"):
         push(app, store(place, "new"), "new", place)
     assert active(app) == "old"
     (small_disk / "filler").unlink()

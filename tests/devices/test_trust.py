@@ -9,9 +9,8 @@ import pytest
 import edgekit
 from edgekit.cli.field_lines import pushed_lines
 from edgekit.cli.main import main
-from edgekit.devices.push import Bound, PushedDevice, push_to, roll_back
+from edgekit.devices.push import Bound, Pushed, PushedDevice, push_to, roll_back
 from edgekit.devices.registry import find_device
-from edgekit.devices.rollout import Pushed
 from edgekit.devices.scripts.apps import TRUST, app_state
 from edgekit.devices.slots import fingerprint_of
 from edgekit.runtime.bundle import read_bundle
