@@ -187,12 +187,6 @@ class Job:
         default="the class of the first device",
         advanced=True,
     )
-    check_stability: bool = bundle_option(
-        kinds.Flag(),
-        "Calibrate on each half of the images as well, and compare the results.",
-        value=False,
-        advanced=True,
-    )
     force: bool = bundle_option(
         kinds.Flag(),
         "Build bundles even if `--dry-run` predicts that they won't fit in this machine's memory or disk.",

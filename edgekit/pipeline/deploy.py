@@ -24,7 +24,6 @@ from edgekit.pipeline.loading import load_job, settings_of
 from edgekit.pipeline.measuring import Bench, fingerprints, judge_all, reference_for
 from edgekit.pipeline.plan import Plan, Refusals, plan_model, refusals
 from edgekit.pipeline.reporting import assemble, write_findings, write_recipe, write_run
-from edgekit.pipeline.stability import check_ranges, check_stability
 from edgekit.pipeline.thresholds import with_thresholds
 from edgekit.pipeline.torch_reference import crop_images
 from edgekit.report.document import Report
@@ -50,8 +49,6 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
         )
     with serving(job.machines, reporter) as pages:
         settings = settings_of(job)
-        if job.check_stability:
-            check_ranges(settings.recipe)
         refused = Refusals() if job.force else refusals(settings, job.targets, job.precisions)
         spec, images = load_job(job, reporter, settings=settings, chooses=True)
         if job.metric:
@@ -89,8 +86,7 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
                 rows = judge_all(measured, job.gates, spec, images, reference, run.path)
                 rows = [improvement.described(row) for row in rows]
                 finals = bench.time_finals(rows)
-                stable = check_stability(builder.graphs, images, job.targets, reporter) if job.check_stability else ()
-            report = assemble(spec, images, rows, reference, finals, stable, job.seed, job.command, job.folder)
+            report = assemble(spec, images, rows, reference, finals, job.seed, job.command, job.folder)
             if job.write_recipe:
                 write_recipe(job.write_recipe, improvement.recipe, report)
             write_findings(report, run.path, job.threads)

@@ -67,10 +67,10 @@ class JobGraphs:
         """Inputs of one bundle of the job."""
         return self.spec.request(target, precision).inputs
 
-    def graph_to_compile(self, target: str, precision: Precision, part: slice = slice(None)) -> GraphToCompile:
-        """Rewrite the graph of one bundle; if it is int8, calibrate it on `part` of the images."""
+    def graph_to_compile(self, target: str, precision: Precision) -> GraphToCompile:
+        """Rewrite the graph of one bundle; if it is int8, calibrate it."""
         request = self.spec.request(target, precision)
-        to_compile = self._to_compile(request, part, self._shared_calibration(request, part))
+        to_compile = self._to_compile(request, self._shared_calibration(request))
         return to_compile if precision == "float" else replace(to_compile, fitting=self._fitting)
 
     def unrounded(self, target: str) -> GraphModule:
@@ -78,13 +78,13 @@ class JobGraphs:
 
         It needs no calibration of its own if the bundle shares one.
         """
-        shared = self._shared_calibration(self.spec.request(target, "int8"), slice(None))
+        shared = self._shared_calibration(self.spec.request(target, "int8"))
         nearest = replace(self.spec, recipe=self.spec.recipe.rounding_to_nearest())
         request = nearest.request(target, "int8")
-        return self._to_compile(request, slice(None), shared.without_weights() if shared else None).graph
+        return self._to_compile(request, shared.without_weights() if shared else None).graph
 
-    def _to_compile(self, request: BundleRequest, part: slice, shared: Calibration | None) -> GraphToCompile:
-        graph, images = self.simplified, self._calibration[part] if request.precision == "int8" else []
+    def _to_compile(self, request: BundleRequest, shared: Calibration | None) -> GraphToCompile:
+        graph, images = self.simplified, self._calibration if request.precision == "int8" else []
         name = f"{request.target}-{request.precision}"
         if images and shared is None:
             with self._calibrating(f"{name}: calibrate", request.target_recipe, len(images)) as step:
@@ -94,22 +94,22 @@ class JobGraphs:
 
     def shares_calibration(self, target: str) -> bool:
         """Whether the int8 bundle of a target shares its calibration with others. It is made now unless it exists."""
-        return self._shared_calibration(self.spec.request(target, "int8"), slice(None)) is not None
+        return self._shared_calibration(self.spec.request(target, "int8")) is not None
 
-    def _shared_calibration(self, request: BundleRequest, part: slice) -> Calibration | None:
+    def _shared_calibration(self, request: BundleRequest) -> Calibration | None:
         """The calibration that the request's runtime shares with others; None if it is calibrated alone."""
         recipe = request.shared_recipe
-        return None if recipe is None else self._calibrated(recipe, part)
+        return None if recipe is None else self._calibrated(recipe)
 
-    def _calibrated(self, recipe: Recipe, part: slice) -> Calibration:
+    def _calibrated(self, recipe: Recipe) -> Calibration:
         """The calibration that several runtimes share, made for the first of them."""
 
         def calibrate() -> Calibration:
-            images, rewriter = self._calibration[part], Rewriter(self.spec.network, self.samples)
+            images, rewriter = self._calibration, Rewriter(self.spec.network, self.samples)
             with self._calibrating("calibrate", recipe, len(images)) as step:
                 return calibrate_together(recipe, self.spec.device_class, rewriter, self.simplified, images, step)
 
-        key = digest(f"{recipe!r} {part!r}")[:16]
+        key = digest(repr(recipe))[:16]
         return self._once(f"calibrated-{key}", calibrate)
 
     @cached_property

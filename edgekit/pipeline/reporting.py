@@ -46,7 +46,6 @@ def assemble(
     rows: Sequence[Row],
     reference: document.Reference,
     finals: Finals | None,
-    stability: Sequence[document.Stability],
     seed: int,
     command: Sequence[str],
     folder: Path,
@@ -68,7 +67,6 @@ def assemble(
             unreadable=tuple(document.Unreadable(*image) for image in images.calibration.unreadable),
             doubts=tuple(doubts(images.calibration, len(spec.calibration_dataset.class_names), images.evaluation)),
             unlike_evaluation=differ_in_brightness(images.calibration, images.evaluation),
-            stability=tuple(stability),
         ),
         evaluation=document.Evaluation(
             count=len(images.evaluation.samples),

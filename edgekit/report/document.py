@@ -93,39 +93,6 @@ class Lookalike:
     """Path of the calibration image that it looks like."""
 
 
-@dataclass(frozen=True)
-class RangeRatio:
-    """Ratio of the activation ranges that two halves of the images give: the wider range divided by the narrower."""
-
-    median: Annotated[float, Meta(ge=1)]
-    """Median ratio over all quantized activations."""
-    greatest: Annotated[float, Meta(ge=1)]
-    """Largest ratio of any quantized activation."""
-    layer: str
-    """Activation with the largest ratio, such as "the input of head.fc"."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stability:
-    """Comparison of two INT8 models that were calibrated on disjoint halves of the calibration images."""
-
-    target: str
-    """Runtime that both models were quantized for."""
-    images: tuple[int, int]
-    """Number of calibration images in each half."""
-    evaluation_images: Annotated[int, Meta(ge=1)]
-    """Number of images on which the two models were compared."""
-    range_ratio: RangeRatio
-    """Ratio of the activation ranges that the two halves give."""
-    snr_db: tuple[float | None, float | None]
-    """Signal-to-noise ratio of each model's logits against torch's float network, in decibels; null where they are
-    equal."""
-    snr_between_db: float | None
-    """Signal-to-noise ratio between the logits of the two models, in decibels; null where they are equal."""
-    agreement: Fraction
-    """Share of images for which the two models predict the same class."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """The calibration images and the recipe."""
@@ -144,8 +111,6 @@ class Calibration:
     """Reasons why ranges from these images may not fit other images, such as too few images or missing classes."""
     unlike_evaluation: bool = False
     """Whether the evaluation images are so much brighter or darker that ranges from these images may not fit them."""
-    stability: tuple[Stability, ...] = ()
-    """Comparison of models from two halves of the images, for each runtime; empty without `--check-stability`."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from edgekit.report.device import DeviceFacts
 from edgekit.report.document import Calibration, Evaluation, Model, PreprocessingFacts, Report
 from edgekit.report.figure import NOTHING
 from edgekit.report.row import Row
-from edgekit.report.sentences import stability_words
 
 LICENSES = re.compile(r"\b(apache-2\.0|mit|bsd-[23]-clause|cc0-1\.0|cc-by(?:-nc)?(?:-sa|-nd)?-\d\.0)\b", re.IGNORECASE)
 """Identifiers of licences that model hubs know, as timm and open_clip spell them."""
@@ -54,7 +53,6 @@ def provenance(report: Report) -> dict[str, str]:
         "Outputs": f"{model.classes:,}",
         **({"Preprocessing": preprocessing_words(model.preprocessing)} if model.preprocessing else {}),
         "Calibration": _calibration(calibration),
-        **{f"Stability {part.target}": stability_words(part) for part in calibration.stability},
         "Evaluation": _evaluation(report.evaluation),
         **{f"Device {device}": _machine(report.facts_of(device), report.results) for device in report.devices},
     }

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgekit.report.device import Conditions, Sample
-from edgekit.report.document import Reference, Report, Stability
+from edgekit.report.document import Reference, Report
 from edgekit.report.figure import figure_at, points
 from edgekit.report.measurement import TOP1, Accuracy, Confidence, Crossings, Measurement
 from edgekit.report.row import Gate, Judged, Row
@@ -133,23 +133,6 @@ def layer_names(names: Sequence[str] | None) -> str:
         return ""
     more = f" and {len(names) - SHOWN} more (report.json lists all)" if len(names) > SHOWN else ""
     return (", ".join(names[:SHOWN]) or "none") + more
-
-
-def stability_words(stability: Stability) -> str:
-    """The comparison of two INT8 models from two halves of the calibration images, in words."""
-    one, other = stability.images
-    ranges = stability.range_ratio
-    first, second, between = map(_decibels, (*stability.snr_db, stability.snr_between_db))
-    return (
-        f"between two calibrations, on {one} and {other} of the images, ranges differ by a median factor of "
-        f"{ranges.median:.2f} and by at most {ranges.greatest:.2f} (at {ranges.layer}); the signal-to-noise ratio is "
-        f"{first} and {second} against float, {between} between the two; they agree on {stability.agreement:.1%} of "
-        f"{stability.evaluation_images:,} images"
-    )
-
-
-def _decibels(value: float | None) -> str:
-    return "infinite" if value is None else f"{value:.1f} dB"
 
 
 NoteKind = Literal["unsteady", "unconfirmed", "other"]

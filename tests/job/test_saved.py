@@ -57,7 +57,6 @@ def all_stated(tmp_path: Path, photos: Path, finished_run: Path) -> dict[str, An
         "scheme": "w8",
         "recipe": "default",
         "device_class": "x86-64-v3",
-        "check_stability": True,
         "force": True,
         "devices": ["local", "web"],
         "wheels": tmp_path,
@@ -197,11 +196,11 @@ def test_a_name_with_a_slash_is_on_the_hub_unless_the_folder_is_here(
 
 def test_a_flag_of_a_run_is_turned_back(called: Callable[..., Any], run: Path) -> None:
     job = json.loads((run / JOB).read_text())
-    job["stated"] |= {"repair": False, "check_stability": True}
+    job["stated"] |= {"repair": False, "force": True}
     (run / JOB).write_text(json.dumps(job))
-    before, after = called("deploy", run)[0], called("deploy", run, "--repair", "--no-check-stability")[0]
-    assert (before.repair, before.check_stability) == (False, True)
-    assert (after.repair, after.check_stability) == (True, False)
+    before, after = called("deploy", run)[0], called("deploy", run, "--repair", "--no-force")[0]
+    assert (before.repair, before.force) == (False, True)
+    assert (after.repair, after.force) == (True, False)
 
 
 def test_values_of_numpy_and_labels_in_a_list_are_kept(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -279,7 +279,6 @@ def test_int8_weights_alone_are_smaller_and_computed_in_float(vit_arguments: lis
     [
         (["--scheme", "w4"], "--scheme is 'w4'"),
         (["--scheme", "w8"], "LiteRT can't compile scheme w8"),
-        (["--scheme", "w8", "--target", "onnx", "--check-stability"], "Leave out `--check-stability`"),
     ],
 )
 def test_a_scheme_that_does_not_fit(

@@ -12,7 +12,7 @@ import pytest
 
 from edgekit.errors import InputError
 from edgekit.report import load_report, report_schema, write_report
-from edgekit.report.document import Choosing, Lookalike, RangeRatio, Recommendation, Report, Stability
+from edgekit.report.document import Choosing, Lookalike, Recommendation, Report
 from edgekit.report.float_layers import Repair, RepairAttempt
 from edgekit.report.measurement import Bound, LowPrecision
 from edgekit.report.serialization import to_json
@@ -76,13 +76,9 @@ def full_report() -> Report:
     model = replace(report().model, preprocessing=PREPROCESSING)
     whole = report(name="vehicles", model=model, results=rows, sensitivity=sensitivity())
     whole = by_class(whole, [90, 80], openvino_int8=[89, 80])
-    halves = Stability(
-        target="onnx", images=(64, 64), evaluation_images=64, range_ratio=RangeRatio(1.1, 1.9, "the input of head.fc"),
-        snr_db=(30.0, None), snr_between_db=28.0, agreement=0.97,
-    )  # fmt: skip
     return replace(
         whole,
-        calibration=replace(whole.calibration, doubts=("few images",), stability=(halves,)),
+        calibration=replace(whole.calibration, doubts=("few images",)),
         evaluation=replace(
             whole.evaluation, copies_left_out=("a",), repeated_left_out=("d",), lookalikes=(Lookalike("b", "c"),)
         ),
@@ -124,7 +120,6 @@ def test_descriptions_are_the_docstrings_of_the_fields() -> None:
     assert row["reasons"]["description"] == "Reasons why the row did not pass; empty where it did."
     assert row["bundle"]["description"].startswith("Name of the bundle, which"), "a field of the base class"
     assert device["class"]["description"].startswith("Device class that"), "a key that is no name in Python"
-    assert definitions["Stability"]["properties"]["snr_db"]["description"].endswith(" null where they are equal.")
 
 
 @pytest.mark.parametrize("whole", [report(), report(model=RANDOM_MODEL), full_report()])
