@@ -451,6 +451,8 @@ def arguments_of(stated: Stated) -> Iterator[str]:
         if isinstance(option.kind, kinds.Flag):
             if value is not option.turns_off:
                 yield flag
+        elif isinstance(option.kind, kinds.Images) and not isinstance(value, str | Path):
+            yield from (flag, f"<{type(value).__name__} in memory>")
         else:
             yield from (flag, _written(value))
 
@@ -463,7 +465,7 @@ def _written(value: Any) -> str:
         return ",".join(f"{key}={each!r}" for key, each in value.items())
     if isinstance(value, list | tuple):
         return ",".join(map(_written, value))
-    return str(value) if isinstance(value, str | int | Path) else f"<{type(value).__name__} in memory>"
+    return str(value)
 
 
 def _demo(stated: Stated) -> Stated:

@@ -1,6 +1,7 @@
 """Values of a job as people state them: names, lists with commas, sizes and channels, in text or as Python values."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,3 +123,9 @@ def test_the_option_has_two_names(command: str, option: str, photos: Path, capfd
 def test_a_crop_mode_that_is_stated_is_the_networks() -> None:
     options = Job.of("resnet18", {"crop_mode": "squash", "weights": "random"}).model_options
     assert load_network(options).preprocessing.crop_mode == "squash"
+
+
+@pytest.mark.parametrize("images", [[(b"", 0)] * 2, {"train": [(b"", 0)], "test": [(b"", 0)]}, ([b""], [0])])
+def test_the_command_of_images_in_memory_does_not_have_them(images: Any) -> None:
+    job = Job.of("net", {"data": images, "mean": (0.5, 0.5, 0.5)})
+    assert job.command == ("deploy", "net", "--data", f"<{type(images).__name__} in memory>", "--mean", "0.5,0.5,0.5")
