@@ -15,6 +15,7 @@ from configparser import ConfigParser
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -381,6 +382,33 @@ def test_a_search_prints_the_nearest_images_and_embeds_only_new_ones(vectors: Pa
     found = [line.split(",")[1:] for line in once_more.stdout.splitlines()]
     assert found[:2] == [["0.png", "1.0000"], ["2.png", "1.0000"]]
     assert "new.png" in [name for name, _ in found]
+
+
+def test_a_search_that_is_interrupted_keeps_the_vectors_that_it_had(
+    vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed_folder, store = (
+        runpy.run_path(str(EXAMPLES / "search.py"))["embed_folder"],
+        tmp_path / "vectors.npz",
+    )
+    images = tmp_path / "images"
+    images.mkdir()
+
+    def interrupted(place: Path | IO[bytes], **_: object) -> None:
+        with place.open("wb") if isinstance(place, Path) else place as file:
+            file.write(b"half of a store")
+        raise KeyboardInterrupt
+
+    with edgekit.load(vectors) as session:
+        for index, image in enumerate(random_frames(2)):
+            image.save(images / f"{index}.png")
+            with monkeypatch.context() as patch:
+                if index:
+                    patch.setattr(np, "savez", interrupted)
+                    with pytest.raises(KeyboardInterrupt):
+                        embed_folder(session, images, store)
+            names, _ = embed_folder(session, images, store)
+            assert names == [f"{number}.png" for number in range(index + 1)]
 
 
 def test_a_search_in_an_index_finds_the_same_images(vectors: Path, tmp_path: Path) -> None:

@@ -87,10 +87,7 @@ def damage(folder: Path, record: "dict[str, Any]", hashes: bool) -> "str | None"
 
 def trusted_key(folder: Path) -> "str | None":
     """The public key in the folder of all apps, or None."""
-    try:
-        return (folder / TRUST).read_text("utf-8")
-    except FileNotFoundError:
-        return None
+    return (folder / TRUST).read_text("utf-8") if (folder / TRUST).exists() else None
 
 
 def slot_state(app: Path, slot: str, hashes: bool) -> "dict[str, object]":
@@ -103,7 +100,7 @@ def slot_state(app: Path, slot: str, hashes: bool) -> "dict[str, object]":
 def app_state(app: Path, hashes: bool = False) -> "dict[str, object]":
     """The bundles of an app, and the one to which a rollback returns."""
     active, known = active_slot(app), records(app)
-    others = [slot for slot in OTHER if slot != active and record_of(app, slot) is not None]
+    other = OTHER[active] if active else None
     since = os.lstat(app / CURRENT).st_mtime if active else None
     bundle = slot_state(app, active, hashes) if active else None
     return {
@@ -113,7 +110,7 @@ def app_state(app: Path, hashes: bool = False) -> "dict[str, object]":
         "verdict": ("error" if bundle["problem"] else "pass") if bundle else None,
         "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(since)) if since else None,
         "active": bundle,
-        "previous": slot_state(app, others[0], hashes) if active and others else None,
+        "previous": slot_state(app, other, hashes) if other and record_of(app, other) else None,
         "returns_to": known[-1].get("replaces") if known else None,
     }
 
