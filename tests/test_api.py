@@ -3,6 +3,8 @@
 import hashlib
 import inspect
 import signal
+import subprocess
+import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import BundleError, InputError
 from edgekit.job import Job
 from edgekit.job.job import arguments_of, declarations
+from edgekit.support.libraries import SLEEPING, let_threads_sleep, threads_sleep
 from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.refusals import refuses
 
@@ -216,6 +219,16 @@ def test_an_interrupt_that_a_library_swallows_ends_a_call(
     with pytest.raises(KeyboardInterrupt):
         edgekit.deploy("resnet18", sets[1], output=tmp_path / "run", quiet=True)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_call_that_imports_torch_lets_its_threads_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the command does, so that calibration takes every core while other processes build."""
+    monkeypatch.delenv(SLEEPING[0], raising=False)
+    code = "from edgekit import api\nfrom edgekit.support.libraries import threads_sleep\n"
+    code += "with api.running(quiet=True):\n    assert threads_sleep()"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    let_threads_sleep()
+    assert not threads_sleep(), "torch is here already"
 
 
 def test_the_functions_show_the_fields_of_a_job() -> None:
