@@ -51,10 +51,9 @@ def inspect(
     from edgekit.measure.inspect_bundle import BundleInspection
     from edgekit.support.progress import Reporter
 
+    job = Job.of("", stated)
     with clean_stdout() as out:
-        inspection = inspect_on(
-            find_machine(device, stated.get("wheels")), bundle, stated.get("threads"), Reporter(quiet=json_)
-        )
+        inspection = inspect_on(find_machine(device, job.wheels), bundle, job.threads, Reporter(quiet=json_))
         show(out, inspection, map(printable, _lines_of(inspection)), json_)
     if isinstance(inspection, BundleInspection) and (error := inspection.golden_error):
         raise error

@@ -203,7 +203,7 @@ class Job:
         flags=("--device",),
     )
     wheels: Path | None = device_option(
-        kinds.Place(metavar="DIR"),
+        kinds.Place(kinds.check_wheels, metavar="DIR"),
         "Folder with the packages of the devices' runtimes as wheels, for a machine that reaches no package index.",
         default="pip downloads them here",
         advanced=True,

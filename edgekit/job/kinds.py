@@ -300,6 +300,12 @@ def check_weights(weights: str) -> None:
     )
 
 
+def check_wheels(path: Path) -> None:
+    """Raise UsageError unless this is a folder."""
+    if not path.is_dir():
+        raise UsageError(f"the packages '{path}' don't exist", valid="a folder with wheels", fix="Correct --wheels")
+
+
 def check_labels(path: Path) -> None:
     """Raise UsageError unless the file can be read as text."""
     try:

@@ -70,6 +70,7 @@ WRONG: dict[str, list[Wrong]] = {
         *text("pi5", names=("local", "ssh://USER@HOST")),
         Wrong(("ssh://", "ssh://a b"), ("ssh://USER@HOST",)),
     ],
+    "--wheels": text("gone", "notes.txt", names=("a folder with wheels",)),
     "--web-runtime": text("gone.tgz", "images", names=("Add `--",)),
     "--web-network": text("ftp", "HTTPS", names=("http", "https")),
     "--threads": number("0", "-2", "1025", lowest="1", highest="1024"),

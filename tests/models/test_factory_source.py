@@ -125,7 +125,7 @@ def test_a_checkpoint_file_replaces_the_weights(folder: Path) -> None:
         ("own_modles:build", "can't import 'own_modles'.*in the module's folder"),
         ("own_models:build", r"own_models.py\) has no 'build'"),
         ("own_models:", "neither a timm name nor module:factory"),
-        ("some/path:x", "neither a timm name nor module:factory"),
+        ("some/pa-th:x", "neither a timm name nor module:factory"),
         ("needs:x", "can't import 'needs'.*a_package_that_is_missing"),
         ("leaves:x", "can't import 'leaves'.*SystemExit"),
         ("own_models:number", "is a int.*a function or class"),
