@@ -11,7 +11,6 @@ from edgekit.compiler.graph import copy_sharing
 from edgekit.compiler.layers import Layer, dense_layer, dense_layers, fixed_weights, layers
 from edgekit.compiler.quantize.calibrate import calibrate, placement_of, quantize, quantize_like
 from edgekit.compiler.quantize.calibration import Calibration
-from edgekit.compiler.quantize.lowering import RuntimeLowering
 from edgekit.compiler.quantize.placement import Placement
 from edgekit.compiler.rewrites import APPROXIMATE
 from edgekit.config.device_classes import DeviceClass
@@ -61,7 +60,9 @@ def quantize_stage(
         ManifestLayer(name=layer.name, op=layer.op, macs=layer.macs, int8=is_int8(node, layer))
         for node, layer in layers(graph)
     )
+    scheme = "float32"
     if int8:
+        scheme = _scheme(recipe, wants, placement.phrases(rewritten))
         settings = (recipe, request.target, lowering, rewriter.check_equalized)
         limit_pairs = limits_pairs(recipe, request.target, request.device_class)
         alike = shared and quantize_like(copy_sharing(rewritten), calibration[0], shared, *settings, limit_pairs)
@@ -69,7 +70,7 @@ def quantize_stage(
     facts = GraphFacts(
         target=request.target,
         precision=request.precision,
-        scheme=_scheme(recipe, wants, lowering) if int8 else "float32",
+        scheme=scheme,
         preprocessing=network.preprocessing,
         labels=network.labels,
         layers=table,
@@ -131,13 +132,10 @@ def limits_pairs(recipe: Recipe, target: str, device_class: DeviceClass) -> bool
     return wants.limit_weight_pairs and adds_in_16_bits
 
 
-def _scheme(recipe: Recipe, wants: TargetRecipe, lowering: RuntimeLowering) -> str:
-    """Describe in words what an int8 bundle computes in int8."""
+def _scheme(recipe: Recipe, wants: TargetRecipe, phrases: Sequence[str]) -> str:
+    """Describe in words what an int8 bundle computes in int8, with phrases for all but its dense layers."""
     if recipe.scheme == "w8":
         return "w8, int8 weights per channel of dense layers, computed with in float"
     where = "inputs and outputs" if wants.quantize_outputs else "inputs"
-    parts = [f"static w8a8, int8 weights per channel, {wants.activations} {where} of dense layers"]
-    parts += [enabled.scheme for enabled in lowering.enabled(wants) if enabled.scheme]
-    if wants.quantize_residuals:
-        parts.append("residual sums from int8 to int8")
-    return ", ".join(parts)
+    dense = f"static w8a8, int8 weights per channel, {wants.activations} {where} of dense layers"
+    return ", ".join([dense, *phrases])

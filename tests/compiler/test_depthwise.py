@@ -88,6 +88,25 @@ def test_blocks_need_whole_blocks_and_one_output_for_each_channel(module: nn.Mod
     assert places == changed
 
 
+@torch.no_grad()
+def test_a_split_kernel_in_int8_is_as_exact_as_one_on_blocks() -> None:
+    """An image whose side is no multiple of 4 has no blocks, so its kernels are split."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 7, padding=3, groups=16), nn.ReLU(),
+        nn.Conv2d(16, 16, 1), nn.ReLU(), nn.Conv2d(16, 16, 7, padding=3, groups=16), nn.ReLU(), nn.Flatten(),
+    )  # fmt: skip
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=(2 / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 0.1)
+    images = [np.random.default_rng(seed).normal(size=(1, 3, 16, 16)).astype(np.float32) for seed in range(8)]
+    exact, signal = export_graph(network.eval(), (1, 3, 16, 16)), {}
+    for name in ("split-depthwise", "depthwise-blocks"):
+        graph = quantize(rewrite(exact, [name]).graph, images, load_recipe("default"), "tflite")
+        wanted, actual = (np.concatenate([of(torch.from_numpy(image)) for image in images]) for of in (network, graph))
+        signal[name] = snr_db(wanted, actual)
+    assert signal["split-depthwise"] > signal["depthwise-blocks"] - 1.5
+
+
 @pytest.mark.parametrize("target", ["onnx", "tflite"])
 def test_files_in_int8_compute_what_the_calibrated_graph_does(target: str, tmp_path: Path) -> None:
     """The default recipe has kernels of 7x7 on blocks and in parts, of 9x9, and several outputs for a channel."""

@@ -56,6 +56,8 @@ class Placement(Quantizer):  # type: ignore[misc]
         self._target, self._float_layers, self._scheme = target, tuple(float_layers), scheme
         self._lowerings = tuple(lowerings) if scheme == "w8a8" else ()
         self._tables = frozenset[Any]().union(*(lowering.activations for lowering in self._lowerings))
+        self._marked = set[Any]()
+        """Operations without weights that become INT8."""
         # Layers for whose sake a node's inputs or its output are quantized, by the node's name, which NNCF keeps.
         self._input_owners: dict[str, set[str]] = defaultdict(set)
         self._output_owners: dict[str, set[str]] = defaultdict(set)
@@ -83,6 +85,17 @@ class Placement(Quantizer):  # type: ignore[misc]
         """Names of the products of activations, such as attention, whose operands become integers."""
         return {layer_name(node) for lowering in self._lowerings for node in lowering.symmetric_inputs(graph)}
 
+    def phrases(self, graph: GraphModule) -> list[str]:
+        """What a float graph would compute in other formats beside its dense layers, in words for a bundle's scheme."""
+        self.annotate(copy_sharing(graph))
+        used = [lowering.scheme for lowering in self._lowerings if lowering.scheme and self._uses(graph, lowering)]
+        return used + ["residual sums from int8 to int8"] * (A.add.Tensor in self._marked)
+
+    def _uses(self, graph: GraphModule, lowering: Lowering) -> bool:
+        """Whether a lowering changes anything in a graph that was annotated."""
+        operations = lowering.activations | ({A.mul.Tensor} if lowering.gates else set())
+        return bool(operations & self._marked or lowering.symmetric_inputs(graph) or lowering.session)
+
     def places(self, graph: GraphModule) -> tuple[set[str], set[str]]:
         """Places of the quantizers, and distinct names of the layers in INT8, that a float graph would get."""
         names = distinct_names(graph)
@@ -105,7 +118,8 @@ class Placement(Quantizer):  # type: ignore[misc]
                 self._name_inputs(node, inputs, node.name)  # no rewrite replaces attention
         if self._target.quantize_residuals and self._scheme == "w8a8":
             for node, title in _residuals(model, self._names).items():
-                self._quantize_operation(node, int8_inputs(node), _makers(node), title)
+                values = [] if _adds_parts(node) else int8_inputs(node)
+                self._quantize_operation(node, values, _makers(node), title)
         if any(lowering.gates for lowering in self._lowerings):
             for node, gate in _gated(model):
                 values = [value for value in node.args if isinstance(value, Node)]
@@ -155,6 +169,7 @@ class Placement(Quantizer):  # type: ignore[misc]
         if not self._target.quantize_outputs:
             return
         tables = [user for user in layer.node.users if user.target in self._tables]
+        self._marked.update(table.target for table in tables)
         for node in (_last(layer.node), *tables):
             _mark(node).output_qspec = self._activation
             self._output_owners[node.name].add(layer.name)
@@ -162,10 +177,12 @@ class Placement(Quantizer):  # type: ignore[misc]
             self._output_places[node.name] = f"the {what} of {self._names[layer.node]}"
 
     def _quantize_operation(self, node: Node, values: Sequence[Node], makers: Sequence[DenseLayer], title: str) -> None:
-        """Quantize an operation without weights from INT8 to INT8 if one of the layers behind it is in INT8."""
+        """Quantize some inputs, and the output, of an operation if one of the layers behind it is in INT8."""
         owners = {maker.name for maker in makers if self.covers(maker.node)}
         if not owners:
             return
+        if values:
+            self._marked.add(node.target)
         _mark(node).input_qspec_map.update(dict.fromkeys(values, self._activation))
         _mark(_last(node)).output_qspec = self._activation
         self._input_owners[node.name] |= owners
@@ -210,15 +227,27 @@ def _makers(node: Node) -> list[DenseLayer]:
     return [layer for layer in layers if layer is not None and layer.is_conv]
 
 
+def _adds_parts(node: Node) -> bool:
+    """Whether a sum adds one of the small kernels into which `split-depthwise` splits a large one."""
+    return any(
+        len([user for user in maker.source.users if dense_layer(user) and layer_name(user) == maker.name]) > 1
+        for maker in _makers(node)
+        if maker.is_depthwise
+    )
+
+
 def _residuals(graph: GraphModule, names: Mapping[Node, str]) -> dict[Node, str]:
     """The residual sums and max poolings after convolutions, each with a title that no other has.
 
+    The last sum of a split kernel is among them, because its output is that of the layer. The others stay in float,
+    because rounding each of them costs 2 to 3 dB.
     Titles are those of the convolutions, which all runtimes' graphs have, as rewrites may give sums other nodes.
     """
     titles: dict[Node, str] = {}
     seen: Counter[str] = Counter()
     for node in graph.graph.nodes:
-        if makers := _makers(node):
+        makers = _makers(node)
+        if makers and not (_adds_parts(node) and any(_adds_parts(user) for user in node.users)):
             title = f"the {node.target} of {' and '.join(names[maker.node] for maker in makers)}"
             seen[title] += 1
             titles[node] = f"{title} ({seen[title]})"

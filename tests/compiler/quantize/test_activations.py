@@ -20,9 +20,11 @@ from edgekit.compiler.quantize.qdq_rewrites import set_known_grids
 from edgekit.compiler.quantizers import quantizer_of, quantizers, set_grid
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.measure.accuracy import snr_db
+from edgekit.pipeline.quantize import quantize_stage
+from edgekit.pipeline.request import BundleRequest
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.profile import profile_model
-from tests.helpers.calibration import quantize
+from tests.helpers.calibration import network_of, noise_for, quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.litert import run_file
 from tests.helpers.tiny import X86
@@ -51,6 +53,17 @@ class Clamp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.clamp(0.0, 1.0)
+
+
+class Residual(nn.Module):
+    """The sum of a layer's output, with an activation, and its input."""
+
+    def __init__(self, layer: nn.Module, activation: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.activation = layer, activation
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.activation(self.layer(x) + x)
 
 
 BLOCKS = {
@@ -190,6 +203,28 @@ def test_the_grid_of_hard_swish_clips_nothing_of_the_calibrated_range(low: float
     assert known.representable_range[0] <= calibrated.representable_range[0] + rounding
     assert known.representable_range[1] >= calibrated.representable_range[1] - rounding
     assert (known.grid == calibrated.grid) == (high - low > 3 * 255)
+
+
+@pytest.mark.parametrize(
+    ("block", "phrases"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU6(), nn.MaxPool2d(2), nn.Conv2d(8, 5, 1)), []),
+        (
+            nn.Sequential(Block(nn.SiLU(), Clamp()), nn.Unflatten(1, (5, 1, 1))),
+            ["SiLU from int8 to int8", "gates from int8 to int8"],
+        ),
+        (
+            nn.Sequential(nn.Conv2d(3, 8, 3), Residual(nn.Conv2d(8, 8, 3, padding=1), nn.Mish())),
+            ["residual sums from int8 to int8"],
+        ),
+    ],
+)
+def test_a_scheme_names_what_the_network_has(block: nn.Module, phrases: list[str]) -> None:
+    network = network_of(nn.Sequential(block, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 16)
+    graph, noise = export_graph(network.module, (1, 3, 16, 16)), noise_for(network)
+    asked = BundleRequest(network, "onnx", "int8", load_recipe("default"), X86)
+    scheme = quantize_stage(asked, graph, noise, [network.preprocessing.normalize(noise.pixels[:1])]).facts.scheme
+    assert scheme.split(", ")[2:] == ["uint8 inputs and outputs of dense layers", *phrases]
 
 
 def test_a_layer_in_float_keeps_its_activation_in_float(samples: Any) -> None:
