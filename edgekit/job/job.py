@@ -148,7 +148,7 @@ class Job:
         kinds.Number(1),
         "Number of images to evaluate on, of each class in proportion to its size. Images that were calibrated on are "
         "never among them.",
-        default="all that are left",
+        default="all that are left, or two thirds of a large set",
     )
     seed: int = image_option(
         kinds.Number(0, LARGEST_SEED), "Seed for the choice of images and for random weights.", value=0, advanced=True
