@@ -224,7 +224,7 @@ def with_images(two_bundles: MeasureJob, cache: Path, tiny_images: EvaluationIma
     sent = SentImages(
         pixels=store_arrays(cache, tiny_images.crops.pixels),
         reference=store_arrays(
-            cache, labels=tiny_images.crops.labels, logits=tiny_images.logits, **vars(tiny_images.reference)
+            cache, labels=tiny_images.crops.labels, logits=tiny_images.logits, **tiny_images.reference.arrays()
         ),
         files=tuple(store_bytes(cache, file) for file in tiny_images.files[:2]),
     )
