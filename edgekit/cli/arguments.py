@@ -63,13 +63,6 @@ JUNIT = output_option("FILE", "JUnit XML file to write, with a test case for eac
 SUMMARY = output_option("FILE", "File to append a summary in Markdown to, such as $GITHUB_STEP_SUMMARY.")
 JSON = output_option(None, "Print the result as one JSON document on stdout.", value=False, flags=("--json",))
 QUIET = output_option(None, "Show no progress. Warnings are still printed.", value=False, flags=("--quiet", "-q"))
-WIDE = output_option(
-    None,
-    "Print a table with every column that fits the terminal, instead of the short answer.",
-    value=False,
-    flags=("--wide",),
-    hidden=True,
-)
 DRY_RUN = output_option(
     None,
     "Check the input and print what the job would make, with memory, time and sizes. Writes nothing.",

@@ -5,7 +5,7 @@ from typing import Any
 
 from edgekit import api
 from edgekit.cli import panels
-from edgekit.cli.arguments import BUNDLES, JSON, JUNIT, QUIET, SUMMARY, WIDE
+from edgekit.cli.arguments import BUNDLES, JSON, JUNIT, QUIET, SUMMARY
 from edgekit.cli.command import command
 from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import answer_width, clean_stdout, show
@@ -38,7 +38,6 @@ def benchmark(
     bundles: list[Path] = BUNDLES,
     junit: Path | None = JUNIT,
     summary: Path | None = SUMMARY,
-    wide: bool = WIDE,
     json_: bool = JSON,
     quiet: bool = QUIET,
 ) -> int:
@@ -60,7 +59,7 @@ def benchmark(
     with clean_stdout() as out:
         measured = api.benchmark(bundles, quiet=quiet, **stated)
         rows = measured.results
-        show(out, measured, latency_answer(rows, answer_width(), wide), json_, after_benchmark(rows))
+        show(out, measured, latency_answer(rows, answer_width()), json_, after_benchmark(rows))
     title = "edgekit benchmark"
     files.write(lambda: junit_of_rows(title, rows), lambda: summary_of_rows(title, rows))
     return 0 if all(row.verdict == "pass" for row in rows) else 1

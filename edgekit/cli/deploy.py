@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import api
 from edgekit.cli import panels
-from edgekit.cli.arguments import DRY_RUN, JSON, JUNIT, MODEL_OR_RUN, QUIET, SUMMARY, WIDE
+from edgekit.cli.arguments import DRY_RUN, JSON, JUNIT, MODEL_OR_RUN, QUIET, SUMMARY
 from edgekit.cli.command import FIELDS, command
 from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import clean_stdout, emit, show, show_report, show_steps
@@ -45,7 +45,6 @@ def deploy(
     model: str = MODEL_OR_RUN,
     junit: Path | None = JUNIT,
     summary: Path | None = SUMMARY,
-    wide: bool = WIDE,
     json_: bool = JSON,
     quiet: bool = QUIET,
     dry_run: bool = DRY_RUN,
@@ -58,7 +57,7 @@ def deploy(
     """
     job = job_of(model, stated)
     announce(model, job, quiet)
-    return _run(job, ForPipelines(junit, summary), wide, json_, quiet, dry_run)
+    return _run(job, ForPipelines(junit, summary), json_, quiet, dry_run)
 
 
 @command(
@@ -72,7 +71,6 @@ def demo(
     stated: dict[str, Any],
     junit: Path | None = JUNIT,
     summary: Path | None = SUMMARY,
-    wide: bool = WIDE,
     json_: bool = JSON,
     quiet: bool = QUIET,
     dry_run: bool = DRY_RUN,
@@ -82,10 +80,10 @@ def demo(
     The model is a small ConvNeXt V2, the images are from CIFAR-10.
     """
     job = replace(Job.of(DEMO, stated), verb=DEMO)
-    return _run(job, ForPipelines(junit, summary), wide, json_, quiet, dry_run)
+    return _run(job, ForPipelines(junit, summary), json_, quiet, dry_run)
 
 
-def _run(job: Job, files: ForPipelines, wide: bool, json_: bool, quiet: bool, dry_run: bool) -> int:
+def _run(job: Job, files: ForPipelines, json_: bool, quiet: bool, dry_run: bool) -> int:
     """Run or plan the job, and print the result."""
     from edgekit.report.junit import junit_of_report
     from edgekit.report.markdown import summary_of_report
@@ -104,7 +102,7 @@ def _run(job: Job, files: ForPipelines, wide: bool, json_: bool, quiet: bool, dr
         else:
             from edgekit.cli.next_steps import after_job
 
-            show_report(run.report, out, wide)
+            show_report(run.report, out)
             show_steps(after_job(run.report, job.folder), out)
             out.write(f"\nReport: {job.folder}/report.html\n")
     files.write(lambda: junit_of_report(run.report), lambda: summary_of_report(run.report))

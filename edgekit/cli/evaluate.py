@@ -6,7 +6,7 @@ from typing import Any
 
 from edgekit import api
 from edgekit.cli import panels
-from edgekit.cli.arguments import BUNDLES, JSON, JUNIT, QUIET, SUMMARY, WIDE
+from edgekit.cli.arguments import BUNDLES, JSON, JUNIT, QUIET, SUMMARY
 from edgekit.cli.command import command
 from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import answer_width, clean_stdout, show
@@ -46,7 +46,6 @@ def evaluate(
     bundles: list[Path] = BUNDLES,
     junit: Path | None = JUNIT,
     summary: Path | None = SUMMARY,
-    wide: bool = WIDE,
     json_: bool = JSON,
     quiet: bool = QUIET,
 ) -> int:
@@ -68,7 +67,7 @@ def evaluate(
         rows, meaningful = evaluation.results, evaluation.accuracy_meaningful
         some = stated["data"] if "num_eval_samples" in stated else None
         steps = after_evaluate(rows, evaluation.evaluation.count, some, stated.get("max_drop"))
-        show(out, evaluation, accuracy_answer(evaluation, answer_width(), wide), json_, steps)
+        show(out, evaluation, accuracy_answer(evaluation, answer_width()), json_, steps)
         for warning in evaluation.warnings if json_ else ():
             print(f"warning: {warning}", file=sys.stderr)
     title = "edgekit evaluate"

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from edgekit.report.row import Row
 
 
-def accuracy_answer(evaluation: "BundleEvaluation", width: int, wide: bool) -> Iterator[str]:
-    """The lines of `edgekit evaluate`, none longer than `width` unless `wide`."""
+def accuracy_answer(evaluation: "BundleEvaluation", width: int) -> Iterator[str]:
+    """The lines of `edgekit evaluate`, none longer than `width`."""
     for warning in evaluation.warnings:
         yield from wrapped(f"warning: {warning}", width)
     rows, reference = evaluation.results, evaluation.reference
@@ -27,9 +27,6 @@ def accuracy_answer(evaluation: "BundleEvaluation", width: int, wide: bool) -> I
     alone = reference is not None and all(row.bundle == reference.engine for row in rows)
     if not alone:  # compared with itself, a bundle loses nothing
         yield ""
-    if wide and not alone:
-        yield from (line for row in rows for line in _accuracy_line(row))
-    elif not alone:
         yield from lines_of(_accuracy_columns(rows, evaluation.accuracy_meaningful), width)
     for row in rows:
         for note in notes_of(row):
@@ -74,8 +71,8 @@ def _word(row: "EvaluatedBundle") -> str:
     return row.verdict if judged else NOTHING
 
 
-def latency_answer(rows: Sequence["Row"], width: int, wide: bool) -> Iterator[str]:
-    """The lines of `edgekit benchmark`, none longer than `width` unless `wide`."""
+def latency_answer(rows: Sequence["Row"], width: int) -> Iterator[str]:
+    """The lines of `edgekit benchmark`, none longer than `width`."""
     for warning in (*emulated(rows), *unsteady(rows)):
         yield from wrapped(f"warning: {warning}", width)
     several = len({row.device.name for row in rows}) > 1
@@ -83,11 +80,10 @@ def latency_answer(rows: Sequence["Row"], width: int, wide: bool) -> Iterator[st
         measured = [row for row in rows if row.device.name == device]
         yield from wrapped(_fastest(measured, several), width)
         yield ""
-        if not wide:
-            yield from lines_of(_latency_columns(measured), width)
-            yield from wrapped(f"Latency: {timing_words(measured)}.", width)
+        yield from lines_of(_latency_columns(measured), width)
+        yield from wrapped(f"Latency: {timing_words(measured)}.", width)
         for row in measured:
-            yield from _more_on(row, width, wide, several)
+            yield from _more_on(row, width, several)
 
 
 def _fastest(rows: Sequence["Row"], several: bool) -> str:
@@ -113,11 +109,11 @@ def _latency_columns(rows: Sequence["Row"]) -> list[Column]:
     ]
 
 
-def _more_on(row: "Row", width: int, wide: bool, several: bool) -> Iterator[str]:
+def _more_on(row: "Row", width: int, several: bool) -> Iterator[str]:
     """A row's energy where a sensor was read, its streams, its sustained run, and the notes on it."""
     emulation = " (emulated: timings are not comparable)" if row.device.emulated else ""
     name = f"{row.device.name}{emulation}: {row.name}" if several or emulation else row.name
-    lines = list(_latency_line(name, row)) if wide else []
+    lines = []
     if row.energy and row.energy.inference_mj is not None:
         lines.append(f"{name}: {energy_words(row.energy)}")
     if words := stream_words(row):
@@ -126,39 +122,4 @@ def _more_on(row: "Row", width: int, wide: bool, several: bool) -> Iterator[str]
     verdict = "" if row.failure else f"{row.verdict}: "
     lines += [f"{name}: {verdict}{note.sentence}" for note in notes_of(row) if note.kind != "unsteady"]
     for line in lines:
-        yield from [line] if wide else wrapped(line, width)
-
-
-def _accuracy_line(row: "EvaluatedBundle") -> Iterator[str]:
-    """All figures of a bundle."""
-    accuracy = row.accuracy
-    if accuracy is None:
-        return
-    low, high = accuracy.drop_ci95_points
-    more, changed = "", ""
-    if accuracy.top5 is not None:
-        more = f", top-5 {accuracy.top5:.2%}"
-    if accuracy.score is not None:
-        more = "".join(f", {each.name} {each.value:.4g}" for each in accuracy.score.details)
-    if accuracy.mcnemar_p is not None:
-        changed = (
-            f"{accuracy.right_to_wrong} right to wrong, {accuracy.wrong_to_right} wrong to right "
-            f"(McNemar p = {accuracy.mcnemar_p:.2g}), "
-        )
-    yield (
-        f"{row.bundle}: {accuracy.metric} {accuracy.value:.2%}{more}, drop {accuracy.drop_points:+.2f} points "
-        f"[{low:+.2f}, {high:+.2f}], {changed}agreement {accuracy.agreement:.2%}, n = {accuracy.count}"
-    )
-
-
-def _latency_line(name: str, row: "Row") -> Iterator[str]:
-    """All figures of a row's latency."""
-    latency, speedup = row.latency_ms, row.speedup
-    if latency is None:
-        return
-    versus = f", {speedup.ratio:.2f}x {speedup.baseline}" if speedup else ""
-    p99 = figure_at("latency_ms.p99").text(row)
-    yield (
-        f"{name}: p50 {latency.p50:.2f} ms, p90 {latency.p90:.2f}, p99 {p99}, {latency.threads} threads, "
-        f"n = {latency.count}, peak {(row.peak_rss_bytes or 0) / 1e6:.0f} MB{versus}"
-    )
+        yield from wrapped(line, width)

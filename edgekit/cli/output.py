@@ -44,13 +44,13 @@ def wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
 
 
-def show_report(report: "Report", out: TextIO, wide: bool) -> None:
-    """Print the answer of a run, or a wide table."""
+def show_report(report: "Report", out: TextIO) -> None:
+    """Print the answer of a run."""
     from rich.console import Console
 
-    from edgekit.report import render_answer, render_table
+    from edgekit.report import render_answer
 
-    (render_table if wide else render_answer)(report, Console(file=out))
+    render_answer(report, Console(file=out))
 
 
 def show_steps(steps: "Iterable[NextStep]", out: TextIO) -> None:

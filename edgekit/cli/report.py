@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.cli import panels
-from edgekit.cli.arguments import JSON, WIDE, argument, output_option
+from edgekit.cli.arguments import JSON, argument, output_option
 from edgekit.cli.command import command
 from edgekit.cli.output import clean_stdout, emit, show_report, show_steps
 from edgekit.errors import MissingExtraError, OutputError
@@ -27,7 +27,6 @@ def report(
         "Bill of materials to write, as CycloneDX 1.6 in JSON: the model with its figures and their intervals, the "
         "hashes of images and bundles, the runtimes and the licences.",
     ),
-    wide: bool = WIDE,
     json_: bool = JSON,
 ) -> int:
     """Print a run's answer, and rewrite its report.html and report.csv."""
@@ -56,7 +55,7 @@ def report(
         else:
             from edgekit.cli.next_steps import after_job
 
-            show_report(document, out, wide)
+            show_report(document, out)
             if folder.is_dir():
                 show_steps(after_job(document, folder), out)
     return 0

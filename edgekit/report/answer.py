@@ -127,12 +127,13 @@ def _prices(rows: Sequence[Row]) -> Iterator[str]:
 
 def columns(rows: Sequence[Row], meaningful: bool) -> list[Column]:
     """A table of INT8 bundles: latency, speed-up, size, accuracy and its loss, and the verdict."""
-    p50, ratio, size = map(figure_at, ("latency_ms.p50", "speedup.ratio", "size_bytes"))
+    p50, p99, ratio, size = map(figure_at, ("latency_ms.p50", "latency_ms.p99", "speedup.ratio", "size_bytes"))
     score, loss = score_figures(rows)
     speedups = [ratio.text(row) for row in rows]
     return [
         Column("", [row.name for row in rows], left=True),
         Column("ms", [p50.text(row) for row in rows]),
+        Column("p99", [p99.text(row) for row in rows], rank=4),
         Column("speedup", [text if text == NOTHING else f"{text}x" for text in speedups]),
         Column("MB", [size.text(row) for row in rows], rank=2),
         Column(textwrap.fill(score.title, METRIC_WIDTH), [score.text(row, meaningful) for row in rows], rank=3),

@@ -215,7 +215,7 @@ def render_sensitivity(sensitivity: Sensitivity, console: "Console") -> None:
     for part in sensitivity.targets:
         console.print(Text(f"\n{part.target}: {whole(sensitivity, part)}", style="bold"))
         for title, rows in (("blocks", part.blocks), ("layers", part.layers)):
-            for line in lines_of(_columns(sensitivity, title, rows), console.width, rule="─"):
+            for line in lines_of(_columns(sensitivity, title, rows), console.width):
                 console.print(Text(line), no_wrap=True, crop=False, overflow="ignore")
             if len(rows) > SHOWN:
                 console.print(Text(f"and {len(rows) - SHOWN} more in sensitivity.json"))

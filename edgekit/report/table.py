@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgekit.report.figure import DETAIL_RANK, NOTHING, Figure
+from edgekit.report.figure import NOTHING, Figure
 
 GAP = "  "
 INDENT = "  "
@@ -26,14 +26,14 @@ class Column:
     rank: int = 0
     """Order in which columns are left out where space is short, the highest rank first; 0 is never left out."""
     intervals: Sequence[str] = ()
-    """The interval of each text, which stands below it where space is short; empty for a column without intervals."""
+    """The interval of each text; empty for a column without intervals."""
 
-    def joined(self, separator: str = " ") -> "Column":
+    def joined(self) -> "Column":
         """The column with its intervals in its texts."""
         if not self.intervals:
             return self
-        texts = [separator.join(filter(None, pair)) for pair in zip(self.texts, self.intervals, strict=True)]
-        return replace(self, head=f"{self.head}{separator}{INTERVAL_HEAD}", texts=texts, intervals=())
+        texts = [" ".join(filter(None, pair)) for pair in zip(self.texts, self.intervals, strict=True)]
+        return replace(self, head=f"{self.head} {INTERVAL_HEAD}", texts=texts, intervals=())
 
     @property
     def width(self) -> int:
@@ -52,11 +52,10 @@ def figure_column(figure: Figure, rows: Iterable[Any], meaningful: bool) -> Colu
     return Column(f"{figure.title}\n{figure.unit}", texts, rank=figure.rank or 0, intervals=intervals)
 
 
-def lines_of(columns: Sequence[Column], width: int, rule: str = "") -> list[str]:
+def lines_of(columns: Sequence[Column], width: int) -> list[str]:
     """The heading and the lines of each row, none longer than `width`, without columns that don't fit.
 
-    If the names in the first column leave no space for the others, each name stands above its row. `rule` is the
-    character of the line below the heading.
+    If the names in the first column leave no space for the others, each name stands above its row.
     """
     columns = [replace(column, texts=[" ".join(text.split()) for text in column.texts]) for column in columns]
     kept = fitting(columns, width)
@@ -64,27 +63,19 @@ def lines_of(columns: Sequence[Column], width: int, rule: str = "") -> list[str]
     names, others = (columns[0].texts, fitting(columns[1:], width - len(INDENT))) if indent else ([], kept)
     head, *rows = zip(*(_cells(column) for column in others), strict=True)
     lines = _lines(head, indent, at_bottom=True)
-    lines += [f"{indent}{rule * _width(others)}"] if rule else []
     for index, row in enumerate(rows):
         lines += [*(textwrap.wrap(names[index], width) if indent else ()), *_lines(row, indent)]
     return lines
 
 
 def fitting(columns: Sequence[Column], width: int) -> list[Column]:
-    """The columns that fit.
-
-    Details are left out first, then intervals move below their texts, and then other columns are left out. If none
-    can be, the columns are wider than `width`.
-    """
+    """The columns that fit: those of the highest ranks are left out first, and those of rank 0 never."""
     kept = list(columns)
     while _width(kept) > width:
         last = max(kept, key=lambda column: column.rank)
-        if last.rank < DETAIL_RANK and any(column.intervals for column in kept):
-            kept = [column.joined("\n") for column in kept]
-        elif last.rank:
-            kept.remove(last)
-        else:
+        if not last.rank:
             break
+        kept.remove(last)
     return kept
 
 

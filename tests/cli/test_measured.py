@@ -43,7 +43,7 @@ def evaluation(folder: str = "runs/demo", meaningful: bool = True) -> BundleEval
 
 
 def test_evaluate_begins_with_the_loss() -> None:
-    lines = list(accuracy_answer(evaluation(), 80, wide=False))
+    lines = list(accuracy_answer(evaluation(), 80))
     assert lines[0].startswith("runs/demo/onnx-int8 loses 0.40 points of top-1 (95 % interval -0.58 to 1.57)")
     text = " ".join(" ".join(lines).split())
     assert "runs/demo/onnx-float reaches top-1 76.64 % on 500 images." in text
@@ -51,20 +51,17 @@ def test_evaluate_begins_with_the_loss() -> None:
     assert "runs/demo/onnx-int8: inconclusive: Not confirmed: the loss may be up to 1.57 points." in text
     assert "runs/demo/tflite-int8: evaluate: it is gone." in text
     assert "cannot confirm" not in text
-    wide = list(accuracy_answer(evaluation(), 80, wide=True))
-    assert len([line for line in wide if "McNemar p = " in line]) == 2
 
 
-@pytest.mark.parametrize("wide", [False, True])
-def test_a_bundle_alone_has_no_loss(wide: bool) -> None:
+def test_a_bundle_alone_has_no_loss() -> None:
     """It would be that against itself."""
     whole = evaluation()
-    lines = accuracy_answer(replace(whole, results=whole.results[:1]), 80, wide)
+    lines = accuracy_answer(replace(whole, results=whole.results[:1]), 80)
     assert list(lines) == ["runs/demo/onnx-float reaches top-1 76.64 % on 500 images."]
 
 
 def test_evaluate_of_random_weights_shows_no_accuracy() -> None:
-    text = "\n".join(accuracy_answer(evaluation(meaningful=False), 80, wide=False))
+    text = "\n".join(accuracy_answer(evaluation(meaningful=False), 80))
     assert text.startswith("warning: Accuracy is meaningless: the weights are random.")
     assert "only the agreement with runs/demo/onnx-float" in text
     assert "76." not in text
@@ -73,24 +70,24 @@ def test_evaluate_of_random_weights_shows_no_accuracy() -> None:
 def test_benchmark_begins_with_the_fastest_bundle_of_each_device() -> None:
     here = [row("onnx", "float", 14.5), row("onnx", "int8", 7.7)]
     board = [replace(each, device=device("pi"), energy=ENERGY, throughput=THROUGHPUT) for each in here]
-    lines = list(latency_answer([*here, *board], 80, wide=False))
+    lines = list(latency_answer([*here, *board], 80))
     assert lines[0] == "Fastest on local: onnx-int8, 7.70 ms, 1.88x onnx-float."
     assert "Fastest on pi: onnx-int8, 7.70 ms, 1.88x onnx-float." in lines
     assert "onnx-int8     7.70    9.24  1.88 (1.86 to 1.90)      121  pass" in lines
     text = " ".join(" ".join(lines).split())
     assert "pi: onnx-int8: 41.25 mJ per inference" in text
     assert "pi: onnx-int8: 4 streams, threads 1 each: 310.4 images/s" in text
-    alone = list(latency_answer([failed_row()], 80, wide=False))
+    alone = list(latency_answer([failed_row()], 80))
     assert alone[0] == "No bundle could be timed."
 
 
 def test_warnings_stand_above_the_fastest_bundle() -> None:
     disturbed = row(remarks=("unreliable timing: other processes used 1.5 of 2 CPUs",))
-    first, *rest = latency_answer([disturbed], 80, wide=False)
+    first, *rest = latency_answer([disturbed], 80)
     assert first == "warning: Unreliable timing of openvino-int8: other processes used 1.5 of 2 CPUs."
     assert "unreliable" not in "".join(rest)
     emulated = row(device=device("pi", emulated=True))
-    assert next(latency_answer([emulated], 80, wide=False)).startswith("warning: Emulated by QEMU: pi.")
+    assert next(latency_answer([emulated], 80)).startswith("warning: Emulated by QEMU: pi.")
 
 
 @pytest.mark.parametrize("width", [40, 80])
@@ -101,6 +98,6 @@ def test_no_line_is_too_long(width: int) -> None:
         replace(failed_row(device=board), bundle=f"{FOLDER}/tflite-int8", reasons=("/a/long/path" * 30,)),
         row("onnx", "float", 22345.6, energy=ENERGY, throughput=THROUGHPUT),
     ]
-    lines = [*accuracy_answer(evaluation(FOLDER), width, wide=False), *latency_answer(rows, width, wide=False)]
+    lines = [*accuracy_answer(evaluation(FOLDER), width), *latency_answer(rows, width)]
     assert max(map(len, lines)) <= width
     assert f"{FOLDER}/onnx-int8" in "".join(line.strip() for line in lines)

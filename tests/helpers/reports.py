@@ -1,14 +1,14 @@
 """Reports and their parts with plausible figures. A test changes what it is about, by keyword or with `replace`."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 from rich.console import Console
 
 from edgekit.config.choices import Precision
-from edgekit.report import render_answer, render_table
+from edgekit.report import render_answer
 from edgekit.report.device import Conditions, DeviceFacts, MachineState, Sample
 from edgekit.report.document import (
     Calibration,
@@ -283,18 +283,9 @@ def by_class(whole: Report, reference: Sequence[int], **bundles: Sequence[int]) 
     )
 
 
-def printed(whole: Report, width: int) -> str:
-    """The table of a report on a terminal of this width."""
-    return _printed(render_table, whole, width)
-
-
 def answered(whole: Report, width: int = 80) -> str:
     """The answer of a report on a terminal of this width."""
-    return _printed(render_answer, whole, width)
-
-
-def _printed(render: Callable[[Report, Console], None], whole: Report, width: int) -> str:
     console = Console(file=io.StringIO(), width=width)
-    render(whole, console)
+    render_answer(whole, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()

@@ -1,12 +1,14 @@
 """The answer of a run within 80 columns: what to ship, what it gains and costs, and how sure that is."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgekit.errors import MissingExtraError
 from edgekit.measure.gates import judge
 from edgekit.measure.settings import Gates
 from edgekit.report import load_report
@@ -18,6 +20,8 @@ from edgekit.report.measurement import Accuracy, Bound, LowPrecision
 from edgekit.report.row import Row
 from edgekit.report.sentences import notes_of
 from edgekit.report.times import Speedup, ThreadTime
+from edgekit.support.distribution import install_command
+from tests.helpers.refusals import refuses
 from tests.helpers.reports import (
     BEST,
     FAILED,
@@ -58,8 +62,8 @@ def test_the_decision_comes_first() -> None:
     assert lines[0].startswith("Ship openvino-int8: 7.70 ms instead of 14.10 (1.83x) and 4.3 MB instead of 14.9")
     assert "compared with the fastest float, tflite-float." in words(text)
     assert "Top-1 is 76.55 % instead of 76.64 %. Confirmed on 10,000 images: the loss is at most 0.29" in words(text)
-    assert "openvino-int8  7.70    1.88x  4.3  76.55  0.09 (-0.11 to 0.29)  pass" in lines
-    assert "tflite-int8    7.52    1.88x  4.3  75.33   1.31 (0.92 to 1.70)  fail" in lines
+    assert "openvino-int8  7.70  9.24    1.88x  4.3  76.55  0.09 (-0.11 to 0.29)  pass" in lines
+    assert "tflite-int8    7.52  9.02    1.88x  4.3  75.33   1.31 (0.92 to 1.70)  fail" in lines
     assert "Float: openvino 14.50 ms, onnx 16.70, tflite 14.10." in lines
     assert "tflite-int8 failed: drop of 1.31 points is more than --max-drop 1.0." in lines
     assert "onnx-int8 has an error: compile: onnxruntime refused node 'MatMul_3' [opset 21]." in lines
@@ -214,7 +218,7 @@ def test_no_line_is_longer_than_80_columns_or_the_terminal(width: int, name: str
 
 def test_an_error_row_has_no_figures() -> None:
     line = next(line for line in answered(report()).splitlines() if line.startswith("onnx-int8 "))
-    assert line.split()[1:] == ["–"] * 5 + ["error"]  # noqa: RUF001
+    assert line.split()[1:] == ["–"] * 6 + ["error"]  # noqa: RUF001
     assert "onnx failed" in answered(report_with(2, **failure_of(FAILED)))
 
 
@@ -262,3 +266,9 @@ def test_unreliable_float_names_the_speedup_that_stands_on_it() -> None:
     assert unsteady(shaky.results) == [
         "Unreliable timing of openvino-float: it drifted by 79 %. The speedup of openvino-int8 depends on it."
     ]
+
+
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rich", None)
+    with refuses(MissingExtraError, install_command("cli")):
+        answered(report())

@@ -20,7 +20,7 @@ from edgekit.report.html import HEADLINES, render_html
 from edgekit.report.row import Row
 from edgekit.report.serialization import to_json
 from edgekit.report.write import csv_columns, render_csv
-from tests.helpers.reports import BEST, ROWS, latency, printed, report, report_with, row
+from tests.helpers.reports import BEST, ROWS, latency, report, report_with, row
 
 P75 = Figure(
     path="latency_ms.p75", title="p75", unit="ms", better="lower", rank=7, meaning="75th percentile of the latency"
@@ -100,16 +100,6 @@ def test_an_added_figure_is_in_the_schema(p75: Figure) -> None:
 def test_an_added_figure_is_in_the_csv(p75: Figure) -> None:
     lines = list(csv.DictReader(io.StringIO(render_csv(report()))))
     assert [line["latency_ms_p75"] for line in lines] == ["14.79", "7.854", "17.034", "", "14.382", "7.6704"]
-
-
-def test_an_added_figure_is_in_a_wide_terminal(p75: Figure) -> None:
-    heads, units, *_ = printed(report(), 250).split("───")[0].splitlines()[-2:]
-    rows = printed(report(), 250).split("───")[-1].splitlines()
-    end = heads.index("p75") + len("p75")
-    assert units[end - 2 : end] == "ms"
-    assert [line[:end].split()[-1] for line in rows[1:4]] == ["14.79", "7.85", "17.03"]
-    assert "p75" not in printed(report(), 80).split("───")[0], "its rank hides the column"
-    assert "p75" in printed(report(), 80).split("Hidden at this width:")[1]
 
 
 def test_an_added_figure_is_on_the_page(p75: Figure) -> None:

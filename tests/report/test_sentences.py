@@ -25,7 +25,7 @@ from edgekit.report.sentences import (
     warnings,
 )
 from tests.helpers.page import Page
-from tests.helpers.reports import RANDOM_MODEL, ROWS, device, latency, printed, report, report_with, row
+from tests.helpers.reports import RANDOM_MODEL, ROWS, answered, device, latency, report, report_with, row
 
 
 def test_conditions_of_the_measurement() -> None:
@@ -76,7 +76,7 @@ WORDS = (
     "network was trained for other classes."
 )
 OUTPUTS: dict[str, Callable[[Report], str]] = {
-    "terminal": lambda whole: printed(whole, 2000),
+    "terminal": lambda whole: " ".join(answered(whole).split()),
     "page": lambda whole: Page(render_html(whole)).words,
     "summary": lambda whole: Page(MarkdownIt("commonmark").enable("table").render(summary_of_report(whole))).words,
     "card": lambda whole: Page(MarkdownIt("commonmark").enable("table").render(render_card(whole))).words,

@@ -34,7 +34,7 @@ from edgekit.report.serialization import parse, to_json
 from edgekit.report.write import read_thumbnails, render_csv
 from tests.helpers.page import Page
 from tests.helpers.refusals import refuses
-from tests.helpers.reports import answered, failed_row, printed, report
+from tests.helpers.reports import answered, failed_row, report
 
 Json = Any
 Step = str | int
@@ -139,7 +139,6 @@ def render(shown: Report) -> dict[str, str]:
         "junit": junit_of_report(shown),
         "bom": render_bom(shown, {"text-int8": {"model": "ab"}}),
         "terminal": answered(shown),
-        "table": printed(shown, 200),
         "compared": "".join(map(summary_of_comparison, compared)),
         "compared junit": junit_of_comparison(compared[0]),
     }
@@ -249,7 +248,7 @@ def test_no_text_leaves_its_place(text: str) -> None:
     found = structure(forms)
     for form, usual in usual_structure().items():
         assert found[form] == usual, form
-    for form in ("terminal", "table", "json", "csv", "markdown", "compared", "card", "html"):
+    for form in ("terminal", "json", "csv", "markdown", "compared", "card", "html"):
         assert not UNPRINTABLE.search(forms[form].replace("\r\n", "\n"))
     attributes = [name for _, each in Page(forms["html"]).elements for name in each]
     assert not [name for name in attributes if name.startswith("on")]
