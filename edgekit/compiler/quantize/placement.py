@@ -17,7 +17,16 @@ from edgekit.compat.torchao import (
 )
 from edgekit.compiler.graph import copy_sharing
 from edgekit.compiler.layers import DenseLayer, dense_layer, dense_layers, distinct_names, fixed_weights
-from edgekit.compiler.nodes import A, behind_views, is_padding, is_view_of_constant, layer_name, operand, shape_of
+from edgekit.compiler.nodes import (
+    CONSTANT_VIEWS,
+    A,
+    behind_views,
+    is_padding,
+    is_view_of_constant,
+    layer_name,
+    operand,
+    shape_of,
+)
 from edgekit.compiler.quantize.lowering import Lowering
 from edgekit.compiler.quantizers import (
     DEQUANTIZE,
@@ -123,7 +132,8 @@ class Placement(Quantizer):  # type: ignore[misc]
         if any(lowering.gates for lowering in self._lowerings):
             for node, gate in _gated(model):
                 values = [value for value in node.args if isinstance(value, Node)]
-                self._quantize_operation(node, values, [gate], f"the gate of {self._names[gate.node]}")
+                if not any(self._is_float_sum(value) for value in values):
+                    self._quantize_operation(node, values, [gate], f"the gate of {self._names[gate.node]}")
         return model
 
     def write_owners(self, graph: GraphModule) -> None:
@@ -189,6 +199,12 @@ class Placement(Quantizer):  # type: ignore[misc]
         self._output_owners[_last(node).name] |= owners
         self._name_inputs(node, values, title)
         self._output_places[_last(node).name] = f"the output of {title}"
+
+    def _is_float_sum(self, value: Node) -> bool:
+        """Whether a value is a sum that stays in float, such as of a transformer, whose channels are too unequal."""
+        while value.target in CONSTANT_VIEWS:
+            value = operand(value)
+        return value.target is A.add.Tensor and value.name not in self._output_places
 
     def _name_inputs(self, node: Node, values: Sequence[Node], title: str) -> None:
         for index, value in enumerate(values):

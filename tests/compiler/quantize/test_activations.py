@@ -16,6 +16,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import copy_sharing
+from edgekit.compiler.nodes import A
 from edgekit.compiler.quantize.qdq_rewrites import set_known_grids
 from edgekit.compiler.quantizers import quantizer_of, quantizers, set_grid
 from edgekit.config.recipes import Recipe, load_recipe
@@ -64,6 +65,23 @@ class Residual(nn.Module):
 
     def forward(self, x: torch.Tensor) -> Any:
         return self.activation(self.layer(x) + x)
+
+
+class GatedSum(nn.Module):
+    """Squeeze-and-excitation on the sum of a value and a layer's output, [N,H,W,C] for linear layers."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.layer, self.excite = nn.Conv2d(3, 8, 3), layer, nn.Conv2d(8, 8, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x, order = self.stem(image), (0, 2, 3, 1)
+        if isinstance(self.layer, nn.Linear):
+            x = (x.permute(order) + self.layer(x.permute(order))).permute(0, 3, 1, 2)
+        else:
+            x = x + self.layer(x)
+        product: torch.Tensor = x * self.excite(x.mean((2, 3), keepdim=True)).sigmoid()
+        return product
 
 
 BLOCKS = {
@@ -225,6 +243,21 @@ def test_a_scheme_names_what_the_network_has(block: nn.Module, phrases: list[str
     asked = BundleRequest(network, "onnx", "int8", load_recipe("default"), X86)
     scheme = quantize_stage(asked, graph, noise, [network.preprocessing.normalize(noise.pixels[:1])]).facts.scheme
     assert scheme.split(", ")[2:] == ["uint8 inputs and outputs of dense layers", *phrases]
+
+
+@pytest.mark.parametrize("target", ["onnx", "tflite"])
+@pytest.mark.parametrize(("layer", "in_int8"), [(nn.Conv2d(8, 8, 1), True), (nn.Linear(8, 8), False)])
+def test_the_product_of_a_gate_and_a_sum_is_in_int8_where_the_sum_is(
+    layer: nn.Module, in_int8: bool, target: str, samples: Any
+) -> None:
+    graph = quantize(graph_of(GatedSum(layer)), samples, recipe(target), target)
+    assert [is_quantized(graph, node) for node in (A.add.Tensor, A.mul.Tensor)] == [in_int8, in_int8]
+
+
+def is_quantized(graph: GraphModule, operation: Any) -> bool:
+    """Whether the output of the graph's only such operation is quantized."""
+    (node,) = graph.graph.find_nodes(op="call_function", target=operation)
+    return any(quantizer.source is node for quantizer in quantizers(graph))
 
 
 def test_a_layer_in_float_keeps_its_activation_in_float(samples: Any) -> None:
