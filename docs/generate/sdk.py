@@ -16,6 +16,7 @@ NAMES = (
     "edgekit.follow",
     "edgekit.LiveSession",
     "edgekit.runtime.session.VerifyResult",
+    "edgekit.runtime.GoldenWarning",
     "edgekit.runtime.SaturationWarning",
     "edgekit.runtime.UpdateWarning",
     "edgekit.runtime.bundle.Bundle",

@@ -2,14 +2,25 @@
 
 import functools
 import os
+import warnings
 
+from edgekit.errors import GoldenError
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.live_session import LiveSession, UpdateWarning
-from edgekit.runtime.session import Session, VerifyResult
+from edgekit.runtime.session import GoldenWarning, Session, VerifyResult
 from edgekit.runtime.signature import read_public_key, read_signed_bundle
 from edgekit.runtime.vnni import SaturationWarning, warn_if_saturating
 
-__all__ = ["LiveSession", "SaturationWarning", "Session", "UpdateWarning", "VerifyResult", "follow", "load"]
+__all__ = [
+    "GoldenWarning",
+    "LiveSession",
+    "SaturationWarning",
+    "Session",
+    "UpdateWarning",
+    "VerifyResult",
+    "follow",
+    "load",
+]
 
 
 def load(
@@ -26,6 +37,9 @@ def load(
 
     Warns with a SaturationWarning if INT8 weights of the bundle can saturate on this processor, which makes the model
     less accurate. It happens on x86 processors without VNNI, with bundles that edgekit made before it prevented this.
+
+    Where another release of the runtime is installed than the bundle was made with, the golden samples are run as with
+    `verify`, but a difference is only a GoldenWarning.
 
     Args:
         path: Folder of the bundle.
@@ -71,6 +85,11 @@ def load(
             session = low
         if verify:
             session.verify()
+        elif session.bundle.manifest.made_with not in (None, f"{session.engine_name} {session.engine_version}"):
+            try:
+                session.verify()
+            except GoldenError as error:
+                warnings.warn(str(error), GoldenWarning, stacklevel=2)
     except BaseException:
         session.close()
         raise

@@ -28,6 +28,10 @@ the tolerance of a float bundle is 0.01.
 """
 
 
+class GoldenWarning(UserWarning):
+    """A bundle gives other numbers with the installed release of its runtime than with the one it was made with."""
+
+
 @dataclass(frozen=True)
 class VerifyResult:
     """Comparison of the golden samples' outputs on this processor with those in the bundle."""

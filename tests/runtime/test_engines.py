@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 import edgekit
 from edgekit.config.runtimes import RUNTIMES, Runtime
 from edgekit.errors import BundleError, EngineError, GoldenError, ImageError, InputError, MissingExtraError, UsageError
+from edgekit.runtime import GoldenWarning
 from edgekit.runtime import engine as base
 from edgekit.runtime.bundle import Golden, read_bundle, with_manifest, write_bundle
 from edgekit.runtime.onnx.onnx_graph import external_files
@@ -112,6 +114,27 @@ def test_verify(target: str, make_bundle: MakeBundle, tiny_golden: Golden) -> No
     with refuses(GoldenError, 0.5) as caught:
         edgekit.load(make_bundle(target, golden=off), verify=True)
     assert caught.value.valid == "a difference of at most 0.1"
+
+
+def test_another_release_than_the_bundle_was_made_with_warns_of_other_numbers(
+    target: str, make_bundle: MakeBundle, tiny_golden: Golden
+) -> None:
+    off = Golden(tiny_golden.pixels, tiny_golden.logits + np.float32(0.5), 0.1)
+    with edgekit.load(make_bundle(target, golden=off)) as session:
+        package, installed = session.engine_name, session.engine_version
+    for golden, version, warned in (off, "0.1", True), (off, installed, False), (tiny_golden, "0.1", False):
+        bundle = make_bundle(
+            target,
+            golden=golden,
+            engine={"package": package, "minimum": "0"},
+            provenance={"versions": {package: version}},
+        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            edgekit.load(bundle).close()
+        found = [str(each.message) for each in caught if each.category is GoldenWarning]
+        assert len(found) == warned
+        assert all(f"Install {package} 0.1" in message for message in found)
 
 
 @pytest.mark.parametrize("precision", ["float", "int8"])
