@@ -1,6 +1,7 @@
 """Arguments and options that several commands share and that state no field of a job."""
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -59,13 +60,16 @@ MODEL_OR_RUN_OR_DEMO = model_argument(
 )
 BUNDLES = argument("BUNDLE", "Bundle folders, or run folders for all of their bundles.")
 BUNDLE = argument("BUNDLE", "A bundle folder.")
-JUNIT = output_option("FILE", "JUnit XML file to write, with a test case for each row and gate.")
-SUMMARY = output_option("FILE", "File to append a summary in Markdown to, such as $GITHUB_STEP_SUMMARY.")
-JSON = output_option(None, "Print the result as one JSON document on stdout.", value=False, flags=("--json",))
-QUIET = output_option(None, "Show no progress. Warnings are still printed.", value=False, flags=("--quiet", "-q"))
-DRY_RUN = output_option(
-    None,
-    "Check the input and print what the job would make, with memory, time and sizes. Writes nothing.",
-    value=False,
-    flags=("--dry-run",),
-)
+COMMON: Mapping[str, Own] = {
+    "junit": output_option("FILE", "JUnit XML file to write, with a test case for each row and gate."),
+    "summary": output_option("FILE", "File to append a summary in Markdown to, such as $GITHUB_STEP_SUMMARY."),
+    "json_": output_option(None, "Print the result as one JSON document on stdout.", value=False, flags=("--json",)),
+    "quiet": output_option(None, "Show no progress. Warnings are still printed.", value=False, flags=("--quiet", "-q")),
+    "dry_run": output_option(
+        None,
+        "Check the input and print what the job would make, with memory, time and sizes. Writes nothing.",
+        value=False,
+        flags=("--dry-run",),
+    ),
+}
+"""Options of many commands, which follow a command's own, by the names of the parameters that get them."""

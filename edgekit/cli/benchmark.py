@@ -5,10 +5,9 @@ from typing import Any
 
 from edgekit import api
 from edgekit.cli import panels
-from edgekit.cli.arguments import BUNDLES, JSON, JUNIT, QUIET, SUMMARY
+from edgekit.cli.arguments import BUNDLES
 from edgekit.cli.command import command
-from edgekit.cli.for_pipelines import ForPipelines
-from edgekit.cli.output import answer_width, clean_stdout, show
+from edgekit.cli.output import Answer, answer_width
 from edgekit.job.job import OF_BUNDLE
 
 EXAMPLES = """
@@ -31,16 +30,10 @@ Examples:
         "of them have one precision. The whole 95 % confidence interval must lie above it.",
     },
     shown=("devices", "threads", "iterations", "min_speedup"),
+    judges=True,
     epilog=EXAMPLES,
 )
-def benchmark(
-    stated: dict[str, Any],
-    bundles: list[Path] = BUNDLES,
-    junit: Path | None = JUNIT,
-    summary: Path | None = SUMMARY,
-    json_: bool = JSON,
-    quiet: bool = QUIET,
-) -> int:
+def benchmark(stated: dict[str, Any], quiet: bool, bundles: list[Path] = BUNDLES) -> Answer:
     """Measure the latency, memory and energy of bundles, here or on devices.
 
     The bundles take turns, so that all of them meet the same conditions; on a
@@ -54,12 +47,13 @@ def benchmark(
     from edgekit.report.junit import junit_of_rows
     from edgekit.report.markdown import summary_of_rows
 
-    files = ForPipelines(junit, summary)
-    files.check()
-    with clean_stdout() as out:
-        measured = api.benchmark(bundles, quiet=quiet, **stated)
-        rows = measured.results
-        show(out, measured, latency_answer(rows, answer_width()), json_, after_benchmark(rows))
-    title = "edgekit benchmark"
-    files.write(lambda: junit_of_rows(title, rows), lambda: summary_of_rows(title, rows))
-    return 0 if all(row.verdict == "pass" for row in rows) else 1
+    measured = api.benchmark(bundles, quiet=quiet, **stated)
+    rows, title = measured.results, "edgekit benchmark"
+    return Answer(
+        measured,
+        latency_answer(rows, answer_width()),
+        after_benchmark(rows),
+        passed=all(row.verdict == "pass" for row in rows),
+        junit=lambda: junit_of_rows(title, rows),
+        summary=lambda: summary_of_rows(title, rows),
+    )

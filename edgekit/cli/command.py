@@ -1,13 +1,16 @@
 """Registers commands, with options that state the fields of a job, from the declarations of the fields.
 
-A command's own arguments and options are parameters whose default is an `Own`. A command with advanced options has
-`--help-all`, which lists them too.
+A command's own arguments and options are parameters whose default is an `Own`; options of `COMMON` are parameters of
+their names without a default. A command returns its `Answer`, which is printed here, as JSON with `--json`, and gives
+the exit code; or one line of text, which is all that it prints. A command with advanced options has `--help-all`,
+which lists them too.
 """
 
 import copy
 import functools
 import inspect
 from collections.abc import Callable, Container, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -16,7 +19,9 @@ import typer
 from edgekit import api
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import Own
+from edgekit.cli.arguments import COMMON, Own
+from edgekit.cli.for_pipelines import ForPipelines
+from edgekit.cli.output import Answer, clean_stdout
 from edgekit.job import kinds
 from edgekit.job.job import declarations, default_of
 from edgekit.job.kinds import SPELLING, Option
@@ -43,6 +48,7 @@ def command(
     helps: Mapping[str, str] = MappingProxyType({}),
     shown: Container[str] | None = None,
     advanced: Container[str] = (),
+    judges: bool = False,
     **of_typer: Any,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as a command, with its own options and those of these fields of a job.
@@ -58,15 +64,24 @@ def command(
         helps: meanings that are other ones in this command.
         shown: the fields that `--help` lists; None for all that aren't advanced.
         advanced: the command's own options that only `--help-all` lists.
+        judges: whether it has `--junit` and `--summary`, for its answer's verdict.
         of_typer: further arguments of Typer's decorator.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         hints = get_type_hints(function, include_extras=True)
+        taken = inspect.signature(function).parameters
+        added_here = {"json_"} if hints["return"] is Answer else set()
+        added_here |= {"junit", "summary"} if judges else set()
         own = [
-            _own(parameter, hints[parameter.name], parameter.name in advanced)
-            for parameter in inspect.signature(function).parameters.values()
-            if parameter.name != STATED
+            _own(name, each.default, hints[name], name in advanced)
+            for name, each in taken.items()
+            if name != STATED and name not in COMMON
+        ]
+        own += [
+            _own(name, each, bool if each.value is False else Path | None, name in advanced)
+            for name, each in COMMON.items()
+            if name in taken or name in added_here
         ]
         fields = {*names, *(api.fields_of(of) if of else ())}
         of_function = api.own_of(of) if of else {}
@@ -82,15 +97,25 @@ def command(
         parameters = sorted([*own, *added], key=_panel_index)
 
         @functools.wraps(function)
-        def call(**values: Any) -> Any:
+        def call(**values: Any) -> int:
+            here = {name: values[name] if name in taken else values.pop(name) for name in added_here}
+            files = ForPipelines(here.get("junit"), here.get("summary"))
             spelling = SPELLING.set("flag")
             try:
                 if options:
                     given = {name: _stated(option, values.pop(name)) for name, option in options.items()}
                     values[STATED] = {name: value for name, value in given.items() if value is not None}
-                return function(**values)
+                files.check()
+                with clean_stdout() as out:
+                    found = function(**values)
+                    answer = found if isinstance(found, Answer) else Answer(None, [found])
+                    answer.show(out, here.get("json_", False))
             finally:
                 SPELLING.reset(spelling)
+            if answer.error:
+                raise answer.error
+            files.write(answer.junit, answer.summary)
+            return 0 if answer.passed else 1
 
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -100,14 +125,13 @@ def command(
     return register
 
 
-def _own(parameter: inspect.Parameter, annotation: Any, hidden: bool) -> inspect.Parameter:
+def _own(name: str, own: Own, annotation: Any, hidden: bool) -> inspect.Parameter:
     """A parameter of a command's own, as Typer takes it."""
-    default = parameter.default
-    if isinstance(default, Own):
-        typers = copy.copy(default.typers)  # which other commands share
-        typers.hidden = typers.hidden or hidden
-        annotation, default = Annotated[annotation, typers], default.value
-    return inspect.Parameter(parameter.name, parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    typers = copy.copy(own.typers)  # which other commands share
+    typers.hidden = typers.hidden or hidden
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=own.value, annotation=Annotated[annotation, typers]
+    )
 
 
 def _stated(option: Option, value: Any) -> Any:

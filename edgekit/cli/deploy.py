@@ -1,15 +1,14 @@
 """`edgekit deploy` and `edgekit demo`, which run the whole job."""
 
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edgekit import api
 from edgekit.cli import panels
-from edgekit.cli.arguments import DRY_RUN, JSON, JUNIT, MODEL_OR_RUN, QUIET, SUMMARY
+from edgekit.cli.arguments import MODEL_OR_RUN
 from edgekit.cli.command import FIELDS, command
-from edgekit.cli.for_pipelines import ForPipelines
-from edgekit.cli.output import clean_stdout, emit, show, show_report, show_steps
+from edgekit.cli.output import Answer
 from edgekit.cli.plan import lines_of_plan
 from edgekit.job import DEMO, Job, job_of
 from edgekit.job.job import MODEL
@@ -39,16 +38,8 @@ Examples:
 """
 
 
-@command(panels.COMMANDS, *FIELDS, defaults={"data": panels.REQUIRED}, epilog=DEPLOY_EXAMPLES)
-def deploy(
-    stated: dict[str, Any],
-    model: str = MODEL_OR_RUN,
-    junit: Path | None = JUNIT,
-    summary: Path | None = SUMMARY,
-    json_: bool = JSON,
-    quiet: bool = QUIET,
-    dry_run: bool = DRY_RUN,
-) -> int:
+@command(panels.COMMANDS, *FIELDS, defaults={"data": panels.REQUIRED}, judges=True, epilog=DEPLOY_EXAMPLES)
+def deploy(stated: dict[str, Any], quiet: bool, dry_run: bool, model: str = MODEL_OR_RUN) -> Answer:
     """Quantize, compile, evaluate, benchmark and report, for every runtime.
 
     The run folder then holds a float and an int8 bundle for each runtime, and
@@ -57,7 +48,7 @@ def deploy(
     """
     job = job_of(model, stated)
     announce(model, job, quiet)
-    return _run(job, ForPipelines(junit, summary), json_, quiet, dry_run)
+    return _run(job, quiet, dry_run)
 
 
 @command(
@@ -66,47 +57,39 @@ def deploy(
     defaults=OF_DEMO,
     shown=("targets", "devices", "output"),
     advanced=("junit", "summary", "dry_run"),
+    judges=True,
 )
-def demo(
-    stated: dict[str, Any],
-    junit: Path | None = JUNIT,
-    summary: Path | None = SUMMARY,
-    json_: bool = JSON,
-    quiet: bool = QUIET,
-    dry_run: bool = DRY_RUN,
-) -> int:
+def demo(stated: dict[str, Any], quiet: bool, dry_run: bool) -> Answer:
     """Run `edgekit deploy` on the model and images that come with edgekit.
 
     The model is a small ConvNeXt V2, the images are from CIFAR-10.
     """
     job = replace(Job.of(DEMO, stated), verb=DEMO)
-    return _run(job, ForPipelines(junit, summary), json_, quiet, dry_run)
+    return _run(job, quiet, dry_run)
 
 
-def _run(job: Job, files: ForPipelines, json_: bool, quiet: bool, dry_run: bool) -> int:
-    """Run or plan the job, and print the result."""
+def _run(job: Job, quiet: bool, dry_run: bool) -> Answer:
+    """Run or plan the job."""
+    from edgekit.cli.next_steps import after_job
+    from edgekit.report import render_answer
     from edgekit.report.junit import junit_of_report
     from edgekit.report.markdown import summary_of_report
 
-    files.check()
-    with clean_stdout() as out:
-        if dry_run:
-            planned = _planned(job, quiet)
-            facts = {key: value for key, value in vars(planned).items() if key != "prediction"}
-            lines = lines_of_plan(planned.prediction, "this machine") if planned.prediction else ()
-            show(out, planned, [*(f"{key}: {value}" for key, value in facts.items()), *lines], json_)
-            return 0
-        run = api.deploy_job(job, quiet)
-        if json_:
-            emit(out, run.report)
-        else:
-            from edgekit.cli.next_steps import after_job
-
-            show_report(run.report, out)
-            show_steps(after_job(run.report, job.folder), out)
-            out.write(f"\nReport: {job.folder}/report.html\n")
-    files.write(lambda: junit_of_report(run.report), lambda: summary_of_report(run.report))
-    return 0 if run.passed else 1
+    if dry_run:
+        planned = _planned(job, quiet)
+        facts = {key: value for key, value in vars(planned).items() if key != "prediction"}
+        lines = lines_of_plan(planned.prediction, "this machine") if planned.prediction else ()
+        return Answer(planned, [*(f"{key}: {value}" for key, value in facts.items()), *lines])
+    run = api.deploy_job(job, quiet)
+    return Answer(
+        run.report,
+        partial(render_answer, run.report),
+        after_job(run.report, job.folder),
+        last=("", f"Report: {job.folder}/report.html"),
+        passed=run.passed,
+        junit=lambda: junit_of_report(run.report),
+        summary=lambda: summary_of_report(run.report),
+    )
 
 
 def _planned(job: Job, quiet: bool) -> "PlannedRun":

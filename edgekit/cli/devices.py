@@ -1,17 +1,21 @@
 """`edgekit devices`, which manages the machines to measure on, and `edgekit doctor`, which checks them."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import Commands, app
-from edgekit.cli.arguments import JSON, argument, device_option
+from edgekit.cli.arguments import argument, device_option
 from edgekit.cli.command import command
-from edgekit.cli.output import clean_stdout, emit, show
+from edgekit.cli.output import Answer
 from edgekit.errors import printable
 from edgekit.job.job import values_of
+
+if TYPE_CHECKING:
+    from edgekit.devices.doctor import Diagnosis
 
 EXAMPLES = """
 Examples:
@@ -53,7 +57,7 @@ def add(
         "PEM file with the public key that must have signed every bundle that is pushed to the device. The device "
         "keeps a copy at the first push, and then takes no other bundles from anybody.",
     ),
-) -> int:
+) -> str:
     """Save a device or a browser under a name, with the options to reach it.
 
     Other commands then find it with --device NAME. Nothing is installed yet.
@@ -79,12 +83,11 @@ def add(
     )
     add_device(device)
     use = "Measure there with: edgekit demo --device" if device.is_browser else "Check it with: edgekit doctor"
-    print(f"added {name}. {use} {name}")
-    return 0
+    return f"added {name}. {use} {name}"
 
 
 @command(None, group=devices, name="list")
-def list_(json_: bool = JSON) -> None:
+def list_() -> Answer:
     """List the saved devices."""
     from edgekit.cli.field_lines import NO_DEVICES
     from edgekit.devices.registry import DeviceListing, read_devices, settings_of
@@ -104,15 +107,14 @@ def list_(json_: bool = JSON) -> None:
         )
         for device in devices
     ]
-    with clean_stdout() as out:
-        listing = DeviceListing(devices=tuple(map(settings_of, devices)))
-        show(out, listing, ["  ".join(filter(None, each)) for each in facts] or [NO_DEVICES], json_)
+    listing = DeviceListing(devices=tuple(map(settings_of, devices)))
+    return Answer(listing, ["  ".join(filter(None, each)) for each in facts] or [NO_DEVICES])
 
 
 @command(None, group=devices)
 def remove(
     name: str = argument("NAME", "The name of a device.", autocompletion=completion.saved_devices),
-) -> None:
+) -> str:
     """Forget a device.
 
     Files that edgekit keeps on the device stay there. Run `edgekit devices
@@ -121,7 +123,7 @@ def remove(
     from edgekit.devices.registry import remove_device
 
     remove_device(name)
-    print(f"removed {name}")
+    return f"removed {name}"
 
 
 @command(None, group=devices)
@@ -129,7 +131,7 @@ def clean(
     name: str = argument(
         "DEVICE", "The name of a device, or ssh://USER@HOST.", autocompletion=completion.saved_devices
     ),
-) -> None:
+) -> str:
     """Delete the environments and files that edgekit keeps on a device."""
     from edgekit.devices.probe_result import probe
     from edgekit.devices.registry import find_remote
@@ -139,7 +141,7 @@ def clean(
     with connect(find_remote(name)) as connection:
         facts = probe(connection)
         removed = clean(connection, facts)
-    print(f"{name}: removed {facts.cache}" if removed else f"{name}: nothing to remove at {facts.cache}")
+    return f"{name}: removed {facts.cache}" if removed else f"{name}: nothing to remove at {facts.cache}"
 
 
 @command(None, group=devices)
@@ -150,8 +152,7 @@ def status(
         value=None,
         autocompletion=completion.saved_devices,
     ),
-    json_: bool = JSON,
-) -> int:
+) -> Answer:
     """Show which bundle is active in each app on devices.
 
     Bundles come there with `edgekit push`. The files of each bundle are compared
@@ -163,12 +164,11 @@ def status(
     from edgekit.devices.registry import find_remote, saved_machines
     from edgekit.support.progress import Reporter
 
-    with clean_stdout() as out:
-        chosen = [find_remote(name) for name in dict.fromkeys(names or saved_machines())]
-        result = status_of(chosen, Reporter(quiet=True))
-        show(out, result, status_lines(result), json_)
+    chosen = [find_remote(name) for name in dict.fromkeys(names or saved_machines())]
+    result = status_of(chosen, Reporter(quiet=True))
     damaged = any(app.verdict == "error" for device in result.devices for app in device.apps)
-    return 1 if damaged or any(device.failure for device in result.devices) else 0
+    passed = not damaged and not any(device.failure for device in result.devices)
+    return Answer(result, status_lines(result), passed=passed)
 
 
 @command(panels.COMMANDS)
@@ -180,8 +180,7 @@ def doctor(
         value=None,
         autocompletion=completion.devices,
     ),
-    json_: bool = JSON,
-) -> int:
+) -> Answer:
     """Check whether this machine or a device is ready, and print the fix for each problem.
 
     Looks at Python, glibc, the processor, the runtimes, memory and disk, and on
@@ -191,15 +190,14 @@ def doctor(
     from edgekit.devices.doctor import diagnose
     from edgekit.devices.registry import LOCAL, find_machine
 
-    with clean_stdout() as out:
-        diagnosis = diagnose([find_machine(name) for name in dict.fromkeys(names or [LOCAL])])
-        if json_:
-            emit(out, diagnosis)
-        else:
-            for finding in diagnosis.findings:
-                device = f"{finding.device}: " if names else ""
-                out.write(f"{finding.status:<8} {device}{finding.name}: {printable(finding.found)}\n")
-                if finding.fix:
-                    out.write(f"{'':<8} fix: {printable(finding.fix)}\n")
-            out.write("all checks passed\n" if diagnosis.healthy else "problems found; suggested fixes above\n")
-    return 0 if diagnosis.healthy else 1
+    diagnosis = diagnose([find_machine(name) for name in dict.fromkeys(names or [LOCAL])])
+    return Answer(diagnosis, _diagnosed(diagnosis, bool(names)), passed=diagnosis.healthy)
+
+
+def _diagnosed(diagnosis: "Diagnosis", named: bool) -> Iterator[str]:
+    for finding in diagnosis.findings:
+        device = f"{finding.device}: " if named else ""
+        yield f"{finding.status:<8} {device}{finding.name}: {printable(finding.found)}"
+        if finding.fix:
+            yield f"{'':<8} fix: {printable(finding.fix)}"
+    yield "all checks passed" if diagnosis.healthy else "problems found; suggested fixes above"

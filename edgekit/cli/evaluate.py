@@ -6,10 +6,9 @@ from typing import Any
 
 from edgekit import api
 from edgekit.cli import panels
-from edgekit.cli.arguments import BUNDLES, JSON, JUNIT, QUIET, SUMMARY
+from edgekit.cli.arguments import BUNDLES
 from edgekit.cli.command import command
-from edgekit.cli.for_pipelines import ForPipelines
-from edgekit.cli.output import answer_width, clean_stdout, show
+from edgekit.cli.output import Answer, answer_width
 from edgekit.job.job import OF_BUNDLE
 
 EXAMPLES = """
@@ -39,16 +38,10 @@ Examples:
         "points, with which a bundle passes. Its whole 95 % confidence interval must lie within the bound. Float "
         "bundles are exempt if int8 bundles are compared with one.",
     },
+    judges=True,
     epilog=EXAMPLES,
 )
-def evaluate(
-    stated: dict[str, Any],
-    bundles: list[Path] = BUNDLES,
-    junit: Path | None = JUNIT,
-    summary: Path | None = SUMMARY,
-    json_: bool = JSON,
-    quiet: bool = QUIET,
-) -> int:
+def evaluate(stated: dict[str, Any], json_: bool, quiet: bool, bundles: list[Path] = BUNDLES) -> Answer:
     """Measure the accuracy of bundles on labelled images.
 
     Prints top-1 and top-5 accuracy, or the metric of another task, and each
@@ -60,19 +53,17 @@ def evaluate(
     from edgekit.report.junit import junit_of_rows
     from edgekit.report.markdown import summary_of_rows
 
-    files = ForPipelines(junit, summary)
-    files.check()
-    with clean_stdout() as out:
-        evaluation = api.evaluate(bundles, quiet=quiet, **stated)
-        rows, meaningful = evaluation.results, evaluation.accuracy_meaningful
-        some = stated["data"] if "num_eval_samples" in stated else None
-        steps = after_evaluate(rows, evaluation.evaluation.count, some, stated.get("max_drop"))
-        show(out, evaluation, accuracy_answer(evaluation, answer_width()), json_, steps)
-        for warning in evaluation.warnings if json_ else ():
-            print(f"warning: {warning}", file=sys.stderr)
+    evaluation = api.evaluate(bundles, quiet=quiet, **stated)
+    rows, meaningful = evaluation.results, evaluation.accuracy_meaningful
+    some = stated["data"] if "num_eval_samples" in stated else None
+    for warning in evaluation.warnings if json_ else ():
+        print(f"warning: {warning}", file=sys.stderr)
     title = "edgekit evaluate"
-    files.write(
-        lambda: junit_of_rows(title, rows, meaningful, evaluation.doubts),
-        lambda: summary_of_rows(title, rows, meaningful, evaluation.warnings),
+    return Answer(
+        evaluation,
+        accuracy_answer(evaluation, answer_width()),
+        after_evaluate(rows, evaluation.evaluation.count, some, stated.get("max_drop")),
+        passed=all(row.verdict == "pass" for row in rows),
+        junit=lambda: junit_of_rows(title, rows, meaningful, evaluation.doubts),
+        summary=lambda: summary_of_rows(title, rows, meaningful, evaluation.warnings),
     )
-    return 0 if all(row.verdict == "pass" for row in rows) else 1

@@ -5,17 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import api
 from edgekit.cli import completion, panels
-from edgekit.cli.arguments import (
-    BUNDLE,
-    JSON,
-    NEEDED,
-    QUIET,
-    argument,
-    bundle_option,
-    device_option,
-)
+from edgekit.cli.arguments import BUNDLE, NEEDED, argument, bundle_option, device_option
 from edgekit.cli.command import command
-from edgekit.cli.output import clean_stdout, show
+from edgekit.cli.output import Answer
 from edgekit.job.job import OF_BUNDLE
 
 if TYPE_CHECKING:
@@ -41,12 +33,8 @@ APP_NAME = device_option("APP", "Name of the app, which has its own two slots.",
 
 @command(panels.MORE, of=api.push, defaults={"threads": OF_BUNDLE}, epilog=PUSH_EXAMPLES)
 def push(
-    stated: dict[str, Any],
-    bundle: Path = BUNDLE,
-    names: list[str] = DEVICE_NAMES,
-    json_: bool = JSON,
-    quiet: bool = QUIET,
-) -> int:
+    stated: dict[str, Any], json_: bool, quiet: bool, bundle: Path = BUNDLE, names: list[str] = DEVICE_NAMES
+) -> Answer:
     """Put a bundle on devices, try it there, and make it an app's active one.
 
     Each device opens the bundle in a fresh process, runs its golden samples and
@@ -56,11 +44,13 @@ def push(
     Only files that a device lacks are copied, and an interrupted copy is
     resumed. A device that doesn't pass stops the roll-out.
     """
-    return _shown(lambda: api.push(bundle, names, quiet=quiet or json_, **stated), json_)
+    return _answer(lambda: api.push(bundle, names, quiet=quiet or json_, **stated))
 
 
 @command(panels.MORE, epilog=ROLLBACK_EXAMPLES)
 def rollback(
+    json_: bool,
+    quiet: bool,
     names: list[str] = DEVICE_NAMES,
     name: str = APP_NAME,
     to: str | None = device_option(
@@ -69,9 +59,7 @@ def rollback(
         flags=("--to",),
         show_default="the bundle that the last push replaced",
     ),
-    json_: bool = JSON,
-    quiet: bool = QUIET,
-) -> int:
+) -> Answer:
     """Switch an app back to the bundle that the last push replaced.
 
     The names and sizes of its files are compared with the record of its trial,
@@ -86,22 +74,21 @@ def rollback(
     check_app(name)
     check_hash(to)
     devices = [find_remote(each) for each in dict.fromkeys(names)]
-    return _shown(lambda: roll_back_devices(devices, name, Reporter(quiet or json_), to), json_)
+    return _answer(lambda: roll_back_devices(devices, name, Reporter(quiet or json_), to))
 
 
-def _shown(work: "Callable[[], Pushed]", json_: bool) -> int:
-    """Print what devices have after this work, or when Ctrl-C ends it, and return the exit code."""
+def _answer(work: "Callable[[], Pushed]") -> Answer:
+    """What devices have after this work, or when Ctrl-C ends it."""
     from edgekit.cli.field_lines import pushed_lines
     from edgekit.devices.push import Interrupted
 
-    with clean_stdout() as out:
-        try:
-            pushed = work()
-        except Interrupted as interrupted:
-            show(out, interrupted.pushed, pushed_lines(interrupted.pushed), json_)
-            raise
-        show(out, pushed, pushed_lines(pushed), json_)
-    return 0 if all(result.verdict == "pass" for result in pushed.results) else 1
+    interruption = None
+    try:
+        pushed = work()
+    except Interrupted as interrupted:
+        pushed, interruption = interrupted.pushed, interrupted
+    passed = all(result.verdict == "pass" for result in pushed.results)
+    return Answer(pushed, pushed_lines(pushed), passed=passed, error=interruption)
 
 
 @command(panels.MORE)
@@ -112,7 +99,7 @@ def sign(
         "PEM file with your private key, of the curve P-256, P-384 or P-521 and without a passphrase.",
         value=NEEDED,
     ),
-) -> None:
+) -> str:
     """Sign a bundle, so that devices and apps can tell that it is yours.
 
     Writes model.sig into the bundle's folder, in the OpenSSF Model Signing
@@ -122,7 +109,7 @@ def sign(
     from edgekit.runtime.signature import SIGNATURE, sign_bundle
 
     fingerprint = sign_bundle(bundle, key)
-    print(f"signed: {bundle / SIGNATURE}, with the key {fingerprint}")
+    return f"signed: {bundle / SIGNATURE}, with the key {fingerprint}"
 
 
 @command(panels.MORE)
@@ -131,7 +118,7 @@ def verify(
     trust: Path = bundle_option(
         "FILE", "PEM file with the signer's public key.", value=NEEDED, flags=("--trust", "--key")
     ),
-) -> None:
+) -> str:
     """Check that a key signed a bundle, and that nothing in it has changed.
 
     Accepts signatures of `edgekit sign`, and those that `model_signing sign
@@ -143,4 +130,4 @@ def verify(
 
     public = read_public_key(trust)
     read_signed_bundle(bundle, public)
-    print(f"verified: {bundle} is as it was signed with the key {fingerprint(public)}")
+    return f"verified: {bundle} is as it was signed with the key {fingerprint(public)}"

@@ -22,11 +22,11 @@ class ForPipelines:
         if self.junit is not None and self.summary is not None and self.junit.resolve() == self.summary.resolve():
             raise UsageError(f"--junit and --summary are both '{self.junit}'", valid="two different files")
 
-    def write(self, junit: Callable[[], str], summary: Callable[[], str]) -> None:
+    def write(self, junit: Callable[[], str] | None, summary: Callable[[], str] | None) -> None:
         """Write the files that the user named. A JUnit file replaces an earlier one, a summary is appended."""
-        if self.junit is not None:
+        if self.junit is not None and junit is not None:
             with writing(self.junit, "--junit"):
                 replace_text(self.junit.resolve(), junit())
-        if self.summary is not None:
+        if self.summary is not None and summary is not None:
             with writing(self.summary, "--summary"):
                 append_text(self.summary, summary())

@@ -37,7 +37,7 @@ def after_job(report: "Report", folder: Path) -> Iterator[NextStep]:
     if unsure and keeps_job(folder) and (job := continued(folder, {})).num_eval_samples:
         taken = 0 if job.calibration_data else report.calibration.count
         left = _images_in(job.data, folder / str(unsure[0].bundle), taken + len(report.evaluation.unreadable))
-    return steps_after_run(report, folder, keeps_job(folder), left)
+    yield from steps_after_run(report, folder, keeps_job(folder), left)
 
 
 def after_sensitivity(analysis: "Sensitivity", folder: Path) -> Iterator[NextStep]:

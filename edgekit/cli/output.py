@@ -5,11 +5,13 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from edgekit.report.document import Report
+    from rich.console import Console
+
     from edgekit.report.next_steps import NextStep
 
 
@@ -44,34 +46,46 @@ def wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
 
 
-def show_report(report: "Report", out: TextIO) -> None:
-    """Print the answer of a run."""
-    from rich.console import Console
+@dataclass(frozen=True)
+class Answer:
+    """What a command found, how it is printed, and whether it passed."""
 
-    from edgekit.report import render_answer
+    document: Any
+    """Document that `--json` prints."""
+    shown: "Iterable[str] | Callable[[Console], None]"
+    """Lines of text, or what prints the text."""
+    steps: "Iterable[NextStep]" = ()
+    """The next commands, which follow the text."""
+    last: Iterable[str] = ()
+    """Lines that follow the next commands."""
+    passed: bool = True
+    """Whether the exit code is 0, and not 1."""
+    error: BaseException | None = None
+    """Raised when the answer was printed."""
+    junit: Callable[[], str] | None = None
+    """Makes the file of `--junit`."""
+    summary: Callable[[], str] | None = None
+    """Makes the text of `--summary`."""
 
-    render_answer(report, Console(file=out))
+    def show(self, out: TextIO, json_: bool) -> None:
+        """Print the document as JSON, or else the text and the next commands."""
+        if json_:
+            from edgekit.report.serialization import to_json
+
+            out.write(to_json(self.document))
+            return
+        if callable(self.shown):
+            from rich.console import Console
+
+            self.shown(Console(file=out))
+        else:
+            out.writelines(f"{line}\n" for line in self.shown)
+        out.writelines(f"{line}\n" for line in (*_lines_of(self.steps), *self.last))
 
 
-def show_steps(steps: "Iterable[NextStep]", out: TextIO) -> None:
-    """Print the next commands behind an empty line; nothing if there are none."""
+def _lines_of(steps: "Iterable[NextStep]") -> list[str]:
+    """The next commands behind an empty line; nothing if there are none."""
     from edgekit.cli.next_steps import lines_of
 
     lines = lines_of(steps, answer_width())
-    out.writelines(f"{line}\n" for line in ["", *lines] if lines)
-
-
-def emit(out: TextIO, document: Any) -> None:
-    """Write a document as JSON."""
-    from edgekit.report.serialization import to_json
-
-    out.write(to_json(document))
-
-
-def show(out: TextIO, document: Any, lines: Iterable[str], json_: bool, steps: "Iterable[NextStep]" = ()) -> None:
-    """Print a document as JSON, or else as these lines of text and the next commands."""
-    if json_:
-        emit(out, document)
-    else:
-        out.writelines(f"{line}\n" for line in lines)
-        show_steps(steps, out)
+    return ["", *lines] if lines else []

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.cli import completion, panels
-from edgekit.cli.arguments import JSON, ONE_MODEL, QUIET, bundle_option, device_option
+from edgekit.cli.arguments import ONE_MODEL, bundle_option, device_option
 from edgekit.cli.command import command
-from edgekit.cli.output import clean_stdout, show
+from edgekit.cli.output import Answer
 from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
 from edgekit.config.recipes import load_recipe
 from edgekit.errors import UsageError
@@ -22,6 +22,7 @@ GIB = 2**30
 @command(panels.MORE, *(name for name in MODEL if name not in ("weights", "labels")), "targets", "recipe")
 def plan(
     stated: dict[str, Any],
+    quiet: bool,
     model: str = ONE_MODEL,
     device: str | None = device_option(
         "DEVICE",
@@ -41,9 +42,7 @@ def plan(
         show_default="what is free on this machine",
         min=0.1,
     ),
-    json_: bool = JSON,
-    quiet: bool = QUIET,
-) -> int:
+) -> Answer:
     """Predict memory, time and bundle sizes of a job without reading weights.
 
     Also gives the latency at the nominal peak rate of the device's class, and
@@ -52,17 +51,15 @@ def plan(
     from edgekit.support.progress import Reporter, loading
 
     job = Job.of(model, stated)
-    with clean_stdout() as out:
-        cls, is_here = _class_of(device, device_class)
-        with loading(Reporter(quiet)):
-            from edgekit.compiler.rewrites import REWRITES
-            from edgekit.pipeline.plan import plan_model
-        chosen = load_recipe(job.recipe, REWRITES) if job.recipe else None
-        bytes_ = None if memory is None else int(memory * GIB)
-        planned = plan_model(job.model_options, job.targets, cls, chosen, memory_of_class=not is_here, memory=bytes_)
-        machine = "this machine" if memory is None else "the machine"
-        show(out, planned, lines_of_plan(planned, machine), json_)
-    return 0
+    cls, is_here = _class_of(device, device_class)
+    with loading(Reporter(quiet)):
+        from edgekit.compiler.rewrites import REWRITES
+        from edgekit.pipeline.plan import plan_model
+    chosen = load_recipe(job.recipe, REWRITES) if job.recipe else None
+    bytes_ = None if memory is None else int(memory * GIB)
+    planned = plan_model(job.model_options, job.targets, cls, chosen, memory_of_class=not is_here, memory=bytes_)
+    machine = "this machine" if memory is None else "the machine"
+    return Answer(planned, lines_of_plan(planned, machine))
 
 
 def _class_of(device: str | None, device_class: str | None) -> tuple[DeviceClass | None, bool]:

@@ -1,13 +1,14 @@
 """The command report: a run's answer again, and other files made of the run."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.cli import panels
-from edgekit.cli.arguments import JSON, argument, output_option
+from edgekit.cli.arguments import argument, output_option
 from edgekit.cli.command import command
-from edgekit.cli.output import clean_stdout, emit, show_report, show_steps
+from edgekit.cli.output import Answer
 from edgekit.errors import MissingExtraError, OutputError
 from edgekit.support.files import check_file, replace_text, writing
 
@@ -27,38 +28,30 @@ def report(
         "Bill of materials to write, as CycloneDX 1.6 in JSON: the model with its figures and their intervals, the "
         "hashes of images and bundles, the runtimes and the licences.",
     ),
-    json_: bool = JSON,
-) -> int:
+) -> Answer:
     """Print a run's answer, and rewrite its report.html and report.csv."""
-    from edgekit.report import load_report, render_files
+    from edgekit.cli.next_steps import after_job
+    from edgekit.report import load_report, render_answer, render_files
     from edgekit.report.markdown import render_card
 
     check_file("--card", card)
     check_file("--bom", bom)
-    with clean_stdout() as out:
-        document = load_report(folder)
-        run = folder if folder.is_dir() else folder.parent
-        try:
-            render_files(document, run, stated.get("thumbnails", True))
-        except (OutputError, MissingExtraError) as error:
-            print(f"warning: {error}", file=sys.stderr)
-        if card is not None:
-            with writing(card, "--card"):
-                replace_text(card.resolve(), render_card(document))
-        if bom is not None:
-            from edgekit.report.bom import render_bom
+    document = load_report(folder)
+    run = folder if folder.is_dir() else folder.parent
+    try:
+        render_files(document, run, stated.get("thumbnails", True))
+    except (OutputError, MissingExtraError) as error:
+        print(f"warning: {error}", file=sys.stderr)
+    if card is not None:
+        with writing(card, "--card"):
+            replace_text(card.resolve(), render_card(document))
+    if bom is not None:
+        from edgekit.report.bom import render_bom
 
-            with writing(bom, "--bom"):
-                replace_text(bom.resolve(), render_bom(document, _file_hashes(document, run)))
-        if json_:
-            emit(out, document)
-        else:
-            from edgekit.cli.next_steps import after_job
-
-            show_report(document, out)
-            if folder.is_dir():
-                show_steps(after_job(document, folder), out)
-    return 0
+        with writing(bom, "--bom"):
+            replace_text(bom.resolve(), render_bom(document, _file_hashes(document, run)))
+    steps = after_job(document, folder) if folder.is_dir() else ()
+    return Answer(document, partial(render_answer, document), steps)
 
 
 def _file_hashes(report: "Report", run: Path) -> dict[str, dict[str, str]]:

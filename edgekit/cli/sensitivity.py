@@ -1,12 +1,14 @@
 """`edgekit sensitivity`, which ranks layers by lost accuracy."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from edgekit import api
 from edgekit.cli import panels
-from edgekit.cli.arguments import JSON, MODEL_OR_RUN_OR_DEMO, QUIET
+from edgekit.cli.arguments import MODEL_OR_RUN_OR_DEMO
 from edgekit.cli.command import command
-from edgekit.cli.output import clean_stdout, emit, show_steps
+from edgekit.cli.output import Answer
 from edgekit.config.choices import PRECISIONS
 from edgekit.job import Job, job_of
 from edgekit.job.job import EVERY_CORE, MAKING
@@ -35,36 +37,29 @@ SHOWN = ("weights", "labels", "imgsz", "data", "calibration_data", "targets", "r
     },
     shown=(*SHOWN, "max_drop", "threads"),
 )
-def sensitivity(
-    stated: dict[str, Any], model: str = MODEL_OR_RUN_OR_DEMO, json_: bool = JSON, quiet: bool = QUIET
-) -> int:
+def sensitivity(stated: dict[str, Any], quiet: bool, model: str = MODEL_OR_RUN_OR_DEMO) -> Answer:
     """Rank layers by the accuracy they lose and the time they save in INT8.
 
     The loss is simulated from one calibration. Writes sensitivity.json and
     sensitivity.svg to the run folder.
     """
-    from edgekit.support.progress import Reporter, loading
+    from edgekit.cli.next_steps import after_sensitivity
+    from edgekit.report.sensitivity_document import render_sensitivity
 
     job = _of_analysis(job_of(model, stated), stated)
     job.check()
     announce(model, job, quiet)
-    with clean_stdout() as out:
-        reporter = Reporter(quiet)
-        with loading(reporter):
-            from edgekit.tuning.sensitivity import analyse
+    with api.running(quiet) as reporter:
+        from edgekit.tuning.sensitivity import analyse
+
         analysis = analyse(job, reporter)
-        if json_:
-            emit(out, analysis)
-        else:
-            from rich.console import Console
-
-            from edgekit.cli.next_steps import after_sensitivity
-            from edgekit.report.sensitivity_document import render_sensitivity
-
-            render_sensitivity(analysis, Console(file=out))
-            show_steps(after_sensitivity(analysis, job.folder), out)
-            out.write(f"\n{job.folder}/sensitivity.json\n{job.folder}/sensitivity.svg\n")
-    return 0 if all(part.verdict == "pass" for part in analysis.targets) else 1
+    return Answer(
+        analysis,
+        partial(render_sensitivity, analysis),
+        after_sensitivity(analysis, job.folder),
+        last=("", f"{job.folder}/sensitivity.json", f"{job.folder}/sensitivity.svg"),
+        passed=all(part.verdict == "pass" for part in analysis.targets),
+    )
 
 
 def _of_analysis(job: Job, stated: dict[str, Any]) -> Job:

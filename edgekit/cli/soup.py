@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.cli import completion, panels
-from edgekit.cli.arguments import JSON, NAMES, QUIET, argument, image_option, model_option, output_option
+from edgekit.cli.arguments import NAMES, argument, image_option, model_option, output_option
 from edgekit.cli.command import command
-from edgekit.cli.output import clean_stdout, show
+from edgekit.cli.output import Answer
 from edgekit.errors import OutputError, UsageError
 from edgekit.job import Job
 from edgekit.job.job import MODEL
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @command(panels.MORE, *(name for name in MODEL if name != "weights"), "data", "seed")
 def soup(
     stated: dict[str, Any],
+    quiet: bool,
     members: list[Path] = argument("CHECKPOINT", "Checkpoints (.safetensors) of fine-tunes of one model."),
     method: Literal["uniform", "greedy"] | None = model_option(
         None,
@@ -38,9 +39,7 @@ def soup(
     output: Path | None = output_option(
         "FILE", "The .safetensors file to write.", flags=("--output", "-o"), show_default=panels.REQUIRED
     ),
-    json_: bool = JSON,
-    quiet: bool = QUIET,
-) -> int:
+) -> Answer:
     """Average the weights of several fine-tunes of one model.
 
     A soup is one checkpoint that costs no more to run than a member. With
@@ -56,22 +55,20 @@ def soup(
     check_soup_output(output)
     job = Job.of(model or "", stated)
     network = job.model_options if model else None
-    with clean_stdout() as out:
-        reporter = Reporter(quiet)
-        with loading(reporter):
-            from edgekit.models.soup import SoupOptions, make_soup
-        options = SoupOptions(
-            tuple(members),
-            output,
-            method or ("uniform" if job.data is None else "greedy"),
-            network,
-            job.data,
-            num_held_out_samples,
-            job.seed,
-        )
-        record = make_soup(options, reporter)
-        show(out, record, [*_lines(record), str(output)], json_)
-    return 0
+    reporter = Reporter(quiet)
+    with loading(reporter):
+        from edgekit.models.soup import SoupOptions, make_soup
+    options = SoupOptions(
+        tuple(members),
+        output,
+        method or ("uniform" if job.data is None else "greedy"),
+        network,
+        job.data,
+        num_held_out_samples,
+        job.seed,
+    )
+    record = make_soup(options, reporter)
+    return Answer(record, [*_lines(record), str(output)])
 
 
 def _lines(record: "SoupRecord") -> list[str]:

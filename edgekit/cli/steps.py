@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from edgekit import api
 from edgekit.cli import completion, panels
-from edgekit.cli.arguments import JSON, MODELS, ONE_MODEL, QUIET, argument
+from edgekit.cli.arguments import MODELS, ONE_MODEL, argument
 from edgekit.cli.command import command
-from edgekit.cli.output import clean_stdout, show
+from edgekit.cli.output import Answer
 from edgekit.errors import UsageError
 from edgekit.job import Job
 from edgekit.job.job import MAKING, MODEL, flag_of
@@ -18,24 +19,20 @@ from edgekit.job.job import MAKING, MODEL, flag_of
     defaults={"data": f"{panels.REQUIRED}, unless --calibration-data is given"},
     helps={"output": "Folder for the graphs, calibration.json and stored results."},
 )
-def quantize(stated: dict[str, Any], model: str = ONE_MODEL, json_: bool = JSON, quiet: bool = QUIET) -> int:
+def quantize(stated: dict[str, Any], quiet: bool, model: str = ONE_MODEL) -> Answer:
     """Calibrate a model and write one quantized graph per runtime.
 
     `edgekit compile` turns the graphs into int8 bundles.
     """
-    from edgekit.support.progress import Reporter, loading
-
     job = Job.of(model, stated)
     if job.calibration_data is None:
         job.check_data()
     job.check_output()
-    with clean_stdout() as out:
-        reporter = Reporter(quiet)
-        with loading(reporter):
-            from edgekit.pipeline.steps import quantize_model
+    with api.running(quiet) as reporter:
+        from edgekit.pipeline.steps import quantize_model
+
         quantized = quantize_model(job, reporter)
-        show(out, quantized, quantized.graphs, json_)
-    return 1 if quantized.failures else 0
+    return Answer(quantized, quantized.graphs, passed=not quantized.failures)
 
 
 @command(
@@ -48,20 +45,17 @@ def quantize(stated: dict[str, Any], model: str = ONE_MODEL, json_: bool = JSON,
 )
 def compile_(
     stated: dict[str, Any],
+    quiet: bool,
     source: str = argument(
         "SOURCE",
         f"A folder that `edgekit quantize` wrote; or a model to compile in float: a {MODELS}.",
         autocompletion=completion.models,
     ),
-    json_: bool = JSON,
-    quiet: bool = QUIET,
-) -> int:
+) -> Answer:
     """Compile quantized graphs to int8 bundles, or a model to float bundles.
 
     A few images check that a float bundle gives the same outputs as torch.
     """
-    from edgekit.support.progress import Reporter, loading
-
     job = Job.of(source, {"num_calibration_samples": 8, **stated})
     of_graphs = Path(source).is_dir() and not job.model_options.is_checkpoint
     if not of_graphs:
@@ -74,10 +68,8 @@ def compile_(
         )
     elif job.output is None:
         raise UsageError("no output folder was given", valid="a new folder", fix="Name one with --output FOLDER")
-    with clean_stdout() as out:
-        reporter = Reporter(quiet)
-        with loading(reporter):
-            from edgekit.pipeline.steps import compile_graphs, compile_model
+    with api.running(quiet) as reporter:
+        from edgekit.pipeline.steps import compile_graphs, compile_model
+
         compiled = compile_graphs(Path(source), job.folder, reporter) if of_graphs else compile_model(job, reporter)
-        show(out, compiled, compiled.bundles, json_)
-    return 1 if compiled.failures else 0
+    return Answer(compiled, compiled.bundles, passed=not compiled.failures)

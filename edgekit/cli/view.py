@@ -6,18 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import api
 from edgekit.cli import completion, panels
-from edgekit.cli.arguments import (
-    BUNDLE,
-    JSON,
-    JUNIT,
-    SUMMARY,
-    argument,
-    device_option,
-    output_option,
-)
+from edgekit.cli.arguments import BUNDLE, argument, device_option, output_option
 from edgekit.cli.command import command
-from edgekit.cli.for_pipelines import ForPipelines
-from edgekit.cli.output import answer_width, clean_stdout, show, wrapped
+from edgekit.cli.output import Answer, answer_width, wrapped
 from edgekit.devices.registry import LOCAL
 from edgekit.errors import printable
 from edgekit.job.job import OF_BUNDLE, Job
@@ -31,6 +22,7 @@ if TYPE_CHECKING:
 @command(panels.COMMANDS, "threads", "wheels", defaults={"threads": OF_BUNDLE})
 def inspect(
     stated: dict[str, Any],
+    json_: bool,
     bundle: Path = argument("BUNDLE", "A bundle folder, or a model file from any source (.onnx, .tflite or .xml)."),
     device: str = device_option(
         "DEVICE",
@@ -38,8 +30,7 @@ def inspect(
         value=LOCAL,
         autocompletion=completion.devices,
     ),
-    json_: bool = JSON,
-) -> int:
+) -> Answer:
     """Show what a bundle contains and which of its layers run in integer kernels.
 
     The first line says what ran where. Runs the bundle's golden samples and
@@ -52,12 +43,9 @@ def inspect(
     from edgekit.support.progress import Reporter
 
     job = Job.of("", stated)
-    with clean_stdout() as out:
-        inspection = inspect_on(find_machine(device, job.wheels), bundle, job.threads, Reporter(quiet=json_))
-        show(out, inspection, map(printable, _lines_of(inspection)), json_)
-    if isinstance(inspection, BundleInspection) and (error := inspection.golden_error):
-        raise error
-    return 0
+    inspection = inspect_on(find_machine(device, job.wheels), bundle, job.threads, Reporter(quiet=json_))
+    error = inspection.golden_error if isinstance(inspection, BundleInspection) else None
+    return Answer(inspection, map(printable, _lines_of(inspection)), error=error)
 
 
 def _lines_of(inspection: "Inspection") -> Iterator[str]:
@@ -104,6 +92,7 @@ def _lines_of(inspection: "Inspection") -> Iterator[str]:
 )
 def classify(
     stated: dict[str, Any],
+    json_: bool,
     bundle: Path = BUNDLE,
     images: list[Path] = argument("IMAGE", "Image files."),
     top: int | None = output_option(
@@ -112,8 +101,7 @@ def classify(
         min=1,
         show_default="5, or every label that reaches its threshold",
     ),
-    json_: bool = JSON,
-) -> int:
+) -> Answer:
     """Classify images with a bundle.
 
     Prints the best labels of each image with their softmax scores; of a
@@ -125,10 +113,8 @@ def classify(
     from edgekit.support.progress import Reporter
 
     job = Job.of("", stated)
-    with clean_stdout() as out:
-        found = classify_images(bundle, images, top, job.threads, job.data, Reporter(quiet=json_), job.threshold)
-        show(out, found, map(printable, _classified(found)), json_)
-    return 0
+    found = classify_images(bundle, images, top, job.threads, job.data, Reporter(quiet=json_), job.threshold)
+    return Answer(found, map(printable, _classified(found)))
 
 
 def _classified(found: "Classification") -> Iterator[str]:
@@ -145,15 +131,12 @@ def _classified(found: "Classification") -> Iterator[str]:
             yield from (f"{one.cosine:7.4f}  {one.image}" for one in result.nearest)
 
 
-@command(panels.MORE, of=api.compare)
+@command(panels.MORE, of=api.compare, judges=True)
 def compare(
     stated: dict[str, Any],
     before: Path = argument("RUN_A", "The run folder to compare with, such as yesterday's."),
     after: Path = argument("RUN_B", "The run folder to judge."),
-    junit: Path | None = JUNIT,
-    summary: Path | None = SUMMARY,
-    json_: bool = JSON,
-) -> int:
+) -> Answer:
     """Compare two runs; exit with 1 if something got worse beyond the noise.
 
     That is a verdict, a figure beyond its confidence interval, or p50 on the
@@ -163,13 +146,14 @@ def compare(
     from edgekit.report.junit import junit_of_comparison
     from edgekit.report.markdown import summary_of_comparison
 
-    files = ForPipelines(junit, summary)
-    files.check()
-    with clean_stdout() as out:
-        comparison = api.compare(before, after, **stated)
-        show(out, comparison, _compared(comparison, answer_width()), json_)
-    files.write(lambda: junit_of_comparison(comparison), lambda: summary_of_comparison(comparison))
-    return 0 if comparison.verdict == "pass" else 1
+    comparison = api.compare(before, after, **stated)
+    return Answer(
+        comparison,
+        _compared(comparison, answer_width()),
+        passed=comparison.verdict == "pass",
+        junit=lambda: junit_of_comparison(comparison),
+        summary=lambda: summary_of_comparison(comparison),
+    )
 
 
 def _compared(comparison: "Comparison", width: int) -> Iterator[str]:

@@ -339,7 +339,7 @@ def noisy():
     print("python noise"); os.write(1, b"C noise\\n")
     return real()
 recipes.list_recipes = noisy
-from edgekit.cli import catalogue, output
+from edgekit.cli import command, output
 inside = output.clean_stdout
 import contextlib
 @contextlib.contextmanager
@@ -347,7 +347,7 @@ def noisy_stdout():
     with inside() as out:
         noisy()
         yield out
-catalogue.clean_stdout = noisy_stdout
+command.clean_stdout = noisy_stdout
 from edgekit.cli.main import main
 recipes.list_recipes = real
 sys.exit(main(["targets", "--json"]))
