@@ -152,7 +152,13 @@ def _silence() -> Iterator[None]:
         logging.disable(before)
 
 
-_silenced = OfProcess(_silence)
+class _Silenced(OfProcess):
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.simplefilter("ignore")  # whatever filters were set since the first block began
+
+
+_silenced = _Silenced(_silence)
 
 
 def quiet() -> OfProcess:

@@ -64,7 +64,7 @@ def test_deploy_takes_splits(images: Images, tiny_weights: Path, tmp_path: Path,
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("set.csv", "id,label\n1,cat\n", "set.csv' has no column with the paths of images"),
+        ("set.csv", "number,label\n1,cat\n", "set.csv' has no column with the paths of images"),
         ("set.parquet", "no Parquet", "set.parquet' is not a Parquet file"),
         ("set.tar", "no tar", "can't read the tar"),
         ("photos-{0..2}.tar", None, "3 of the 3 files of"),

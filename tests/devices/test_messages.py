@@ -41,7 +41,16 @@ from edgekit.report.measurement import Int8, LowPrecision, Measurement
 from edgekit.report.times import EndToEnd, RatedLatency, Sustained, SustainedLatency, SustainedPoint
 from edgekit.runtime.profile import OpProfile
 from edgekit.support.progress import Reporter, Step
-from tests.helpers.measurements import accuracy, conditions, device, failed, latency, machine_state, measurement
+from tests.helpers.measurements import (
+    accuracy,
+    conditions,
+    device,
+    failed,
+    latency,
+    machine_state,
+    measurement,
+    speedup,
+)
 from tests.helpers.reports import CHANGES, ENERGY, INT8_TIMES, THROUGHPUT
 from tests.helpers.slots import TRIAL, record
 
@@ -68,6 +77,7 @@ def every_figure() -> Measurement:
         profile=INT8_TIMES,
         limit=RatedLatency(1.5, 0.15),
         peak_rss_bytes=2**40,
+        speedup_f32=speedup(2.5, 2.4, 2.6),
         low_precision=LowPrecision(computes_in="f16", accuracy=accuracy(0.0), p50_ms=8.0),
         thermal=conditions(before=state, after=state, series=(Sample(1.0, 2400.0, 48.25, ("throttled",)),)),
         sustain=Sustained(
