@@ -75,7 +75,8 @@ def shape_of_model(options: ModelOptions) -> Shape:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"can't plan '{options.name}' at {size[0]}x{size[1]} ({type(error).__name__}: {reason})",
-            fix="Correct `--imgsz` or `--model-args`",
+            fix="Correct `--imgsz` or `--model-args`; a network that uses tensors of its module can be "
+            "deployed without a plan",
         ) from error
     dense = [
         (name, layer.weight.numel(), layer.weight.shape[0], getattr(layer, "groups", 1) > 1)
