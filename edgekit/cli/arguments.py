@@ -1,8 +1,6 @@
 """Arguments and options that several commands share and that state no field of a job."""
 
-import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,30 +15,20 @@ NAMES = (
 )
 """The names of models, which are known without a file."""
 MODELS = f"{NAMES}, or the path of a .onnx file, a checkpoint or a folder that save_pretrained wrote"
-NEEDED: Any = inspect.Parameter.empty
+NEEDED: Any = ...
 """The default of an option that must be given."""
-
-
-@dataclass(frozen=True)
-class Own:
-    """An argument, or an option that states no field of the job, as the default of a command's parameter."""
-
-    value: Any
-    """Its default, or `NEEDED`."""
-    typers: ParameterInfo
-    """Its declaration for Typer."""
 
 
 def option(
     panel: str, metavar: str | None, help: str, *, value: Any = None, flags: tuple[str, ...] = (), **more: Any
 ) -> Any:
-    """An option of a command's own, for `edgekit.cli.command`. `more` are further arguments of Typer's."""
-    return Own(value, typer.Option(*flags, metavar=metavar, help=help, rich_help_panel=panel, **more))
+    """An option of a command's own. `more` are further arguments of Typer's."""
+    return typer.Option(value, *flags, metavar=metavar, help=help, rich_help_panel=panel, **more)
 
 
 def argument(metavar: str, help: str, *, value: Any = NEEDED, **more: Any) -> Any:
     """An argument of a command, otherwise as `option`."""
-    return Own(value, typer.Argument(metavar=metavar, help=help, **more))
+    return typer.Argument(value, metavar=metavar, help=help, **more)
 
 
 model_argument = partial(argument, "MODEL", autocompletion=completion.models)
@@ -60,7 +48,7 @@ MODEL_OR_RUN_OR_DEMO = model_argument(
 )
 BUNDLES = argument("BUNDLE", "Bundle folders, or run folders for all of their bundles.")
 BUNDLE = argument("BUNDLE", "A bundle folder.")
-COMMON: Mapping[str, Own] = {
+COMMON: Mapping[str, ParameterInfo] = {
     "junit": output_option("FILE", "JUnit XML file to write, with a test case for each row and gate."),
     "summary": output_option("FILE", "File to append a summary in Markdown to, such as $GITHUB_STEP_SUMMARY."),
     "json_": output_option(None, "Print the result as one JSON document on stdout.", value=False, flags=("--json",)),

@@ -1,9 +1,9 @@
 """Registers commands, with options that state the fields of a job, from the declarations of the fields.
 
-A command's own arguments and options are parameters whose default is an `Own`; options of `COMMON` are parameters of
-their names without a default. A command returns its `Answer`, which is printed here, as JSON with `--json`, and gives
-the exit code; or one line of text, which is all that it prints. A command with advanced options has `--help-all`,
-which lists them too.
+A command's own arguments and options are parameters whose default is their declaration for Typer; options of `COMMON`
+are parameters of their names without a default. A command returns its `Answer`, which is printed here, as JSON with
+`--json`, and gives the exit code; or one line of text, which is all that it prints. A command with advanced options
+has `--help-all`, which lists them too.
 """
 
 import copy
@@ -15,11 +15,12 @@ from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+from typer.models import ParameterInfo
 
 from edgekit import api
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import COMMON, Own
+from edgekit.cli.arguments import COMMON
 from edgekit.cli.for_pipelines import ForPipelines
 from edgekit.cli.output import Answer, clean_stdout
 from edgekit.job import kinds
@@ -79,7 +80,7 @@ def command(
             if name != STATED and name not in COMMON
         ]
         own += [
-            _own(name, each, bool if each.value is False else Path | None, name in advanced)
+            _own(name, each, bool if each.default is False else Path | None, name in advanced)
             for name, each in COMMON.items()
             if name in taken or name in added_here
         ]
@@ -125,13 +126,11 @@ def command(
     return register
 
 
-def _own(name: str, own: Own, annotation: Any, hidden: bool) -> inspect.Parameter:
+def _own(name: str, declared: ParameterInfo, annotation: Any, hidden: bool) -> inspect.Parameter:
     """A parameter of a command's own, as Typer takes it."""
-    typers = copy.copy(own.typers)  # which other commands share
-    typers.hidden = typers.hidden or hidden
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=own.value, annotation=Annotated[annotation, typers]
-    )
+    declared = copy.copy(declared)  # which other commands share
+    declared.hidden = declared.hidden or hidden
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=declared, annotation=annotation)
 
 
 def _stated(option: Option, value: Any) -> Any:
@@ -170,6 +169,7 @@ def _opposite(flag: str) -> str:
 
 def _panel_index(parameter: inspect.Parameter) -> int:
     """Where an option's panel comes in `--help`; arguments, which have none, come first."""
-    titles = [getattr(part, "rich_help_panel", None) for part in get_args(parameter.annotation)]
+    declared = (parameter.default, *get_args(parameter.annotation))
+    titles = [getattr(part, "rich_help_panel", None) for part in declared]
     panel = next((title for title in titles if title in panels.OPTION_PANELS), None)
     return -1 if panel is None else panels.OPTION_PANELS.index(panel)
