@@ -33,8 +33,6 @@ from edgekit.support.libraries import import_needed
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import check_output, open_run
 
-REPORT_PACKAGES = ("jinja2", "matplotlib")
-
 
 def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Report:
     """Run the whole job and write the run folder. Returns the report; its rows' verdicts tell whether gates passed.
@@ -142,7 +140,6 @@ def check_tools(folder: Path, targets: Sequence[str], devices: Sequence[Device],
     """Raise an InputError for an unusable output or a missing package."""
     check_output(folder)
     check_browsers(devices, timing, targets)
-    for package in REPORT_PACKAGES:
-        import_needed(package, "build")
+    import_needed("jinja2", "build")
     for target in targets:
         load_backend(target)

@@ -4,10 +4,7 @@ import base64
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from edgekit.report import sentences
 from edgekit.report.answer import (
@@ -24,14 +21,10 @@ from edgekit.report.figure import Figure, figure_at, score_figures, table_figure
 from edgekit.report.measurement import Accuracy, LowPrecision
 from edgekit.report.next_steps import RUN, steps_in_report
 from edgekit.report.pictures import draw, draw_heat, draw_spread, timings
-from edgekit.report.plot import Picture
+from edgekit.report.plot import Picture, templates
 from edgekit.report.provenance import origin, provenance
 from edgekit.report.row import Row
 from edgekit.report.sensitivity_document import draw_sensitivity, sentences_of
-from edgekit.support.libraries import import_needed
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 
 def details(report: Report, row: Row) -> dict[str, str]:
@@ -180,10 +173,11 @@ HEADLINES = ("speedup.ratio", "latency_ms.p50", "size_bytes")
 def render_html(report: Report, thumbnails: Mapping[str, bytes] = MappingProxyType({})) -> str:
     """The whole page; `thumbnails` are JPEG files by the names of evaluation images.
 
-    Raises MissingExtraError if jinja2 or matplotlib is not installed.
+    Raises MissingExtraError if jinja2 is not installed.
     """
     int8, float_ = ([row for row in report.results if row.precision == kind] for kind in ("int8", "float"))
-    return _template().render(
+    template = templates().get_template("report.html.j2")
+    return template.render(
         report=report,
         title=report.title,
         heading=sentences.heading(report),
@@ -228,17 +222,6 @@ def _pictures(report: Report, draw_one: Callable[[Report, str], Picture | None])
     names = [facts.label if report.has_several_devices else facts.cpu or facts.label for facts in machines]
     pictures = [draw_one(report, device) for device in report.devices]
     return [(name, picture) for name, picture in zip(names, pictures, strict=True) if picture]
-
-
-@cache
-def _template() -> "Template":
-    import_needed("jinja2", "build")
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string((files("edgekit.report") / "report.html.j2").read_text(encoding="utf-8"))
 
 
 def _headlines(report: Report) -> list[tuple[Figure, str, str]]:

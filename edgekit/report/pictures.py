@@ -1,113 +1,72 @@
 """Pictures of the page: accuracy against latency, the spread of latencies, temperature and clocks, operations."""
 
 import re
-import textwrap
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
 from edgekit.report.device import Conditions
 from edgekit.report.document import Report
 from edgekit.report.figure import figure_at
-from edgekit.report.plot import GROUND, INK, SERIES, Picture, drawing, svg_of
+from edgekit.report.plot import Mark, Panel, Picture, bar
 from edgekit.report.row import Row
 from edgekit.report.sentences import heat_words
 from edgekit.report.times import TimedKind, TimedLayer
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-SHAPES = ("o", "s", "^", "D")
-LABEL_WIDTH = 30
-"""Most characters of a line beside an axis."""
 
 
 def draw(report: Report, device: str) -> Picture | None:
     """Accuracy against latency of the rows of one device, or None if accuracy or latency is unknown.
 
-    Raises MissingExtraError if matplotlib is not installed.
+    Each row has a point: colour and shape for the runtime, filled for int8, with a line for the drop's interval.
     """
-    rows = [row for row in report.rows_on(device) if row.latency_ms]
-    if not report.model.accuracy_meaningful or all(row.accuracy is None for row in rows):
+    reference, rows = report.reference, report.rows_on(device)
+    known = [(row, row.latency_ms.p50, row.accuracy) for row in rows if row.latency_ms and row.accuracy]
+    if not report.model.accuracy_meaningful or not known:
         return None
-    with drawing(3.9) as figure:
-        _accuracy_against_latency(figure.add_subplot(), report, rows)
-        figure.legend(loc="outside lower center", ncols=2)
-        svg = svg_of(figure)
-    points = [
-        f"{row.name} {row.latency_ms.p50:.2f} ms, {100 * row.accuracy.value:.2f} %"
-        for row in rows
-        if row.latency_ms and row.accuracy
-    ]
-    return Picture(svg, f"{report.reference.metric} against latency on {device}: {'; '.join(points)}.")
-
-
-def _accuracy_against_latency(axes: "Axes", report: Report, rows: list[Row]) -> None:
-    """Draw a point for each row: colour and shape for the runtime, filled for int8, bars for the drop's interval."""
-    targets = list(dict.fromkeys(row.target for row in rows))
-    for row in rows:
-        if row.accuracy is None or row.latency_ms is None:
-            continue
-        index = targets.index(row.target) % len(SERIES)
-        x, y, colour = row.latency_ms.p50, 100 * row.accuracy.value, SERIES[index]
-        fill = colour if row.precision == "int8" else GROUND
-        drop, (low, high) = row.accuracy.drop_points, row.accuracy.drop_ci95_points
-        bar = [[max(high - drop, 0)], [max(drop - low, 0)]]
-        axes.errorbar(x, y, yerr=bar, fmt="none", ecolor=colour, capsize=3, elinewidth=1.2)
-        axes.plot(x, y, SHAPES[index], color=colour, mfc=fill, ms=8, mew=1.6, label=row.name)
-    reference = report.reference
-    axes.axhline(100 * reference.value, color=INK, linewidth=1, linestyle="--", label=reference.engine)
-    axes.set_xlim(left=0)
-    axes.margins(x=0.1)
-    axes.set_xlabel("latency p50, ms (lower is better)")
-    axes.set_ylabel(textwrap.fill(f"{reference.metric}, % (higher is better)", LABEL_WIDTH))
+    targets = list(dict.fromkeys(row.target for row, _, _ in known))
+    level = 100 * reference.value
+    marks = [Mark("line", [(0, level), (max(p50 for _, p50, _ in known), level)], dashes=1, label=reference.engine)]
+    for row, p50, accuracy in known:
+        series, value = targets.index(row.target), 100 * accuracy.value
+        ends = [(p50, value + accuracy.drop_points - end) for end in accuracy.drop_ci95_points]
+        marks.append(Mark("line", ends, series))
+        marks.append(Mark("point", [(p50, value)], series, row.precision == "int8", label=row.name))
+    points = [f"{row.name} {p50:.2f} ms, {100 * accuracy.value:.2f} %" for row, p50, accuracy in known]
+    panel = Panel(
+        marks=marks, label="latency p50, ms (lower is better)", title=f"{reference.metric}, % (higher is better)"
+    )
+    return Picture(f"{reference.metric} against latency on {device}: {'; '.join(points)}.", [[panel]])
 
 
 P99 = figure_at("latency_ms.p99")
-BOX = {"whislo": "p5", "q1": "p25", "med": "p50", "q3": "p75", "whishi": "p95"}
 FEWEST_SAMPLES = 3
 """Fewest samples with which a time series is drawn."""
-Series = Literal["celsius", "clock_mhz"]
 
 
 def draw_spread(report: Report, device: str) -> Picture | None:
-    """The spread of the latencies of one device's rows, or None if there are none.
-
-    Raises MissingExtraError if matplotlib is not installed.
-    """
+    """The spread of the latencies of one device's rows, or None if there are none."""
     timed = [(row, row.latency_ms) for row in report.rows_on(device) if row.latency_ms]
     if not timed:
         return None
-    with drawing(0.9 + 0.42 * len(timed)) as figure:
-        axes = figure.add_subplot()
-        boxes = [{part: getattr(latency, field) for part, field in BOX.items()} for _, latency in timed]
-        drawn = axes.bxp(
-            boxes, positions=range(len(timed)), orientation="horizontal", widths=0.55, showfliers=False,
-            patch_artist=True, medianprops={"color": INK, "linewidth": 1.6}, boxprops={"edgecolor": SERIES[0]},
-            whiskerprops={"color": INK}, capprops={"color": INK},
-        )  # fmt: skip
-        for place, ((row, _), box) in enumerate(zip(timed, drawn["boxes"], strict=True)):
-            box.set_facecolor(SERIES[0] if row.precision == "int8" else GROUND)
-            if (p99 := P99.value(row)) is not None:
-                axes.plot(p99, place, "|", color=INK, ms=9)
-        axes.set_yticks(range(len(timed)), [row.name for row, _ in timed])
-        axes.invert_yaxis()
-        axes.set_xlim(left=0)
-        axes.set_xlabel("latency, ms (lower is better)")
-        svg = svg_of(figure)
+    marks = []
+    for index, (row, ms) in enumerate(timed):
+        top, middle, bottom = index + 0.48, index + 0.66, index + 0.84
+        marks.append(Mark("line", [(ms.p5, middle), (ms.p95, middle)]))
+        marks.append(Mark("bar", [(ms.p25, top), (ms.p75, bottom)], 0, row.precision == "int8"))
+        ticks = [ms.p50, P99.value(row)]
+        marks += [Mark("line", [(tick, top), (tick, bottom)]) for tick in ticks if tick is not None]
     figures = [
         f"{row.name} p50 {ms.p50:.2f} ms, p5 to p95 {ms.p5:.2f} to {ms.p95:.2f}, p99 {P99.text(row)}"
         for row, ms in timed
     ]
-    return Picture(svg, f"Latency on {device}: {'; '.join(figures)}.")
+    panel = Panel(marks=marks, label="latency, ms (lower is better)", names=[row.name for row, _ in timed])
+    return Picture(f"Latency on {device}: {'; '.join(figures)}.", [[panel]])
 
 
 def draw_heat(report: Report, device: str) -> Picture | None:
     """A device's temperature and clocks while its rows were timed.
 
-    None if the device does not report its temperature, or the timing was too short for a time series. Raises
-    MissingExtraError if matplotlib is not installed.
+    None if the device does not report its temperature, or the timing was too short for a time series.
     """
     by_target: dict[str, Conditions] = {}
     for row in report.rows_on(device):  # rows of one target were timed together
@@ -115,32 +74,22 @@ def draw_heat(report: Report, device: str) -> Picture | None:
             by_target.setdefault(row.target, row.thermal)
     if not by_target:
         return None
-    clocks = any(len(_samples(thermal, "clock_mhz")) >= FEWEST_SAMPLES for thermal in by_target.values())
-    kinds: dict[Series, str] = {"celsius": "temperature, °C", **({"clock_mhz": "clock, MHz"} if clocks else {})}
-    with drawing(0.8 + 1.7 * len(kinds)) as figure:
-        for axes, (key, title) in zip(figure.subplots(len(kinds), 1, squeeze=False)[:, 0], kinds.items(), strict=True):
-            _draw_series(axes, by_target, key)
-            axes.set_ylabel(title)
-        axes.set_xlabel("seconds since the start of the timing")
-        figure.legend(loc="outside lower center", ncols=3)
-        svg = svg_of(figure)
+    panels = []
+    for key, title in {"celsius": "temperature, °C", "clock_mhz": "clock, MHz"}.items():
+        lines = {target: _samples(thermal, key) for target, thermal in by_target.items()}
+        if any(len(line) >= FEWEST_SAMPLES for line in lines.values()):
+            marks = [
+                Mark("line", line, index, dashes=index, label=target)
+                for index, (target, line) in enumerate(lines.items())
+            ]
+            panels.append([Panel(marks=marks, label="seconds since the start of the timing", title=title)])
     words = "; ".join(f"{target}: {heat_words(thermal)}" for target, thermal in by_target.items())
-    return Picture(svg, f"Temperature and clocks of {device} during the timing. {words}.")
+    return Picture(f"Temperature and clocks of {device} during the timing. {words}.", panels)
 
 
-def _draw_series(axes: "Axes", by_target: Mapping[str, Conditions], key: Series) -> None:
-    """Draw a line for each runtime. Only the plot of the temperature adds them to the legend."""
-    for index, (target, thermal) in enumerate(by_target.items()):
-        if samples := _samples(thermal, key):
-            colour, dashes = SERIES[index % len(SERIES)], ("-", "--", ":", "-.")[index % 4]
-            label = target if key == "celsius" else None
-            axes.plot(*zip(*samples, strict=True), dashes, color=colour, label=label)
-
-
-def _samples(thermal: Conditions, key: Series) -> list[tuple[float, float]]:
+def _samples(thermal: Conditions, key: str) -> list[tuple[float, float]]:
     """(seconds, value) of the samples that have this value."""
-    samples = [(sample.s, sample.celsius if key == "celsius" else sample.clock_mhz) for sample in thermal.series]
-    return [(s, value) for s, value in samples if value is not None]
+    return [(sample.s, value) for sample in thermal.series if (value := getattr(sample, key)) is not None]
 
 
 KINDS, LAYERS = 8, 10
@@ -178,7 +127,7 @@ class Timing:
 
 
 def timings(report: Report) -> list[Timing]:
-    """Times of each runtime on each device. Raises MissingExtraError if matplotlib is not installed."""
+    """Times of each runtime on each device."""
     groups: dict[tuple[str, str], list[Row]] = {(row.target, row.device.label): [] for row in report.results}
     for row in sorted(report.results, key=lambda row: row.precision != "float"):
         if row.profile is not None:
@@ -246,23 +195,14 @@ def _draw_bars(title: str, kinds: Mapping[str, Mapping[str, float]], filled: Con
     if len(slowest) > KINDS:
         for name, times in kinds.items():
             bars[name][OTHERS] = sum(times.get(operation, 0.0) for operation in slowest[KINDS:])
-    shown = list(next(iter(bars.values())))
-    height = 0.8 / len(bars)
-    with drawing(1.1 + 0.42 * len(shown)) as figure:
-        axes = figure.add_subplot()
-        for index, (name, times) in enumerate(bars.items()):
-            places = [place + (index - (len(bars) - 1) / 2) * height for place in range(len(shown))]
-            fill = SERIES[0] if name in filled else GROUND
-            axes.barh(
-                places, [*times.values()], height=height, color=fill, edgecolor=SERIES[0], linewidth=1.2, label=name
-            )
-        axes.set_yticks(range(len(shown)), shown, fontsize=9)
-        axes.invert_yaxis()
-        axes.set_xlabel("time of one inference, ms (lower is better)")
-        axes.grid(False, axis="y")
-        figure.legend(loc="outside lower center", ncols=2)
-        svg = svg_of(figure)
+    marks = [
+        bar(row, ms, 0, name in filled, nth, len(bars), label=name)
+        for nth, (name, times) in enumerate(bars.items())
+        for row, ms in enumerate(times.values())
+    ]
     texts = [
         f"{name}: {', '.join(f'{what} {ms:.3f} ms' for what, ms in times.items())}" for name, times in bars.items()
     ]
-    return Picture(svg, f"Time by kind of operation with {title}. {'; '.join(texts)}.")
+    shown = list(next(iter(bars.values())))
+    panel = Panel(marks=marks, label="time of one inference, ms (lower is better)", names=shown)
+    return Picture(f"Time by kind of operation with {title}. {'; '.join(texts)}.", [[panel]])

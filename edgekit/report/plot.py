@@ -1,85 +1,136 @@
-"""Plots as SVG in the colours of the page, or as files."""
+"""Plots as data, which plot.svg.j2 draws in the colours of the page."""
 
-import io
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.resources import files
+from typing import TYPE_CHECKING, Literal
 
-from edgekit.support.libraries import needs
+from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from jinja2 import Environment
 
-# matplotlib needs real colours. These are placeholders for the page's CSS variables, which depend on its colour scheme.
-INK, MUTED, GROUND = "#010101", "#020202", "#030303"
-SERIES = ("#040404", "#050505", "#060606", "#070707")
-VARIABLES = {INK: "ink", MUTED: "line", GROUND: "ground"} | {colour: f"series-{i}" for i, colour in enumerate(SERIES)}
-PAPER = {INK: "#1c2024", MUTED: "#ccd3da", GROUND: "#ffffff", SERIES[0]: "#0b66c3", SERIES[1]: "#b4520a"}
-"""Colours of the placeholders in a standalone file: those of the page's light scheme."""
-
-STYLE: Any = {
-    "svg.fonttype": "none",  # text instead of outlines: it has the page's font, and can be searched and read aloud
-    "svg.hashsalt": "edgekit",
-    "text.parse_math": False,
-    "text.color": INK,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "grid.color": MUTED,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.linewidth": 0.5,
-    "grid.alpha": 0.6,
-    "legend.frameon": False,
-}
+PAPER = {"ink": "#1c2024", "line": "#ccd3da", "ground": "#ffffff", "series-0": "#0b66c3", "series-1": "#b4520a"}
+"""Colours of a standalone file: those of the page's light scheme."""
+LARGEST = 1e15
+"""Largest number on an axis."""
+ROW, PLOT, AROUND = 34, 110, 74
+"""Height of a row with a name, of an area without such rows, and of the texts above and below an area."""
 
 
-class Picture(NamedTuple):
+@dataclass(frozen=True)
+class Axis:
+    """The values at the ends of an axis, and the values and texts of its ticks."""
+
+    start: float
+    end: float
+    ticks: Sequence[tuple[float, str]]
+
+    def share(self, value: float) -> float:
+        """The place of a value: 0 at the start of the axis, 1 at its end."""
+        return min(max((value - self.start) / (self.end - self.start), 0.0), 1.0)
+
+
+def axis(values: Iterable[float]) -> Axis:
+    """An axis with round numbers at its ends that has a place for each of these values."""
+    shown = [min(max(value, -LARGEST), LARGEST) for value in values]
+    low, high = min(shown), max(shown)
+    if high - low < 1e-6 * max(abs(low), abs(high), 1):
+        margin = max(abs(high) / 20, 1e-3)
+        low, high = low - margin, high + margin
+    magnitude = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = next((step for step in (magnitude, 2 * magnitude, 5 * magnitude) if 3 * step >= high - low), 10 * magnitude)
+    digits = max(0, -math.floor(math.log10(step)))
+    ticks = [index * step for index in range(math.floor(low / step), math.ceil(high / step) + 1)]
+    return Axis(ticks[0], ticks[-1], [(tick, f"{tick:z,.{digits}f}") for tick in ticks])
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A line through places, a bar between two opposite corners, or a point, in the values of its panel's axes."""
+
+    kind: Literal["line", "bar", "point"]
+    places: Sequence[tuple[float, float]]
+    series: int | None = None
+    """Number of its colour and shape; None for the colour of text."""
+    filled: bool = False
+    dashes: int = 0
+    """Number of a line's pattern."""
+    label: str = ""
+    """Name in the legend."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """The area between two axes. The vertical one has numbers, or rows with names, which count from the top."""
+
+    marks: Sequence[Mark]
+    label: str
+    """Label of the horizontal axis, which includes 0."""
+    title: str = ""
+    names: Sequence[str] | None = None
+
+    @property
+    def height(self) -> int:
+        """Height of the area."""
+        return PLOT if self.names is None else ROW * len(self.names)
+
+    @cached_property
+    def axes(self) -> tuple[Axis, Axis]:
+        """The horizontal and the vertical axis."""
+        places = [place for mark in self.marks for place in mark.places]
+        across = axis([0, *(x for x, _ in places)])
+        if self.names is None:
+            return across, axis(y for _, y in places)
+        return across, Axis(len(self.names), 0, [(row + 0.38, name) for row, name in enumerate(self.names)])
+
+    def drawn(self, mark: Mark, width: float) -> list[tuple[float, float]]:
+        """The places of a mark in an area of this width, from its upper left corner."""
+        across, up = self.axes
+        return [(round(width * across.share(x), 1), round(self.height * (1 - up.share(y)), 1)) for x, y in mark.places]
+
+
+@dataclass(frozen=True)
+class Picture:
     """A plot."""
 
-    svg: str
-    """SVG element or file."""
     words: str
     """The picture in words, for readers who cannot see it."""
+    rows: Sequence[Sequence[Panel]]
+    """Panels side by side, one row below another. The legend is that of the first panel."""
+
+    @property
+    def height(self) -> int:
+        """Height of the picture, which is 400 wide."""
+        return sum(row[0].height + AROUND for row in self.rows)
 
 
-@contextmanager
-def drawing(height: float, width: float = 5.2) -> Iterator["Figure"]:
-    """A figure of this size in inches, which is drawn and turned into SVG inside the block.
-
-    Raises MissingExtraError if matplotlib is not installed.
-    """
-    with needs("build"):
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-
-    with mpl.rc_context(STYLE):
-        yield Figure(figsize=(width, height), layout="constrained")
+def bar(row: int, value: float, series: int, filled: bool = True, nth: int = 0, of: int = 1, label: str = "") -> Mark:
+    """A bar from 0, the nth of several below the name of a row."""
+    top = row + 0.48 + 0.44 * nth / of
+    return Mark("bar", [(0, top), (value, top + 0.44 / of)], series, filled, label=label)
 
 
-def svg_of(figure: "Figure", standalone: bool = False) -> str:
-    """A figure as an element of a page, which determines its size and colours, or as a standalone file.
+@cache
+def templates() -> "Environment":
+    """The templates beside this file. Raises MissingExtraError if jinja2 is not installed."""
+    import_needed("jinja2", "build")
+    import jinja2
 
-    The same figure always gives the same bytes.
-    """
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = buffer.getvalue()
-    if standalone:
-        for placeholder, colour in PAPER.items():
-            svg = svg.replace(placeholder, colour)
-        return svg.replace("<svg ", '<svg style="background:#ffffff" ', 1)
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    head, body = svg.split(">", 1)
-    head = re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', "", head)
-    for colour, name in VARIABLES.items():
-        body = body.replace(colour, f"var(--{name})")
-    return f'{head} aria-hidden="true">{body}'
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (files("edgekit.report") / name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def render_svg(picture: Picture) -> str:
+    """A standalone file."""
+    svg: str = templates().get_template("plot.svg.j2").module.file(picture)  # type: ignore[attr-defined]
+    for name, colour in PAPER.items():
+        svg = svg.replace(f"var(--{name})", colour)
+    return svg

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from edgekit.report.figure import MEANINGLESS, NOTHING, Count, Fraction, Interval, points
-from edgekit.report.plot import INK, SERIES, Picture, drawing, svg_of
+from edgekit.report.plot import Panel, Picture, bar
 from edgekit.report.table import Column, lines_of
 from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from rich.console import Console
 
 
@@ -271,37 +270,27 @@ def sentences_of(sensitivity: Sensitivity) -> list[str]:
     return [f"{part.target}: {whole(sensitivity, part)}. {advice(sensitivity, part)}" for part in sensitivity.targets]
 
 
-def draw_sensitivity(sensitivity: Sensitivity, standalone: bool = False) -> Picture:
-    """A picture of the layers to keep in float first for each runtime: their noise, and the time that INT8 saves.
-
-    The SVG is an element in the page's colours, or a standalone file. Raises MissingExtraError if matplotlib is not
-    installed.
-    """
-    parts = sensitivity.targets
-    heights = [min(len(part.layers), SHOWN) for part in parts]
-    with drawing(sum(0.9 + 0.24 * height for height in heights), width=8.4) as figure:
-        grid = figure.subplots(len(parts), 2, squeeze=False, gridspec_kw={"height_ratios": heights})
-        for (left, right), part in zip(grid, parts, strict=True):
-            rows = ranked(part.layers)[:SHOWN]
-            _bars(left, rows, [100 * row.noise_share for row in rows], SERIES[0])
-            saved = [row.time.saved_ms if row.time else 0.0 for row in rows]
-            _bars(right, rows, saved, SERIES[1])
-            left.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=9)
-            right.set_yticks([])
-            left.set_title(part.target, loc="left", fontsize=11)
-            left.set_xlabel("share of the noise, % (lower is better)")
-            has_times = any(row.time for row in rows)
-            right.set_xlabel("time saved by INT8, ms (higher is better)" if has_times else "time saved: unknown")
-        svg = svg_of(figure, standalone)
-    sentences = []
-    for part in parts:
-        worst = ", ".join(f"{row.name} {row.noise_share:.0%}" for row in ranked(part.layers)[:3])
+def draw_sensitivity(sensitivity: Sensitivity) -> Picture:
+    """A picture of the layers to keep in float first for each runtime: their noise, and the time that INT8 saves."""
+    rows, sentences = [], []
+    for part in sensitivity.targets:
+        layers = ranked(part.layers)[:SHOWN]
+        columns = {"share of the noise, %\n(lower is better)": [100 * layer.noise_share for layer in layers]}
+        if any(layer.time for layer in layers):
+            saved = [layer.time.saved_ms if layer.time else 0 for layer in layers]
+            columns["time saved by INT8, ms\n(higher is better)"] = saved
+        title = part.target if len(columns) == 2 else f"{part.target}, time saved: unknown"
+        rows.append(
+            [
+                Panel(
+                    marks=[bar(row, value, series) for row, value in enumerate(values)],
+                    label=label,
+                    title="" if series else title,
+                    names=[layer.name for layer in layers],
+                )
+                for series, (label, values) in enumerate(columns.items())
+            ]
+        )
+        worst = ", ".join(f"{layer.name} {layer.noise_share:.0%}" for layer in layers[:3])
         sentences.append(f"{part.target}: {whole(sensitivity, part)}; the first layers to keep in float are {worst}")
-    return Picture(svg, f"Noise of each layer in INT8, and the time that INT8 saves. {'. '.join(sentences)}.")
-
-
-def _bars(axes: "Axes", rows: Sequence[Part], values: list[float], colour: str) -> None:
-    axes.barh(range(len(rows)), values, height=0.7, color=colour)
-    axes.axvline(0, color=INK, linewidth=0.8)
-    axes.invert_yaxis()
-    axes.grid(False, axis="y")
+    return Picture(f"Noise of each layer in INT8, and the time that INT8 saves. {'. '.join(sentences)}.", rows)

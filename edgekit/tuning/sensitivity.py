@@ -19,6 +19,7 @@ from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.request import BuildSpec
 from edgekit.report import load_report, write_report
+from edgekit.report.plot import render_svg
 from edgekit.report.sensitivity_document import (
     Culprits,
     FloatAccuracy,
@@ -57,7 +58,7 @@ def analyse(job: Job, reporter: Reporter) -> Sensitivity:
     """
     check_max_drop(job)
     check_output(job.folder)
-    import_needed("matplotlib", "build")
+    import_needed("jinja2", "build")
     for target in job.targets:
         load_backend(target)
     spec, images = load_job(job, reporter)
@@ -65,7 +66,7 @@ def analyse(job: Job, reporter: Reporter) -> Sensitivity:
         graphs = JobGraphs(spec, reporter)
         parts = [_analysed(graphs, images, target, job, run) for target in job.targets]
         sensitivity = document(spec, images, job, parts)
-        picture, _ = draw_sensitivity(sensitivity, standalone=True)
+        picture = render_svg(draw_sensitivity(sensitivity))
         for file, text in ((FILE, to_json(sensitivity)), (PICTURE, picture)):
             with writing(run.path / file):
                 replace_text(run.path / file, text)

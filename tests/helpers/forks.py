@@ -36,7 +36,6 @@ IMPORTED = (
     "edgekit.runtime.openvino.engine",
     "edgekit.runtime.tflite.backend",
     "edgekit.runtime.tflite.engine",
-    "matplotlib.figure",
     "networkx",
     "onnxruntime",
     "scipy.sparse",

@@ -61,7 +61,7 @@ const facts = {
   floats: sorted(floats, "p50"),
   folded: !floats.checkVisibility(),
   images: [...document.images].map((image) => image.naturalWidth),
-  pictures: [...document.querySelectorAll("svg")].map((svg) => svg.closest("[role=img]")?.getAttribute("aria-label")),
+  pictures: [...document.querySelectorAll("svg:not([aria-hidden])")].map((svg) => svg.getAttribute("aria-label")),
   unnamed: [...document.querySelectorAll("img:not([alt]), button:empty")].length,
 };
 document.body.innerHTML = "";

@@ -14,6 +14,7 @@ from edgekit.report.document import Lookalike, Recommendation
 from edgekit.report.figure import table_figures
 from edgekit.report.html import render_html
 from edgekit.report.measurement import Int8, LowPrecision
+from edgekit.report.plot import templates
 from edgekit.report.provenance import origin, provenance
 from edgekit.report.times import Energy
 from edgekit.support.distribution import install_command
@@ -268,8 +269,9 @@ def test_page_without_any_figure() -> None:
 
 
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with refuses(MissingExtraError, "matplotlib") as caught:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    templates.cache_clear()
+    with refuses(MissingExtraError, "jinja2") as caught:
         render_html(report())
     assert install_command("build") in caught.value.fix
 

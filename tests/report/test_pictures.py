@@ -8,6 +8,7 @@ import pytest
 from edgekit.report.document import Report
 from edgekit.report.html import render_html
 from edgekit.report.pictures import LAYERS, draw_heat, draw_spread, sum_words, timings
+from edgekit.report.plot import axis, render_svg
 from edgekit.report.times import TimedKind, TimedLayer, TimeProfile
 from tests.helpers.page import Page
 from tests.helpers.reports import CONDITIONS, FAILED, FLOAT_TIMES, INT8_TIMES, ROWS, device, report, row
@@ -16,7 +17,7 @@ from tests.helpers.reports import CONDITIONS, FAILED, FLOAT_TIMES, INT8_TIMES, R
 def test_spread_has_a_box_for_each_row_that_was_timed() -> None:
     drawn = draw_spread(report(), "local")
     assert drawn is not None
-    svg, words = drawn
+    svg, words = render_svg(drawn), drawn.words
     for name in ("openvino-float", "openvino-int8", "onnx-float", "tflite-float", "tflite-int8"):
         assert f">{name}<" in svg
         assert f"{name} p50 " in words
@@ -31,7 +32,7 @@ def test_rows_that_were_not_timed_have_no_spread() -> None:
 def test_temperature_and_clocks_over_time() -> None:
     drawn = draw_heat(report(), "local")
     assert drawn is not None
-    svg, words = drawn
+    svg, words = render_svg(drawn), drawn.words
     assert "temperature, °C" in svg
     assert "clock, MHz" in svg
     assert "openvino: 48 to 53 °C, 2400 MHz, not throttled" in words
@@ -49,8 +50,8 @@ def test_temperature_without_a_sensor_is_not_drawn() -> None:
     assert draw_heat(sampled(count=2), "local") is None, "two points are too few for a time series"
     drawn = draw_heat(sampled(clock_mhz=None), "local")
     assert drawn is not None
-    assert "temperature, °C" in drawn[0]
-    assert "clock, MHz" not in drawn[0]
+    assert "temperature, °C" in render_svg(drawn)
+    assert "clock, MHz" not in render_svg(drawn)
 
 
 def profiled(float_: TimeProfile | None = FLOAT_TIMES, int8: TimeProfile | None = INT8_TIMES) -> Report:
@@ -63,7 +64,7 @@ def test_float_and_int8_stand_side_by_side() -> None:
     (timing,) = timings(profiled())
     assert (timing.title, timing.bundles) == ("openvino", ("openvino-float", "openvino-int8"))
     assert timing.picture is not None
-    svg, words = timing.picture
+    svg, words = render_svg(timing.picture), timing.picture.words
     for operation in ("MatMul", "Conv", "Add", "QuantizeLinear"):
         assert f">{operation}<" in svg
     assert "QLinearMatMul" not in svg, "it is a MatMul in another number format"
@@ -114,4 +115,19 @@ def test_many_kinds_and_layers_are_cut_short() -> None:
     (timing,) = timings(profiled(int8=TimeProfile(kinds=kinds, layers=layers, sum_ms=174.0), float_=None))
     assert len(timing.layers) == LAYERS
     assert timing.picture is not None
-    assert "Op7 13.000 ms, all others 42.000 ms" in timing.picture[1]
+    assert "Op7 13.000 ms, all others 42.000 ms" in timing.picture.words
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ((0, 17.4), ["0", "10", "20"]),
+        ((-0.3, 0.4), ["-0.5", "0.0", "0.5"]),
+        ((2400, 2400), ["2,200", "2,300", "2,400", "2,500", "2,600"]),
+        ((0, 0.0031), ["0.000", "0.002", "0.004"]),
+    ],
+)
+def test_ticks_have_round_numbers(values: tuple[float, float], texts: list[str]) -> None:
+    drawn = axis(values)
+    assert [text for _, text in drawn.ticks] == texts
+    assert all(drawn.start <= value <= drawn.end for value in values)

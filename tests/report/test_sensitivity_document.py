@@ -2,9 +2,11 @@
 
 import io
 from dataclasses import replace
+from xml.etree import ElementTree
 
 from rich.console import Console
 
+from edgekit.report.plot import render_svg
 from edgekit.report.sensitivity_document import (
     Culprits,
     Sensitivity,
@@ -51,15 +53,18 @@ def test_random_weights_have_no_accuracy() -> None:
 
 
 def test_picture() -> None:
-    svg, words = draw_sensitivity(sensitivity())
+    picture = draw_sensitivity(sensitivity())
+    svg, words = render_svg(picture), picture.words
     assert ">stem.0<" in svg
     assert "time saved by INT8, ms" in svg
     assert "stem.0 100%" in words
     untimed = replace(TARGET, layers=(replace(LAYER, time=None),))
-    svg, _ = draw_sensitivity(sensitivity(targets=(untimed,)))
+    svg = render_svg(draw_sensitivity(sensitivity(targets=(untimed,))))
     assert "time saved: unknown" in svg
-    whole_file, _ = draw_sensitivity(sensitivity(), standalone=True)
-    assert whole_file.startswith("<?xml")
+    evil = replace(TARGET, layers=(replace(LAYER, name="</text><script>"),))
+    root = ElementTree.fromstring(render_svg(draw_sensitivity(sensitivity(targets=(evil,)))))
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "</text><script>" in [(each.text or "") for each in root.iter()]
 
 
 def test_layers_to_keep_in_float_come_first_and_the_others_are_counted() -> None:
@@ -70,4 +75,4 @@ def test_layers_to_keep_in_float_come_first_and_the_others_are_counted() -> None
     assert "layer19" in text
     assert "layer04" not in text
     assert "and 5 more in sensitivity.json" in text
-    assert ">layer04<" not in draw_sensitivity(document)[0]
+    assert ">layer04<" not in render_svg(draw_sensitivity(document))

@@ -144,14 +144,6 @@ def render(shown: Report) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures take most of a page's time."""
-    monkeypatch.setattr(html, "_pictures", lambda *_: [])
-    monkeypatch.setattr(html, "timings", lambda *_: [])
-    monkeypatch.setattr(html, "draw_sensitivity", lambda *_: None)
-
-
 NUMBERS = st.sampled_from([0, -1, 1, 2, 1e-320, 1e-9, 0.5, 99, 1e15, 1e30, 1e308, -1e308, 10**25, 10**400])
 TEXTS = st.sampled_from(
     ["", "re", "EngineError", "text", "2026-13-99T00:00:00Z", "\x1b[2J\u202e", "\ud800", "a\nb", "$\\frac{$", "\uffff"]
@@ -188,14 +180,7 @@ def shown_or_refused(document: str) -> None:
 
 @settings(max_examples=100)
 @given(mutated())
-@pytest.mark.usefixtures("without_pictures")
 def test_any_report_is_shown_or_refused(document: str) -> None:
-    shown_or_refused(document)
-
-
-@settings(max_examples=5)
-@given(mutated())
-def test_pictures_of_any_report_are_drawn(document: str) -> None:
     shown_or_refused(document)
 
 
@@ -241,7 +226,6 @@ def usual_structure() -> dict[str, list[str]]:
 
 @settings(max_examples=40)
 @given(hostile())
-@pytest.mark.usefixtures("without_pictures")
 def test_no_text_leaves_its_place(text: str) -> None:
     shown = parse(with_text(text), Report, "it")
     forms = render(shown)
