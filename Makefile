@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE =
 READY := .venv/ready
 
-.PHONY: demo check lint docs current figures test test-1 test-2 test-all test-all-1 test-all-2 coverage coverage-1 coverage-2 build clean
+.PHONY: demo check lint docs current figures test test-1 test-2 test-changed test-changed-1 test-changed-2 test-all test-all-1 test-all-2 coverage coverage-1 coverage-2 build clean
 .DELETE_ON_ERROR:
 
 # The whole job on the model and images that edgekit ships.
@@ -49,7 +49,7 @@ BOTH = $(MAKE) --no-print-directory --jobs 2
 
 # One thread each: two of torch's threads wait for each other at every operation if one shares its core with the other
 # process.
-test-1 test-2 test-all-1 test-all-2 coverage-1 coverage-2: export OMP_NUM_THREADS = 1
+test-1 test-2 test-changed-1 test-changed-2 test-all-1 test-all-2 coverage-1 coverage-2: export OMP_NUM_THREADS = 1
 
 # While you work: without what takes minutes or makes environments of its own.
 test: $(READY)
@@ -59,6 +59,15 @@ test: $(READY)
 test-1 test-2: $(READY)
 	$(BIN)/python $(PYTEST) -m "not slow"
 
+# Those of them that a change since the commit BASE can break: by default, since the branch left its upstream, or since
+# the last commit but one where it has none.
+test-changed: $(READY)
+	rm -rf $(SHARED)
+	$(BOTH) test-changed-1 test-changed-2
+
+test-changed-1 test-changed-2: $(READY)
+	$(BIN)/python $(PYTEST) -m "not slow" --changed="$(BASE)"
+
 # Everything.
 test-all: $(READY)
 	rm -rf $(SHARED)
@@ -67,9 +76,9 @@ test-all: $(READY)
 test-all-1 test-all-2: $(READY)
 	$(BIN)/python $(PYTEST)
 
-# How much of edgekit the tests cover. Tracing makes them slower by a half.
+# How much of edgekit the tests cover. Tracing makes them slower by a half. It makes anew what runs keep for the next one.
 coverage: $(READY)
-	rm -rf $(SHARED) .coverage .coverage.*
+	rm -rf $(SHARED)* .coverage .coverage.*
 	$(BOTH) coverage-1 coverage-2
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --fail-under 95

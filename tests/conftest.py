@@ -19,10 +19,11 @@ from edgekit.images.dataset import LabelledCrops
 from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.tasks.single_label import SingleLabel
 from edgekit.runtime.bundle import Golden, write_bundle
+from tests.helpers.changed import Affected
 from tests.helpers.environments import build, install_as_printed, new_environment
 from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.missing import missing
-from tests.helpers.sharing import SharedRun, made_once
+from tests.helpers.sharing import SharedRun, kept, made_once
 from tests.helpers.ssh_server import Server, keys, lend_environment, needs_sshd, serve
 from tests.helpers.tiny import (
     CLASSES,
@@ -57,6 +58,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--shared", type=Path, metavar="FOLDER", help="share the tests with other processes through this folder"
     )
     parser.addoption(
+        "--changed",
+        metavar="COMMIT",
+        help="only the tests that changes since this commit can break; with an empty one, since the upstream's",
+    )
+    parser.addoption(
         "--kills",
         type=int,
         metavar="N",
@@ -70,6 +76,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if folder := config.getoption("shared"):
         terminal = config.pluginmanager.getplugin("terminalreporter")
         config.pluginmanager.register(SharedRun(folder.absolute(), terminal))
+    if (base := config.getoption("changed")) is not None:
+        config.pluginmanager.register(Affected(base))
 
 
 def pytest_collection_finish() -> None:
@@ -104,7 +112,7 @@ def litertjs(shared_folder: Path) -> RuntimeFiles:
             runtime_files()
 
     try:
-        cache = made_once(shared_folder, "litertjs", make)
+        cache = kept(shared_folder, "litertjs", make)
     except MissingExtraError as error:
         missing(str(error))
     return RuntimeFiles(cache / "edgekit" / f"litertjs-{VERSION}")
@@ -155,7 +163,7 @@ def tiny_network() -> Any:
 @pytest.fixture(scope="session")
 def tiny_models(tiny_network: Any, shared_folder: Path) -> Path:
     """A folder with the tiny network as model.onnx, model.xml with model.bin, model.tflite and model.pt2."""
-    return made_once(shared_folder, "tiny_models", lambda folder: compile_all(tiny_network, (1, 3, SIDE, SIDE), folder))
+    return kept(shared_folder, "tiny_models", lambda folder: compile_all(tiny_network, (1, 3, SIDE, SIDE), folder))
 
 
 @pytest.fixture(scope="session")
@@ -193,7 +201,7 @@ def photos(shared_folder: Path) -> Path:
                 small = Image.fromarray(random.integers(0, 256, (5, 5, 3), np.uint8))
                 small.resize((40, 40), Image.Resampling.BICUBIC).save(folder / f"class_{label}" / f"{index}.png")
 
-    return made_once(shared_folder, "photos", make)
+    return kept(shared_folder, "photos", make)
 
 
 @pytest.fixture(scope="session")
@@ -239,7 +247,7 @@ def tiny_weights(tiny_convnext: Any, photos: Path, shared_folder: Path) -> Path:
     def make(folder: Path) -> None:
         save_file(with_fitted_head(tiny_convnext, photos), folder / name)
 
-    return made_once(shared_folder, "weights", make) / name
+    return kept(shared_folder, "weights", make) / name
 
 
 @pytest.fixture(scope="session")
@@ -256,7 +264,7 @@ def vit_weights(photos: Path, shared_folder: Path) -> Path:
         options = ModelOptions(TINY_VIT[0], "random", parse_model_args(VIT_ARGS), imgsz=32, crop_pct=1.0)
         save_file(with_fitted_head(load_network(options, seed=1), photos), folder / name)
 
-    return made_once(shared_folder, "vit_weights", make) / name
+    return kept(shared_folder, "vit_weights", make) / name
 
 
 def job_of(model: list[str], weights: Path, data: Path) -> list[str]:
@@ -286,7 +294,7 @@ def finished_run(job_arguments: list[str], shared_folder: Path) -> Path:
         with without_fresh_processes():
             assert main(["deploy", *job_arguments, "-o", str(folder / "run"), "--quiet", "--json"]) == 0
 
-    return made_once(shared_folder, "finished", make) / "run"
+    return kept(shared_folder, "finished", make) / "run"
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.sharing import LONGEST, made_once
+from tests.helpers import sharing
+from tests.helpers.sharing import LONGEST, READ, kept, made_once
 from tests.helpers.tiny import ROOT
 
 CONFTEST = """
@@ -115,6 +116,34 @@ def test_a_resource_is_made_once_and_again_after_a_failure(tmp_path: Path) -> No
     folder = made_once(tmp_path, "thing", lambda folder: (folder / "whole").touch())
     assert [path.name for path in folder.iterdir()] == ["whole"]
     assert made_once(tmp_path, "thing", fail) == folder
+
+
+def test_a_later_run_gets_what_was_made_until_its_inputs_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def make(folder: Path) -> None:
+        made.append("")
+        (folder / "file").write_text("sound")
+
+    def of_a_new_run() -> str:
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        (tmp_path / "run").mkdir()
+        file = kept(tmp_path / "run", "thing", make, tmp_path) / "file"
+        content = file.read_text()
+        file.write_text("changed by a test")
+        return content
+
+    assert [of_a_new_run(), of_a_new_run(), len(made)] == ["sound", "sound", 1]
+    for count, name in enumerate(READ, 2):
+        read = tmp_path / name if name.endswith(".py") else tmp_path / name / "inside" / "file.toml"
+        read.parent.mkdir(parents=True, exist_ok=True)
+        read.write_text("edited")
+        assert [of_a_new_run(), of_a_new_run(), len(made)] == ["sound", "sound", count], name
+    monkeypatch.setattr(sharing, "distributions", lambda: [])
+    assert [of_a_new_run(), len(made)] == ["sound", len(READ) + 2], "other packages"
+    assert len(list((tmp_path / "run-kept" / "thing").iterdir())) == 1, "only the last one can be asked for again"
 
 
 def test_torch_has_the_threads_that_the_tests_ask_for() -> None:

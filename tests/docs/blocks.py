@@ -27,7 +27,7 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 
 from edgekit.models.demo import assets
 from tests.helpers.forks import forked_edgekit
-from tests.helpers.sharing import made_once
+from tests.helpers.sharing import kept
 from tests.helpers.tiny import ROOT
 
 LONGEST_S = 600
@@ -103,7 +103,7 @@ def demo_folder(shared_folder: Path, commands: Callable[[], Path]) -> Callable[[
     def make(place: Path) -> None:
         (place / "printed").write_text(run_bash(f"edgekit demo {FEW}", place, commands()))
 
-    return lambda: made_once(shared_folder, "demo_run", make)
+    return lambda: kept(shared_folder, "demo_run", make)
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,13 @@ claims the next file when it has finished one, so both end at about the same tim
 The first process begins with the files that take longest, the others with the rest, whose lines appear at once.
 """
 
+import inspect
+import platform
 import shutil
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
+from hashlib import sha256
+from importlib.metadata import distributions
 from itertools import chain, groupby, pairwise
 from pathlib import Path
 from time import monotonic
@@ -16,6 +20,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+ROOT = Path(__file__).resolve().parents[2]
 LONGEST = (
     "devices/test_emulated.py",
     "tutorials/int8-gains-too-little.md",
@@ -29,6 +34,8 @@ LONGEST = (
     "tests/test_packaging.py",
 )
 """Files that take a minute or more. The first process begins with them, so that none is left with one at the end."""
+READ = ("edgekit", "calibration", "targets", "tests/helpers", "tests/conftest.py", "conftest.py")
+"""Files and folders of the checkout that the making of any kept resource can read."""
 EVERY_S = 10.0
 """Seconds without a line of output after which a process says how far it is in its file."""
 
@@ -45,9 +52,40 @@ def made_once(folder: Path, name: str, make: Callable[[Path], object]) -> Path:
     return place
 
 
+def kept(folder: Path, name: str, make: Callable[[Path], object], checkout: Path = ROOT) -> Path:
+    """Like `made_once`, but later runs get copies of what `make` made, until something that it can read changes.
+
+    Tests get a copy, so what they do to it can't reach a later run. `READ`, the file of `make`, the installed packages,
+    the machine and the folder are the key.
+    """
+
+    def copy(place: Path) -> None:
+        stored = folder.with_name(f"{folder.name}-kept") / name / inputs_sha256(make, place, checkout)
+        if stored.exists():
+            shutil.copytree(stored, place, symlinks=True, dirs_exist_ok=True)
+            return
+        make(place)
+        shutil.rmtree(stored.parent, ignore_errors=True)  # with the ones that nothing will ask for
+        unfinished = shutil.copytree(place, stored.with_suffix(".unfinished"), symlinks=True)
+        unfinished.rename(stored)
+
+    return made_once(folder, name, copy)
+
+
+def inputs_sha256(make: Callable[[Path], object], place: Path, checkout: Path) -> str:
+    """SHA-256 of everything that `make` can read, and of the place, whose path reports contain."""
+    installed = sorted(f"{each.name} {each.version}" for each in distributions())
+    digest = sha256("\n".join([str(place), platform.node(), platform.python_version(), *installed]).encode())
+    files = [file for name in READ for file in [checkout / name, *sorted((checkout / name).rglob("*"))]]
+    for file in [*files, Path(inspect.getfile(make))]:
+        if file.is_file() and file.suffix != ".pyc":
+            digest.update(f"\n{file} {sha256(file.read_bytes()).hexdigest()}".encode())
+    return digest.hexdigest()
+
+
 @pytest.fixture(scope="session")
 def shared_folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder for the resources of `made_once`, which all processes share. Copy them before you change them."""
+    """The folder for what `made_once` and `kept` make, which all processes share. Copy it before you change it."""
     folder: Path | None = pytestconfig.getoption("shared", None)
     # Pages of the documentation run in folders of their own, so the current one isn't that of the option.
     return pytestconfig.invocation_params.dir / folder if folder else tmp_path_factory.mktemp("shared")

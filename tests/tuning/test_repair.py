@@ -45,7 +45,7 @@ from edgekit.tuning.study import Candidate, Study, StudyStore, Trial
 from tests.helpers import fake_runtime, fragile
 from tests.helpers.interrupts import interrupting
 from tests.helpers.measurements import accuracy, device, failed, measurement, speedup
-from tests.helpers.sharing import made_once
+from tests.helpers.sharing import kept
 from tests.helpers.tiny import MakeBundle
 
 RECIPE = """
@@ -72,7 +72,7 @@ def arguments(photos: Path, shared_folder: Path) -> list[str]:
         fragile.save_trained(photos, folder / "fragile.safetensors")
         (folder / "recipe.toml").write_text(RECIPE)
 
-    folder = made_once(shared_folder, "fragile", make)
+    folder = kept(shared_folder, "fragile", make)
     model = ["tests.helpers.fragile:network", "--weights", str(folder / "fragile.safetensors")]
     size = ["--imgsz", "32", "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5", "--crop-pct", "1"]
     counts = ["--num-calibration-samples", "10", "--iterations", "5", "--warmup", "1", "--threads", "1"]
