@@ -18,7 +18,6 @@ DECISION = "ship"
 """Name of the class of the test cases that say what to ship to each device."""
 MEASURED = "measured"
 """Name of the test case of a row's measurement, which passes if the row has figures."""
-NOT_JUDGED = "reported for information: without an interval, a change of this figure can't be a regression"
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -45,7 +44,7 @@ def junit_of_rows(title: str, rows: Sequence[Judged], meaningful: bool = True, d
 
 
 def junit_of_comparison(comparison: Comparison) -> str:
-    """JUnit XML of a comparison: a test case for each row's verdict and for each figure that both runs have."""
+    """JUnit XML of a comparison: a test case for each row's verdict, and for each figure that can be a regression."""
     slowdown = comparison.max_slowdown_percent
     other = ("failure", "; ".join(comparison.reasons), "inconclusive") if comparison.reasons else None
     cases = [case for row in comparison.results for case in _compared_cases(row, slowdown)]
@@ -96,11 +95,10 @@ def _compared_cases(row: RowComparison, max_slowdown: float) -> Iterator[Element
     verdicts = " -> ".join(verdict or "missing" for verdict in row.verdicts)
     yield _case(row.label, "verdict", ("failure", "; ".join(others), "fail") if others else None, [verdicts])
     for figure in compared_figures():
-        if change := row.changes.get(figure.csv_column):
+        change = row.changes.get(figure.csv_column)
+        if change and (change.ci95 or figure.tolerance is not None):
             worse = of_figures[figure.title]
             result = ("failure", worse, "fail") if worse else None
-            if change.ci95 is None and figure.tolerance is None:
-                result = ("skipped", NOT_JUDGED, "skipped")
             yield _case(row.label, figure.title, result, [describe_change(figure, change)])
 
 

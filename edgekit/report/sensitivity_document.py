@@ -52,43 +52,37 @@ class LayerTime:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SensitiveLayer:
-    """Sensitivity of one layer: alone in INT8, alone in float, its share of the noise, and its time."""
+class Sensitive:
+    """Sensitivity of a layer or block: alone in INT8, alone in float, its share of the noise, and its time."""
 
     name: str
-    """Name of the layer."""
-    block: str
-    """Name of the block that contains the layer."""
+    """Name of the layer or block."""
     macs: Count
-    """Number of multiply-accumulates of the layer in one inference."""
+    """Number of its multiply-accumulates in one inference."""
     only_int8: Simulated
-    """Accuracy with only this layer in INT8."""
+    """Accuracy with only this layer or block in INT8."""
     only_float: Spared
-    """Accuracy with only this layer in float."""
+    """Accuracy with only this layer or block in float."""
     noise_share: Annotated[float, Meta(ge=0)]
-    """Noise with only this layer in INT8, as a share of the sum over all layers."""
+    """Noise with only this layer or block in INT8, as a share of the sum over all layers."""
     time: LayerTime | None = None
-    """Time of the layer in float and in INT8; null where the profiler reports none."""
+    """Its time in float and in INT8; null where the profiler reports none."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SensitiveBlock:
+class SensitiveLayer(Sensitive):
+    """Sensitivity of one layer."""
+
+    block: str
+    """Name of the block that contains the layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitiveBlock(Sensitive):
     """Sensitivity of one block: all of its layers together."""
 
-    name: str
-    """Name of the block."""
     layers: tuple[str, ...]
     """Names of the block's layers."""
-    macs: Count
-    """Number of multiply-accumulates of the block in one inference."""
-    only_int8: Simulated
-    """Accuracy with only this block in INT8."""
-    only_float: Spared
-    """Accuracy with only this block in float."""
-    noise_share: Annotated[float, Meta(ge=0)]
-    """Noise with only this block in INT8, as a share of the sum over all layers."""
-    time: LayerTime | None = None
-    """Time of the block in float and in INT8; null where the profiler reports none."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +171,6 @@ class Sensitivity:
     """Sensitivity of the layers, for each runtime."""
 
 
-Part = SensitiveLayer | SensitiveBlock
 SHOWN = 15
 """Number of layers in a table or picture."""
 FREE = 0.005
@@ -193,7 +186,7 @@ def order_of(noise: Mapping[str, float], cost: Mapping[str, float], least: float
     return sorted(noise, key=lambda name: (-noise[name] / max(least, cost.get(name, most)), name))
 
 
-def ranked(rows: Sequence[Part]) -> list[Part]:
+def ranked(rows: Sequence[Sensitive]) -> list[Sensitive]:
     """Layers or blocks, those first that should stay in float first: by their noise and the time that INT8 saves."""
     times = {row.name: row.time for row in rows if row.time}
     lost = {name: time.saved_ms for name, time in times.items()}
@@ -240,7 +233,7 @@ def advice(sensitivity: Sensitivity, part: TargetSensitivity) -> str:
     return f"FLAGGED: the drop exceeds {allowed}. With these layers in float it is {points(round(drop, 2))}: {names}"
 
 
-def _columns(sensitivity: Sensitivity, title: str, parts: Sequence[Part]) -> list[Column]:
+def _columns(sensitivity: Sensitivity, title: str, parts: Sequence[Sensitive]) -> list[Column]:
     parts = ranked(parts)[:SHOWN]
 
     def shown(drop: float) -> str:

@@ -2,8 +2,9 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -41,32 +42,26 @@ def write_thumbnails(folder: Path, thumbnails: Mapping[str, bytes]) -> None:
 
 
 Value = str | float | int | None
-LABELS: dict[str, Callable[[Report, Row], Value]] = {
-    "model": lambda report, row: report.model.name,
-    "weights": lambda report, row: report.model.weights,
-    "img_size": lambda report, row: report.model.input_shape[-1],
-    "param_count_million": lambda report, row: report.model.params / 1e6,
-    "macs_giga": lambda report, row: report.model.macs / 1e9,
-    "accuracy_meaningful": lambda report, row: _text(report.model.accuracy_meaningful),
-    "bundle": lambda report, row: row.name,
-    "target": lambda report, row: row.target,
-    "precision": lambda report, row: row.precision,
-    "scheme": lambda report, row: row.scheme,
-    "device": lambda report, row: row.device.name,
-    "device_class": lambda report, row: row.device.device_class,
-    "engine": lambda report, row: row.engine,
-    "device_emulated": lambda report, row: _text(bool(row.device.emulated)),
-    "verdict": lambda report, row: row.verdict,
-    "reasons": lambda report, row: "; ".join(row.reasons),
-    "remarks": lambda report, row: "; ".join(row.remarks),
-    "speedup_versus": lambda report, row: lookup(row, "speedup.versus"),
-    "speedup_versus_precision": lambda report, row: lookup(row, "speedup.versus_precision"),
-    "max_drop_shown": lambda report, row: (
-        _text(lookup(row, "accuracy.bound.shown")) if report.model.accuracy_meaningful else None
-    ),
-    "throttled": lambda report, row: "; ".join(lookup(row, "thermal.throttled") or ()),
+OF_MODEL = ("model", "weights", "img_size", "param_count_million", "macs_giga", "accuracy_meaningful")
+"""Columns of report.csv that are the same in all lines."""
+OF_ROW = {
+    "bundle": "name",
+    "target": "target",
+    "precision": "precision",
+    "scheme": "scheme",
+    "device": "device.name",
+    "device_class": "device.device_class",
+    "engine": "engine",
+    "device_emulated": "device.emulated",
+    "verdict": "verdict",
+    "reasons": "reasons",
+    "remarks": "remarks",
+    "speedup_versus": "speedup.versus",
+    "speedup_versus_precision": "speedup.versus_precision",
+    "max_drop_shown": "accuracy.bound.shown",
+    "throttled": "thermal.throttled",
 }
-"""Columns of report.csv that are not figures, and the functions that give their cells."""
+"""Columns of report.csv that are not figures, and the paths of their cells in a row."""
 
 
 def write_report(report: Report, folder: Path) -> None:
@@ -99,7 +94,7 @@ def render_csv(report: Report) -> str:
 
 def csv_columns() -> list[str]:
     """Names of the columns of report.csv."""
-    columns = list(LABELS)
+    columns = [*OF_MODEL, *OF_ROW]
     for figure in all_figures():
         columns.append(figure.csv_column)
         columns += _ends(figure) if figure.interval else ()
@@ -108,9 +103,14 @@ def csv_columns() -> list[str]:
 
 def _line(report: Report, row: Row) -> dict[str, Value]:
     """Cells of one row, by column."""
-    cells = {column: _no_formula(label(report, row)) for column, label in LABELS.items()}
+    model = report.model
+    sizes = [model.input_shape[-1], model.params / 1e6, model.macs / 1e9]
+    facts: list[Any] = [model.name, model.weights, *sizes, model.accuracy_meaningful]
+    cells = {column: _cell(fact) for column, fact in zip(OF_MODEL, facts, strict=True)}
+    cells |= {column: _cell(lookup(row, path)) for column, path in OF_ROW.items()}
+    cells["device_emulated"] = _cell(bool(row.device.emulated))
     for figure in all_figures():
-        if figure.is_accuracy and not report.model.accuracy_meaningful:
+        if figure.is_accuracy and not model.accuracy_meaningful:
             continue
         cells[figure.csv_column] = _scaled(lookup(row, figure.path), figure)
         if figure.interval and (ends := lookup(row, figure.interval)):
@@ -118,8 +118,12 @@ def _line(report: Report, row: Row) -> dict[str, Value]:
     return cells
 
 
-def _no_formula(value: Value) -> Value:
+def _cell(value: bool | Value | tuple[str, ...]) -> Value:
     """The value; a text that a spreadsheet would compute begins with an apostrophe."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        value = "; ".join(value)
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
@@ -133,10 +137,6 @@ def _scaled(value: float | None, figure: Figure) -> float | None:
 def _ends(figure: Figure) -> tuple[str, str]:
     """Columns of a figure's 95 % interval."""
     return f"{figure.csv_column}_ci95_low", f"{figure.csv_column}_ci95_high"
-
-
-def _text(value: bool | None) -> str | None:
-    return None if value is None else str(value).lower()
 
 
 def _write(path: Path, text: str) -> None:
