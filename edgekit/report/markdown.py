@@ -9,11 +9,11 @@ from edgekit.report.compare import Comparison, compared_figures, describe_change
 from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import NOTHING, Figure, figure_at, main_figures, score_figures
 from edgekit.report.next_steps import RUN, steps_in_report
+from edgekit.report.plot import templates
 from edgekit.report.provenance import license_id, license_text, provenance
 from edgekit.report.row import Judged, Row
 from edgekit.report.sentences import conditions, heading, layer_names, limits, measured_with, notes_of, warnings
 from edgekit.report.table import Column, escaped, figure_column, markdown_of
-from edgekit.support.libraries import import_needed
 
 UNCHANGED = "Nothing got worse beyond the noise."
 
@@ -23,7 +23,7 @@ def summary_of_report(report: Report) -> str:
     return _page(
         report.title,
         bold(alerts(report)),
-        *(part for advice in report.recommendations for part in decision_parts(report, advice)),
+        *(part for advice in report.recommendations for part in _decision(report, advice)),
         escaped(limits(report.results)),
         table_of_rows(report.results, report.model.accuracy_meaningful),
         bullets(remark for _, remark in all_remarks(report)),
@@ -33,7 +33,7 @@ def summary_of_report(report: Report) -> str:
     )
 
 
-def decision_parts(report: Report, advice: Recommendation) -> list[str]:
+def _decision(report: Report, advice: Recommendation) -> list[str]:
     """Paragraphs with the bundle to ship to a device, and what that gains and costs."""
     headline, *details = decision(report, advice)
     return [bold([headline]), escaped(" ".join(details))]
@@ -118,33 +118,29 @@ KINDS = {"float": "original", "int8": "optimized"}
 
 
 def render_card(report: Report) -> str:
-    """The whole card. Raises MissingExtraError if huggingface_hub is not installed."""
-    import_needed("huggingface_hub", "build")
-    from huggingface_hub import EvalResult, ModelCardData
-
-    model, pair, task = report.model, _pair(report), report.model.hub_task
-    results = [
-        EvalResult(
-            task_type=task,
-            dataset_type="imagefolder",
-            dataset_name=f"{row.accuracy.count:,} evaluation images",
-            dataset_args={"sha256": report.evaluation.sha256},
-            metric_type=row.accuracy.score.metric if row.accuracy.score else "accuracy",
-            metric_name=f"{row.accuracy.metric}, {KINDS[row.precision]}: {row.label}",
-            metric_value=row.accuracy.value,
-        )
-        for row in pair
-        if row.accuracy and model.accuracy_meaningful
-    ]
-    data = ModelCardData(
-        license=license_id(model),
-        library_name="edgekit",
-        pipeline_tag=task,
-        tags=list(dict.fromkeys(["edgekit", "int8", *(row.target for row in report.results)])),
-        model_name=model.name if results else None,
-        eval_results=results or None,
+    """The whole card. Raises MissingExtraError if jinja2 is not installed."""
+    model, pair, command = report.model, _pair(report), shlex.join(("edgekit", *report.command))
+    card = templates().get_template("card.md.j2")
+    return card.render(
+        report=report,
+        pair=pair,
+        scored=[row for row in pair if row.accuracy and model.accuracy_meaningful],
+        kinds=KINDS,
+        license_id=license_id(model),
+        tags=dict.fromkeys(["edgekit", "int8", *(row.target for row in report.results)]),
+        heading=heading(report),
+        warnings=warnings(report),
+        decisions=[decision(report, advice) for advice in report.recommendations],
+        comparison=_comparison(report, pair) if pair else "No bundle was measured.",
+        conditions=conditions(report),
+        findings=[_in_int8(row) for row in pair if row.precision == "int8"],
+        table=table_of_rows(report.results, model.accuracy_meaningful),
+        license=license_text(model),
+        provenance=provenance(report),
+        command=command,
+        fence=_backticks(command, 3),
+        escaped=escaped,
     )
-    return f"---\n{data.to_yaml()}\n---\n\n{_card_page(report, pair)}"
 
 
 def _pair(report: Report) -> list[Row]:
@@ -158,38 +154,8 @@ def _pair(report: Report) -> list[Row]:
     return sorted((row for row in measured if row.target == target), key=lambda row: row.precision)
 
 
-def _card_page(report: Report, pair: Sequence[Row]) -> str:
-    facts = [f"{title}: {text}" for title, text in provenance(report).items() if title not in ("Command", "License")]
-    command = shlex.join(("edgekit", *report.command))
-    fence = _backticks(command, 3)
-    parts = [
-        f"# {escaped(report.model.name)}: {' and '.join(dict.fromkeys(row.precision for row in pair)) or 'no bundle'}",
-        escaped(heading(report)),
-        bold(warnings(report)),
-        *(part for advice in report.recommendations for part in decision_parts(report, advice)),
-        "## Original and optimized",
-        _comparison(report, pair),
-        *map(escaped, conditions(report)),
-        "## What ran in int8",
-        bullets(_in_int8(row) for row in pair if row.precision == "int8") or "There is no int8 bundle.",
-        "## All bundles",
-        table_of_rows(report.results, report.model.accuracy_meaningful),
-        "## Licence",
-        escaped(license_text(report.model)),
-        "## Provenance",
-        bullets(facts),
-        "## How to reproduce",
-        f"{fence}bash\n{command}\n{fence}",
-        "Paths are shown without their folders. With `--calibration-list calibration.json`, a file of the run folder, "
-        "the command makes the same bundles on the same kind of processor.",
-    ]
-    return "\n\n".join(filter(None, parts)) + "\n"
-
-
 def _comparison(report: Report, pair: Sequence[Row]) -> str:
     """A table with a line for each figure, and a column for the original and for the optimized model."""
-    if not pair:
-        return "No bundle was measured."
     of_bundles = (figure_at("size_bytes"), *score_figures(pair), figure_at("int8.share_of_macs"))
     lines = [(figure, "", {row.precision: row for row in reversed(pair)}) for figure in of_bundles]
     for device in dict.fromkeys(row.device for row in pair):

@@ -121,10 +121,11 @@ def templates() -> "Environment":
 
     return jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: (files("edgekit.report") / name).read_text(encoding="utf-8")),
-        autoescape=True,
+        autoescape=lambda name: not str(name).endswith(".md.j2"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
 
 

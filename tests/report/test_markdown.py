@@ -23,6 +23,7 @@ from edgekit.report.markdown import (
     summary_of_rows,
 )
 from edgekit.report.measurement import Failure, Int8
+from edgekit.report.plot import templates
 from edgekit.report.provenance import NO_LICENSE
 from edgekit.report.sentences import RANDOM, limits
 from edgekit.report.table import escaped
@@ -213,6 +214,7 @@ def test_what_the_profiler_does_not_tell_is_unknown() -> None:
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with refuses(MissingExtraError, "huggingface_hub"):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    templates.cache_clear()
+    with refuses(MissingExtraError, "jinja2"):
         render_card(report())
