@@ -13,7 +13,7 @@ from edgekit.report.plot import templates
 from edgekit.report.provenance import license_id, license_text, provenance
 from edgekit.report.row import Judged, Row
 from edgekit.report.sentences import conditions, heading, layer_names, limits, measured_with, notes_of, warnings
-from edgekit.report.table import Column, escaped, figure_column, markdown_of
+from edgekit.report.table import Column, escaped, markdown_of
 
 UNCHANGED = "Nothing got worse beyond the noise."
 
@@ -81,7 +81,18 @@ def table_of_rows(rows: Sequence[Judged], meaningful: bool) -> str:
     figures = main_figures(rows, meaningful)
     verdicts = [row.verdict if row.verdict == "pass" else f"**{row.verdict}**" for row in rows]
     names = [Column("row", [escaped(row.label) for row in rows], left=True), Column("verdict", verdicts, left=True)]
-    return markdown_of([*names, *(figure_column(figure, rows, meaningful) for figure in figures)])
+    return markdown_of([*names, *(_column(figure, rows, meaningful) for figure in figures)])
+
+
+def _column(figure: Figure, rows: Sequence[Judged], meaningful: bool) -> Column:
+    """The column of a figure. Rows of some documents lack it."""
+    texts = [
+        f"{figure.text(row, meaningful)} {figure.interval_text(row, meaningful)}".rstrip()
+        if figure.is_part_of(row)
+        else NOTHING
+        for row in rows
+    ]
+    return Column(f"{figure.title} {figure.unit}{' [95 %]' if figure.interval else ''}", texts)
 
 
 def _notes(rows: Iterable[Judged]) -> list[str]:

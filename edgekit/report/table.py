@@ -2,15 +2,11 @@
 
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-from edgekit.report.figure import NOTHING, Figure
 
 GAP = "  "
 INDENT = "  "
-INTERVAL_HEAD = "[95 %]"
 
 
 @dataclass(frozen=True)
@@ -25,31 +21,11 @@ class Column:
     """Whether texts are aligned on the left, like names; numbers are aligned on the right."""
     rank: int = 0
     """Order in which columns are left out where space is short, the highest rank first; 0 is never left out."""
-    intervals: Sequence[str] = ()
-    """The interval of each text; empty for a column without intervals."""
-
-    def joined(self) -> "Column":
-        """The column with its intervals in its texts."""
-        if not self.intervals:
-            return self
-        texts = [" ".join(filter(None, pair)) for pair in zip(self.texts, self.intervals, strict=True)]
-        return replace(self, head=f"{self.head} {INTERVAL_HEAD}", texts=texts, intervals=())
 
     @property
     def width(self) -> int:
         """Characters of the longest line."""
-        column = self.joined()
-        return max(len(line) for text in (column.head, *column.texts) for line in text.split("\n"))
-
-
-def figure_column(figure: Figure, rows: Iterable[Any], meaningful: bool) -> Column:
-    """The column of a figure; `meaningful` is false for random weights. Rows of some documents lack the figure."""
-    parts = [row if figure.is_part_of(row) else None for row in rows]
-    texts = [NOTHING if row is None else figure.text(row, meaningful) for row in parts]
-    intervals = (
-        ["" if row is None else figure.interval_text(row, meaningful) for row in parts] if figure.interval else ()
-    )
-    return Column(f"{figure.title}\n{figure.unit}", texts, rank=figure.rank or 0, intervals=intervals)
+        return max(len(line) for text in (self.head, *self.texts) for line in text.split("\n"))
 
 
 def lines_of(columns: Sequence[Column], width: int) -> list[str]:
@@ -91,19 +67,17 @@ def escaped(text: str) -> str:
 
 def markdown_of(columns: Sequence[Column]) -> str:
     """The table in Markdown, whose texts are Markdown without line breaks and bars."""
-    joined = [column.joined() for column in columns]
-    heads = [escaped(column.head) for column in joined]
-    rule = ["---" if column.left else "---:" for column in joined]
+    heads = [escaped(column.head) for column in columns]
+    rule = ["---" if column.left else "---:" for column in columns]
     return "\n".join(
-        f"| {' | '.join(line)} |" for line in (heads, rule, *zip(*(column.texts for column in joined), strict=True))
+        f"| {' | '.join(line)} |" for line in (heads, rule, *zip(*(column.texts for column in columns), strict=True))
     )
 
 
 def _cells(column: Column) -> list[list[str]]:
     """The lines of the heading and of each text, padded to one width."""
-    width, joined = column.width, column.joined()
     pad = str.ljust if column.left else str.rjust
-    return [[pad(line, width) for line in text.split("\n")] for text in (joined.head, *joined.texts)]
+    return [[pad(line, column.width) for line in text.split("\n")] for text in (column.head, *column.texts)]
 
 
 def _lines(cells: Sequence[list[str]], indent: str = "", at_bottom: bool = False) -> list[str]:

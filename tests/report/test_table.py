@@ -31,10 +31,10 @@ def test_long_names_have_lines_of_their_own(width: int) -> None:
     assert lines[-2:] == ["x", "  10.50  2.9  fail"]
 
 
-DROP = Column("drop\npoints", ["0.09", "–"], rank=1, intervals=["[-0.11, 0.29]", ""])  # noqa: RUF001
+DROP = Column("drop\npoints [95 %]", ["0.09 [-0.11, 0.29]", "–"], rank=1)  # noqa: RUF001
 
 
-def test_columns_keep_their_intervals_or_are_left_out() -> None:
+def test_columns_are_whole_or_left_out() -> None:
     assert lines_of([NAMES, DROP, VERDICT], 80)[2] == "onnx-int8    0.09 [-0.11, 0.29]  pass"
     assert [column.head for column in fitting([NAMES, DROP, VERDICT], 25)] == ["", "verdict"]
 
