@@ -1,7 +1,7 @@
 """Plots as data, which plot.svg.j2 draws in the colours of the page."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
@@ -14,10 +14,8 @@ if TYPE_CHECKING:
 
 PAPER = {"ink": "#1c2024", "line": "#ccd3da", "ground": "#ffffff", "series-0": "#0b66c3", "series-1": "#b4520a"}
 """Colours of a standalone file: those of the page's light scheme."""
-LARGEST = 1e15
-"""Largest number on an axis."""
-ROW, PLOT, AROUND = 34, 110, 74
-"""Height of a row with a name, of an area without such rows, and of the texts above and below an area."""
+ROW, PLOT = 34, 110
+"""Height of a row with a name, and of an area without such rows."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +28,12 @@ class Axis:
 
     def share(self, value: float) -> float:
         """The place of a value: 0 at the start of the axis, 1 at its end."""
-        return min(max((value - self.start) / (self.end - self.start), 0.0), 1.0)
+        return (value - self.start) / (self.end - self.start)
 
 
-def axis(values: Iterable[float]) -> Axis:
+def axis(values: Sequence[float]) -> Axis:
     """An axis with round numbers at its ends that has a place for each of these values."""
-    shown = [min(max(value, -LARGEST), LARGEST) for value in values]
-    low, high = min(shown), max(shown)
+    low, high = min(values), max(values)
     if high - low < 1e-6 * max(abs(low), abs(high), 1):
         margin = max(abs(high) / 20, 1e-3)
         low, high = low - margin, high + margin
@@ -83,7 +80,7 @@ class Panel:
         places = [place for mark in self.marks for place in mark.places]
         across = axis([0, *(x for x, _ in places)])
         if self.names is None:
-            return across, axis(y for _, y in places)
+            return across, axis([y for _, y in places])
         return across, Axis(len(self.names), 0, [(row + 0.38, name) for row, name in enumerate(self.names)])
 
     def drawn(self, mark: Mark, width: float) -> list[tuple[float, float]]:
@@ -100,11 +97,6 @@ class Picture:
     """The picture in words, for readers who cannot see it."""
     rows: Sequence[Sequence[Panel]]
     """Panels side by side, one row below another. The legend is that of the first panel."""
-
-    @property
-    def height(self) -> int:
-        """Height of the picture, which is 400 wide."""
-        return sum(row[0].height + AROUND for row in self.rows)
 
 
 def bar(row: int, value: float, series: int, filled: bool = True, nth: int = 0, of: int = 1, label: str = "") -> Mark:
