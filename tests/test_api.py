@@ -20,7 +20,6 @@ import edgekit
 from edgekit import api
 from edgekit.cli.main import main
 from edgekit.config.choices import PRECISIONS
-from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import BundleError, InputError
 from edgekit.job import Job
 from edgekit.job.job import arguments_of, declarations
@@ -99,17 +98,17 @@ def test_a_network_and_images_in_memory_give_the_bundles_of_the_command(
     model = network(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    words = [*arguments_of({**STATED, **MEASURED})]
+    words = ["--target", "onnx", *arguments_of({**STATED, **MEASURED})]
     data = ["--data", str(evaluation), "--calibration-data", str(calibration)]
     with without_fresh_processes():
         assert main(["deploy", "net:make", *data, *words, "--output", "typed", "-q"]) in (0, 1)
-    stated = {**STATED, **MEASURED, "calibration_data": Photos(calibration), "output": "called"}
+    stated = {**STATED, **MEASURED, "targets": ["onnx"], "calibration_data": Photos(calibration), "output": "called"}
     with without_fresh_processes():
         run = edgekit.deploy(model.train(), Photos(evaluation), name="net:make", quiet=True, **stated)
     assert model.training, "the caller's network is left as it was"
     files = {str(file.relative_to("typed")) for file in Path("typed").glob("*-*/model.*")}
     made = {Path(file).parent.name for file in files}
-    assert made == {f"{name}-{precision}" for name in RUNTIMES for precision in PRECISIONS}
+    assert made == {f"onnx-{precision}" for precision in PRECISIONS}
     assert {file: sha256_of(Path("called", file)) for file in files} == {
         file: sha256_of(Path("typed", file)) for file in files
     }
@@ -119,7 +118,7 @@ def test_a_network_and_images_in_memory_give_the_bundles_of_the_command(
 def check_run(run: edgekit.Run, evaluation: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run prints its answer, shows its page, opens its bundles, and is what other calls take."""
     assert run.path == Path("called").absolute()
-    assert list(run) == list(run.bundles) == [f"{name}-{precision}" for name in RUNTIMES for precision in PRECISIONS]
+    assert list(run) == list(run.bundles) == [f"onnx-{precision}" for precision in PRECISIONS]
     assert run.best is None, "no accuracy of random weights means anything"
     advice = replace(run.report.recommendation, bundle="onnx-int8")
     assert replace(run, report=replace(run.report, recommendation=advice)).best == run.bundles["onnx-int8"]
@@ -131,7 +130,7 @@ def check_run(run: edgekit.Run, evaluation: Path, capsys: pytest.CaptureFixture[
     assert label in CLASSES
     with pytest.raises(BundleError):
         run["caffe-int8"]
-    assert len(edgekit.evaluate(run, Photos(evaluation), quiet=True).results) == 6
+    assert len(edgekit.evaluate(run, Photos(evaluation), quiet=True).results) == 2
     bundles = [run.bundles["onnx-float"], run.path / "onnx-int8"]
     assert len(edgekit.benchmark(bundles, threads=1, iterations=3, quiet=True).results) == 2
     assert edgekit.compare(run, run.path).regressions == ()

@@ -28,6 +28,7 @@ def _recording(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "code_sha256", RECORDING.code.__getitem__)
 
 
+@pytest.mark.slow
 def test_rows_are_measured_once_and_shown_each_time(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,6 +65,7 @@ def test_rows_are_measured_once_and_shown_each_time(
         trained.main([*command, "--choices", SHIPPED])
 
 
+@pytest.mark.slow
 def test_what_deploy_and_a_stock_tool_make_is_measured_and_timed(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
