@@ -14,15 +14,16 @@ demo: $(READY)
 	$(BIN)/edgekit demo
 
 # What CI runs. Each of the four uses one core, so two run at a time. The halves of the tests come last, because they share
-# their work and end together. The tests build the site too, as strictly as `docs`.
+# their work and end together. The tests build the site too, as strictly as `docs`. Types are checked of what users run:
+# those of tests and benchmarks take as long again, and `make lint` checks them before a commit.
 check: $(READY)
 	rm -rf $(SHARED)
-	$(BOTH) lint current test-all-1 test-all-2
+	$(BOTH) TYPED="edgekit docs/examples .github/deploy.py" lint current test-all-1 test-all-2
 
 lint: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/mypy
+	$(BIN)/mypy $(TYPED)
 	$(BIN)/lint-imports --no-cache
 
 # The documentation site in build/site. Dead links and pages outside of the navigation fail; with --quiet MkDocs would

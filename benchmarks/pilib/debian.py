@@ -5,7 +5,7 @@ Unpacking runs no programs of the other architecture.
 
     python -m benchmarks.pilib.debian
 
-unpacks all userlands and the kernel ahead of time. It needs Python's standard library alone, so CI runs it while pip
+unpacks all userlands ahead of time. It needs Python's standard library alone, so CI runs it while pip
 installs everything else.
 """
 
@@ -193,4 +193,3 @@ def _run(command: Sequence[str], cwd: str | None = None) -> str:
 if __name__ == "__main__":
     for suite in PYTHONS:
         userland(suite)
-    kernel()

@@ -38,6 +38,10 @@ TOLERANCE = {"polynomial-gelu": 1e-3, "coarse-polynomial-gelu": 0.1, "tanh-gelu"
 """Largest difference of a logit, as a share of the largest logit, for rewrites that aren't exact."""
 
 
+AFTER = {"patch-linear": ["channels-last"]}
+"""Rewrites that find their places behind others."""
+
+
 @dataclass(frozen=True)
 class Case:
     """A small network, and the number of places that each rewrite must change in it (0 if not listed)."""
@@ -135,12 +139,6 @@ def networks() -> dict[str, tuple[nn.Module, GraphModule]]:
     return {}
 
 
-@pytest.fixture(scope="module")
-def untouched() -> dict[tuple[str, tuple[str, ...]], GraphModule]:
-    """The graphs of which each pass changes a copy."""
-    return {}
-
-
 def cached(name: str, networks: dict[str, tuple[nn.Module, GraphModule]]) -> tuple[nn.Module, GraphModule]:
     if name not in networks:
         case = CASES[name]
@@ -206,21 +204,28 @@ def test_export_is_equal(name: str, networks: Any, difference: Callable[[str, Gr
     assert difference(name, graph) <= 1e-5
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("rewrite_name", REWRITES)
+LISTED = [(name, rewrite_name) for name, case in CASES.items() for rewrite_name in case.places]
+
+
+@pytest.mark.parametrize(("name", "rewrite_name"), LISTED)
 def test_each_rewrite_is_equal_and_finds_its_places(
-    name: str, rewrite_name: str, networks: Any, untouched: Any, difference: Callable[[str, GraphModule], float]
+    name: str, rewrite_name: str, networks: Any, difference: Callable[[str, GraphModule], float]
 ) -> None:
     _, graph = cached(name, networks)
-    before = ("channels-last",) if rewrite_name == "patch-linear" else ()
-    if (name, before) not in untouched:
-        untouched[name, before] = rewrite(graph, before).graph
-    rewritten = rewrite(untouched[name, before], [rewrite_name])
-    assert rewritten.counts[rewrite_name] == CASES[name].places.get(rewrite_name, 0)
-    if rewritten.counts[rewrite_name]:
-        check_values(rewritten.graph)
-        tolerance = TOLERANCE.get(rewrite_name, EXACT)
-        assert difference(name, rewritten.graph) <= tolerance
+    before = rewrite(graph, AFTER[rewrite_name]).graph if rewrite_name in AFTER else graph
+    rewritten = rewrite(before, [rewrite_name])
+    assert rewritten.counts[rewrite_name] == CASES[name].places[rewrite_name]
+    check_values(rewritten.graph)
+    assert difference(name, rewritten.graph) <= TOLERANCE.get(rewrite_name, EXACT)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_all_other_rewrites_find_nothing(name: str, networks: Any) -> None:
+    _, graph = cached(name, networks)
+    others = set(REWRITES) - CASES[name].places.keys()
+    for before in ([], *AFTER.values()):
+        after = {each for each in others if AFTER.get(each, []) == before}
+        assert set(rewrite(rewrite(graph, before).graph, after).counts.values()) <= {0}
 
 
 def combinations() -> dict[str, tuple[str, tuple[str, ...]]]:
