@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from enum import StrEnum
 from pathlib import Path
 from threading import Barrier, Event
 from time import sleep
@@ -209,72 +208,66 @@ def test_typer_raises_the_usage_error(arguments: list[str]) -> None:
     assert callable(caught.value.show)
 
 
-class Word(StrEnum):
-    one = "one"
-    two = "two"
-
-
-def test_typer_tells_which_value_it_rejected() -> None:
+def test_typer_tells_which_command_was_meant() -> None:
     import typer
 
-    from edgekit.compat.typer import RejectedValue, command_path, rejected_value, subcommands, usage_error
+    from edgekit.compat.typer import command_path, options_of, subcommands, usage_error
 
     app, more = typer.Typer(), typer.Typer()
-
-    def count(number: int = typer.Option(1, min=1, max=9), share: float = 0.5, word: Word = Word.one) -> None:
-        pass
-
-    app.command("count")(count)
     more.command("a")(lambda: None)
     more.command("b")(lambda: None)
     app.add_typer(more, name="more")
-
-    def error_of(*arguments: str) -> Any:
-        with pytest.raises(usage_error()) as caught:
-            typer.main.get_command(app).main(args=list(arguments), prog_name="app", standalone_mode=False)
-        return caught.value
-
-    error = error_of("count", "--number", "0")
-    assert rejected_value(error) == RejectedValue("--number", "0", "a whole number from 1 to 9")
-    assert command_path(error) == "app count"
-    assert rejected_value(error_of("count", "--share", "x")) == RejectedValue("--share", "x", "a number")
-    assert rejected_value(error_of("count", "--word", "three")) == RejectedValue("--word", "three", "one or two")
-    missing = error_of("more")
-    assert rejected_value(missing) is None
-    assert (command_path(missing), subcommands(missing)) == ("app more", ("a", "b"))
+    with pytest.raises(usage_error()) as caught:
+        typer.main.get_command(app).main(args=["more"], prog_name="app", standalone_mode=False)
+    assert (command_path(caught.value), subcommands(caught.value)) == ("app more", ("a", "b"))
+    assert "--install-completion" not in options_of(caught.value)
 
 
-def test_typer_shows_no_types_in_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameters_show_no_types_and_keep_what_was_typed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Typer's own parameters, which `plain` stands beside, show types, and convert with pydantic."""
     import typer
+    from typer.core import TyperCommand
 
-    from edgekit.compat.typer import plain_help
+    from edgekit.compat.typer import Argument, Option, usage_error
 
-    def count(
+    def own(
         files: list[Path],
         number: int = typer.Option(1, min=1, max=9),
         flag: bool = False,
-        word: Word = Word.one,
         share: float = typer.Option(0.5, show_default="half"),
-        name: str = typer.Option("", help="A name.", show_default="required, mostly"),
     ) -> None:
         pass
 
     monkeypatch.setenv("COLUMNS", "100")
+    app = typer.Typer(add_completion=False)
+    app.command("own")(own)
+    typed: dict[str, Any] = {}
+    plain = TyperCommand(
+        "plain",
+        callback=typed.update,
+        params=[
+            Argument("files", "FILE", "Files.", None, required=True, nargs=-1),
+            Option("number", ("--number", "-n"), "N", "Settings", "A number.", default_in_words="1", min=1, max=9),
+            Option("flag", ("--flag/--no-flag",), None, "Settings", "A flag."),
+            Option("name", ("--name",), "NAME", "Settings", "A name.", default_in_words="required, mostly"),
+        ],
+    )
     shown = []
-    for plain in (False, True):
-        app = typer.Typer(add_completion=False)
-        app.command("count")(count)
-        command = typer.main.get_command(app)
-        if plain:
-            plain_help(command, "Settings")
+    for command in (typer.main.get_command(app), plain):
         command.main(args=["--help"], prog_name="app", standalone_mode=False)
         shown.append(" ".join(capsys.readouterr().out.split()))
     noise = ("<list[Path]>", "<int range>", "[1<=x<=9]", "<bool>", "default: (half)", "{files}")
-    assert [text for text in noise if text in shown[0]] == list(noise), "typer shows less: do without plain_help"
-    assert [text for text in noise if text in shown[1]] == []
-    for text in ("files...", "one|two", "[default: half]", "[required, mostly]", "Settings", "[default: 1]"):
+    assert [text for text in noise if text in shown[0]] == list(noise), "typer shows less: do without these classes"
+    own_part = shown[1].partition("--help")[0]
+    assert [text for text in noise if text in own_part] == []
+    for text in ("FILE...", "Settings", "[default: 1]", "[required, mostly]"):
         assert text in shown[1]
-    assert "mostly" not in shown[1].replace("[required, mostly]", "")
+    plain.main(args=["a", "b", "-n", "ten", "--no-flag"], standalone_mode=False)
+    assert typed == {"files": ("a", "b"), "number": "ten", "flag": False, "name": None}
+    with pytest.raises(usage_error()):
+        plain.main(args=[], standalone_mode=False)
 
 
 def test_torch_operations_that_write_into_their_input() -> None:

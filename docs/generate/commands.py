@@ -4,14 +4,11 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import typer
-
-import edgekit.cli.commands  # noqa: F401  # registers every command
 from docs.generate import options
 from docs.generate.markdown import anchor, code, paragraphs, plain, table
-from edgekit.cli.app import app
+from edgekit.cli import bundles, devices, jobs  # noqa: F401  # which register the commands
+from edgekit.cli.frame import app
 
-DEFAULT_PANEL = "Options"
 Words = tuple[str, ...]
 """What is typed behind `edgekit` to call a command."""
 EXIT_CODES = (
@@ -26,7 +23,7 @@ EXIT_CODES = (
 
 def all_commands() -> dict[Words, Any]:
     """Every command, group and sub-command in the order of --help."""
-    return dict(_walk(typer.main.get_command(app), ()))
+    return dict(_walk(app, ()))
 
 
 def _walk(group: Any, words: Words) -> Iterator[tuple[Words, Any]]:
@@ -56,7 +53,7 @@ def command_sections() -> str:
     every = all_commands()
     panels: dict[str, dict[Words, Any]] = {}
     for words, command in every.items():
-        panel = _text(every[words[:1]].rich_help_panel) or DEFAULT_PANEL
+        panel = every[words[:1]].rich_help_panel
         panels.setdefault(panel, {})[words] = command
     return (
         "\n\n".join(part for panel, members in panels.items() for part in (f"## {panel}", _command_table(members)))
@@ -129,13 +126,6 @@ def _block(text: str) -> str:
     return f"```shell\n{text}\n```"
 
 
-def _text(value: Any) -> str | None:
-    """A setting of Typer that may be a placeholder for its default."""
-    return value if isinstance(value, str) else None
-
-
 def usage_of(argument: Any) -> str:
     """An argument as --help's usage shows it."""
-    name = argument.metavar or argument.name.upper()
-    text = f"{name}..." if argument.nargs == -1 else str(name)
-    return text if argument.required else f"[{text}]"
+    return " ".join(argument.get_usage_pieces(None))

@@ -1,17 +1,16 @@
 """The options of the commands, read from the Typer application: those of several commands, and those of one."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from docs.generate.markdown import anchor, code, plain, table
-from edgekit.cli.panels import OPTION_PANELS
+from edgekit.cli.frame import OPTION_PANELS
 
 PAGE = "options.md"
 """Describes the options that several commands share; next to the pages of the commands."""
 REQUIRED = "required"
-UNLISTED = ("version", "help_all")
+UNLISTED = ("version", "help", "help_all")
 """Options of every command that no page of a command lists."""
 
 
@@ -89,41 +88,14 @@ def _other_default(option: Option, usual: Option) -> str:
 
 def _option(option: Any) -> Option:
     switches = ", ".join(code(switch) for switch in (*option.opts, *option.secondary_opts))
-    value = "" if option.is_flag else f" {code(_value(option))}"
-    return Option(option.rich_help_panel, option.opts[0], switches + value, *_meaning_and_default(option))
-
-
-def _value(option: Any) -> str:
-    """What an option takes, in capitals, or the choices."""
-    if option.metavar:
-        return str(option.metavar)
-    annotation = option.type_descriptor.annotation
-    if get_origin(annotation) is list:
-        (annotation,) = get_args(annotation)
-    if get_origin(annotation) is Literal:
-        return "|".join(map(str, get_args(annotation)))
-    names: dict[str, str] = {"str": "TEXT", "int": "INTEGER", "float": "NUMBER", "Path": "PATH"}
-    return names.get(getattr(annotation, "__name__", ""), "VALUE")
-
-
-def _meaning_and_default(option: Any) -> tuple[str, str]:
-    """The help, and the default: the value, or what the help gives for an option that has none by itself."""
-    text, described = str(option.help or ""), ""
-    if found := re.fullmatch(r"(.*?)\s*\[default: (.*)\]", text, re.DOTALL):
-        text, described = found.groups()
-    if not described and isinstance(option.show_default, str):
-        described = option.show_default
-    if described:
-        default = plain(described)
-    elif option.is_flag or option.default is None:
-        default = REQUIRED if option.required else ""
-    else:
-        default = code(str(option.default))
-    return " ".join((plain(text), *_limits(option))), default
+    value = "" if option.is_flag else f" {code(option.metavar)}"
+    default = plain(option.default_in_words) or (REQUIRED if option.required else "")
+    meaning = " ".join((plain(option.meaning), *_limits(option)))
+    return Option(option.rich_help_panel, option.opts[0], switches + value, meaning, default)
 
 
 def _limits(option: Any) -> Iterator[str]:
-    if option.multiple and "epeatable" not in option.help:
+    if option.multiple and "epeatable" not in option.meaning:
         yield "Repeatable."
     if option.min is not None:
         yield f"At least {option.min}." if option.max is None else f"From {option.min} to {option.max}."

@@ -4,7 +4,7 @@ Each completion returns candidates; Typer keeps those that begin with what was t
 errors would appear in the line that the user is typing, so a function whose source can't be read offers nothing.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -78,14 +78,34 @@ def _open_clip_models() -> list[str]:
     )
 
 
-runtimes = _offering(lambda: RUNTIMES, commas=True)
-precisions = _offering(lambda: PRECISIONS, commas=True)
-recipes = _offering(list_recipes, ".toml")
-device_classes = _offering(list_device_classes, ".toml")
-shipped_device_classes = _offering(list_device_classes)
-saved_devices = _offering(read_devices)
-devices = _offering(lambda: (LOCAL, *saved_devices("")), commas=True)
-measuring_devices = _offering(lambda: (LOCAL, WEB, *saved_devices("")), commas=True)
-weights = _offering(lambda: ("random",), ".safetensors", ".pth", ".pt", ".bin", ".ckpt")
-models = _offering(lambda: (*_timm_models(), *_open_clip_models()))
-models_and_demo = _offering(lambda: ("demo", *models("")))
+def _saved_devices() -> list[str]:
+    return list(read_devices())
+
+
+def _devices() -> list[str]:
+    """This machine and the saved devices; this machine alone if they can't be read."""
+    return [LOCAL, *_offering(_saved_devices)("")]
+
+
+def models() -> list[str]:
+    """The names of models that libraries publish."""
+    return [*_timm_models(), *_open_clip_models()]
+
+
+_models_and_demo = _offering(lambda: ("demo", *_offering(models)("")))
+OFFERS: Mapping[str, Callable[[str], list[str]]] = {
+    "model": _offering(models),
+    "source": _offering(models),
+    "model_or_demo": _models_and_demo,
+    "weights": _offering(lambda: ("random",), ".safetensors", ".pth", ".pt", ".bin", ".ckpt"),
+    "targets": _offering(lambda: RUNTIMES, commas=True),
+    "precisions": _offering(lambda: PRECISIONS, commas=True),
+    "recipe": _offering(list_recipes, ".toml"),
+    "device_class": _offering(list_device_classes, ".toml"),
+    "class_": _offering(list_device_classes),
+    "devices": _offering(lambda: (LOCAL, WEB, *_devices()[1:]), commas=True),
+    "device": _offering(_devices, commas=True),
+    "machines": _offering(_devices, commas=True),
+    "saved": _offering(_saved_devices),
+}
+"""The completions of arguments and options, by the names of the parameters that get their values."""

@@ -1,21 +1,19 @@
-"""`edgekit devices`, which manages the machines to measure on, and `edgekit doctor`, which checks them."""
+"""`edgekit devices`, which manages the machines to measure on; doctor, which checks them; push and rollback."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from edgekit.cli import completion, panels
-from edgekit.cli.app import Commands, app
-from edgekit.cli.arguments import argument, device_option
-from edgekit.cli.command import command
-from edgekit.cli.output import Answer
+from edgekit import api
+from edgekit.cli.frame import BUNDLE, COMMANDS, MORE, OUTPUT, Commands, app, argument, command, of_every_command
+from edgekit.cli.output import NO_DEVICES, Answer
 from edgekit.errors import printable
-from edgekit.job.job import values_of
+from edgekit.job.job import OF_BUNDLE, values_of
+from edgekit.job.kinds import Each, Place, Text, own
 
 if TYPE_CHECKING:
     from edgekit.devices.doctor import Diagnosis
+    from edgekit.devices.push import Pushed
 
 EXAMPLES = """
 Examples:
@@ -23,37 +21,50 @@ Examples:
   edgekit doctor pi5
   edgekit demo --device pi5
 """
-
-devices = typer.Typer(
-    cls=Commands,
-    rich_markup_mode="rich",
-    help="Add, list, clean and remove devices, and show what runs there.\n\n"
+PUSH_EXAMPLES = """
+Examples:
+  edgekit push runs/demo/tflite-int8 pi5
+  edgekit push runs/demo/tflite-int8 pi5 --name door --max-p99 40
+  edgekit push runs/demo/tflite-int8 pi5-1 pi5-2 pi5-3 --canary 1 --parallel 2
+"""
+ROLLBACK_EXAMPLES = """
+Examples:
+  edgekit rollback pi5 --name door
+  edgekit rollback pi5-1 pi5-2 --name door --to 211412ab02c7
+"""
+DEVICE_NAMES = argument(Each(Text(), metavar="DEVICE"), "Names of devices, or ssh://USER@HOST.")
+devices = Commands(
+    "devices",
+    "Add, list, clean and remove devices, and show what runs there.\n\n"
     "A device is another machine that edgekit reaches over SSH.",
+    of_every_command(OUTPUT),
     epilog=EXAMPLES,
+    rich_help_panel=MORE,
 )
-app.add_typer(devices, name="devices", rich_help_panel=panels.MORE)
+app.add_command(devices)
 
 
 @command(None, "wheels", "web_network", "web_runtime", shown=("wheels", "web_network", "web_runtime"), group=devices)
 def add(
     stated: dict[str, Any],
-    name: str = argument("NAME", "A name of your choice, made of letters, digits, '.', '_' and '-'."),
+    name: str = argument(Text(metavar="NAME"), "A name of your choice, made of letters, digits, '.', '_' and '-'."),
     url: str = argument(
-        "URL",
+        Text(metavar="URL"),
         "USER@HOST, ssh://USER@HOST:PORT, ssh://ALIAS for an alias in your ssh configuration, or web for a browser.",
     ),
-    class_: str | None = device_option(
-        "NAME",
+    class_: str | None = own(
+        "Device",
+        Text(metavar="NAME"),
         "Device class of the device. `edgekit targets` lists the classes.",
         flags=("--device-class", "--class"),
-        autocompletion=completion.shipped_device_classes,
-        show_default="detected on the device",
+        default="detected on the device",
     ),
-    ssh_config: str | None = device_option(
-        "FILE", "The ssh configuration file to connect with.", show_default="ssh's own"
+    ssh_config: str | None = own(
+        "Device", Text(metavar="FILE"), "The ssh configuration file to connect with.", default="ssh's own"
     ),
-    trust: Path | None = device_option(
-        "FILE",
+    trust: Path | None = own(
+        "Device",
+        Place(),
         "PEM file with the public key that must have signed every bundle that is pushed to the device. The device "
         "keeps a copy at the first push, and then takes no other bundles from anybody.",
     ),
@@ -89,7 +100,6 @@ def add(
 @command(None, group=devices, name="list")
 def list_() -> Answer:
     """List the saved devices."""
-    from edgekit.cli.field_lines import NO_DEVICES
     from edgekit.devices.registry import DeviceListing, read_devices, settings_of
     from edgekit.devices.slots import fingerprint_of
 
@@ -113,7 +123,7 @@ def list_() -> Answer:
 
 @command(None, group=devices)
 def remove(
-    name: str = argument("NAME", "The name of a device.", autocompletion=completion.saved_devices),
+    saved: str = argument(Text(metavar="NAME"), "The name of a device."),
 ) -> str:
     """Forget a device.
 
@@ -122,15 +132,13 @@ def remove(
     """
     from edgekit.devices.registry import remove_device
 
-    remove_device(name)
-    return f"removed {name}"
+    remove_device(saved)
+    return f"removed {saved}"
 
 
 @command(None, group=devices)
 def clean(
-    name: str = argument(
-        "DEVICE", "The name of a device, or ssh://USER@HOST.", autocompletion=completion.saved_devices
-    ),
+    saved: str = argument(Text(metavar="DEVICE"), "The name of a device, or ssh://USER@HOST."),
 ) -> str:
     """Delete the environments and files that edgekit keeps on a device."""
     from edgekit.devices.probe_result import probe
@@ -138,19 +146,18 @@ def clean(
     from edgekit.devices.setup import clean
     from edgekit.devices.transport import connect
 
-    with connect(find_remote(name)) as connection:
+    with connect(find_remote(saved)) as connection:
         facts = probe(connection)
         removed = clean(connection, facts)
-    return f"{name}: removed {facts.cache}" if removed else f"{name}: nothing to remove at {facts.cache}"
+    return f"{saved}: removed {facts.cache}" if removed else f"{saved}: nothing to remove at {facts.cache}"
 
 
 @command(None, group=devices)
 def status(
-    names: list[str] | None = argument(
-        "DEVICE",
+    saved: list[str] | None = argument(
+        Each(Text(), metavar="DEVICE"),
         "Names of devices, or ssh://USER@HOST; all saved devices if there are none.",
         value=None,
-        autocompletion=completion.saved_devices,
     ),
 ) -> Answer:
     """Show which bundle is active in each app on devices.
@@ -159,26 +166,25 @@ def status(
     with their hashes. The exit code is 1 if a device can't be asked, or an
     active bundle is damaged.
     """
-    from edgekit.cli.field_lines import status_lines
+    from edgekit.cli import view
     from edgekit.devices.push import status_of
     from edgekit.devices.registry import find_remote, saved_machines
     from edgekit.support.progress import Reporter
 
-    chosen = [find_remote(name) for name in dict.fromkeys(names or saved_machines())]
+    chosen = [find_remote(name) for name in dict.fromkeys(saved or saved_machines())]
     result = status_of(chosen, Reporter(quiet=True))
     damaged = any(app.verdict == "error" for device in result.devices for app in device.apps)
     passed = not damaged and not any(device.failure for device in result.devices)
-    return Answer(result, status_lines(result), passed=passed)
+    return Answer(result, view.status_lines(result), passed=passed)
 
 
-@command(panels.COMMANDS)
+@command(COMMANDS)
 def doctor(
-    names: list[str] | None = argument(
-        "DEVICE",
+    machines: list[str] | None = argument(
+        Each(Text(), metavar="DEVICE"),
         "Devices to check: local (this machine), names from `edgekit devices list`, or ssh://USER@HOST; this "
         "machine if there are none.",
         value=None,
-        autocompletion=completion.devices,
     ),
 ) -> Answer:
     """Check whether this machine or a device is ready, and print the fix for each problem.
@@ -190,8 +196,8 @@ def doctor(
     from edgekit.devices.doctor import diagnose
     from edgekit.devices.registry import LOCAL, find_machine
 
-    diagnosis = diagnose([find_machine(name) for name in dict.fromkeys(names or [LOCAL])])
-    return Answer(diagnosis, _diagnosed(diagnosis, bool(names)), passed=diagnosis.healthy)
+    diagnosis = diagnose([find_machine(name) for name in dict.fromkeys(machines or [LOCAL])])
+    return Answer(diagnosis, _diagnosed(diagnosis, bool(machines)), passed=diagnosis.healthy)
 
 
 def _diagnosed(diagnosis: "Diagnosis", named: bool) -> Iterator[str]:
@@ -201,3 +207,63 @@ def _diagnosed(diagnosis: "Diagnosis", named: bool) -> Iterator[str]:
         if finding.fix:
             yield f"{'':<8} fix: {printable(finding.fix)}"
     yield "all checks passed" if diagnosis.healthy else "problems found; suggested fixes above"
+
+
+@command(MORE, of=api.push, defaults={"threads": OF_BUNDLE}, epilog=PUSH_EXAMPLES)
+def push(
+    stated: dict[str, Any], json_: bool, quiet: bool, bundle: Path = BUNDLE, saved: list[str] = DEVICE_NAMES
+) -> Answer:
+    """Put a bundle on devices, try it there, and make it an app's active one.
+
+    Each device opens the bundle in a fresh process, runs its golden samples and
+    times it. If all is well, the link ~/edgekit-apps/APP/current is switched to
+    it in one step. Otherwise the active bundle stays, and the exit code is 1.
+
+    Only files that a device lacks are copied, and an interrupted copy is
+    resumed. A device that doesn't pass stops the roll-out.
+    """
+    return _answer(lambda: api.push(bundle, saved, quiet=quiet or json_, **stated))
+
+
+@command(MORE, epilog=ROLLBACK_EXAMPLES)
+def rollback(
+    json_: bool,
+    quiet: bool,
+    saved: list[str] = DEVICE_NAMES,
+    name: str = own("Device", Text(metavar="APP"), "Name of the app, which has its own two slots.", value="app"),
+    to: str | None = own(
+        "Device",
+        Text(metavar="HASH"),
+        "Hash of the bundle to return to, or its beginning, as `edgekit devices status` shows it.",
+        default="the bundle that the last push replaced",
+    ),
+) -> Answer:
+    """Switch an app back to the bundle that the last push replaced.
+
+    The names and sizes of its files are compared with the record of its trial,
+    and the link is switched in one step. Nothing has to be installed, read or
+    waited for. The same command a second time changes nothing, so repeat it
+    after a lost connection.
+    """
+    from edgekit.devices.push import check_app, check_hash, roll_back_devices
+    from edgekit.devices.registry import find_remote
+    from edgekit.support.progress import Reporter
+
+    check_app(name)
+    check_hash(to)
+    devices = [find_remote(each) for each in dict.fromkeys(saved)]
+    return _answer(lambda: roll_back_devices(devices, name, Reporter(quiet or json_), to))
+
+
+def _answer(work: Callable[[], "Pushed"]) -> Answer:
+    """What devices have after this work, or when Ctrl-C ends it."""
+    from edgekit.cli import view
+    from edgekit.devices.push import Interrupted
+
+    interruption = None
+    try:
+        pushed = work()
+    except Interrupted as interrupted:
+        pushed, interruption = interrupted.pushed, interrupted
+    passed = all(result.verdict == "pass" for result in pushed.results)
+    return Answer(pushed, view.pushed_lines(pushed), passed=passed, error=interruption)

@@ -49,7 +49,8 @@ def _without_traceback(arguments: list[str]) -> tuple[list[str], bool]:
 
 def _run(arguments: list[str]) -> int:
     try:
-        from edgekit.cli.commands import run
+        from edgekit.cli import bundles, devices, jobs  # noqa: F401  # which register the commands
+        from edgekit.cli.frame import run
 
         return run(arguments)
     except ModuleNotFoundError as error:

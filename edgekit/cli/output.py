@@ -2,17 +2,26 @@
 
 import contextlib
 import os
+import shlex
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+from edgekit.errors import UsageError
+from edgekit.support.files import append_text, check_file, replace_text, writing
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from edgekit.report.next_steps import NextStep
+    from edgekit.report.next_steps import NextStep, Words
+
+INDENT = "  "
+CONTINUED = " \\"
+NO_DEVICES = "no devices: add one with edgekit devices add NAME ssh://USER@HOST"
 
 
 @contextlib.contextmanager
@@ -80,12 +89,56 @@ class Answer:
             self.shown(Console(file=out))
         else:
             out.writelines(f"{line}\n" for line in self.shown)
-        out.writelines(f"{line}\n" for line in (*_lines_of(self.steps), *self.last))
+        out.writelines(f"{line}\n" for line in (*step_lines(self.steps, answer_width()), *self.last))
 
 
-def _lines_of(steps: "Iterable[NextStep]") -> list[str]:
-    """The next commands behind an empty line; nothing if there are none."""
-    from edgekit.cli.next_steps import lines_of
+@dataclass(frozen=True)
+class ForPipelines:
+    """Files in which a pipeline looks for the result. They are also written if a gate fails."""
 
-    lines = lines_of(steps, answer_width())
+    junit: Path | None
+    summary: Path | None
+
+    def check(self) -> None:
+        """Raise an InputError for a file that can't be written. Writes nothing."""
+        check_file("--junit", self.junit)
+        check_file("--summary", self.summary)
+        if self.junit is not None and self.summary is not None and self.junit.resolve() == self.summary.resolve():
+            raise UsageError(f"--junit and --summary are both '{self.junit}'", valid="two different files")
+
+    def write(self, junit: Callable[[], str] | None, summary: Callable[[], str] | None) -> None:
+        """Write the files that the user named. A JUnit file replaces an earlier one, a summary is appended."""
+        if self.junit is not None and junit is not None:
+            with writing(self.junit, "--junit"):
+                replace_text(self.junit.resolve(), junit())
+        if self.summary is not None and summary is not None:
+            with writing(self.summary, "--summary"):
+                append_text(self.summary, summary())
+
+
+def step_lines(steps: "Iterable[NextStep]", width: int) -> list[str]:
+    """The next commands, behind an empty line if there are any. Those of a command can be pasted into a shell."""
+    lines: list[str] = []
+    for step in steps:
+        line = f"{'Or' if lines else 'Next,'} {step.purpose}"
+        if step.command:
+            short = f"{line}: {shlex.join(step.command)}"
+            lines += [short] if len(short) <= width else [f"{line}:", *command_lines(step.command, width)]
+        else:
+            lines += textwrap.wrap(step.purpose, width)
     return ["", *lines] if lines else []
+
+
+def command_lines(words: "Words", width: int) -> list[str]:
+    """A command, quoted for a shell and broken between words. A word that is longer than a line stays whole."""
+    lines = [INDENT + words[0]]
+    for word, following in zip(words[1:], [*words[2:], "-"], strict=True):
+        quoted = shlex.quote(word)
+        with_value = word.startswith("-") and not following.startswith("-")
+        needed = len(quoted) + (1 + len(shlex.quote(following)) if with_value else 0)
+        if len(lines[-1]) + 1 + needed + len(CONTINUED) <= width or lines == [INDENT + words[0]]:
+            lines[-1] += f" {quoted}"
+        else:
+            lines[-1] += CONTINUED
+            lines.append(f"{INDENT * 3}{quoted}")
+    return lines

@@ -1,9 +1,96 @@
-"""Typer: the base class of its usage errors, their details besides the message, and a help without types."""
+"""Typer: parameters whose values edgekit reads itself, and the base class of its usage errors with their details."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import typer
+from typer._coercion import TypeDescriptor
+from typer.core import TyperArgument, TyperOption
+from typer.models import OptionInfo
+
+TEXT = TypeDescriptor(str, OptionInfo(), None)
+REQUIRED = "required"
+"""Beginning of an option's default in words if a command needs the option although Typer does not demand it."""
+
+
+class _Plain:
+    """A parameter that keeps what was typed, and whose help has no types, ranges and parentheses.
+
+    Checked with typer 0.29, which has no setting for it. Without this, it imports pydantic to convert what was typed,
+    which takes 45 ms; a flag has the type `<bool>`, a path `<Path>`, and a default in words stands in parentheses.
+    """
+
+    show_default: Any
+
+    def get_runtime_param(self) -> Any:
+        return self
+
+    def coerce(self, value: Any, **_: Any) -> Any:
+        return value
+
+    def display_type_rich(self, ctx: Any) -> str | None:
+        return None
+
+    def _get_number_range_help_str(self) -> None:
+        return None
+
+    def _get_default_string(self, **_: Any) -> str:
+        return str(self.show_default)
+
+
+class Argument(_Plain, TyperArgument):
+    """An argument. `nargs` is -1 for one that takes several values."""
+
+    def __init__(self, name: str, metavar: str, help: str, offer: Any, *, required: bool, nargs: int) -> None:
+        super().__init__(
+            param_decls=[name],
+            metavar=metavar,
+            help=help,
+            autocompletion=offer and (lambda context, words, typed: offer(typed)),
+            required=required,
+            nargs=nargs,
+            show_default=False,
+            type_descriptor=TEXT,
+        )
+        self.meaning = help
+
+    def get_usage_pieces(self, ctx: Any) -> list[str]:
+        """The argument as the usage shows it."""
+        name = f"{self.metavar}{'...' if self.nargs != 1 else ''}"
+        return [name if self.required else f"[{name}]"]
+
+
+class Option(_Plain, TyperOption):
+    """An option; a flag if it has no metavar."""
+
+    def __init__(
+        self,
+        name: str,
+        flags: tuple[str, ...],
+        metavar: str | None,
+        panel: str | None,
+        meaning: str,
+        offer: Any = None,
+        *,
+        default_in_words: str = "",
+        **more: Any,
+    ) -> None:
+        marked = default_in_words.startswith(REQUIRED)
+        super().__init__(
+            param_decls=[name, *flags],
+            metavar=metavar,
+            is_flag=metavar is None,
+            rich_help_panel=panel,
+            help=f"{meaning} [dim red]\\[{default_in_words}][/]" if marked else meaning,
+            show_default=False if marked else default_in_words or False,
+            autocompletion=offer and (lambda context, words, typed: offer(typed)),
+            type_descriptor=TEXT,
+            **more,
+        )
+        self.meaning, self.default_in_words = meaning, default_in_words
+
+    def display_type_rich(self, ctx: Any) -> str | None:
+        """The placeholder of the value."""
+        return self.metavar
 
 
 def usage_error() -> Any:
@@ -13,42 +100,6 @@ def usage_error() -> Any:
     the installed click. edgekit needs the class to add its own text to a message.
     """
     return next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
-
-
-@dataclass(frozen=True)
-class RejectedValue:
-    """A value on the command line that Typer could not convert."""
-
-    option: str
-    """Long name of the option, or name of the argument."""
-    value: str
-    """Value that was rejected."""
-    valid: str
-    """Values that the option takes, as a noun phrase."""
-
-
-def rejected_value(error: Any) -> RejectedValue | None:
-    """The rejected value of a usage error, or None if the error has another cause.
-
-    Checked with typer 0.29: `param` of the error is the option, and its cause is pydantic's ValidationError.
-    """
-    option, details = getattr(error, "param", None), getattr(error.__cause__, "errors", None)
-    if option is None or details is None:
-        return None
-    name = max(option.opts, key=len) if option.param_type_name == "option" else option.display_name_raw
-    return RejectedValue(name, str(details()[0]["input"]), _valid_values(option))
-
-
-def _valid_values(option: Any) -> str:
-    described = option.type_descriptor
-    if choices := [str(getattr(choice, "value", choice)) for choice in described.choices or ()]:
-        return (" or " if len(choices) == 2 else ", ").join(choices)
-    kind = {int: "a whole number", float: "a number"}.get(described.annotation)
-    if kind is None:
-        return "a value that its help describes"
-    if option.max is not None:
-        return f"{kind} from {option.min} to {option.max}"
-    return kind if option.min is None else f"{kind} of at least {option.min}"
 
 
 def command_path(error: Any) -> str | None:
@@ -70,46 +121,3 @@ def options_of(error: Any) -> frozenset[str]:
 
 def _command(error: Any) -> Any:
     return getattr(getattr(error, "ctx", None), "command", None)
-
-
-REQUIRED = "required"
-"""Beginning of an option's `show_default` if a command needs the option although Typer does not demand it."""
-
-
-def plain_help(command: Any, panel: str | None) -> None:
-    """Leave types, ranges and parentheses out of a command's help, and put `--help` into a panel.
-
-    Checked with typer 0.29, which has no setting for it: without this, a flag has the type `<bool>`, a path `<Path>`, a
-    number `[x>=1]`, and a default in words stands in parentheses. The reference pages give the ranges.
-    """
-    for parameter in command.params:
-        _plain(parameter)
-    help_option_of = command.get_help_option
-
-    def get_help_option(context: Any) -> Any:
-        option = help_option_of(context)
-        if option is not None:
-            _plain(option)
-            option.rich_help_panel = panel
-        return option
-
-    command.get_help_option = get_help_option
-
-
-def _plain(parameter: Any) -> None:
-    """Show a parameter's name, placeholder, choices and default, and mark it if it is required."""
-    is_option = parameter.param_type_name == "option"
-    placeholder = parameter.metavar if is_option and not parameter.is_flag else None
-    if is_option and placeholder is None and parameter.type_descriptor.is_choice:
-        placeholder = parameter.display_type(None).strip("<>")
-    default_of, shown = parameter._get_default_string, parameter.show_default
-    parameter.display_type_rich = lambda ctx: placeholder
-    parameter._get_number_range_help_str = lambda: None
-    parameter._get_default_string = lambda **given: shown if given["show_default_is_str"] else default_of(**given)
-    if not is_option:
-        dots = "..." if parameter.nargs != 1 else ""
-        name = f"{parameter.display_name_raw}{dots}"
-        parameter.get_usage_pieces = lambda ctx: [name if parameter.required else f"[{name}]"]
-    elif isinstance(shown, str) and shown.startswith(REQUIRED):
-        parameter.show_default = False
-        parameter.help = f"{parameter.help} [dim red]\\[{shown}][/]"

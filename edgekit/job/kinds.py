@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -27,8 +28,6 @@ PRECISION_ALIASES: Mapping[str, Precision] = {"fp32": "float", "fp16": "float", 
 class Kind:
     """A kind of values."""
 
-    typed: Any = str
-    """Type of the option's value on the command line."""
     metavar: str | None = None
     """Placeholder of the value on the command line."""
 
@@ -40,8 +39,6 @@ class Kind:
 @dataclass(frozen=True, kw_only=True)
 class Flag(Kind):
     """True or false."""
-
-    typed: Any = bool
 
     def read(self, label: str, stated: Any) -> bool:
         """The truth value."""
@@ -58,7 +55,15 @@ class Number(Kind):
     maximum: float | None = None
     _: KW_ONLY
     typed: Any = int
+    """Type of the number: int or float."""
     metavar: str | None = "N"
+
+    def parsed(self, text: str) -> Any:
+        """The number that a text on the command line states; the text, which `read` refuses, if it is no number."""
+        for number in (int, self.typed):
+            with suppress(ValueError):
+                return number(text)
+        return text
 
     def read(self, label: str, stated: Any) -> Any:
         """The number."""
@@ -112,7 +117,6 @@ class Place(Kind):
 
     check: Callable[[Path], object] = Path
     _: KW_ONLY
-    typed: Any = Path
     metavar: str | None = "FILE"
 
     def read(self, label: str, stated: Any) -> Path:
@@ -139,7 +143,6 @@ class ClassNames(Place):
 class Images(Kind):
     """The path of an image set, or images in memory: a torch `Dataset`, or an iterable of (image, label)."""
 
-    typed: Any = Path
     metavar: str | None = "PATH"
 
     def read(self, label: str, stated: Any) -> Any:
@@ -176,8 +179,6 @@ class Names(Kind):
 
     resolve: Callable[[str, list[str]], tuple[str, ...]]
     """Turns the label and the names into those of the job, without repetitions."""
-    _: KW_ONLY
-    typed: Any = list[str]
 
     def read(self, label: str, stated: Any) -> tuple[str, ...]:
         """The names."""
@@ -192,6 +193,17 @@ class Names(Kind):
                 fix="Remove the comma too many",
             )
         return self.resolve(label, names)
+
+
+@dataclass(frozen=True)
+class Each(Kind):
+    """Several values of one kind."""
+
+    kind: Kind
+
+    def read(self, label: str, stated: Any) -> list[Any]:
+        """The values."""
+        return [self.kind.read(label, each) for each in stated]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,8 +359,8 @@ OPTION = "option"
 class Option:
     """The declaration of a field of a job."""
 
-    panel: Panel
-    """Title of the panel of `--help` that it is in."""
+    panel: Panel | None
+    """Title of the panel of `--help` that it is in; None for an argument."""
     kind: Kind
     """Kind of its values."""
     help: str
@@ -370,6 +382,14 @@ class Option:
     def label(self, name: str) -> str:
         """The name in errors of the option of this name: as the caller wrote it."""
         return name if SPELLING.get() == "parameter" else self.flags_of(name)[0]
+
+    def stated(self, typed: Any) -> Any:
+        """What was typed on the command line as a value that `read` takes; None if nothing was."""
+        if typed in (None, ()):
+            return None
+        if isinstance(self.kind, Flag):
+            return typed is not self.turns_off
+        return self.kind.parsed(typed) if isinstance(self.kind, Number) else typed
 
     @property
     def meaning(self) -> str:

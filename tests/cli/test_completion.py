@@ -129,7 +129,8 @@ def test_models_of_timm_are_listed_once_for_each_version(
 
 def test_models_of_open_clip_complete_without_importing_it(complete: Complete, home: Path) -> None:
     pytest.importorskip("open_clip")
-    code = "import sys; from edgekit.cli.completion import models; print(*models('')); sys.exit('torch' in sys.modules)"
+    code = "import sys; from edgekit.cli.completion import OFFERS; print(*OFFERS['model'](''))\n"
+    code += "sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=home)
     assert {"open_clip:coca_ViT-B-32", *NAMES} <= set(done.stdout.split())
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgekit import __version__
-from edgekit.cli import panels
+from edgekit.cli import frame
 from edgekit.cli.main import main
 from edgekit.job import DEMO, Job
 from edgekit.job.job import declarations, flag_of
@@ -20,7 +20,7 @@ from edgekit.models.options import ModelOptions
 from edgekit.models.transformers_source import TransformersSource
 from tests.helpers.command_line import all_commands
 
-JOB = {"deploy": panels.COMMANDS, "benchmark": panels.COMMANDS, "devices": panels.MORE}
+JOB = {"deploy": frame.COMMANDS, "benchmark": frame.COMMANDS, "devices": frame.MORE}
 FIRST = ["demo", "deploy", "benchmark", "inspect", "doctor"]
 
 
@@ -63,7 +63,7 @@ def words_of(text: str) -> list[str]:
 
 def test_commands_are_grouped_and_no_summary_is_truncated(show_help: Any) -> None:
     shown = by_panel(show_help())
-    assert [title for title in shown if title != "Options"] == [panels.COMMANDS, panels.MORE]
+    assert [title for title in shown if title != "Options"] == [frame.COMMANDS, frame.MORE]
     for name, command in all_commands():
         if " " in name or command.hidden:
             continue
@@ -79,11 +79,11 @@ def listed(panel: str) -> list[str]:
 def test_the_first_page_shows_six_commands_and_where_to_begin(show_help: Any) -> None:
     text = show_help()
     shown = by_panel(text)
-    assert listed(shown[panels.COMMANDS]) == FIRST
+    assert listed(shown[frame.COMMANDS]) == FIRST
     names = {name.split()[0] for name, command in all_commands() if not command.hidden}
-    assert sorted(listed(shown[panels.MORE])) == sorted(names - set(FIRST))
-    assert set(panels.COMMAND_ORDER) == names
-    assert text.index("Begin with `edgekit demo`") < text.index(panels.COMMANDS)
+    assert sorted(listed(shown[frame.MORE])) == sorted(names - set(FIRST))
+    assert set(frame.COMMAND_ORDER) == names
+    assert text.index("Begin with `edgekit demo`") < text.index(frame.COMMANDS)
     assert "edgekit deploy resnet18 --weights best.pth --data photos" in text
 
 
@@ -119,18 +119,18 @@ def test_required_options_are_marked(words: str) -> None:
     """`--help` prints what the reference page has in its column of defaults."""
     command = dict(all_commands())[words]
     marked = [
-        f"{' '.join(option.opts)} {option.metavar} [{option.show_default}]"
+        f"{' '.join(option.opts)} {option.metavar} [{option.default_in_words}]"
         for option in command.params
-        if str(option.show_default).startswith("required")
+        if getattr(option, "default_in_words", "").startswith("required")
     ]
     assert marked == ([REQUIRED[words]] if words in REQUIRED else [])
 
 
 def test_the_mark_and_the_default_in_words_are_shown(show_help: Any) -> None:
     shown = by_panel(show_help("deploy"))
-    assert "[required]" in words_of(shown[panels.IMAGES])
+    assert "[required]" in words_of(shown["Images"])
     assert "[required]" not in words_of(show_help("demo"))
-    gates = " ".join(words_of(shown[panels.GATES]))
+    gates = " ".join(words_of(shown["Gates"]))
     assert "[default: the measured loss may be 1 point, whatever its interval]" in gates
 
 
@@ -143,20 +143,20 @@ def test_every_option_is_documented_in_a_titled_panel() -> None:
     for name, command in all_commands():
         for option in command.params:
             if option.param_type_name == "option":
-                assert option.rich_help_panel in panels.OPTION_PANELS, (name, option.name)
-                assert option.help.endswith("."), (name, option.name)
+                assert option.rich_help_panel in frame.OPTION_PANELS, (name, option.name)
+                assert option.meaning.endswith("."), (name, option.name)
             assert option.help, (name, option.name)
 
 
 def test_the_options_of_deploy_stand_panel_by_panel(show_help: Any) -> None:
     shown = by_panel(show_help("deploy"))
-    titles = [title for title in shown if title in panels.OPTION_PANELS]
-    assert titles == list(panels.OPTION_PANELS)
-    place = {"--weights": panels.MODEL, "--data": panels.IMAGES, "--target": panels.BUNDLES, "--output": panels.OUTPUT}
-    place |= {"--device": panels.DEVICE, "--threads": panels.MEASUREMENT, "--max-drop": panels.GATES}
+    titles = [title for title in shown if title in frame.OPTION_PANELS]
+    assert titles == list(frame.OPTION_PANELS)
+    place = {"--weights": "Model", "--data": "Images", "--target": "Bundles", "--output": "Output"}
+    place |= {"--device": "Device", "--threads": "Measurement", "--max-drop": "Gates"}
     for option, panel in place.items():
         assert option in " ".join(words_of(shown[panel])).replace(",", " ").split()
-    assert "[default: all]" in " ".join(words_of(shown[panels.BUNDLES]))
+    assert "[default: all]" in " ".join(words_of(shown["Bundles"]))
 
 
 @pytest.mark.parametrize("words", [name for name, _ in all_commands()] + ["", "devices"])
@@ -166,7 +166,7 @@ def test_no_help_text_is_cut_off_or_taken_for_markup(words: str, show_help: Any)
     command = dict(all_commands()).get(words)
     for option in command.params if command else ():
         if not getattr(option, "hidden", False):
-            assert " ".join(option.help.split()[-2:]) in " ".join(words_of(shown)), option.name
+            assert " ".join(option.meaning.split()[-2:]) in " ".join(words_of(shown)), option.name
 
 
 @pytest.mark.parametrize("words", ["deploy", "benchmark", "devices"])
@@ -219,10 +219,10 @@ def test_every_help_of_a_model_names_every_source() -> None:
         for option in command.params
         if re.search("timm name", str(option.help))
     }
-    expected = {"deploy model", "plan model", "quantize model", "compile source", "sensitivity model"}
-    assert set(texts) == expected | {"soup model"}
+    expected = {"deploy model", "plan model", "quantize model", "compile source", "sensitivity model_or_demo"}
+    assert set(texts) == expected | {"soup model_or_demo"}
     for command, text in texts.items():
-        forms = [form for form in MODELS if form != ".onnx file" or command != "soup model"]
+        forms = [form for form in MODELS if form != ".onnx file" or command != "soup model_or_demo"]
         assert [form for form in forms if form not in text] == [], command
 
 
@@ -236,4 +236,4 @@ def test_only_help_all_lists_what_few_need(show_help: Any, capfd: pytest.Capture
     everything = re.findall(r"^│ (--[\w-]+)", capfd.readouterr().out, re.MULTILINE)
     assert set(everything) >= {flag_of(name) for name in declarations()}
     assert len(by_panel(show_help())) == 3
-    assert len(listed(by_panel(show_help())[panels.COMMANDS]) + listed(by_panel(show_help())[panels.MORE])) <= 20
+    assert len(listed(by_panel(show_help())[frame.COMMANDS]) + listed(by_panel(show_help())[frame.MORE])) <= 20

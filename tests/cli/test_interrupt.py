@@ -19,7 +19,7 @@ STAGES = ["export", "onnx-float: compile", "calibrate", "onnx-int8: evaluate", "
 """Ctrl-C comes when this one begins."""
 
 INTERRUPTED = "Interrupted. Completed work was saved; run the same command again to resume."
-IMPORTED = ["edgekit.cli.commands", "edgekit.pipeline.deploy", "edgekit.runtime.onnx.backend", "onnxruntime", "timm"]
+IMPORTED = ["edgekit.cli.jobs", "edgekit.pipeline.deploy", "edgekit.runtime.onnx.backend", "onnxruntime", "timm"]
 """Modules that take seconds to import, which the processes of the stages share."""
 # As the console script does. With -m Python itself may end by the signal, though the exit code was set.
 TORCH_ANNOUNCED = """

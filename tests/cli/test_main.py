@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from edgekit import __version__
+from edgekit.cli.frame import ELSEWHERE
 from edgekit.cli.main import entry, main
-from edgekit.cli.usage import ELSEWHERE
 from edgekit.errors import MissingExtraError
 from edgekit.support import error_text
 from edgekit.support.distribution import install_command
@@ -138,10 +138,10 @@ def test_the_module_takes_nothing_from_the_current_folder(tmp_path: Path) -> Non
         (["deploy"], ["'MODEL' in `edgekit deploy`", "edgekit deploy --help"]),
         (["deploy", "x", "--bogus"], ["--bogus in `edgekit deploy x --bogus`", "edgekit deploy --help"]),
         (["deploy", "x", "--dat", "y"], ["--data"]),
-        (["demo", "--iterations", "0"], ["--iterations is '0'", "at least 1", "edgekit demo --help"]),
+        (["demo", "--iterations", "0"], ["--iterations is '0'", "at least 1"]),
         (["demo", "--warmup", "-1"], ["--warmup is '-1'", "at least 0"]),
         (["demo", "--seed"], ["'--seed'", "edgekit demo --help"]),
-        (["soup", "--method", "x"], ["--method is 'x'", "uniform or greedy"]),
+        (["soup", "a", "--method", "x"], ["--method is 'x'", "uniform or greedy"]),
         (["evaluate"], ["'BUNDLE' in `edgekit evaluate`", "edgekit evaluate --help"]),
         (["devices"], ["`edgekit devices`", "add, list, remove, clean", "edgekit devices --help"]),
         (["devices", "add", "pi"], ["'URL'", "edgekit devices add --help"]),
@@ -339,7 +339,7 @@ def noisy():
     print("python noise"); os.write(1, b"C noise\\n")
     return real()
 recipes.list_recipes = noisy
-from edgekit.cli import command, output
+from edgekit.cli import frame, output
 inside = output.clean_stdout
 import contextlib
 @contextlib.contextmanager
@@ -347,7 +347,7 @@ def noisy_stdout():
     with inside() as out:
         noisy()
         yield out
-command.clean_stdout = noisy_stdout
+frame.clean_stdout = noisy_stdout
 from edgekit.cli.main import main
 recipes.list_recipes = real
 sys.exit(main(["targets", "--json"]))
@@ -362,6 +362,6 @@ def test_missing_extra_in_an_import_inside(monkeypatch: pytest.MonkeyPatch, capf
     def missing(arguments: list[str]) -> int:
         raise MissingExtraError('nothing is installed. Run: pip install "edgekit-deploy[tflite]"')
 
-    monkeypatch.setattr("edgekit.cli.commands.run", missing)
+    monkeypatch.setattr("edgekit.cli.frame.run", missing)
     assert main([]) == 2
     assert 'pip install "edgekit-deploy[tflite]"' in capfd.readouterr().err

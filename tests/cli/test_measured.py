@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgekit.cli.measured import accuracy_answer, latency_answer
+from edgekit.cli.view import accuracy_answer, latency_answer
 from edgekit.measure.evaluation import BundleEvaluation, EvaluatedBundle, EvaluatedImages
 from edgekit.report.document import Reference
 from edgekit.report.measurement import Bound

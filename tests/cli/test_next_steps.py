@@ -11,14 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgekit.cli.next_steps import (
-    after_benchmark,
-    after_evaluate,
-    after_job,
-    after_sensitivity,
-    command_lines,
-    lines_of,
-)
+from edgekit.cli.output import command_lines, step_lines
+from edgekit.cli.view import after_benchmark, after_evaluate, after_job, after_sensitivity
 from edgekit.job import Job
 from edgekit.job.saved import kept
 from edgekit.measure.evaluation import EvaluatedBundle
@@ -200,7 +194,7 @@ def test_a_reference_near_chance_comes_before_every_other_step() -> None:
 @pytest.mark.parametrize("width", [40, 80])
 def test_lines_fit_and_can_be_pasted(width: int, run: Path) -> None:
     steps = list(after_job(with_rows(judged("max-drop", "fail"), bundle="onnx-float"), run))
-    lines = lines_of(steps, width)
+    _, *lines = step_lines(steps, width)
     longest = len(shlex.quote(str(run)))
     assert max(map(len, lines)) <= max(width, longest + 40)
     assert lines[0].startswith("Next, try it on an image")

@@ -137,14 +137,14 @@ def test_a_command_that_is_ended_leaves_no_connection_behind(server: Server, num
     """Only edgekit gets the signal, as from `kill` or `systemctl stop`."""
     code = (
         "import sys, time\n"
-        "from edgekit.cli import commands, main\n"
+        "from edgekit.cli import frame, main\n"
         "from edgekit.devices.registry import Device\n"
         "from edgekit.devices.transport import connect\n"
         "def run(arguments):\n"
         "    with connect(Device('board', 'ssh://device', None, arguments[0])) as connection:\n"
         "        print(connection.folder, connection._master.pid, flush=True)\n"
         "        connection.run(['sleep', '60'])\n"
-        "commands.run = run\n"
+        "frame.run = run\n"
         "sys.exit(main.main(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-c", code, str(server.config)]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import edgekit
-from edgekit.cli.field_lines import pushed_lines
 from edgekit.cli.main import main
+from edgekit.cli.view import pushed_lines
 from edgekit.devices.push import Bound, Pushed, PushedDevice, push_to, roll_back
 from edgekit.devices.registry import find_device
 from edgekit.devices.scripts.apps import TRUST, app_state

@@ -3,24 +3,22 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import typer
-
-from edgekit.cli.commands import app
+from edgekit.cli import bundles, devices, jobs  # noqa: F401  # which register the commands
+from edgekit.cli.frame import app
 
 
 def all_commands() -> Iterator[tuple[str, Any]]:
     """Every command that does something, after the words that call it, such as "devices add"."""
-    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+    for name, command in app.commands.items():
         for sub_name, sub_command in getattr(command, "commands", {"": command}).items():
             yield f"{name} {sub_name}".strip(), sub_command
 
 
 def context_of(words: Sequence[str]) -> Any:
     """The context of a parsed command line, as commands get it; raises what the command line itself would raise."""
-    group: Any = typer.main.get_command(app)
-    top = group.make_context("edgekit", list(words), obj=tuple(words))
+    top = app.make_context("edgekit", list(words), obj=tuple(words))
     name, *rest = words
-    command = group.commands[name]
+    command: Any = app.commands[name]
     if hasattr(command, "commands"):
         name, *rest = rest
         command = command.commands[name]

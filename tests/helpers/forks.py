@@ -27,7 +27,7 @@ from edgekit.cli.main import entry
 from tests.helpers.tiny import ROOT
 
 IMPORTED = (
-    "edgekit.cli.commands",
+    "edgekit.cli.jobs",
     "edgekit.pipeline.deploy",
     "edgekit.report.html",
     "edgekit.runtime.onnx.backend",

@@ -1,0 +1,497 @@
+"""Commands that take a model or a run: deploy, demo and the steps of it, plan, soup, report, compare and targets."""
+
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgekit import api
+from edgekit.cli.frame import COMMANDS, FIELDS, MODELS, MORE, NAMES, argument, command, model_argument
+from edgekit.cli.output import Answer, answer_width
+from edgekit.compat.typer import REQUIRED
+from edgekit.config.choices import PRECISIONS
+from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
+from edgekit.config.recipes import load_recipe
+from edgekit.errors import MissingExtraError, OutputError, UsageError
+from edgekit.job import DEMO, Job, job_of
+from edgekit.job.job import EVERY_CORE, MAKING, MODEL, flag_of
+from edgekit.job.kinds import Each, Number, OneOf, Place, Text, own
+from edgekit.job.saved import announce
+from edgekit.models.demo import OUTPUT
+from edgekit.support.files import check_file, replace_text, writing
+
+if TYPE_CHECKING:
+    from edgekit.pipeline.deploy import PlannedRun
+    from edgekit.report.document import Report
+
+ONE_MODEL = model_argument(f"A {MODELS}.")
+SAMPLES = 128
+"""Number of images on which `edgekit sensitivity` simulates."""
+
+
+OF_DEMO = {
+    "weights": "edgekit's own",
+    "data": "edgekit's own images",
+    "calibration_data": "edgekit's own images; with --data, its split train or a part of it",
+    "output": str(OUTPUT),
+}
+"""Defaults of `edgekit demo`."""
+DEPLOY_EXAMPLES = """
+Examples:
+  edgekit deploy resnet18 --data photos
+  edgekit deploy resnet18 --weights best.pth --data photos
+  edgekit deploy my-saved-model --data validation.zip --labels labels.txt
+  edgekit deploy resnet18 --data photos --device pi5 --target tflite
+  edgekit deploy resnet18 --data photos --max-drop 0.5 --json > report.json
+  edgekit deploy resnet18 --data photos --junit junit.xml --summary summary.md
+  edgekit deploy job.toml
+  edgekit deploy runs/resnet18 --labels corrected.txt
+"""
+
+
+@command(COMMANDS, *FIELDS, defaults={"data": REQUIRED}, judges=True, epilog=DEPLOY_EXAMPLES)
+def deploy(
+    stated: dict[str, Any],
+    quiet: bool,
+    dry_run: bool,
+    model: str = model_argument(f"A {MODELS}; a run folder, whose job is used; or a TOML file with a job."),
+) -> Answer:
+    """Quantize, compile, evaluate, benchmark and report, for every runtime.
+
+    The run folder then holds a float and an int8 bundle for each runtime, and
+    the report in several formats. The exit code is 0 if every bundle passed
+    its gates and 1 if not. After an interruption, the same command resumes.
+    """
+    job = job_of(model, stated)
+    announce(model, job, quiet)
+    return _run(job, quiet, dry_run)
+
+
+@command(
+    COMMANDS,
+    *(name for name in FIELDS if name == "weights" or name not in MODEL),
+    defaults=OF_DEMO,
+    shown=("targets", "devices", "output"),
+    advanced=("junit", "summary", "dry_run"),
+    judges=True,
+)
+def demo(stated: dict[str, Any], quiet: bool, dry_run: bool) -> Answer:
+    """Run `edgekit deploy` on the model and images that come with edgekit.
+
+    The model is a small ConvNeXt V2, the images are from CIFAR-10.
+    """
+    job = replace(Job.of(DEMO, stated), verb=DEMO)
+    return _run(job, quiet, dry_run)
+
+
+def _run(job: Job, quiet: bool, dry_run: bool) -> Answer:
+    """Run or plan the job."""
+    from edgekit.cli import view
+    from edgekit.report import render_answer
+    from edgekit.report.junit import junit_of_report
+    from edgekit.report.markdown import summary_of_report
+
+    if dry_run:
+        planned = _planned(job, quiet)
+        facts = {key: value for key, value in vars(planned).items() if key != "prediction"}
+        lines = view.plan_lines(planned.prediction, "this machine") if planned.prediction else ()
+        return Answer(planned, [*(f"{key}: {value}" for key, value in facts.items()), *lines])
+    run = api.deploy_job(job, quiet)
+    return Answer(
+        run.report,
+        partial(render_answer, run.report),
+        view.after_job(run.report, job.folder),
+        last=("", f"Report: {job.folder}/report.html"),
+        passed=run.passed,
+        junit=lambda: junit_of_report(run.report),
+        summary=lambda: summary_of_report(run.report),
+    )
+
+
+def _planned(job: Job, quiet: bool) -> "PlannedRun":
+    job.check()
+    with api.running(quiet) as reporter:
+        from edgekit.pipeline.deploy import plan
+
+        return plan(job, reporter)
+
+
+@command(
+    MORE,
+    *MAKING,
+    defaults={"data": f"{REQUIRED}, unless --calibration-data is given"},
+    helps={"output": "Folder for the graphs, calibration.json and stored results."},
+)
+def quantize(stated: dict[str, Any], quiet: bool, model: str = ONE_MODEL) -> Answer:
+    """Calibrate a model and write one quantized graph per runtime.
+
+    `edgekit compile` turns the graphs into int8 bundles.
+    """
+    job = Job.of(model, stated)
+    if job.calibration_data is None:
+        job.check_data()
+    job.check_output()
+    with api.running(quiet) as reporter:
+        from edgekit.pipeline.steps import quantize_model
+
+        quantized = quantize_model(job, reporter)
+    return Answer(quantized, quantized.graphs, passed=not quantized.failures)
+
+
+@command(
+    MORE,
+    *MODEL,
+    *("task", "data", "targets", "device_class", "recipe", "seed", "output"),
+    defaults={"data": f"{REQUIRED} for a model", "output": "runs/MODEL; graphs need the option"},
+    helps={"output": "Folder for the bundles."},
+    name="compile",
+)
+def compile_(
+    stated: dict[str, Any],
+    quiet: bool,
+    source: str = argument(
+        Text(metavar="SOURCE"),
+        f"A folder that `edgekit quantize` wrote; or a model to compile in float: a {MODELS}.",
+    ),
+) -> Answer:
+    """Compile quantized graphs to int8 bundles, or a model to float bundles.
+
+    A few images check that a float bundle gives the same outputs as torch.
+    """
+    job = Job.of(source, {"num_calibration_samples": 8, **stated})
+    of_graphs = Path(source).is_dir() and not job.model_options.is_checkpoint
+    if not of_graphs:
+        job.check()
+    elif unused := sorted(stated.keys() - {"output"}):
+        raise UsageError(
+            f"{flag_of(unused[0])} was given for '{source}', whose graphs are made already",
+            valid="--output FOLDER",
+            fix="Give it to `edgekit quantize`, or leave it out",
+        )
+    elif job.output is None:
+        raise UsageError("no output folder was given", valid="a new folder", fix="Name one with --output FOLDER")
+    with api.running(quiet) as reporter:
+        from edgekit.pipeline.steps import compile_graphs, compile_model
+
+        compiled = compile_graphs(Path(source), job.folder, reporter) if of_graphs else compile_model(job, reporter)
+    return Answer(compiled, compiled.bundles, passed=not compiled.failures)
+
+
+@command(
+    MORE,
+    *(name for name in MAKING if name != "scheme"),
+    *("num_eval_samples", "max_drop", "threads"),
+    defaults={
+        "data": f"{REQUIRED}, except for demo",
+        "output": "runs/MODEL, or the run folder that is given as MODEL",
+        "num_eval_samples": str(SAMPLES),
+        "max_drop": "1",
+        "threads": EVERY_CORE,
+    },
+    helps={
+        "output": "Run folder for sensitivity.json and sensitivity.svg.",
+        "num_eval_samples": "Number of images to simulate on.",
+        "max_drop": "Loss of accuracy, in percentage points, above which a layer is flagged.",
+    },
+    shown=(
+        *("weights", "labels", "imgsz", "data", "calibration_data", "targets", "recipe", "output", "num_eval_samples"),
+        *("max_drop", "threads"),
+    ),
+)
+def sensitivity(
+    stated: dict[str, Any],
+    quiet: bool,
+    model_or_demo: str = model_argument(
+        f"A run folder, whose job is used; demo for edgekit's own model; a TOML file with a job; or a {MODELS}."
+    ),
+) -> Answer:
+    """Rank layers by the accuracy they lose and the time they save in INT8.
+
+    The loss is simulated from one calibration. Writes sensitivity.json and
+    sensitivity.svg to the run folder.
+    """
+    from edgekit.cli import view
+    from edgekit.report.sensitivity_document import render_sensitivity
+
+    job = _of_analysis(job_of(model_or_demo, stated), stated)
+    job.check()
+    announce(model_or_demo, job, quiet)
+    with api.running(quiet) as reporter:
+        from edgekit.tuning.sensitivity import analyse
+
+        analysis = analyse(job, reporter)
+    return Answer(
+        analysis,
+        partial(render_sensitivity, analysis),
+        view.after_sensitivity(analysis, job.folder),
+        last=("", f"{job.folder}/sensitivity.json", f"{job.folder}/sensitivity.svg"),
+        passed=all(part.verdict == "pass" for part in analysis.targets),
+    )
+
+
+def _of_analysis(job: Job, stated: dict[str, Any]) -> Job:
+    """The job as `sensitivity` runs it: on few images, with a bound, and with both precisions."""
+    count = job.num_eval_samples or SAMPLES
+    changes: dict[str, Any] = {
+        "num_eval_samples": count if "num_eval_samples" in stated else min(count, SAMPLES),
+        "max_drop": 1.0 if job.max_drop is None else job.max_drop,
+    }
+    return replace(job.with_values(changes), precisions=PRECISIONS, verb="sensitivity")
+
+
+@command(MORE, *(name for name in MODEL if name not in ("weights", "labels")), "targets", "recipe")
+def plan(
+    stated: dict[str, Any],
+    quiet: bool,
+    model: str = ONE_MODEL,
+    device: str | None = own(
+        "Device",
+        Text(metavar="DEVICE"),
+        "Device that the bundles will run on: local (this machine), a name from `edgekit devices list`, or "
+        "ssh://USER@HOST.",
+        default="local",
+    ),
+    device_class: str | None = own(
+        "Device",
+        Text(metavar="NAME"),
+        "Device class that the bundles will run on, or a TOML file that describes one; in place of --device.",
+    ),
+    memory: float | None = own(
+        "Bundles",
+        Number(0.1, typed=float, metavar="GIB"),
+        "Memory of the machine that makes the bundles, in GiB.",
+        default="what is free on this machine",
+    ),
+) -> Answer:
+    """Predict memory, time and bundle sizes of a job without reading weights.
+
+    Also gives the latency at the nominal peak rate of the device's class, and
+    names int8 bundles that will hardly be faster than float there.
+    """
+    from edgekit.cli import view
+    from edgekit.support.progress import Reporter, loading
+
+    job = Job.of(model, stated)
+    cls, is_here = _class_of(device, device_class)
+    with loading(Reporter(quiet)):
+        from edgekit.compiler.rewrites import REWRITES
+        from edgekit.pipeline.plan import plan_model
+    chosen = load_recipe(job.recipe, REWRITES) if job.recipe else None
+    bytes_ = None if memory is None else int(memory * 2**30)
+    planned = plan_model(job.model_options, job.targets, cls, chosen, memory_of_class=not is_here, memory=bytes_)
+    machine = "this machine" if memory is None else "the machine"
+    return Answer(planned, view.plan_lines(planned, machine))
+
+
+def _class_of(device: str | None, device_class: str | None) -> tuple[DeviceClass | None, bool]:
+    """The class of the device, and whether it is this machine."""
+    from edgekit.devices.registry import THIS, find_machine
+
+    if device_class is not None:
+        if device is not None:
+            raise UsageError("--device and --device-class were both given", fix="Leave one of them out")
+        return load_device_class(device_class if not device_class.endswith(".toml") else Path(device_class)), False
+    chosen = find_machine(device) if device else THIS
+    if chosen == THIS:
+        name = host_class()
+        return (load_device_class(name) if name else None), True
+    from edgekit.devices.probe_result import class_of_remote
+
+    name = class_of_remote(chosen)
+    if name is None:
+        raise UsageError(
+            f"no device class fits '{chosen.name}'",
+            valid=f"{', '.join(list_device_classes())}, or the path of a TOML file",
+            fix="Name the class with --device-class",
+        )
+    return load_device_class(name), False
+
+
+@command(MORE, *(name for name in MODEL if name != "weights"), "data", "seed")
+def soup(
+    stated: dict[str, Any],
+    quiet: bool,
+    members: list[Path] = argument(
+        Each(Place(), metavar="CHECKPOINT"), "Checkpoints (.safetensors) of fine-tunes of one model."
+    ),
+    method: Literal["uniform", "greedy"] | None = own(
+        "Model",
+        OneOf(("uniform", "greedy"), metavar="uniform|greedy"),
+        "uniform averages all members; greedy adds a member only if it raises the accuracy on held-out images.",
+        default="greedy with --data, else uniform",
+    ),
+    model_or_demo: str | None = own(
+        "Model",
+        Text(metavar="MODEL"),
+        f"Model of the checkpoints: demo for edgekit's own model, or a {NAMES}.",
+        flags=("--model",),
+    ),
+    num_held_out_samples: int | None = own(
+        "Images",
+        Number(1),
+        "Number of images that choose the members. The remaining images give the final accuracy.",
+        default="half of them",
+    ),
+    output: Path | None = own(
+        "Output", Place(), "The .safetensors file to write.", flags=("--output", "-o"), default=REQUIRED
+    ),
+) -> Answer:
+    """Average the weights of several fine-tunes of one model.
+
+    A soup is one checkpoint that costs no more to run than a member. With
+    --data and --model, only members that raise the accuracy on held-out
+    images are averaged; the remaining images give the final accuracy.
+    """
+    from edgekit.cli import view
+    from edgekit.support.progress import Reporter, loading
+
+    if output is None:
+        raise UsageError(
+            "no output was given", valid="the path of a .safetensors file", fix="Name one with --output FILE"
+        )
+    check_soup_output(output)
+    job = Job.of(model_or_demo or "", stated)
+    network = job.model_options if model_or_demo else None
+    reporter = Reporter(quiet)
+    with loading(reporter):
+        from edgekit.models.soup import SoupOptions, make_soup
+    options = SoupOptions(
+        tuple(members),
+        output,
+        method or ("uniform" if job.data is None else "greedy"),
+        network,
+        job.data,
+        num_held_out_samples,
+        job.seed,
+    )
+    record = make_soup(options, reporter)
+    return Answer(record, [*view.soup_lines(record), str(output)])
+
+
+def check_soup_output(path: Path) -> None:
+    """Raise OutputError unless a .safetensors file can be written there."""
+    place = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.suffix.lower() == ".safetensors" and not path.is_dir() and place.is_dir():
+        return
+    raise OutputError(
+        f"the soup can't be written to '{path}'",
+        valid="the path of a .safetensors file, the one format of soups and of their members",
+        fix="Correct --output",
+    )
+
+
+@command(MORE, "thumbnails", shown=("thumbnails",))
+def report(
+    stated: dict[str, Any],
+    folder: Path = argument(Place(metavar="RUN"), "A run folder."),
+    card: Path | None = own(
+        "Output", Place(), "Model card to write, in the form that model hubs read: a README.md with YAML metadata."
+    ),
+    bom: Path | None = own(
+        "Output",
+        Place(),
+        "Bill of materials to write, as CycloneDX 1.6 in JSON: the model with its figures and their intervals, the "
+        "hashes of images and bundles, the runtimes and the licences.",
+    ),
+) -> Answer:
+    """Print a run's answer, and rewrite its report.html and report.csv."""
+    from edgekit.cli import view
+    from edgekit.report import load_report, render_answer, render_files
+    from edgekit.report.markdown import render_card
+
+    check_file("--card", card)
+    check_file("--bom", bom)
+    document = load_report(folder)
+    run = folder if folder.is_dir() else folder.parent
+    try:
+        render_files(document, run, stated.get("thumbnails", True))
+    except (OutputError, MissingExtraError) as error:
+        print(f"warning: {error}", file=sys.stderr)
+    if card is not None:
+        with writing(card, "--card"):
+            replace_text(card.resolve(), render_card(document))
+    if bom is not None:
+        from edgekit.report.bom import render_bom
+
+        with writing(bom, "--bom"):
+            replace_text(bom.resolve(), render_bom(document, _file_hashes(document, run)))
+    steps = view.after_job(document, folder) if folder.is_dir() else ()
+    return Answer(document, partial(render_answer, document), steps)
+
+
+def _file_hashes(report: "Report", run: Path) -> dict[str, dict[str, str]]:
+    """The hashes of the files of each bundle that is in the run folder, which are checked."""
+    from edgekit.runtime.bundle import read_bundle
+
+    names = {row.bundle for row in report.results if row.bundle and (run / row.bundle).is_dir()}
+    return {name: read_bundle(run / name).digests() for name in sorted(names)}
+
+
+@command(MORE, of=api.compare, judges=True)
+def compare(
+    stated: dict[str, Any],
+    before: Path = argument(Place(metavar="RUN_A"), "The run folder to compare with, such as yesterday's."),
+    after: Path = argument(Place(metavar="RUN_B"), "The run folder to judge."),
+) -> Answer:
+    """Compare two runs; exit with 1 if something got worse beyond the noise.
+
+    That is a verdict, a figure beyond its confidence interval, or p50 on the
+    same processor with the same threads. Runs of different models or
+    evaluation images are inconclusive, and exit with 1. Prints all figures.
+    """
+    from edgekit.cli import view
+    from edgekit.report.junit import junit_of_comparison
+    from edgekit.report.markdown import summary_of_comparison
+
+    comparison = api.compare(before, after, **stated)
+    return Answer(
+        comparison,
+        view.comparison_lines(comparison, answer_width()),
+        passed=comparison.verdict == "pass",
+        junit=lambda: junit_of_comparison(comparison),
+        summary=lambda: summary_of_comparison(comparison),
+    )
+
+
+@command(MORE)
+def targets(
+    json_: bool,
+    recipe: str | None = own(
+        "Bundles",
+        Text(metavar="NAME"),
+        "Recipe, or a TOML file that holds one, whose rewrites to list instead.",
+    ),
+) -> Answer:
+    """List the runtimes, device classes and recipes.
+
+    These are the values of --target, --device-class and --recipe. With
+    --recipe, list the rewrites of one recipe for each runtime and precision,
+    in the order of application.
+    """
+    from edgekit.config.catalogue import list_catalogue
+
+    if recipe is not None:
+        return _rewrites(recipe, json_)
+    catalogue = list_catalogue()
+    lines = [f"target        {target.name}: {target.runtime}" for target in catalogue.targets]
+    for label, entries in (("device class", catalogue.device_classes), ("recipe", catalogue.recipes)):
+        lines += [f"{label:<12}  {entry.name}: {entry.description}" for entry in entries]
+    return Answer(catalogue, lines)
+
+
+def _rewrites(recipe: str, quiet: bool) -> Answer:
+    from edgekit.config.catalogue import list_rewrites
+    from edgekit.support.progress import Reporter, loading
+
+    load_recipe(recipe)
+    with loading(Reporter(quiet)):
+        from edgekit.compiler.rewrites import REWRITES
+    document = list_rewrites(recipe, REWRITES)
+    lines = [f"{document.name}: {document.description}"]
+    for row in document.rewrites:
+        table = f"[{row.target}]" if row.on is None else f'[{row.target}.on."{row.on}"]'
+        if row.precision == "float":
+            lines.append(f"{table} {', '.join(row.device_classes)}".rstrip())
+        lines.append(f"  {row.precision:<5}  {', '.join(row.rewrites) or 'none'}")
+    return Answer(document, lines)
