@@ -5,8 +5,9 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from tests.helpers.chromium import browsing, opened_tab
 from tests.helpers.tiny import CLASSES, SIDE, MakeBundle
 from tests.helpers.waiting import DEADLINE_S
 
+EDGEKIT = [sys.executable, "-m", "edgekit"]
+
 
 def local_address(lines: Iterator[str], scheme: str = "http") -> str:
     """The page's address for this machine, among the lines that edgekit prints."""
@@ -33,12 +36,11 @@ def local_address(lines: Iterator[str], scheme: str = "http") -> str:
 def test_deploy_measures_in_a_browser(
     chromium: str,
     litertjs: RuntimeFiles,
-    commands: Callable[[], Path],
-    demo_run: Callable[[str], None],
+    finished_run: Path,
     tmp_path: Path,
 ) -> None:
-    demo_run(str(tmp_path / "run"))
-    command = [str(commands() / "edgekit"), "deploy", "run", "--device", "local,web:chromium", "--target",
+    shutil.copytree(finished_run, tmp_path / "run")
+    command = [*EDGEKIT, "deploy", "run", "--device", "local,web:chromium", "--target",
                "tflite", "--iterations", "10", "--warmup", "2", "--threads", "1", "--quiet"]  # fmt: skip
     environment = os.environ | {"XDG_CACHE_HOME": str(litertjs.folder.parent.parent)}
     with (
@@ -77,12 +79,13 @@ TASKS: dict[str, dict[str, Any]] = {
 """What the outputs of the same model can mean."""
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task", [pytest.param(task, marks=[pytest.mark.slow] if changes else []) for task, changes in TASKS.items()]
+)
 def test_evaluate_in_a_browser(
     task: str,
     chromium: str,
     litertjs: RuntimeFiles,
-    commands: Callable[[], Path],
     finished_run: Path,
     photos: Path,
     tmp_path: Path,
@@ -96,7 +99,7 @@ def test_evaluate_in_a_browser(
         data = tmp_path / "labels.csv"
         rows = [f"{file},{file.parent.name}|class_0" for file in sorted(photos.glob("*/*.png"))]
         data.write_text("\n".join(["path,labels", *rows]))
-    evaluate = [str(commands() / "edgekit"), "evaluate", *bundles, "--data", str(data), "--threads", "1", "--json"]
+    evaluate = [*EDGEKIT, "evaluate", *bundles, "--data", str(data), "--threads", "1", "--json"]
     here = json.loads(subprocess.run(evaluate, capture_output=True, check=True, text=True).stdout)
     environment = os.environ | {"XDG_CACHE_HOME": str(litertjs.folder.parent.parent)}
     with subprocess.Popen(
@@ -120,10 +123,10 @@ def test_evaluate_in_a_browser(
 
 
 def test_benchmark_over_https_runs_in_threads(
-    chromium: str, litertjs: RuntimeFiles, commands: Callable[[], Path], finished_run: Path, tmp_path: Path
+    chromium: str, litertjs: RuntimeFiles, finished_run: Path, tmp_path: Path
 ) -> None:
     bundles = [str(finished_run / f"tflite-{precision}") for precision in ("float", "int8")]
-    command = [str(commands() / "edgekit"), "benchmark", *bundles, "--device", "web", "--web-network", "https",
+    command = [*EDGEKIT, "benchmark", *bundles, "--device", "web", "--web-network", "https",
                "--threads", "2", "--iterations", "10", "--warmup", "2", "--json"]  # fmt: skip
     environment = os.environ | {"XDG_CACHE_HOME": str(litertjs.folder.parent.parent)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
