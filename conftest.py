@@ -6,9 +6,10 @@ import pytest
 
 from edgekit.compat.telemetry import VARIABLE
 from tests.docs.blocks import SLOW, SYBIL, commands, demo_folder, demo_run
+from tests.helpers.recorded import recorded
 from tests.helpers.sharing import shared_folder
 
-__all__ = ["commands", "demo_folder", "demo_run", "pytest_collect_file", "shared_folder"]
+__all__ = ["commands", "demo_folder", "demo_run", "pytest_collect_file", "recorded", "shared_folder"]
 
 os.environ[VARIABLE] = "1"  # some tests import ONNX Runtime themselves
 pytest_collect_file = SYBIL.pytest()

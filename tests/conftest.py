@@ -69,6 +69,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=0,
         help="pushes and rollbacks that are killed, and as many cut off, in tests/devices",
     )
+    parser.addoption("--record", action="store_true", help="renew the texts in tests/data/same")
 
 
 @pytest.hookimpl(trylast=True)  # when the terminal's plugin is there
