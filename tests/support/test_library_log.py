@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.errors import CompileError, EngineError
 from edgekit.measure import fresh_process
-from edgekit.support import library_log
+from edgekit.support import child_process, library_log
 from edgekit.support.child_process import run_python, start_python
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
@@ -83,11 +83,14 @@ def test_text_from_elsewhere_controls_no_terminal(tmp_path: Path, log: Path) -> 
     assert not [letter for letter in text if not letter.isprintable() and letter != "\n"]
 
 
-def test_a_child_s_output_outside_of_quiet_is_logged(tmp_path: Path, log: Path) -> None:
+def test_a_child_s_output_outside_of_quiet_is_logged(
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with open_run(tmp_path / "run"):
         run_python(["-c", "import os; os.write(2, b'loud\\n'); os.abort()"])
+        monkeypatch.setattr(child_process, "_command", lambda words: words)  # a shell starts sooner than Python
         with pytest.raises(subprocess.TimeoutExpired):
-            run_python(["-c", "import os, time; os.write(2, b'slow\\n'); time.sleep(60)"], timeout=5)
+            run_python(["sh", "-c", "echo slow >&2; exec sleep 60"], timeout=1)
     lines = log.read_text().splitlines()
     assert lines[lines.index("loud") - 1].endswith(f"exit status {-signal.SIGABRT}")
     assert lines[lines.index("slow") - 1].endswith("timed out")
