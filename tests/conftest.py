@@ -21,6 +21,7 @@ from edgekit.measure.tasks.single_label import SingleLabel
 from edgekit.runtime.bundle import Golden, write_bundle
 from tests.helpers.changed import Affected
 from tests.helpers.environments import build, install_as_printed, new_environment
+from tests.helpers.forks import keep_onnx_translations
 from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.missing import missing
 from tests.helpers.sharing import SharedRun, kept, made_once
@@ -83,6 +84,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # what is imported by now; pytest itself searches everything else for cycles when it ends
+
+
+def pytest_runtest_setup() -> None:
+    keep_onnx_translations()
 
 
 @pytest.fixture(scope="session")

@@ -26,13 +26,6 @@ _MASK = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\x
 MODELS = {"cortex-a76": "Raspberry Pi 5 Model B Rev 1.0", "cortex-a72": "Raspberry Pi 4 Model B Rev 1.4"}
 _CLOCK_KHZ = {"cortex-a76": 2_400_000, "cortex-a72": 1_800_000}
 _MIDR = {"cortex-a76": "0x00000000414fd0b1", "cortex-a72": "0x00000000410fd083"}
-_SITECUSTOMIZE = """
-import sys
-if "-c" in sys.orig_argv and "run_module" in sys.orig_argv[-1]:
-    import compileall
-    compileall.compile_file = lambda *_, **__: False
-"""
-"""Keeps the pip of ensurepip, which takes no options, from compiling pip: `compile_installed` does that sooner."""
 CORES = len(os.sched_getaffinity(0))
 """Number of cores in the emulated /sys, which must match this machine's because programs see those."""
 
@@ -77,8 +70,6 @@ def make_root(suite: str, folder: Path) -> Path:
     devices = str(source / "dev")  # the board uses this machine's devices
     shutil.copytree(source, root, symlinks=True, ignore=lambda place, names: names if place == devices else [])
     write_vcgencmd(root, PI4)
-    version = debian.PYTHONS[suite]
-    (root / f"etc/python{version}/sitecustomize.py").write_text(_SITECUSTOMIZE)
     return root
 
 

@@ -107,15 +107,23 @@ def serve(address: str) -> None:
     os._exit(0)  # the libraries' own clean-up takes seconds
 
 
-def _export_to_onnx() -> None:
-    """Export something, for which torch makes its table of translations to ONNX. That takes two seconds.
+def keep_onnx_translations() -> None:
+    """Let torch keep its table of translations to ONNX, if an export has imported it.
 
-    In torch 2.13, which would make the table anew in each export, it is that of a private class.
+    In torch 2.13, which would make the table anew in each export, it is that of a private class. A small export spends
+    most of its time on it.
     """
-    import torch
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
+    imported = sys.modules.get("torch.onnx._internal.exporter._registration")
+    if imported and not hasattr(imported.ONNXRegistry.from_torchlib, "cache_info"):
+        imported.ONNXRegistry.from_torchlib = staticmethod(cache(imported.ONNXRegistry.from_torchlib))
 
-    ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign]
+
+def _export_to_onnx() -> None:
+    """Export something, so that the table is there."""
+    import torch
+    import torch.onnx._internal.exporter._registration
+
+    keep_onnx_translations()
     torch.onnx.export(torch.nn.Conv2d(3, 4, 3).eval(), (torch.zeros(1, 3, 8, 8),), dynamo=True, verbose=False)
 
 
