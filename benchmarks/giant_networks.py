@@ -15,8 +15,8 @@ from timm.models.maxxvit import MaxxVit, MaxxVitCfg, MaxxVitStage, MaxxVitTransf
 from torch import nn
 
 from edgekit.compat.open_clip import build_vision_tower
+from edgekit.models.checkpoint import randomize
 from edgekit.models.open_clip_source import ImageClassifier, deployable
-from edgekit.models.weights import randomize
 from edgekit.support.libraries import import_needed
 
 WIDTHS = (256, 512, 1024, 2048, 3072)

@@ -33,7 +33,7 @@ def measure(
     model: str, imgsz: int | None, data: Path, calibrate: int, count: int, model_args: Mapping[str, Any] = NO_ARGUMENTS
 ) -> list[dict[str, Any]]:
     """Measure one row for each target of a model, which is built with `model_args`."""
-    from edgekit.config.choices import Precision
+    from edgekit.config.runtimes import Precision
     from edgekit.images.dataset import crop_samples
     from edgekit.job import Job
     from edgekit.models.network import batched_logits

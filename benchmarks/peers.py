@@ -34,7 +34,7 @@ from benchmarks.peerlib.timing import answer_all, kernel_times, time_all
 from benchmarks.recording import features, keep_recording, new_recording, recording_of
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import EdgekitError
-from edgekit.measure.profile_summary import summarize_profile
+from edgekit.measure.bundles import summarize_profile
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import open_session
 from edgekit.support.files import replace_text

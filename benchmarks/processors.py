@@ -37,8 +37,7 @@ from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.request import BuildSpec
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.profile import profile_bundle
-from edgekit.runtime.session import open_session
-from edgekit.runtime.vnni import lacks_vnni
+from edgekit.runtime.session import lacks_vnni, open_session
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 

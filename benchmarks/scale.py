@@ -29,8 +29,7 @@ from scipy.optimize import nnls
 
 from benchmarks.memory import INTERVAL, memory_of, peak_of_this_process
 from benchmarks.rows import keep_rows, read_rows
-from edgekit.config.choices import PRECISIONS
-from edgekit.config.runtimes import RUNTIMES
+from edgekit.config.runtimes import PRECISIONS, RUNTIMES
 
 HERE = Path(__file__).resolve().parent
 ROWS, TABLES, PICTURE = HERE / "scale.json", HERE / "SCALE.md", HERE.parent / "docs/scale.png"
@@ -73,9 +72,9 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
     from edgekit.job import Job
     from edgekit.measure import machine
     from edgekit.models.options import ModelOptions
-    from edgekit.pipeline.build_process import graphs_of, write_spec
+    from edgekit.pipeline.builder import graphs_of, write_spec
     from edgekit.pipeline.loading import load_job
-    from edgekit.pipeline.plan_shape import shape_of_model
+    from edgekit.pipeline.plan import shape_of_model
     from edgekit.runtime.backend import load_backend
     from edgekit.support.progress import Reporter
     from edgekit.support.run_folder import open_run
@@ -125,9 +124,9 @@ def stages_of(name: str, file: Path, target: str) -> list[dict[str, Any]]:
 
 
 def _measured(stages: Stages, name: str, file: Path, target: str) -> list[dict[str, Any]]:
-    from edgekit.config.choices import Precision
-    from edgekit.pipeline.build_process import graphs_of
-    from edgekit.pipeline.compile import compile_stage
+    from edgekit.config.runtimes import Precision
+    from edgekit.pipeline.build import compile_stage
+    from edgekit.pipeline.builder import graphs_of
     from edgekit.runtime.backend import load_backend
     from edgekit.runtime.bundle import read_bundle
     from edgekit.runtime.session import open_session
@@ -166,8 +165,8 @@ def tables() -> None:
     """Write SCALE.md and the picture."""
     import matplotlib
 
-    from edgekit.compiler.quantize.gptq import MOST_INPUTS_OF_LARGE
-    from edgekit.config.sizes import ROUNDED_TOGETHER_UP_TO
+    from edgekit.compiler.rounding import MOST_INPUTS_OF_LARGE
+    from edgekit.config.runtimes import ROUNDED_TOGETHER_UP_TO
     from edgekit.pipeline.plan import STAGES
 
     matplotlib.use("Agg")
@@ -225,8 +224,7 @@ def fit() -> None:
     """
     from edgekit.config.recipes import recipe_for
     from edgekit.models.options import ModelOptions
-    from edgekit.pipeline.plan import STAGES, size_of_weights, terms
-    from edgekit.pipeline.plan_shape import shape_of_model
+    from edgekit.pipeline.plan import STAGES, shape_of_model, size_of_weights, terms
 
     rows = [row for row in read_rows(ROWS) if row["model"] in FITTED]
     models = sorted({row["model"] for row in rows}, key=FITTED.index)

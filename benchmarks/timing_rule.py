@@ -21,15 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.rows import Row, keep_rows
-from edgekit.measure import latency, steadiness
+from edgekit.measure import latency
 from edgekit.measure.fresh_process import Fresh
 from edgekit.measure.gates import judge_latency
-from edgekit.measure.latency import speedup
+from edgekit.measure.latency import latency_of, speedup, time_steadily
 from edgekit.measure.settings import Gates, Timing
-from edgekit.measure.steadiness import time_steadily
-from edgekit.measure.timing import latency_of
-from edgekit.report.device import Conditions, DeviceFacts, MachineState
-from edgekit.report.measurement import Measurement
+from edgekit.report.figure import Conditions, DeviceFacts, MachineState
+from edgekit.report.row import Measurement
 from edgekit.support.progress import Reporter
 
 RESULTS = Path(__file__).parent / "timing_rule.json"
@@ -147,7 +145,7 @@ class Calm:
 @contextmanager
 def simulated(machine: Machine) -> Iterator[None]:
     """Let edgekit time with the machine's clock."""
-    with mock.patch.object(latency, "time", machine.clock), mock.patch.object(steadiness, "TelemetrySampler", Calm):
+    with mock.patch.object(latency, "time", machine.clock), mock.patch.object(latency, "TelemetrySampler", Calm):
         yield
 
 

@@ -26,15 +26,15 @@ from edgekit.job import Job, job_of, kinds
 from edgekit.job.job import MAKING, MEASURING, MOST_THREADS, declarations, default_of
 from edgekit.job.kinds import SPELLING, Duration, Number, Own, Text, own
 from edgekit.job.saved import bundles_of
-from edgekit.support.interrupts import interruptible, noting
+from edgekit.support.child_process import interruptible, noting
 from edgekit.support.libraries import OfProcess, let_threads_sleep
 from edgekit.support.libraries import quiet as silent
 
 if TYPE_CHECKING:
-    from edgekit.devices.benchmark import Benchmark
     from edgekit.devices.push import Pushed
+    from edgekit.devices.remote import Benchmark
     from edgekit.measure.evaluation import BundleEvaluation
-    from edgekit.measure.tasks.own_metric import Metric
+    from edgekit.measure.task import Metric
     from edgekit.report.compare import Comparison
     from edgekit.report.document import Report
     from edgekit.runtime import Session
@@ -175,7 +175,7 @@ def _job(model: Any, transform: Any, name: str | None, options: dict[str, Any], 
     Without a transform, a network in memory gets that of the images.
     """
     if not isinstance(model, str | os.PathLike):
-        from edgekit.images.layouts.in_memory import transform_of
+        from edgekit.images.dataset import transform_of
         from edgekit.models.module_source import name_of
         from edgekit.models.options import ModelOptions
 
@@ -285,7 +285,7 @@ def quantize(
     if options.get("output") is None:  # a measured run keeps its bundles
         job = replace(job, output=job.folder.with_name(f"{job.folder.name}-quantized"))
     with running(quiet) as reporter:
-        from edgekit.pipeline.steps import build_bundles
+        from edgekit.pipeline.builder import build_bundles
 
         (made,) = build_bundles(job, reporter).values()
     if isinstance(made, Exception):
@@ -346,7 +346,7 @@ def evaluate(
         quiet: Show no progress.
         options: Fields of the job.
     """
-    from edgekit.measure.evaluate_bundles import Scale, evaluate_bundles
+    from edgekit.measure.evaluation import Scale, evaluate_bundles
     from edgekit.support.run_folder import check_output
 
     paths, job = bundles_of(_paths(bundles)), Job.of("", {"data": data, **options})
@@ -368,7 +368,7 @@ def evaluate(
         )  # fmt: skip
         if browser is None:
             return evaluated(paths)
-        from edgekit.devices.web.evaluate import evaluate_in_browser
+        from edgekit.devices.web.pages import evaluate_in_browser
 
         return evaluate_in_browser(browser, paths, reference, job.threads, evaluated, reporter)
 
@@ -414,7 +414,7 @@ def benchmark(
         quiet: Show no progress.
         options: Fields of the job.
     """
-    from edgekit.devices.benchmark import benchmark_devices
+    from edgekit.devices.remote import benchmark_devices
 
     paths, job = bundles_of(_paths(bundles)), Job.of("", options)
     if sustain_s is not None and job.iterations is not None:

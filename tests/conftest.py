@@ -13,11 +13,11 @@ from hypothesis import settings
 from PIL import Image
 
 from edgekit.cli.main import main
-from edgekit.devices.web.runtime_package import VERSION, RuntimeFiles, runtime_files
+from edgekit.devices.web.page_messages import VERSION, RuntimeFiles, runtime_files
 from edgekit.errors import MissingExtraError
 from edgekit.images.dataset import LabelledCrops
 from edgekit.measure.accuracy import EvaluationImages
-from edgekit.measure.tasks.single_label import SingleLabel
+from edgekit.measure.tasks import SingleLabel
 from edgekit.runtime.bundle import Golden, write_bundle
 from tests.helpers.changed import Affected
 from tests.helpers.environments import build, install_as_printed, new_environment

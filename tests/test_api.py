@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 import edgekit
 from edgekit import api
 from edgekit.cli.main import main
-from edgekit.config.choices import PRECISIONS
+from edgekit.config.runtimes import PRECISIONS
 from edgekit.errors import BundleError, InputError
 from edgekit.job import Job
 from edgekit.job.job import arguments_of, declarations
@@ -184,7 +184,7 @@ def test_quantize_takes_the_transform_of_its_images(
         taken.append(job)
         return {"onnx-int8": object()}
 
-    monkeypatch.setattr("edgekit.pipeline.steps.build_bundles", build)
+    monkeypatch.setattr("edgekit.pipeline.builder.build_bundles", build)
     images: Any = Photos(sets[0])
     images.transform = object()
     edgekit.quantize(network(tmp_path), images, target="onnx", quiet=True)

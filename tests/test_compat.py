@@ -29,7 +29,7 @@ from pathlib import Path
 import edgekit.runtime
 edgekit.runtime.engine.import_runtime("openvino")
 import torch
-import edgekit.compiler.quantize.calibrate
+import edgekit.compiler.calibrate
 from edgekit.runtime.openvino.backend import Backend
 from tests.helpers.graphs import export_graph
 from edgekit.config.device_classes import load_device_class
@@ -171,7 +171,7 @@ def test_litert_torch_still_gives_a_dq_the_layout_of_its_reader() -> None:
     from litert_torch._convert.fx_passes.optimize_layout_transposes_pass.pass_body import OptimizeLayoutTransposesPass
 
     from edgekit.compat.litert_torch import insert_t_q_dq, keep_layout_marks
-    from edgekit.compiler.quantizers import DEQUANTIZE
+    from edgekit.compiler.layers import DEQUANTIZE
 
     keep_layout_marks()
     for insert, keeps in ((insert_t_q_dq, False), (OptimizeLayoutTransposesPass.insert_t_q_dq, True)):
@@ -474,9 +474,7 @@ def test_a_graph_exported_by_copying_is_the_one_that_torch_traces(monkeypatch: p
 
     from edgekit.compat import torch_program
     from edgekit.compat.torch import compiled
-    from edgekit.compiler.export import trace
-    from edgekit.compiler.graph import insert
-    from edgekit.compiler.nodes import A
+    from edgekit.compiler.graph import A, insert, trace
 
     class Small(nn.Module):
         def __init__(self) -> None:
@@ -672,8 +670,8 @@ def test_nncf_still_reduces_each_weight_for_each_image(monkeypatch: pytest.Monke
     assert (shapes.count((4, 3, 2, 2)), shapes.count((1, 3, 8, 8))) == (1, 5)
     assert PTEngine.infer is infer
     shapes.clear()
-    monkeypatch.setattr("edgekit.compiler.quantize.calibrate.collecting_by", lambda run, library: nullcontext())
-    monkeypatch.setattr("edgekit.compiler.quantize.calibrate.ORDERLESS", frozenset())
+    monkeypatch.setattr("edgekit.compiler.calibrate.collecting_by", lambda run, library: nullcontext())
+    monkeypatch.setattr("edgekit.compiler.calibrate.ORDERLESS", frozenset())
     quantize(graph, images, load_recipe("default"), "onnx")
     assert (shapes.count((4, 3, 2, 2)), shapes.count((1, 3, 8, 8))) == (5, 5)
 

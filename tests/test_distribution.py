@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.support import distribution
+from edgekit.support import libraries
 from tests.helpers.environments import PIP, run
 
 _BETWEEN = r"""["',\s\\]+"""
@@ -62,7 +62,7 @@ def test_the_metadata_names_and_requires_the_right_distribution(kind: str, reque
         for name, text in texts(request.getfixturevalue(kind)).items()
         if name.endswith((".dist-info/METADATA", "/PKG-INFO"))
     )
-    assert metadata["Name"] == distribution.NAME == "edgekit-deploy"
+    assert metadata["Name"] == libraries.NAME == "edgekit-deploy"
     required = {re.split(r"[^\w.-]", each)[0] for each in metadata.get_all("Requires-Dist", [])}
     assert {"numpy", "torch"} <= required
     assert "edgekit" not in required
@@ -101,7 +101,7 @@ NAME = "edgekit"
 )
 def test_a_planted_line_is_found(command: str) -> None:
     assert bare_installs(f"Some text.\n{command.format(NAME)}\n")
-    assert not bare_installs(f"Some text.\n{command.format(distribution.NAME)}\n")
+    assert not bare_installs(f"Some text.\n{command.format(libraries.NAME)}\n")
 
 
 @pytest.mark.parametrize(

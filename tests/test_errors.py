@@ -15,7 +15,7 @@ from edgekit.errors import (
     did_you_mean,
     rebuild,
 )
-from edgekit.support.error_text import explain
+from edgekit.support.progress import explain
 
 NAMES = [name for name in errors.error_names() if name != "EdgekitError"]
 

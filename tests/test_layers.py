@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.tiny import ROOT
 
 PLANTED = {
-    "an import from a higher layer": ("measure/paired.py", "from edgekit.pipeline import options"),
+    "an import from a higher layer": ("measure/statistics.py", "from edgekit.pipeline import options"),
     "a cycle within a room": ("report/figure.py", "from edgekit.report import row"),
     "torch in the SDK": ("runtime/session.py", "import torch"),
 }

@@ -17,7 +17,7 @@ from edgekit import __version__
 from edgekit.config.device_classes import list_device_classes
 from edgekit.config.recipes import list_recipes
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.support import distribution
+from edgekit.support import libraries
 from tests.helpers.environments import PIP, ROOT, find_python, install_as_printed, new_environment, run
 
 EXTRAS = {
@@ -153,7 +153,7 @@ def test_the_command_in_a_message_works_as_printed(cli_python: Path, tmp_path: P
     """In a checkout that isn't installed, which is then an editable one. `cli_python` was installed so from a wheel."""
     checkout = copy_checkout(tmp_path / "a checkout")
     listed = run(*PIP, "--python", cli_python, "list", "--format=freeze", cwd=tmp_path).stdout.split()
-    others = {line.partition("==")[0] for line in listed} - {distribution.NAME, "typer"}
+    others = {line.partition("==")[0] for line in listed} - {libraries.NAME, "typer"}
     python = new_environment(tmp_path / "an environment", lent=sorted(others))
     for cwd in (checkout, tmp_path):
         install_as_printed(python, cwd)

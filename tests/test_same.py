@@ -29,18 +29,13 @@ from edgekit.cli.main import main
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.job import Job
 from edgekit.models.options import ModelOptions, parse_model_args
-from edgekit.pipeline.steps import build_bundles
+from edgekit.pipeline.builder import build_bundles
 from edgekit.report import load_report, render_answer, report_schema
-from edgekit.report.bom import render_bom
-from edgekit.report.document import Report
-from edgekit.report.html import render_html
-from edgekit.report.junit import junit_of_report
-from edgekit.report.markdown import render_card, summary_of_report
-from edgekit.report.serialization import schema_of
-from edgekit.report.write import render_csv
+from edgekit.report.document import Report, schema_of
+from edgekit.report.formats import junit_of_report, render_bom, render_card, summary_of_report
+from edgekit.report.html import render_csv, render_html
 from edgekit.runtime.backend import load_backend
-from edgekit.runtime.bundle import Bundle
-from edgekit.runtime.manifest import Manifest
+from edgekit.runtime.bundle import Bundle, Manifest
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 from tests.helpers import fake_runtime

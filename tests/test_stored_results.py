@@ -15,21 +15,18 @@ from edgekit.config.recipes import load_recipe
 from edgekit.images.dataset import LabelledCrops, Sample, open_dataset
 from edgekit.images.preprocess import Preprocessing
 from edgekit.images.selection import select
-from edgekit.measure import shards
-from edgekit.measure.accuracy import EvaluationImages
-from edgekit.measure.measurement_store import GroupInputs, Machine, MeasurementStore
+from edgekit.measure import accuracy
+from edgekit.measure.accuracy import EvaluationImages, SerialExecutor, Shard, ShardInputs, evaluate_shards
+from edgekit.measure.bundles import GroupInputs, Machine, MeasurementStore
 from edgekit.measure.settings import Gates, Timing
-from edgekit.measure.shards import SerialExecutor, Shard, ShardInputs, evaluate_shards
-from edgekit.measure.tasks.multi_label import MultiLabel
-from edgekit.measure.tasks.single_label import SingleLabel, TopClasses
+from edgekit.measure.tasks import MultiLabel, SingleLabel, TopClasses
 from edgekit.models.network import NetworkIdentity
-from edgekit.pipeline import build, steps, thresholds, torch_reference
+from edgekit.pipeline import build, builder, reference
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.job_images import JobImages
+from edgekit.pipeline.reference import ReferenceInputs, ThresholdInputs, torch_answers
 from edgekit.pipeline.request import BuildSpec, BundleInputs, CalibrationInputs
-from edgekit.pipeline.thresholds import ThresholdInputs
-from edgekit.pipeline.torch_reference import ReferenceInputs, torch_answers
-from edgekit.report.measurement import Measurement
+from edgekit.report.row import Measurement
 from edgekit.report.sensitivity_document import TargetSensitivity
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.files import Inputs
@@ -147,8 +144,8 @@ def make_graph(place: Place, inputs: Any) -> None:
     def read(folder: Path) -> Any:
         return SimpleNamespace(fingerprint=stored.read_text() if stored.exists() else "", labels=())
 
-    place.patch.setattr(steps, "read_facts", read)
-    if not steps._has_graph(place.run.path, inputs, ()):
+    place.patch.setattr(builder, "read_facts", read)
+    if not builder._has_graph(place.run.path, inputs, ()):
         place.made()
         stored.write_text(inputs.key)
 
@@ -160,7 +157,7 @@ def make_reference(place: Place, inputs: Any) -> None:
         place.made()
         return TopClasses(np.array([[1], [2]]), np.ones(2, np.float32))
 
-    place.patch.setattr(torch_reference, "predict", predict)
+    place.patch.setattr(reference, "predict", predict)
     crops: Any = LabelledCrops(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int64))
     network: Any = None
     answers: Any = torch_answers(network, SingleLabel(), crops, inputs, place.run, QUIET)
@@ -188,7 +185,7 @@ def make_shard(place: Place, inputs: Any) -> None:
         place.made()
         return TopClasses(np.array([[1]]), np.ones(1, np.float32))
 
-    place.patch.setattr(shards, "answer", answer)
+    place.patch.setattr(accuracy, "answer", answer)
     dataset: Any = SimpleNamespace(samples=())
     shard = Shard(Path("bundle"), dataset, inputs)
     answers: Any = evaluate_shards(SingleLabel(), [shard], SerialExecutor(), place.run, "0", no_step)
@@ -233,16 +230,16 @@ def make_thresholds(place: Place, inputs: Any) -> None:
         place.made()
         return np.zeros((2, 2), np.float32)
 
-    place.patch.setattr(thresholds, "ThresholdInputs", lambda *_: inputs)
-    place.patch.setattr(thresholds, "torch_logits", outputs)
+    place.patch.setattr(reference, "ThresholdInputs", lambda *_: inputs)
+    place.patch.setattr(reference, "torch_logits", outputs)
     crops = SimpleNamespace(pixels=None)
-    place.patch.setattr(thresholds, "crop_samples", lambda *_, **__: crops)
+    place.patch.setattr(reference, "crop_samples", lambda *_, **__: crops)
     any_: Any = SimpleNamespace(identity=None, preprocessing=None)
     choosing: Any = SimpleNamespace(samples=[Sample("1.png", 0, "", (0,))], hashes=())
     dataset: Any = SimpleNamespace(targets=lambda _: np.eye(2, dtype=bool))
     images = JobImages(dataset, any_, any_, choosing)
     spec = BuildSpec(any_, any_, any_, any_, any_, MultiLabel())
-    assert thresholds.with_thresholds(spec, images, place.run, QUIET).task.thresholds == (0.5, 0.5)
+    assert reference.with_thresholds(spec, images, place.run, QUIET).task.thresholds == (0.5, 0.5)
 
 
 MAKERS: Sequence[tuple[type[Inputs], Callable[[Place, Inputs], None]]] = [
@@ -308,7 +305,7 @@ def test_a_shard_is_evaluated_with_what_its_inputs_say(photos: Path, make_bundle
     dataset = open_dataset(photos, [f"class_{index}" for index in range(10)])
     bundle = read_bundle(make_bundle("onnx"))
     chosen = select(dataset, 5, 0)
-    (shard,) = shards.shards_of(bundle, dataset, chosen, 1)
+    (shard,) = accuracy.shards_of(bundle, dataset, chosen, 1)
     assert (shard.inputs.bundle, shard.inputs.threads) == (bundle.sha256, 1)
     assert shard.inputs.images == chosen.hashes
     assert {"onnxruntime", "numpy", "pillow", "edgekit", "python"} <= shard.inputs.versions.keys()

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.coveragelib.stock import stock_snr_db
 from benchmarks.rows import Row, keep_rows
-from edgekit.config.choices import Precision
-from edgekit.config.runtimes import RUNTIMES
+from edgekit.config.runtimes import RUNTIMES, Precision
 from edgekit.errors import EdgekitError, ModelError
 from edgekit.images.dataset import crop_samples
 from edgekit.job import Job

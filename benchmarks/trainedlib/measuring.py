@@ -19,14 +19,14 @@ from edgekit.images.dataset import crop_each, crop_samples
 from edgekit.images.selection import split
 from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
-from edgekit.measure.profile_summary import summarize_profile
+from edgekit.measure.bundles import summarize_profile
 from edgekit.models.network import batched_logits, torch_logits
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.deploy import deploy
 from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.job_images import ACTIVATIONS, MOST_IMAGES, fitted_temperature
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.temperature import ACTIVATIONS, MOST_IMAGES, fitted_temperature
-from edgekit.report.measurement import Accuracy
+from edgekit.report.row import Accuracy
 from edgekit.runtime.session import open_session
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter

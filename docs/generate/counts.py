@@ -1,7 +1,7 @@
 """How many images a claim about accuracy needs, as a table for the guide that helps to choose."""
 
 from docs.generate.markdown import table
-from edgekit.measure.paired import images_needed
+from edgekit.measure.statistics import images_needed
 
 EXAMPLE = 10_000
 """Images of the imagined evaluation from which the shares below are taken."""

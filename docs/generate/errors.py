@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from docs.generate.markdown import anchor, code, plain, table
 from edgekit import errors
-from edgekit.support.error_text import explain
+from edgekit.support.progress import explain
 
 
 def error_tree() -> str:

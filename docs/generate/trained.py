@@ -7,7 +7,7 @@ from benchmarks.trainedlib.choices import CHOICES, MOST_DROP, REPAIRED, SHIPPED,
 from docs.generate.figures import BENCHMARKS, NOTHING, TIMES, recorded_rows
 from docs.generate.markdown import code, table
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.report.measurement import TOP1
+from edgekit.report.row import TOP1
 
 FILE = "trained.json"
 THRESHOLDS = (0.5, 0.8)

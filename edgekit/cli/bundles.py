@@ -54,8 +54,7 @@ def benchmark(stated: dict[str, Any], quiet: bool, bundles: list[Path] = BUNDLES
     bundle misses --min-speedup, or if the timing is too unsteady to tell.
     """
     from edgekit.cli import view
-    from edgekit.report.junit import junit_of_rows
-    from edgekit.report.markdown import summary_of_rows
+    from edgekit.report.formats import junit_of_rows, summary_of_rows
 
     measured = api.benchmark(bundles, quiet=quiet, **stated)
     rows, title = measured.results, "edgekit benchmark"
@@ -98,8 +97,7 @@ def evaluate(stated: dict[str, Any], json_: bool, quiet: bool, bundles: list[Pat
     code is 1 if a bundle misses --max-drop, or if the interval can't confirm it.
     """
     from edgekit.cli import view
-    from edgekit.report.junit import junit_of_rows
-    from edgekit.report.markdown import summary_of_rows
+    from edgekit.report.formats import junit_of_rows, summary_of_rows
 
     evaluation = api.evaluate(bundles, quiet=quiet, **stated)
     rows, meaningful = evaluation.results, evaluation.accuracy_meaningful
@@ -181,7 +179,7 @@ def classify(
     most similar, with the cosine.
     """
     from edgekit.cli import view
-    from edgekit.measure.classify_images import classify_images
+    from edgekit.measure.inspect_bundle import classify_images
     from edgekit.support.progress import Reporter
 
     job = Job.of("", stated)

@@ -76,7 +76,7 @@ def add(
     from edgekit.config.device_classes import shipped_class
     from edgekit.devices.push import read_trust
     from edgekit.devices.registry import Device, add_device
-    from edgekit.devices.web.runtime_package import check_package
+    from edgekit.devices.web.page_messages import check_package
 
     stated = values_of(stated)
     if package := stated.get("web_runtime"):
@@ -141,9 +141,8 @@ def clean(
     saved: str = argument(Text(metavar="DEVICE"), "The name of a device, or ssh://USER@HOST."),
 ) -> str:
     """Delete the environments and files that edgekit keeps on a device."""
-    from edgekit.devices.probe_result import probe
     from edgekit.devices.registry import find_remote
-    from edgekit.devices.setup import clean
+    from edgekit.devices.setup import clean, probe
     from edgekit.devices.transport import connect
 
     with connect(find_remote(saved)) as connection:

@@ -27,7 +27,7 @@ from edgekit.errors import UsageError, as_sentences
 from edgekit.job import kinds
 from edgekit.job.job import declarations, default_of
 from edgekit.job.kinds import SPELLING, Own, own
-from edgekit.support import error_text
+from edgekit.support import progress
 
 COMMANDS = "Commands"
 MORE = "More"
@@ -165,7 +165,7 @@ def _application() -> Commands:
     """
     traceback = Option(
         "traceback",
-        (error_text.TRACEBACK_OPTION,),
+        (progress.TRACEBACK_OPTION,),
         None,
         None,
         "Print the Python traceback of every error. It may also stand after the command.",

@@ -10,9 +10,9 @@ from edgekit import api
 from edgekit.cli.frame import COMMANDS, FIELDS, MODELS, MORE, NAMES, argument, command, model_argument
 from edgekit.cli.output import Answer, answer_width
 from edgekit.compat.typer import REQUIRED
-from edgekit.config.choices import PRECISIONS
 from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
 from edgekit.config.recipes import load_recipe
+from edgekit.config.runtimes import PRECISIONS
 from edgekit.errors import MissingExtraError, OutputError, UsageError
 from edgekit.job import DEMO, Job, job_of
 from edgekit.job.job import EVERY_CORE, MAKING, MODEL, flag_of
@@ -89,8 +89,7 @@ def _run(job: Job, quiet: bool, dry_run: bool) -> Answer:
     """Run or plan the job."""
     from edgekit.cli import view
     from edgekit.report import render_answer
-    from edgekit.report.junit import junit_of_report
-    from edgekit.report.markdown import summary_of_report
+    from edgekit.report.formats import junit_of_report, summary_of_report
 
     if dry_run:
         planned = _planned(job, quiet)
@@ -133,7 +132,7 @@ def quantize(stated: dict[str, Any], quiet: bool, model: str = ONE_MODEL) -> Ans
         job.check_data()
     job.check_output()
     with api.running(quiet) as reporter:
-        from edgekit.pipeline.steps import quantize_model
+        from edgekit.pipeline.builder import quantize_model
 
         quantized = quantize_model(job, reporter)
     return Answer(quantized, quantized.graphs, passed=not quantized.failures)
@@ -172,7 +171,7 @@ def compile_(
     elif job.output is None:
         raise UsageError("no output folder was given", valid="a new folder", fix="Name one with --output FOLDER")
     with api.running(quiet) as reporter:
-        from edgekit.pipeline.steps import compile_graphs, compile_model
+        from edgekit.pipeline.builder import compile_graphs, compile_model
 
         compiled = compile_graphs(Path(source), job.folder, reporter) if of_graphs else compile_model(job, reporter)
     return Answer(compiled, compiled.bundles, passed=not compiled.failures)
@@ -296,7 +295,7 @@ def _class_of(device: str | None, device_class: str | None) -> tuple[DeviceClass
     if chosen == THIS:
         name = host_class()
         return (load_device_class(name) if name else None), True
-    from edgekit.devices.probe_result import class_of_remote
+    from edgekit.devices.setup import class_of_remote
 
     name = class_of_remote(chosen)
     if name is None:
@@ -398,7 +397,7 @@ def report(
     """Print a run's answer, and rewrite its report.html and report.csv."""
     from edgekit.cli import view
     from edgekit.report import load_report, render_answer, render_files
-    from edgekit.report.markdown import render_card
+    from edgekit.report.formats import render_card
 
     check_file("--card", card)
     check_file("--bom", bom)
@@ -412,7 +411,7 @@ def report(
         with writing(card, "--card"):
             replace_text(card.resolve(), render_card(document))
     if bom is not None:
-        from edgekit.report.bom import render_bom
+        from edgekit.report.formats import render_bom
 
         with writing(bom, "--bom"):
             replace_text(bom.resolve(), render_bom(document, _file_hashes(document, run)))
@@ -441,8 +440,7 @@ def compare(
     evaluation images are inconclusive, and exit with 1. Prints all figures.
     """
     from edgekit.cli import view
-    from edgekit.report.junit import junit_of_comparison
-    from edgekit.report.markdown import summary_of_comparison
+    from edgekit.report.formats import junit_of_comparison, summary_of_comparison
 
     comparison = api.compare(before, after, **stated)
     return Answer(
@@ -469,7 +467,7 @@ def targets(
     --recipe, list the rewrites of one recipe for each runtime and precision,
     in the order of application.
     """
-    from edgekit.config.catalogue import list_catalogue
+    from edgekit.config.recipes import list_catalogue
 
     if recipe is not None:
         return _rewrites(recipe, json_)
@@ -481,7 +479,7 @@ def targets(
 
 
 def _rewrites(recipe: str, quiet: bool) -> Answer:
-    from edgekit.config.catalogue import list_rewrites
+    from edgekit.config.recipes import list_rewrites
     from edgekit.support.progress import Reporter, loading
 
     load_recipe(recipe)

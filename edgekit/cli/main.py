@@ -8,11 +8,10 @@ from collections.abc import Sequence
 
 from edgekit.cli import COMPLETION
 from edgekit.errors import EdgekitError, MissingExtraError, printable
-from edgekit.support import error_text
-from edgekit.support.distribution import install_command
-from edgekit.support.error_text import lines_of
-from edgekit.support.interrupts import interruptible, noting
-from edgekit.support.libraries import SLEEPING
+from edgekit.support import progress
+from edgekit.support.child_process import interruptible, noting
+from edgekit.support.libraries import SLEEPING, install_command
+from edgekit.support.progress import lines_of
 
 CLI_PACKAGES = frozenset(
     ("click", "filelock", "msgspec", "packaging", "platformdirs", "psutil", "rich", "tomlkit", "typer")
@@ -26,13 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault(*SLEEPING)
     rest, traceback = _without_traceback(list(sys.argv[1:] if arguments is None else arguments))
     try:
-        with noting(), interruptible(), error_text.tracebacks_shown(traceback):
+        with noting(), interruptible(), progress.tracebacks_shown(traceback):
             return _run(rest)
     except EdgekitError as error:
         if COMPLETION in os.environ:
             return error.exit_code  # a message would land in the line that the user is typing
         if traceback:
-            print(printable(error_text.text_of(error)), file=sys.stderr)
+            print(printable(progress.text_of(error)), file=sys.stderr)
         print(*lines_of(error), sep="\n", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _without_traceback(arguments: list[str]) -> tuple[list[str], bool]:
     """Remove `--traceback`, which may stand before or after the command; return the rest and whether it was there."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    options = [argument for argument in arguments[:end] if argument != error_text.TRACEBACK_OPTION]
+    options = [argument for argument in arguments[:end] if argument != progress.TRACEBACK_OPTION]
     return options + arguments[end:], len(options) < end
 
 
@@ -65,8 +64,8 @@ def entry() -> None:
     try:
         code = main()
     except Exception as error:
-        print(error_text.text_of(error), file=sys.stderr)
-        print(f"edgekit: {error_text.PLEASE_REPORT}", file=sys.stderr)
+        print(progress.text_of(error), file=sys.stderr)
+        print(f"edgekit: {progress.PLEASE_REPORT}", file=sys.stderr)
         code = 70  # EX_SOFTWARE, which Windows has no name for
     gc.freeze()  # so that Python doesn't spend seconds on the objects of torch and the compilers before it exits
     sys.exit(code)

@@ -17,7 +17,7 @@ from edgekit.support.files import append_text, check_file, replace_text, writing
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from edgekit.report.next_steps import NextStep, Words
+    from edgekit.report.sentences import NextStep, Words
 
 INDENT = "  "
 CONTINUED = " \\"
@@ -44,7 +44,7 @@ def clean_stdout() -> Iterator[TextIO]:
 
 def answer_width() -> int:
     """Most columns of a line that a command prints."""
-    from edgekit.report.terminal import WIDTH
+    from edgekit.report.answer import WIDTH
 
     return min(shutil.get_terminal_size().columns, WIDTH)
 
@@ -79,7 +79,7 @@ class Answer:
     def show(self, out: TextIO, json_: bool) -> None:
         """Print the document as JSON, or else the text and the next commands."""
         if json_:
-            from edgekit.report.serialization import to_json
+            from edgekit.report.document import to_json
 
             out.write(to_json(self.document))
             return

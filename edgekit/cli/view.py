@@ -15,28 +15,30 @@ from edgekit.job.saved import continued
 from edgekit.report.answer import unsteady, with_interval
 from edgekit.report.compare import Comparison, RowComparison, compared_figures, describe_change, inconclusive
 from edgekit.report.document import Report
-from edgekit.report.figure import NOTHING, all_figures, counted, figure_at, score_figures
-from edgekit.report.measurement import TOP1
-from edgekit.report.next_steps import (
+from edgekit.report.figure import NOTHING, Column, all_figures, counted, figure_at, lines_of, score_figures
+from edgekit.report.row import TOP1, Row
+from edgekit.report.sensitivity_document import Sensitivity
+from edgekit.report.sentences import (
     NextStep,
     after_failures,
+    emulated,
+    energy_words,
     more_images,
+    notes_of,
     rows_whose_gate,
     steps_after_run,
+    stream_words,
+    sustain_lines,
     target_option,
+    timing_words,
 )
-from edgekit.report.row import Row
-from edgekit.report.sensitivity_document import Sensitivity
-from edgekit.report.sentences import emulated, energy_words, notes_of, stream_words, sustain_lines, timing_words
-from edgekit.report.table import Column, lines_of
 from edgekit.support.run_folder import JOB
 
 if TYPE_CHECKING:
-    from edgekit.devices.app_state import AppState, Slot
+    from edgekit.devices.messages import AppState, Slot
     from edgekit.devices.push import Pushed, PushedDevice, Status
-    from edgekit.measure.classify_images import Classification
     from edgekit.measure.evaluation import BundleEvaluation, EvaluatedBundle
-    from edgekit.measure.inspect_bundle import Inspection
+    from edgekit.measure.inspect_bundle import Classification, Inspection
     from edgekit.models.soup import SoupRecord
     from edgekit.pipeline.plan import Plan, PlannedBundle
 
@@ -186,7 +188,7 @@ def inspection_lines(inspection: "Inspection") -> Iterator[str]:
 
 def classified_lines(found: "Classification") -> Iterator[str]:
     """The labels, or the similar images, of each image."""
-    from edgekit.measure.classify_images import ClassifiedImage
+    from edgekit.measure.inspect_bundle import ClassifiedImage
 
     for result in found.results:
         if len(found.results) > 1:
@@ -419,7 +421,7 @@ def keeps_job(run: Path) -> bool:
 def _images_in(data: Path, bundle: Path, taken: int) -> int | None:
     """Number of images in a data set without those that are taken; None if the set can't be listed."""
     from edgekit.images.dataset import open_dataset
-    from edgekit.measure.shards import task_in
+    from edgekit.measure.accuracy import task_in
     from edgekit.runtime.bundle import read_bundle
 
     try:

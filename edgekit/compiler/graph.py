@@ -1,24 +1,222 @@
-"""Helpers for passes over an exported graph.
+"""Exported graphs of ATen operations: nodes, constants and the export itself.
 
-A graph of `edgekit.compiler.export` is a `GraphModule` of ATen operations at batch 1. At any moment, each node except
+Reads the nodes of an exported graph: their operations, arguments, values and names.
+
+Stores for the constants of graphs: memory, or mapped files.
+
+A network of billions of weights is rewritten several times on the way to INT8, and each rewrite makes new weights. In
+mapped files, all of them are page cache, which the system writes out and drops when memory is short.
+
+Helpers for passes over an exported graph.
+
+A graph of `edgekit.compiler.graph` is a `GraphModule` of ATen operations at batch 1. At any moment, each node except
 the output has a fake tensor in ``node.meta["val"]``, from which rewrites read its shape and dtype. `set_values`
 computes them in a graph that a library made; `insert` and `add_constant` do so for the nodes that they make.
+
+Exports a network as a functional graph of ATen operations.
+
+torch.export keeps blocks with their own setting of autocast or gradients, and operations that write into their input,
+such as `relu_` and `x[:, 0] += 1`. Passes move, replace and remove nodes as if no node changed another's value, so
+blocks become their nodes, and operations that write become ones that return the result.
 """
 
 import copy
-from collections.abc import Callable, Collection, Sequence
+import operator
+import os
+import tempfile
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument, map_arg
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from edgekit.compat.torch import fake_tensors
-from edgekit.compiler.constant_store import store_of
-from edgekit.compiler.nodes import CONSTANT_VIEWS, Operation, layer_name, operand, operation_of, shape_of
+from edgekit.compat.torch import WRAPPERS, fake_tensors, is_mutable, lazily_compiled, out_of_place, shared_argument
+from edgekit.support.files import writing
+
+A = torch.ops.aten
+Q = torch.ops.quantized_decomposed
+
+T = TypeVar("T")
+Operation: TypeAlias = Callable[..., Any]
+"""An operation that a node calls."""
+CONSTANT_VIEWS = {A.reshape.default, A.permute.default, A.unsqueeze.default, A.expand.default}
+"""Operations of which a parameter remains a constant."""
+
+
+def is_view_of_constant(node: Argument) -> bool:
+    """Whether a node is a parameter, or nothing but views of one."""
+    while isinstance(node, Node) and node.target in CONSTANT_VIEWS:
+        node = node.args[0]
+    return isinstance(node, Node) and node.op == "get_attr"
+
+
+def node_of(argument: Argument) -> Node:
+    """An argument that must be a node. Raises TypeError for any other."""
+    if not isinstance(argument, Node):
+        raise TypeError(f"expected a node of the graph, not {argument!r}")
+    return argument
+
+
+def literal(argument: Argument, kind: type[T]) -> T:
+    """An argument that must be a literal of this type. Raises TypeError for any other."""
+    if not isinstance(argument, kind):
+        raise TypeError(f"expected {kind.__name__}, not {argument!r}")
+    return argument
+
+
+def number(argument: Argument) -> float:
+    """An argument that must be a number. Raises TypeError for any other."""
+    return float(argument) if isinstance(argument, int) else literal(argument, float)
+
+
+def integers(argument: Argument) -> list[int]:
+    """An argument that must be a list or tuple of integers. Raises TypeError for any other."""
+    if not isinstance(argument, list | tuple):
+        raise TypeError(f"expected a list of integers, not {argument!r}")
+    return [literal(item, int) for item in argument]
+
+
+def axes_of(permute: Node) -> list[int]:
+    """For each axis of a permute's output, the axis of its input."""
+    axes = integers(permute.args[1])
+    return [axis % len(axes) for axis in axes]
+
+
+def pair(argument: Argument) -> tuple[int, int]:
+    """A pair that ATen gives as n, [n] or [n, m]."""
+    items = [argument] if isinstance(argument, int) else integers(argument)
+    return (items[0], items[-1])
+
+
+def argument(node: Node, position: int, default: Argument = None) -> Argument:
+    """The argument at a position, or the operation's default, which a graph may leave out."""
+    return node.args[position] if len(node.args) > position else default
+
+
+def operand(node: Node, position: int = 0) -> Node:
+    """The node at a position among a node's arguments. Raises TypeError if a literal is there."""
+    return node_of(node.args[position])
+
+
+def operation_of(node: Node) -> Operation:
+    """The operation that a node calls. Raises TypeError for a node that calls none."""
+    if not callable(node.target):
+        raise TypeError(f"expected a call of an operation, not {node.format_node()}")
+    return node.target
+
+
+def value_of(node: Argument) -> Tensor:
+    """The fake tensor of a node, which has a shape and a dtype."""
+    return literal(node_of(node).meta["val"], Tensor)
+
+
+def shape_of(node: Argument) -> tuple[int, ...]:
+    """The shape of a node's value."""
+    return tuple(value_of(node).shape)
+
+
+def layer_name(node: Node) -> str:
+    """Dotted path of the module that the node came from, as in the network's state dict."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = list(stack.values())[-1][0] if stack else ""
+    return str(path) or node.name
+
+
+def is_padding(node: Argument) -> bool:
+    """Whether a node pads height and width with zeros for a single convolution, whose kernel can do the padding."""
+    if not isinstance(node, Node) or node.target is not A.pad.default:
+        return False
+    if len(integers(node.args[1])) > 4 or argument(node, 3):
+        return False
+    zeros = argument(node, 2, "constant") == "constant"
+    return zeros and [user.target for user in node.users] == [A.conv2d.default]
+
+
+def behind_views(node: Node) -> Node:
+    """If `node` starts the reshape and permute that feed rows [N,H*W,C] into a convolution as [N,C,H,W], that layer.
+
+    Otherwise the node itself.
+    """
+    shape = node.args[1] if node.target is A.reshape.default else None
+    if isinstance(shape, list | tuple) and len(shape) == 4:
+        permutes = list(node.users)
+        if [(p.target, *p.args[1:]) for p in permutes] == [(A.permute.default, [0, 3, 1, 2])]:
+            users = list(permutes[0].users)
+            if [user.target for user in users] == [A.conv2d.default]:
+                return users[0]
+    return node
+
+
+LARGE_BYTES = 1 << 20
+"""Size from which a constant gets a file."""
+_STORE = "edgekit_constants"
+"""Key of a graph's store in its `meta`, which copies of the graph share."""
+
+
+class ConstantStore(Protocol):
+    """Keeps the constants that passes add to a graph."""
+
+    def keep(self, value: Tensor) -> Tensor:
+        """A contiguous copy of a constant. Raises OutputError if a disk is full."""
+        ...
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Keeps constants in memory."""
+
+    def keep(self, value: Tensor) -> Tensor:
+        """A contiguous copy of a constant."""
+        return value.detach().clone().contiguous()
+
+
+@dataclass(frozen=True)
+class MappedFiles:
+    """Keeps large constants in mapped files in a folder.
+
+    The files have no names, so that their space is free as soon as their tensors are, even if the process is killed.
+    """
+
+    folder: Path
+
+    def keep(self, value: Tensor) -> Tensor:
+        """A contiguous copy of a constant, mapped if it is large. Raises OutputError if the disk is full."""
+        value = value.detach()
+        if value.nbytes < LARGE_BYTES:
+            return MEMORY.keep(value)
+        with writing(self.folder), tempfile.NamedTemporaryFile(dir=self.folder) as file:
+            value.contiguous().flatten().view(torch.uint8).numpy().tofile(file)
+            file.flush()
+            write_out(file.fileno())
+            return torch.from_file(file.name, size=value.numel(), dtype=value.dtype).view(value.shape)
+
+
+MEMORY = Memory()
+
+
+def keep_constants_in(graph: GraphModule, store: ConstantStore) -> None:
+    """Choose the store for the constants that passes add to this graph, and to copies of it."""
+    graph.meta[_STORE] = store
+
+
+def store_of(graph: GraphModule) -> ConstantStore:
+    """The store of a graph's constants: memory, unless `keep_constants_in` chose another one."""
+    store: ConstantStore = graph.meta.get(_STORE, MEMORY)
+    return store
+
+
+def write_out(file: int) -> None:
+    """Begin to write the pages of an open file to the disk, because the system can drop only written ones."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -199,3 +397,120 @@ def set_bias(graph: GraphModule, node: Node, name: str, bias: Tensor) -> None:
 def _value(node: Node) -> Argument:
     value: Argument = node.meta["val"]  # a tensor, or several
     return value
+
+
+def trace(module: nn.Module, shape: Sequence[int]) -> GraphModule:
+    """The functional graph that torch.export makes of `module`, for float32 inputs of `shape` [1,C,H,W].
+
+    It shares the tensors of the module, which is not changed. Exceptions of the module's own code are not caught.
+    """
+    example = torch.zeros(tuple(shape))
+    return functional_graph(torch.export.export(copy_sharing(module).eval(), (example,)))
+
+
+SAME = {A.alias.default, A.detach.default}
+"""Operations that return their input itself."""
+DROPOUTS = {A.dropout.default, A.feature_dropout.default, A.alpha_dropout.default, A.feature_alpha_dropout.default}
+"""Operations that return their input itself unless they are told to train."""
+
+
+def functional_graph(program: ExportedProgram) -> GraphModule:
+    """The graph of an exported program, with fake tensors and without operations that write into their input."""
+    graph = _module_of(program)
+    if not write_out_of_place(graph):
+        # torch's own functionalization traces everything again, and has other forms of some operations.
+        graph = _module_of(program.run_decompositions({}))
+    return graph
+
+
+def _module_of(program: ExportedProgram) -> GraphModule:
+    graph = lazily_compiled(program.module(check_guards=False))
+    inline_wrapped(graph)
+    return set_values(graph)
+
+
+def write_out_of_place(graph: GraphModule) -> bool:
+    """Replace each operation that writes into its input by the one that returns the result, in place.
+
+    Returns False, with some of them replaced, if a later node reads what was written through another view, as in
+    ``x[:, 0] += 1``. Nodes that return their input itself are removed, because they would be such views.
+    """
+    memory: dict[Node, Node] = {}  # for each node, the one whose memory its value is in
+    for node in list(graph.graph.nodes):
+        if is_same(node):
+            node.replace_all_uses_with(operand(node))
+            graph.graph.erase_node(node)
+            continue
+        memory[node] = node
+        if not is_mutable(node.target):
+            viewed = shared_argument(node.target, node.args)
+            memory[node] = memory[viewed] if isinstance(viewed, Node) else node
+            continue
+        operation, written = out_of_place(node.target), node.args[0]
+        if operation is None or _is_read_elsewhere(node, written, memory):
+            return False
+        written.replace_all_uses_with(node, delete_user_cb=lambda user, node=node: user > node)
+        node.target = operation
+    return True
+
+
+def is_same(node: Node) -> bool:
+    """Whether a node returns its input itself, not a copy."""
+    if node.target in DROPOUTS:
+        return not node.args[2]
+    if node.target is A.contiguous.default:
+        return len(node.args) == 1 and not node.kwargs and value_of(node.args[0]).is_contiguous()
+    return node.target in SAME or (keeps_dtype(node) and len(node.args) == 2 and not node.kwargs)
+
+
+def keeps_dtype(node: Node) -> bool:
+    """Whether a node converts a value to the type that it has."""
+    return node.target is A.to.dtype and value_of(node.args[0]).dtype == node.args[1]
+
+
+def _is_read_elsewhere(write: Node, written: Node, memory: dict[Node, Node]) -> bool:
+    """Whether a node after a write reads the same memory, but not through the node that is written to."""
+    views = (node for node, owner in memory.items() if owner is memory[written] and node not in (written, write))
+    return any(user > write for view in views for user in view.users)
+
+
+def inline_wrapped(graph: GraphModule) -> int:
+    """Replace each subgraph that torch.export made of an autocast or no_grad block by its nodes; returns how many.
+
+    A graph of edgekit has no gradients and computes in float32, so the settings change nothing. An enabled autocast
+    stays.
+    """
+    inlined = 0
+    for node in list(graph.graph.nodes):
+        position = WRAPPERS.get(node.target) if node.op == "call_function" else None
+        if position is None or _is_autocast_enabled(node, position):
+            continue
+        inner = graph.get_submodule(str(operand(node, position).target))
+        assert isinstance(inner, GraphModule)
+        _replace(graph, node, inner, node.args[position + 1 :])
+        inlined += 1
+    return inlined
+
+
+def _is_autocast_enabled(node: Node, position: int) -> bool:
+    return position > 1 and bool(node.args[2])
+
+
+def _replace(graph: GraphModule, node: Node, inner: GraphModule, operands: Sequence[Argument]) -> None:
+    inputs = inner.graph.find_nodes(op="placeholder")
+    copied: dict[Node, Node] = dict(zip(inputs, map(node_of, operands), strict=True))
+    with graph.graph.inserting_before(node):
+        outputs = graph.graph.graph_copy(inner.graph, copied)
+    assert isinstance(outputs, list | tuple)
+    _reuse_metadata(copied)
+    for user in list(node.users):
+        assert user.target is operator.getitem
+        user.replace_all_uses_with(node_of(outputs[literal(user.args[1], int)]))
+        graph.graph.erase_node(user)
+    graph.graph.erase_node(node)
+
+
+def _reuse_metadata(copied: Mapping[Node, Node]) -> None:
+    for old, new in copied.items():
+        if old.op == "call_function":
+            new.meta = dict(old.meta)

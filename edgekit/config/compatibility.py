@@ -11,8 +11,8 @@ from typing import Literal
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from edgekit.config.device_classes import build
 from edgekit.config.runtimes import Machine
-from edgekit.config.toml_reader import build
 
 FILE = "compatibility.toml"
 

@@ -1,12 +1,37 @@
-"""The table of runtimes. Everything that other rooms need to know about a runtime is an attribute of its row."""
+"""The table of runtimes, and the names that users choose from.
+
+Names to choose from: precisions and INT8 schemes of bundles, filters that resize images, and meanings of outputs.
+
+The table of runtimes. Everything that other rooms need to know about a runtime is an attribute of its row.
+
+Sizes of networks, in parameters, at which edgekit begins to save memory or time.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
-from edgekit.config.choices import Scheme
 from edgekit.errors import UsageError, as_sentences, did_you_mean
+
+Precision = Literal["float", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Scheme = Literal["w8a8", "w8"]
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+"""INT8 schemes: "w8a8" quantizes weights and activations, "w8" quantizes only the weights and computes in float."""
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+"""Names of Pillow's filters, as `--interpolation` and a bundle's manifest give them."""
+CROP_MODES = ("center", "squash", "border")
+"""Ways to fit images of another aspect ratio, as `--crop-mode` and a bundle's manifest give them."""
+
+TASKS = ("single-label", "multi-label", "embedding")
+"""Names of the tasks, as `--task` and a bundle's manifest give them."""
+Labelling = Literal["one", "several", "optional"]
+"""Labels of each image of a set: one, at least one, or one if the set has labels at all."""
+Activation = Literal["softmax", "sigmoid", "normalize", "none"]
+"""What turns a model's outputs into scores of classes, or into a vector of length 1; "none" leaves them as they are."""
+
 
 COMPILER_DISTRIBUTIONS = ("torch", "torchao", "nncf", "timm")
 """Distributions that every backend compiles with. A runtime's row lists those that its own backend adds."""
@@ -249,3 +274,21 @@ register(
         unused_files=("ai_edge_litert/libLiteRt*Accelerator.so",),
     )
 )
+
+
+SIDE_BY_SIDE_UP_TO = 50_000_000
+"""Largest network that runs several images side by side. The layers of larger ones keep all cores busy."""
+BUILT_APART_FROM = 50_000_000
+"""Smallest network whose bundles are built in separate processes, with its weights in mapped files."""
+BUILT_SIDE_BY_SIDE_FROM = 1_000_000
+"""Smallest network whose bundles are built in several processes side by side. Each of them imports the compilers first,
+which takes longer than to build a smaller network."""
+CALIBRATED_ONCE_BELOW = 50_000_000
+"""Networks of fewer parameters are calibrated once for all runtimes, which holds their weights three times. The
+processes that build the bundles of larger ones hold them once."""
+ROUNDED_TOGETHER_UP_TO = 150_000_000
+"""Largest network whose layers are rounded together: by "fit", or by GPTQ in groups that share a pass over the images.
+Above it, "fit" needs gigabytes, and GPTQ rounds one layer at a time."""
+EIGHT_RANDOM_IMAGES_UP_TO = 1_000_000_000
+"""Largest network with random weights that sees 8 random images, whose values take a GiB in addition to the weights.
+Larger ones see 2."""

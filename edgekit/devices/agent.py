@@ -21,24 +21,23 @@ from msgspec import convert, to_builtins
 
 from edgekit import __version__
 from edgekit.devices import messages
-from edgekit.devices.app_state import AppState, Refusal, SlotRecord, Trial, readable
+from edgekit.devices.messages import AppState, Refusal, SlotRecord, Trial, readable
 from edgekit.devices.scripts.apps import app_state, locking, switch
 from edgekit.devices.slots import RUN_AGAIN, holding, link, pushing, receive, stored, trusted_key
 from edgekit.errors import BundleRefusedError, DeviceError, EdgekitError
 from edgekit.images.dataset import LabelledCrops
 from edgekit.measure import machine
 from edgekit.measure.accuracy import EvaluationImages
+from edgekit.measure.bundles import measure_group
 from edgekit.measure.inspect_bundle import inspect_bundle, inspect_model
 from edgekit.measure.latency import CallFailed, alternate
-from edgekit.measure.measure_bundles import measure_group
 from edgekit.measure.tasks import task_of
 from edgekit.report.figure import counted
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.runtime.session import golden_error, open_session
 from edgekit.runtime.signature import fingerprint, read_signed_bundle
-from edgekit.support.error_text import kind_of, summary_of, text_of
 from edgekit.support.probe import emulated
-from edgekit.support.progress import Reporter
+from edgekit.support.progress import Reporter, kind_of, summary_of, text_of
 
 TURN_S = 4 * 3600
 """Time limit of waiting for another push or measurement, which may be a long one of several bundles."""

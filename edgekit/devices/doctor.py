@@ -12,15 +12,14 @@ from urllib.request import Request, urlopen
 from edgekit import __version__
 from edgekit.config.compatibility import KnownBad, known_bad
 from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Runtime
-from edgekit.devices import probe_result
-from edgekit.devices.parallel import each_device
-from edgekit.devices.probe_result import ProbeResult
-from edgekit.devices.registry import LOCAL, THIS, Device
+from edgekit.devices import setup
+from edgekit.devices.registry import LOCAL, THIS, Device, each_device
+from edgekit.devices.setup import ProbeResult
 from edgekit.devices.transport import connect
 from edgekit.errors import DeviceError, DevicePythonError, as_sentences
-from edgekit.support import interrupts
+from edgekit.support import child_process
 from edgekit.support.child_process import run_python
-from edgekit.support.distribution import install_command, installed_version, pip_command, pip_install, release
+from edgekit.support.libraries import install_command, installed_version, pip_command, pip_install, release
 from edgekit.support.probe import probe as probe_here
 
 Status = Literal["ok", "warning", "broken"]
@@ -88,13 +87,13 @@ def diagnose(devices: Sequence[Device] = (THIS,)) -> Diagnosis:
 def _examined(device: Device) -> tuple[str, ProbeResult | None, list[Finding]]:
     """A machine's name, the result of its probe, and the findings; those of a device that can't be reached say so."""
     if device == THIS:
-        facts = probe_result.read_probe(probe_here())
+        facts = setup.read_probe(probe_here())
         return LOCAL, facts, list(examine_here(facts, HUB))
     try:
         with connect(device) as connection:
-            facts = probe_result.probe(connection)
+            facts = setup.probe(connection)
     except DeviceError as error:
-        interrupts.check()  # an interrupt makes the main thread close the connections, which is not an error
+        child_process.check()  # an interrupt makes the main thread close the connections, which is not an error
         fix = as_sentences(f"Needed: {error.valid}" if error.valid else "", error.fix)
         problem = error.problem.removeprefix(f"{device.name}: ")
         return device.name, None, [Finding("connection", "broken", problem, fix)]
@@ -103,9 +102,9 @@ def _examined(device: Device) -> tuple[str, ProbeResult | None, list[Finding]]:
 
 def examine_here(facts: ProbeResult, hub: str, installed: Installed = installed_version) -> Iterator[Finding]:
     """Check this machine for what it lacks to make and measure bundles. `hub` is the address of published weights."""
-    fix = f"Make an environment with {probe_result.PYTHONS}: the runtimes publish no wheels for other versions"
+    fix = f"Make an environment with {setup.PYTHONS}: the runtimes publish no wheels for other versions"
     version = platform.python_version()
-    yield _judged("Python", probe_result.supports_python(version), version, fix, "broken")
+    yield _judged("Python", setup.supports_python(version), version, fix, "broken")
     yield from _machine(facts)
     yield _device_class(facts, None, "Name the device class to make bundles for with --device-class")
     yield from _runtimes(facts, installed)
@@ -124,7 +123,7 @@ def examine_device(device: Device, facts: ProbeResult) -> Iterator[Finding]:
     """Check a device for what it lacks to measure bundles."""
     versions = ", ".join(python.version for python in facts.pythons) or "none"
     try:
-        probe_result.python_of(device.name, facts)
+        setup.python_of(device.name, facts)
     except DevicePythonError as error:
         yield Finding("Python", "broken", f"{versions}, but edgekit needs {error.valid}", error.fix)
     else:
@@ -132,7 +131,7 @@ def examine_device(device: Device, facts: ProbeResult) -> Iterator[Finding]:
     yield from _machine(facts)
     yield _device_class(facts, device.device_class, "Set one with `edgekit devices add --device-class`")
     for runtime in RUNTIMES.values():
-        problem = probe_result.wheel_problem(runtime.name, facts)
+        problem = setup.wheel_problem(runtime.name, facts)
         yield _judged(runtime.title, problem is None, problem or "can run", OTHER_RUNTIME)
     yield _space("free memory", facts.memory_available_bytes, 0, "Close other programs there")
     fix = f"Free {ENVIRONMENT_DISK / 1e6:.0f} MB of disk space there, which a set-up may need"
@@ -158,7 +157,7 @@ def _machine(facts: ProbeResult) -> Iterator[Finding]:
     ):
         if value is not None:
             yield Finding(name, "ok", text.format(value))
-    problems = probe_result.platform_problems(facts)
+    problems = setup.platform_problems(facts)
     for name, text, fix in (
         ("processor", f"{facts.cpu}, {facts.machine}, {facts.cores} cores", "Use another device"),
         ("glibc", facts.glibc or "", "Use a newer Linux, such as Debian 12; systems with musl are not supported"),
@@ -203,7 +202,7 @@ def _runtime(runtime: Runtime, facts: ProbeResult, installed: Installed) -> Find
     """Import the runtime in another process, because one compiled for another processor is killed by a signal."""
     module = next((name for name in runtime.import_names if _is_installed(name)), None)
     if module is None:
-        problem = probe_result.wheel_problem(runtime.name, facts)
+        problem = setup.wheel_problem(runtime.name, facts)
         fix = OTHER_RUNTIME if problem else f"Run: {install_command(runtime.extra)}"
         return Finding(runtime.title, "warning", f"not installed: {problem}" if problem else "not installed", fix)
     version = next(filter(None, map(installed, runtime.distributions)), "")

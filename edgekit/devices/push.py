@@ -7,24 +7,20 @@ from pathlib import Path
 from typing import Literal
 
 from edgekit.config.device_classes import list_device_classes, load_device_class
-from edgekit.devices.app_state import AppsAnswer, AppState, SlotRecord, Trial
-from edgekit.devices.messages import PushJob, Slotted
-from edgekit.devices.parallel import each_device, in_threads
-from edgekit.devices.probe_result import ProbeResult, python_of
-from edgekit.devices.protocol import run_agent
-from edgekit.devices.registry import Device
-from edgekit.devices.remote import Board, files_of, open_board
+from edgekit.devices.messages import AppsAnswer, AppState, PushJob, SlotRecord, Slotted, Trial
+from edgekit.devices.registry import Device, each_device, in_threads
+from edgekit.devices.remote import Board, files_of, open_board, run_agent
 from edgekit.devices.scripts import APPS
+from edgekit.devices.setup import ProbeResult, python_of
 from edgekit.devices.slots import fingerprint_of, other_key
 from edgekit.errors import BundleRefusedError, DeviceError, StageError, UsageError, costs_a_row
 from edgekit.measure.settings import Timing
 from edgekit.report import load_report
-from edgekit.report.measurement import Failure
-from edgekit.report.row import Row
-from edgekit.report.serialization import REPORT_FILE
+from edgekit.report.document import REPORT_FILE
+from edgekit.report.row import Failure, Row
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.signature import SIGNATURE, parse_public_key, public_pem, read_public_key, read_signed_bundle
-from edgekit.support import interrupts
+from edgekit.support import child_process
 from edgekit.support.progress import Reporter
 
 MARGIN = 1.5
@@ -304,7 +300,7 @@ def _with_app(
     except Exception as error:
         if not costs_a_row(error):
             raise
-        interrupts.check()  # an interrupt makes the main thread close the connections, which is not an error
+        child_process.check()  # an interrupt makes the main thread close the connections, which is not an error
         if not isinstance(error, StageError):
             reporter.failed(f"{device.name}: the push", error)
         return _failed(device, "error", error)
@@ -377,7 +373,7 @@ def status_of(devices: Sequence[Device], reporter: Reporter) -> Status:
             with open_board(device, reporter) as board:
                 answer = board.ask_apps(hashes=True)
         except DeviceError as error:
-            interrupts.check()  # an interrupt makes the main thread close the connections, which is not an error
+            child_process.check()  # an interrupt makes the main thread close the connections, which is not an error
             return [DeviceStatus(device=device.name, url=device.url, failure=Failure.of("device", error))]
         free = answer.disk_free_bytes
         return [DeviceStatus(device=device.name, url=device.url, disk_free_bytes=free, apps=answer.apps)]

@@ -1,4 +1,6 @@
-"""The user's devices, in a TOML file that `edgekit devices add` and `remove` edit.
+"""The user's devices, one or several at once.
+
+The user's devices, in a TOML file that `edgekit devices add` and `remove` edit.
 
     [pi5]
     url = "ssh://pi@raspberrypi.local"
@@ -13,15 +15,19 @@
     web_runtime = "/home/me/litertjs-core-2.5.3.tgz"
 
 The file is edgekit/devices.toml in the user's configuration folder, or the one that EDGEKIT_DEVICES_FILE names.
+
+Work on several devices at once, and the end of their connections when a command ends early.
 """
 
 import os
 import re
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from threading import Event
+from typing import Any, Literal, TypeVar
 
 from edgekit.errors import OutputError, UsageError, as_sentences, did_you_mean
 from edgekit.support.files import replace_text
@@ -298,3 +304,62 @@ def _editing() -> Iterator[tuple[Mapping[str, Device], MutableMapping[str, Any]]
             f"can't write the devices file '{path}': {error.strerror or error}",
             fix="Set the environment variable EDGEKIT_DEVICES_FILE to another path",
         ) from error
+
+
+T = TypeVar("T")
+_open: set[Callable[[], None]] = set()
+_ends = Event()
+
+
+@contextmanager
+def closing(close: Callable[[], None]) -> Iterator[None]:
+    """Close a connection to devices when the block ends, or earlier if `close_all` is called.
+
+    Raises KeyboardInterrupt while the threads of a command end, so that none of them connects again.
+    """
+    _open.add(close)
+    try:
+        if _ends.is_set():
+            raise KeyboardInterrupt
+        yield
+    finally:
+        close()
+        _open.discard(close)
+
+
+def close_all() -> None:
+    """Close every connection of this process. Work in progress fails with the error of a lost device."""
+    _ends.set()
+    for close in list(_open):
+        close()
+
+
+def in_threads(devices: Sequence[Device], work: Callable[[Device], T], at_once: int) -> list[T]:
+    """Work on devices in threads. Ctrl-C, or an exception in one, closes every connection, which ends the others."""
+    try:
+        with ThreadPoolExecutor(at_once, "device") as pool:
+            futures = [pool.submit(work, device) for device in devices]
+            try:
+                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                    future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                close_all()
+                raise
+    finally:
+        _ends.clear()
+    return [future.result() for future in futures]
+
+
+def each_device(devices: Sequence[Device], measure: Callable[[Device], Sequence[T]]) -> list[T]:
+    """Measure every device. Returns the rows in the order of the devices.
+
+    This machine is measured last, because copying and listening for the others would distort its figures.
+    """
+    others = [device for device in devices if device != THIS]
+    if len(others) < 2:
+        return [row for device in devices for row in measure(device)]
+    rows = dict(zip(others, in_threads(others, measure, len(others)), strict=True))
+    if THIS in devices:
+        rows[THIS] = measure(THIS)
+    return [row for device in devices for row in rows[device]]

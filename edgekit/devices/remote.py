@@ -1,44 +1,191 @@
-"""Measure on a device: send missing files, run the agent there, and return its rows or the error as rows.
+"""Measures on devices through the agent.
+
+Run the agent on a device: send it a job, read its messages until the end record, and show its progress.
+
+Measure on a device: send missing files, run the agent there, and return its rows or the error as rows.
 
 A browser measures in the same way, through edgekit.devices.web.
+
+`edgekit benchmark` on this machine and on devices.
 """
 
+import queue
+import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 from edgekit.config.runtimes import find_runtime
-from edgekit.devices.app_state import AppsAnswer
-from edgekit.devices.messages import Inspected, InspectJob, Measured, MeasureJob, SentImages
-from edgekit.devices.probe_result import check_memory, probe, python_of, row_device, unknown_device
-from edgekit.devices.protocol import mismatch, run_agent
-from edgekit.devices.registry import THIS, Device
+from edgekit.devices import messages
+from edgekit.devices.messages import AppsAnswer, Inspected, InspectJob, Measured, MeasureJob, SentImages
+from edgekit.devices.registry import THIS, Device, each_device
 from edgekit.devices.scripts import APPS
-from edgekit.devices.setup import ensure_environment, send_files
-from edgekit.devices.transport import Connection, connect
-from edgekit.devices.web.pages import Pages
-from edgekit.errors import DeviceError, EdgekitError, InputError
+from edgekit.devices.setup import (
+    check_memory,
+    ensure_environment,
+    probe,
+    python_of,
+    row_device,
+    send_files,
+    unknown_device,
+)
+from edgekit.devices.transport import Connection, connect, ending, exit_error, frozen
+from edgekit.devices.web.pages import Pages, check_browsers, runnable_on, serving
+from edgekit.errors import ConnectionCutError, DeviceError, EdgekitError, InputError, UsageError
+from edgekit.measure import machine
 from edgekit.measure.accuracy import EvaluationImages
-from edgekit.measure.baselines import Group
+from edgekit.measure.bundles import (
+    BuiltBundles,
+    Machine,
+    MeasurementStore,
+    failed_measurement,
+    measure_built,
+    measure_group,
+)
+from edgekit.measure.gates import Group, baselines_of, is_baseline, judge_latency
 from edgekit.measure.inspect_bundle import Inspection, inspect_bundle, inspect_model
-from edgekit.measure.measure_bundles import BuiltBundles, failed_measurement, measure_built
-from edgekit.measure.measurement_store import Machine, MeasurementStore
-from edgekit.measure.settings import Timing
-from edgekit.report.measurement import Failure, Measurement
+from edgekit.measure.settings import Gates, Timing
+from edgekit.report.figure import DeviceFacts
+from edgekit.report.row import Failure, Measurement, Row
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.profile import target_of
-from edgekit.support import interrupts
-from edgekit.support.distribution import release
-from edgekit.support.progress import Reporter, Step
+from edgekit.support import child_process
+from edgekit.support.libraries import release
+from edgekit.support.progress import BugElsewhere, Reporter, Step
 
 if TYPE_CHECKING:
     from edgekit.devices.web.browser import Browser
+
+SILENCE_S = 120
+"""Time without a message after which an agent counts as frozen. It sends one every few seconds."""
+IDLE_S = 300
+"""Time without progress and computing after which a runtime counts as deadlocked."""
+STEP_S = 4 * 3600
+"""Time without progress after which a runtime that computes counts as stuck."""
+BUSY_S = 1.0
+"""Computing time that shows that a runtime isn't deadlocked. The signs of life alone take a thousandth of it each."""
+LINE_BYTES = 64 << 20
+"""Largest line that is read at once; a longer one is no message."""
+WAITING = 100
+"""Number of lines that may wait to be read, so that a broken device can't fill this machine's memory."""
+
+A = TypeVar("A", messages.Measured, messages.Inspected, messages.Slotted)
+
+
+def run_agent(connection: Connection, python: str, job: messages.AgentJob, kind: type[A], reporter: Reporter) -> A:
+    """Run one job and return its answer. DeviceError if the agent fails, falls silent, or doesn't end properly."""
+    name, work = connection.device.name, "the trial" if isinstance(job, messages.PushJob) else "the measurement"
+    with tempfile.TemporaryFile(dir=connection.folder) as stderr:
+        # ONNX Runtime and OpenVINO write into the home. This one is in edgekit's folder and is cleaned with it.
+        home = f"{job.cache}/runtimes"
+        process = connection.start(
+            ["env", f"HOME={home}", f"XDG_CACHE_HOME={home}/.cache", python, "-I", "-m", "edgekit.devices.agent"],
+            stderr,
+        )
+        with ending(process):
+            assert process.stdin
+            assert process.stdout
+            # In another thread, because a device whose disk hangs doesn't read it.
+            threading.Thread(target=_send, args=(process.stdin, messages.encode(job)), daemon=True).start()
+            results: list[messages.Message] = _listen(name, work, process.stdout, reporter)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(SILENCE_S)
+        stderr.seek(0)
+        output = stderr.read().decode(errors="replace")
+    child_process.note(f"{name}: {work} ended with status {process.returncode}", output)
+    connection.check(process.returncode)
+    for message in results:
+        if isinstance(message, messages.Failed):
+            if message.traceback:
+                raise BugElsewhere(message.error, message.problem, message.traceback)
+            raise DeviceError(f"{name}: {message.problem}", valid=message.valid, fix=message.fix)
+    if process.returncode != 0:
+        raise exit_error(name, work, process.returncode, output)
+    ends: list[messages.Message | None] = [None, None, *results]
+    answer, end = ends[-2:]
+    if answer is None or not isinstance(end, messages.Ended):
+        raise ConnectionCutError(f"{name}: the answer is incomplete (no end record)", fix="Run the same command again")
+    if not isinstance(answer, kind):
+        raise mismatch(name)
+    return answer
+
+
+def mismatch(device: str) -> ConnectionCutError:
+    """The error for an answer that isn't one to the job."""
+    return ConnectionCutError(f"{device}: the answer does not match the job", fix="Run the same command again")
+
+
+def _listen(name: str, work: str, pipe: IO[bytes], reporter: Reporter) -> list[messages.Message]:
+    """Read all messages and return those that aren't progress. FrozenError if none arrives, or nothing is done."""
+    lines: queue.Queue[bytes | None] = queue.Queue(WAITING)
+    threading.Thread(target=_read, args=(pipe, lines.put), daemon=True).start()
+    results: list[messages.Message] = []
+    pace = Pace(name, work)
+    with messages.ShownProgress(reporter, f"{name}: ") as progress:
+        while True:
+            try:
+                raw = lines.get(timeout=SILENCE_S)
+            except queue.Empty:
+                raise frozen(name, f"{work} sent no message for {SILENCE_S} s") from None
+            if raw is None:
+                return results
+            message = messages.decode_message(raw)
+            if message is None:
+                continue  # printed by a library, or cut off, in which case the end record will be missing
+            pace.check(message)
+            progress.show(message)
+            if isinstance(message, messages.Answer | messages.Failed | messages.Ended):
+                results.append(message)
+
+
+class Pace:
+    """Tells from an agent's messages whether its work still advances."""
+
+    def __init__(self, device: str, work: str) -> None:
+        self._device, self._work, self._stage = device, work, "start"
+        self._cpu_s = 0.0
+        self._advanced = self._computed = time.monotonic()
+
+    def check(self, message: messages.Message) -> None:
+        """Raise FrozenError if there are signs of life, but neither progress nor computing, for too long."""
+        now = time.monotonic()
+        if not isinstance(message, messages.Alive):
+            self._advanced = self._computed = now
+            if isinstance(message, messages.StageBegan):
+                self._stage = message.title
+            return
+        if message.cpu_s - self._cpu_s >= BUSY_S:
+            self._cpu_s, self._computed = message.cpu_s, now
+        for since, limit_s, problem in (
+            (self._computed, IDLE_S, "computed nothing"),
+            (self._advanced, STEP_S, "made no progress"),
+        ):
+            if now - since > limit_s:
+                raise frozen(self._device, f"{self._work} {problem} for {limit_s} s in the stage '{self._stage}'")
+
+
+def _send(pipe: IO[bytes], job: bytes) -> None:
+    with suppress(OSError, ValueError):  # the exit status tells why
+        pipe.write(job)
+        pipe.flush()
+
+
+def _read(pipe: IO[bytes], put: Callable[[bytes | None], None]) -> None:
+    try:
+        while line := pipe.readline(LINE_BYTES):
+            put(line)
+    except ValueError:
+        pass  # the pipe was closed when the caller's block ended
+    put(None)
+
 
 INSTALLED = (
     "import json; from importlib.metadata import distributions; "
@@ -231,7 +378,7 @@ def measure_on_device(
                 machine = Machine(facts, measurer.versions(group), device.url, device.ssh_config)
                 return store.resumed(group, machine, measure_there, reporter)
         except Exception as error:
-            interrupts.check()  # an interrupt makes the main thread close the connections, which is not an error
+            child_process.check()  # an interrupt makes the main thread close the connections, which is not an error
             if isinstance(error, DeviceError):
                 reporter.warn(str(error), error)
             elif isinstance(error, EdgekitError):
@@ -243,3 +390,57 @@ def measure_on_device(
 
     rows = measure_built(built, unknown, measure)
     return [replace(row, device=facts) if row.device == unknown else row for row in rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """The document of `edgekit benchmark`."""
+
+    schema_version: Literal[1] = 1
+    """Version of this document's format."""
+    device: DeviceFacts
+    """The first device. Each row also names its own."""
+    results: tuple[Row, ...]
+    """One row for each bundle and device."""
+
+
+def benchmark_devices(
+    paths: Sequence[Path], devices: Sequence[Device], timing: Timing, reporter: Reporter, gates: Gates | None = None
+) -> Benchmark:
+    """Measure each bundle on each device. The rows of a device that fails contain its error.
+
+    On this machine, one process times all bundles in turns. On a device, each runtime has its own process, so that a
+    crash doesn't affect the other runtimes. With gates, each bundle has to beat its baselines of the same runtime.
+    Raises UsageError if a bundle is the only one of its runtime then.
+    """
+    check_threads(timing.threads)
+    bundles = {str(path): read_bundle(path) for path in paths}
+    runnable = {device: runnable_on(device, bundles, reporter) for device in devices}
+    check_browsers(devices, timing)
+    if gates is not None:
+        _check_comparable(bundles)
+
+    with serving(devices, reporter) as pages:
+
+        def measure(device: Device) -> Sequence[Measurement]:
+            if device != THIS:
+                return measure_on_device(device, runnable[device], timing, reporter, pages=pages)
+            measured: Mapping[str, Measurement] = measure_group(bundles, timing, machine.describe(), reporter)
+            return list(measured.values())
+
+        measured = each_device(devices, measure)
+    rows = tuple(
+        judge_latency(row, gates, baselines_of(row.name, bundles) if row.name in bundles else ()) for row in measured
+    )
+    return Benchmark(device=rows[0].device, results=rows)
+
+
+def _check_comparable(bundles: Group) -> None:
+    """Raise UsageError for a bundle that has nothing to beat, and that no other bundle has to beat."""
+    for name, bundle in bundles.items():
+        if not baselines_of(name, bundles) and not is_baseline(name, bundles):
+            raise UsageError(
+                f"--min-speedup compares bundles of one runtime, and '{name}' is the only one for "
+                f"{find_runtime(bundle.manifest.target).title}",
+                fix="Also give the float bundle of this runtime, or leave out `--min-speedup`",
+            )

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.devices.faults import full_disk
 from edgekit.devices.scripts import apps
+from edgekit.devices.transport import full_disk
 from edgekit.errors import DeviceError, SignatureError
 from edgekit.runtime.signature import parse_public_key
 from edgekit.support.files import file_sha256

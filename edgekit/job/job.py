@@ -6,10 +6,19 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from edgekit.config.choices import CROP_MODES, INTERPOLATIONS, PRECISIONS, SCHEMES, TASKS, Precision, Scheme
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
-from edgekit.config.runtimes import RUNTIMES, find_runtime
+from edgekit.config.runtimes import (
+    CROP_MODES,
+    INTERPOLATIONS,
+    PRECISIONS,
+    RUNTIMES,
+    SCHEMES,
+    TASKS,
+    Precision,
+    Scheme,
+    find_runtime,
+)
 from edgekit.devices.registry import THIS, Device, PageScheme, find_device
 from edgekit.errors import UsageError, did_you_mean
 from edgekit.job import kinds
@@ -327,7 +336,7 @@ class Job:
     def check_data(self) -> None:
         """Raise UsageError if the job names no images."""
         if self.data is None:
-            from edgekit.images.layouts import VALID
+            from edgekit.images.dataset import VALID_SETS as VALID
 
             raise UsageError("no images were given", valid=VALID, fix="Name labelled images with --data PATH")
 
@@ -346,7 +355,7 @@ class Job:
     @cached_property
     def identified(self) -> ModelOptions:
         """`model_options` with what the files of the network state, which are read once."""
-        from edgekit.models.identify import identify  # torch
+        from edgekit.models.loading import identify  # torch
 
         return identify(self.model_options, self.command)
 

@@ -14,8 +14,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit.config.choices import PRECISIONS, Precision
-from edgekit.config.runtimes import RUNTIMES, runtime_called
+from edgekit.config.runtimes import PRECISIONS, RUNTIMES, Precision, runtime_called
 from edgekit.errors import UsageError, WeightsError
 from edgekit.models.options import ModelArgs, is_saved, parse_model_args
 
@@ -287,14 +286,14 @@ def precisions(label: str, names: list[str]) -> tuple[Precision, ...]:
 
 def check_images(path: Path) -> None:
     """Raise DataError unless the path is an image set in one of the layouts, or a part of one."""
-    from edgekit.images.layouts import open_layout  # numpy
+    from edgekit.images.dataset import open_layout  # numpy
 
     open_layout(path)
 
 
 def check_calibration_list(path: Path) -> None:
     """Raise DataError unless this is the calibration.json of a run."""
-    from edgekit.images.calibration_list import read_list  # numpy
+    from edgekit.images.selection import read_list  # numpy
 
     read_list(path)
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit.config.choices import PRECISIONS
-from edgekit.config.runtimes import RUNTIMES
+from edgekit.config.runtimes import PRECISIONS, RUNTIMES
 from edgekit.errors import DataError, InputError, UsageError
 from edgekit.job import kinds
 from edgekit.job.job import DEMO, Job, Stated, declarations, flag_of
@@ -59,7 +58,7 @@ def is_run(path: Path) -> bool:
     """Whether a path is that of a run folder."""
     if not os.path.isdir(path):
         return False
-    from edgekit.report.serialization import REPORT_FILE
+    from edgekit.report.document import REPORT_FILE
     from edgekit.support.run_folder import STATE
 
     return os.path.isdir(path / STATE) or os.path.isfile(path / REPORT_FILE)
@@ -214,7 +213,7 @@ def bundles_of(paths: list[Path]) -> list[Path]:
 
     Raises InputError for a run without any, or with bundles of several networks.
     """
-    from edgekit.report.serialization import REPORT_FILE, load_report
+    from edgekit.report.document import REPORT_FILE, load_report
     from edgekit.runtime.bundle import MANIFEST
 
     order, bundles = [f"{target}-{precision}" for target in RUNTIMES for precision in PRECISIONS], []

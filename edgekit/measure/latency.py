@@ -1,10 +1,46 @@
-"""Time calls in turns, and compute ratios with their intervals. Needs only numpy."""
+"""Latency and throughput of bundles: rounds in turns, threads and what makes times unreliable.
+
+Time calls in turns, and compute ratios with their intervals. Needs only numpy.
+
+Decide whether a latency is reliable. Any of the following makes it unreliable, checked in this order:
+
+- heat: the processor was throttled during timing;
+- other load: other processes used more than a tenth of the cores that the session's threads need. A CPU that shares
+  its core with a busy one is not idle, so cores count, and each busy CPU takes one;
+- a hidden page: browsers slow down a page that is not in front;
+- drift: of 20 blocks of neighbouring rounds, the third slowest median is more than 50 % of p50 above the third fastest.
+
+An unreliable latency is timed again, up to three times in total. A row that stays unreliable gets a remark. If the user
+stated a speed-up, its verdict is inconclusive instead, so that it neither passes nor is recommended. Measurements that
+are too short to tell, and systems that report nothing, count as reliable. A sustained run measures heat and drift, so
+there they are only remarks.
+
+Reasons for the limits: on two shared virtual cores, a ConvNeXt V2 atto of 8 ms drifted by 3 to 6 % when nothing else
+ran and by 67 to 98 % next to two busy loops. A model of 1 ms drifted by 13 to 44 % when nothing else ran. Other
+processes used at most 0.05 CPUs there, and 1.0 to 1.4 with the loops.
+
+Time sessions in turns in one process, for a number of rounds or for minutes, in which a device warms up.
+
+If a session fails, it is dropped and the others are timed again.
+
+The number of threads with which a bundle is fastest, for jobs that don't state one.
+
+Below about a millisecond, waking a second thread may take longer than it saves. Such a bundle is fastest with one, and
+an app has the other cores for itself.
+
+Measure throughput: several streams side by side, each a thread with its own session of the bundle.
+"""
 
 import gc
 import math
+import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import combinations
 from statistics import NormalDist
 from typing import Generic, TypeVar
@@ -12,9 +48,16 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import costs_a_row
-from edgekit.report.figure import Interval
-from edgekit.report.times import Speedup
+from edgekit.errors import StageError, costs_a_row
+from edgekit.measure.fresh_process import Fresh
+from edgekit.measure.machine import TelemetrySampler
+from edgekit.measure.settings import Timing
+from edgekit.report.figure import Conditions, Interval, counted
+from edgekit.report.row import Latency, Speedup, Sustained, SustainedLatency, SustainedPoint, ThreadTime, Throughput
+from edgekit.runtime.bundle import Bundle
+from edgekit.runtime.engine import check_threads
+from edgekit.runtime.session import open_session
+from edgekit.support.progress import Reporter, Step, each_bundle
 
 K = TypeVar("K")
 Times = NDArray[np.float64]
@@ -193,3 +236,397 @@ def speedup(versus: str, slow: Times, fast: Times, versus_precision: str | None 
     """Speed-up of `fast` over `slow`, the times of the bundle `versus` when it computes in `versus_precision`."""
     point, interval = ratio(slow, fast)
     return Speedup(versus=versus, versus_precision=versus_precision, ratio=point, ci95=interval)
+
+
+BLOCKS = 20
+FEWEST_ROUNDS = 100
+"""Fewest rounds that show drift: in a block of less than five, single rounds dominate the median."""
+MOST_SPREAD = 0.5
+"""Largest drift, as a share of p50."""
+MOST_TAKEN = 0.1
+"""Largest load of other processes on the cores that the threads need, as a share of those."""
+ATTEMPTS = 3
+PRECISE_WITHIN = 0.03
+"""Half of the largest interval, as a share of a ratio, with which timing may end early."""
+LOOK_EVERY = 20
+"""Rounds from one look at the intervals to the next, because it takes as long as some inferences."""
+
+
+def time_steadily(
+    calls: Mapping[K, Callable[[], object]], threads: int, timing: Timing, title: str, reporter: Reporter
+) -> tuple[dict[K, Times], Conditions]:
+    """Time the calls with `alternate`, again if the times are unreliable; returns milliseconds and conditions."""
+
+    def attempt() -> tuple[dict[K, Times], Conditions]:
+        sampler = TelemetrySampler()
+        with reporter.stage(title, timing.warmup + timing.iterations) as step:
+
+            def on_turn(_: K, rounds: int, step: Step = step) -> None:
+                step(rounds / len(calls))
+                sampler()
+
+            enough = enough_rounds if timing.may_end_early else None
+            times = alternate(calls, timing.warmup, timing.iterations, on_turn, enough=enough)
+        return times, sampler.finish()
+
+    return repeat_until_steady(attempt, threads, reporter)
+
+
+def enough_rounds(times: Mapping[K, "array[float]"], fewest: int = FEWEST_ROUNDS, look_every: int = LOOK_EVERY) -> bool:
+    """Whether these rounds, by default enough to show drift, tell precisely how much faster each call is."""
+    rounds = min(map(len, times.values()))
+    if rounds < fewest or rounds % look_every:
+        return False
+    return are_precise({key: np.array(values) for key, values in times.items()}, PRECISE_WITHIN)
+
+
+def repeat_until_steady(
+    attempt: Callable[[], tuple[dict[K, Times], Conditions]], threads: int, reporter: Reporter
+) -> tuple[dict[K, Times], Conditions]:
+    """Make attempts until the times are reliable, at most three; returns those of the last one."""
+    for number in range(ATTEMPTS):
+        times, conditions = attempt()
+        reasons = unreliable(conditions, threads, max((spread(values) or 0 for values in times.values()), default=0))
+        if not reasons or number == ATTEMPTS - 1:
+            break
+        reporter.say(f"timing again: {'; '.join(reasons)}")
+    return times, conditions
+
+
+def spread(times: Times) -> float | None:
+    """Drift of times [N] in ms, or None for too few rounds.
+
+    It is the distance from the third lowest to the third highest of the medians of 20 blocks of neighbouring rounds, as
+    a share of the median of all rounds.
+    """
+    if len(times) < FEWEST_ROUNDS:
+        return None
+    medians = sorted(float(np.median(block)) for block in np.array_split(times, BLOCKS))
+    return (medians[-3] - medians[2]) / float(np.median(times))
+
+
+def unreliable(conditions: Conditions, threads: int, spread: float | None) -> list[str]:
+    """Reasons why a latency is unreliable, each with a remedy; empty if it is reliable."""
+    reasons = [reason] if (reason := throttled(conditions)) else []
+    other, cores = conditions.other_cpus, conditions.cores or conditions.cpus
+    needed = min(threads, cores)
+    if other is not None and other + needed > cores + MOST_TAKEN * needed:
+        reasons.append(
+            f"other processes used {other:.1f} CPUs beside {counted(threads, 'thread')} on {counted(cores, 'core')}: "
+            "stop them, or use fewer --threads"
+        )
+    if conditions.hidden:
+        reasons.append("the page was hidden during timing: keep it in front, and the screen on")
+    if spread is not None and spread > MOST_SPREAD:
+        reasons.append(f"latency drifted by {spread:.0%} of p50: let the machine settle, or raise --iterations")
+    return reasons
+
+
+def throttled(conditions: Conditions) -> str | None:
+    """Reason if the processor was throttled during timing, or None."""
+    if not conditions.throttled:
+        return None
+    degrees = [sample.celsius for sample in conditions.series if sample.celsius is not None]
+    hottest = f", {max(degrees):.0f} °C" if degrees else ""
+    names = ", ".join(conditions.throttled)
+    return f"the processor was throttled during timing ({names}{hottest}): improve its cooling or power supply"
+
+
+T = TypeVar("T")
+PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
+
+
+@dataclass(frozen=True)
+class Timed(Generic[K]):
+    """Result of timing several calls."""
+
+    times: Mapping[K, Times] = field(default_factory=dict)
+    """Milliseconds of each call that didn't fail."""
+    sustained: Mapping[K, Sustained] = field(default_factory=dict)
+    """Summary of each call, if the run was sustained for a number of seconds."""
+    conditions: Conditions | None = None
+    """Conditions during timing; None if every call failed."""
+    failures: Mapping[K, Exception] = field(default_factory=dict)
+    """Error of each call that failed."""
+    batches: Mapping[K, int] = field(default_factory=dict)
+    """Number of inferences whose mean is one time, where it isn't 1."""
+
+
+def time_in_turns(
+    calls: Mapping[K, Callable[[], object]], threads: int, timing: Timing, title: str, reporter: Reporter
+) -> Timed[K]:
+    """Time the calls until the times are reliable, or for `timing.sustain_s` seconds."""
+
+    def once(calls: Mapping[K, Callable[[], object]]) -> Timed[K]:
+        if timing.sustain_s is None:
+            times, conditions = time_steadily(calls, threads, timing, title, reporter)
+            return Timed(times, {}, conditions)
+        times, sustained, conditions = time_sustained(calls, timing.warmup, timing.sustain_s, title, reporter)
+        return Timed(times, sustained, conditions)
+
+    timed, failures = without_failing(calls, once)
+    return replace(timed or Timed(), failures=failures)
+
+
+def time_end_to_end(
+    calls: Mapping[K, Callable[[], object]], timing: Timing
+) -> tuple[dict[K, Times], dict[K, Exception]]:
+    """Time calls that include decoding and preprocessing, in fewer rounds; returns the times and the errors."""
+    rounds = max(5, timing.iterations // 8)
+    times, failures = without_failing(calls, lambda calls: alternate(calls, min(timing.warmup, 2), rounds))
+    return times or {}, failures
+
+
+def without_failing(
+    calls: Mapping[K, Callable[[], object]], measure: Callable[[Mapping[K, Callable[[], object]]], T]
+) -> tuple[T | None, dict[K, Exception]]:
+    """Measure the calls that don't fail; returns the result, or None if all fail, and the error of each that fails."""
+    failures: dict[K, Exception] = {}
+    remaining = dict(calls)
+    while remaining:
+        try:
+            return measure(remaining), failures
+        except CallFailed as failed:
+            failures[failed.key] = failed.error
+            del remaining[failed.key]
+    return None, failures
+
+
+def latency_of(
+    times: Times, threads: int, fresh: Fresh, batch: int = 1, by_threads: tuple[ThreadTime, ...] = ()
+) -> Latency:
+    """Compute latency figures from times [N] in ms, and add those of a fresh process.
+
+    Each time is the mean of `batch` inferences.
+    """
+    p5, p25, p50, p75, p90, p95, p99 = np.percentile(times, PERCENTILES).tolist()
+    return Latency(
+        p5=p5, p25=p25, p50=p50, p75=p75, p90=p90, p95=p95, p99=p99,
+        mean=float(times.mean()),
+        std=float(times.std(ddof=1)) if len(times) > 1 else 0.0,
+        spread=spread(times),
+        count=len(times),
+        threads=threads,
+        by_threads=by_threads,
+        batch=batch,
+        load=fresh.load_ms,
+        first=fresh.first_ms,
+    )  # fmt: skip
+
+
+WINDOW_S = 60.0
+"""Longest first and last window, in seconds."""
+POINTS = 60
+"""Largest number of points in the time series; each covers at least a second."""
+
+
+def time_sustained(
+    calls: Mapping[K, Callable[[], object]], warmup: int, seconds: float, title: str, reporter: Reporter
+) -> tuple[dict[K, Times], dict[K, Sustained], Conditions]:
+    """Time the calls in turns for `seconds`; returns their times in ms, their summaries, and the conditions."""
+    sampler, ends, last = TelemetrySampler(), array("d"), next(reversed(tuple(calls)), None)
+    with reporter.stage(title, max(1, round(seconds))) as step:
+
+        def on_turn(name: K, rounds: int) -> None:
+            now = sampler.seconds()
+            if name == last:
+                step(int(now) - int(ends[-1] if ends else 0))
+                ends.extend([now] * rounds)
+            sampler()
+
+        times = alternate(calls, warmup, 1, on_turn, seconds)
+    conditions, at = sampler.finish(), np.array(ends)[warmup:]
+    return times, {name: sustained(values, at) for name, values in times.items()}, conditions
+
+
+def sustained(times: Times, at: Times) -> Sustained:
+    """Summarize the first and the last minute, from times [N] in ms and the seconds [N] at which their turns ended.
+
+    A run of less than two minutes is split into halves instead.
+    """
+    begin, end = float(at[0]), float(at[-1])
+    window = min(WINDOW_S, (end - begin) / 2)
+    first, last = _figures(times[at <= begin + window]), _figures(times[at >= end - window])
+    width = max(1.0, (end - begin) / POINTS)
+    places = ((at - begin) // width).astype(int)
+    series = tuple(
+        SustainedPoint(begin + place * width, float(np.median(window_times)), len(window_times))
+        for place, window_times in ((place, times[places == place]) for place in np.unique(places).tolist())
+    )
+    return Sustained(
+        seconds=end - begin, window_s=window, first=first, last=last, change=last.p50 / first.p50 - 1, series=series
+    )
+
+
+def _figures(times: Times) -> SustainedLatency:
+    p50, p90, p99 = np.percentile(times, (50, 90, 99)).tolist()
+    return SustainedLatency(p50, p90, p99, len(times))
+
+
+NEAR = 1.25
+"""Largest median, as a multiple of the shortest one, with which a number of threads is timed in turns."""
+APART = 1.05
+"""Ratio up to which two sessions tie: the place of a session in memory alone makes as much."""
+FEWEST_TRIAL_ROUNDS, MOST_ROUNDS = FEWEST_BLOCKS * TURN, 200
+
+
+@dataclass(frozen=True)
+class ThreadChoice:
+    """The number of threads that a bundle is measured with."""
+
+    threads: int
+    times: tuple[ThreadTime, ...] = ()
+    """Medians of the numbers that were compared, fewest first; empty if there was no comparison."""
+
+
+def fastest_threads(bundle: Bundle, cores: int, reporter: Reporter) -> ThreadChoice:
+    """Choose the fastest number of threads on this machine: one, every physical core, or a power of two between.
+
+    It is every core if other processes, or heat, may have slowed down all larger numbers. Raises StageError if a
+    session fails.
+    """
+    if cores == 1:
+        return ThreadChoice(cores)
+    image = bundle.manifest.preprocessing.normalize(bundle.golden().pixels[0])
+    sampler = TelemetrySampler()
+
+    def opened(threads: int, stack: ExitStack) -> Callable[[], object]:
+        return partial(stack.enter_context(open_session(bundle, threads)), image)
+
+    def look(threads: int) -> float:
+        with ExitStack() as stack:
+            times = alternate({threads: opened(threads, stack)}, 1, TURN)
+        return float(np.median(times[threads]))
+
+    try:
+        with reporter.stage(f"{bundle.path.name}: choose threads"), ExitStack() as stack:
+            p50 = promising(cores, look)
+            near = [threads for threads, each in p50.items() if each <= NEAR * min(p50.values())]
+            calls = {threads: opened(threads, stack) for threads in near}
+            enough = partial(enough_rounds, fewest=FEWEST_TRIAL_ROUNDS, look_every=FEWEST_TRIAL_ROUNDS)
+            times = alternate(calls, 1, MOST_ROUNDS, lambda *_: sampler(), enough=enough) if len(near) > 1 else {}
+    except CallFailed as failed:
+        raise failed.error from failed
+    p50 |= {threads: float(np.median(each)) for threads, each in times.items()}
+    chosen = fewest_of_the_fastest(times) if times else near[0]
+    if not is_certain(chosen, p50, sampler.finish()):
+        return ThreadChoice(cores)
+    return ThreadChoice(chosen, tuple(ThreadTime(threads, p50[threads]) for threads in sorted(p50)))
+
+
+def promising(cores: int, look: Callable[[int], float]) -> dict[int, float]:
+    """Median latency in ms by number of threads, from every core down to the first number that is clearly too small."""
+    p50: dict[int, float] = {}
+    for threads in sorted(
+        {cores, *(2**power for power in range(cores.bit_length()) if 2**power < cores)}, reverse=True
+    ):
+        p50[threads] = look(threads)
+        if p50[threads] > NEAR * min(p50.values()):
+            break
+    return p50
+
+
+def fewest_of_the_fastest(times: Mapping[int, Times]) -> int:
+    """The number of threads to choose by times [N] in ms from the same rounds.
+
+    More threads must be faster by the whole interval of the ratio, and by more than two sessions differ anyway.
+    """
+    chosen, *larger = sorted(times)
+    for threads in larger:
+        _, ends = ratio(times[chosen], times[threads])
+        if ends is not None and ends[0] > APART:
+            chosen = threads
+    return chosen
+
+
+def is_certain(chosen: int, compared: Iterable[int], conditions: Conditions) -> bool:
+    """Whether no number of threads that would be faster on an idle machine can have lost.
+
+    Of the numbers above the chosen one, one must have had all the cores that it needs, and was no faster.
+    """
+    larger = [threads for threads in compared if threads > chosen]
+    return not larger or any(not unreliable(conditions, threads, None) for threads in larger)
+
+
+def measure_streams(
+    bundles: Mapping[str, tuple[Bundle, NDArray[np.float32]]], timing: Timing, reporter: Reporter
+) -> tuple[dict[str, Throughput], dict[str, Exception]]:
+    """Throughput of each bundle on its image, and the errors of those that fail; nothing without `timing.streams`."""
+    if not timing.streams:
+        return {}, {}
+    work = f"run {counted(timing.streams, 'stream')}"
+
+    def measure(name: str) -> Throughput:
+        with reporter.stage(f"{name}: {work}"):
+            return measure_throughput(*bundles[name], timing)
+
+    return each_bundle(bundles, measure, reporter, work)
+
+
+def measure_throughput(bundle: Bundle, image: NDArray[np.float32], timing: Timing) -> Throughput:
+    """Run `timing.streams` sessions of the bundle at once on a normalized image, float32 [1,C,H,W].
+
+    The sessions share the cores, unless the user stated the number of threads. Raises StageError if one of them fails.
+    """
+    streams = timing.streams or 1
+    threads = check_threads(timing.threads)
+    if timing.threads is None:
+        threads = min(bundle.manifest.threads or threads, max(1, threads // streams))
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(open_session(bundle, threads)) for _ in range(streams)]
+        calls = [partial(session, image) for session in sessions]
+        times = run_side_by_side(calls, timing.warmup, timing.iterations)
+    p50, p99 = np.percentile(np.concatenate(times), (50, 99)).tolist()
+    return Throughput(
+        streams=streams,
+        threads=threads,
+        images_per_second=sum(1e3 / float(stream.mean()) for stream in times),
+        p50_ms=p50,
+        p99_ms=p99,
+        count=sum(map(len, times)),
+    )
+
+
+def run_side_by_side(calls: Sequence[Callable[[], object]], warmup: int, iterations: int) -> list[Times]:
+    """Time all calls at once, each in its own thread.
+
+    All threads begin the timed rounds together, and end when the first of them has timed `iterations`, so that every
+    time was taken while all of them ran. Each times at least one.
+
+    Returns:
+        Milliseconds of each call's rounds, float64 [N], in the order of the calls.
+
+    Raises:
+        StageError: A call raised it.
+    """
+    begin, stop = threading.Barrier(len(calls)), threading.Event()
+
+    def stream(call: Callable[[], object]) -> Times:
+        times = array("d")
+        try:
+            for _ in range(warmup):
+                call()
+            begin.wait()
+            while not times or not stop.is_set():
+                start = time.perf_counter_ns()
+                call()
+                times.append((time.perf_counter_ns() - start) / 1e6)
+                if len(times) >= iterations:
+                    stop.set()
+        except BaseException:
+            stop.set()
+            begin.abort()  # otherwise the others would wait for this stream
+            raise
+        return np.array(times)
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        try:
+            streams = [pool.submit(stream, call) for call in calls]
+            errors = [error for error in (each.exception() for each in streams) if error is not None]
+        except BaseException:
+            stop.set()
+            begin.abort()
+            raise
+    if errors:  # a stream that waited for the one that failed has a BrokenBarrierError
+        raise next((error for error in errors if isinstance(error, StageError)), errors[0])
+    return [each.result() for each in streams]

@@ -12,18 +12,14 @@ from functools import partial
 
 import numpy as np
 
+from edgekit.measure.bundles import Machine, MeasurementStore
 from edgekit.measure.gates import unsteady
-from edgekit.measure.latency import ratio
+from edgekit.measure.latency import APART, Timed, ratio, spread, time_in_turns, unreliable
 from edgekit.measure.machine import measuring_versions
-from edgekit.measure.measurement_store import Machine, MeasurementStore
 from edgekit.measure.settings import Timing
-from edgekit.measure.steadiness import spread, unreliable
-from edgekit.measure.thread_choice import APART
-from edgekit.measure.timing import Timed, time_in_turns
 from edgekit.report.document import Recommendation
 from edgekit.report.figure import Interval
-from edgekit.report.row import Row
-from edgekit.report.times import F32, in_format
+from edgekit.report.row import F32, Row, in_format
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import open_session
 from edgekit.support.progress import Reporter, each_bundle

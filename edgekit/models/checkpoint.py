@@ -1,13 +1,23 @@
-"""Checkpoints: the tensors of a file or of a saved folder, and what it says about its network.
+"""Weights: checkpoints, random ones and downloads.
+
+Checkpoints: the tensors of a file or of a saved folder, and what it says about its network.
 
 No code that pickles may contain is run.
+
+Weights of networks: those of a checkpoint, and seeded random ones that behave like trained ones.
+
+A constructor initializes parameters that a checkpoint then replaces. For a giant, that costs as much memory as its
+weights, and minutes. The tensors of a large checkpoint therefore become its parameters, mapped from the file.
+
+Downloads from the hub into its cache; an error explains how to get the files another way.
 """
 
 import argparse
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,12 +25,36 @@ from typing import Any, Self
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
+from timm.models import PretrainedCfg
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from edgekit.errors import WeightsError
-from edgekit.models.description import CONFIG, Description, describe, describe_folder, weight_files
-from edgekit.models.labels import StoredNames, stored_names
-from edgekit.models.state_dict import State, some, versions_of_modules, with_versions
+from edgekit.config import runtimes
+from edgekit.errors import HubError, ModelError, WeightsError
+from edgekit.images.preprocess import CHANNELS
+from edgekit.models.description import (
+    CONFIG,
+    PREPROCESSOR,
+    Description,
+    StoredNames,
+    describe,
+    describe_folder,
+    stored_names,
+    weight_files,
+)
+from edgekit.models.network import (
+    LoadedModule,
+    OwnTensors,
+    Rename,
+    State,
+    fit_weights,
+    some,
+    versions_of_modules,
+    with_versions,
+)
+from edgekit.models.options import Note
 from edgekit.support.files import digest, file_sha256
 
 _CODE = re.compile(r"GLOBAL (\S+)")
@@ -235,3 +269,248 @@ def _may_have_tensors(value: object) -> bool:
 
 def _is_plain(value: object) -> bool:
     return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+
+
+def load_weights(build: Callable[[], nn.Module], weights: str, rename: Rename | None = None) -> LoadedModule:
+    """Build a float32 module with the weights of a checkpoint file or saved folder.
+
+    Raises the errors of `build`, `open_checkpoint` and `fit_weights`.
+    """
+    path = Path(weights)
+    checkpoint = open_checkpoint(path)
+    module, own = build_fitted(build, checkpoint.state, path, rename)
+    file, notes = str(checkpoint.files[0]) if path.is_dir() else weights, _notes_on(own, checkpoint, path)
+    return LoadedModule(module, file, checkpoint.sha256, None, class_names=checkpoint.class_names, notes=notes)
+
+
+def build_fitted(
+    build: Callable[[], nn.Module], state: State, path: Path, rename: Rename | None = None
+) -> tuple[nn.Module, OwnTensors]:
+    """Build a float32 module and load a checkpoint's tensors into it, as `fit_weights` does.
+
+    With `sizes.BUILT_APART_FROM` parameters or more, the module gets the tensors themselves if they are float32. Raises
+    the errors of `build` and of `fit_weights`.
+    """
+    if sum(value.numel() for value in state.values()) >= runtimes.BUILT_APART_FROM:
+        with torch.random.fork_rng(devices=[]):
+            fitted = _build_on_tensors(build, state, path, rename)
+        if fitted is not None:
+            return fitted
+    module = build()
+    return module, fit_weights(module, state, path, rename)
+
+
+def _build_on_tensors(
+    build: Callable[[], nn.Module], state: State, path: Path, rename: Rename | None
+) -> tuple[nn.Module, OwnTensors] | None:
+    """The module on the checkpoint's tensors; None if it also needs initial values, or if they don't fit."""
+    try:
+        with parameters_without_memory():
+            module = build()
+        if len(list(module.named_parameters(remove_duplicate=False))) > len(list(module.parameters())):
+            return None  # layers share parameters, which separate tensors would not
+        own = fit_weights(module, state, path, rename, assign=True)
+    except Exception:  # code that reads values may raise anything; the other way reports what doesn't fit
+        return None
+    return None if any(part.is_meta for part in (*module.parameters(), *module.buffers())) else (module, own)
+
+
+@contextmanager
+def parameters_without_memory() -> Iterator[None]:
+    """Move each parameter to the meta device when a module registers it. Buffers keep their values."""
+
+    def on_meta(_: nn.Module, __: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta:
+            return None  # no change
+        return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(on_meta)  # type: ignore[arg-type]  # it may return a parameter
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _notes_on(own: OwnTensors, checkpoint: Checkpoint, path: Path) -> tuple[Note, ...]:
+    """Sentences on averaged weights, on a classifier beside the network, and on tensors that don't belong to it."""
+    notes = []
+    if checkpoint.averaged:
+        notes.append(Note(f"weights: '{checkpoint.averaged}' in '{path.name}', the averaged (EMA) ones"))
+    if own.head:
+        notes.append(Note(f"classifier: '{own.head}' in '{path.name}', which is taken as the network's last layer"))
+    if own.others:
+        unused = f"tensors of '{path.name}' outside the network are unused: {some(own.others)}"
+        notes.append(Note(f"{unused}. If your code computes with them, deploy it as module:factory", doubtful=True))
+    return tuple(notes)
+
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""Layers whose running statistics are measured on random images."""
+
+
+@torch.no_grad()
+def randomize(module: nn.Module, size: tuple[int, int]) -> None:
+    """Fill a module with random weights from torch's current seed, in place; `size` is (height, width) in pixels.
+
+    The constructor's own initialization is meant for training and degenerate otherwise: GRN starts at zero, so it and
+    its rewrites do nothing; a LayerNorm's affine is the identity; layer-scale starts at 1e-6, so that a block adds
+    nothing; a BatchNorm's statistics come from no data. Such a network hides errors, because a compiler that drops a
+    GRN gives the same numbers, and it is too easy to quantize. Where activations fade, all images give the same output,
+    and comparing predictions shows nothing. We therefore make norms, GRN, layer-scale and biases random, scale dense
+    weights so that the variance stays the same from layer to layer, and measure BatchNorm's statistics on random
+    images, so that outputs vary between images. Accuracy remains meaningless. Raises ModelError if the network can't
+    run at `size`.
+    """
+    for name, parameter in module.named_parameters():
+        if parameter.ndim > 1:
+            if name.endswith("weight"):
+                nn.init.kaiming_normal_(parameter, nonlinearity="linear")
+        elif name.endswith("bias"):
+            nn.init.normal_(parameter, 0, 0.05)
+        elif "grn" in name:
+            nn.init.normal_(parameter, 0, 0.5)
+        else:
+            nn.init.uniform_(parameter, 0.5, 1.5)
+    _measure_batch_norms(module, size)
+
+
+def _measure_batch_norms(module: nn.Module, size: tuple[int, int]) -> None:
+    """Set each BatchNorm's mean and variance to those of its inputs for random images."""
+    norms = [norm for norm in module.modules() if isinstance(norm, BATCH_NORMS) and norm.track_running_stats]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # for torch, None means a plain average over the batches
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # fixes the order of sums, so that every machine gets the same statistics
+    module.train()
+    params = sum(parameter.numel() for parameter in module.parameters())
+    count = 8 if params <= runtimes.EIGHT_RANDOM_IMAGES_UP_TO else 2
+    try:
+        run_on_rgb_or_grey(module, lambda channels: random_images(count, size, channels))
+    finally:
+        torch.set_num_threads(threads)
+    module.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def random_images(count: int, size: tuple[int, int], channels: int = 3) -> Tensor:
+    """Normalized float32 images [count,C,H,W] of soft blotches, a tint and some noise, from torch's current seed."""
+    blotches = nn.functional.interpolate(torch.randn(count, channels, 6, 6), size=size, mode="bicubic")
+    return blotches + 0.5 * torch.randn(count, channels, 1, 1) + 0.3 * torch.randn(count, channels, *size)
+
+
+def run(module: nn.Module, images: Tensor) -> Any:
+    """Return `module(images)`; any exception of its code becomes a ModelError with the images' shape."""
+    try:
+        return module(images)
+    # A network may raise anything on an input size that it doesn't support.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"the model can't run on images {list(images.shape)} ({type(error).__name__}: {reason})",
+            fix="Correct `--imgsz`, `--model-args` or its forward, which gets float32 on the CPU",
+        ) from error
+
+
+def run_on_rgb_or_grey(module: nn.Module, images: Callable[[int], Tensor]) -> tuple[int, Any]:
+    """Run on `images(3)` or, if that fails, on `images(1)`; return the number of channels and the output.
+
+    Raises the ModelError of the RGB images if both fail.
+    """
+    failure: ModelError | None = None
+    for channels in CHANNELS:
+        try:
+            return channels, run(module, images(channels))
+        except ModelError as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+_FILES = ("model.safetensors", "pytorch_model.bin")
+_TIMEOUT_S = 5.0
+
+
+def fetch(config: PretrainedCfg, names: tuple[str, ...] = ()) -> Path | None:
+    """Download a model's published weights into the hub's cache, unless they are there already; return the file.
+
+    `names` are those that the file may have, by default the configuration's or timm's. Returns None if the weights are
+    published at a plain URL, from which timm downloads them through torch.hub, which fails at once without a network.
+    Raises HubError if the hub can't be reached or doesn't have the file.
+    """
+    if not config.hf_hub_id:
+        return None
+    names = names or ((config.hf_hub_filename,) if config.hf_hub_filename else _FILES)
+    try:
+        return _cached_or_downloaded(config.hf_hub_id, names)
+    # The client's transport errors have no base class in common with the hub's, and come from another package in each
+    # version.
+    except Exception as error:
+        raise hub_error(config, error) from error
+
+
+def hub_error(config: PretrainedCfg, error: Exception) -> HubError:
+    """The HubError for a failed download: the cause, the file to download elsewhere, and the option that reads it."""
+    model = f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
+    if config.hf_hub_id:
+        file = f"{config.hf_hub_filename or _FILES[0]} of the hub repository {config.hf_hub_id}"
+    else:
+        file = str(config.url)
+    reason = str(error).strip().split("\n")[0][:200]
+    return HubError(
+        f"can't download the weights of {model} ({type(error).__name__}: {reason})",
+        fix=f"Download {file} on a machine with a network, and deploy {model} with `--weights FILE`. To measure speed "
+        "alone, use `--weights random`",
+    )
+
+
+def fetch_repository(repository: str, *, weights: bool) -> Path:
+    """The folder with a saved model of the hub repository `USER/MODEL[@REVISION]`, which is downloaded if needed.
+
+    It has the configuration and the preprocessing, and with `weights` the first of the files that the repository has.
+    Raises HubError if the hub can't be reached or doesn't have the files.
+    """
+    for names in ((CONFIG,), _FILES) if weights else ((CONFIG,),):
+        try:
+            file = _cached_or_downloaded(repository, names)
+        except Exception as error:  # as in `fetch`
+            raise _repository_error(repository, names, error) from error
+    with suppress(Exception):  # not every repository has it
+        _cached_or_downloaded(repository, (PREPROCESSOR,))
+    return file.parent
+
+
+def _cached_or_downloaded(repository: str, names: Sequence[str]) -> Path:
+    """The first of these files that a repository has. Raises anything if it can't be reached or has none.
+
+    The file's metadata are requested first, because that request isn't retried: without a network the hub's download
+    keeps trying for most of a minute, and timm then does so again for the other file name.
+    """
+    name, _, tag = repository.partition("@")
+    revision = tag or None
+    for file in names:
+        if isinstance(cached := try_to_load_from_cache(name, file, revision=revision), str):
+            return Path(cached)
+    for file in names[:-1]:
+        with suppress(EntryNotFoundError):
+            return _downloaded(name, file, revision)
+    return _downloaded(name, names[-1], revision)
+
+
+def _downloaded(name: str, file: str, revision: str | None) -> Path:
+    get_hf_file_metadata(hf_hub_url(name, file, revision=revision), timeout=_TIMEOUT_S)
+    return Path(hf_hub_download(name, file, revision=revision))
+
+
+def _repository_error(repository: str, files: Sequence[str], error: Exception) -> HubError:
+    reason = str(error).strip().split("\n")[0][:200]
+    return HubError(
+        f"can't download {' or '.join(files)} of the hub repository {repository} ({type(error).__name__}: {reason})",
+        valid="a repository USER/MODEL of timm's or transformers' models that this machine can reach",
+        fix=f"Download {CONFIG}, {_FILES[0]} and, if it has one, {PREPROCESSOR} of {repository} into a folder on a "
+        "machine with a network, and name the folder in place of the repository, or pass it with `--weights FOLDER`",
+    )

@@ -14,14 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.errors import ModelError, UsageError
-from edgekit.models.description import names_of_config
-from edgekit.models.inputs import parse_size
-from edgekit.models.labels import StoredNames
+from edgekit.models.checkpoint import load_weights
+from edgekit.models.description import StoredNames, names_of_config
+from edgekit.models.network import LoadedModule, ModelSource, state_sha256
 from edgekit.models.options import TRANSFORMERS, ModelArgs, ModelOptions, Note, folder_of
-from edgekit.models.source import LoadedModule, ModelSource
-from edgekit.models.state_dict import state_sha256
 from edgekit.models.transformers_source import ImageNetwork, take_preprocessing
-from edgekit.models.weights import load_weights
+from edgekit.models.transforms import parse_size
 from edgekit.support.libraries import first_line
 
 ORIGIN = "in memory"

@@ -14,14 +14,11 @@ from torch.nn import functional as F
 
 from edgekit.compat.open_clip import build_vision_tower, keep_first_query, present_layout
 from edgekit.errors import HubError, ModelError, UsageError, WeightsError
-from edgekit.models.checkpoint import open_checkpoint
-from edgekit.models.hub import fetch, hub_error
-from edgekit.models.inputs import size_of_model
-from edgekit.models.labels import IMAGENET_CLASSES, read_labels, resolve_labels
+from edgekit.models.checkpoint import fetch, hub_error, open_checkpoint, randomize
+from edgekit.models.description import IMAGENET_CLASSES, read_labels, resolve_labels
+from edgekit.models.network import LoadedModule, ModelSource, State, fit_weights, state_sha256
 from edgekit.models.options import ModelOptions, Note
-from edgekit.models.source import LoadedModule, ModelSource
-from edgekit.models.state_dict import State, fit_weights, state_sha256
-from edgekit.models.weights import randomize
+from edgekit.models.transforms import size_of_model
 from edgekit.support.files import file_sha256
 from edgekit.support.libraries import first_line, import_needed
 

@@ -21,9 +21,8 @@ from edgekit.images.dataset import LabelledCrops, crop_samples, open_dataset
 from edgekit.images.selection import select
 from edgekit.models.checkpoint import read_checkpoint
 from edgekit.models.loading import load_network, settle_classes
-from edgekit.models.network import torch_logits
+from edgekit.models.network import State, fit_weights, some, torch_logits
 from edgekit.models.options import ModelOptions
-from edgekit.models.state_dict import State, fit_weights, some
 from edgekit.support.files import file_sha256, replacing, writing
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter

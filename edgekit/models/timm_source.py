@@ -11,12 +11,18 @@ from torch import nn
 
 from edgekit.compat.checkpoints import checkpoint_filter
 from edgekit.errors import ModelError, UsageError, WeightsError
-from edgekit.models.hub import fetch, hub_error
-from edgekit.models.inputs import size_of_model
+from edgekit.models.checkpoint import fetch, hub_error, load_weights, randomize
+from edgekit.models.network import (
+    LoadedModule,
+    ModelSource,
+    Rename,
+    State,
+    state_sha256,
+    versions_of_modules,
+    with_versions,
+)
 from edgekit.models.options import ModelArgs, ModelOptions
-from edgekit.models.source import LoadedModule, ModelSource
-from edgekit.models.state_dict import Rename, State, state_sha256, versions_of_modules, with_versions
-from edgekit.models.weights import load_weights, randomize
+from edgekit.models.transforms import size_of_model
 
 # Arguments that timm's own code sets only for published weights, which fine-tunes and random weights need too.
 _AS_PUBLISHED: dict[str, ModelArgs] = {"fbnetc_100": {"bn_eps": 1e-3}}

@@ -12,12 +12,18 @@ from torch import nn
 
 from edgekit.compat.checkpoints import renamed_as_published
 from edgekit.errors import HubError, ModelError, UsageError, WeightsError
-from edgekit.models.inputs import parse_size, resolve_size, size_of_model
+from edgekit.models.checkpoint import build_fitted, load_weights, parameters_without_memory, randomize
+from edgekit.models.network import (
+    LoadedModule,
+    ModelSource,
+    Rename,
+    State,
+    state_sha256,
+    versions_of_modules,
+    with_versions,
+)
 from edgekit.models.options import RESCALING, TORCHVISION, ModelArgs, ModelOptions, Note
-from edgekit.models.source import LoadedModule, ModelSource
-from edgekit.models.state_dict import Rename, State, state_sha256, versions_of_modules, with_versions
-from edgekit.models.transforms import crop_fraction
-from edgekit.models.weights import build_fitted, load_weights, parameters_without_memory, randomize
+from edgekit.models.transforms import crop_fraction, parse_size, resolve_size, size_of_model
 
 # Arguments that torchvision gives to `RESCALING` with published weights, but without the auxiliary classifiers.
 _FLAGS: ModelArgs = {"transform_input": True, "aux_logits": False, "init_weights": False}

@@ -12,14 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from edgekit.errors import ModelError, WeightsError
-from edgekit.models.checkpoint import files_sha256
+from edgekit.models.checkpoint import files_sha256, randomize
 from edgekit.models.description import CLASSIFIES, PREPROCESSOR, describe_folder, weight_files
-from edgekit.models.inputs import InputOptions, resolve_preprocessing, resolve_size, size_of_model
+from edgekit.models.network import LoadedModule, ModelSource, some, state_sha256
 from edgekit.models.options import TRANSFORMERS, ModelOptions, Note
-from edgekit.models.source import LoadedModule, ModelSource
-from edgekit.models.state_dict import some, state_sha256
-from edgekit.models.transforms import processor_inputs
-from edgekit.models.weights import randomize
+from edgekit.models.transforms import InputOptions, processor_inputs, resolve_preprocessing, resolve_size, size_of_model
 from edgekit.support.libraries import first_line, import_needed, quiet
 
 # Its tensors are resized by torch, whose values are within two of 255 levels of Pillow's.

@@ -1,20 +1,169 @@
-"""Builds a bundle in this process, or reuses one whose inputs are still the same."""
+"""Compiles graphs to bundles, or reuses those that exist.
 
+Compiles the graphs of `quantize_stage` to bundles.
+
+`deploy` keeps the graph in memory between the two stages; the commands `quantize` and `compile` store it in a folder.
+
+Builds a bundle in this process, or reuses one whose inputs are still the same.
+"""
+
+import json
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgekit.config.choices import Precision
-from edgekit.errors import BundleError
-from edgekit.pipeline.compile import compile_stage, embedded
-from edgekit.pipeline.graph_to_compile import GraphToCompile
-from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.request import BundleInputs
-from edgekit.runtime.backend import load_backend
-from edgekit.runtime.bundle import Bundle, read_bundle, write_bundle
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgekit import __version__
+from edgekit.compiler.graph import copy_sharing
+from edgekit.compiler.placement import divide_outputs
+from edgekit.config.runtimes import Precision, find_runtime
+from edgekit.errors import BundleError, ParityError
+from edgekit.pipeline.graphs import PARITY, JobGraphs, difference
+from edgekit.pipeline.job_images import ACTIVATIONS, helpful_temperature
+from edgekit.pipeline.request import BundleInputs, GraphFacts, GraphToCompile
+from edgekit.runtime.backend import Artifact, load_backend
+from edgekit.runtime.bundle import Bundle, EngineRequirement, Golden, Manifest, ManifestLayer, read_bundle, write_bundle
+from edgekit.runtime.session import Session, pairs_that_can_saturate
 from edgekit.support.files import writing
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
+
+GOLDEN_SPREAD = {"float": 1e-2, "int8": 0.3}
+"""Tolerance of golden samples in standard deviations of the logits: kernels of other processors round differently."""
+
+
+def compile_stage(to_compile: GraphToCompile, path: Path, golden_count: int = 2) -> tuple[Bundle, float]:
+    """Compile, check on real images and write the bundle; return it and its largest difference from torch's logits.
+
+    The difference is a fraction of the largest logit. A float bundle that exceeds `PARITY` raises ParityError and isn't
+    written. An INT8 one is compiled again if a temperature brings its confidences back to torch's.
+    """
+    facts, samples, title = to_compile.facts, to_compile.samples, find_runtime(to_compile.facts.target).title
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.compile-", dir=path.parent) as name:
+        draft = _drafted(to_compile, Path(name))
+        off = difference(draft.logits, samples.logits)
+        if not np.isfinite(draft.logits).all():
+            raise ParityError(
+                f"edgekit can't convert this model for {title}: {facts.target} {facts.precision} returns NaN or "
+                "infinity for a real image",
+                fix=f"Leave {title} out with `--target`",
+            )
+        if facts.precision == "float" and not off <= PARITY:
+            raise ParityError(
+                f"edgekit can't convert this model for {title}: {facts.target} float differs from torch by "
+                f"{off:.2e} of the largest logit on {len(samples.pixels)} real images",
+                valid=f"at most {PARITY:.0e}",
+                fix=f"Leave {title} out with `--target`",
+            )
+        tolerance = GOLDEN_SPREAD[facts.precision] * float(samples.logits.std())
+        golden = Golden(samples.pixels[:golden_count], draft.logits[:golden_count], tolerance)
+        return write_bundle(path, draft.files, draft.manifest, facts.labels, golden), off
+
+
+@dataclass(frozen=True, eq=False)
+class _Draft:
+    """A compiled bundle without its golden samples."""
+
+    manifest: Manifest
+    files: Mapping[str, Path]
+    logits: NDArray[np.float32]
+    """Its logits for the samples."""
+    fitting: NDArray[np.float32] | None
+    """Its logits for the images that fit a temperature, if there are any."""
+
+
+def _drafted(to_compile: GraphToCompile, folder: Path) -> _Draft:
+    """Compile into the folder, in INT8 with the temperature that helps."""
+    fitting, activation = to_compile.fitting, to_compile.facts.activation
+    if fitting is None or activation not in ACTIVATIONS:
+        return _draft(replace(to_compile, fitting=None), folder / "first")
+    spare = copy_sharing(to_compile.graph)  # compilers change the graph
+    draft = _draft(to_compile, folder / "first")
+    if draft.fitting is None or not np.isfinite(draft.fitting).all():
+        return draft
+    temperature = helpful_temperature(draft.fitting, fitting.logits, activation)
+    if temperature is None or not divide_outputs(spare, temperature):
+        return draft
+    provenance = replace(to_compile.facts.provenance, temperature=temperature)
+    facts = replace(to_compile.facts, provenance=provenance)
+    return _draft(replace(to_compile, graph=spare, facts=facts, fitting=None), folder / "second")
+
+
+def _draft(to_compile: GraphToCompile, folder: Path) -> _Draft:
+    """Compile into the folder, and run the samples."""
+    facts, samples, fitting = to_compile.facts, to_compile.samples, to_compile.fitting
+    with writing(folder):
+        folder.mkdir()
+        artifact = _compiled(to_compile, folder)
+    files = {file: folder / file for file in artifact.files}
+    pairs = pairs_that_can_saturate(facts.target, folder / artifact.model_file) if facts.precision == "int8" else None
+    manifest = replace(manifest_of(facts, artifact), pairs_that_can_saturate=pairs)
+    golden = Golden(samples.pixels[:1], samples.logits[:1], 0.0)
+    normalize = facts.preprocessing.normalize
+    with Session(write_bundle(folder / "draft", files, manifest, facts.labels, golden)) as session:
+        fitted = None if fitting is None else session(normalize(fitting.pixels))
+        return _Draft(manifest, files, session(normalize(samples.pixels)), fitted)
+
+
+def _compiled(to_compile: GraphToCompile, folder: Path) -> Artifact:
+    backend = load_backend(to_compile.facts.target)
+    facts = to_compile.facts
+    metadata = embedded(facts, facts.labels, facts.provenance.model.name)
+    with quiet(), torch.no_grad():
+        return backend.compile(to_compile.graph, folder, metadata, facts.device_class)
+
+
+def embedded(of: GraphFacts | Manifest, labels: Sequence[str], model: str | None) -> str:
+    """The JSON that a model file contains, so that it can run without its bundle. `model` is the network's name."""
+    return json.dumps(
+        {
+            "edgekit": __version__,
+            "target": of.target,
+            "precision": of.precision,
+            "scheme": of.scheme,
+            "preprocessing": of.preprocessing.to_dict(),
+            "labels": list(labels),
+            "model": model,
+        }
+    )
+
+
+def manifest_of(facts: GraphFacts, artifact: Artifact) -> Manifest:
+    runtime = find_runtime(facts.target)
+    return Manifest(
+        target=facts.target,
+        precision=facts.precision,
+        scheme=facts.scheme,
+        model_file=artifact.model_file,
+        input_shape=facts.preprocessing.input_shape,
+        input_name=artifact.input_name,
+        output_name=artifact.output_name,
+        classes=len(facts.labels),
+        preprocessing=facts.preprocessing,
+        engine=EngineRequirement(package=runtime.distributions[0], minimum=runtime.oldest_loading_version),
+        device_class=facts.device_class.name,
+        fingerprint=facts.fingerprint,
+        session={**artifact.session, **facts.session},
+        layers=tuple(_as_compiled(layer, artifact, runtime.title) for layer in facts.layers),
+        provenance=msgspec.to_builtins(facts.provenance),
+        task=facts.task,
+        activation=facts.activation,
+        thresholds=facts.thresholds if facts.thresholds and facts.activation == "sigmoid" else None,
+    )
+
+
+def _as_compiled(layer: ManifestLayer, artifact: Artifact, title: str) -> ManifestLayer:
+    if not layer["int8"] or layer["name"] not in artifact.float_layers:
+        return layer
+    return {**layer, "int8": False, "reason": f"{title} has no integer kernel for it"}
 
 
 def build_one(

@@ -1,31 +1,190 @@
-"""Makes the bundles of a job: in one process, in several at once, or each bundle in a new process."""
+"""Makes the bundles of a job in one process or several.
+
+Processes that build the bundles of a job in a file, one bundle after the other.
+
+`BuildProcess` starts one, which runs `main`. It reads each `Wanted` bundle as a line of JSON from stdin, and writes its
+progress and result as messages to stdout. When stdin is closed, it exits, so it never outlives its parent.
+
+All processes map the weights from the file instead of copying them: mapped weights stay in the page cache, which the
+system can reclaim when memory is short.
+
+Makes the bundles of a job: in one process, in several at once, or each bundle in a new process.
+
+Implements `edgekit quantize` and `edgekit compile`, the two halves of building bundles.
+"""
 
 import ctypes
 import gc
+import json
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Thread
 from types import MappingProxyType
+from typing import Literal
 
 import torch
 
-from edgekit.compiler.execution.threads import threads
-from edgekit.config import sizes
-from edgekit.config.choices import PRECISIONS, Precision
-from edgekit.errors import CompileError, ParityError
-from edgekit.pipeline.build import compile_graph, reused_bundle
-from edgekit.pipeline.build_process import BuildProcess, Wanted, graphs_of, write_spec
+from edgekit.compiler.execution import keep_to_available_cores, threads
+from edgekit.compiler.graph import MEMORY, MappedFiles, write_out
+from edgekit.config import runtimes
+from edgekit.config.runtimes import PRECISIONS, Precision
+from edgekit.devices.messages import Bug, Ended, Failed, ShownProgress, Wire, decode_message
+from edgekit.errors import CompileError, EdgekitError, InputError, OutputError, ParityError
+from edgekit.images.selection import write_list
+from edgekit.job import Job
+from edgekit.measure.fresh_process import signal_name
+from edgekit.pipeline.build import compile_graph, compile_stage, reused_bundle, warn_of_unmatched
 from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.plan import available_memory
-from edgekit.pipeline.request import BuildSpec
-from edgekit.runtime.bundle import Bundle
-from edgekit.support.libraries import threads_sleep
-from edgekit.support.progress import Reporter, each_bundle
-from edgekit.support.run_folder import RunFolder
+from edgekit.pipeline.request import STAGE, BuildSpec, BundleInputs, load_graph, read_facts, save_facts, save_graph
+from edgekit.report.document import REPORT_FILE, load_report
+from edgekit.report.row import Failure
+from edgekit.runtime.backend import load_backend
+from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.support import child_process
+from edgekit.support.child_process import start_python
+from edgekit.support.files import writing
+from edgekit.support.libraries import quiet, threads_sleep
+from edgekit.support.progress import BugElsewhere, Reporter, each_bundle, kind_of, summary_of, text_of
+from edgekit.support.run_folder import STATE, RunFolder, check_output, open_run
+
+BEGIN = (
+    "import sys; from edgekit.support.libraries import import_needed; "
+    "import_needed('edgekit.pipeline.builder', 'build').main(sys.argv[1:])"
+)
+"""Code of the process. `import_needed` captures what libraries print while they are imported."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A bundle to build."""
+
+    target: str
+    precision: Precision
+    path: Path
+
+
+def write_spec(spec: BuildSpec, folder: Path) -> Path:
+    """Write what the bundles of a job are built from to a file in this folder. Raises OutputError if the disk is full.
+
+    The folder will also have what the processes share, and the constants of a large network. A metric of the user's
+    judges no build, and often can't be pickled.
+    """
+    path, spec = folder / "job.pt", replace(spec, task=replace(spec.task, metric=None))
+    with writing(path), path.open("wb") as file:
+        torch.save(spec, file)
+        file.flush()
+        write_out(file.fileno())
+    return path
+
+
+def graphs_of(path: Path, reporter: Reporter) -> JobGraphs:
+    """The graphs of the job in a file that `write_spec` wrote, with mapped weights."""
+    spec: BuildSpec = torch.load(path, mmap=True, weights_only=False)  # safe: this same command wrote it
+    large = spec.network.params >= runtimes.BUILT_APART_FROM
+    return JobGraphs(spec, reporter, MappedFiles(path.parent) if large else MEMORY, path.parent)
+
+
+class BuildProcess:
+    """A process that builds bundles of the job in a file. It imports the compilers, then waits for its first bundle.
+
+    `variables` are additional environment variables.
+    """
+
+    def __init__(self, job: Path, variables: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._job, self._variables = job, variables
+        self._process: subprocess.Popen[str] | None = self._started()
+
+    def build(self, wanted: Wanted, reporter: Reporter) -> Bundle:
+        """Build a bundle; show the progress with `reporter`.
+
+        Raises the errors of the process, or CompileError if it is killed, after which the next bundle starts another.
+        """
+        process, name = self._process or self._started(), wanted.path.name
+        self._process = process
+        assert process.stdin
+        assert process.stdout
+        request = {**asdict(wanted), "path": str(wanted.path)}
+        with suppress(BrokenPipeError):  # the exit status tells why
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+        with ShownProgress(reporter) as progress:
+            for line in process.stdout:
+                message = decode_message(line)
+                if isinstance(message, Bug):
+                    raise BugElsewhere(message.kind, message.summary, message.traceback)
+                if isinstance(message, Failed):
+                    error = message.rebuilt()
+                    error.add_note(f"In the process that built '{name}': {message.traceback}")
+                    raise error
+                if isinstance(message, Ended):
+                    return read_bundle(wanted.path)
+                if message is not None:
+                    progress.show(message)
+        status = process.wait()
+        self.close()
+        if status >= 0:
+            raise RuntimeError(f"the process that built '{name}' ended with status {status}")
+        raise CompileError(
+            f"the process that built '{name}' was ended by {signal_name(-status)}",
+            fix=f"See {STATE}/{child_process.NAME} in the run folder for its last output",
+        )
+
+    def kill(self) -> None:
+        """End the process in the middle of its work, from any thread. `build` then raises CompileError."""
+        if (process := self._process) is not None:
+            process.kill()
+
+    def close(self) -> None:
+        """End the process and close its pipes, when nothing is built in it."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            with suppress(BrokenPipeError):
+                process.communicate()
+
+    def _started(self) -> "subprocess.Popen[str]":
+        return start_python(["-c", BEGIN, str(self._job)], self._variables)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Build the bundles that the parent asks for, until it closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends this process
+    gc.freeze()  # what the imports made lasts as long as this process
+    keep_to_available_cores()
+    wire = Wire()
+    requests: SimpleQueue[str] = SimpleQueue()
+    Thread(target=_listen, args=(requests,), daemon=True).start()
+    graphs: JobGraphs | None = None
+    while True:
+        request = json.loads(requests.get())
+        wanted = Wanted(request["target"], request["precision"], Path(request["path"]))
+        try:
+            graphs = graphs or graphs_of(Path(arguments[0]), wire)
+            compile_graph(graphs.graph_to_compile(wanted.target, wanted.precision), wanted.path, wire)
+        except EdgekitError as error:
+            wire.send(Failed(type(error).__name__, error.problem, error.valid, error.fix, text_of(error)))
+        except Exception as error:  # a bug in edgekit, which the parent reports as such
+            wire.send(Bug(wanted.path.name, kind_of(error), summary_of(error), text_of(error)))
+        else:
+            wire.send(Ended())
+
+
+def _listen(requests: "SimpleQueue[str]") -> None:
+    for line in sys.stdin:
+        requests.put(line)
+    os._exit(1)
+
 
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(8 << 20)}
 """Makes glibc return freed weights of up to 32 MB, which it seldom does: convnextv2_huge has 54 of that size."""
@@ -178,8 +337,8 @@ def builder_of(spec: BuildSpec, run: RunFolder, reporter: Reporter, peak_bytes: 
     that isn't portable, or images in memory, stay in this process. Raises OutputError if the disk is full.
     """
     params, others = spec.network.params, other_processes(peak_bytes)
-    large = params >= sizes.BUILT_APART_FROM
-    several = large or (others and params >= sizes.BUILT_SIDE_BY_SIDE_FROM)
+    large = params >= runtimes.BUILT_APART_FROM
+    several = large or (others and params >= runtimes.BUILT_SIDE_BY_SIDE_FROM)
     if not several or spec.calibration_dataset.is_in_memory or not spec.network.is_portable:
         yield Builder(JobGraphs(spec, reporter))
         return
@@ -204,3 +363,132 @@ def _give_back_memory() -> None:
     if sys.platform == "linux":
         with suppress(AttributeError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotMade:
+    """A graph or bundle that could not be made."""
+
+    name: str
+    """Name of its folder, TARGET-PRECISION."""
+    failure: Failure
+    """Reason why it could not be made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedGraphs:
+    """The document of `edgekit quantize`, which lists the folders that it wrote."""
+
+    schema_version: Literal[1] = 1
+    graphs: tuple[str, ...]
+    failures: tuple[NotMade, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompiledBundles:
+    """The document of `edgekit compile`, which lists the folders that it wrote."""
+
+    schema_version: Literal[1] = 1
+    bundles: tuple[str, ...]
+    failures: tuple[NotMade, ...] = ()
+
+
+def not_made(errors: Mapping[str, Exception]) -> tuple[NotMade, ...]:
+    """Graphs or bundles that could not be made, for a document."""
+    return tuple(NotMade(name=name, failure=Failure.of("compile", error)) for name, error in errors.items())
+
+
+def quantize_model(job: Job, reporter: Reporter) -> QuantizedGraphs:
+    """Calibrate for each target, and write the graphs to `OUTPUT/<target>-int8-graph`."""
+    check_output(job.folder)
+    spec, _ = load_job(job, reporter, evaluates=False)
+    with open_run(job.folder) as run, builder_of(spec, run, reporter) as builder:
+        spec = builder.spec  # a large network's, so that the one in memory is freed
+        write_list(run.path / "calibration.json", spec.calibration, spec.recipe, job.seed)
+        graphs = builder.graphs
+
+        def quantized(name: str) -> str:
+            target, folder = targets[name], run.path / f"{name}-graph"
+            if _has_graph(folder, graphs.inputs(target, "int8"), spec.network.labels):
+                reporter.say(f"{folder.name}: reused from an earlier run")
+            else:
+                to_compile = graphs.graph_to_compile(target, "int8")
+                warn_of_unmatched(to_compile, reporter)
+                save_graph(to_compile, folder)
+            return str(folder)
+
+        targets = {f"{target}-int8": target for target in job.targets}
+        folders, errors = each_bundle(targets, quantized, reporter)
+    return QuantizedGraphs(graphs=tuple(folders.values()), failures=not_made(errors))
+
+
+def _has_graph(folder: Path, inputs: BundleInputs, labels: tuple[str, ...]) -> bool:
+    """Whether a folder has the graph of these inputs, which then gets these class names."""
+    try:
+        facts = read_facts(folder)
+    except InputError:
+        return False
+    if facts.fingerprint != inputs.key:
+        return False
+    if facts.labels != labels:
+        save_facts(replace(facts, labels=labels), folder)
+    return True
+
+
+def compile_graphs(source: Path, output: Path, reporter: Reporter) -> CompiledBundles:
+    """Compile the graph that `quantize` wrote to `source`, or all graphs in it, to `output/<target>-int8`."""
+    folders = [source] if (source / STAGE).exists() else sorted(file.parent for file in source.glob(f"*/{STAGE}"))
+    if not folders:
+        raise InputError(
+            f"'{source}' contains no quantized graph", fix=f"Make one with `edgekit quantize MODEL -o {source}`"
+        )
+    check_output(output)
+    names = {}
+    for folder in folders:
+        facts = read_facts(folder)
+        load_backend(facts.target)
+        names[str(folder)] = f"{facts.target}-{facts.precision}"
+    _check_unmeasured(output, names.values())
+    with open_run(output) as run:
+
+        def compiled(folder: str) -> str:
+            name = names[folder]
+            with reporter.stage(f"{name}: compile"), quiet():
+                # no more than one graph in memory
+                bundle, _ = compile_stage(load_graph(Path(folder)), run.path / name)
+            return str(bundle.path)
+
+        bundles, errors = each_bundle(names, compiled, reporter)
+    failures = not_made({names[folder]: error for folder, error in errors.items()})
+    return CompiledBundles(bundles=tuple(bundles.values()), failures=failures)
+
+
+def _check_unmeasured(folder: Path, names: Iterable[str]) -> None:
+    """Raise OutputError if a run has measured one of these bundles, whose figures would then be of another one."""
+    reported = load_report(folder).bundles if (folder / REPORT_FILE).exists() else ()
+    if measured := next((name for name in names if name in reported), None):
+        raise OutputError(
+            f"the run '{folder}' has measured its '{measured}', which a new one would replace",
+            valid="a folder that is new, or no run of `edgekit deploy`",
+            fix="Choose another folder with `--output FOLDER`",
+        )
+
+
+def build_bundles(job: Job, reporter: Reporter) -> dict[str, Bundle | Exception]:
+    """Build the bundles of a job in its folder, without measuring them. Returns each bundle by name, or its error."""
+    check_output(job.folder)
+    _check_unmeasured(job.folder, (f"{target}-{precision}" for target in job.targets for precision in job.precisions))
+    for target in job.targets:
+        load_backend(target)
+    spec, _ = load_job(job, reporter, evaluates=False)
+    with open_run(job.folder) as run, builder_of(spec, run, reporter) as builder:
+        del spec  # which a large network's builder doesn't need
+        return builder.build(job.targets, run.path, job.precisions)
+
+
+def compile_model(job: Job, reporter: Reporter) -> CompiledBundles:
+    """Build float bundles of a model, `OUTPUT/<target>-float`. A few images check their parity with torch."""
+    built = build_bundles(replace(job, precisions=("float",)), reporter)
+    bundles = tuple(str(bundle.path) for bundle in built.values() if isinstance(bundle, Bundle))
+    errors = {name: error for name, error in built.items() if isinstance(error, Exception)}
+    return CompiledBundles(bundles=bundles, failures=not_made(errors))

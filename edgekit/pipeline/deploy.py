@@ -1,37 +1,231 @@
-"""Runs the whole job: load, select images, build, measure, improve, judge and report."""
+"""The job from its network to its report.
 
-from collections.abc import Sequence
+Improvements of bundles after they were measured, such as layers kept in float, and the bundles that they try.
+
+Measures the bundles of a job on its devices, and judges them: the rows of its report.
+
+Runs the whole job: load, select images, build, measure, improve, judge and report.
+"""
+
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from math import inf
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
-from edgekit.devices.registry import THIS, Device
-from edgekit.devices.web.evaluate import check_browsers
-from edgekit.devices.web.pages import serving
-from edgekit.errors import InputError, UsageError
-from edgekit.images.calibration_list import write_list
+from edgekit.config.recipes import Recipe
+from edgekit.devices.registry import THIS, Device, each_device
+from edgekit.devices.remote import measure_on_device
+from edgekit.devices.web.pages import Pages, check_browsers, serving
+from edgekit.errors import BundleError, InputError, UsageError
+from edgekit.images.selection import write_list
 from edgekit.job import Job
 from edgekit.job.saved import kept
-from edgekit.measure.measurement_store import MeasurementStore
-from edgekit.measure.settings import Timing
-from edgekit.measure.tasks.own_metric import OwnMetric
+from edgekit.measure import machine
+from edgekit.measure.accuracy import EvaluationImages
+from edgekit.measure.bundles import BuiltBundles, MeasurementStore, measure_built, measure_group, measure_here
+from edgekit.measure.gates import judge, over_accurate
+from edgekit.measure.recommendation import Finals, time_finals
+from edgekit.measure.settings import Gates, Timing
+from edgekit.measure.task import ClassNames, OwnMetric, Task
+from edgekit.models.network import Network
 from edgekit.pipeline.builder import builder_of
-from edgekit.pipeline.class_order import with_order
-from edgekit.pipeline.improvement import Improve, Improvement, restore
+from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job, settings_of
-from edgekit.pipeline.measuring import Bench, fingerprints, judge_all, reference_for
 from edgekit.pipeline.plan import Plan, Refusals, plan_model, refusals
+from edgekit.pipeline.reference import crop_images, with_order, with_thresholds
 from edgekit.pipeline.reporting import assemble, write_findings, write_recipe, write_run
-from edgekit.pipeline.thresholds import with_thresholds
-from edgekit.pipeline.torch_reference import crop_images
-from edgekit.report.document import Report
-from edgekit.report.measurement import Measurement
+from edgekit.pipeline.request import BuildSpec, BundleInputs
+from edgekit.report.document import Reference, Report
+from edgekit.report.row import Measurement, Row
+from edgekit.report.sentences import near_chance
 from edgekit.runtime.backend import load_backend
+from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.support.files import digest, replacing, without_folders, writing
 from edgekit.support.libraries import import_needed
 from edgekit.support.progress import Reporter
-from edgekit.support.run_folder import check_output, open_run
+from edgekit.support.run_folder import ATTEMPTS, RunFolder, check_output, open_run
+
+
+class Measure(Protocol):
+    """Measures bundles on a device, one measurement each; with a number of threads, only their times with it."""
+
+    def __call__(self, device: Device, bundles: BuiltBundles, threads: int | None = None) -> Sequence[Measurement]: ...
+
+
+@dataclass
+class Improvement:
+    """The bundles of one job as its recipe makes them. A subclass replaces some by better ones after measuring."""
+
+    job_recipe: Recipe
+    """The job's recipe."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the bundles in the run folder, with what the improvement has changed so far."""
+        return self.job_recipe
+
+    def improve(
+        self,
+        built: BuiltBundles,
+        measured: Sequence[Measurement],
+        measure: Measure,
+        graphs: JobGraphs,
+        compare: Measure | None = None,
+    ) -> list[Measurement]:
+        """Improve the bundles. `measured` has the measurements of all bundles for each device in turn.
+
+        Returns them with those of the new bundles in place of the old ones. `graphs` made the bundles. `compare`
+        measures on other images than those of the verdict, if there are any.
+        """
+        return list(measured)
+
+    def described(self, row: Row) -> Row:
+        """The row with the improvement of its bundle, if there was one."""
+        return row
+
+
+Improve = Callable[[BuildSpec, JobImages, Job, RunFolder, Reporter], Improvement]
+"""Makes the improvement of a job, from the network and the images that were loaded for it."""
+
+
+def attempt_path(run: RunFolder, name: str, layers: Sequence[str]) -> Path:
+    """Folder of the bundle that was tried instead of the run's bundle `name`, with these layers in float."""
+    return run.state / ATTEMPTS / f"{name}-{digest(*layers)[:12]}"
+
+
+def copy_bundle(source: Path, place: Path) -> Bundle:
+    """Replace what is at `place` by a copy of the bundle at `source`."""
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(place) as temporary:
+            shutil.copytree(source, temporary)
+    return read_bundle(place)
+
+
+def restore(spec: BuildSpec, targets: Iterable[str], run: RunFolder) -> None:
+    """Put bundles of earlier attempts back into their places where this job would make the same ones."""
+    for target in targets:
+        name = f"{target}-int8"
+        places = sorted((run.state / ATTEMPTS).glob(f"{name}-*"))
+        if not places:
+            continue
+        inputs = spec.request(target, "int8").inputs
+        if not _is_made_from(run.path / name, inputs):
+            source = next((place for place in places if _is_made_from(place, inputs)), None)
+            if source is not None:
+                copy_bundle(source, run.path / name)
+
+
+def _is_made_from(path: Path, inputs: BundleInputs) -> bool:
+    """Whether there is an intact bundle at `path` from these inputs."""
+    try:
+        return read_bundle(path).manifest.fingerprint == inputs.key
+    except BundleError:
+        return False
+
+
+def reference_for(network: Network, evaluation: EvaluationImages, reporter: Reporter) -> Reference:
+    """Torch's accuracy on the evaluation images. Warns if it is near chance."""
+    task, answers, targets = evaluation.task, evaluation.reference, evaluation.crops.labels
+    reference = task.reference("torch", answers, targets, network.classes, network.weights == "random")
+    for warning in near_chance(reference, len(evaluation.crops)):
+        reporter.warn(warning)
+    return replace(
+        reference,
+        right_by_class=task.right_by_class(answers, targets),
+        given_by_class=task.given_by_class(answers, targets),
+    )
+
+
+def fingerprints(built: BuiltBundles) -> dict[str, str]:
+    """The hash of what each bundle was made from, whatever its classes are called, by the bundle's own hash."""
+    return {bundle.sha256: bundle.manifest.fingerprint for bundle in built.values() if isinstance(bundle, Bundle)}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The devices of a job, and the images and the timing with which they measure bundles. Browsers need `pages`."""
+
+    devices: Sequence[Device]
+    store: MeasurementStore
+    reporter: Reporter
+    pages: Pages | None = None
+    max_drop: float = inf
+    """Largest drop of a float bundle in bf16 or f16, in points, with which others are compared with it."""
+    choosing: Callable[[], EvaluationImages] | None = None
+    """Makes the images on which a repair chooses, once; None if the evaluation images have to choose."""
+
+    def measure(self, bundles: BuiltBundles) -> list[Measurement]:
+        """Measure all bundles on each device in turn."""
+        return each_device(self.devices, lambda device: self.measure_on(device, bundles))
+
+    def measure_on(
+        self, device: Device, bundles: BuiltBundles, threads: int | None = None, others: EvaluationImages | None = None
+    ) -> Sequence[Measurement]:
+        """Measure bundles on one device, one measurement each; with a number of threads, only their times with it.
+
+        Measurements with other images than those of the evaluation are not stored.
+        """
+        return over_accurate(self._measure_on(device, bundles, threads, others), self.max_drop)
+
+    def compare_on(self, device: Device, bundles: BuiltBundles, threads: int | None = None) -> Sequence[Measurement]:
+        """The same with the images on which a repair chooses."""
+        return self.measure_on(device, bundles, threads, self.choosing() if self.choosing else None)
+
+    def _measure_on(
+        self, device: Device, bundles: BuiltBundles, threads: int | None, images: EvaluationImages | None
+    ) -> Sequence[Measurement]:
+        timing, store = self.store.timing, None
+        if threads is not None:
+            timing = replace(timing, threads=threads, sustain_s=None, streams=None)
+        elif images is None:
+            images, store = self.store.images, self.store
+        if device != THIS:
+            return measure_on_device(device, bundles, timing, self.reporter, images, store, self.pages)
+        here = machine.describe()
+        if store is not None:
+            return measure_here(bundles, here, store, self.reporter)
+        return measure_built(bundles, here, lambda group: measure_group(group, timing, here, self.reporter, images))
+
+    def time_finals(self, rows: Sequence[Row]) -> Finals | None:
+        """Time the finalists of this machine in turns; None if there is no final."""
+        here, folder = [row for row in rows if row.device.name == THIS.name], self.store.run.path
+        shipped = {row.bundle: read_bundle(folder / row.bundle) for row in here if row.bundle}
+        return time_finals(here, shipped, self.store, self.reporter)
+
+
+def judge_all(
+    measured: Sequence[Measurement],
+    gates: Gates,
+    spec: BuildSpec,
+    images: JobImages,
+    reference: Reference,
+    folder: Path,
+) -> list[Row]:
+    """The rows of the report, which doesn't reveal where the run's folder is."""
+    random, names = spec.network.weights == "random", images.class_names(spec.task, spec.network.labels)
+    shareable = (_shareable(_with_class_names(each, spec.task, names), folder) for each in measured)
+    return [judge(each, gates, random, reference.near_chance) for each in shareable]
+
+
+def _with_class_names(measured: Measurement, task: Task, names: ClassNames) -> Measurement:
+    """The measurement with the names of the classes whose predictions changed, instead of their indices."""
+    accuracy = measured.accuracy
+    if accuracy is None or accuracy.changes is None:
+        return measured
+    return replace(measured, accuracy=replace(accuracy, changes=task.with_class_names(accuracy.changes, names)))
+
+
+def _shareable(measured: Measurement, folder: Path) -> Measurement:
+    """The measurement without the run's folder in the message of its failure."""
+    failure = measured.failure
+    if failure is None:
+        return measured
+    return replace(measured, failure=replace(failure, message=without_folders(failure.message, [folder])))
 
 
 def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Report:

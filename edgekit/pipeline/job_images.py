@@ -1,18 +1,41 @@
-"""The images of a job: opens its data sets, and chooses the images for calibration and for evaluation."""
+"""The images of a job, its task and its temperature.
+
+The images of a job: opens its data sets, and chooses the images for calibration and for evaluation.
+
+The task of a job: the stated one, or the one that the network and the labels of the images show.
+
+The temperature that brings an INT8 network's confidences back to the float network's.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import exp, log, sqrt
 from typing import Any, Literal
 
-from edgekit.config.choices import Labelling
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_softmax, softmax
+
 from edgekit.config.recipes import Recipe
-from edgekit.errors import UsageError
-from edgekit.images.calibration_list import CalibrationList
+from edgekit.config.runtimes import Activation, Labelling
+from edgekit.errors import ModelError, UsageError
 from edgekit.images.dataset import Dataset, Datasets, open_calibration, open_dataset, open_datasets
-from edgekit.images.overlap import copies_of, lookalikes
-from edgekit.images.selection import Selection, doubts, evaluation_doubts, select, select_listed, split
-from edgekit.measure.tasks import Task
-from edgekit.measure.tasks.task import ClassNames
+from edgekit.images.selection import (
+    CalibrationList,
+    Selection,
+    copies_of,
+    doubts,
+    evaluation_doubts,
+    lookalikes,
+    select,
+    select_listed,
+    split,
+)
+from edgekit.measure.task import ClassNames, Task
+from edgekit.measure.tasks import task_of
+from edgekit.models.network import Network
+from edgekit.models.options import ModelOptions
 from edgekit.models.soup import held_out_of
 from edgekit.support.progress import Reporter
 
@@ -243,3 +266,115 @@ def warn_of_images(images: JobImages, classes: int, reporter: Reporter) -> None:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more (report.json has all)" if len(names) > 3 else "")
+
+
+def known_task(stated: str | None, network: Network) -> Task | None:
+    """The task that was stated or, for a network without a classifier, an embedding; None for labels to tell it.
+
+    Raises ModelError for a network without a classifier that is to classify.
+    """
+    if stated is None:
+        return None if network.has_classifier else task_of("embedding")
+    task = task_of(stated)
+    if task.outputs_are_classes and not network.has_classifier:
+        raise ModelError(
+            f"'{network.name}' has no classifier and returns {network.classes} features, but the task is {stated}",
+            valid="--task embedding",
+            fix="Leave out `--task`; or choose a fine-tuned tag, or add `--model-args num_classes=N` for a classifier "
+            "and `--weights FILE` with its weights",
+        )
+    return task
+
+
+def recognized_task(datasets: Datasets) -> Task:
+    """The task that the labels of the images show."""
+    return task_of("multi-label" if datasets.evaluation.labelling == "several" else "single-label")
+
+
+def without_classes(network: Network, options: ModelOptions) -> Network:
+    """The network with numbers for names, because the entries of its vector are no classes.
+
+    Raises UsageError if the user names classes.
+    """
+    if options.labels:
+        raise UsageError(
+            f"--labels '{options.labels}' names classes, and the {network.classes} outputs of an embedding are none",
+            fix="Leave out `--labels`, or state another task with `--task`",
+        )
+    return replace(network, labels=tuple(map(str, range(network.classes))), labels_origin=None, labels_doubt=None)
+
+
+def say_why(stated: str | None, task: Task, network: Network, dataset: Dataset, reporter: Reporter) -> None:
+    """Say why a task was recognized unless it is the usual one, and what is taken for an embedding."""
+    if stated is not None:
+        if not task.outputs_are_classes and network.has_classifier:
+            reporter.say(f"embedding: the {network.classes} outputs of '{network.name}', whatever its last layer is")
+        return
+    if not task.outputs_are_classes:
+        reason = f"'{network.name}' has no classifier and returns {network.classes} features"
+    elif task.labelling == "several":
+        count = sum(len(sample.labels) > 1 for sample in dataset.samples)
+        reason = f"{count} of the {len(dataset.samples)} images of '{dataset.path}' have several labels"
+    else:
+        return
+    reporter.say(f"task: {task.name}, because {reason}; `--task` states another one")
+
+
+Outputs = NDArray[np.float32]
+ACTIVATIONS: tuple[Activation, ...] = ("softmax", "sigmoid")
+"""Activations whose scores a temperature changes."""
+FEWEST_IMAGES, MOST_IMAGES = 32, 64
+"""Fewest and most images that a temperature is fitted to, half of them at a time."""
+LEAST_GAIN = 0.1
+"""Share of the mean difference of the confidences that a temperature must remove to be worth another compilation."""
+NOISE = 3.0
+"""Standard errors by which that gain must exceed 0."""
+LARGEST = 2.0
+
+
+def helpful_temperature(outputs: Outputs, expected: Outputs, activation: Activation) -> float | None:
+    """The temperature by which an INT8 network's outputs are to be divided; None if that would not help.
+
+    It minimizes the cross entropy between the float network's scores and those of INT8. It is fitted on each half of
+    the images and judged on the other one: there it has to bring the confidences closer to float's by more than noise.
+
+    Args:
+        outputs: Outputs of the INT8 network, [N,K].
+        expected: Outputs of the float network for the same images, [N,K].
+        activation: What turns outputs into scores, softmax or sigmoid.
+    """
+    differences, gains = [], []
+    for half in (0, 1):
+        temperature = fitted_temperature(outputs[half::2], expected[half::2], activation)
+        others, wanted = outputs[1 - half :: 2], confidence(expected[1 - half :: 2], activation)
+        before, after = (
+            np.abs(confidence(each, activation) - wanted).mean(1) for each in (others, others / temperature)
+        )
+        differences.append(before)
+        gains.append(before - after)
+    gain, difference = np.concatenate(gains), np.concatenate(differences)
+    least = max(LEAST_GAIN * difference.mean(), NOISE * gain.std() / sqrt(len(gain)))
+    return fitted_temperature(outputs, expected, activation) if gain.mean() > least else None
+
+
+def fitted_temperature(outputs: Outputs, expected: Outputs, activation: Activation) -> float:
+    """The temperature of least cross entropy between the scores of `expected` and of `outputs`, both [N,K]."""
+    values, wanted = outputs.astype(np.float64), expected.astype(np.float64)
+    scores = softmax(wanted, axis=1) if activation == "softmax" else expit(wanted)
+
+    def loss(logarithm: float) -> float:
+        cooled = values / exp(logarithm)
+        if activation == "softmax":
+            return -float((scores * log_softmax(cooled, axis=1)).sum(1).mean())
+        return float((scores * np.logaddexp(0, -cooled) + (1 - scores) * np.logaddexp(0, cooled)).mean())
+
+    return exp(minimize_scalar(loss, bounds=(-log(LARGEST), log(LARGEST)), method="bounded").x)
+
+
+def confidence(outputs: Outputs, activation: Activation) -> NDArray[np.float64]:
+    """The confidences of the answers: softmax of the best class, [N,1], or sigmoid of each, [N,K]."""
+    values = outputs.astype(np.float64)
+    scores: NDArray[np.float64] = (
+        softmax(values, axis=1).max(1, keepdims=True) if activation == "softmax" else expit(values)
+    )
+    return scores

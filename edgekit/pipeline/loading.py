@@ -7,26 +7,36 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgekit.compiler.rewrites import REWRITES
-from edgekit.config import sizes
+from edgekit.config import runtimes
 from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
 from edgekit.config.recipes import Recipe, load_recipe, recipe_for
-from edgekit.devices.probe_result import class_of_remote
 from edgekit.devices.registry import THIS, Device
+from edgekit.devices.setup import class_of_remote
 from edgekit.errors import BundleError, DeviceError, ModelError, OutputError, UsageError
-from edgekit.images.calibration_list import CalibrationList, read_list
 from edgekit.images.dataset import Dataset, crop_samples
-from edgekit.images.selection import Selection, split
+from edgekit.images.selection import CalibrationList, Selection, read_list, split
 from edgekit.job import Job
 from edgekit.job.job import check_scheme
 from edgekit.job.saved import networks_in
-from edgekit.measure.tasks import Task
+from edgekit.measure.task import Task
 from edgekit.models.loading import load_network, settle_classes
 from edgekit.models.network import Network, batched_logits
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.job_images import Chosen, ImageChoice, JobImages, choose_images, datasets_of, warn_of_images
+from edgekit.pipeline.job_images import (
+    FEWEST_IMAGES,
+    MOST_IMAGES,
+    Chosen,
+    ImageChoice,
+    JobImages,
+    choose_images,
+    datasets_of,
+    known_task,
+    recognized_task,
+    say_why,
+    warn_of_images,
+    without_classes,
+)
 from edgekit.pipeline.request import BuildSpec
-from edgekit.pipeline.task_choice import known_task, recognized_task, say_why, without_classes
-from edgekit.pipeline.temperature import FEWEST_IMAGES, MOST_IMAGES
 from edgekit.runtime.bundle import MANIFEST
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
@@ -84,7 +94,7 @@ def choose_class(device_class: str | None, first: Device) -> DeviceClass:
 
 def for_size(recipe: Recipe, params: int) -> Recipe:
     """The recipe for a network with this number of parameters: GPTQ instead of "fit" in large ones."""
-    if params > sizes.ROUNDED_TOGETHER_UP_TO and recipe.weight_rounding == "fit":
+    if params > runtimes.ROUNDED_TOGETHER_UP_TO and recipe.weight_rounding == "fit":
         return replace(recipe, weight_rounding="gptq")
     return recipe
 
@@ -94,7 +104,7 @@ def report_rounding(wanted: Recipe, recipe: Recipe, params: int, reporter: Repor
     if recipe.weight_rounding != wanted.weight_rounding:
         reporter.warn(
             f"weights are rounded by GPTQ: the model has {params / 1e6:,.0f} M parameters, and "
-            f'weight_rounding = "fit" needs gigabytes above {sizes.ROUNDED_TOGETHER_UP_TO / 1e6:.0f} M'
+            f'weight_rounding = "fit" needs gigabytes above {runtimes.ROUNDED_TOGETHER_UP_TO / 1e6:.0f} M'
         )
 
 
@@ -141,7 +151,7 @@ def load_job(
     with reporter.stage("export"), quiet():
         _ = network.graph_sha256  # a network that can't be traced ends the job here
     spec = BuildSpec(network, recipe, settings.device_class, datasets.calibration, images.calibration, task)
-    if len(images.choosing.images) >= FEWEST_IMAGES and network.params < sizes.BUILT_APART_FROM:
+    if len(images.choosing.images) >= FEWEST_IMAGES and network.params < runtimes.BUILT_APART_FROM:
         spec = replace(spec, fitting=split(images.choosing, MOST_IMAGES)[0], fitting_dataset=images.dataset)
     return spec.at(job.threshold), images
 
@@ -150,7 +160,7 @@ def _chosen(job: Job, task: Task, network: Network) -> Chosen | None:
     """What a job chooses. Large networks and random weights are not repaired, and have no temperature."""
     if task.labelling == "several" and job.threshold is None:
         return "thresholds"
-    is_repaired = network.weights != "random" and network.params < sizes.BUILT_APART_FROM
+    is_repaired = network.weights != "random" and network.params < runtimes.BUILT_APART_FROM
     return "layers" if "int8" in job.precisions and is_repaired else None
 
 

@@ -16,25 +16,20 @@ from edgekit import __version__
 from edgekit.config.recipes import Recipe, to_toml
 from edgekit.errors import ImageError, printable
 from edgekit.images.dataset import Dataset
-from edgekit.images.overlap import copies_of
 from edgekit.images.preprocess import Preprocessing
-from edgekit.images.selection import differ_in_brightness, doubts
+from edgekit.images.selection import copies_of, differ_in_brightness, doubts
 from edgekit.measure.accuracy import evaluated_classes
-from edgekit.measure.measurement_store import lost_with_device
+from edgekit.measure.bundles import lost_with_device
 from edgekit.measure.recommendation import Finals, recommend
-from edgekit.measure.tasks import Task
+from edgekit.measure.task import Task
 from edgekit.models.network import Network
-from edgekit.pipeline.job_images import JobImages
+from edgekit.pipeline.job_images import ACTIVATIONS, JobImages
 from edgekit.pipeline.request import BuildSpec
-from edgekit.pipeline.temperature import ACTIVATIONS
 from edgekit.report import document, write_report
 from edgekit.report.document import Report
-from edgekit.report.float_layers import placement_words, repair_words
-from edgekit.report.html import changed_rows, shown_images
-from edgekit.report.row import Row
-from edgekit.report.write import write_thumbnails
-from edgekit.runtime.bundle import read_bundle, with_manifest
-from edgekit.runtime.manifest import ManifestLayer
+from edgekit.report.html import changed_rows, shown_images, write_thumbnails
+from edgekit.report.row import Row, placement_words, repair_words
+from edgekit.runtime.bundle import ManifestLayer, read_bundle, with_manifest
 from edgekit.support.files import replace_text, shareable_command, writing
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder

@@ -1,17 +1,23 @@
-"""The answer that a run gives: what to ship, what it gains, what it costs and how sure that is, in sentences."""
+"""The answer of a run, as sentences and in a terminal.
+
+The answer that a run gives: what to ship, what it gains, what it costs and how sure that is, in sentences.
+
+The report for a terminal or a pipe: the answer within 80 columns.
+"""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from edgekit.report import sentences
 from edgekit.report.document import Recommendation, Report
-from edgekit.report.figure import NOTHING, Figure, counted, figure_at, score_figures
-from edgekit.report.float_layers import price_words
-from edgekit.report.measurement import Accuracy
-from edgekit.report.row import Row, Verdict
+from edgekit.report.figure import NOTHING, Column, Figure, counted, figure_at, lines_of, score_figures
+from edgekit.report.row import F32, Accuracy, Row, Verdict, price_words
 from edgekit.report.sentences import Note
-from edgekit.report.table import Column
-from edgekit.report.times import F32
+from edgekit.support.libraries import import_needed
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 UNCONFIRMED_WORD = "unconfirmed"
 """Stands for the verdict of a row that passes although its images can't confirm that its loss is within the bound."""
@@ -233,3 +239,68 @@ def _verb(row: Row, note: Note) -> str:
 
 def _megabytes(row: Row) -> str:
     return figure_at("size_bytes").text(row)
+
+
+COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", UNCONFIRMED_WORD: "yellow", "error": "bold red"}
+"""Colours of verdicts."""
+
+WIDTH = 80
+"""Most columns of the answer, however wide the terminal is."""
+
+
+def render_answer(report: Report, console: "Console") -> None:
+    """Print warnings, what to ship and what that gains and costs, a line for each INT8 bundle, and one for float.
+
+    No line is longer than 80 columns or the console. The page and the CSV have all figures.
+    """
+    import_needed("rich", "cli")
+    for alert in alerts(report):
+        write(console, alert, "bold red")
+    recommendations = report.recommendations
+    for advice in recommendations:
+        headline, *details = decision(report, advice)
+        write(console, headline, "bold")
+        write(console, " ".join(details))
+    for advice in recommendations:
+        _write_rows(report, advice, console, several=len(recommendations) > 1)
+    console.print()
+    write(console, caption(report))
+    for row, remark in all_remarks(report):
+        write(console, remark, COLOURS[row.verdict])
+
+
+def _write_rows(report: Report, advice: Recommendation, console: "Console", several: bool) -> None:
+    """The table of the INT8 bundles on one device, and a line with the float ones."""
+    rows = report.rows_on(advice.device)
+    int8 = [row for row in rows if row.precision == "int8"]
+    console.print()
+    if several:
+        write(console, f"On {rows[0].device.label}:" if rows else f"On {advice.device}:")
+    if int8:
+        _print_rows(console, lines_of(columns(int8, report.model.accuracy_meaningful), width_of(console)))
+    write(console, float_line(rows))
+
+
+def _print_rows(console: "Console", lines: Iterable[str]) -> None:
+    """Print the lines of a table, with a colour for the verdict at the end of a line."""
+    from rich.text import Text
+
+    for line in lines:
+        text = Text(line)
+        colour = COLOURS.get(line.rpartition("  ")[2])
+        if colour:
+            text.stylize(colour, line.rindex(" ") + 1)
+        console.print(text, no_wrap=True, crop=False, overflow="ignore")
+
+
+def write(console: "Console", text: str, style: str = "") -> None:
+    """Print a paragraph whose lines fit the answer's width; nothing if it is empty."""
+    from rich.text import Text
+
+    for line in textwrap.wrap(text, width_of(console), break_on_hyphens=False):
+        console.print(Text(line, style=style), no_wrap=True, crop=False, overflow="ignore")
+
+
+def width_of(console: "Console") -> int:
+    """The width of the answer on this console."""
+    return min(console.width, WIDTH)

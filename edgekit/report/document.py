@@ -1,16 +1,35 @@
-"""report.json: the results of a run, the model and images that it used, and the bundle to ship."""
+"""report.json, its schema, and the origin of what it says.
 
+report.json: the results of a run, the model and images that it used, and the bundle to ship.
+
+Conversion of documents to JSON and back, and their JSON schema. The dataclasses are the schema.
+
+The origin of a report's figures, and the licence of its model.
+"""
+
+import ast
+import dataclasses
+import inspect
+import json
+import re
+import shlex
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal
+from itertools import pairwise
+from math import floor
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
+import msgspec
 from msgspec import Meta
 
-from edgekit.report.device import DeviceFacts
-from edgekit.report.figure import Count, Fraction, Interval
-from edgekit.report.measurement import TOP1, Accuracy, Score
-from edgekit.report.row import Row
+from edgekit.errors import InputError, all_printable
+from edgekit.report.figure import NOTHING, Count, DeviceFacts, Fraction, Interval, all_figures
+from edgekit.report.row import TOP1, Accuracy, Row, Score
 from edgekit.report.sensitivity_document import Sensitivity
+from edgekit.support.files import read_regular
 
 Timestamp = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$")]
 
@@ -282,3 +301,223 @@ class Report:
     def facts_of(self, device: str) -> DeviceFacts:
         """The facts of a device with this name, which a row that failed before they were asked for may lack."""
         return min((row.device for row in self.rows_on(device)), key=lambda facts: not facts.cpu)
+
+
+T = TypeVar("T")
+
+
+def to_json(document: Any) -> str:
+    """A document as indented JSON. Raises ValueError for NaN and infinity, which JSON cannot represent."""
+    return json.dumps(msgspec.to_builtins(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def parse(text: str | bytes, kind: type[T], what: str) -> T:
+    """The document in a JSON text from elsewhere, whose texts are made printable.
+
+    Raises InputError with `what` and the place if the text does not fit the type, or has a number beyond `LARGEST`.
+    """
+    try:
+        plain = json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_number)
+        return msgspec.convert(all_printable(plain), kind)
+    except (ValueError, RecursionError) as error:  # includes those of msgspec and of text that isn't UTF-8
+        raise InputError(
+            f"{what} is not a valid {kind.__name__}: {error}", fix="Run the command that wrote it again"
+        ) from error
+
+
+LARGEST = 2**64
+"""Largest number in a document from elsewhere: seeds reach it, and no measurement comes near."""
+
+
+def _number(text: str) -> int | float:
+    if not abs(value := float(text)) <= LARGEST:
+        raise ValueError(f"it contains the number {text[:20]}")
+    return int(text) if text.lstrip("-").isdigit() else value
+
+
+def schema_of(kind: type[Any]) -> dict[str, Any]:
+    """The JSON schema (2020-12) of a type of document."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(kind)}
+    for cls in _documents(kind, set()):
+        properties, names = schema["$defs"][cls.__name__]["properties"], _json_names(cls)
+        for field, text in _docstrings(cls):
+            properties[names[field]]["description"] = " ".join(text.split())
+    return schema
+
+
+def _documents(hint: Any, seen: set[type[Any]]) -> Iterator[type[Any]]:
+    """The documents within a type, each once; adds them to those that were seen."""
+    is_document = isinstance(hint, type) and (dataclasses.is_dataclass(hint) or issubclass(hint, msgspec.Struct))
+    if is_document and hint not in seen:
+        seen.add(hint)
+        yield hint
+        for inner in get_type_hints(hint).values():
+            yield from _documents(inner, seen)
+    for inner in get_args(hint):
+        yield from _documents(inner, seen)
+
+
+def _json_names(cls: type[Any]) -> dict[str, str]:
+    if issubclass(cls, msgspec.Struct):
+        return {field.name: field.encode_name for field in msgspec.structs.fields(cls)}
+    return {field.name: field.name for field in dataclasses.fields(cls)}
+
+
+def _docstrings(cls: type[Any]) -> Iterator[tuple[str, str]]:
+    """Each field with the string literal that follows it in the source, those of the base classes first."""
+    for base in reversed(cls.__mro__):
+        if base.__module__.startswith("edgekit."):
+            (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+            assert isinstance(definition, ast.ClassDef)
+            for statement, follower in pairwise(definition.body):
+                match statement, follower:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                        yield name, text
+
+
+REPORT_FILE = "report.json"
+MOST_BYTES = 256 << 20
+"""Size of a report that is not read any more. One of 1,000 classes has a few megabytes."""
+
+
+def report_schema() -> dict[str, Any]:
+    """The JSON schema (2020-12) of report.json, with a description of each field; of a figure, title, meaning, unit."""
+    schema = schema_of(Report)
+    definitions = schema["$defs"]
+    for figure in all_figures():
+        *parents, name = figure.path.split(".")
+        properties = definitions["Row"]["properties"]
+        for parent in parents:
+            properties = definitions[_name_of_definition(properties[parent])]["properties"]
+        unit = f" (shown in {figure.unit})" if figure.unit else ""
+        properties[name]["description"] = f"{figure.title}: {figure.meaning}{unit}"
+    return schema
+
+
+def _name_of_definition(entry: dict[str, Any]) -> str:
+    """Name of the definition that a property refers to, whether or not the property may be null."""
+    references = [choice["$ref"] for choice in entry.get("anyOf", [entry]) if "$ref" in choice]
+    return str(references[0]).rsplit("/", 1)[-1]
+
+
+def load_report(path: Path) -> Report:
+    """The report in a run folder or in a report.json. Raises InputError if there is none, or it is not valid."""
+    file = path / REPORT_FILE if path.is_dir() else path
+    try:
+        content = read_regular(file, MOST_BYTES)
+    except OSError as error:
+        reason = f"has no readable report: {error.strerror or error}" if path.exists() else "doesn't exist"
+        raise InputError(f"'{path}' {reason}", fix="Give a run folder that `edgekit deploy` wrote") from error
+    return parse(content, Report, f"'{file}'")
+
+
+LICENSES = re.compile(r"\b(apache-2\.0|mit|bsd-[23]-clause|cc0-1\.0|cc-by(?:-nc)?(?:-sa|-nd)?-\d\.0)\b", re.IGNORECASE)
+"""Identifiers of licences that model hubs know, as timm and open_clip spell them."""
+NO_LICENSE = "edgekit does not know the licence of these weights."
+
+
+def license_id(model: Model) -> str | None:
+    """The identifier of the licence of published weights in lower case, if their note names one that hubs know."""
+    named = LICENSES.search(model.license or "")
+    return named[0].lower() if named and not _is_file(model) else None
+
+
+def license_text(model: Model) -> str:
+    """What edgekit knows about the licence, in sentences."""
+    if not model.license:
+        return NO_LICENSE
+    note = f"{model.license[0].upper()}{model.license[1:]}."
+    return f"{NO_LICENSE} {note}" if _is_file(model) else note
+
+
+def _is_file(model: Model) -> bool:
+    """Whether the weights are a checkpoint, about which the note says what holds if it is derived from others."""
+    return bool(Path(model.weights).suffix)
+
+
+def origin(report: Report) -> str:
+    """When, with what and on which machines the report was made, in one line."""
+    machines = [_short(report.facts_of(device), report.has_several_devices) for device in report.devices]
+    on = f" on {', '.join(machines)}" if machines else ""
+    return f"Measured{on}; {report.created[:10]}, edgekit {report.edgekit}."
+
+
+def provenance(report: Report) -> dict[str, str]:
+    """Facts about the origin of the figures, by title."""
+    model, calibration = report.model, report.calibration
+    return {
+        "Written by": f"edgekit {report.edgekit}, {report.created}",
+        "Command": shlex.join(report.command),
+        "Weights": f"{model.weights}, SHA-256 {model.weights_sha256 or NOTHING}",
+        **({"License": model.license} if model.license else {}),
+        "Outputs": f"{model.classes:,}",
+        **({"Preprocessing": preprocessing_words(model.preprocessing)} if model.preprocessing else {}),
+        "Calibration": _calibration(calibration),
+        "Evaluation": _evaluation(report.evaluation),
+        **{f"Device {device}": _machine(report.facts_of(device), report.results) for device in report.devices},
+    }
+
+
+def _short(device: DeviceFacts, several: bool) -> str:
+    """The machine by its processor, after its name if there are several."""
+    processor = device.cpu or "an unknown processor"
+    return f"{device.label}: {processor}" if several else processor
+
+
+def _machine(device: DeviceFacts, rows: Sequence[Row]) -> str:
+    """The facts of a device in words, with the versions of the runtimes on it."""
+    cores, memory = device.cores or "unknown", _gib(device.memory_bytes)
+    processor = f"{device.cpu or 'unknown processor'}, class {device.device_class or 'unknown'}"
+    python = f"Python {device.python}" if device.python else None
+    engines = (row.engine for row in rows if row.device.name == device.name)
+    versions = dict.fromkeys((device.system, python, *engines, _browser(device)))
+    words = f"{processor}, cores: {cores}, memory: {memory}" + (", emulated by QEMU" if device.emulated else "")
+    return ", ".join(filter(None, (words, *versions)))
+
+
+def _browser(device: DeviceFacts) -> str | None:
+    """What a page knows about the browser that it ran in."""
+    browser = device.browser
+    if browser is None:
+        return None
+    return (
+        f"license of LiteRT.js {browser.license}, integer dot product {browser.dot_product}, clock in steps of "
+        f"{browser.clock_ms:g} ms, {'secure' if browser.secure else 'not secure'} page"
+    )
+
+
+def _calibration(part: Calibration) -> str:
+    doubts = "".join(f"; {doubt}" for doubt in part.doubts)
+    recipe = f"recipe {part.recipe}, seed {part.seed}"
+    return f"{part.count:,} images, {recipe}{_skipped(part)}{doubts}, SHA-256 {part.sha256 or NOTHING}"
+
+
+def _evaluation(part: Evaluation) -> str:
+    copies = ((part.copies_left_out, "copies of calibration images"), (part.repeated_left_out, "repeated images"))
+    left_out = "".join(f", {len(names):,} {what} left out" for names, what in copies if names)
+    alike = f", {len(part.lookalikes):,} similar to calibration images" if part.lookalikes else ""
+    overlap = f"{part.overlap_with_calibration} of them also calibration images"
+    return f"{part.count:,} images, {overlap}{_skipped(part)}{left_out}{alike}, SHA-256 {part.sha256 or NOTHING}"
+
+
+def _skipped(part: Calibration | Evaluation) -> str:
+    return f", {len(part.unreadable):,} unreadable images skipped" if part.unreadable else ""
+
+
+def _gib(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 2**30:,.2f} GiB"
+
+
+SCALE = {
+    "center": "scale to cover {size} ({filter}), then crop the centre",
+    "squash": "scale to {size} ({filter}) whatever the aspect ratio, then crop the centre",
+    "border": "scale to fit into {size} ({filter}), then pad or crop",
+}
+
+
+def preprocessing_words(facts: PreprocessingFacts) -> str:
+    """The conversion in one line, with sizes as HEIGHTxWIDTH in pixels."""
+    height, width = (floor(side / facts.crop_pct) for side in (facts.height, facts.width))
+    scale = SCALE[facts.crop_mode].format(size=f"{height}x{width}", filter=facts.interpolation)
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (facts.mean, facts.std))
+    return f"{scale} to {facts.height}x{facts.width}; mean {mean}; standard deviation {std}"

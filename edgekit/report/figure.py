@@ -1,14 +1,22 @@
-"""The figures of a row: the field that has each one's value, and how outputs show it.
+"""Figures, the tables that show them, and the facts of a machine.
 
-A new figure needs a field in `edgekit.report.measurement`, an entry of `FIGURES` here, and its producer in
+The figures of a row: the field that has each one's value, and how outputs show it.
+
+A new figure needs a field in `edgekit.report.row`, an entry of `FIGURES` here, and its producer in
 `edgekit.measure`: schema, CSV, terminal, page, `compare` and `inspect` read the table.
+
+A table as lines of text within a width, or as Markdown.
+
+The machine that a row was measured on, and its state meanwhile.
 """
 
-from collections.abc import Iterable
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta
+from msgspec import Meta, Struct, field
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Milliseconds = Annotated[float, Meta(ge=0)]
@@ -284,3 +292,212 @@ def _titled(figure: Figure, rows: Iterable[Any]) -> Figure:
 def figure_at(path: str) -> Figure:
     """The figure with this path."""
     return next(figure for figure in all_figures() if figure.path == path)
+
+
+GAP = "  "
+INDENT = "  "
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of texts with its heading."""
+
+    head: str
+    """Heading of the column, of one or more lines."""
+    texts: Sequence[str]
+    """One text for each row."""
+    left: bool = False
+    """Whether texts are aligned on the left, like names; numbers are aligned on the right."""
+    rank: int = 0
+    """Order in which columns are left out where space is short, the highest rank first; 0 is never left out."""
+
+    @property
+    def width(self) -> int:
+        """Characters of the longest line."""
+        return max(len(line) for text in (self.head, *self.texts) for line in text.split("\n"))
+
+
+def lines_of(columns: Sequence[Column], width: int) -> list[str]:
+    """The heading and the lines of each row, none longer than `width`, without columns that don't fit.
+
+    If the names in the first column leave no space for the others, each name stands above its row.
+    """
+    columns = [replace(column, texts=[" ".join(text.split()) for text in column.texts]) for column in columns]
+    kept = fitting(columns, width)
+    indent = INDENT if _width(kept) > width else ""
+    names, others = (columns[0].texts, fitting(columns[1:], width - len(INDENT))) if indent else ([], kept)
+    head, *rows = zip(*(_cells(column) for column in others), strict=True)
+    lines = _lines(head, indent, at_bottom=True)
+    for index, row in enumerate(rows):
+        lines += [*(textwrap.wrap(names[index], width) if indent else ()), *_lines(row, indent)]
+    return lines
+
+
+def fitting(columns: Sequence[Column], width: int) -> list[Column]:
+    """The columns that fit: those of the highest ranks are left out first, and those of rank 0 never."""
+    kept = list(columns)
+    while _width(kept) > width:
+        last = max(kept, key=lambda column: column.rank)
+        if not last.rank:
+            break
+        kept.remove(last)
+    return kept
+
+
+_MARKUP = re.compile(r"[\\`*_|<&~\[$]|:(?=//)|(?<=www)\.|^[#>+=-]", re.IGNORECASE)
+"""What Markdown, as GitHub shows it, takes for markup, links without brackets included."""
+
+
+def escaped(text: str) -> str:
+    """Text on one line that Markdown shows as it is."""
+    line = _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+    return re.sub(r"^(\d+)([.)])(?= |$)", r"\1\\\2", line)
+
+
+def markdown_of(columns: Sequence[Column]) -> str:
+    """The table in Markdown, whose texts are Markdown without line breaks and bars."""
+    heads = [escaped(column.head) for column in columns]
+    rule = ["---" if column.left else "---:" for column in columns]
+    return "\n".join(
+        f"| {' | '.join(line)} |" for line in (heads, rule, *zip(*(column.texts for column in columns), strict=True))
+    )
+
+
+def _cells(column: Column) -> list[list[str]]:
+    """The lines of the heading and of each text, padded to one width."""
+    pad = str.ljust if column.left else str.rjust
+    return [[pad(line, column.width) for line in text.split("\n")] for text in (column.head, *column.texts)]
+
+
+def _lines(cells: Sequence[list[str]], indent: str = "", at_bottom: bool = False) -> list[str]:
+    """The lines of cells side by side, the shorter of which stand at the top or the bottom."""
+    height = max(map(len, cells))
+    blanks = [[" " * len(cell[0])] * (height - len(cell)) for cell in cells]
+    filled = [[*blank, *cell] if at_bottom else [*cell, *blank] for cell, blank in zip(cells, blanks, strict=True)]
+    return [f"{indent}{GAP.join(line)}".rstrip() for line in zip(*filled, strict=True)]
+
+
+def _width(columns: Sequence[Column]) -> int:
+    return sum(column.width for column in columns) + len(GAP) * (len(columns) - 1)
+
+
+DotProduct = Literal["signed", "unsigned", "emulated", "absent"]
+
+
+class BrowserFacts(Struct, frozen=True, kw_only=True):
+    """The browser that a row was measured in, as far as a page can know."""
+
+    user_agent: str
+    """The browser's own description of itself."""
+    build: Literal["relaxed", "compat", "threaded"]
+    """Build of LiteRT.js that ran: with relaxed SIMD, without it, or with relaxed SIMD and threads."""
+    dot_product: DotProduct
+    """The integer dot product of relaxed SIMD: an instruction of the processor for signed numbers (Arm SDOT) or for
+    unsigned by signed ones (AVX-VNNI), several other instructions, or not in this browser."""
+    clock_ms: float
+    """Step of the page's clock, in milliseconds."""
+    secure: bool
+    """Whether the page came over HTTPS or from the same machine, without which it has no threads and no wake lock."""
+    license: str
+    """License of LiteRT.js, which edgekit served to the browser."""
+
+
+class DeviceFacts(Struct, frozen=True, kw_only=True):
+    """The machine that a row was measured on. Facts that could not be determined are null."""
+
+    # A Struct instead of a dataclass, because the JSON key `class` is not a valid field name in Python.
+    name: str
+    """Name of the device on the command line: "local", a registered name or an SSH address."""
+    device_class: str | None = field(name="class")
+    """Device class that the machine belongs to, such as "raspberry-pi-5"."""
+    cpu: str | None
+    """Model of the board, or of the processor where no board is known, as the system reports it."""
+    cores: Count | None
+    """Number of physical cores that the measuring process may use, which is the default number of threads."""
+    memory_bytes: Count | None
+    """Total memory of the machine, in bytes."""
+    system: str | None = None
+    """Operating system, kernel release and architecture."""
+    python: str | None = None
+    """Version of the Python that ran the bundle."""
+    emulated: bool | None = None
+    """Whether QEMU emulates the device: its timings are not comparable, so no gate judges them."""
+    browser: BrowserFacts | None = None
+    """The browser that ran the bundle; null for a machine that runs Python."""
+
+    @property
+    def label(self) -> str:
+        """Name as outputs show it, which marks an emulated device."""
+        return f"{self.name} (emulated)" if self.emulated else self.name
+
+
+@dataclass(frozen=True)
+class Throttling:
+    """Causes of throttling that a Raspberry Pi's firmware reports."""
+
+    bits: int
+    """Bit mask of `vcgencmd get_throttled`."""
+    now: tuple[str, ...]
+    """Causes that slowed the processor down at that moment."""
+    since_boot: tuple[str, ...]
+    """Causes that slowed the processor down at any time since the last boot."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineState:
+    """Clocks, temperature, throttling and load at one moment; values that the system does not report are null."""
+
+    clock_mhz: float | None
+    """Clock of the fastest core, in MHz."""
+    clock_max_mhz: float | None
+    """Highest clock that the cores may use, in MHz."""
+    governor: str | None
+    """Name of the frequency governor, such as "ondemand"."""
+    celsius: float | None
+    """Temperature of the hottest thermal zone, in degrees Celsius."""
+    throttled: Throttling | None
+    """Throttling flags of a Raspberry Pi's firmware; null on other machines."""
+    throttle_events: int | None
+    """Number of thermal throttling events that the processor has counted since boot."""
+    cooling_state: int | None
+    """Step at which the kernel's thermal governor caps the clock; 0 means no cap."""
+    load: float | None
+    """Load average of the last minute."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One point of the time series of clock and temperature."""
+
+    s: Seconds
+    """Seconds since the timing began."""
+    clock_mhz: float | None
+    """Clock of the fastest core, in MHz."""
+    celsius: float | None
+    """Temperature of the hottest thermal zone, in degrees Celsius."""
+    throttled: tuple[str, ...] | None
+    """Causes that slowed the processor down at that moment; null if the system does not report them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Clocks, temperature, throttling and other load while rows were timed."""
+
+    before: MachineState
+    """State of the machine before the first timed round."""
+    after: MachineState
+    """State of the machine after the last timed round."""
+    seconds: Seconds
+    """Duration of the timing, in seconds."""
+    series: tuple[Sample, ...]
+    """Clock and temperature over time, sampled between the timed rounds."""
+    throttled: tuple[str, ...] | None
+    """Causes that slowed the processor down during the timing; null if the system does not report them."""
+    cpus: Annotated[int, Meta(ge=1)]
+    """Number of CPUs that the timed process may use; two that share a core count as two."""
+    other_cpus: Annotated[float, Meta(ge=0)] | None
+    """Number of CPUs that other processes kept busy during the timing, on average."""
+    cores: Annotated[int, Meta(ge=1)] | None = None
+    """Number of physical cores of these CPUs; null in browsers, and in reports of an edgekit without it."""
+    hidden: bool | None = None
+    """Whether a browser hid the page at any time during the timing; null outside of browsers."""

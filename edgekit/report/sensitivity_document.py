@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from edgekit.report.figure import MEANINGLESS, NOTHING, Count, Fraction, Interval, points
+from edgekit.report.figure import MEANINGLESS, NOTHING, Column, Count, Fraction, Interval, lines_of, points
 from edgekit.report.plot import Panel, Picture, bar
-from edgekit.report.table import Column, lines_of
 from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:

@@ -6,10 +6,16 @@ import warnings
 
 from edgekit.errors import GoldenError
 from edgekit.runtime.bundle import read_bundle
-from edgekit.runtime.live_session import LiveSession, UpdateWarning
-from edgekit.runtime.session import GoldenWarning, Session, VerifyResult
+from edgekit.runtime.session import (
+    GoldenWarning,
+    LiveSession,
+    SaturationWarning,
+    Session,
+    UpdateWarning,
+    VerifyResult,
+    warn_if_saturating,
+)
 from edgekit.runtime.signature import read_public_key, read_signed_bundle
-from edgekit.runtime.vnni import SaturationWarning, warn_if_saturating
 
 __all__ = [
     "GoldenWarning",

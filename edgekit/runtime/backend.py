@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch.fx import GraphModule
 
-from edgekit.compiler.quantize.lowering import RuntimeLowering
+from edgekit.compiler.placement import RuntimeLowering
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.runtimes import find_runtime
 from edgekit.errors import CompileError

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from edgekit.compat.telemetry import hidden_telemetry
 from edgekit.config.runtimes import Runtime, find_runtime
 from edgekit.errors import BundleError, EdgekitError, EngineError, MissingExtraError, UsageError
-from edgekit.runtime.manifest import Manifest
-from edgekit.support.distribution import install_command, pip_install, release
-from edgekit.support.libraries import first_line
+from edgekit.runtime.bundle import Manifest
+from edgekit.support.libraries import first_line, install_command, pip_install, release
 from edgekit.support.probe import available_cores
 
 Infer: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]

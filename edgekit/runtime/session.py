@@ -1,21 +1,52 @@
-"""A loaded bundle. An app calls it, and `edgekit evaluate` and `edgekit benchmark` measure the same object."""
+"""Sessions: an open bundle, and one that follows updates.
+
+What follows a model: softmax over the classes, a sigmoid for each class, or a vector of length 1.
+
+A loaded bundle. An app calls it, and `edgekit evaluate` and `edgekit benchmark` measure the same object.
+
+A session that follows a link to a bundle, which `edgekit push` switches while the app runs.
+
+Whether an INT8 model saturates on x86 processors without VNNI, whose kernels add two products in 16 bits.
+"""
 
 import importlib
-from collections.abc import Sequence
+import os
+import platform
+import threading
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.config.runtimes import find_runtime
-from edgekit.errors import BundleError, GoldenError, InputError, UsageError
-from edgekit.images.decoding import ImageLike
-from edgekit.runtime.activation import activated
+from edgekit.config.device_classes import cpu_features
+from edgekit.config.runtimes import Activation, find_runtime
+from edgekit.errors import BundleError, EdgekitError, GoldenError, InputError, UsageError
+from edgekit.images.preprocess import ImageLike
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.engine import Engine, check_manifest, check_threads, engine_errors
 from edgekit.support.libraries import quiet
+
+TINY = np.float32(1e-12)
+"""Length below which a vector isn't made longer, so that one of zeros stays one."""
+
+
+def activated(outputs: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:
+    """Scores from 0 to 1, or vectors, of a model's outputs, both float32 [N,K] or [K]. The outputs must be finite."""
+    values = outputs
+    if activation == "softmax":
+        powers = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
+        values = powers / powers.sum(axis=-1, keepdims=True)
+    elif activation == "sigmoid":
+        values = np.exp(-np.logaddexp(np.float32(0), -outputs))
+    elif activation == "normalize":
+        values = outputs / np.maximum(np.linalg.norm(outputs, axis=-1, keepdims=True), TINY)
+    return values
+
 
 TOP = 5
 """Number of labels that `Session.classify` returns if each image has one class."""
@@ -296,3 +327,136 @@ def open_session(bundle: Bundle, threads: int | None) -> Session:
     """Open a session and suppress what the runtime prints meanwhile, such as LiteRT's line about its delegate."""
     with quiet():
         return Session(bundle, threads)
+
+
+Open = Callable[[str | os.PathLike[str]], Session]
+"""Opens the bundle at a path, and raises an EdgekitError if it doesn't pass its golden samples."""
+
+
+class UpdateWarning(UserWarning):
+    """A new bundle can't be used, and the session keeps the old one."""
+
+
+class LiveSession:
+    """The session of the bundle that a link points to; `edgekit.follow` opens one.
+
+    Each image is classified with one bundle. When the link has changed, the next call of `current`, `classify` or
+    `embed` opens the new bundle and runs its golden samples. Only that call waits: those of other threads go on with
+    the old bundle. Meanwhile both are in memory. If the new bundle can't be opened, or gives other numbers, an
+    UpdateWarning says why, and the old one stays until the link changes again.
+
+    Examples:
+        Preprocess and classify in separate steps, with one session for each image:
+
+        ```python
+        with edgekit.follow("runs/demo/onnx-int8") as live:
+            session = live.current()
+            logits = session(session.preprocess("cat.jpg"))
+            print(session.bundle.labels[logits[0].argmax()])
+        ```
+    """
+
+    def __init__(self, path: str | os.PathLike[str], open_bundle: Open) -> None:
+        """Open the bundle that a link points to, with the errors of `open_bundle`.
+
+        Args:
+            path: Link to the folder of a bundle, or the folder itself.
+            open_bundle: Opens the bundle at this path, now and when the link has changed.
+        """
+        self._path, self._open = path, open_bundle
+        self._opening = threading.Lock()
+        self._seen = self._state()
+        self._session = open_bundle(path)
+        self._closed = False
+
+    def current(self) -> Session:
+        """Open the new bundle if the link has changed, and return the session to use for the next image."""
+        if self._state() != self._seen and self._opening.acquire(blocking=False):
+            try:
+                self._reopen()
+            finally:
+                self._opening.release()
+        return self._session
+
+    def classify(
+        self, image: ImageLike, top: int | None = None, threshold: float | None = None
+    ) -> list[tuple[str, float]]:
+        """Classify an image with the current session; `Session.classify` tells arguments, result and errors."""
+        return self.current().classify(image, top, threshold)
+
+    def embed(self, image: ImageLike) -> NDArray[np.float32]:
+        """The vector of an image with the current session; `Session.embed` tells argument, result and errors."""
+        return self.current().embed(image)
+
+    def close(self) -> None:
+        """Release the model for good: classifying afterwards raises EngineError, even if the link changes again."""
+        with self._opening:
+            self._closed = True
+            self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _state(self) -> tuple[int, int, int] | None:
+        """Identity of the folder that the link points to, which no other folder has; None if there is none."""
+        try:
+            facts = os.stat(self._path)
+        except OSError:
+            return None
+        return facts.st_dev, facts.st_ino, facts.st_mtime_ns
+
+    def _reopen(self) -> None:
+        state = self._state()
+        if self._closed or state in (None, self._seen):
+            return
+        # Whatever becomes of this bundle, it is not tried again: a switch during the attempt gives another state.
+        self._seen = state
+        try:
+            # Other threads may still run the old session, which is released with their last reference to it.
+            self._session = self._open(self._path)
+        except (EdgekitError, OSError) as error:
+            old = self._session.bundle.path
+            warnings.warn(f"the bundle '{old}' stays in use, because: {error}", UpdateWarning, stacklevel=4)
+
+
+VNNI = frozenset({"avx512_vnni", "avx_vnni"})
+"""CPU features, as in /proc/cpuinfo, of which either one adds four products in 32 bits."""
+X86 = ("x86_64", "AMD64")
+
+
+class SaturationWarning(UserWarning):
+    """A bundle computes less accurately on this processor than on those with VNNI."""
+
+
+def pairs_that_can_saturate(target: str, model: Path) -> int:
+    """Number of pairs of weights in a finished model file that can saturate on x86 without VNNI."""
+    runtime = find_runtime(target)
+    if not runtime.saturating_inputs:
+        return 0
+    pairs: int = importlib.import_module(runtime.profiler_module).count_pairs(model)
+    return pairs
+
+
+def lacks_vnni(root: Path = Path("/")) -> bool:
+    """Whether this is an x86 processor that is known to have no VNNI. `root` is the folder that contains proc."""
+    features = cpu_features(root) if platform.machine() in X86 else []
+    return bool(features) and VNNI.isdisjoint(features)
+
+
+def warn_if_saturating(bundle: Bundle) -> None:
+    """Warn with a SaturationWarning if the bundle's INT8 weights can saturate on this processor."""
+    manifest = bundle.manifest
+    pairs = manifest.pairs_that_can_saturate
+    if manifest.precision != "int8" or pairs == 0 or not find_runtime(manifest.target).saturating_inputs:
+        return
+    if lacks_vnni():
+        which = "an unknown number" if pairs is None else f"{pairs:,}"
+        warnings.warn(
+            f"bundle '{bundle.path}' may be less accurate on this processor, which has no VNNI: {which} of its pairs "
+            "of weights can saturate. Make the bundle again with this version of edgekit, for an x86 device class.",
+            SaturationWarning,
+            stacklevel=3,
+        )

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import BundleError, MissingExtraError, OutputError, SignatureError, UsageError
 from edgekit.runtime.bundle import MANIFEST, Bundle, own_file, read_bundle, read_text
-from edgekit.support.distribution import install_command
 from edgekit.support.files import file_sha256, replace_text
+from edgekit.support.libraries import install_command
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePrivateKey, EllipticCurvePublicKey

@@ -1,6 +1,6 @@
 """Describe this machine as one JSON object, without changing anything. Runs on Python 3.7 and newer.
 
-`edgekit.devices.probe_result` documents its keys. `edgekit.devices.scripts` sends this file to devices as text, so it
+`edgekit.devices.setup` documents its keys. `edgekit.devices.scripts` sends this file to devices as text, so it
 imports nothing but the standard library. Unknown values are null, never guessed. Temperatures are in degrees Celsius,
 clocks in MHz, sizes in bytes.
 """

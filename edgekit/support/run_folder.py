@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from edgekit.errors import OutputError
-from edgekit.support import library_log
-from edgekit.support.error_text import text_of
+from edgekit.support import child_process
 from edgekit.support.files import Inputs, write_json, writing
+from edgekit.support.progress import text_of
 
 T = TypeVar("T")
 
@@ -105,12 +105,12 @@ def open_run(path: Path) -> Iterator[RunFolder]:
             raise OutputError(f"another edgekit command is using '{path}'", fix=fix) from None
     try:
         _remove_leftovers(path)
-        with library_log.kept_in(run.state / library_log.NAME):
-            library_log.note(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(sys.argv)}")
+        with child_process.kept_in(run.state / child_process.NAME):
+            child_process.note(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(sys.argv)}")
             try:
                 yield run
             except Exception as error:
-                library_log.note("the command ended with an error", text_of(error))
+                child_process.note("the command ended with an error", text_of(error))
                 raise
             finally:
                 with suppress(OutputError):  # the next command that opens the run tries again

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import __version__
-from edgekit.config.choices import PRECISIONS
+from edgekit.config.runtimes import PRECISIONS
 from edgekit.errors import InputError, StageError, UsageError
 from edgekit.images.dataset import crop_samples
 from edgekit.job import Job
 from edgekit.pipeline.build import build_one
-from edgekit.pipeline.graph_to_compile import GraphToCompile
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.request import BuildSpec
+from edgekit.pipeline.request import BuildSpec, GraphToCompile
 from edgekit.report import load_report, write_report
+from edgekit.report.document import REPORT_FILE as REPORT
+from edgekit.report.document import to_json
 from edgekit.report.plot import render_svg
 from edgekit.report.sensitivity_document import (
     Culprits,
@@ -34,8 +35,6 @@ from edgekit.report.sensitivity_document import (
     draw_sensitivity,
     order_of,
 )  # fmt: skip
-from edgekit.report.serialization import REPORT_FILE as REPORT
-from edgekit.report.serialization import to_json
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.profile import Profile, profile_bundle
@@ -43,8 +42,7 @@ from edgekit.support.files import Inputs, replace_text, shareable_command, writi
 from edgekit.support.libraries import import_needed, quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, check_output, open_run
-from edgekit.tuning.layer_costs import LayerCosts, LayerTimes
-from edgekit.tuning.mixtures import Mixture, Mixtures, layer_macs, simulate
+from edgekit.tuning.mixtures import LayerCosts, LayerTimes, Mixture, Mixtures, layer_macs, simulate
 from edgekit.tuning.study import StudyInputs, study_inputs
 
 FILE, PICTURE = "sensitivity.json", "sensitivity.svg"

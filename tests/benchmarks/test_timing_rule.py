@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.timing_rule import NOISES, simulate
-from edgekit.measure import latency, steadiness
+from edgekit.measure import latency
 
 RUNS = 120
 MOST = 0.1
@@ -26,12 +26,12 @@ def test_a_rule_that_ends_at_the_first_difference_is_found_out(monkeypatch: pyte
     def differ(times: Mapping[str, "array[float]"]) -> bool:
         slow, fast = (np.array(values) for values in times.values())
         rounds = len(slow)
-        if rounds < steadiness.FEWEST_ROUNDS or rounds % steadiness.LOOK_EVERY:
+        if rounds < latency.FEWEST_ROUNDS or rounds % latency.LOOK_EVERY:
             return False
         _, ends = latency.ratio(slow, fast)
         return ends is not None and not ends[0] <= 1 <= ends[1]
 
-    monkeypatch.setattr(steadiness, "enough_rounds", differ)
+    monkeypatch.setattr(latency, "enough_rounds", differ)
     assert simulate(NOISES["turns"], 1.0, RUNS)["differs"] > MOST
 
 

@@ -18,7 +18,7 @@ from edgekit.cli.main import main
 from edgekit.images.dataset import open_dataset
 from edgekit.images.selection import select
 from edgekit.runtime.bundle import read_bundle
-from edgekit.support.distribution import install_command
+from edgekit.support.libraries import install_command
 from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.missing import missing
 from tests.helpers.tiny import TINY_MODEL

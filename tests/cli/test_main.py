@@ -14,10 +14,9 @@ from edgekit import __version__
 from edgekit.cli.frame import ELSEWHERE
 from edgekit.cli.main import entry, main
 from edgekit.errors import MissingExtraError
-from edgekit.support import error_text
-from edgekit.support.distribution import install_command
-from edgekit.support.error_text import lines_of
-from edgekit.support.libraries import SLEEPING, threads_sleep
+from edgekit.support import progress
+from edgekit.support.libraries import SLEEPING, install_command, threads_sleep
+from edgekit.support.progress import lines_of
 from tests.helpers.command_line import all_commands
 
 COMMANDS = [
@@ -191,7 +190,7 @@ def test_help_is_a_command_and_devices_have_short_names(
 
 
 def test_unexpected_errors_are_bugs_and_show_where(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgekit.config import catalogue
+    from edgekit.config import recipes as catalogue
 
     def broken() -> None:
         raise ZeroDivisionError
@@ -243,8 +242,8 @@ def test_traceback_is_an_argument_behind_two_dashes(capfd: pytest.CaptureFixture
 
 def test_help_lists_traceback(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    assert error_text.TRACEBACK_OPTION in capfd.readouterr().out
-    assert main([error_text.TRACEBACK_OPTION, "targets"]) == 0
+    assert progress.TRACEBACK_OPTION in capfd.readouterr().out
+    assert main([progress.TRACEBACK_OPTION, "targets"]) == 0
 
 
 def missing(package: str, extra: str) -> str:

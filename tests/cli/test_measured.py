@@ -7,8 +7,7 @@ import pytest
 from edgekit.cli.view import accuracy_answer, latency_answer
 from edgekit.measure.evaluation import BundleEvaluation, EvaluatedBundle, EvaluatedImages
 from edgekit.report.document import Reference
-from edgekit.report.measurement import Bound
-from edgekit.report.row import Gate
+from edgekit.report.row import Bound, Gate
 from tests.helpers.reports import ENERGY, THROUGHPUT, accuracy, device, failed_row, row
 
 FOLDER = "runs/" + "/".join(["a-folder-with-a-long-name"] * 5)

@@ -17,10 +17,9 @@ from edgekit.job import Job
 from edgekit.job.saved import kept
 from edgekit.measure.evaluation import EvaluatedBundle
 from edgekit.report.document import Recommendation, Report
-from edgekit.report.measurement import Bound, Failure
-from edgekit.report.next_steps import RUN, NextStep, steps_in_report
-from edgekit.report.row import Gate, GateName, Row
-from edgekit.support.error_text import explain
+from edgekit.report.row import Bound, Failure, Gate, GateName, Row
+from edgekit.report.sentences import RUN, NextStep, steps_in_report
+from edgekit.support.progress import explain
 from edgekit.support.run_folder import JOB
 from tests.helpers.command_line import context_of
 from tests.helpers.reports import accuracy, device, failed_row, report, row

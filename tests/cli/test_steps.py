@@ -176,7 +176,8 @@ def test_a_bug_costs_one_bundle(
     make_bundle: MakeBundle, photos: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each command has a bug in its work for the first of two bundles."""
-    from edgekit.measure import opened_bundle, shards
+    from edgekit.measure import accuracy as shards
+    from edgekit.measure import bundles as opened_bundle
 
     def broken(real: Any) -> Any:
         calls = iter(range(9))
@@ -206,7 +207,7 @@ def test_compile_and_quantize_go_on_after_a_bug(
     vit_arguments: list[str], tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgekit.pipeline import graphs
-    from edgekit.pipeline.quantize import quantize_stage
+    from edgekit.pipeline.graphs import quantize_stage
 
     def mistaken(*_: object) -> None:
         raise KeyError("val")

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.config.choices import CROP_MODES, INTERPOLATIONS, TASKS
 from edgekit.config.device_classes import list_device_classes
 from edgekit.config.recipes import list_recipes
-from edgekit.config.runtimes import RUNTIMES
+from edgekit.config.runtimes import CROP_MODES, INTERPOLATIONS, RUNTIMES, TASKS
 from tests.helpers.command_line import all_commands
 
 

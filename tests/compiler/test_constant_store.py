@@ -9,10 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks.memory import memory_of
-from edgekit.compiler import constant_store
-from edgekit.compiler.constant_store import MEMORY, MappedFiles, keep_constants_in, store_of
-from edgekit.compiler.export import trace
-from edgekit.compiler.graph import copy_sharing
+from edgekit.compiler.graph import MEMORY, MappedFiles, copy_sharing, keep_constants_in, store_of, trace
 from edgekit.compiler.rewrites import rewrite
 from edgekit.compiler.simplify import simplify
 from edgekit.config.recipes import load_recipe
@@ -46,7 +43,7 @@ def test_large_constants_take_no_memory(tmp_path: Path) -> None:
 
 
 def test_rewrites_put_new_weights_into_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constant_store, "LARGE_BYTES", 1000)
+    monkeypatch.setattr("edgekit.compiler.graph.LARGE_BYTES", 1000)
     network = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.Conv2d(32, 8, 1)).eval()
     traced = trace(network, (1, 3, 8, 8))
     keep_constants_in(traced, MappedFiles(tmp_path))

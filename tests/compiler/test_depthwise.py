@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from edgekit.compiler.graph import shape_of
 from edgekit.compiler.layers import dense_layers
-from edgekit.compiler.nodes import shape_of
 from edgekit.compiler.rewrites import rewrite
-from edgekit.compiler.rewrites.depthwise import depth_multiplier, depthwise_blocks, split_depthwise
+from edgekit.compiler.rewrites.layout import depth_multiplier, depthwise_blocks, split_depthwise
 from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.backend import load_backend

@@ -7,11 +7,21 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import add_constant, constant, constants, example_input, refresh, set_weights
+from edgekit.compiler.graph import (
+    A,
+    add_constant,
+    constant,
+    constants,
+    example_input,
+    layer_name,
+    operand,
+    pair,
+    refresh,
+    set_weights,
+)
 from edgekit.compiler.layers import Layer, layers
-from edgekit.compiler.nodes import A, layer_name, operand, pair
 from edgekit.compiler.rewrites import REWRITES, rewrite
-from edgekit.compiler.simplify.no_ops import COPIES
+from edgekit.compiler.simplify.shapes import COPIES
 from tests.helpers.graphs import export_graph
 
 SHAPE = (1, 3, 16, 16)

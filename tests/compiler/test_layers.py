@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekit.compiler.export import trace
+from edgekit.compiler.graph import A, trace
 from edgekit.compiler.layers import DenseLayer, dense_layer, dense_layers, fixed_weights, layers
-from edgekit.compiler.nodes import A
 
 
 class Two(nn.Module):

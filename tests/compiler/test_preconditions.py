@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
-from edgekit.compiler.export import trace
-from edgekit.compiler.graph import refresh
-from edgekit.compiler.quantize.equalize import equalize
+from edgekit.compiler.graph import refresh, trace
+from edgekit.compiler.ranges import equalize
 from edgekit.compiler.rewrites import APPROXIMATE, REWRITES, rewrite
 from edgekit.compiler.simplify import SIMPLIFICATIONS
 from tests.helpers.graphs import check_values, export_graph, targets_of

@@ -5,13 +5,12 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.export import trace
-from edgekit.compiler.layers import dense_layers
-from edgekit.compiler.nodes import Q, operand
-from edgekit.compiler.quantizers import (
+from edgekit.compiler.graph import Q, operand, trace
+from edgekit.compiler.layers import (
     DEQUANTIZE,
     QUANTIZE,
     Quantizer,
+    dense_layers,
     int8_weight,
     owners_of,
     quantizer_of,

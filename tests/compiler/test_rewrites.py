@@ -16,16 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import constant
+from edgekit.compiler.graph import A, constant
 from edgekit.compiler.layers import dense_layers, layers
-from edgekit.compiler.nodes import A
 from edgekit.compiler.rewrites import REWRITES, ConvolutionShape, rewrite, weights_after
-from edgekit.config.choices import PRECISIONS
 from edgekit.config.device_classes import list_device_classes
 from edgekit.config.recipes import recipe_for
+from edgekit.config.runtimes import PRECISIONS
 from edgekit.errors import ProfileError
 from edgekit.images.preprocess import Preprocessing
-from edgekit.models.weights import random_images, randomize
+from edgekit.models.checkpoint import random_images, randomize
 from tests.helpers.graphs import check_values, export_graph
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import ROOT

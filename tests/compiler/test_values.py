@@ -8,8 +8,7 @@ import timm
 import torch
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import insert
-from edgekit.compiler.nodes import A
+from edgekit.compiler.graph import A, insert
 from edgekit.compiler.rewrites import REWRITES, rewrite
 from edgekit.config.recipes import recipe_for
 from edgekit.config.runtimes import RUNTIMES
@@ -37,7 +36,7 @@ def test_a_norm_behind_a_norm_is_rewritten(target: str, two_norms: GraphModule) 
     [
         ("graph", "plain-layer-norm"),
         ("graph", "channels-last"),
-        ("rewrites.response_norm", "vector-norm-mean"),
+        ("rewrites.norms", "vector-norm-mean"),
         ("graph", "polynomial-gelu"),
         ("graph", "split-depthwise"),
     ],

@@ -8,8 +8,8 @@ from packaging.specifiers import SpecifierSet
 
 from edgekit.config.compatibility import known_bad
 from edgekit.config.runtimes import RUNTIMES, Wheels
-from edgekit.devices.probe_result import MACHINES, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_PYTHON
-from edgekit.support.distribution import release
+from edgekit.devices.setup import MACHINES, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_PYTHON
+from edgekit.support.libraries import release
 from tests.helpers import fake_runtime
 from tests.helpers.runtimes import registered
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.config import device_classes, toml_reader
+from edgekit.config import device_classes
 from edgekit.config import recipes as profiles
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import ProfileError
@@ -21,7 +21,7 @@ ATTO = 550_000_000
 
 def edited(tmp_path: Path, kind: str, name: str, old: str, new: str) -> Path:
     """A copy of a shipped file with one change."""
-    text = (toml_reader.data_folder(kind) / f"{name}.toml").read_text()  # type: ignore[arg-type]
+    text = (device_classes.data_folder(kind) / f"{name}.toml").read_text()  # type: ignore[arg-type]
     assert old in text
     path = tmp_path / "mine.toml"
     path.write_text(text.replace(old, new, 1))

@@ -35,7 +35,7 @@ from edgekit.devices.messages import (
 from edgekit.errors import BundleError, DeviceError, printable
 from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.settings import Timing
-from edgekit.measure.tasks.single_label import TopClasses
+from edgekit.measure.tasks import TopClasses
 from tests.helpers.failing_engine import MESSAGE, Phase
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import MakeBundle
@@ -142,7 +142,7 @@ def broken_agent(owner: str, name: str) -> list[str]:
 
 
 def test_a_bug_costs_its_row_and_its_traceback_reaches_the_host(job: MeasureJob) -> None:
-    messages, _ = run(job, broken_agent("edgekit.measure.opened_bundle", "summarize_profile"))
+    messages, _ = run(job, broken_agent("edgekit.measure.bundles", "summarize_profile"))
     (bug,) = (message for message in messages if isinstance(message, Bug))
     assert (bug.what, bug.kind) == ("it's", "KeyError")
     assert "Traceback (most recent call last)" in bug.traceback

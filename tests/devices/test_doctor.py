@@ -17,9 +17,9 @@ from edgekit import __version__
 from edgekit.cli.main import main
 from edgekit.config.compatibility import known_bad
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.devices import doctor, probe_result
-from edgekit.devices.probe_result import ProbeResult, read_probe
-from edgekit.support.distribution import install_command, pip_command, pip_install
+from edgekit.devices import doctor, setup
+from edgekit.devices.setup import ProbeResult, read_probe
+from edgekit.support.libraries import install_command, pip_command, pip_install
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -77,7 +77,7 @@ def test_a_hub_that_is_away_is_a_warning_with_the_option() -> None:
 def test_every_finding_that_is_not_ok_has_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine about which nothing is known, with an old Python and no packages."""
     monkeypatch.setattr("edgekit.devices.doctor.importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr(probe_result, "OLDEST_PYTHON", (9, 0))
+    monkeypatch.setattr(setup, "OLDEST_PYTHON", (9, 0))
     facts = read_probe({**FACTS, "machine": "riscv64", "glibc": None})
     findings = named(doctor.examine_here(facts, NOWHERE, installed=lambda distribution: None))
     broken = {name for name, finding in findings.items() if finding.status == "broken"}

@@ -17,11 +17,10 @@ import pytest
 from benchmarks.pilib import debian
 from benchmarks.pilib.debian import PYTHONS
 from edgekit.cli.main import main
-from edgekit.config.choices import PRECISIONS
-from edgekit.devices.probe_result import probe
+from edgekit.config.runtimes import PRECISIONS
 from edgekit.devices.remote import open_board
 from edgekit.devices.scripts.environment import unpack
-from edgekit.devices.setup import fetch_wheels
+from edgekit.devices.setup import fetch_wheels, probe
 from edgekit.devices.transport import connect
 from edgekit.models.demo import assets
 from edgekit.report import load_report

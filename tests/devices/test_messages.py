@@ -9,10 +9,10 @@ from typing import Any, get_args
 import pytest
 from msgspec import convert, to_builtins
 
-from edgekit.devices.app_state import AppState, Refusal, Slot
 from edgekit.devices.messages import (
     AgentJob,
     Alive,
+    AppState,
     Bug,
     Ended,
     Failed,
@@ -22,9 +22,11 @@ from edgekit.devices.messages import (
     MeasureJob,
     Message,
     PushJob,
+    Refusal,
     Said,
     SentImages,
     ShownProgress,
+    Slot,
     Slotted,
     StageBegan,
     Stepped,
@@ -36,9 +38,17 @@ from edgekit.devices.messages import (
 from edgekit.errors import all_printable
 from edgekit.measure.inspect_bundle import BundleInspection, Int8Detail, ModelInspection
 from edgekit.measure.settings import Timing
-from edgekit.report.device import Sample, Throttling
-from edgekit.report.measurement import Int8, LowPrecision, Measurement
-from edgekit.report.times import EndToEnd, RatedLatency, Sustained, SustainedLatency, SustainedPoint
+from edgekit.report.figure import Sample, Throttling
+from edgekit.report.row import (
+    EndToEnd,
+    Int8,
+    LowPrecision,
+    Measurement,
+    RatedLatency,
+    Sustained,
+    SustainedLatency,
+    SustainedPoint,
+)
 from edgekit.runtime.profile import OpProfile
 from edgekit.support.progress import Reporter, Step
 from tests.helpers.measurements import (

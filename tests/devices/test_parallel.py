@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from edgekit.devices import parallel
+from edgekit.devices import registry
 from edgekit.devices.registry import Device
 
 BOARDS = [Device(name, f"ssh://{name}", None) for name in ("one", "other")]
@@ -21,9 +21,9 @@ def test_a_bug_in_one_thread_closes_the_connections_of_the_others(monkeypatch: p
         assert closed.wait(20), "it measures until its connection is closed"
         return []
 
-    monkeypatch.setattr(parallel, "close_all", closed.set)
+    monkeypatch.setattr(registry, "close_all", closed.set)
     with pytest.raises(ZeroDivisionError):
-        parallel.each_device(BOARDS, measure)
+        registry.each_device(BOARDS, measure)
     assert closed.is_set()
 
 
@@ -37,18 +37,18 @@ def test_no_thread_connects_again_while_a_command_ends() -> None:
             assert measuring.wait(20)
             raise ZeroDivisionError
         for runtime in ("first", "second"):
-            with parallel.closing(lost.set):
+            with registry.closing(lost.set):
                 connected.append(runtime)
                 measuring.set()
                 assert lost.wait(20)
         return []
 
     with pytest.raises(ZeroDivisionError):
-        parallel.each_device(BOARDS, measure)
+        registry.each_device(BOARDS, measure)
     assert connected == ["first"]
-    with parallel.closing(lost.clear):
+    with registry.closing(lost.clear):
         assert lost.is_set(), "the next command connects"
 
 
 def test_rows_come_in_the_order_of_the_devices() -> None:
-    assert parallel.each_device(BOARDS, lambda device: [device.name]) == ["one", "other"]
+    assert registry.each_device(BOARDS, lambda device: [device.name]) == ["one", "other"]

@@ -10,13 +10,13 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.devices import probe_result
+from edgekit.devices import setup
 from edgekit.devices.doctor import examine_device
-from edgekit.devices.probe_result import InstalledPython, ProbeResult, read_probe
 from edgekit.devices.registry import Device
 from edgekit.devices.scripts import PROBE, source
+from edgekit.devices.setup import InstalledPython, ProbeResult, read_probe
 from edgekit.errors import DeviceMemoryError, DevicePythonError
-from edgekit.report.device import Throttling
+from edgekit.report.figure import Throttling
 from edgekit.support import probe
 from tests.helpers.refusals import refuses
 from tests.helpers.ssh_server import Server, serve
@@ -112,17 +112,17 @@ def test_the_script_runs_alone() -> None:
     ],
 )
 def test_reasons_against(facts: ProbeResult, change: dict[str, Any], reason: str | None) -> None:
-    actual = probe_result.reason_against("pi", replace(facts, **change))
+    actual = setup.reason_against("pi", replace(facts, **change))
     assert actual is None if reason is None else reason in str(actual)
 
 
 def test_openvino_s_wheels_for_arm_need_a_newer_glibc(facts: ProbeResult) -> None:
     old = replace(facts, machine="aarch64", glibc="2.31")
-    problems = {runtime: probe_result.wheel_problem(runtime, old) for runtime in RUNTIMES}
+    problems = {runtime: setup.wheel_problem(runtime, old) for runtime in RUNTIMES}
     assert {runtime for runtime, problem in problems.items() if problem} == {"openvino"}
     assert "glibc 2.35 or newer, but it is 2.31" in str(problems["openvino"])
-    assert probe_result.reason_against("pi", old) is None
-    assert probe_result.wheel_problem("openvino", replace(old, glibc="2.36")) is None
+    assert setup.reason_against("pi", old) is None
+    assert setup.wheel_problem("openvino", replace(old, glibc="2.36")) is None
 
 
 @pytest.mark.parametrize(
@@ -157,21 +157,21 @@ def test_settings_of_a_saved_device_solve_problems(facts: ProbeResult) -> None:
 
 def test_the_first_suitable_python(facts: ProbeResult) -> None:
     old, new = (InstalledPython(version, version) for version in ("3.9.2", "3.12.1"))
-    assert probe_result.python_of("pi", replace(facts, pythons=(old, new))) == new
+    assert setup.python_of("pi", replace(facts, pythons=(old, new))) == new
     with refuses(DevicePythonError, "pi:", "3.9.2") as caught:
-        probe_result.python_of("pi", replace(facts, pythons=(old,)))
+        setup.python_of("pi", replace(facts, pythons=(old,)))
     assert caught.value.valid == "Python 3.11 to 3.14"
 
 
 def test_memory_that_is_clearly_too_small(facts: ProbeResult) -> None:
     free = replace(facts, memory_available_bytes=300_000_000)
-    probe_result.check_memory("pi", free, {"small": 10_000_000})
-    probe_result.check_memory("pi", replace(facts, memory_available_bytes=None), {"big": 10**12})
-    probe_result.check_memory("pi", free, {"float": 90_000_000})
+    setup.check_memory("pi", free, {"small": 10_000_000})
+    setup.check_memory("pi", replace(facts, memory_available_bytes=None), {"big": 10**12})
+    setup.check_memory("pi", free, {"float": 90_000_000})
     with refuses(DeviceMemoryError, "pi:", "300 MB") as caught:
-        probe_result.check_memory("pi", free, {"float": 90_000_000, "int8": 30_000_000})
+        setup.check_memory("pi", free, {"float": 90_000_000, "int8": 30_000_000})
     with refuses(DeviceMemoryError, "5 streams"):
-        probe_result.check_memory("pi", free, {"float": 90_000_000, "int8": 30_000_000}, streams=5)
+        setup.check_memory("pi", free, {"float": 90_000_000, "int8": 30_000_000}, streams=5)
     assert all(fact in caught.value.problem for fact in ("345 MB", "'float' (90 MB)", "'int8' (30 MB)"))
 
 
@@ -262,12 +262,12 @@ def test_bad_input(
 
 
 def test_the_shape_of_a_device_that_was_never_reached() -> None:
-    unknown = probe_result.unknown_device(Device("pi", "ssh://pi", "raspberry-pi-5"))
+    unknown = setup.unknown_device(Device("pi", "ssh://pi", "raspberry-pi-5"))
     assert (unknown.name, unknown.device_class, unknown.cpu) == ("pi", "raspberry-pi-5", None)
 
 
 def test_the_shape_of_a_device_that_was_probed(facts: ProbeResult) -> None:
-    row = probe_result.row_device(Device("pi", "ssh://pi"), facts)
+    row = setup.row_device(Device("pi", "ssh://pi"), facts)
     assert (row.name, row.device_class, row.cpu) == ("pi", "raspberry-pi-5", "Raspberry Pi 5 Model B Rev 1.0")
     assert (row.memory_bytes, row.python) == (4000 * 1024, "3.13.5")
     assert row.system is not None
@@ -279,5 +279,5 @@ def test_the_python_of_a_row_is_the_one_that_environments_are_made_with(facts: P
         InstalledPython("/usr/bin/python3", "3.9.2"),
         InstalledPython("/usr/bin/python3.12", "3.12.1"),
     )
-    assert probe_result.row_device(Device("pi", "ssh://pi"), replace(facts, pythons=(old, suitable))).python == "3.12.1"
-    assert probe_result.row_device(Device("pi", "ssh://pi"), replace(facts, pythons=(old,))).python is None
+    assert setup.row_device(Device("pi", "ssh://pi"), replace(facts, pythons=(old, suitable))).python == "3.12.1"
+    assert setup.row_device(Device("pi", "ssh://pi"), replace(facts, pythons=(old,))).python is None

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgekit.devices import protocol, remote
+from edgekit.devices import remote
 from edgekit.devices.messages import (
     Alive,
     Answer,
@@ -21,14 +21,12 @@ from edgekit.devices.messages import (
     Stepped,
     encode,
 )
-from edgekit.devices.protocol import run_agent
-from edgekit.devices.remote import open_board
+from edgekit.devices.remote import open_board, run_agent
 from edgekit.devices.transport import connect
 from edgekit.errors import ConnectionCutError, DeviceCrashError, DeviceError, DeviceFullError, FrozenError
 from edgekit.measure.settings import Timing
 from edgekit.runtime.bundle import read_bundle
-from edgekit.support.error_text import BugElsewhere
-from edgekit.support.progress import Reporter
+from edgekit.support.progress import BugElsewhere, Reporter
 from tests.helpers.refusals import refuses
 from tests.helpers.ssh_server import Server, agents_at_work, signal_agents
 from tests.helpers.waiting import when
@@ -59,7 +57,7 @@ def test_a_connection_that_is_cut_under_the_agent(lent_board: Server, pair: list
 
 @pytest.mark.slow
 def test_an_agent_that_falls_silent(lent_board: Server, pair: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "SILENCE_S", 12)
+    monkeypatch.setattr(remote, "SILENCE_S", 12)
     stopped: list[int] = []
     with (
         open_board(lent_board.device(), Reporter(quiet=True)) as opened,
@@ -72,13 +70,13 @@ def test_an_agent_that_falls_silent(lent_board: Server, pair: list[Path], monkey
 
 
 def test_an_agent_that_does_not_read_its_job(board: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "SILENCE_S", 1)
+    monkeypatch.setattr(remote, "SILENCE_S", 1)
     with refuses(FrozenError, "the measurement sent no message for 1 s"):
         run_fake_agent(board, "exec sleep 60", Reporter(quiet=True), {"x" * 8_000_000: {}})
 
 
 def test_a_deadlock_behind_signs_of_life(board: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "IDLE_S", 1)
+    monkeypatch.setattr(remote, "IDLE_S", 1)
     script = f"{said(StageBegan('time int8', None))}; while sleep 0.2; do {said(Alive(2.5))}; done"
     with refuses(FrozenError, "the measurement computed nothing for 1 s in the stage 'time int8'"):
         run_fake_agent(board, script, Reporter(quiet=True))
@@ -87,9 +85,9 @@ def test_a_deadlock_behind_signs_of_life(board: Server, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("cpu_per_s", "step_every_s", "frozen_after_s"),
     [
-        (0.0, None, protocol.IDLE_S),
-        (0.001, None, protocol.IDLE_S),
-        (0.5, None, protocol.STEP_S),
+        (0.0, None, remote.IDLE_S),
+        (0.001, None, remote.IDLE_S),
+        (0.5, None, remote.STEP_S),
         (0.0, 200, None),
         (0.5, 200, None),
     ],
@@ -98,9 +96,9 @@ def test_how_long_an_agent_may_take_for_a_step(
     cpu_per_s: float, step_every_s: int | None, frozen_after_s: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0
-    monkeypatch.setattr(protocol, "time", SimpleNamespace(monotonic=lambda: now))
-    pace = protocol.Pace("board", "the trial")
-    for now in range(0, protocol.STEP_S + 100, 5):
+    monkeypatch.setattr(remote, "time", SimpleNamespace(monotonic=lambda: now))
+    pace = remote.Pace("board", "the trial")
+    for now in range(0, remote.STEP_S + 100, 5):
         if step_every_s and now % step_every_s == 0:
             pace.check(Stepped(now))
         try:

@@ -22,10 +22,9 @@ import pytest
 import edgekit
 from edgekit.cli.main import main
 from edgekit.devices import push as push_module
-from edgekit.devices.protocol import run_agent
 from edgekit.devices.push import MARGIN, Bound, bound_for, push_to, refuse_other_processor
 from edgekit.devices.registry import Device
-from edgekit.devices.remote import open_board
+from edgekit.devices.remote import open_board, run_agent
 from edgekit.devices.scripts.apps import INCOMING, app_state
 from edgekit.errors import BundleRefusedError, UsageError
 from edgekit.report import load_report

@@ -18,7 +18,7 @@ from edgekit.devices.registry import Device
 from edgekit.devices.remote import measure_on_device, open_board
 from edgekit.devices.setup import ensure_environment
 from edgekit.errors import CompileError, DeviceMemoryError, DeviceSetupError, UnreachableError
-from edgekit.measure.measure_bundles import BuiltBundles
+from edgekit.measure.bundles import BuiltBundles
 from edgekit.measure.settings import Timing
 from edgekit.report import load_report
 from edgekit.runtime.bundle import read_bundle

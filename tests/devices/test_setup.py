@@ -17,9 +17,8 @@ from edgekit import __version__
 from edgekit.cli.main import main
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices import setup, transport
-from edgekit.devices.probe_result import probe
 from edgekit.devices.remote import open_board
-from edgekit.devices.setup import REQUIREMENTS, own_package
+from edgekit.devices.setup import REQUIREMENTS, own_package, probe
 from edgekit.devices.transport import connect
 from edgekit.errors import ConnectionCutError, DeviceError, DeviceFullError, DeviceSetupError, FrozenError
 from edgekit.measure.settings import Timing

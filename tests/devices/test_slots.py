@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from msgspec import convert, to_builtins
 
-from edgekit.devices.app_state import UNREADABLE, AppState, readable
+from edgekit.devices.messages import UNREADABLE, AppState, readable
 from edgekit.devices.scripts import apps
 from edgekit.devices.scripts.apps import INCOMING, LOCK, SLOTS, TRUST, app_state, switch
 from edgekit.devices.slots import fingerprint_of, pushing, receive

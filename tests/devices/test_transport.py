@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from edgekit.devices import transport
-from edgekit.devices.app_state import AppsAnswer
-from edgekit.devices.faults import exit_error
-from edgekit.devices.probe_result import ProbeResult, probe
+from edgekit.devices.messages import AppsAnswer
 from edgekit.devices.registry import Device
-from edgekit.devices.transport import Connection, Done, connect
+from edgekit.devices.setup import ProbeResult, probe
+from edgekit.devices.transport import Connection, Done, connect, exit_error
 from edgekit.errors import (
     AuthenticationError,
     ConnectionCutError,

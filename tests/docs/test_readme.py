@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.images.layouts import LAYOUTS
+from edgekit.images.dataset import LAYOUTS
 from tests.helpers.tiny import ROOT
 
 DOCS = sorted((ROOT / "docs").rglob("*.md"))

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 import edgekit
-from edgekit.config.choices import CROP_MODES, INTERPOLATIONS
-from edgekit.devices.web.runtime_package import VERSION, RuntimeFiles
+from edgekit.config.runtimes import CROP_MODES, INTERPOLATIONS
+from edgekit.devices.web.page_messages import VERSION, RuntimeFiles
 from edgekit.images.preprocess import Preprocessing
 from edgekit.runtime.bundle import read_bundle, with_manifest
 from tests.docs.blocks import run_bash

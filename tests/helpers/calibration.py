@@ -8,18 +8,18 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.quantize import calibrate
+from edgekit.compiler import calibrate
 from edgekit.config.recipes import Recipe
 from edgekit.images.preprocess import Preprocessing
 from edgekit.models.network import Network, torch_logits
-from edgekit.pipeline.graph_to_compile import ParitySamples
+from edgekit.pipeline.request import ParitySamples
 from edgekit.runtime.backend import load_lowering
 
 
 def quantize(
     graph: GraphModule, samples: Sequence[NDArray[np.float32]], recipe: Recipe, target: str, **options: Any
 ) -> GraphModule:
-    """`edgekit.compiler.quantize.calibrate.quantize` with the lowering in the runtime's folder."""
+    """`edgekit.compiler.calibrate.quantize` with the lowering in the runtime's folder."""
     return calibrate.quantize(graph, samples, recipe, target, load_lowering(target), **options)
 
 

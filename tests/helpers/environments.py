@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.helpers.missing import missing
 
 ROOT = Path(__file__).resolve().parents[2]
-_PRINT_COMMAND = "from edgekit.support.distribution import install_command; print(install_command('cli'))"
+_PRINT_COMMAND = "from edgekit.support.libraries import install_command; print(install_command('cli'))"
 # pip reads this as --no-compile: Python compiles only what is imported.
 _PIP_OPTIONS = {"PIP_NO_COMPILE": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 PIP = [sys.executable, "-m", "pip"]

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import pytest
 
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.measure import measure_bundles
-from edgekit.runtime.manifest import Manifest
+from edgekit.measure import bundles
+from edgekit.runtime.bundle import Manifest
 
 Phase = Literal["model alone", "end to end"]
 MESSAGE = "the accelerator was lost"
@@ -20,7 +20,7 @@ MESSAGE = "the accelerator was lost"
 def failing_engine(target: str, bundle: str, phase: Phase = "model alone", computed_in: str = "f32") -> Iterator[None]:
     """Make the engine of the bundle with this folder name raise in one phase of the timing, in one precision."""
     engine: Any = importlib.import_module(RUNTIMES[target].engine_module).Engine
-    times: Any = measure_bundles
+    times: Any = bundles
     open_model, run = engine.__init__, engine.run
     broken: set[Any] = set()
     phases: list[str] = []

@@ -3,9 +3,8 @@
 import zipfile
 from pathlib import Path
 
-from edgekit.pipeline.graph_to_compile import GRAPH, SAMPLES, STAGE, GraphFacts
-from edgekit.pipeline.request import ModelOrigin, Provenance
-from edgekit.report.serialization import to_json
+from edgekit.pipeline.request import GRAPH, SAMPLES, STAGE, GraphFacts, ModelOrigin, Provenance
+from edgekit.report.document import to_json
 from tests.helpers.tiny import X86, tiny_manifest
 
 FINGERPRINT = "0" * 64

@@ -12,9 +12,8 @@ from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_map
 
 from edgekit.compiler import rewrites, simplify
-from edgekit.compiler.export import trace
-from edgekit.compiler.graph import constant, copy_sharing, refresh, set_values
-from edgekit.runtime.tflite import scales, workarounds
+from edgekit.compiler.graph import constant, copy_sharing, refresh, set_values, trace
+from edgekit.runtime.tflite import backend
 
 CALIBRATION = (
     "center_weights",
@@ -27,11 +26,10 @@ CALIBRATION = (
 )
 ROUNDING = ("round_weights", "fit_weights")
 OTHERS = {
-    "edgekit.compiler.quantize.calibrate": ("equalize", *CALIBRATION, *ROUNDING),
+    "edgekit.compiler.calibrate": ("equalize", *CALIBRATION, *ROUNDING),
     "edgekit.runtime.onnx.backend": ("fold_weights",),
     "edgekit.runtime.openvino.backend": ("fold_weights", "decompose_weight_quantizers"),
-    "edgekit.runtime.tflite.backend": ("take_weights",),
-    "edgekit.runtime.tflite.workarounds": ("multiply_expansions",),
+    "edgekit.runtime.tflite.backend": ("take_weights", "multiply_expansions"),
 }
 """The passes that change a graph and aren't in a table, by the module that calls them."""
 
@@ -110,7 +108,7 @@ def check_every_pass(patch: pytest.MonkeyPatch) -> None:
         patch.setitem(rewrites.REWRITES, name, checked(apply, check_none_is_missing))
     passes = tuple(checked(apply, check_none_is_missing) for apply in simplify.SIMPLIFICATIONS)
     patch.setattr(simplify, "SIMPLIFICATIONS", passes)
-    for module, name in ((scales, "SCALE_WORKAROUNDS"), (workarounds, "WORKAROUNDS")):
+    for module, name in ((backend, "SCALE_WORKAROUNDS"), (backend, "WORKAROUNDS")):
         patch.setattr(module, name, tuple(checked(apply, check_values) for apply in getattr(module, name)))
     for place, names in OTHERS.items():
         module = importlib.import_module(place)

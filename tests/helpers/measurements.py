@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from edgekit.config.choices import Precision
-from edgekit.measure import opened_bundle
-from edgekit.measure.baselines import Group
+from edgekit.config.runtimes import Precision
+from edgekit.measure import bundles
 from edgekit.measure.fresh_process import Fresh
-from edgekit.report.device import Conditions, DeviceFacts, MachineState, Sample
-from edgekit.report.measurement import Accuracy, Failure, Measurement, Stage
-from edgekit.report.times import Latency, Speedup
+from edgekit.measure.gates import Group
+from edgekit.report.figure import Conditions, DeviceFacts, MachineState, Sample
+from edgekit.report.row import Accuracy, Failure, Latency, Measurement, Speedup, Stage
 
 FRESH = Fresh(load_ms=1.0, first_ms=1.0, peak_rss_bytes=1_000_000)
 
@@ -22,7 +21,7 @@ FRESH = Fresh(load_ms=1.0, first_ms=1.0, peak_rss_bytes=1_000_000)
 def without_fresh_processes(fresh: Fresh = FRESH) -> Iterator[None]:
     """Measure bundles in this process alone: a fresh one would import everything again. `fresh` are its figures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(opened_bundle, "measure_fresh", lambda path, threads: fresh)
+        patch.setattr(bundles, "measure_fresh", lambda path, threads: fresh)
         yield
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from edgekit.models.weights import randomize
+from edgekit.models.checkpoint import randomize
 
 SIZE = (32, 32)
 """Height and width of the networks' images."""

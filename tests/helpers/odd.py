@@ -8,7 +8,7 @@ from timm.layers.pool2d_same import AvgPool2dSame
 from torch import nn
 from torch.nn import functional as F
 
-from edgekit.models.weights import randomize
+from edgekit.models.checkpoint import randomize
 
 GREY_SIZE, WIDE_SIZE = (37, 29), (31, 33)
 """Heights and widths, all odd, so that stride 2 doesn't divide them."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgekit.measure.energy import IDLE_SAMPLES
+from edgekit.measure.machine import IDLE_SAMPLES
 
 IDLE_W, LOAD_W = 2.75, 6.5
 PI4 = """#!/bin/sh

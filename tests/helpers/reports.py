@@ -7,9 +7,8 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from edgekit.config.choices import Precision
+from edgekit.config.runtimes import Precision
 from edgekit.report import render_answer
-from edgekit.report.device import Conditions, DeviceFacts, MachineState, Sample
 from edgekit.report.document import (
     Calibration,
     EvaluatedClass,
@@ -21,14 +20,19 @@ from edgekit.report.document import (
     Report,
     Unreadable,
 )
-from edgekit.report.figure import Interval
-from edgekit.report.measurement import Accuracy, ChangedImage, ClassChange, Failure, Int8
-from edgekit.report.row import Gate, Row
-from edgekit.report.times import (
+from edgekit.report.figure import Conditions, DeviceFacts, Interval, MachineState, Sample
+from edgekit.report.row import (
+    Accuracy,
+    ChangedImage,
+    ClassChange,
     EndToEnd,
     Energy,
+    Failure,
+    Gate,
+    Int8,
     Latency,
     RatedLatency,
+    Row,
     Speedup,
     Throughput,
     TimedKind,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from msgspec import convert, to_builtins
 
-from edgekit.devices.app_state import AppState, SlotRecord, Trial, readable
+from edgekit.devices.messages import AppState, SlotRecord, Trial, readable
 from edgekit.devices.scripts.apps import active_slot, app_state, bundle_in, switch
 from edgekit.devices.slots import holding, pushing, receive
 

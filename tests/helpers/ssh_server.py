@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgekit.devices import setup
-from edgekit.devices.probe_result import probe
 from edgekit.devices.registry import Device
-from edgekit.devices.setup import own_package
+from edgekit.devices.setup import own_package, probe
 from edgekit.devices.transport import connect
 from tests.helpers.missing import missing
 from tests.helpers.waiting import wait_until

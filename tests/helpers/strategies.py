@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from edgekit.config.choices import CROP_MODES, INTERPOLATIONS
+from edgekit.config.runtimes import CROP_MODES, INTERPOLATIONS
 from edgekit.images.preprocess import Preprocessing
 
 UNIT = st.floats(0, 1, allow_subnormal=False)

@@ -5,8 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from edgekit.report.document import Reference, Report
-from edgekit.report.measurement import Accuracy, ChangedImage, ClassChange, Detail, Score
-from edgekit.report.row import Row
+from edgekit.report.row import Accuracy, ChangedImage, ClassChange, Detail, Row, Score
 from tests.helpers.reports import BEST, by_class, report
 
 F1 = 2 * 90 / (100 + 92), 2 * 89 / (100 + 95)

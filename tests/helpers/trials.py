@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgekit.measure.settings import Gates
-from edgekit.report.measurement import Measurement
+from edgekit.report.row import Measurement
 from edgekit.support.progress import Reporter
 from edgekit.tuning.study import Candidate, Loop, Study, StudyStore, Trial
 from tests.helpers.measurements import accuracy, latency, measurement, speedup

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Literal
 
-from edgekit.runtime.vnni import X86
+from edgekit.runtime.session import X86
 from tests.helpers.missing import missing
 
 Processor = Literal["Haswell", "Nehalem"]

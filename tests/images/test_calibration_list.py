@@ -12,7 +12,7 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.errors import InputError, ProfileError
-from edgekit.images.calibration_list import read_list
+from edgekit.images.selection import read_list
 from edgekit.report import load_report
 from edgekit.runtime.bundle import read_bundle
 from tests.helpers.measurements import without_fresh_processes

@@ -18,11 +18,11 @@ import pytest
 from PIL import Image, features
 
 from edgekit.errors import DataError, ImageError, UsageError
-from edgekit.images.class_indices import imagenet_wnids
 from edgekit.images.dataset import Dataset, LabelledCrops, Sample, crop_each, crop_samples, open_dataset
+from edgekit.images.layout import imagenet_wnids
 from edgekit.images.preprocess import Preprocessing
 from edgekit.images.selection import evaluation_doubts, missing_classes, select
-from edgekit.models.labels import resolve_labels
+from edgekit.models.description import resolve_labels
 from tests.helpers.refusals import refuses
 
 LABELS = ["cat", "dog", "owl"]

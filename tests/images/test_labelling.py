@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.config.choices import Labelling
+from edgekit.config.runtimes import Labelling
 from edgekit.errors import DataError
 from edgekit.images.dataset import UNLABELLED, Dataset, open_calibration, open_dataset, open_datasets
 from edgekit.images.selection import missing_classes, select

@@ -14,9 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from edgekit.cli.main import main
 from edgekit.images.dataset import Dataset, Sample, open_dataset
-from edgekit.images.overlap import DIFFERENCE, copies_of, lookalikes
-from edgekit.images.selection import difference_hash, select
-from edgekit.models.labels import resolve_labels
+from edgekit.images.selection import DIFFERENCE, copies_of, difference_hash, lookalikes, select
+from edgekit.models.description import resolve_labels
 from tests.helpers.measurements import without_fresh_processes
 
 LABELS = [f"class_{index}" for index in range(10)]

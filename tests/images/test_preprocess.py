@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.errors import BundleError, ImageError, UsageError
-from edgekit.images.decoding import open_image
-from edgekit.images.preprocess import Preprocessing
+from edgekit.images.preprocess import Preprocessing, open_image
 from tests.helpers.refusals import refuses
 from tests.helpers.strategies import preprocessings
 

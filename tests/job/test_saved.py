@@ -15,7 +15,7 @@ from edgekit.errors import InputError, UsageError
 from edgekit.job import Job, job_of
 from edgekit.job.job import declarations, default_of
 from edgekit.job.saved import bundles_of, kept, read_kept, run_of
-from edgekit.models.labels import resolve_labels
+from edgekit.models.description import resolve_labels
 from edgekit.models.loading import find_source
 from edgekit.models.options import ModelOptions
 from edgekit.support.run_folder import JOB
@@ -25,8 +25,8 @@ from tests.helpers.refusals import refuses
 ENTRIES = {
     "deploy": "edgekit.pipeline.deploy.deploy",
     "sensitivity": "edgekit.tuning.sensitivity.analyse",
-    "benchmark": "edgekit.devices.benchmark.benchmark_devices",
-    "evaluate": "edgekit.measure.evaluate_bundles.evaluate_bundles",
+    "benchmark": "edgekit.devices.remote.benchmark_devices",
+    "evaluate": "edgekit.measure.evaluation.evaluate_bundles",
 }
 """The function that each command calls after it has read its arguments."""
 

@@ -7,9 +7,8 @@ from edgekit.errors import EngineError
 from edgekit.images.dataset import Sample
 from edgekit.measure import accuracy
 from edgekit.measure.accuracy import SnrMeter, evaluated_classes, predict, snr_db
-from edgekit.measure.tasks.embedding import Embedding
-from edgekit.measure.tasks.single_label import SingleLabel
-from edgekit.measure.tasks.task import MOST_CLASSES, Outputs
+from edgekit.measure.task import MOST_CLASSES, Outputs
+from edgekit.measure.tasks import Embedding, SingleLabel
 from edgekit.report.document import EvaluatedClass
 from tests.helpers.refusals import refuses
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.measure.baselines import Call, Group, baselines_of, is_baseline, over_accurate, speedup_of
-from edgekit.measure.timing import Timed
-from edgekit.report.measurement import LowPrecision
+from edgekit.measure.gates import Call, Group, baselines_of, is_baseline, over_accurate, speedup_of
+from edgekit.measure.latency import Timed
+from edgekit.report.row import LowPrecision
 from edgekit.runtime.bundle import Bundle
 from tests.helpers.measurements import accuracy, measurement
 from tests.helpers.tiny import tiny_labels, tiny_manifest

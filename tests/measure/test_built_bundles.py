@@ -3,12 +3,11 @@
 import pytest
 
 from edgekit.errors import CompileError, StageError
-from edgekit.measure import measure_bundles as built_bundles
+from edgekit.measure import bundles as built_bundles
 from edgekit.measure.accuracy import EvaluationImages
-from edgekit.measure.measure_bundles import by_runtime, measure_built, measure_here
-from edgekit.measure.measurement_store import MeasurementStore
+from edgekit.measure.bundles import MeasurementStore, by_runtime, measure_built, measure_here
 from edgekit.measure.settings import Timing
-from edgekit.report.measurement import Failure
+from edgekit.report.row import Failure
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder

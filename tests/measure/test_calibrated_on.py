@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 
 from edgekit.config.recipes import load_recipe
-from edgekit.images.calibration_list import write_list
 from edgekit.images.dataset import open_dataset
-from edgekit.images.overlap import DIGITS, short_hashes
-from edgekit.images.selection import Selection, select
+from edgekit.images.selection import DIGITS, Selection, select, short_hashes, write_list
 from edgekit.measure.evaluation import calibrated_on, calibration_images
 from edgekit.runtime.bundle import Bundle, read_bundle
 from tests.helpers.tiny import MakeBundle

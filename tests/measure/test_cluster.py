@@ -15,19 +15,18 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.errors import EngineError, MissingExtraError, UsageError
-from edgekit.measure import cluster as clusters
-from edgekit.measure import evaluate_bundles as bundles
-from edgekit.measure import shards
-from edgekit.measure.cluster import DaskExecutor, executor_of
-from edgekit.support.distribution import install_command
-from edgekit.support.libraries import quiet
+from edgekit.measure import accuracy
+from edgekit.measure import accuracy as clusters
+from edgekit.measure import evaluation as bundles
+from edgekit.measure.accuracy import DaskExecutor, executor_of
+from edgekit.support.libraries import install_command, quiet
 from tests.helpers.refusals import refuses
 from tests.helpers.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "SHARD", 7)
+    monkeypatch.setattr(accuracy, "SHARD", 7)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +167,7 @@ def test_completed_shards_are_not_run_again(
     alone = evaluated(command, capfd)
     resumable = [*command, "-o", str(tmp_path / "run")]
     done: list[int] = []
-    real, kills = shards.answer, iter([signal.SIGINT])
+    real, kills = accuracy.answer, iter([signal.SIGINT])
 
     def interrupted(shard: Any) -> Any:
         if len(done) == 8 and (kill := next(kills, None)):
@@ -176,7 +175,7 @@ def test_completed_shards_are_not_run_again(
         done.append(len(shard.dataset.samples))
         return real(shard)
 
-    monkeypatch.setattr(shards, "answer", interrupted)
+    monkeypatch.setattr(accuracy, "answer", interrupted)
     assert main(resumable) == 130
     capfd.readouterr()
     assert len(done) == 8
@@ -215,7 +214,7 @@ def test_unreadable_images_are_skipped_with_and_without_workers(
 def test_bad_input(
     command: list[str], more: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    from edgekit.measure import cluster
+    from edgekit.measure import accuracy as cluster
 
     monkeypatch.setattr(cluster, "CONNECT_S", 1)
     assert main([*command, *more]) == 2

@@ -1,10 +1,10 @@
-"""Tests of `edgekit.measure.confidence`: planted confidences whose error and crossings are known."""
+"""Tests of `edgekit.measure.statistics`: planted confidences whose error and crossings are known."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgekit.measure.confidence import Confidences, calibration_error, compare_confidences, crossings
+from edgekit.measure.statistics import Confidences, calibration_error, compare_confidences, crossings
 from edgekit.measure.tasks import task_of
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import EngineError
-from edgekit.measure import energy
-from edgekit.measure.energy import IDLE_SAMPLES, EnergyMeter, Pmic, Rapl, find_sensor
-from edgekit.report.times import Energy
+from edgekit.measure import machine
+from edgekit.measure.machine import IDLE_SAMPLES, EnergyMeter, Pmic, Rapl, find_sensor
+from edgekit.report.row import Energy
 from edgekit.support.progress import Reporter
 from tests.devices.test_probe_result import root
 from tests.helpers.pmic import IDLE_W, LOAD_W, PI4, adc, fake_pmic
@@ -23,8 +23,8 @@ MOST = 1_000_000
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure for milliseconds."""
-    monkeypatch.setattr(energy, "EVERY_S", 0.001)
-    monkeypatch.setattr(energy, "LOAD_S", 0.05)
+    monkeypatch.setattr(machine, "ENERGY_EVERY_S", 0.001)
+    monkeypatch.setattr(machine, "LOAD_S", 0.05)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def vcgencmd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 @pytest.fixture
 def no_vcgencmd(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the tool of a Raspberry Pi that runs the tests."""
-    monkeypatch.setattr("edgekit.measure.energy.shutil.which", lambda name: None)
+    monkeypatch.setattr("edgekit.measure.machine.shutil.which", lambda name: None)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_power_of_all_rails_of_a_pi_5(tmp_path: Path, vcgencmd: Callable[[str], 
     assert measured.inferences
     joules = (LOAD_W - IDLE_W) * measured.seconds / measured.inferences
     assert measured.inference_mj == pytest.approx(1000 * joules)
-    assert int((tmp_path / "count").read_text()) >= 1 + IDLE_SAMPLES + energy.FEWEST_SAMPLES
+    assert int((tmp_path / "count").read_text()) >= 1 + IDLE_SAMPLES + machine.FEWEST_SAMPLES
 
 
 def test_the_lines_of_a_real_pi_5(vcgencmd: Callable[[str], None]) -> None:
@@ -180,7 +180,7 @@ def test_the_idle_power_is_that_of_a_machine_that_has_cooled_down(
     monkeypatch: pytest.MonkeyPatch, watts: list[float], idle: float
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr("edgekit.measure.energy.time.sleep", waited.append)
-    monkeypatch.setattr(energy, "find_sensor", lambda _: Cooling(watts))
+    monkeypatch.setattr("edgekit.measure.machine.time.sleep", waited.append)
+    monkeypatch.setattr(machine, "find_sensor", lambda _: Cooling(watts))
     assert EnergyMeter(Reporter(quiet=True))._idle == pytest.approx(idle)
-    assert len(waited) <= energy.MOST_FIGURES * IDLE_SAMPLES
+    assert len(waited) <= machine.MOST_FIGURES * IDLE_SAMPLES

@@ -9,8 +9,8 @@ from edgekit.images.dataset import Sample
 from edgekit.images.selection import InspectedImage, Selection
 from edgekit.measure.evaluation import BundleEvaluation, compare_bundles
 from edgekit.measure.settings import Gates
-from edgekit.measure.tasks.single_label import SingleLabel, TopClasses
-from edgekit.report.measurement import Failure
+from edgekit.measure.tasks import SingleLabel, TopClasses
+from edgekit.report.row import Failure
 from edgekit.report.sentences import RANDOM
 from edgekit.runtime.bundle import Bundle
 from tests.helpers.tiny import tiny_labels, tiny_manifest

@@ -8,9 +8,7 @@ import pytest
 from edgekit.measure.gates import NEAR_CHANCE, SIMULATED, TOO_FEW_RUNS, judge, judge_latency, verdict_of
 from edgekit.measure.recommendation import recommend
 from edgekit.measure.settings import Gates
-from edgekit.report.measurement import Bound, Confidence, Crossings, Int8, LowPrecision
-from edgekit.report.row import Gate, GateName, Row
-from edgekit.report.times import Energy, Speedup
+from edgekit.report.row import Bound, Confidence, Crossings, Energy, Gate, GateName, Int8, LowPrecision, Row, Speedup
 from tests.helpers.measurements import accuracy, conditions, device, failed, latency, measurement, speedup
 from tests.helpers.reports import ENERGY, THROUGHPUT
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from edgekit.measure import machine
-from edgekit.report.device import DeviceFacts
-from edgekit.report.serialization import parse, to_json
+from edgekit.report.document import parse, to_json
+from edgekit.report.figure import DeviceFacts
 from edgekit.support import probe
 from edgekit.support.probe import available_cores
 

@@ -8,7 +8,7 @@ import pytest
 
 from edgekit.measure import machine
 from edgekit.measure.machine import TelemetrySampler, throttling
-from edgekit.report.device import MachineState, Sample, Throttling
+from edgekit.report.figure import MachineState, Sample, Throttling
 from tests.devices.test_probe_result import PI5, root
 from tests.helpers.measurements import machine_state
 

@@ -11,14 +11,13 @@ import pytest
 
 from edgekit.config.device_classes import load_device_class
 from edgekit.errors import EngineError
-from edgekit.measure import measure_bundles, opened_bundle, steadiness, timing
+from edgekit.measure import bundles, latency
 from edgekit.measure.accuracy import EvaluationImages, predict
-from edgekit.measure.measure_bundles import measure_group, rated_latency
+from edgekit.measure.bundles import measure_group, rated_latency
 from edgekit.measure.settings import Timing
-from edgekit.measure.tasks import Answers, Task
-from edgekit.measure.tasks.single_label import TopClasses
-from edgekit.report.measurement import Failure, Measurement, Stage
-from edgekit.report.times import Speedup
+from edgekit.measure.task import Answers, Task
+from edgekit.measure.tasks import TopClasses
+from edgekit.report.row import Failure, Measurement, Speedup, Stage
 from edgekit.runtime.bundle import Bundle, Golden, read_bundle
 from edgekit.runtime.openvino import engine as openvino
 from edgekit.runtime.session import Session
@@ -99,11 +98,11 @@ def test_measurements_of_a_group(group: dict[str, Bundle], tiny_images: Evaluati
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        (opened_bundle, "summarize_profile"),
-        (measure_bundles, "measurement_of"),
-        (measure_bundles, "partial"),
-        (measure_bundles, "speedup_of"),
-        (measure_bundles, "EnergyMeter"),
+        (bundles, "summarize_profile"),
+        (bundles, "measurement_of"),
+        (bundles, "partial"),
+        (bundles, "speedup_of"),
+        (bundles, "EnergyMeter"),
     ],
 )
 def test_a_bug_costs_its_row_and_is_blamed_on_nobody(
@@ -173,7 +172,7 @@ def test_a_sustained_benchmark_has_a_time_series(group: dict[str, Bundle]) -> No
 
 
 def test_energy_and_streams_of_each_bundle(group: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure_bundles, "EnergyMeter", lambda reporter: SimpleNamespace(measure=lambda call: ENERGY))
+    monkeypatch.setattr(bundles, "EnergyMeter", lambda reporter: SimpleNamespace(measure=lambda call: ENERGY))
     for each in measure_all(group, None, replace(TIMING, streams=2)).values():
         assert each.energy == ENERGY
         assert each.throughput is not None
@@ -182,9 +181,7 @@ def test_energy_and_streams_of_each_bundle(group: dict[str, Bundle], monkeypatch
 
 def test_a_stream_that_fails_loses_its_own_row(group: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
     error = EngineError("no memory for it")
-    monkeypatch.setattr(
-        measure_bundles, "measure_streams", lambda *_: ({"onnx-int8": THROUGHPUT}, {"onnx-float": error})
-    )
+    monkeypatch.setattr(bundles, "measure_streams", lambda *_: ({"onnx-int8": THROUGHPUT}, {"onnx-float": error}))
     float_, int8 = measure_all(group, None, replace(TIMING, streams=2)).values()
     assert_lost(float_, "benchmark", "no memory for it")
     assert (int8.failure, int8.throughput, int8.speedup) == (None, THROUGHPUT, None)
@@ -206,7 +203,7 @@ def test_int8_is_compared_with_the_fastest_float(
         fixed = {("openvino-float", "f32"): 4.0, ("openvino-float", "bf16"): low_ms}
         return {key: np.full(40, fixed.get(key, 1.0)) for key, call in calls.items() if call() is not None}
 
-    for module in (steadiness, timing):
+    for module in (latency, latency):
         monkeypatch.setattr(module, "alternate", alternate)
     float_, int8 = measure_all(openvino_group, tiny_images).values()
     assert timed[0] == [("openvino-float", "f32"), ("openvino-int8", "f32"), ("openvino-float", "bf16")]
@@ -307,7 +304,7 @@ def test_bf16_that_cannot_be_evaluated_loses_only_that_figure(
             raise error
         return predict(task, run, pictures, names)
 
-    monkeypatch.setattr(opened_bundle, "predict", fail)
+    monkeypatch.setattr(bundles, "predict", fail)
     float_, int8 = measure_all(openvino_group, tiny_images).values()
     assert_complete(float_)
     assert_complete(int8)
@@ -365,7 +362,7 @@ def test_every_failure_is_a_measurement(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(opened_bundle, name, fail)
+    monkeypatch.setattr(bundles, name, fail)
     measured = measure_all(group, tiny_images if stage == "evaluate" else None)
     assert [each.failure for each in measured.values()] == [Failure.of(stage, error)] * 2
 
@@ -393,7 +390,7 @@ def test_macs_are_the_sum_of_all_layers(make_bundle: MakeBundle, tiny_images: Ev
 
 def test_end_to_end_cycles_through_the_files(make_bundle: MakeBundle, tiny_images: EvaluationImages) -> None:
     with Session(read_bundle(make_bundle("onnx")), 1) as session:
-        call = measure_bundles._end_to_end(session, tiny_images.files[:2])
+        call = bundles._end_to_end(session, tiny_images.files[:2])
         first, second, third = (call() for _ in range(3))
     assert isinstance(first, np.ndarray)
     assert isinstance(second, np.ndarray)

@@ -8,12 +8,17 @@ import pytest
 
 from edgekit.errors import UnreachableError
 from edgekit.measure.accuracy import EvaluationImages
-from edgekit.measure.measure_bundles import BuiltBundles, measure_built
-from edgekit.measure.measurement_store import Machine, MeasureGroup, MeasurementStore, lost_with_device
+from edgekit.measure.bundles import (
+    BuiltBundles,
+    Machine,
+    MeasureGroup,
+    MeasurementStore,
+    lost_with_device,
+    measure_built,
+)
 from edgekit.measure.settings import Timing
-from edgekit.report.measurement import Failure, Measurement
-from edgekit.runtime.bundle import Bundle, read_bundle
-from edgekit.runtime.manifest import FileEntry
+from edgekit.report.row import Failure, Measurement
+from edgekit.runtime.bundle import Bundle, FileEntry, read_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
 from tests.helpers.measurements import FakeMeasure, device

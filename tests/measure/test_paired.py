@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import binomtest
 
-from edgekit.measure.paired import POWER, Z, images_needed, mcnemar, paired_interval
+from edgekit.measure.statistics import POWER, Z, images_needed, mcnemar, paired_interval
 
 RATES = [
     (500, 0.02, 0.01),

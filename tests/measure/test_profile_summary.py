@@ -3,10 +3,9 @@
 import pytest
 
 from edgekit.errors import EngineError
-from edgekit.measure import profile_summary
-from edgekit.measure.profile_summary import MOST_RUNS, runs_for, summarize_profile, time_of
-from edgekit.report.measurement import Int8
-from edgekit.report.times import TimedKind, TimedLayer, TimeProfile
+from edgekit.measure import bundles
+from edgekit.measure.bundles import MOST_RUNS, runs_for, summarize_profile, time_of
+from edgekit.report.row import Int8, TimedKind, TimedLayer, TimeProfile
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.profile import RUNS, OpProfile, Profile
 from edgekit.runtime.session import Session
@@ -36,7 +35,7 @@ def test_a_runtime_without_a_profile_gives_the_reason(make_bundle: MakeBundle, m
     def refuse(*_: object) -> None:
         raise EngineError("no counters here")
 
-    monkeypatch.setattr(profile_summary, "profile_session", refuse)
+    monkeypatch.setattr(bundles, "profile_session", refuse)
     with Session(read_bundle(make_bundle("onnx")), 1) as session:
         found = summarize_profile(session)
     assert found.int8 == Int8(share_of_macs=None, method="unknown: no counters here", float_layers=None, simulated=None)

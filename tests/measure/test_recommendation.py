@@ -6,18 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.config.choices import Precision
+from edgekit.config.runtimes import Precision
 from edgekit.images.dataset import LabelledCrops
 from edgekit.measure import recommendation as module
 from edgekit.measure.accuracy import EvaluationImages
+from edgekit.measure.bundles import MeasurementStore
 from edgekit.measure.gates import judge
-from edgekit.measure.measurement_store import MeasurementStore
+from edgekit.measure.latency import Timed
 from edgekit.measure.recommendation import Final, Finals, finalists, finals_of, recommend, time_finals
 from edgekit.measure.settings import Gates, Timing
-from edgekit.measure.tasks.single_label import SingleLabel
-from edgekit.measure.timing import Timed
-from edgekit.report.measurement import LowPrecision
-from edgekit.report.row import Row
+from edgekit.measure.tasks import SingleLabel
+from edgekit.report.row import LowPrecision, Row
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import open_run

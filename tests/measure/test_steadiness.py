@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.measure import steadiness
 from edgekit.measure.gates import judge
-from edgekit.measure.latency import LEAD_RUNS
+from edgekit.measure.latency import LEAD_RUNS, MOST_SPREAD, spread, time_steadily, unreliable
 from edgekit.measure.settings import Gates, Timing
-from edgekit.measure.steadiness import spread, time_steadily, unreliable
-from edgekit.report.device import Conditions
-from edgekit.report.row import Row
-from edgekit.report.times import Sustained, SustainedLatency
+from edgekit.report.figure import Conditions
+from edgekit.report.row import Row, Sustained, SustainedLatency
 from edgekit.support.progress import Reporter
 from tests.helpers.measurements import conditions, latency, measurement, sample, speedup
 
@@ -82,7 +79,7 @@ def test_spread_compares_blocks_and_not_rounds() -> None:
     assert spread(drifting) == pytest.approx(0.5, abs=0.01)
     jumping = spread(np.repeat([5.0, 10.0, 5.0, 10.0], 100))
     assert jumping is not None
-    assert jumping > steadiness.MOST_SPREAD
+    assert jumping > MOST_SPREAD
     one_hiccup = np.full(400, 5.0)
     one_hiccup[100:140] = 50
     assert spread(one_hiccup) == 0
@@ -143,7 +140,7 @@ def test_an_unreliable_latency_is_timed_again(
         def finish(self) -> Conditions:
             return conditions(other_cpus=next(loads))
 
-    monkeypatch.setattr(steadiness, "TelemetrySampler", Sampler)
+    monkeypatch.setattr("edgekit.measure.latency.TelemetrySampler", Sampler)
     done: list[int] = []
     timing = Timing(warmup=1, iterations=2)
     monkeypatch.setattr("edgekit.measure.latency.LEAD_MS", math.inf)

@@ -6,15 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.measure import opened_bundle, thread_choice
+from edgekit.measure import bundles, latency
 from edgekit.measure.accuracy import EvaluationImages
-from edgekit.measure.latency import Times
-from edgekit.measure.measure_bundles import measure_group
+from edgekit.measure.bundles import measure_group
+from edgekit.measure.latency import ThreadChoice, Times, fastest_threads, fewest_of_the_fastest, is_certain, promising
 from edgekit.measure.settings import Timing
-from edgekit.measure.thread_choice import ThreadChoice, fastest_threads, fewest_of_the_fastest, is_certain, promising
-from edgekit.report.device import Conditions
-from edgekit.report.measurement import Measurement
-from edgekit.report.times import ThreadTime
+from edgekit.report.figure import Conditions
+from edgekit.report.row import Measurement, ThreadTime
 from edgekit.runtime.bundle import Bundle, read_bundle, with_manifest
 from edgekit.support.progress import Reporter
 from tests.helpers.measurements import conditions, device
@@ -87,7 +85,7 @@ def state(monkeypatch: pytest.MonkeyPatch) -> list[Conditions]:
         def finish(self) -> Conditions:
             return met[0]
 
-    monkeypatch.setattr(thread_choice, "TelemetrySampler", Sampler)
+    monkeypatch.setattr(latency, "TelemetrySampler", Sampler)
     return met
 
 
@@ -113,7 +111,7 @@ def measured(bundle: Bundle, images: EvaluationImages | None, threads: int | Non
 def test_rows_of_a_report_have_the_fastest_number_unless_it_is_stated(
     make_bundle: MakeBundle, tiny_images: EvaluationImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opened_bundle, "fastest_threads", lambda *_: CHOICE)
+    monkeypatch.setattr(bundles, "fastest_threads", lambda *_: CHOICE)
     bundle = with_manifest(read_bundle(make_bundle("onnx")), threads=1)
     for images, stated, facts, threads, by_threads in (
         (tiny_images, None, {}, 2, CHOICE.times),

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from edgekit.errors import EngineError
-from edgekit.measure import throughput
+from edgekit.measure import latency
+from edgekit.measure.latency import measure_streams, measure_throughput, run_side_by_side
 from edgekit.measure.settings import Timing
-from edgekit.measure.throughput import measure_streams, measure_throughput, run_side_by_side
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.session import Session, open_session
 from edgekit.support.progress import Reporter
@@ -65,13 +65,13 @@ def test_sessions_of_every_runtime(target: str, make_bundle: MakeBundle) -> None
 def test_streams_share_the_cores(
     threads: int | None, streams: int, each: int, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(throughput, "check_threads", lambda threads: threads or 4)
+    monkeypatch.setattr(latency, "check_threads", lambda threads: threads or 4)
     timing = Timing(threads=threads, warmup=0, iterations=1, streams=streams)
     assert measure_throughput(read_bundle(make_bundle("onnx")), IMAGE, timing).threads == each
 
 
 def test_the_figures_of_the_times(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throughput, "run_side_by_side", lambda *_: [np.array([4.0, 6.0]), np.array([10.0])])
+    monkeypatch.setattr(latency, "run_side_by_side", lambda *_: [np.array([4.0, 6.0]), np.array([10.0])])
     timing = Timing(threads=1, warmup=0, iterations=2, streams=2)
     measured = measure_throughput(read_bundle(make_bundle("onnx")), IMAGE, timing)
     assert measured.images_per_second == pytest.approx(1000 / 5 + 1000 / 10)
@@ -90,7 +90,7 @@ def test_one_bundle_that_fails_costs_its_own_figure(
             raise error
         return open_session(bundle, threads)
 
-    monkeypatch.setattr("edgekit.measure.throughput.open_session", refuse)
+    monkeypatch.setattr("edgekit.measure.latency.open_session", refuse)
     timing = Timing(threads=1, warmup=0, iterations=1, streams=2)
     measured, failures = measure_streams(bundles, timing, Reporter(quiet=True))
     assert (list(measured), failures) == (["b"], {"a": error})

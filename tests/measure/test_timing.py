@@ -8,10 +8,10 @@ import pytest
 from edgekit.errors import EngineError, UsageError
 from edgekit.job.kinds import Duration
 from edgekit.measure.fresh_process import Fresh
-from edgekit.measure.latency import LEAD_RUNS, TURN
-from edgekit.measure.settings import Timing
-from edgekit.measure.timing import (
+from edgekit.measure.latency import (
+    LEAD_RUNS,
     POINTS,
+    TURN,
     latency_of,
     sustained,
     time_end_to_end,
@@ -19,7 +19,8 @@ from edgekit.measure.timing import (
     time_sustained,
     without_failing,
 )
-from edgekit.report.times import SustainedLatency
+from edgekit.measure.settings import Timing
+from edgekit.report.row import SustainedLatency
 from edgekit.support.progress import Reporter
 
 TIMING = Timing(threads=1, warmup=1, iterations=4)

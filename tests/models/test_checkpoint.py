@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from edgekit.errors import WeightsError
 from edgekit.models.checkpoint import read_checkpoint
 from edgekit.models.loading import load_network
-from edgekit.models.network import Network
+from edgekit.models.network import Network, check_finite
 from edgekit.models.options import ModelOptions
-from edgekit.models.state_dict import check_finite
 from tests.helpers.refusals import refuses
 
 TINY: dict[str, Any] = {"dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1), "num_classes": 10}

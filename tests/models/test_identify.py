@@ -16,9 +16,8 @@ from timm.models import save_for_hf
 from torch import Tensor
 
 from edgekit.errors import HubError, ModelError, WeightsError
-from edgekit.models import hub
-from edgekit.models.identify import identify
-from edgekit.models.loading import build_meta, load_network
+from edgekit.models import checkpoint
+from edgekit.models.loading import build_meta, identify, load_network
 from edgekit.models.network import Network
 from edgekit.models.options import ModelOptions
 from tests.helpers.refusals import refuses
@@ -256,7 +255,7 @@ def test_a_repository_of_the_hub_is_a_folder_in_its_cache(
 ) -> None:
     save_timm(tmp_path, state)
     cached = lambda repository, file, revision: str(tmp_path / file) if repository == "me/mine" else None  # noqa: E731
-    monkeypatch.setattr(hub, "try_to_load_from_cache", cached)
+    monkeypatch.setattr(checkpoint, "try_to_load_from_cache", cached)
     network = load_network(ModelOptions("hf_hub:me/mine"))
     assert torch.equal(network.module(IMAGES), trained.module(IMAGES))
     assert (network.name, network.labels) == ("convnext_atto", tuple(NAMES))
@@ -266,8 +265,8 @@ def test_a_hub_that_can_not_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_, **__: None)
-    monkeypatch.setattr(hub, "get_hf_file_metadata", fail)
+    monkeypatch.setattr(checkpoint, "try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr(checkpoint, "get_hf_file_metadata", fail)
     with refuses(HubError, "config.json", "me/mine", "OSError") as caught:
         load_network(ModelOptions("hf_hub:me/mine"))
     assert "model.safetensors" in caught.value.fix

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from edgekit.models.labels import KEYS, LONGEST, StoredNames, choose_labels, stored_names
+from edgekit.models.description import KEYS, LONGEST, StoredNames, choose_labels, stored_names
 
 NAMES = ("owl", "cat", "dog")
 

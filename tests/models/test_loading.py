@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from edgekit.models import loading
-from edgekit.models.inputs import size_of_model
 from edgekit.models.loading import build_meta, find_source, load_network
+from edgekit.models.network import LoadedModule, ModelSource
 from edgekit.models.options import ModelOptions
-from edgekit.models.source import LoadedModule, ModelSource
+from edgekit.models.transforms import size_of_model
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,7 @@ from torchvision.models import ResNet18_Weights, VisionTransformer, resnet18
 
 from edgekit.config.recipes import recipe_for
 from edgekit.errors import ModelError, UsageError, WeightsError
-from edgekit.models.identify import identify
-from edgekit.models.loading import build_meta, load_network
+from edgekit.models.loading import build_meta, identify, load_network
 from edgekit.models.module_source import name_of
 from edgekit.models.options import ModelOptions
 from tests.helpers.refusals import refuses

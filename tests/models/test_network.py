@@ -11,11 +11,11 @@ import torch
 
 from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.images.preprocess import Preprocessing
+from edgekit.models.checkpoint import random_images
 from edgekit.models.loading import load_network
 from edgekit.models.network import Network
 from edgekit.models.options import ModelOptions
 from edgekit.models.timm_source import resolve_name
-from edgekit.models.weights import random_images
 from tests.helpers.refusals import refuses
 
 TINY: dict[str, Any] = {"dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1), "num_classes": 10}

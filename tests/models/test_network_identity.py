@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgekit.compiler.export import trace
+from edgekit.compiler.graph import trace
 from edgekit.errors import ModelError
 from edgekit.models.loading import load_network
 from edgekit.models.network import Network, graph_sha256

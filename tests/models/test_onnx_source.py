@@ -11,8 +11,8 @@ import torch
 from onnx import helper, numpy_helper
 
 from edgekit.cli.main import main
+from edgekit.compiler.graph import A
 from edgekit.compiler.layers import layers
-from edgekit.compiler.nodes import A
 from edgekit.errors import EdgekitError, ModelError, UsageError
 from edgekit.models.loading import build_meta, load_network
 from edgekit.models.onnx_source import OnnxReference

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from edgekit.errors import HubError, WeightsError
 from edgekit.models import open_clip_source
-from edgekit.models.inputs import InputOptions, resolve_preprocessing
 from edgekit.models.loading import build_meta, load_network
 from edgekit.models.options import ModelOptions
+from edgekit.models.transforms import InputOptions, resolve_preprocessing
 from tests.helpers.refusals import refuses
 
 TINY = "tiny_of_tests"

@@ -163,8 +163,8 @@ def test_a_hub_that_cannot_be_reached_names_the_file_and_the_option(
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr("edgekit.models.hub.get_hf_file_metadata", refuse)
-    monkeypatch.setattr("edgekit.models.hub.try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr("edgekit.models.checkpoint.get_hf_file_metadata", refuse)
+    monkeypatch.setattr("edgekit.models.checkpoint.try_to_load_from_cache", lambda *_, **__: None)
     run = ["deploy", "open_clip:coca_ViT-B-32", "--data", str(photos), "-o", str(tmp_path / "run"), "--dry-run", "-q"]
     assert main(run) == 2
     message = capsys.readouterr().err

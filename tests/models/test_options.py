@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import UsageError
-from edgekit.models.labels import resolve_labels
+from edgekit.models.description import resolve_labels
 from edgekit.models.options import parse_model_args
 from tests.helpers.refusals import refuses
 

@@ -25,7 +25,7 @@ from edgekit.models.soup import (
     read_record,
     save_soup,
 )
-from edgekit.report.serialization import to_json
+from edgekit.report.document import to_json
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import TINY_MODEL
 

@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 
-from edgekit.models.inputs import InputOptions, resolve_preprocessing
+from edgekit.models.checkpoint import parameters_without_memory
 from edgekit.models.loading import build_meta, load_network
+from edgekit.models.network import classes_of_head, fit_weights, own_tensors
 from edgekit.models.options import RESCALING, ModelOptions
-from edgekit.models.state_dict import classes_of_head, fit_weights, own_tensors
 from edgekit.models.torchvision_source import present_names, side_of_positions, torchvision_models
-from edgekit.models.weights import parameters_without_memory
+from edgekit.models.transforms import InputOptions, resolve_preprocessing
 
 ENTRIES = [(model, entry) for model in torchvision_models() for entry in get_model_weights(model)]
 # Those that differ in how they are built or loaded, and one of the others; the rest runs in CI.

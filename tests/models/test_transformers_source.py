@@ -12,12 +12,11 @@ from PIL import Image
 
 from edgekit.config.recipes import recipe_for
 from edgekit.errors import ModelError, UsageError, WeightsError
-from edgekit.models.identify import identify
-from edgekit.models.loading import build_meta, load_network
+from edgekit.models.checkpoint import randomize
+from edgekit.models.loading import build_meta, identify, load_network
 from edgekit.models.module_source import name_of
 from edgekit.models.options import ModelOptions
 from edgekit.models.transformers_source import ImageNetwork
-from edgekit.models.weights import randomize
 from tests.helpers.refusals import refuses
 
 transformers = pytest.importorskip("transformers", reason="needs transformers")

@@ -13,8 +13,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from edgekit.errors import UsageError
 from edgekit.models.description import describe
-from edgekit.models.identify import identify
-from edgekit.models.loading import load_network
+from edgekit.models.loading import identify, load_network
 from edgekit.models.options import ModelOptions
 from edgekit.models.transforms import processor_inputs, read_transform
 from tests.helpers.refusals import refuses

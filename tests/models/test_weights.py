@@ -8,10 +8,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from edgekit.config import sizes
+from edgekit.config import runtimes
 from edgekit.errors import WeightsError
-from edgekit.models.checkpoint import read_checkpoint
-from edgekit.models.weights import build_fitted
+from edgekit.models.checkpoint import build_fitted, read_checkpoint
 from tests.helpers.refusals import refuses
 
 
@@ -65,7 +64,7 @@ class Derived(Net):
 
 @pytest.fixture(autouse=True)
 def all_networks_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sizes, "BUILT_APART_FROM", 1)
+    monkeypatch.setattr(runtimes, "BUILT_APART_FROM", 1)
 
 
 def checkpoint(build: Callable[[], nn.Module], path: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -131,7 +130,7 @@ def test_other_modules_get_copies(build: Callable[[], nn.Module], tmp_path: Path
 
 def test_small_modules_get_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is overwritten while they are in use must not change them."""
-    monkeypatch.setattr(sizes, "BUILT_APART_FROM", 10_000)
+    monkeypatch.setattr(runtimes, "BUILT_APART_FROM", 10_000)
     path = tmp_path / "weights.pth"
     expected = checkpoint(Net, path)
     module, _ = build_fitted(Net, read_checkpoint(path), path)

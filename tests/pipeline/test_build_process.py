@@ -12,13 +12,12 @@ import pytest
 
 from edgekit.errors import CompileError, OutputError
 from edgekit.job import Job
-from edgekit.measure.tasks.own_metric import OwnMetric
+from edgekit.measure.task import OwnMetric
 from edgekit.models.options import ModelOptions, parse_model_args
-from edgekit.pipeline.build_process import BuildProcess, Wanted, graphs_of, write_spec
+from edgekit.pipeline.builder import BuildProcess, Wanted, graphs_of, write_spec
 from edgekit.pipeline.loading import load_job
-from edgekit.report.measurement import Failure
-from edgekit.support.error_text import BugElsewhere
-from edgekit.support.progress import Reporter
+from edgekit.report.row import Failure
+from edgekit.support.progress import BugElsewhere, Reporter
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import TINY_VIT, VIT_ARGS
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from edgekit.cli.main import main
-from edgekit.compiler import constant_store
-from edgekit.compiler.constant_store import MappedFiles
-from edgekit.compiler.execution.threads import threads
-from edgekit.config import sizes
+from edgekit.compiler import graph
+from edgekit.compiler.execution import threads
+from edgekit.compiler.graph import MappedFiles
+from edgekit.config import runtimes
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import CompileError, ParityError
 from edgekit.job import Job
@@ -51,7 +51,7 @@ def small(photos: Path) -> BuildSpec:
 def test_bundles_equal_those_of_a_single_process(
     job_arguments: list[str], finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sizes, "BUILT_APART_FROM", 0)
+    monkeypatch.setattr(runtimes, "BUILT_APART_FROM", 0)
     one = ["--target", "openvino", "--precision", "int8", "-o", str(tmp_path / "run"), "--quiet", "--json"]
     with without_fresh_processes():
         assert main(["deploy", *job_arguments, *one]) == 0
@@ -65,7 +65,7 @@ def test_bundles_equal_those_of_a_single_process(
 def test_the_steps_alone_make_the_same_bundles(
     photos: Path, tiny_weights: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sizes, "BUILT_APART_FROM", 0)
+    monkeypatch.setattr(runtimes, "BUILT_APART_FROM", 0)
     job = [*TINY_MODEL, "--weights", str(tiny_weights), "--data", str(photos), "--target", "openvino", "--quiet"]
     for step, output in (("quantize", "graphs"), ("compile", "float")):
         count = ["--num-calibration-samples", "10"] if step == "quantize" else []
@@ -83,7 +83,7 @@ def test_constants_in_files_make_the_same_bundles(
     model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0)
     reporter = Reporter(quiet=True)
     spec, _ = load_job(Job(model, photos, num_calibration_samples=10), reporter)
-    monkeypatch.setattr(constant_store, "LARGE_BYTES", 0)
+    monkeypatch.setattr(graph, "LARGE_BYTES", 0)
     graphs = JobGraphs(spec, reporter, MappedFiles(tmp_path))
     for target in RUNTIMES:
         bundle = build_one(graphs, target, "int8", tmp_path / f"{target}-int8")
@@ -93,7 +93,7 @@ def test_constants_in_files_make_the_same_bundles(
 def test_weights_of_a_large_network_are_mapped(
     small: BuildSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sizes, "BUILT_APART_FROM", 0)
+    monkeypatch.setattr(runtimes, "BUILT_APART_FROM", 0)
     with open_run(tmp_path / "run") as run, builder_of(small, run, Reporter(quiet=True)) as builder:
         state = builder.spec.network.module.state_dict()
         assert all(torch.equal(value, state[name]) for name, value in small.network.module.state_dict().items())
@@ -101,7 +101,7 @@ def test_weights_of_a_large_network_are_mapped(
 
 
 def test_the_network_in_memory_is_freed(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sizes, "BUILT_APART_FROM", 0)
+    monkeypatch.setattr(runtimes, "BUILT_APART_FROM", 0)
     model, reporter = ModelOptions(TINY_VIT[0], "random", parse_model_args(VIT_ARGS), imgsz=32), Reporter(quiet=True)
     spec, _ = load_job(Job(model, photos), reporter)
     places = {weight.data_ptr() for weight in spec.network.module.parameters()}
@@ -129,7 +129,7 @@ def test_weights_of_very_large_networks_are_not_fitted(
     model = ModelOptions(TINY_VIT[0], "random", parse_model_args(VIT_ARGS), imgsz=32)
     options = Job(model, photos, recipe="default", num_calibration_samples=4, num_eval_samples=4)
     assert load_job(options, Reporter(quiet=True))[0].recipe.weight_rounding == "fit"
-    monkeypatch.setattr(sizes, "ROUNDED_TOGETHER_UP_TO", 0)
+    monkeypatch.setattr(runtimes, "ROUNDED_TOGETHER_UP_TO", 0)
     recipe = load_job(options, Reporter(quiet=True))[0].recipe
     assert recipe.weight_rounding == "gptq"
     assert "weights are rounded by GPTQ" in capfd.readouterr().err
@@ -156,7 +156,7 @@ def builder(
     photos: Path, tiny_weights: Path, lines: Lines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Builder]:
     """A builder of `finished_run`'s bundles that uses one other process."""
-    monkeypatch.setattr(sizes, "BUILT_SIDE_BY_SIDE_FROM", 0)
+    monkeypatch.setattr(runtimes, "BUILT_SIDE_BY_SIDE_FROM", 0)
     model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0)
     spec, _ = load_job(Job(model, photos, num_calibration_samples=10), Reporter(quiet=True))
     with threads(2), open_run(tmp_path / "job") as run, builder_of(spec, run, lines, peak_bytes=1) as made:

@@ -19,22 +19,19 @@ import pytest
 from edgekit.cli.main import main
 from edgekit.config.runtimes import find_runtime
 from edgekit.errors import EngineError
-from edgekit.measure import opened_bundle, steadiness
+from edgekit.measure import bundles, latency
+from edgekit.measure.bundles import summarize_profile
 from edgekit.measure.fresh_process import Fresh
-from edgekit.measure.profile_summary import summarize_profile
 from edgekit.pipeline import deploy as pipeline
 from edgekit.pipeline import reporting
 from edgekit.report import load_report
-from edgekit.report.document import Recommendation, Report
+from edgekit.report.document import Recommendation, Report, parse
 from edgekit.report.figure import lookup
-from edgekit.report.html import changed_rows, shown_images
-from edgekit.report.row import Row
+from edgekit.report.html import changed_rows, read_thumbnails, shown_images
+from edgekit.report.row import Latency, Row
 from edgekit.report.sentences import RANDOM
-from edgekit.report.serialization import parse
-from edgekit.report.times import Latency
-from edgekit.report.write import read_thumbnails
 from edgekit.runtime.bundle import read_bundle
-from edgekit.support import library_log
+from edgekit.support import child_process
 from edgekit.support.run_folder import LOCK, STATE
 from tests.helpers import fake_runtime
 from tests.helpers.interrupts import interrupting
@@ -77,7 +74,7 @@ def leftovers(folder: Path) -> list[str]:
     expected = WRITTEN | BUNDLES | {"fake-float", "fake-int8"}
     visible = [path.name for path in folder.iterdir() if path.name not in expected]
     state = [path.name for path in (folder / STATE).iterdir() if path.suffix != ".json"]
-    return visible + [name for name in state if name not in (LOCK, library_log.NAME)]
+    return visible + [name for name in state if name not in (LOCK, child_process.NAME)]
 
 
 def reused_bundles(err: str) -> set[str]:
@@ -338,7 +335,7 @@ def test_a_bug_in_the_compiling_of_a_bundle_only_fails_its_row(
     out, err = capfd.readouterr()
     assert err.count("Traceback") == 1
     assert "fake-int8: this is a bug in edgekit, not in your input. A report needs" in err
-    log = (tmp_path / "run" / STATE / library_log.NAME).read_text()
+    log = (tmp_path / "run" / STATE / child_process.NAME).read_text()
     assert "== fake-int8: bug in edgekit\nTraceback (most recent call last):\n" in log
     _, bug = failed_row(out, err, tmp_path / "run")
     assert bug.failure is not None
@@ -368,16 +365,16 @@ def test_a_bug_in_the_measuring_of_a_bundle_costs_its_row(
             raise IndexError("no such layer")
         return real(session, *arguments)
 
-    monkeypatch.setattr(opened_bundle, "summarize_profile", mistaken)
+    monkeypatch.setattr(bundles, "summarize_profile", mistaken)
     assert again("--json") == 1
     out, err = capfd.readouterr()
     float_, int8 = parse(out, Report, "stdout").results
     assert (float_.verdict, int8.verdict) == ("pass", "error")
     assert int8.failure is not None
     assert (int8.failure.stage, int8.failure.error) == ("bug in edgekit", "IndexError")
-    assert int8.failure.message.startswith("IndexError: no such layer (edgekit/measure/opened_bundle.py:")
+    assert int8.failure.message.startswith("IndexError: no such layer (edgekit/measure/bundles.py:")
     assert "fake-int8: this is a bug in edgekit" in err
-    assert "IndexError: no such layer" in (tmp_path / "run" / STATE / library_log.NAME).read_text()
+    assert "IndexError: no such layer" in (tmp_path / "run" / STATE / child_process.NAME).read_text()
 
 
 def test_a_gate_that_fails(again: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
@@ -470,7 +467,7 @@ def test_a_run_folder_reveals_no_local_folders(
             raise EngineError(f"'{path}' can't run in a separate process")
         return Fresh(1.0, 1.0, 1_000_000)
 
-    monkeypatch.setattr(opened_bundle, "measure_fresh", lost)
+    monkeypatch.setattr(bundles, "measure_fresh", lost)
     options = ["--weights", str(weights), f"--data={data}", "--num-eval-samples", "29", "-o", str(folder)]
     assert main(["deploy", *vit_arguments, *options, "--target", "fake", "--json"]) == 1
     out, err = capfd.readouterr()
@@ -487,7 +484,7 @@ POINTS: list[tuple[Any, str, int]] = [
     (pipeline, "write_list", 0),
     (fake_runtime.Backend, "compile", 0),
     (fake_runtime.Backend, "compile", 1),
-    (steadiness, "alternate", 0),
+    (latency, "alternate", 0),
 ]
 """Where Ctrl-C arrives, in the order of a run: (owner, function, number of calls that still succeed)."""
 
@@ -539,6 +536,6 @@ def test_measurements_survive_an_interrupt(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reporting, "write_report", lambda *_: os.kill(os.getpid(), signal.SIGINT))
         assert again() == 130
-    monkeypatch.setattr(steadiness, "alternate", None)  # not called again
+    monkeypatch.setattr(latency, "alternate", None)  # not called again
     assert again() == 0
     assert "fake: resumed the measurements of an interrupted run" in capfd.readouterr().err

@@ -19,9 +19,9 @@ from edgekit.models import network as networks
 from edgekit.models.network import Network
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import graphs as graphs_module
-from edgekit.pipeline.graph_to_compile import PARITY_IMAGES
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.loading import load_job
+from edgekit.pipeline.request import PARITY_IMAGES
 from edgekit.support.progress import Reporter
 from tests.helpers.refusals import refuses
 

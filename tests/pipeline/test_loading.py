@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.config import sizes
+from edgekit.config import runtimes
 from edgekit.config.recipes import load_recipe
 from edgekit.devices.registry import THIS, Device
 from edgekit.errors import OutputError, UnreachableError, UsageError
@@ -66,7 +66,7 @@ def test_two_networks_do_not_share_a_folder_silently(
 
 def test_only_large_networks_are_not_fitted() -> None:
     fit = replace(load_recipe("default"), weight_rounding="fit")
-    assert for_size(fit, sizes.ROUNDED_TOGETHER_UP_TO) is fit
-    assert for_size(fit, sizes.ROUNDED_TOGETHER_UP_TO + 1).weight_rounding == "gptq"
+    assert for_size(fit, runtimes.ROUNDED_TOGETHER_UP_TO) is fit
+    assert for_size(fit, runtimes.ROUNDED_TOGETHER_UP_TO + 1).weight_rounding == "gptq"
     nearest = replace(fit, weight_rounding="nearest")
-    assert for_size(nearest, sizes.ROUNDED_TOGETHER_UP_TO + 1) is nearest
+    assert for_size(nearest, runtimes.ROUNDED_TOGETHER_UP_TO + 1) is nearest

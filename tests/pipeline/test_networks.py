@@ -18,10 +18,9 @@ from edgekit.measure.accuracy import snr_db
 from edgekit.models.network import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.builder import Builder
-from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.graphs import PARITY, JobGraphs, difference
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.parity import PARITY, difference
 from edgekit.pipeline.request import BuildSpec
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.profile import profile_bundle

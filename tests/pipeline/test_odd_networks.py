@@ -18,10 +18,9 @@ from edgekit.measure.accuracy import snr_db
 from edgekit.models.network import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.builder import Builder
-from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.graphs import PARITY, JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.parity import PARITY
 from edgekit.pipeline.request import BuildSpec
 from edgekit.report import load_report
 from edgekit.report.document import Report

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekit.cli.main import main
+from edgekit.compiler import ranges
 from edgekit.compiler.graph import set_weights, weight_of
 from edgekit.compiler.layers import dense_layers
-from edgekit.compiler.quantize import equalize
 from edgekit.compiler.rewrites import REWRITES
 from edgekit.config.recipes import load_recipe
 from edgekit.errors import EdgekitError, ModelError, ParityError
@@ -22,10 +22,15 @@ from edgekit.models.loading import load_network
 from edgekit.models.network import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import graphs
-from edgekit.pipeline.graph_to_compile import ParitySamples
-from edgekit.pipeline.parity import Rewriter, WrongRewrite, check_graph, first_differing_layer
-from edgekit.pipeline.quantize import calibrate_together, quantize_stage
-from edgekit.pipeline.request import BundleRequest
+from edgekit.pipeline.graphs import (
+    Rewriter,
+    WrongRewrite,
+    calibrate_together,
+    check_graph,
+    first_differing_layer,
+    quantize_stage,
+)
+from edgekit.pipeline.request import BundleRequest, ParitySamples
 from edgekit.report import load_report
 from tests.helpers.calibration import network_of, noise_for
 from tests.helpers.graphs import export_graph
@@ -223,7 +228,7 @@ def chaotic() -> nn.Module:
 
 def test_rounding_is_no_defect(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checked("chaotic") is None
-    monkeypatch.setattr("edgekit.pipeline.parity.ROUNDINGS", 0)
+    monkeypatch.setattr("edgekit.pipeline.graphs.ROUNDINGS", 0)
     assert checked("chaotic") is not None
 
 
@@ -272,7 +277,7 @@ def test_a_wrong_equalization_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     network, images = network_of(Normed(), 16), [np.ones((1, 3, 16, 16), np.float32)]
     graph, samples = export_graph(network.module, (1, 3, 16, 16)), noise_for(network)
     recipe = replace(load_recipe("default"), equalization=0.5).for_class(X86.name)
-    monkeypatch.setattr(equalize, "scale_input", lambda *_: None)
+    monkeypatch.setattr(ranges, "scale_input", lambda *_: None)
     message = "^the equalization changes what 'Normed' computes: "
     with pytest.raises(WrongRewrite, match=message):
         calibrate_together(recipe, X86, Rewriter(network, samples), graph, images)
@@ -315,5 +320,5 @@ def test_a_wrong_rewrite_of_every_row_ends_with_a_report(
     assert len(rows) == 4
     for row in rows:
         assert row.reasons[0].startswith(
-            "bug in edgekit: edgekit.pipeline.parity.WrongRewrite: the rewrite 'layer-norm"
+            "bug in edgekit: edgekit.pipeline.graphs.WrongRewrite: the rewrite 'layer-norm"
         )

@@ -22,7 +22,7 @@ from edgekit.models import loading
 from edgekit.models.options import ModelOptions, parse_model_args
 from edgekit.pipeline import deploy, plan
 from edgekit.pipeline.loading import JobSettings
-from edgekit.pipeline.plan_shape import shape_of_model
+from edgekit.pipeline.plan import shape_of_model
 from tests.helpers.graphs import export_graph
 from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.runtimes import registered
@@ -126,7 +126,7 @@ def test_the_giants_are_planned_without_their_memory(name: str, millions: int, m
         built.append(loading.build_meta(options))
         return built[-1]
 
-    monkeypatch.setattr("edgekit.pipeline.plan_shape.build_meta", build_meta)
+    monkeypatch.setattr("edgekit.pipeline.plan.build_meta", build_meta)
     planned = plan.plan_model(
         ModelOptions(name), device_class=load_device_class("raspberry-pi-4"), memory_of_class=True
     )

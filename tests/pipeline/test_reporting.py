@@ -16,8 +16,7 @@ from edgekit.job import DEMO, Job
 from edgekit.pipeline.reporting import SIDE, make_thumbnails, write_findings
 from edgekit.report.document import Report
 from edgekit.report.html import CLASSES, EXAMPLES
-from edgekit.report.measurement import ChangedImage, ClassChange
-from edgekit.report.times import ThreadTime
+from edgekit.report.row import ChangedImage, ClassChange, ThreadTime
 from edgekit.runtime.bundle import read_bundle, with_manifest
 from edgekit.support.progress import Reporter
 from tests.helpers.reports import BEST, RANDOM_MODEL, accuracy, device, latency, report, report_with, row

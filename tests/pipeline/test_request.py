@@ -6,16 +6,15 @@ from typing import Any
 
 import pytest
 
-from edgekit.config.choices import Precision
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import OWN, Recipe, TargetRecipe, load_recipe
-from edgekit.config.runtimes import RUNTIMES
-from edgekit.measure.tasks.embedding import Embedding
+from edgekit.config.runtimes import RUNTIMES, Precision
+from edgekit.measure.tasks import Embedding
 from edgekit.models.network import Network
 from edgekit.pipeline import request
 from edgekit.pipeline.request import ROOMS, BundleRequest, provenance_of, shaping_distributions, versions
-from edgekit.support.distribution import installed_version
 from edgekit.support.files import code_sha256
+from edgekit.support.libraries import installed_version
 from edgekit.support.weight_pairs import pairings
 from tests.helpers.tiny import X86
 
@@ -121,14 +120,14 @@ def test_it_depends_on_the_version_of_each_package(
 ) -> None:
     before, real = key_of(tiny_convnext), installed_version
     assert package in versions(), "the tests install every package that affects bundles"
-    changed = "edgekit.support.distribution.installed_version"
+    changed = "edgekit.support.libraries.installed_version"
     monkeypatch.setattr(changed, lambda name: "99" if name == package else real(name))
     assert key_of(tiny_convnext) != before
 
 
 def test_it_depends_on_python_and_on_edgekits_own_code(tiny_convnext: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [key_of(tiny_convnext)]
-    monkeypatch.setattr("edgekit.support.distribution.code_sha256", lambda rooms: "another")
+    monkeypatch.setattr("edgekit.support.libraries.code_sha256", lambda rooms: "another")
     keys.append(key_of(tiny_convnext))
     monkeypatch.setattr(request, "__version__", "99")
     keys.append(key_of(tiny_convnext))

@@ -15,18 +15,15 @@ from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import copy_sharing
-from edgekit.compiler.layers import dense_layers
-from edgekit.compiler.nodes import A
-from edgekit.compiler.quantize.calibration import Calibration
-from edgekit.compiler.quantizers import int8_weight, quantizers
-from edgekit.config import sizes
+from edgekit.compiler.calibrate import Calibration
+from edgekit.compiler.graph import A, copy_sharing
+from edgekit.compiler.layers import dense_layers, int8_weight, quantizers
+from edgekit.config import runtimes
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.measure.accuracy import snr_db
 from edgekit.models.network import Network
-from edgekit.pipeline.parity import Rewriter
-from edgekit.pipeline.quantize import calibrate_together, quantize_stage
+from edgekit.pipeline.graphs import Rewriter, calibrate_together, quantize_stage
 from edgekit.pipeline.request import BundleRequest
 from edgekit.support.weight_pairs import count_saturating
 from edgekit.tuning.mixtures import Simulation
@@ -199,6 +196,6 @@ def test_a_simulation_needs_no_other_calibration(family: str) -> None:
 
 def test_a_large_network_is_calibrated_in_the_process_of_each_bundle() -> None:
     asked = request("vit", "onnx")
-    large = replace(asked, network=replace(asked.network, params=sizes.CALIBRATED_ONCE_BELOW))
+    large = replace(asked, network=replace(asked.network, params=runtimes.CALIBRATED_ONCE_BELOW))
     assert asked.shared_recipe is not None
     assert large.shared_recipe is None

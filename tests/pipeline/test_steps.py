@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from edgekit.pipeline import steps
-from edgekit.pipeline.graph_to_compile import GRAPH, SAMPLES, read_facts
+from edgekit.pipeline import builder
+from edgekit.pipeline.request import GRAPH, SAMPLES, read_facts
 from edgekit.support.files import Inputs
 from edgekit.support.progress import Reporter
 from tests.helpers.graph_folder import graph_folder
@@ -24,7 +24,7 @@ class NamedInputs(Inputs):
 
 
 def has_graph(folder: Path, inputs: Any, labels: tuple[str, ...] = ()) -> bool:
-    return steps._has_graph(folder, inputs, labels)
+    return builder._has_graph(folder, inputs, labels)
 
 
 def test_an_earlier_graph_is_recognised_without_loading_it(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_only_one_graph_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     for name in "abc":
         graph_folder(tmp_path / "graphs" / name)
-    monkeypatch.setattr(steps, "load_graph", load)
-    monkeypatch.setattr(steps, "compile_stage", compile_stage)
-    steps.compile_graphs(tmp_path / "graphs", tmp_path / "out", Reporter(quiet=True))
+    monkeypatch.setattr(builder, "load_graph", load)
+    monkeypatch.setattr(builder, "compile_stage", compile_stage)
+    builder.compile_graphs(tmp_path / "graphs", tmp_path / "out", Reporter(quiet=True))
     assert len(loaded) == 3

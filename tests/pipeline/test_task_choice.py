@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from edgekit.config import choices
+from edgekit.config import runtimes
 from edgekit.errors import DataError, ModelError, UsageError
 from edgekit.job import Job
 from edgekit.measure.tasks import TASKS
@@ -44,7 +44,7 @@ def spec_of(data: Path, capfd: pytest.CaptureFixture[str], classes: int = 3, **s
 
 
 def test_the_names_on_the_command_line_are_those_of_the_tasks() -> None:
-    assert tuple(TASKS) == choices.TASKS
+    assert tuple(TASKS) == runtimes.TASKS
 
 
 def test_the_labels_show_the_task(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

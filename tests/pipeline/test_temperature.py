@@ -10,21 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgekit.compiler.quantize.temperature import divide_outputs
-from edgekit.config.choices import Activation, Scheme
+from edgekit.compiler.placement import divide_outputs
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
+from edgekit.config.runtimes import Activation, Scheme
 from edgekit.images.dataset import crop_samples
 from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.compile import compile_stage
-from edgekit.pipeline.graph_to_compile import GraphToCompile, ParitySamples
-from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.build import compile_stage
+from edgekit.pipeline.graphs import JobGraphs, quantize_stage
+from edgekit.pipeline.job_images import helpful_temperature
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.quantize import quantize_stage
-from edgekit.pipeline.request import BundleRequest
-from edgekit.pipeline.temperature import helpful_temperature
+from edgekit.pipeline.request import BundleRequest, GraphToCompile, ParitySamples
 from edgekit.runtime.session import open_session
 from edgekit.support.progress import Reporter
 from tests.helpers.calibration import network_of, noise_for

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgekit.images.dataset import Dataset, LabelledCrops, Sample, crop_samples
 from edgekit.job import Job
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline import thresholds
+from edgekit.pipeline import reference
 from edgekit.pipeline.loading import load_job
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import open_run
@@ -42,13 +42,13 @@ def test_other_images_choose_thresholds(limit: int | None, tmp_path: Path, monke
     def logits(_: object, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.linspace(-2, 1, 3 * len(pixels), dtype=np.float32).reshape(-1, 3)
 
-    monkeypatch.setattr(thresholds, "crop_samples", noting)
-    monkeypatch.setattr(thresholds, "torch_logits", logits)
+    monkeypatch.setattr(reference, "crop_samples", noting)
+    monkeypatch.setattr(reference, "torch_logits", logits)
     model = ModelOptions("convnextv2_atto", "random", imgsz=32, model_args=TINY)
     job = Job(model, data, targets=("onnx",), num_calibration_samples=20, num_eval_samples=limit)
     spec, images = load_job(job, QUIET, chooses=True)
     with open_run(tmp_path / "run") as run:
-        task = thresholds.with_thresholds(spec, images, run, QUIET).task
+        task = reference.with_thresholds(spec, images, run, QUIET).task
     assert len(used) == (160 if limit is None else 380)
     assert not {*used} & (names_of(images.evaluation.samples) | names_of(images.calibration.samples))
     cat, dog, owl = task.thresholds
@@ -61,5 +61,5 @@ def test_without_images_to_choose_on_thresholds_stay(photos: Path, tmp_path: Pat
     job = Job(model, photos, targets=("onnx",), num_calibration_samples=10, task="multi-label")
     spec, images = load_job(job, QUIET, chooses=True)
     with open_run(tmp_path / "run") as run:
-        assert thresholds.with_thresholds(spec, images, run, QUIET) is spec
+        assert reference.with_thresholds(spec, images, run, QUIET) is spec
     assert len(images.evaluation.images) == 30

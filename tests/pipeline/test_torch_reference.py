@@ -9,8 +9,8 @@ import pytest
 
 from edgekit.images.dataset import crop_samples, open_dataset
 from edgekit.models.network import Network, torch_logits
-from edgekit.pipeline import torch_reference
-from edgekit.pipeline.torch_reference import FirstLogits, ReferenceInputs, reserve
+from edgekit.pipeline import reference
+from edgekit.pipeline.reference import FirstLogits, ReferenceInputs, reserve
 from edgekit.support.run_folder import open_run
 
 
@@ -35,8 +35,8 @@ def test_first_logits_are_kept_or_recalled_or_computed(
     logits = torch_logits(tiny_convnext, crops.pixels)
     inputs = ReferenceInputs(tiny_convnext.identity, ("a",), ((0,),), "single-label ()")
     for most, size, count in ((4, 1 << 20, 4), (100, 2 * 10 * 4, 2), (100, 1, 1), (100, 1 << 20, 6)):
-        monkeypatch.setattr(torch_reference, "MOST_LOGITS", most)
-        monkeypatch.setattr(torch_reference, "LOGITS_BYTES", size)
+        monkeypatch.setattr(reference, "MOST_LOGITS", most)
+        monkeypatch.setattr(reference, "LOGITS_BYTES", size)
         with open_run(tmp_path / f"run-{count}") as run:
             computed = FirstLogits(tiny_convnext).of(crops, inputs, run, "reference")
             np.testing.assert_allclose(computed, logits[:count], rtol=1e-4, atol=1e-5)

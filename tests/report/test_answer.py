@@ -14,13 +14,10 @@ from edgekit.measure.settings import Gates
 from edgekit.report import load_report
 from edgekit.report.answer import unsteady
 from edgekit.report.document import Recommendation, Reference, Report
-from edgekit.report.float_layers import Repair, RepairAttempt
-from edgekit.report.markdown import summary_of_report
-from edgekit.report.measurement import Accuracy, Bound, LowPrecision
-from edgekit.report.row import Row
+from edgekit.report.formats import summary_of_report
+from edgekit.report.row import Accuracy, Bound, LowPrecision, Repair, RepairAttempt, Row, Speedup, ThreadTime
 from edgekit.report.sentences import notes_of
-from edgekit.report.times import Speedup, ThreadTime
-from edgekit.support.distribution import install_command
+from edgekit.support.libraries import install_command
 from tests.helpers.refusals import refuses
 from tests.helpers.reports import (
     BEST,

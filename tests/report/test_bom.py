@@ -12,9 +12,9 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.report import write_report
-from edgekit.report.bom import FileHashes, render_bom
 from edgekit.report.document import Reference, Report
 from edgekit.report.figure import table_figures
+from edgekit.report.formats import FileHashes, render_bom
 from edgekit.runtime.bundle import MANIFEST, read_bundle
 from edgekit.support.files import file_sha256
 from tests.helpers.reports import MODEL, RANDOM_MODEL, ROWS, report

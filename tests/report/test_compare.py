@@ -13,11 +13,8 @@ from edgekit.report import write_report
 from edgekit.report.compare import compare_runs
 from edgekit.report.document import Report
 from edgekit.report.figure import Interval
-from edgekit.report.junit import junit_of_comparison
-from edgekit.report.markdown import summary_of_comparison
-from edgekit.report.measurement import Int8, LowPrecision
-from edgekit.report.row import Verdict
-from edgekit.report.times import Speedup, ThreadTime
+from edgekit.report.formats import junit_of_comparison, summary_of_comparison
+from edgekit.report.row import Int8, LowPrecision, Speedup, ThreadTime, Verdict
 from tests.helpers.reports import (
     BEST,
     FAILED,

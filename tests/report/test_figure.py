@@ -15,11 +15,10 @@ from edgekit.cli.main import main
 from edgekit.measure.inspect_bundle import BundleInspection, Inspection, Int8Detail, ModelInspection
 from edgekit.report import report_schema, write_report
 from edgekit.report.compare import P50, SPEEDUP, compare_runs
+from edgekit.report.document import to_json
 from edgekit.report.figure import FIGURES, TIMES, Figure, figure_at
-from edgekit.report.html import HEADLINES, render_html
+from edgekit.report.html import HEADLINES, csv_columns, render_csv, render_html
 from edgekit.report.row import Row
-from edgekit.report.serialization import to_json
-from edgekit.report.write import csv_columns, render_csv
 from tests.helpers.reports import BEST, ROWS, latency, report, report_with, row
 
 P75 = Figure(

@@ -10,14 +10,12 @@ import pytest
 
 from edgekit.errors import MissingExtraError
 from edgekit.report.answer import alerts, decision
-from edgekit.report.document import Lookalike, Recommendation
+from edgekit.report.document import Lookalike, Recommendation, origin, provenance
 from edgekit.report.figure import table_figures
 from edgekit.report.html import render_html
-from edgekit.report.measurement import Int8, LowPrecision
 from edgekit.report.plot import templates
-from edgekit.report.provenance import origin, provenance
-from edgekit.report.times import Energy
-from edgekit.support.distribution import install_command
+from edgekit.report.row import Energy, Int8, LowPrecision
+from edgekit.support.libraries import install_command
 from tests.helpers.page import Page
 from tests.helpers.refusals import refuses
 from tests.helpers.reports import (

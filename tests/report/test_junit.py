@@ -8,8 +8,8 @@ from edgekit.measure.evaluation import EvaluatedBundle
 from edgekit.report.answer import decision
 from edgekit.report.compare import compare_runs
 from edgekit.report.document import Recommendation
-from edgekit.report.junit import DECISION, MEASURED, junit_of_comparison, junit_of_report, junit_of_rows
-from edgekit.report.measurement import Failure
+from edgekit.report.formats import DECISION, MEASURED, junit_of_comparison, junit_of_report, junit_of_rows
+from edgekit.report.row import Failure
 from edgekit.report.sentences import limits
 from tests.helpers.reports import (
     BEST,

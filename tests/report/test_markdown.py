@@ -14,19 +14,12 @@ from edgekit.errors import MissingExtraError
 from edgekit.report import write_report
 from edgekit.report.answer import decision
 from edgekit.report.compare import compare_runs
-from edgekit.report.document import Recommendation, Report
-from edgekit.report.markdown import (
-    UNCHANGED,
-    render_card,
-    summary_of_comparison,
-    summary_of_report,
-    summary_of_rows,
-)
-from edgekit.report.measurement import Failure, Int8
+from edgekit.report.document import NO_LICENSE, Recommendation, Report
+from edgekit.report.figure import escaped
+from edgekit.report.formats import UNCHANGED, render_card, summary_of_comparison, summary_of_report, summary_of_rows
 from edgekit.report.plot import templates
-from edgekit.report.provenance import NO_LICENSE
+from edgekit.report.row import Failure, Int8
 from edgekit.report.sentences import RANDOM, limits
-from edgekit.report.table import escaped
 from tests.helpers.page import Page
 from tests.helpers.refusals import refuses
 from tests.helpers.reports import (

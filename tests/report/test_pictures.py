@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 
 from edgekit.report.document import Report
-from edgekit.report.html import render_html
-from edgekit.report.pictures import LAYERS, draw_heat, draw_spread, sum_words, timings
+from edgekit.report.html import LAYERS, draw_heat, draw_spread, render_html, sum_words, timings
 from edgekit.report.plot import axis, render_svg
-from edgekit.report.times import TimedKind, TimedLayer, TimeProfile
+from edgekit.report.row import TimedKind, TimedLayer, TimeProfile
 from tests.helpers.page import Page
 from tests.helpers.reports import CONDITIONS, FAILED, FLOAT_TIMES, INT8_TIMES, ROWS, device, report, row
 

@@ -10,10 +10,9 @@ from markdown_it import MarkdownIt
 from edgekit.measure.gates import judge
 from edgekit.measure.settings import Gates
 from edgekit.report.document import Reference, Report
+from edgekit.report.formats import junit_of_report, render_card, summary_of_report
 from edgekit.report.html import render_html
-from edgekit.report.junit import junit_of_report
-from edgekit.report.markdown import render_card, summary_of_report
-from edgekit.report.measurement import Confidence, Crossings
+from edgekit.report.row import Confidence, Crossings
 from edgekit.report.sentences import (
     RANDOM,
     conditions,

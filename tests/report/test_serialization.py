@@ -12,11 +12,8 @@ import pytest
 
 from edgekit.errors import InputError
 from edgekit.report import load_report, report_schema, write_report
-from edgekit.report.document import Choosing, Lookalike, Recommendation, Report
-from edgekit.report.float_layers import Repair, RepairAttempt
-from edgekit.report.measurement import Bound, LowPrecision
-from edgekit.report.serialization import to_json
-from edgekit.report.times import Sustained, SustainedLatency, SustainedPoint
+from edgekit.report.document import Choosing, Lookalike, Recommendation, Report, to_json
+from edgekit.report.row import Bound, LowPrecision, Repair, RepairAttempt, Sustained, SustainedLatency, SustainedPoint
 from tests.helpers.reports import (
     BEST,
     CHANGES,

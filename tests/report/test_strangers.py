@@ -24,14 +24,18 @@ from markdown_it import MarkdownIt
 
 from edgekit.errors import UNPRINTABLE, InputError
 from edgekit.report import html, load_report
-from edgekit.report.bom import render_bom
 from edgekit.report.compare import compare_runs
-from edgekit.report.document import Report
-from edgekit.report.junit import junit_of_comparison, junit_of_report
-from edgekit.report.markdown import render_card, summary_of_comparison, summary_of_report
+from edgekit.report.document import Report, parse, to_json
+from edgekit.report.formats import (
+    junit_of_comparison,
+    junit_of_report,
+    render_bom,
+    render_card,
+    summary_of_comparison,
+    summary_of_report,
+)
+from edgekit.report.html import read_thumbnails, render_csv
 from edgekit.report.row import Row
-from edgekit.report.serialization import parse, to_json
-from edgekit.report.write import read_thumbnails, render_csv
 from tests.helpers.page import Page
 from tests.helpers.refusals import refuses
 from tests.helpers.reports import answered, failed_row, report

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgekit.report.table import Column, fitting, lines_of, markdown_of
+from edgekit.report.figure import Column, fitting, lines_of, markdown_of
 
 NAMES = Column("", ["onnx-int8", "tflite-int8"], left=True)
 MS = Column("ms", ["0.81", "10.50"])

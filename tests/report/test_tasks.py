@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from edgekit.report.formats import render_card, summary_of_report
 from edgekit.report.html import changed_rows, render_html, shown_images
-from edgekit.report.markdown import render_card, summary_of_report
-from edgekit.report.next_steps import steps_in_report
+from edgekit.report.sentences import steps_in_report
 from tests.helpers.page import Page
 from tests.helpers.reports import answered, report
 from tests.helpers.task_reports import F1, TASK_REPORTS, embedding, multi_label

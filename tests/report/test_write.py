@@ -11,9 +11,9 @@ from edgekit.cli.main import main
 from edgekit.errors import InputError, OutputError
 from edgekit.report import load_report, render_files, write_report
 from edgekit.report.document import Report
-from edgekit.report.measurement import Bound
-from edgekit.report.write import THUMBNAILS as FILE
-from edgekit.report.write import csv_columns, read_thumbnails, render_csv, write_thumbnails
+from edgekit.report.html import THUMBNAILS as FILE
+from edgekit.report.html import csv_columns, read_thumbnails, render_csv, write_thumbnails
+from edgekit.report.row import Bound
 from tests.helpers.reports import BEST, CHANGES, FAILED, RANDOM_MODEL, ROWS, accuracy, device, report, report_with
 
 

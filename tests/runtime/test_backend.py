@@ -21,24 +21,22 @@ import torch
 from numpy.typing import NDArray
 from packaging.requirements import Requirement
 
-from edgekit.config.choices import PRECISIONS
 from edgekit.config.recipes import load_recipe
-from edgekit.config.runtimes import RUNTIMES, Runtime, find_runtime, register, runtime_of_suffix
+from edgekit.config.runtimes import PRECISIONS, RUNTIMES, Runtime, find_runtime, register, runtime_of_suffix
 from edgekit.errors import CompileError
 from edgekit.job import Job
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.builder import Builder
-from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.graphs import PARITY, JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.parity import PARITY
 from edgekit.pipeline.request import BuildSpec
 from edgekit.runtime.backend import load_backend, load_lowering
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.profile import profile_bundle
 from edgekit.runtime.session import Session
-from edgekit.support import error_text
+from edgekit.support import progress
 from edgekit.support.progress import Reporter
 from tests.helpers import fake_runtime
 
@@ -341,7 +339,7 @@ def test_a_refusal_of_the_compiler_is_a_compile_error_that_names_the_runtime(
 def test_a_row_that_fails_shows_its_traceback_on_request(
     tiny_spec: BuildSpec, tmp_path: Path, capfd: Any, show: bool
 ) -> None:
-    with error_text.tracebacks_shown(show):
+    with progress.tracebacks_shown(show):
         builder = Builder(JobGraphs(tiny_spec, Reporter(quiet=True)))
         builder.build(("onnx",), tmp_path, ("float",), {"onnx-float": "no room"})
     err = capfd.readouterr().err

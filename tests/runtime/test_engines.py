@@ -22,9 +22,8 @@ from edgekit.errors import BundleError, EngineError, GoldenError, ImageError, In
 from edgekit.runtime import GoldenWarning
 from edgekit.runtime import engine as base
 from edgekit.runtime.bundle import Golden, read_bundle, with_manifest, write_bundle
-from edgekit.runtime.onnx.onnx_graph import external_files
-from edgekit.support.distribution import install_command, pip_install
-from edgekit.support.libraries import first_line
+from edgekit.runtime.onnx.engine import external_files
+from edgekit.support.libraries import first_line, install_command, pip_install
 from edgekit.support.probe import available_cores
 from tests.helpers.refusals import refuses
 from tests.helpers.runtimes import registered

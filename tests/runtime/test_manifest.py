@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import BundleError
-from edgekit.runtime.manifest import Manifest, parse_manifest
+from edgekit.runtime.bundle import Manifest, parse_manifest
 from tests.helpers.strategies import preprocessings
 from tests.helpers.tiny import tiny_manifest
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import edgekit
 from edgekit.errors import BundleError, EngineError, UsageError
 from edgekit.runtime import LiveSession, Session
-from edgekit.runtime.activation import activated
+from edgekit.runtime.session import activated
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import CLASSES, MakeBundle, tiny_labels
 

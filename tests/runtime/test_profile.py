@@ -16,22 +16,23 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import EngineError, InputError, UsageError
-from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.runtime.bundle import Bundle, ManifestLayer, read_bundle
 from edgekit.runtime.engine import import_runtime
-from edgekit.runtime.manifest import ManifestLayer
 from edgekit.runtime.onnx import profiler as onnxruntime
-from edgekit.runtime.onnx.onnx_graph import OnnxGraph, read_onnx
+from edgekit.runtime.onnx.engine import OnnxGraph, read_onnx
 from edgekit.runtime.openvino import profiler as openvino
 from edgekit.runtime.profile import (
     LayerTime,
     OpProfile,
     Profile,
+    Ran,
     matrix_macs,
+    owners,
     profile_bundle,
     profile_model,
     with_layer_names,
+    with_surroundings,
 )
-from edgekit.runtime.surroundings import Ran, owners, with_surroundings
 from edgekit.runtime.tflite import profiler as tflite
 from tests.helpers.onnx_files import written
 from tests.helpers.refusals import refuses

@@ -13,10 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import edgekit
 from edgekit.errors import BundleError
-from edgekit.runtime import vnni
-from edgekit.runtime.bundle import Bundle, read_bundle
-from edgekit.runtime.manifest import Manifest
-from edgekit.runtime.vnni import SaturationWarning, lacks_vnni, pairs_that_can_saturate, warn_if_saturating
+from edgekit.runtime import session
+from edgekit.runtime.bundle import Bundle, Manifest, read_bundle
+from edgekit.runtime.session import SaturationWarning, lacks_vnni, pairs_that_can_saturate, warn_if_saturating
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import MakeBundle, tiny_manifest
 
@@ -52,7 +51,7 @@ def test_other_and_unknown_processors_are_not_said_to_lack_vnni(
 
 def warned(monkeypatch: pytest.MonkeyPatch, lacks: bool = True, **changes: Any) -> list[str]:
     """Messages of the warnings about a bundle."""
-    monkeypatch.setattr(vnni, "lacks_vnni", lambda: lacks)
+    monkeypatch.setattr(session, "lacks_vnni", lambda: lacks)
     bundle = Bundle(Path("runs/one/onnx-int8"), replace(tiny_manifest("onnx", precision="int8"), **changes), ())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -83,7 +82,7 @@ def test_other_bundles_and_processors_do_not_warn(monkeypatch: pytest.MonkeyPatc
 
 
 def test_load_warns(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vnni, "lacks_vnni", lambda: True)
+    monkeypatch.setattr(session, "lacks_vnni", lambda: True)
     with pytest.warns(SaturationWarning, match="no VNNI"):
         edgekit.load(make_bundle("onnx", precision="int8")).close()
 

@@ -13,16 +13,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekit.compat.openvino import openvino
-from edgekit.compiler.layers import dense_layers
-from edgekit.compiler.quantizers import int8_weight
+from edgekit.compiler.layers import dense_layers, int8_weight
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.measure.accuracy import snr_db
-from edgekit.pipeline.compile import compile_stage
-from edgekit.pipeline.parity import Rewriter
-from edgekit.pipeline.quantize import calibrate_together, quantize_stage
+from edgekit.pipeline.build import compile_stage
+from edgekit.pipeline.graphs import Rewriter, calibrate_together, quantize_stage
 from edgekit.pipeline.request import BundleRequest
 from edgekit.runtime.backend import load_backend
 from tests.helpers.calibration import network_of, noise_for, quantize

@@ -7,7 +7,7 @@ import pytest
 
 import edgekit
 from edgekit.devices.doctor import _import_failure
-from edgekit.measure.cluster import executor_of
+from edgekit.measure.accuracy import executor_of
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.profile import profile_bundle
 from edgekit.support.child_process import SAFE_PATH, child_environment, run_python, start_python
@@ -74,5 +74,5 @@ def test_every_child_is_started_in_one_place() -> None:
     users = [path for path in package.rglob("*.py") if "sys.executable" in path.read_text("utf-8")]
     # These run only on a device, in a bare Python 3.7.
     on_a_device = {path for path in users if "scripts" in path.parts or path.name == "probe.py"}
-    # distribution.py prints the path in a command, and starts nothing.
-    assert {path.name for path in users if path not in on_a_device} == {"child_process.py", "distribution.py"}
+    # libraries.py prints the path in a command, and starts nothing.
+    assert {path.name for path in users if path not in on_a_device} == {"child_process.py", "libraries.py"}

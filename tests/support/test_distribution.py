@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from edgekit.devices.scripts import environment
-from edgekit.support import distribution
-from edgekit.support.distribution import NAME, install_command, pip_install, release
+from edgekit.support import libraries
+from edgekit.support.libraries import NAME, install_command, pip_install, release
 
-INSTALLED = "site-packages/edgekit/support/distribution.py"
+INSTALLED = "site-packages/edgekit/support/libraries.py"
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     metadata = folder / "edgekit_deploy-0.1.0.dist-info/METADATA"
     metadata.parent.mkdir(parents=True)
     metadata.write_text(f"Metadata-Version: 2.1\nName: {NAME}\nVersion: 0.1.0\n")
-    monkeypatch.setattr(distribution, "__file__", str(tmp_path / INSTALLED))
+    monkeypatch.setattr(libraries, "__file__", str(tmp_path / INSTALLED))
     monkeypatch.syspath_prepend(folder)
     return folder
 
@@ -47,7 +47,7 @@ def requirement(command: str) -> str:
 def test_from_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it is installed as editable, or only on sys.path and without any metadata."""
     checkout = make_checkout(tmp_path / "my 'own' checkout")
-    monkeypatch.setattr(distribution, "__file__", str(checkout / "edgekit/support/distribution.py"))
+    monkeypatch.setattr(libraries, "__file__", str(checkout / "edgekit/support/libraries.py"))
     assert shlex.split(install_command("cli"))[-2:] == ["--editable", f"{checkout}[cli]"]
 
 
@@ -80,7 +80,7 @@ def test_from_an_index_or_another_machine(site: Path, text: str) -> None:
 
 def test_without_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy of the package alone, as an app may bundle it."""
-    monkeypatch.setattr(distribution, "__file__", str(tmp_path / INSTALLED))
+    monkeypatch.setattr(libraries, "__file__", str(tmp_path / INSTALLED))
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     assert requirement(install_command("tflite")) == "edgekit-deploy[tflite]"
 

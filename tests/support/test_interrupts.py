@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edgekit.support.interrupts import check, interruptible, noting
+from edgekit.support.child_process import check, interruptible, noting
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,7 @@ import torch
 from edgekit.compat.torch_program import exporting_by_copying
 from edgekit.errors import CompileError, MissingExtraError
 from edgekit.runtime.backend import compiler_errors
-from edgekit.support.distribution import install_command
-from edgekit.support.libraries import LibraryErrors, first_line, import_needed, quiet, replaces_library
+from edgekit.support.libraries import LibraryErrors, first_line, import_needed, install_command, quiet, replaces_library
 
 EVERYTHING = """
 import logging, os, sys, warnings

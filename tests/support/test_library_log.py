@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.errors import CompileError, EngineError
 from edgekit.measure import fresh_process
-from edgekit.support import child_process, library_log
+from edgekit.support import child_process
 from edgekit.support.child_process import run_python, start_python
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
@@ -31,7 +31,7 @@ ABORTS = f"import tests.support.test_library_log as log; log.abort({LAST_WORDS!r
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    return tmp_path / "run" / STATE / library_log.NAME
+    return tmp_path / "run" / STATE / child_process.NAME
 
 
 def test_both_streams_are_logged_while_a_run_is_open(
@@ -77,7 +77,7 @@ def test_the_last_words_of_children_are_logged(tmp_path: Path, log: Path) -> Non
 
 def test_text_from_elsewhere_controls_no_terminal(tmp_path: Path, log: Path) -> None:
     with open_run(tmp_path / "run"):
-        library_log.note("board\x1b]0;title\x07", "\x1b[2Jred\x1b[0m\r\nnext \x9b1m")
+        child_process.note("board\x1b]0;title\x07", "\x1b[2Jred\x1b[0m\r\nnext \x9b1m")
     text = log.read_text("utf-8")
     assert "\nred\nnext \ufffd1m\n" in text
     assert not [letter for letter in text if not letter.isprintable() and letter != "\n"]
@@ -97,7 +97,7 @@ def test_a_child_s_output_outside_of_quiet_is_logged(
 
 
 def test_children_write_no_log_where_no_run_is_open(tmp_path: Path) -> None:
-    done = run_python(["-c", f"import os; print(os.environ.get({library_log.VARIABLE!r}))"])
+    done = run_python(["-c", f"import os; print(os.environ.get({child_process.VARIABLE!r}))"])
     assert done.stdout.strip() == "None"
 
 
@@ -137,16 +137,16 @@ def test_later_commands_append_until_the_file_is_large(
 ) -> None:
     for word in ("first", "second"):
         with open_run(tmp_path / "run"):
-            library_log.note(word)
+            child_process.note(word)
     assert [line for line in log.read_text().splitlines() if " UTC: " not in line] == ["== first", "== second"]
-    monkeypatch.setattr(library_log, "MOST_BYTES", 10)
+    monkeypatch.setattr(child_process, "MOST_BYTES", 10)
     with open_run(tmp_path / "run"):
-        library_log.note("third")
+        child_process.note("third")
     assert [line for line in log.read_text().splitlines() if " UTC: " not in line] == ["== third"]
 
 
 def test_a_log_that_cannot_be_written_harms_nothing(tmp_path: Path) -> None:
-    with library_log.kept_in(tmp_path / "gone" / "log"), quiet():
+    with child_process.kept_in(tmp_path / "gone" / "log"), quiet():
         os.write(2, b"unheard\n")
-        library_log.note("unheard")
+        child_process.note("unheard")
     assert list(tmp_path.iterdir()) == []

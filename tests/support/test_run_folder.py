@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import OutputError
-from edgekit.support import library_log
+from edgekit.support import child_process
 from edgekit.support.files import Inputs, write_json, writing
 from edgekit.support.run_folder import LOCK, STATE, check_output, open_run
 from tests.helpers.refusals import refuses
@@ -97,7 +97,7 @@ def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path: Pa
     (tmp_path / "report.json").touch()
     with open_run(tmp_path) as run:
         assert names(tmp_path) == [STATE, ".hidden", "onnx-float", "report.json"]
-        assert names(run.state) == [library_log.NAME, LOCK]
+        assert names(run.state) == [child_process.NAME, LOCK]
 
 
 def test_a_bundle_comes_back_if_a_process_was_killed_while_it_replaced_it(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_leftovers_of_processes_that_a_command_killed_are_removed_when_it_ends(t
     with pytest.raises(KeyboardInterrupt):
         work()
     assert names(tmp_path) == [STATE, "onnx-float"]
-    assert names(tmp_path / STATE) == [library_log.NAME, LOCK]
+    assert names(tmp_path / STATE) == [child_process.NAME, LOCK]
 
 
 @dataclass(frozen=True)

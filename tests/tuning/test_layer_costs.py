@@ -12,9 +12,8 @@ import torch
 
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe
-from edgekit.report.measurement import Measurement
-from edgekit.report.times import ThreadTime, TimedLayer, TimeProfile
-from edgekit.tuning.layer_costs import DIFFERS, Border, LayerCosts, LayerTimes
+from edgekit.report.row import Measurement, ThreadTime, TimedLayer, TimeProfile
+from edgekit.tuning.mixtures import DIFFERS, Border, LayerCosts, LayerTimes
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.measurements import device, latency, measurement

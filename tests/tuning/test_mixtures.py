@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.fx import GraphModule
 
-from edgekit.compiler.nodes import A, Q
+from edgekit.compiler.graph import A, Q
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.measure.accuracy import snr_db

@@ -12,16 +12,14 @@ import pytest
 from edgekit.cli.main import main
 from edgekit.measure.settings import Gates
 from edgekit.report import load_report
-from edgekit.report.float_layers import PlacedLayer, ProfilePlacement, placement_words
-from edgekit.report.row import Row
+from edgekit.report.row import PlacedLayer, ProfilePlacement, Row, placement_words
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.profile import OpProfile, Profile
 from edgekit.support.progress import Reporter
-from edgekit.tuning import placement
-from edgekit.tuning.bundle_loop import MeasuredBundles
-from edgekit.tuning.layer_costs import DIFFERS, Border, LayerCosts
-from edgekit.tuning.placement import PlacementLoop, is_faster, steps_of
-from edgekit.tuning.study import Candidate, Study, Trial
+from edgekit.tuning import improvements
+from edgekit.tuning.improvements import PlacementLoop, is_faster, steps_of
+from edgekit.tuning.mixtures import DIFFERS, Border, LayerCosts
+from edgekit.tuning.study import Candidate, MeasuredBundles, Study, Trial
 from tests.helpers import fake_runtime
 from tests.helpers.fake import profiler
 from tests.helpers.measurements import failed, latency, measurement, speedup
@@ -148,7 +146,7 @@ def profile_with_a_slow_first_layer(model: Path, options: object, threads: int, 
 @pytest.fixture
 def deploy(vit_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
     """A function that deploys for the fake runtime, on which every bundle with more layers in float is faster."""
-    monkeypatch.setattr(placement, "is_faster", lambda trial: trial.number > 0)
+    monkeypatch.setattr(improvements, "is_faster", lambda trial: trial.number > 0)
     with fake_runtime.added():
         monkeypatch.setattr(profiler, "profile", profile_with_a_slow_first_layer)
         counted = ["--iterations", "30", "--target", "fake"]

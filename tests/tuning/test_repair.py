@@ -15,33 +15,33 @@ from edgekit.cli.main import main
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.devices.registry import THIS
 from edgekit.errors import CompileError
-from edgekit.measure.measure_bundles import measure_here
-from edgekit.measure.paired import least_drop_bound
+from edgekit.measure.bundles import measure_here
 from edgekit.measure.settings import Gates, Timing
-from edgekit.measure.tasks.single_label import SingleLabel
-from edgekit.pipeline import job_images, measuring, reporting
+from edgekit.measure.statistics import least_drop_bound
+from edgekit.measure.tasks import SingleLabel
+from edgekit.pipeline import deploy as deploying
+from edgekit.pipeline import job_images, reporting
 from edgekit.pipeline.build import build_one
-from edgekit.pipeline.improvement import attempt_path, copy_bundle
+from edgekit.pipeline.deploy import attempt_path, copy_bundle
 from edgekit.report import load_report
-from edgekit.report.float_layers import Repair, RepairAttempt, price_words, repair_words
-from edgekit.report.row import Row
+from edgekit.report.row import Repair, RepairAttempt, Row, price_words, repair_words
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import STATE, RunFolder, open_run
-from edgekit.tuning import bundle_loop, improvements, mixtures
-from edgekit.tuning import repair as repairing
-from edgekit.tuning.bundle_loop import MeasuredBundles, is_of
-from edgekit.tuning.improvements import Improvements, improvements_of
-from edgekit.tuning.placement import PlacementLoop
-from edgekit.tuning.repair import (
+from edgekit.tuning import improvements, mixtures, study
+from edgekit.tuning import improvements as repairing
+from edgekit.tuning.improvements import (
     MOST_ATTEMPTS,
+    Improvements,
+    PlacementLoop,
     RepairLoop,
     attempt_of,
     decision,
+    improvements_of,
     misses_bound,
     within_reach,
 )
-from edgekit.tuning.study import Candidate, Study, StudyStore, Trial
+from edgekit.tuning.study import Candidate, MeasuredBundles, Study, StudyStore, Trial, is_of
 from tests.helpers import fake_runtime, fragile
 from tests.helpers.interrupts import interrupting
 from tests.helpers.measurements import accuracy, device, failed, measurement, speedup
@@ -205,7 +205,7 @@ def test_the_evaluation_images_judge_only_the_bundle_that_others_choose(
         judged.append(built["fake-int8"].sha256)
         return measure_here(built, *more)
 
-    monkeypatch.setattr(measuring, "measure_here", noting)
+    monkeypatch.setattr("edgekit.pipeline.deploy.measure_here", noting)
     assert deploy("--num-eval-samples", "15") in (0, 1)
     report = load_report(tmp_path / "run")
     row = int8_row(tmp_path / "run")
@@ -236,7 +236,7 @@ def test_an_attempt_that_fails_costs_itself(
             raise CompileError(f"can't write {tmp_path / 'run'}/secret")
         return real(graphs, target, precision, path)
 
-    monkeypatch.setattr(bundle_loop, "build_one", refuse)
+    monkeypatch.setattr(study, "build_one", refuse)
     assert deploy() == 0
     repair = int8_row(tmp_path / "run").repair
     assert repair
@@ -266,9 +266,9 @@ def test_layers_that_cannot_be_ranked_leave_the_row_as_it_is(
 
 POINTS: list[tuple[Any, str, int]] = [
     (mixtures, "simulate", 0),
-    (bundle_loop, "build_one", 0),
-    (measuring, "measure_here", 1),
-    (bundle_loop, "copy_bundle", 0),
+    (study, "build_one", 0),
+    (deploying, "measure_here", 1),
+    (study, "copy_bundle", 0),
     (reporting, "write_report", 0),
 ]
 """Where Ctrl-C arrives, in the order of a repair: (owner, function, number of calls that still succeed)."""
@@ -477,9 +477,7 @@ def test_on_another_device_the_repair_begins_with_the_recipes_own_bundle(
 ) -> None:
     bundle = read_bundle(make_bundle("onnx"))
     row = measurement(precision="int8")
-    monkeypatch.setattr(
-        bundle_loop, "build_one", lambda graphs, target, precision, path: copy_bundle(bundle.path, path)
-    )
+    monkeypatch.setattr(study, "build_one", lambda graphs, target, precision, path: copy_bundle(bundle.path, path))
     with open_run(tmp_path / "run") as run:
         store = StudyStore(run, "onnx", Gates(), "repair")  # type: ignore[arg-type]
         before = MeasuredBundles({"onnx-float": bundle, "onnx-int8": bundle}, {"onnx-int8": row})
@@ -532,9 +530,7 @@ def test_a_repair_that_begins_again_reports_the_bundle_in_the_run(
     earlier = measurement(accuracy=accuracy(0.5), engine="onnxruntime 1.1")
     own = measurement(accuracy=accuracy(3.0), engine="onnxruntime 1.1")
     monkeypatch.setattr(repairing, "rank_layers", ranked())
-    monkeypatch.setattr(
-        bundle_loop, "build_one", lambda graphs, target, precision, path: copy_bundle(bundle.path, path)
-    )
+    monkeypatch.setattr(study, "build_one", lambda graphs, target, precision, path: copy_bundle(bundle.path, path))
     with open_run(tmp_path / "run") as run:
         shipped = copy_bundle(bundle.path, run.path / "onnx-int8")
         repairs = improving(run, ["onnx"], (THIS,), monkeypatch)

@@ -17,12 +17,11 @@ from edgekit.config.recipes import load_recipe
 from edgekit.images.dataset import LabelledCrops
 from edgekit.images.preprocess import Preprocessing
 from edgekit.report import load_report
+from edgekit.report.document import parse
 from edgekit.report.sensitivity_document import LayerTime, Sensitivity
-from edgekit.report.serialization import parse
 from edgekit.support.progress import Reporter
 from edgekit.tuning import sensitivity as analysis
-from edgekit.tuning.layer_costs import LayerCosts
-from edgekit.tuning.mixtures import Mixtures, Simulation
+from edgekit.tuning.mixtures import LayerCosts, Mixtures, Simulation
 from edgekit.tuning.sensitivity import block_of, measure
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import EngineError, OutputError
-from edgekit.report.measurement import Measurement
+from edgekit.report.row import Measurement
 from edgekit.report.sensitivity_document import order_of
 from edgekit.support.files import Inputs
 from edgekit.support.run_folder import RunFolder, open_run

@@ -11,35 +11,35 @@ from dataclasses import dataclass
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import copy_sharing, refresh
-from edgekit.compiler.rewrites import affine, channels, depthwise, gelu, layer_norm, patches, response_norm
-from edgekit.compiler.rewrites.depthwise import ConvolutionShape
+from edgekit.compiler.rewrites import layout, norms
+from edgekit.compiler.rewrites.layout import ConvolutionShape
 from edgekit.errors import ProfileError
 
 __all__ = ["APPROXIMATE", "REWRITES", "ConvolutionShape", "Rewritten", "rewrite", "weights_after"]
 
 REWRITES: dict[str, Callable[[GraphModule], int]] = {
-    "layer-scale": affine.fold_layer_scale,
-    "layer-norm-affine": affine.fold_layer_norm_affine,
-    "response-norm": response_norm.fold_response_norm,
-    "centred-layer-norm": layer_norm.centre_before_layer_norm,
-    "channels-last": channels.channels_last,
-    "patch-linear": patches.patch_linear,
-    "image-patch-linear": patches.image_patch_linear,
-    "channels-first": channels.channels_first,
-    "channels-first-layer-norm": channels.channels_first_layer_norm,
-    "rows-layer-norm": layer_norm.rows_layer_norm,
-    "vector-norm-sum": response_norm.vector_norm_sum,
-    "vector-norm-mean": response_norm.vector_norm_mean,
-    "vector-norm-matmul": response_norm.vector_norm_matmul,
-    "depth-multiplier": depthwise.depth_multiplier,
-    "depthwise-blocks": depthwise.depthwise_blocks,
-    "split-depthwise": depthwise.split_depthwise,
-    "split-depthwise-in-three": depthwise.split_depthwise_in_three,
-    "plain-layer-norm": layer_norm.plain_layer_norm,
-    "half-precision-layer-norm": layer_norm.half_precision_layer_norm,
-    "coarse-polynomial-gelu": gelu.coarse_polynomial_gelu,
-    "polynomial-gelu": gelu.polynomial_gelu,
-    "tanh-gelu": gelu.tanh_gelu,
+    "layer-scale": norms.fold_layer_scale,
+    "layer-norm-affine": norms.fold_layer_norm_affine,
+    "response-norm": norms.fold_response_norm,
+    "centred-layer-norm": norms.centre_before_layer_norm,
+    "channels-last": layout.channels_last,
+    "patch-linear": layout.patch_linear,
+    "image-patch-linear": layout.image_patch_linear,
+    "channels-first": layout.channels_first,
+    "channels-first-layer-norm": layout.channels_first_layer_norm,
+    "rows-layer-norm": norms.rows_layer_norm,
+    "vector-norm-sum": norms.vector_norm_sum,
+    "vector-norm-mean": norms.vector_norm_mean,
+    "vector-norm-matmul": norms.vector_norm_matmul,
+    "depth-multiplier": layout.depth_multiplier,
+    "depthwise-blocks": layout.depthwise_blocks,
+    "split-depthwise": layout.split_depthwise,
+    "split-depthwise-in-three": layout.split_depthwise_in_three,
+    "plain-layer-norm": norms.plain_layer_norm,
+    "half-precision-layer-norm": norms.half_precision_layer_norm,
+    "coarse-polynomial-gelu": norms.coarse_polynomial_gelu,
+    "polynomial-gelu": norms.polynomial_gelu,
+    "tanh-gelu": norms.tanh_gelu,
 }
 
 APPROXIMATE = {"coarse-polynomial-gelu", "polynomial-gelu", "tanh-gelu"}
@@ -48,7 +48,7 @@ APPROXIMATE = {"coarse-polynomial-gelu", "polynomial-gelu", "tanh-gelu"}
 
 def weights_after(names: Collection[str], shape: ConvolutionShape) -> int | None:
     """Number of weights that the named passes give a convolution; None if they keep the number."""
-    return depthwise.weights_on_blocks(shape) if "depthwise-blocks" in names else None
+    return layout.weights_on_blocks(shape) if "depthwise-blocks" in names else None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ the disk, and nothing that it points to is ever changed. A process that is kille
 the old bundle or the new one active, and files that the next push removes.
 
 The argument is a JSON request: {"apps": [NAME], "hashes": BOOL}, where an empty list stands for all, or {"roll_back":
-NAME, "expected": SHA256, "target": SHA256, "trust": PEM}. `edgekit.devices.app_state` has the answers. A switch changes
+NAME, "expected": SHA256, "target": SHA256, "trust": PEM}. `edgekit.devices.messages` has the answers. A switch changes
 nothing if neither the target nor the expected bundle is active. It compares names and sizes with the record, and reads
 no file of a bundle: the trial has verified their content, and so does an app that loads it. So a rollback needs no
 environment, and waits for neither a measurement nor a trial. Only with "hashes" the files are read, for a status.
@@ -35,7 +35,7 @@ TRUST = "trust.pem"
 OTHER = {"a": "b", "b": "a"}
 """The other slot, by the name of a slot."""
 RECORD = {"sha256": str, "files": dict, "sizes": dict, "number": int}
-"""What a record must have here; `edgekit.devices.app_state.SlotRecord` is the whole of it."""
+"""What a record must have here; `edgekit.devices.messages.SlotRecord` is the whole of it."""
 LOCK_S = 60
 """Time limit for the lock of the slots, which nobody holds for longer than a few files take to reach the disk."""
 POLL_S = 0.2

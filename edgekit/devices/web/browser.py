@@ -11,32 +11,35 @@ from numpy.typing import NDArray
 
 from edgekit import __version__
 from edgekit.devices.registry import Device
-from edgekit.devices.web.page_messages import Build, Download, Opened, Shown, build_for, device_of
-from edgekit.devices.web.runner import Runner
-from edgekit.devices.web.runtime_package import NAME, VERSION, RuntimeFiles
-from edgekit.devices.web.server import PAGE, PageServer
+from edgekit.devices.web.page_messages import (
+    NAME,
+    VERSION,
+    Build,
+    Download,
+    Opened,
+    RuntimeFiles,
+    Shown,
+    build_for,
+    device_of,
+)
+from edgekit.devices.web.server import PAGE, PageServer, Runner
 from edgekit.errors import BrowserError, DeviceError
 from edgekit.images.dataset import Sample
 from edgekit.measure.accuracy import EvaluationImages, SnrMeter, predict
-from edgekit.measure.baselines import Call, Group
+from edgekit.measure.bundles import CheckedBundle, GroupTimes, ProfileSummary, accuracy_of, measure_with
 from edgekit.measure.evaluation import EvaluatedBundle
 from edgekit.measure.fresh_process import Fresh
-from edgekit.measure.latency import Times
+from edgekit.measure.gates import Call, Group
+from edgekit.measure.latency import Timed, Times, repeat_until_steady
 from edgekit.measure.machine import ROOMS
-from edgekit.measure.measure_bundles import GroupTimes, measure_with
-from edgekit.measure.opened_bundle import CheckedBundle, accuracy_of
-from edgekit.measure.profile_summary import ProfileSummary
 from edgekit.measure.settings import Timing
-from edgekit.measure.steadiness import repeat_until_steady
-from edgekit.measure.tasks import Answers, Task
-from edgekit.measure.timing import Timed
-from edgekit.report.device import Conditions, MachineState
-from edgekit.report.measurement import Int8, Measurement
-from edgekit.report.times import F32, TimeProfile
+from edgekit.measure.task import Answers, Task
+from edgekit.report.figure import Conditions, MachineState
+from edgekit.report.row import F32, Int8, Measurement, TimeProfile
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import VerifyResult, golden_error
-from edgekit.support.distribution import versions_of
 from edgekit.support.files import digest, file_sha256
+from edgekit.support.libraries import versions_of
 from edgekit.support.progress import Reporter, Step
 
 NO_PROFILER = "unknown: browsers have no profiler for LiteRT.js"

@@ -14,10 +14,18 @@ from numpy.typing import NDArray
 
 from edgekit.errors import EngineError
 from edgekit.runtime.engine import import_runtime
-from edgekit.runtime.onnx.engine import session_options
-from edgekit.runtime.onnx.onnx_graph import INT8, REARRANGING, OnnxGraph, int8_values, read_onnx
-from edgekit.runtime.profile import OpProfile, Profile, Shape, add_times, matrix_macs, product, random_input
-from edgekit.runtime.surroundings import Ran, with_surroundings
+from edgekit.runtime.onnx.engine import INT8, REARRANGING, OnnxGraph, int8_values, read_onnx, session_options
+from edgekit.runtime.profile import (
+    OpProfile,
+    Profile,
+    Ran,
+    Shape,
+    add_times,
+    matrix_macs,
+    product,
+    random_input,
+    with_surroundings,
+)
 from edgekit.support.weight_pairs import count_saturating
 
 # Index of the second operand among the inputs of each operation.

@@ -10,10 +10,9 @@ from torch.fx import GraphModule
 from edgekit.compat.openvino import openvino
 from edgekit.compat.torch_export import decomposing_by_node
 from edgekit.compat.torch_program import exporting_by_copying
-from edgekit.compiler.graph import add_constant, constant, example_input, insert, replace_layer
-from edgekit.compiler.nodes import A, operand
-from edgekit.compiler.quantize.qdq_rewrites import fold_weights
-from edgekit.compiler.quantizers import DEQUANTIZE_CHANNELS, quantizers
+from edgekit.compiler.graph import A, add_constant, constant, example_input, insert, operand, replace_layer
+from edgekit.compiler.layers import DEQUANTIZE_CHANNELS, quantizers
+from edgekit.compiler.placement import fold_weights
 from edgekit.config.device_classes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.openvino.workarounds import shield_extremes, shield_reshapes, split_reductions

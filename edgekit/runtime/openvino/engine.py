@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from edgekit.errors import BundleError
 from edgekit.runtime import engine
+from edgekit.runtime.bundle import Manifest
 from edgekit.runtime.engine import Infer, check_shapes, import_runtime, package_version, precision_option
-from edgekit.runtime.manifest import Manifest
 
 PRECISIONS = ("f32", "bf16", "f16")
 NATIVE = "native"

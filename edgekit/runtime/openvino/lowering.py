@@ -5,9 +5,9 @@ from typing import Any
 
 from torch.fx import GraphModule, Node
 
+from edgekit.compiler.graph import A, layer_name, shape_of
 from edgekit.compiler.layers import dense_layer
-from edgekit.compiler.nodes import A, layer_name, shape_of
-from edgekit.compiler.quantize.lowering import Lowering, RuntimeLowering
+from edgekit.compiler.placement import Lowering, RuntimeLowering
 from edgekit.runtime.openvino.engine import NATIVE
 
 _AMX_BYTES = 64

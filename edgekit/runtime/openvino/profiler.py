@@ -13,8 +13,16 @@ from numpy.typing import NDArray
 
 from edgekit.runtime.engine import import_runtime
 from edgekit.runtime.openvino.engine import compile_for_cpu, core, precision_of
-from edgekit.runtime.profile import OpProfile, Profile, add_times, matrix_macs, product, random_input
-from edgekit.runtime.surroundings import Ran, with_surroundings
+from edgekit.runtime.profile import (
+    OpProfile,
+    Profile,
+    Ran,
+    add_times,
+    matrix_macs,
+    product,
+    random_input,
+    with_surroundings,
+)
 from edgekit.support.weight_pairs import LARGEST_SUM, count_saturating
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution")

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from edgekit.config.device_classes import F16_FEATURE, cpu_features
 from edgekit.errors import BundleError
 from edgekit.runtime import engine
+from edgekit.runtime.bundle import Manifest
 from edgekit.runtime.engine import Infer, check_shapes, import_runtime, package_version, precision_option
-from edgekit.runtime.manifest import Manifest
 
 PRECISIONS = ("f32", "f16")
 """Values of the session option "inference_precision"."""

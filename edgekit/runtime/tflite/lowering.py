@@ -1,7 +1,7 @@
 """Lowerings for LiteRT, which a recipe may name."""
 
-from edgekit.compiler.nodes import A
-from edgekit.compiler.quantize.lowering import INT8_GATES, RuntimeLowering, int8_activation
+from edgekit.compiler.graph import A
+from edgekit.compiler.placement import INT8_GATES, RuntimeLowering, int8_activation
 
 _TABLE = "by a table of 256 values"
 

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.runtime.engine import import_runtime
-from edgekit.runtime.profile import OpProfile, Profile, Shape, add_times, matrix_macs, product
-from edgekit.runtime.surroundings import Ran, with_surroundings
+from edgekit.runtime.profile import OpProfile, Profile, Ran, Shape, add_times, matrix_macs, product, with_surroundings
 from edgekit.support.child_process import run_python
 
 TIMEOUT_S = 600

@@ -13,12 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node, symbolic_trace
 
-from edgekit.compiler.execution import collector
-from edgekit.compiler.execution.collector import CachedWeightInterpreter, Collector
-from edgekit.compiler.execution.node_by_node import live_bytes
-from edgekit.compiler.execution.threads import threads
-from edgekit.compiler.export import trace
-from edgekit.compiler.nodes import Q
+from edgekit.compiler import execution
+from edgekit.compiler.execution import CachedWeightInterpreter, Collector, live_bytes, threads
+from edgekit.compiler.graph import Q, trace
 
 
 class Sums(Collector[Tensor]):
@@ -54,8 +51,8 @@ def images(count: int) -> list[NDArray[np.float32]]:
 def test_sums_have_the_order_of_the_images(count: int, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     graph, nodes = network()
     if not small:
-        monkeypatch.setattr("edgekit.config.sizes.SIDE_BY_SIDE_UP_TO", 100)
-        monkeypatch.setattr(collector, "VALUES_BYTES", 4 * live_bytes(graph, torch.from_numpy(images(1)[0])))
+        monkeypatch.setattr("edgekit.config.runtimes.SIDE_BY_SIDE_UP_TO", 100)
+        monkeypatch.setattr(execution, "VALUES_BYTES", 4 * live_bytes(graph, torch.from_numpy(images(1)[0])))
     with torch.no_grad(), threads(count):
         sums = Sums(graph, nodes)
         sums.collect(images(9))
@@ -116,7 +113,7 @@ def test_weights_are_quantized_once_where_memory_allows(
         return Interpreter.call_function(self, target, args, kwargs)
 
     monkeypatch.setattr(CachedWeightInterpreter, "call_function", call)
-    monkeypatch.setattr("edgekit.compiler.execution.collector.CACHED_BYTES", memory)
+    monkeypatch.setattr("edgekit.compiler.execution.CACHED_BYTES", memory)
     graph = trace(Quantized().requires_grad_(False), (1, 8))
     interpreter = CachedWeightInterpreter(graph)
     for image in torch.randn(3, 1, 8):

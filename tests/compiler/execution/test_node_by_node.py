@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgekit.compiler.execution.node_by_node import NodeByNode, Values, live_bytes, number_that_fits, subset_that_fits
-from edgekit.compiler.export import trace
+from edgekit.compiler.execution import NodeByNode, Values, live_bytes, number_that_fits, subset_that_fits
+from edgekit.compiler.graph import trace
 
 
 class Branches(nn.Module):

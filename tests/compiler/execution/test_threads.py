@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgekit.compiler.execution.threads import at_once, is_small, side_by_side, threads
+from edgekit.compiler.execution import at_once, is_small, side_by_side, threads
 
 
 def test_results_come_in_order_and_threads_are_given_back() -> None:
@@ -31,6 +31,6 @@ def test_a_large_network_runs_one_image_at_a_time(monkeypatch: pytest.MonkeyPatc
     network = nn.Linear(10, 9)
     with threads(2):
         assert at_once(network) == 2
-        monkeypatch.setattr("edgekit.config.sizes.SIDE_BY_SIDE_UP_TO", 98)
+        monkeypatch.setattr("edgekit.config.runtimes.SIDE_BY_SIDE_UP_TO", 98)
         assert not is_small(network)
         assert at_once(network) == 1

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import copy_sharing
-from edgekit.compiler.nodes import A
-from edgekit.compiler.quantize.qdq_rewrites import set_known_grids
-from edgekit.compiler.quantizers import quantizer_of, quantizers, set_grid
+from edgekit.compiler.graph import A, copy_sharing
+from edgekit.compiler.layers import quantizer_of, quantizers, set_grid
+from edgekit.compiler.placement import set_known_grids
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.measure.accuracy import snr_db
-from edgekit.pipeline.quantize import quantize_stage
+from edgekit.pipeline.graphs import quantize_stage
 from edgekit.pipeline.request import BundleRequest
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.profile import profile_model

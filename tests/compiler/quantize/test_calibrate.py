@@ -12,19 +12,16 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import Graph, GraphModule
 
-from edgekit.compiler.execution.threads import threads
-from edgekit.compiler.graph import constant
-from edgekit.compiler.layers import dense_layers, layers
-from edgekit.compiler.nodes import A, Q, layer_name
-from edgekit.compiler.quantize.calibrate import ESTIMATORS
-from edgekit.compiler.quantize.placement import Placement
-from edgekit.compiler.quantize.qdq_rewrites import fold_weights
-from edgekit.compiler.quantizers import layer_weights
+from edgekit.compiler.calibrate import ESTIMATORS
+from edgekit.compiler.execution import threads
+from edgekit.compiler.graph import A, Q, constant, layer_name
+from edgekit.compiler.layers import dense_layers, layer_weights, layers
+from edgekit.compiler.placement import Placement, fold_weights
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.device_classes import DeviceClass, load_device_class
 from edgekit.config.recipes import OWN, Recipe, TargetRecipe, load_recipe
 from edgekit.errors import CompileError
-from edgekit.pipeline.quantize import quantize_stage
+from edgekit.pipeline.graphs import quantize_stage
 from edgekit.pipeline.request import BundleRequest
 from tests.helpers.calibration import network_of, noise_for, quantize
 from tests.helpers.graphs import export_graph
@@ -221,7 +218,7 @@ def test_a_mistake_of_ours_is_not_reported_as_nncfs(
     def mistaken(*_: object, **__: object) -> None:
         raise KeyError("a mistake of ours")
 
-    monkeypatch.setattr(f"edgekit.compiler.quantize.{ours}", mistaken)
+    monkeypatch.setattr(f"edgekit.compiler.{ours}", mistaken)
     with pytest.raises(KeyError, match="a mistake of ours"):
         quantized(graph, samples, recipe(**changes))
 

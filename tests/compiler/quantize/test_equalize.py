@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.nodes import A
-from edgekit.compiler.quantize.equalize import equalize
+from edgekit.compiler.graph import A
+from edgekit.compiler.ranges import equalize
 from edgekit.compiler.rewrites import rewrite
 from tests.helpers.graphs import export_graph
 

@@ -12,16 +12,13 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.execution.node_by_node import live_bytes
-from edgekit.compiler.execution.threads import threads
-from edgekit.compiler.graph import constant
-from edgekit.compiler.layers import dense_layers
-from edgekit.compiler.nodes import A
-from edgekit.compiler.quantize import fit
-from edgekit.compiler.quantize.gptq import Compensation, round_levels
-from edgekit.compiler.quantize.moments import STRIP, SecondMoments, input_rows
-from edgekit.compiler.quantizers import layer_weights
+from edgekit.compiler import rounding
+from edgekit.compiler.execution import live_bytes, threads
+from edgekit.compiler.graph import A, constant
+from edgekit.compiler.layers import dense_layers, layer_weights
+from edgekit.compiler.ranges import STRIP, SecondMoments, input_rows
 from edgekit.compiler.rewrites import rewrite
+from edgekit.compiler.rounding import Compensation, round_levels
 from edgekit.config.recipes import load_recipe
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
@@ -137,12 +134,12 @@ def test_the_exported_network_keeps_its_weights(network: nn.Module) -> None:
 def test_fewer_images_where_memory_is_small(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = images(16, 0)
     one = live_bytes(quantized(network, "nearest", samples), torch.from_numpy(samples[0]))
-    monkeypatch.setattr(fit, "MEMORY_BYTES", 2 * 4 * one)
+    monkeypatch.setattr(rounding, "WALK_BYTES", 2 * 4 * one)
     bounded = quantized(network, "nearest", samples)
-    fit.fit_weights(bounded, samples)
+    rounding.fit_weights(bounded, samples)
     monkeypatch.undo()
     four = quantized(network, "nearest", samples)
-    fit.fit_weights(four, samples[::4])
+    rounding.fit_weights(four, samples[::4])
     assert torch.equal(errors(bounded, network, samples), errors(four, network, samples))
 
 
@@ -164,8 +161,8 @@ def test_two_images_are_too_few_to_fit_a_layer_without_positions() -> None:
 def test_a_layer_with_many_inputs_keeps_its_levels(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     nearest = quantized(network, "nearest", images(16, 0))
     before = constants(nearest)
-    monkeypatch.setattr(fit, "MOST_INPUTS", 27)
-    fit.fit_weights(nearest, images(16, 0))
+    monkeypatch.setattr(rounding, "MOST_INPUTS", 27)
+    rounding.fit_weights(nearest, images(16, 0))
     for name, (weight, scale, *bias) in constants(nearest).items():
         old_weight, old_scale, *old_bias = before[name]
         if weight[0].numel() <= 27:
@@ -199,7 +196,7 @@ class Twice(nn.Module):
 
 def test_each_call_of_a_layer_is_fitted() -> None:
     graph = quantized(Twice().eval(), "nearest", images(8, 0))
-    assert fit.fit_weights(graph, images(8, 0)) == 3
+    assert rounding.fit_weights(graph, images(8, 0)) == 3
     first, second, _ = (layer_weights(graph, layer) for layer in dense_layers(graph))
     assert first is not None
     assert second is not None
@@ -218,7 +215,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         with threads(count):
             graph = quantize(rewrite(exact, []).graph, samples, recipe, "onnx")
             layers = {layer.node: weights for layer in dense_layers(graph) if (weights := layer_weights(graph, layer))}
-            fit.fit_weights(graph, samples, limit_pairs=True, unlimited=layers)
+            rounding.fit_weights(graph, samples, limit_pairs=True, unlimited=layers)
         limited = [layer_weights(graph, layer) for layer in dense_layers(graph)]
         results.append([value for each in (*limited, *layers.values()) for value in vars(each).values()])
     assert len(results[0]) == 18

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule
 
+from edgekit.compiler import rounding
 from edgekit.compiler.graph import constant
-from edgekit.compiler.quantize import gptq
-from edgekit.compiler.quantize.gptq import Compensation, Hessians, round_levels
-from edgekit.compiler.quantize.mse_ranges import effects, minimize_range_mse
+from edgekit.compiler.ranges import effects, minimize_range_mse
 from edgekit.compiler.rewrites import rewrite
-from edgekit.config import sizes
+from edgekit.compiler.rounding import Compensation, Hessians, round_levels
+from edgekit.config import runtimes
 from edgekit.config.recipes import load_recipe
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
@@ -94,9 +94,9 @@ def test_weights_are_whole_levels_and_depthwise_weights_stay() -> None:
 
 def test_a_large_network_is_rounded_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     nearest, whole = quantized("nearest"), quantized("gptq")
-    monkeypatch.setattr(sizes, "ROUNDED_TOGETHER_UP_TO", 0)
-    monkeypatch.setattr(gptq, "MOST_INPUTS_OF_LARGE", 100)
-    monkeypatch.setattr(gptq, "WEIGHTS_AT_ONCE", 10 * 27)  # a few channels at a time
+    monkeypatch.setattr(runtimes, "ROUNDED_TOGETHER_UP_TO", 0)
+    monkeypatch.setattr(rounding, "MOST_INPUTS_OF_LARGE", 100)
+    monkeypatch.setattr(rounding, "WEIGHTS_AT_ONCE", 10 * 27)  # a few channels at a time
     large = quantized("gptq")
     assert error(large) < error(nearest)
     stem, depthwise, pointwise, head = (weight for weight, _ in weights(large))
@@ -119,14 +119,14 @@ def test_the_pass_that_narrows_ranges_collects_hessians_too(monkeypatch: pytest.
     for node, sums in alone.sums.items():
         assert torch.equal(sums.total(), together.sums[node].total())
         assert sums.total().any()
-    monkeypatch.setattr(gptq, "MEMORY_BYTES", 4 * 512**2)
+    monkeypatch.setattr(rounding, "HESSIAN_BYTES", 4 * 512**2)
     assert Hessians.of_all(graph, 4) is None, "they need a pass for each group"
 
 
 def test_bytes_of_hessians() -> None:
-    assert gptq.hessian_bytes([10, 20, 9000], 1000) == 4 * (100 + 400)
-    assert gptq.hessian_bytes([8000] * 100, 1000) == gptq.MEMORY_BYTES
-    assert gptq.hessian_bytes([10, 20, 5000], 10**9) == 4 * 400
+    assert rounding.hessian_bytes([10, 20, 9000], 1000) == 4 * (100 + 400)
+    assert rounding.hessian_bytes([8000] * 100, 1000) == rounding.HESSIAN_BYTES
+    assert rounding.hessian_bytes([10, 20, 5000], 10**9) == 4 * 400
 
 
 def test_uncorrelated_inputs_round_to_nearest() -> None:

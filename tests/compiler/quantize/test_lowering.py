@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from edgekit.compiler.quantize.lowering import Lowering, RuntimeLowering
+from edgekit.compiler.placement import Lowering, RuntimeLowering
 from edgekit.config.recipes import PLAIN
 from edgekit.errors import ProfileError
 from tests.helpers.refusals import refuses

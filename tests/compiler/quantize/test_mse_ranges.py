@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.nodes import Q
-from edgekit.compiler.quantize.mse_ranges import MOST_VALUES, _sampled_channels
+from edgekit.compiler.graph import Q
+from edgekit.compiler.ranges import MOST_VALUES, _sampled_channels
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe
 from tests.helpers.calibration import quantize

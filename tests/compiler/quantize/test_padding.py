@@ -15,12 +15,12 @@ from torch import nn
 from torch.fx import GraphModule
 
 from edgekit.compat.openvino import openvino
-from edgekit.compiler.nodes import A
-from edgekit.compiler.quantizers import quantizers
+from edgekit.compiler.graph import A
+from edgekit.compiler.layers import quantizers
 from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.backend import load_backend
-from edgekit.runtime.tflite.scales import requantize_paddings
+from edgekit.runtime.tflite.backend import requantize_paddings
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.litert import run_file

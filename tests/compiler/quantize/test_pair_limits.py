@@ -17,16 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.layers import DenseLayer, dense_layers
-from edgekit.compiler.quantize import gptq
-from edgekit.compiler.quantize.gptq import Compensation, round_levels
-from edgekit.compiler.quantize.pair_limits import pairings_of, safe_scales
-from edgekit.compiler.quantizers import int8_weight
+from edgekit.compiler import rounding
+from edgekit.compiler.layers import DenseLayer, dense_layers, int8_weight
+from edgekit.compiler.ranges import pairings_of, safe_scales
 from edgekit.compiler.rewrites import rewrite
-from edgekit.config import sizes
+from edgekit.compiler.rounding import Compensation, round_levels
+from edgekit.config import runtimes
 from edgekit.config.recipes import load_recipe
 from edgekit.runtime.backend import load_backend
-from edgekit.runtime.vnni import pairs_that_can_saturate
+from edgekit.runtime.session import pairs_that_can_saturate
 from edgekit.support.weight_pairs import count_saturating, pairings
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
@@ -129,8 +128,8 @@ def test_no_pair_saturates_however_weights_are_rounded(rounding: Literal["neares
 
 
 def test_no_pair_of_a_large_network_saturates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sizes, "ROUNDED_TOGETHER_UP_TO", 0)
-    monkeypatch.setattr(gptq, "MOST_INPUTS_OF_LARGE", 30)  # some layers stay rounded to nearest
+    monkeypatch.setattr(runtimes, "ROUNDED_TOGETHER_UP_TO", 0)
+    monkeypatch.setattr(rounding, "MOST_INPUTS_OF_LARGE", 30)  # some layers stay rounded to nearest
     assert saturating(quantized("openvino", limit_pairs=True)) == 0
 
 

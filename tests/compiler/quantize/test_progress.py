@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.execution.threads import threads
-from edgekit.compiler.quantize import gptq
+from edgekit.compiler import rounding
+from edgekit.compiler.execution import threads
 from edgekit.compiler.rewrites import rewrite
-from edgekit.config import sizes
+from edgekit.config import runtimes
 from edgekit.config.recipes import Recipe, load_recipe
-from edgekit.pipeline.parity import Rewriter
-from edgekit.pipeline.quantize import calibrate_together
+from edgekit.pipeline.graphs import Rewriter, calibrate_together
 from edgekit.support.progress import Step
 from tests.helpers.calibration import network_of, noise_for, quantize
 from tests.helpers.graphs import export_graph
@@ -110,11 +109,11 @@ def test_a_calibration_for_several_runtimes(graph: GraphModule) -> None:
 
 @pytest.fixture(params=["node by node", "one group for each layer", "layer by layer"])
 def like_a_large_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sizes, "SIDE_BY_SIDE_UP_TO", 0)
+    monkeypatch.setattr(runtimes, "SIDE_BY_SIDE_UP_TO", 0)
     if request.param == "one group for each layer":
-        monkeypatch.setattr(gptq, "MEMORY_BYTES", 1)
+        monkeypatch.setattr(rounding, "HESSIAN_BYTES", 1)
     elif request.param == "layer by layer":
-        monkeypatch.setattr(sizes, "ROUNDED_TOGETHER_UP_TO", 0)
+        monkeypatch.setattr(runtimes, "ROUNDED_TOGETHER_UP_TO", 0)
 
 
 @pytest.mark.usefixtures("like_a_large_network")

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from edgekit.compat.openvino import openvino
-from edgekit.compiler.graph import copy_sharing
-from edgekit.compiler.nodes import A, Q
+from edgekit.compiler.graph import A, Q, copy_sharing
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.config.runtimes import RUNTIMES

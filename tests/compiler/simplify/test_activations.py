@@ -14,10 +14,10 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgekit.compiler.nodes import A
-from edgekit.compiler.simplify.activations import fold_hard_sigmoids, fold_numbers, restore_activations
-from edgekit.compiler.simplify.no_ops import remove_copies
-from edgekit.models.onnx_import import import_graph
+from edgekit.compiler.graph import A
+from edgekit.compiler.simplify.arithmetic import fold_hard_sigmoids, fold_numbers, restore_activations
+from edgekit.compiler.simplify.shapes import remove_copies
+from edgekit.models.onnx_source import import_graph
 from tests.helpers.graphs import export_graph, simplified, targets_of
 from tests.helpers.onnx_files import written
 

@@ -5,10 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekit.compiler.export import trace
-from edgekit.compiler.nodes import A
-from edgekit.compiler.simplify.batch_norms import fold_batch_norms, restore_batch_norms
-from edgekit.compiler.simplify.equivalents import state_shapes
+from edgekit.compiler.graph import A, trace
+from edgekit.compiler.simplify.arithmetic import fold_batch_norms, restore_batch_norms
+from edgekit.compiler.simplify.shapes import state_shapes
 from tests.helpers.graphs import simplified, targets_of
 
 

@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgekit.compiler.graph import A
 from edgekit.compiler.layers import dense_layers
-from edgekit.compiler.nodes import A
-from edgekit.compiler.simplify.batch_norms import fold_batch_norms
-from edgekit.compiler.simplify.branches import merge_branches
-from edgekit.compiler.simplify.no_ops import remove_copies, remove_zero_sums
+from edgekit.compiler.simplify.arithmetic import fold_batch_norms, merge_branches
+from edgekit.compiler.simplify.shapes import remove_copies, remove_zero_sums
 from tests.compiler.simplify.test_batch_norms import with_statistics
 from tests.helpers.graphs import simplified, targets_of
 

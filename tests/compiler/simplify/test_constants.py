@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgekit.compiler.graph import constant, weight_of
-from edgekit.compiler.layers import dense_layers, layers
-from edgekit.compiler.nodes import A, operand
-from edgekit.compiler.quantizers import int8_weight, quantizer_of
-from edgekit.compiler.simplify.constants import (
+from edgekit.compiler.graph import A, constant, operand, weight_of
+from edgekit.compiler.layers import dense_layers, int8_weight, layers, quantizer_of
+from edgekit.compiler.simplify.arithmetic import (
     fold_biases,
     fold_constants,
     products_to_linear,

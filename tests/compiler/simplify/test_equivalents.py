@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgekit.compiler.graph import A
 from edgekit.compiler.layers import layers
-from edgekit.compiler.nodes import A
 from edgekit.compiler.simplify import simplify
-from edgekit.compiler.simplify.equivalents import (
+from edgekit.compiler.simplify.shapes import (
     compare_booleans,
     fix_adaptive_max_pooling,
     fix_random_slopes,
     number_paddings,
+    remove_copies,
     rename_operations,
 )
-from edgekit.compiler.simplify.no_ops import remove_copies
 from tests.helpers.graphs import simplified, targets_of
 
 IMAGE = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekit.compiler.nodes import A
-from edgekit.compiler.simplify.indexing import (
+from edgekit.compiler.graph import A
+from edgekit.compiler.simplify.shapes import (
     gather_overlaps,
     gather_strided_writes,
     gather_windows,

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from edgekit.compiler.nodes import A
-from edgekit.compiler.simplify.no_ops import (
+from edgekit.compiler.graph import A
+from edgekit.compiler.simplify.shapes import (
     remove_assertions,
     remove_copies,
     remove_empty_paddings,

@@ -15,10 +15,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgekit.devices.web.page_messages import Build, Download, Opened, OpenRequest, Shown
-from edgekit.devices.web.runner import Runner
-from edgekit.devices.web.runtime_package import RuntimeFiles
-from edgekit.devices.web.server import PageServer
+from edgekit.devices.web.page_messages import Build, Download, Opened, OpenRequest, RuntimeFiles, Shown
+from edgekit.devices.web.server import PageServer, Runner
 from edgekit.errors import EngineError
 from edgekit.runtime.bundle import read_bundle, with_manifest
 from tests.helpers.chromium import browsing, opened_tab

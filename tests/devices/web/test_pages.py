@@ -11,8 +11,8 @@ import pytest
 
 from edgekit.devices.registry import PageScheme, find_device
 from edgekit.devices.web import pages as module
+from edgekit.devices.web.page_messages import RuntimeFiles
 from edgekit.devices.web.pages import Pages, invitation, serving
-from edgekit.devices.web.runtime_package import RuntimeFiles
 from edgekit.devices.web.server import PageServer
 from edgekit.errors import BrowserError
 from edgekit.support.progress import Reporter

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from edgekit.devices.web.page_messages import Build, Download, LogitsRequest, Request
-from edgekit.devices.web.runner import CHUNK_BYTES, Runner
-from edgekit.devices.web.server import PageServer
+from edgekit.devices.web.server import CHUNK_BYTES, PageServer, Runner
 from edgekit.errors import EngineError
 from edgekit.measure.settings import Timing
 from edgekit.runtime.bundle import Bundle

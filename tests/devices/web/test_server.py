@@ -14,8 +14,7 @@ import pytest
 from edgekit.devices.registry import Device
 from edgekit.devices.web import server as module
 from edgekit.devices.web.browser import Browser
-from edgekit.devices.web.page_messages import Build, Download, OpenRequest, Shown
-from edgekit.devices.web.runtime_package import RuntimeFiles
+from edgekit.devices.web.page_messages import Build, Download, OpenRequest, RuntimeFiles, Shown
 from edgekit.devices.web.server import PageServer
 from edgekit.errors import BrowserError, EngineError, FrozenError
 from edgekit.support.progress import Reporter

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.runtime import engine
+from edgekit.runtime.bundle import Manifest
 from edgekit.runtime.engine import Infer, check_shapes, import_runtime, package_version
-from edgekit.runtime.manifest import Manifest
 from edgekit.support.libraries import quiet
 
 

@@ -1,7 +1,7 @@
 """The fake runtime's quirk: it may have a GELU from INT8 to INT8."""
 
-from edgekit.compiler.nodes import A
-from edgekit.compiler.quantize.lowering import Lowering, RuntimeLowering
+from edgekit.compiler.graph import A
+from edgekit.compiler.placement import Lowering, RuntimeLowering
 
 LOWERING = RuntimeLowering(
     named={

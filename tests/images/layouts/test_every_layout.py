@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import DataError, ImageError
-from edgekit.images.dataset import Dataset, Sample, open_dataset
-from edgekit.images.layouts import LAYOUTS, open_layout
-from edgekit.images.overlap import members_of, short_hashes
-from edgekit.images.selection import select, select_listed
+from edgekit.images.dataset import LAYOUTS, Dataset, Sample, open_dataset, open_layout
+from edgekit.images.selection import members_of, select, select_listed, short_hashes
 from tests.helpers.layouts import WRITERS, image_bytes
 from tests.helpers.refusals import refuses
 

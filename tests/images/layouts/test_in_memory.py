@@ -16,8 +16,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from edgekit.errors import DataError, ImageError
-from edgekit.images.dataset import Dataset, open_calibration, open_dataset, open_datasets
-from edgekit.images.layouts.in_memory import transform_of
+from edgekit.images.dataset import Dataset, open_calibration, open_dataset, open_datasets, transform_of
 from edgekit.images.selection import doubts, select
 from tests.helpers.refusals import refuses
 

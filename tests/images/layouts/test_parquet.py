@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from edgekit.errors import DataError, MissingExtraError
-from edgekit.images.dataset import open_dataset
-from edgekit.images.layouts import open_layout, parquet
+from edgekit.images import shards
+from edgekit.images.dataset import open_dataset, open_layout
 from edgekit.images.selection import select
 from tests.helpers.layouts import image_bytes, write_parquet
 from tests.helpers.refusals import refuses
@@ -78,14 +78,14 @@ def test_columns_with_other_names(tmp_path: Path) -> None:
 def test_one_row_group_is_read_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = open_dataset(write_parquet(tmp_path / "set.parquet", IMAGES, NUMBERS, group=2), LABELS)
     groups = []
-    read = parquet._images.__wrapped__
+    read = shards._images.__wrapped__
 
     def images(file: Path, group: int, column: str) -> Any:
         content = read(file, group, column)
         groups.append((group, len(content), column))
         return content
 
-    monkeypatch.setattr(parquet, "_images", images)
+    monkeypatch.setattr(shards, "_images", images)
     assert dataset.read(dataset.samples[3]) == IMAGES[3]
     assert dataset.read(dataset.samples[5]) == IMAGES[5]
     assert groups == [(1, 2, "image.bytes"), (2, 2, "image.bytes")]
@@ -93,7 +93,7 @@ def test_one_row_group_is_read_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_row_groups_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = write_parquet(tmp_path / "my set.parquet", IMAGES, NUMBERS, LABELS, group=6)
-    monkeypatch.setattr(parquet, "LARGEST_GROUP", 300)
+    monkeypatch.setattr(shards, "LARGEST_GROUP", 300)
     with refuses(DataError, "my set.parquet") as caught:
         open_dataset(place, LABELS)
     monkeypatch.undo()
@@ -155,7 +155,7 @@ def test_a_truncated_file(tmp_path: Path) -> None:
 
 def test_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = write_parquet(tmp_path / "set.parquet", IMAGES, NUMBERS)
-    parquet._parquet.cache_clear()
+    shards._parquet.cache_clear()
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with refuses(MissingExtraError, "'pyarrow'") as caught:
         open_layout(place)

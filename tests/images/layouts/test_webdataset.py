@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import DataError
+from edgekit.images import shards
 from edgekit.images.dataset import open_dataset
-from edgekit.images.layouts import webdataset
 from edgekit.images.selection import select
 from tests.helpers.layouts import image_bytes, write_tar
 from tests.helpers.refusals import refuses
@@ -71,13 +71,13 @@ def test_members_are_read_at_their_offsets(tmp_path: Path, monkeypatch: pytest.M
     members = {name: content for i in range(3) for name, content in ((f"{i}.png", IMAGES[i]), (f"{i}.cls", b"cat"))}
     dataset = open_dataset(write_tar(tmp_path / "set.tar", members), LABELS)
     sizes = []
-    read = webdataset._read
+    read = shards._read
 
     def reading(file: Path, offset: int, size: int) -> bytes:
         sizes.append(size)
         return read(file, offset, size)
 
-    monkeypatch.setattr(webdataset, "_read", reading)
+    monkeypatch.setattr(shards, "_read", reading)
     assert dataset.read(dataset.samples[2]) == IMAGES[2]
     assert sizes == [len(IMAGES[2])]
 

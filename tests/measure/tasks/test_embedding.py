@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.measure.tasks.embedding import BY_COSINE, BY_LABEL, Embedding, neighbours, overlap
-from edgekit.measure.tasks.task import Outputs
-from edgekit.report.measurement import ChangedImage
+from edgekit.measure.task import Outputs
+from edgekit.measure.tasks import BY_COSINE, BY_LABEL, Embedding, neighbours, overlap
+from edgekit.report.row import ChangedImage
 
 TASK = Embedding()
 
@@ -35,7 +35,7 @@ def test_neighbours_are_the_nearest_other_images(monkeypatch: pytest.MonkeyPatch
     np.fill_diagonal(cosines, -2)
     expected = np.argsort(-cosines, axis=1)[:, :10]
     assert np.array_equal(neighbours(answers.values), expected)
-    monkeypatch.setattr("edgekit.measure.tasks.embedding.BLOCK", 7)
+    monkeypatch.setattr("edgekit.measure.tasks.BLOCK", 7)
     assert np.array_equal(neighbours(answers.values), expected)
     assert neighbours(answers.values[:3]).shape == (3, 2)
     assert neighbours(answers.values[:1]).tolist() == [[0]]

@@ -9,18 +9,11 @@ import pytest
 from scipy.stats import bootstrap
 from sklearn.metrics import average_precision_score, f1_score
 
-from edgekit.measure.paired import bootstrap_weights, least_drop_bound, paired_interval
-from edgekit.measure.tasks.multi_label import (
-    MultiLabel,
-    average_precisions,
-    best_thresholds,
-    f1_scores,
-    mean_over_classes,
-)
-from edgekit.measure.tasks.own_metric import OwnMetric
-from edgekit.measure.tasks.task import Outputs
-from edgekit.report.measurement import ChangedImage
-from edgekit.runtime.activation import activated
+from edgekit.measure.statistics import bootstrap_weights, least_drop_bound, paired_interval
+from edgekit.measure.task import Outputs, OwnMetric
+from edgekit.measure.tasks import MultiLabel, average_precisions, best_thresholds, f1_scores, mean_over_classes
+from edgekit.report.row import ChangedImage
+from edgekit.runtime.session import activated
 
 TASK = MultiLabel()
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from edgekit.errors import UsageError
-from edgekit.measure.tasks.own_metric import Metric, OwnMetric
-from edgekit.measure.tasks.single_label import SingleLabel
+from edgekit.measure.task import Metric, OwnMetric
+from edgekit.measure.tasks import SingleLabel
 from tests.helpers.refusals import refuses
 
 LABELS = np.arange(90) % 3

@@ -7,11 +7,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from edgekit.measure.paired import share_interval
-from edgekit.measure.tasks.single_label import SingleLabel, TopClasses, chance
-from edgekit.measure.tasks.task import CLASSES, EXAMPLES, MOST_CLASSES
+from edgekit.measure.statistics import share_interval
+from edgekit.measure.task import CLASSES, EXAMPLES, MOST_CLASSES
+from edgekit.measure.tasks import SingleLabel, TopClasses, chance_of_top1
 from edgekit.report.document import Reference
-from edgekit.report.measurement import ChangedImage, ClassChange
+from edgekit.report.row import ChangedImage, ClassChange
 
 SINGLE = SingleLabel()
 
@@ -132,7 +132,7 @@ def test_one_answer_for_all_images_is_chance() -> None:
 def test_chance_of_a_network_with_many_more_outputs_than_the_images_have_classes() -> None:
     labels = np.arange(100) % 2
     best = np.where(np.arange(100) < 45, labels, 500 + np.arange(100))
-    assert chance(best, labels, 1000) == pytest.approx(0.225)
+    assert chance_of_top1(best, labels, 1000) == pytest.approx(0.225)
     assert not reference(best, labels, 1000).near_chance
     assert reference(np.zeros(100, np.int64), labels, 1000).near_chance
 
@@ -140,13 +140,13 @@ def test_chance_of_a_network_with_many_more_outputs_than_the_images_have_classes
 def test_a_set_of_mostly_one_class_raises_no_false_alarm() -> None:
     labels = (np.arange(200) < 4).astype(np.int64)
     best = np.where(np.arange(200) < 20, 1 - labels, labels)
-    assert chance(best, labels, 2) == 0.5
+    assert chance_of_top1(best, labels, 2) == 0.5
     assert not reference(best, labels, 2).near_chance
 
 
 def test_images_of_a_single_class() -> None:
     labels = np.zeros(100, np.int64)
-    assert chance(labels, labels, 4) == 0.25
+    assert chance_of_top1(labels, labels, 4) == 0.25
     assert not reference(np.arange(100) % 2, labels).near_chance
     assert reference(np.arange(100) % 4, labels).near_chance
 

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.runtime.backend import Artifact
 from edgekit.runtime.bundle import read_bundle
-from edgekit.runtime.onnx.backend import Backend, save
-from edgekit.runtime.onnx.float_layers import QUANTIZES_WEIGHTS, fold, settle
+from edgekit.runtime.onnx.backend import QUANTIZES_WEIGHTS, Backend, fold, save, settle
 from edgekit.runtime.profile import Profile, profile_model
 from edgekit.support.libraries import quiet
 from tests.helpers.calibration import quantize

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from edgekit.runtime.onnx.backend import Backend
-from edgekit.runtime.onnx.rewrites import DOMAIN, fuse_integer_matmul
+from edgekit.runtime.onnx.backend import DOMAIN, Backend, fuse_integer_matmul
 from edgekit.support.libraries import quiet
 from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import X86

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekit.compat.openvino import openvino
-from edgekit.compiler.nodes import A
-from edgekit.compiler.quantize.calibrate import placement_of
+from edgekit.compiler.calibrate import placement_of
+from edgekit.compiler.graph import A
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.backend import load_lowering
 from edgekit.runtime.openvino.backend import Backend
-from edgekit.runtime.vnni import pairs_that_can_saturate
+from edgekit.runtime.session import pairs_that_can_saturate
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import X86

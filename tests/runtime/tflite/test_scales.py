@@ -11,8 +11,7 @@ from torch.fx import GraphModule
 
 from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db
-from edgekit.runtime.tflite.backend import Backend
-from edgekit.runtime.tflite.scales import separate_quantizers
+from edgekit.runtime.tflite.backend import Backend, separate_quantizers
 from edgekit.support.libraries import quiet
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph

@@ -8,16 +8,15 @@ import pytest
 from PIL import Image
 
 import edgekit
-from edgekit.config.choices import Precision
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
+from edgekit.config.runtimes import Precision
 from edgekit.models.loading import load_network
 from edgekit.models.network import Network, torch_logits
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.compile import compile_stage
-from edgekit.pipeline.graph_to_compile import ParitySamples
-from edgekit.pipeline.quantize import quantize_stage
-from edgekit.pipeline.request import BundleRequest
+from edgekit.pipeline.build import compile_stage
+from edgekit.pipeline.graphs import quantize_stage
+from edgekit.pipeline.request import BundleRequest, ParitySamples
 from edgekit.runtime.bundle import read_bundle
 from tests.helpers.environments import find_python, new_environment, run
 from tests.helpers.graphs import export_graph

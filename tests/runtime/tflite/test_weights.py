@@ -15,8 +15,7 @@ from edgekit.config.recipes import load_recipe
 from edgekit.errors import CompileError
 from edgekit.runtime.tflite import backend
 from edgekit.runtime.tflite.backend import Backend
-from edgekit.runtime.tflite.flatbuffer import put_weights
-from edgekit.runtime.tflite.weights import Key, Levels, take_weights
+from edgekit.runtime.tflite.flatbuffer import Key, Levels, put_weights, take_weights
 from edgekit.support.libraries import quiet
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph

@@ -1,0 +1,307 @@
+"""Runs a graph in torch on many images, to calibrate it.
+
+Threads for running a network on many images: several images side by side, or all cores for one image.
+
+Runs a graph on all images, one node after another, and counts the memory that this takes.
+
+Collects statistics at some nodes of a graph, over many images.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import copy
+from threading import Lock
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.fx import GraphModule, Interpreter, Node
+from torch.fx.node import map_arg
+
+from edgekit.compat.torch import fake_tensors
+from edgekit.compiler.graph import Q
+from edgekit.config import runtimes
+from edgekit.support.probe import available_cores
+from edgekit.support.progress import Step, no_step
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def is_small(network: nn.Module) -> bool:
+    """Whether a network has at most `sizes.SIDE_BY_SIDE_UP_TO` weights."""
+    return sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers())) <= runtimes.SIDE_BY_SIDE_UP_TO
+
+
+def at_once(network: nn.Module) -> int:
+    """Number of images to run side by side: torch's number of threads, or 1 for a large network."""
+    return torch.get_num_threads() if is_small(network) else 1
+
+
+def keep_to_available_cores() -> None:
+    """Give torch no more threads than this process may use cores; torch doesn't know the quotas of control groups."""
+    if torch.get_num_threads() > available_cores():
+        torch.set_num_threads(available_cores())
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Give torch this many threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def side_by_side(function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
+    """The function's result for each item, in order. `count` items run at a time, with one torch thread each.
+
+    The results are the same for any count. The function runs without gradients in threads, and in the caller's thread
+    if `count` is 1. At most `count` results wait for the caller. An exception of the function is raised in the place of
+    its result.
+
+    Two threads on the same small operation gain little. If another process keeps one of their cores busy, every
+    operation waits for that core: the same calibration took 250 s instead of 30 s.
+    """
+    if count == 1:
+        yield from map(function, items)
+        return
+
+    def run(item: T) -> R:
+        with torch.no_grad():  # which doesn't reach other threads
+            return function(item)
+
+    running: deque[Future[R]] = deque()
+    with threads(1), ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for item in items:
+            running.append(pool.submit(run, item))
+            if len(running) > count:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
+Values: TypeAlias = dict[Node, Any]
+"""Value of each node: a list with one value per image, or a single value if it doesn't depend on the image."""
+
+
+class NodeByNode:
+    """Runs each node on all images before the next node, so that a large weight is read once for all of them.
+
+    The caller visits the nodes in the graph's order, keeps their values, and frees them with `forget`. It may change
+    constants of nodes that it hasn't visited yet.
+    """
+
+    def __init__(self, graph: GraphModule, images: Sequence[Tensor]) -> None:
+        self.images = images
+        self._interpreter = Interpreter(graph)
+        self._at_once = at_once(graph)
+        self._threads = max(1, torch.get_num_threads() // self._at_once)
+        self._users_left = Counter(used for node in graph.graph.nodes for used in node.all_input_nodes)
+
+    def run(self, node: Node, values: Values) -> Any:
+        """The value of a node, as `Values` describes it, from the values of its inputs."""
+        if node.op == "placeholder":
+            return list(self.images)
+
+        def compute(index: int) -> Any:
+            args, kwargs = (of_image(part, values, index) for part in (node.args, node.kwargs))
+            return getattr(self._interpreter, node.op)(node.target, args, kwargs)
+
+        per_image = any(isinstance(values[used], list) for used in node.all_input_nodes)
+        with threads(self._threads):
+            return [*side_by_side(compute, range(len(self.images)), self._at_once)] if per_image else compute(0)
+
+    def forget(self, inputs: Iterable[Node], *sides: Values) -> None:
+        """Free the values of a node's inputs, on each side, after its run, unless later nodes need them."""
+        for used in inputs:
+            self._users_left[used] -= 1
+            if not self._users_left[used]:
+                for values in sides:
+                    del values[used]
+
+
+def of_image(arguments: Any, values: Values, index: int) -> Any:
+    """Arguments of a node, in which the values of one image replace the nodes."""
+    return map_arg(arguments, lambda used: values[used][index] if isinstance(values[used], list) else values[used])
+
+
+VALUES_BYTES = 1 << 30
+"""Memory for the values of all images that run node by node."""
+
+
+def subset_that_fits(graph: GraphModule, samples: Sequence[NDArray[np.float32]], memory: int) -> list[Tensor]:
+    """An evenly spaced subset of the images that fits into `memory` bytes when run node by node; at least one."""
+    images = [torch.from_numpy(sample) for sample in samples]
+    most = number_that_fits(graph, images[0], memory)
+    if most >= len(images):
+        return images
+    return [images[index * len(images) // most] for index in range(most)]
+
+
+def number_that_fits(graph: GraphModule, image: Tensor, memory: int) -> int:
+    """Number of images like this one that fit into `memory` bytes when run node by node; at least one."""
+    return max(1, memory // live_bytes(graph, image))
+
+
+def live_bytes(graph: GraphModule, image: Tensor) -> int:
+    """The most bytes that the values of one image take at the same time. Weights don't count. Computes no values."""
+    counter = _LiveBytes(graph)
+    with fake_tensors() as fake:
+        counter.run(fake.from_tensor(image))
+    return counter.most
+
+
+class _LiveBytes(Interpreter):
+    """Finds the most bytes of values that depend on the image."""
+
+    def __init__(self, graph: GraphModule) -> None:
+        super().__init__(graph)
+        self.most = 1
+        self._per_image: set[Node] = set()
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n.op == "placeholder" or not self._per_image.isdisjoint(n.all_input_nodes):
+            self._per_image.add(n)
+            live = (value, *(held for node, held in self.env.items() if node in self._per_image))
+            self.most = max(self.most, sum(tensor.nbytes for tensor in live if isinstance(tensor, Tensor)))
+        return value
+
+
+CACHED_BYTES = 1 << 28
+"""Memory for cached weights."""
+
+
+class CachedWeightInterpreter(Interpreter):
+    """Runs a Q/DQ graph and caches its fake-quantized weights, in the graph's order up to `CACHED_BYTES`.
+
+    It looks up each constant once, too, which for small networks takes as long as their largest layers. Outputs equal
+    those of the graph. Weights that change after the first run need a new interpreter.
+    """
+
+    def __init__(self, graph: GraphModule) -> None:
+        super().__init__(graph)
+        self._cached: dict[Node, Any] = {}
+        self._left = CACHED_BYTES
+
+    def run_node(self, n: Node) -> Any:
+        if n in self._cached:
+            return self._cached[n]
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        value = getattr(self, n.op)(n.target, args, kwargs)  # without torch's notes for tracing
+        if n.op == "get_attr":
+            self._cached[n] = value
+        elif n.target is Q.dequantize_per_channel.default and value.nbytes <= self._left:
+            self._left -= value.nbytes
+            self._cached[n] = value
+            (quantizer,) = n.all_input_nodes[:1]
+            if len(quantizer.users) == 1:
+                self._cached[quantizer] = None  # no other node needs its value
+        return value
+
+
+class Collector(CachedWeightInterpreter, Generic[R]):
+    """Measures something at each of some nodes for each image, and adds it up in the order of the images.
+
+    Sums of floats depend on the order, and bundles of the same job must not differ. A subclass defines `measure` and
+    `add`, and keeps the sums.
+    """
+
+    def __init__(self, graph: GraphModule, nodes: Collection[Node]) -> None:
+        super().__init__(graph)
+        self._graph, self.nodes = graph, frozenset(nodes)
+        self._image = 0
+
+    def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> R:
+        """Contribution of one image to a node's sum, from the values of the node's input nodes and its own value.
+
+        It may run for several images at the same time and on a copy of the collector, so it must not set attributes.
+        """
+        raise NotImplementedError
+
+    def add(self, node: Node, part: R) -> None:
+        """Add one image's contribution to a node's sum. Never runs for two images of the same node at a time."""
+        raise NotImplementedError
+
+    def collect(self, samples: Sequence[NDArray[np.float32]], step: Step = no_step) -> None:
+        """Run all images, each float32 [1,C,H,W], which count as 1 in `step`.
+
+        A small network runs several images side by side; a large one runs node by node, with as many images at a time
+        as fit into `VALUES_BYTES`. In both modes each node gets the contributions of the images in their order, and
+        the first image that fails ends the collection with its own exception. The order of contributions to different
+        nodes differs between the modes.
+        """
+        if is_small(self.module):
+            self._collect_side_by_side(samples, step)
+        else:
+            self._collect_node_by_node(samples, step)
+
+    def _collect_side_by_side(self, samples: Sequence[NDArray[np.float32]], step: Step) -> None:
+        self._locks = {node: Lock() for node in self.nodes}
+        self._waiting: dict[Node, dict[int, R]] = {node: {} for node in self.nodes}
+        self._added = Counter[Node]()
+
+        def run(image: int) -> None:
+            # The first image fills the cache of weights, which the copies share. Each has its own values of nodes.
+            one = copy(self) if image else self
+            one._image = image
+            one.run(torch.from_numpy(samples[image]))
+
+        count = at_once(self.module)
+        with threads(torch.get_num_threads() // count):
+            run(0)
+        step(1 / len(samples))
+        for _ in side_by_side(run, range(1, len(samples)), count):
+            step(1 / len(samples))
+
+    def _collect_node_by_node(self, samples: Sequence[NDArray[np.float32]], step: Step) -> None:
+        """Read and quantize each weight once for all images, or for as many as fit into `VALUES_BYTES`."""
+        images = [torch.from_numpy(sample) for sample in samples]
+        most = number_that_fits(self._graph, images[0], VALUES_BYTES)
+        for start in range(0, len(images), most):
+            nodes, values = NodeByNode(self._graph, images[start : start + most]), Values()
+            for node in self._graph.graph.nodes:
+                if node.op != "output":
+                    values[node] = nodes.run(node, values)
+                if node in self.nodes:
+                    for index in range(len(nodes.images)):
+                        inputs, output = of_image((node.all_input_nodes, node), values, index)
+                        self.add(node, self.measure(node, inputs, output))
+                nodes.forget(node.all_input_nodes, values)
+                step(len(nodes.images) / len(images) / len(self._graph.graph.nodes))
+
+    def run_node(self, n: Node) -> Any:
+        output = super().run_node(n)
+        if n in self.nodes:
+            self._deliver(n, self.measure(n, [self.env[used] for used in n.all_input_nodes], output))
+        return output
+
+    def _deliver(self, node: Node, part: R) -> None:
+        """Add this image's contribution, and those that waited for it; or let it wait for those of earlier images."""
+        waiting = self._waiting[node]
+        with self._locks[node]:
+            waiting[self._image] = part
+            while self._added[node] in waiting:
+                self.add(node, waiting.pop(self._added[node]))
+                self._added[node] += 1
+
+
+class Together(Collector[Any]):
+    """Runs several collectors in one pass over the images. No two of them may measure the same node."""
+
+    def __init__(self, graph: GraphModule, collectors: Iterable[Collector[Any]]) -> None:
+        self._collectors = {node: each for each in collectors for node in each.nodes}
+        super().__init__(graph, self._collectors)
+
+    def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Any:
+        return self._collectors[node].measure(node, inputs, output)
+
+    def add(self, node: Node, part: Any) -> None:
+        self._collectors[node].add(node, part)

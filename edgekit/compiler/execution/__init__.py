@@ -1,1 +1,0 @@
-"""Runs a graph in torch on many images, to calibrate it."""

@@ -1,0 +1,633 @@
+"""Ranges of activations, and limits of weights.
+
+Equalizes the ranges of activation channels without extra operations, like SmoothQuant (arXiv 2211.10438).
+
+All channels share one int8 range, so a channel with large values costs the others resolution. If the operation before a
+dense layer already has a factor per channel (ConvNeXt V2's response norm, a LayerNorm's affine), a constant divides the
+channels there and multiplies the layer's weights. The function and its operations stay the same.
+
+Second moments of the rows of a layer's inputs, exact and quantized, and the change of its weights that they ask for.
+
+A row has the inputs that meet the weights at one position of the layer's output.
+
+Activation ranges that minimize the weighted mean square error of quantization.
+
+An error is weighted by its effect in the layers that consume the value: by the weights of its channel. If an activation
+such as GELU or HardSwish consumes the value, the error is that of the activation's output, where values below -3 hardly
+differ.
+
+Keeps pairs of INT8 weights from saturating on x86 without VNNI, where kernels add two products in 16 bits.
+
+Where a pair of weights could saturate, its output channel gets a larger scale, at which the real weights of each pair
+sum up to at most 127 levels. Rounded to nearest, they sum up to at most 128, which can't saturate. Rounding that moves
+weights further, such as GPTQ's, limits the second weight of a pair to what the first one leaves.
+
+In a product of two activations, the second one takes the place of the weights.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.node import Argument
+from torch.nn import functional as F
+
+from edgekit.compiler.execution import Collector, Together, side_by_side
+from edgekit.compiler.graph import (
+    A,
+    add_constant,
+    argument,
+    behind_views,
+    constant,
+    constants,
+    insert,
+    integers,
+    is_padding,
+    operand,
+    operation_of,
+    refresh,
+    shape_of,
+    weight_of,
+)
+from edgekit.compiler.layers import (
+    DenseLayer,
+    Quantizer,
+    axes_but,
+    dense_layer,
+    dense_layers,
+    distinct_names,
+    int8_weight,
+    quantizer_of,
+    quantizers,
+    scale_input,
+    set_grid,
+    set_int8_weights,
+    weight_quantizer_of,
+)
+from edgekit.compiler.rewrites.norms import channel_axis, dense_consumers
+from edgekit.support.progress import Step, no_step, parts_of
+from edgekit.support.weight_pairs import LARGEST_SUM, pairings
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A node with a factor per channel."""
+
+    node: Node
+    layers: list[DenseLayer]
+    """Dense layers, which are the node's only consumers."""
+    axis: int
+    """Axis of the channels."""
+
+    key: frozenset[str]
+    """Distinct names of the layers, which are the same in every runtime's graph of a network."""
+
+
+Divisors: TypeAlias = Mapping[frozenset[str], Tensor]
+"""Divisor of each channel [C] at each place, by the distinct names of the layers that read it."""
+
+
+def equalize(graph: GraphModule, samples: Sequence[NDArray[np.float32]], strength: float, step: Step = no_step) -> int:
+    """Equalize a float graph in place, on images float32 [1,C,H,W]. Returns the number of places changed.
+
+    `strength`, from 0 to 1, is the share of a channel's range that moves into the weights: SmoothQuant's alpha.
+    """
+    return divide(graph, find_divisors(graph, samples, strength, step))
+
+
+@torch.no_grad()
+def find_divisors(
+    graph: GraphModule, samples: Sequence[NDArray[np.float32]], strength: float, step: Step = no_step
+) -> Divisors:
+    """The divisors that `equalize` would use. Reads each image once, unless the graph has no place."""
+    places = _places(graph)
+    if not places:
+        step()
+        return {}
+    collector = _PeakCollector(graph, places)
+    collector.collect(samples, step)
+    return {place.key: _divisor(graph, place, collector.peaks[node], strength) for node, place in places.items()}
+
+
+@torch.no_grad()
+def divide(graph: GraphModule, divisors: Divisors) -> int:
+    """Divide the channels at the places of a float graph that have a divisor, in place. Returns their number."""
+    places = [place for place in _places(graph).values() if place.key in divisors]
+    for place in places:
+        divisor = divisors[place.key]
+        _divide(graph, place, divisor)
+        for layer in place.layers:
+            scale_input(graph, layer, divisor, None)
+    refresh(graph)
+    return len(places)
+
+
+def _places(graph: GraphModule) -> dict[Node, _Place]:
+    names = distinct_names(graph)
+    return {node: place for node in graph.graph.nodes if (place := _match(graph, node, names)) is not None}
+
+
+def _match(graph: GraphModule, node: Node, names: Mapping[Node, str]) -> _Place | None:
+    if node.target is A.layer_norm.default:
+        affine = constants(graph, argument(node, 2), argument(node, 3))
+        if affine is None or any(part is None for part in affine) or len(integers(node.args[1])) != 1:
+            return None
+        axis: int | None = len(shape_of(node)) - 1
+    elif node.target is A.mul.Tensor and (weight := _response_weight(graph, node.args[1])) is not None:
+        axis = channel_axis(weight, node)
+    else:
+        return None
+    below = None if axis is None else dense_consumers(graph, node, axis)
+    if axis is None or below is None:
+        return None
+    return _Place(node, below, axis, frozenset(names[layer.node] for layer in below))
+
+
+def _response_weight(graph: GraphModule, factor: Argument) -> Tensor | None:
+    """The weight of ``n * weight + 1``, which `fold_response_norm` makes; None for other nodes."""
+    if not isinstance(factor, Node) or factor.target is not A.add.Tensor or len(factor.users) != 1:
+        return None
+    product = factor.args[0]
+    if factor.args[1] != 1.0 or not isinstance(product, Node) or product.target is not A.mul.Tensor:
+        return None
+    (weight,) = constants(graph, product.args[1]) or (None,)
+    return weight if len(product.users) == 1 else None
+
+
+class _PeakCollector(Collector[Tensor]):
+    """Records the largest magnitude of each channel at each place."""
+
+    def __init__(self, graph: GraphModule, places: dict[Node, _Place]) -> None:
+        super().__init__(graph, places)
+        self._places = places
+        self.peaks: dict[Node, Tensor] = {}
+
+    def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
+        return output.abs().amax(axes_but(self._places[node].axis, output.ndim))
+
+    def add(self, node: Node, part: Tensor) -> None:
+        self.peaks[node] = torch.maximum(part, self.peaks[node]) if node in self.peaks else part
+
+
+def _divisor(graph: GraphModule, place: _Place, peaks: Tensor, strength: float) -> Tensor:
+    """Divisor of each channel, [C]; 1 for channels that are always zero."""
+    weights = torch.zeros_like(peaks)
+    for layer in place.layers:
+        weight = weight_of(graph, layer.weight)
+        weights = torch.maximum(weights, weight.abs().amax(axes_but(1, weight.ndim)))
+    alive = (peaks > 0) & (weights > 0)
+    divisor = peaks.where(alive, torch.ones(())) ** strength / weights.where(alive, torch.ones(())) ** (1 - strength)
+    return (divisor / divisor[alive].log().mean().exp()).where(alive, torch.ones(()))
+
+
+def _divide(graph: GraphModule, place: _Place, divisor: Tensor) -> None:
+    """Divide the channels of the place's output by changing its constants."""
+    node = place.node
+    if node.target is A.layer_norm.default:
+        affine = [weight_of(graph, node.args[position]) for position in (2, 3)]
+        new = [add_constant(graph, node, f"{node.name}.{index}", part / divisor) for index, part in enumerate(affine)]
+        node.args = (*node.args[:2], *new, *node.args[4:])
+        return
+    factor = operand(node, 1)
+    product = operand(factor)
+    weight = weight_of(graph, product.args[1])
+    shape = weight.shape
+    product.args = (product.args[0], add_constant(graph, product, f"{node.name}.weight", weight / divisor.view(shape)))
+    factor.args = (product, add_constant(graph, factor, f"{node.name}.one", 1 / divisor.view(shape)))
+
+
+ROWS_PER_INPUT = (32, 200)
+"""Rows sampled per input of a layer to estimate second moments: of a layer with many inputs, and of one with few, which
+takes more at little cost. More rows change little."""
+ENOUGH_ROWS = 20_000
+"""Rows from which on a layer needs no more than the smaller number per input."""
+STRIP = 256
+"""Inputs whose products with all later inputs are computed at once."""
+
+
+def most_rows(inputs: int) -> int:
+    """Largest number of rows of all images from which second moments of this many inputs are estimated."""
+    least, most = (each * inputs for each in ROWS_PER_INPUT)
+    return max(least, min(most, ENOUGH_ROWS))
+
+
+def positions_of(layer: DenseLayer) -> int:
+    """Number of positions in the output of a layer, each of which meets one row of its inputs."""
+    return math.prod(shape_of(layer.node)) // shape_of(layer.weight)[0]
+
+
+def surplus_of(layer: DenseLayer, images: int) -> int:
+    """How many times as many rows as `most_rows` a layer gets from this many images; 0 if it gets fewer."""
+    return images * positions_of(layer) // most_rows(layer.inputs)
+
+
+def stride_from(least: int, count: int) -> int:
+    """The smallest stride from `least` on without a common factor with `count`, so that samples meet all columns."""
+    stride = max(1, least)
+    while math.gcd(stride, count) > 1:
+        stride += 1
+    return stride
+
+
+def input_rows(layer: DenseLayer, x: Tensor, every: int = 1) -> Tensor:
+    """The inputs that meet a layer's weights, one row for each output position and group: [groups,positions,in].
+
+    `every` keeps one row of that many.
+    """
+    if not layer.is_conv:
+        return x.flatten(0, -2)[None, ::every]
+    if layer.kernel == layer.stride == (1, 1) and layer.padding == (0, 0):
+        columns = x[0].flatten(1)[:, ::every]
+    elif every == 1:
+        columns = F.unfold(x, layer.kernel, layer.dilation, layer.padding, layer.stride)[0]
+    else:
+        windows = _windows(layer, x)
+        positions = torch.arange(0, windows.shape[1] * windows.shape[2], every)
+        chosen = windows[:, positions // windows.shape[2], positions % windows.shape[2]]
+        return chosen.view(layer.groups, -1, *chosen.shape[1:]).transpose(1, 2).flatten(2)
+    return columns.reshape(layer.groups, -1, columns.shape[-1]).transpose(1, 2)
+
+
+def _windows(layer: DenseLayer, x: Tensor) -> Tensor:
+    """A view of a convolution's input [1,C,H,W]: [C,rows,columns,*kernel] for the rows and columns of its output."""
+    (top, left), padded = layer.padding, x[0]
+    if top or left:
+        padded = F.pad(padded, (left, left, top, top))
+    for axis, (size, dilation, stride) in enumerate(zip(layer.kernel, layer.dilation, layer.stride, strict=True), 1):
+        padded = padded.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
+    return padded
+
+
+class SecondMoments:
+    """Sums over rows of the products of all pairs of inputs."""
+
+    def __init__(self, groups: int, inputs: int) -> None:
+        self._sums = torch.zeros(groups, inputs, inputs)  # only above the diagonal, and in squares on it
+
+    def add(self, rows: Tensor) -> None:
+        """Add rows float32 [groups,rows,in]. A sum in place is several times as fast as one of new tensors."""
+        for start in range(0, rows.shape[2], STRIP):
+            strip = rows[:, :, start : start + STRIP]
+            self._sums[:, start : start + STRIP, start:].baddbmm_(strip.mT, rows[:, :, start:])
+
+    def total(self) -> Tensor:
+        """The sums, float32 [groups,in,in]."""
+        for start in range(0, self._sums.shape[1], STRIP):
+            end = start + STRIP
+            self._sums[:, end:, start:end] = self._sums[:, start:end, end:].mT
+        return self._sums
+
+
+WIDE = 1024
+"""Inputs of a layer above which the damping is validated on one half of the images, not on each half."""
+DAMPINGS = (10.0, 1.0, 0.1, 0.01)
+"""Shares of the covariance's mean diagonal that may be added to its diagonal. The larger, the less a weight changes."""
+MOST_INPUTS_PER_ROW = 32
+"""Largest ratio of a layer's inputs to the rows in one half of the images. Above it, a fit takes minutes and doesn't
+generalize."""
+MOMENT_IMAGES = 32
+"""Images that these rows come from, if each has enough positions."""
+INPUTS_PER_ROW = 2
+"""Images are taken together until they have one row for this many inputs. With fewer, most of the time would go into
+adding matrices of [in,in]."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over rows of inputs. An error is the output from an exact row minus that from the quantized row."""
+
+    rows: int
+    missing: Tensor
+    """Products of the errors with the quantized inputs about the centre, [groups,out,in]."""
+    covariance: Tensor
+    """Products of the quantized inputs about the centre with each other, [groups,in,in]."""
+
+    @classmethod
+    def of(cls, weight: Tensor, exact: Tensor, quantized: Tensor, centre: Tensor) -> "Moments":
+        """The moments of rows [groups,rows,in] about the centre [groups,1,in], all float32."""
+        difference, quantized = (exact - quantized).mT, quantized - centre
+        outputs, inputs, rows = *weight.shape[1:], exact.shape[1]
+        if 2 * outputs * rows < inputs * (outputs + rows):
+            missing = (weight @ difference) @ quantized
+        else:
+            missing = weight @ (difference @ quantized)
+        covariance = SecondMoments(len(quantized), inputs)
+        covariance.add(quantized)
+        return cls(rows, missing, covariance.total())
+
+    @classmethod
+    def sum(cls, parts: Iterable["Moments"]) -> "Moments":
+        """The moments of all rows of the parts, float64."""
+        each = iter(parts)
+        first = next(each)
+        rows = first.rows
+        missing, covariance = (sums.to(torch.float64, copy=True) for sums in (first.missing, first.covariance))
+        for part in each:
+            rows += part.rows
+            missing += part.missing
+            covariance += part.covariance
+        return Moments(rows, missing, covariance)
+
+    def in_float32(self) -> "Moments":
+        return Moments(self.rows, self.missing.float(), self.covariance.float())
+
+    def error_on(self, other: "Moments", damping: float) -> float:
+        """The squared error on other rows after a fit to these, minus that without a fit."""
+        change = correction(self, damping)
+        return float((change * (change @ other.covariance - 2 * other.missing)).sum())
+
+
+def choose_damping(halves: tuple[Moments, Moments]) -> float:
+    """The damping with the smallest cross-validation error between the halves of the images.
+
+    Infinity leaves the weight as it is. From there the damping is reduced until the error grows. With too few rows,
+    nothing else is tried.
+    """
+    first, second = halves
+    inputs = first.covariance.shape[1]
+    if first is second or min(first.rows, second.rows) < max(2, inputs // MOST_INPUTS_PER_ROW):
+        return math.inf
+    first, second = first.in_float32(), second.in_float32()
+    folds = [(first, second), (second, first)][: 1 if inputs > WIDE else 2]
+    best, least = math.inf, 0.0
+    for damping in DAMPINGS:
+        error = sum(half.error_on(other, damping) for half, other in folds)
+        if not error < least:
+            break
+        best, least = damping, error
+    return best
+
+
+def correction(moments: Moments, damping: float) -> Tensor:
+    """The change of a weight [groups,out,in] with which its outputs come closest to the exact ones."""
+    if damping == math.inf:
+        return torch.zeros_like(moments.missing)
+    damped = moments.covariance.clone()
+    diagonal = damped.diagonal(dim1=1, dim2=2)
+    diagonal.add_(damping * diagonal.mean(1, keepdim=True) + 1e-20)
+    return torch.cholesky_solve(moments.missing.mT, torch.linalg.cholesky(damped)).mT
+
+
+def layer_moments(
+    layer: DenseLayer, weight: Tensor, exact: Sequence[Tensor], quantized: Sequence[Tensor], at_once: int
+) -> tuple[Moments, Moments]:
+    """The moments of a layer with a weight [groups,out,in] in each half of the images.
+
+    `exact` and `quantized` are its inputs for each image, of which this many are computed at once.
+    """
+    groups, _, inputs = weight.shape
+    positions = positions_of(layer)
+    surplus = surplus_of(layer, len(exact))
+    skipped = min(max(1, surplus), max(1, len(exact) // MOMENT_IMAGES))
+    stride = stride_from(surplus // skipped, positions)
+
+    def rows(images: Sequence[Tensor]) -> Tensor:
+        return torch.cat([input_rows(layer, image, stride) for image in images], 1)
+
+    together = max(1, inputs * stride // (INPUTS_PER_ROW * positions))
+
+    def moments(images: slice) -> Moments:
+        both = list(zip(exact[images], quantized[images], strict=True))
+        centre = torch.zeros(groups, 1, inputs)
+        if layer.bias is not None:  # which takes up the difference of the means
+            centre = torch.stack([rows([image]).mean(1, keepdim=True) for image in quantized[images]]).mean(0)
+
+        def of_images(images: list[tuple[Tensor, Tensor]]) -> Moments:
+            exact_rows, quantized_rows = (rows(side) for side in zip(*images, strict=True))
+            return Moments.of(weight.float(), exact_rows, quantized_rows, centre)
+
+        parts = [both[start : start + together] for start in range(0, len(both), together)]
+        return Moments.sum(side_by_side(of_images, parts, at_once))
+
+    first = moments(slice(0, None, 2 * skipped))
+    return first, moments(slice(skipped, None, 2 * skipped)) if len(exact) > 1 else first
+
+
+BINS = 8192
+MOST_VALUES, MOST_OF_IMAGE = 1 << 21, 1 << 16
+"""Largest numbers of values of an activation that are sampled: of all images, and of one of them."""
+SHARES = torch.linspace(0.15, 1, 35, dtype=torch.float64)
+"""Shares of the lower and the upper limit of the whole range: candidates for the limits of a narrower one."""
+EVERY, FEW_BINS = 4, 1024
+"""Of all pairs of shares, those of every fourth share are tried first, and then all pairs next to the best. Where only
+`FEW_BINS` bins have values, all pairs are tried: the error is less smooth there, and quickly computed."""
+
+POINTWISE = {
+    A.gelu.default, A.silu.default, A.mish.default, A.hardswish.default, A.sigmoid.default, A.hardsigmoid.default,
+}  # fmt: skip
+"""Activations that map some values to nearly the same output."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The effect of a quantizer's errors on the operations that consume its value."""
+
+    weights: tuple[int, Tensor] | None
+    """Axis of the channels, and the mean square [C] of the weights of each channel; None if errors weigh the same."""
+    function: Callable[[Tensor], Tensor]
+    """The activation that alone consumes the value, or the identity."""
+
+
+def effects(graph: GraphModule) -> dict[Node, Effect]:
+    """The effects of the quantizers whose ranges `minimize_range_mse` narrows, by their Qs."""
+    return {
+        quantizer.node: Effect(_channel_weights(graph, quantizer), _consumer_function(quantizer))
+        for quantizer in quantizers(graph)
+        if not _is_symmetric(quantizer)
+    }
+
+
+@torch.no_grad()
+def minimize_range_mse(
+    graph: GraphModule,
+    samples: Sequence[NDArray[np.float32]],
+    of: Mapping[Node, Effect],
+    step: Step = no_step,
+    others: Sequence[Collector[Any]] = (),
+) -> int:
+    """Narrow the activation ranges of a Q/DQ graph, in place, on images float32 [1,C,H,W].
+
+    The graph must have been calibrated on the same images with the whole range of each activation. Symmetric ranges
+    stay. `of` has the effects of the quantizers, from a graph that still consumes their values. Reads each image once,
+    also for the `others`. Returns the number of ranges changed.
+    """
+    asymmetric = [quantizer for quantizer in quantizers(graph) if quantizer.node in of]
+    histograms = _Histograms(graph, asymmetric, of, len(samples))
+    collecting, narrowing = parts_of(step, [1, bool(asymmetric)])
+    Together(graph, [histograms, *others]).collect(samples, collecting)
+    changed = 0
+    for quantizer in asymmetric:
+        scale, zero = _best(quantizer, histograms.mass[quantizer.node], of[quantizer.node].function)
+        changed += scale != quantizer.scale
+        set_grid(quantizer, (scale, zero, *quantizer.grid[2:]))
+        narrowing(1 / len(asymmetric))
+    graph.recompile()
+    return changed
+
+
+class _Histograms(Collector[Tensor]):
+    """Sums, for each quantizer, the weights of the values per bin of its range: float64 [BINS]."""
+
+    def __init__(
+        self, graph: GraphModule, of: Sequence[Quantizer], effects: Mapping[Node, Effect], images: int
+    ) -> None:
+        self._most = max(1, min(MOST_OF_IMAGE, MOST_VALUES // images))
+        self._quantizers = {quantizer.node: quantizer for quantizer in of}
+        super().__init__(graph, self._quantizers)
+        self._effects = effects
+        channels = cache(_sampled_channels)  # many activations have the same shape
+        self._channels = {
+            quantizer.node: channels(tuple(shape_of(quantizer.source)), weights[0], self._most)
+            for quantizer in of
+            if (weights := effects[quantizer.node].weights) is not None
+        }
+        self.mass = {node: torch.zeros(BINS, dtype=torch.float64) for node in self._quantizers}
+
+    def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
+        sampled = inputs[0].flatten()[:: stride_from(inputs[0].numel() // self._most, inputs[0].numel())].double()
+        low, high = self._quantizers[node].representable_range
+        bins = sampled.sub_(low).div_(high - low).mul_(BINS).long().clamp_(0, BINS - 1)
+        return torch.bincount(bins, self._sample_weights(node), BINS)
+
+    def add(self, node: Node, part: Tensor) -> None:
+        self.mass[node] += part
+
+    def _sample_weights(self, node: Node) -> Tensor | None:
+        """Weight of each sampled value; None if all weights are equal."""
+        weights = self._effects[node].weights
+        return None if weights is None else weights[1][self._channels[node]]
+
+
+def _sampled_channels(shape: Sequence[int], axis: int, most: int) -> Tensor:
+    """The channel of each sampled value of an activation; the axis of the channels may be negative."""
+    values, inner = math.prod(shape), math.prod(shape[axis % len(shape) + 1 :])
+    return torch.arange(0, values, stride_from(values // most, values)) // inner % shape[axis]
+
+
+def consumers(quantizer: Quantizer) -> list[Node]:
+    """Consumers of a quantizer's output, looking through DQ, padding and the views that follow rows."""
+    users = (user for dequantize in quantizer.node.users for user in dequantize.users)
+    return [next(iter(user.users)) if is_padding(user) else behind_views(user) for user in users]
+
+
+def _is_symmetric(quantizer: Quantizer) -> bool:
+    """Whether a kernel needs the zero point 0, as for the queries and keys of attention."""
+    return any(user.target is A.scaled_dot_product_attention.default for user in consumers(quantizer))
+
+
+def _channel_weights(graph: GraphModule, quantizer: Quantizer) -> tuple[int, Tensor] | None:
+    """(axis, mean square [C] of the weights of each channel); None if not only dense layers consume the value."""
+    total, axis = None, -1
+    for user in consumers(quantizer):
+        layer = dense_layer(user)
+        of_weight = None if layer is None else weight_quantizer_of(layer.weight)
+        weight = None if of_weight is None else constant(graph, of_weight.source)
+        if layer is None or weight is None or layer.groups != 1:
+            return None
+        # Q either stands directly before a convolution, or on the rows that views turn into its input.
+        axis = 1 if layer.is_conv and layer.source.target is not A.permute.default else -1
+        square = weight.double().square().movedim(1, 0).flatten(1).mean(1)
+        total = square if total is None else total + square
+    return None if total is None else (axis, total / total.mean())
+
+
+def _best(quantizer: Quantizer, mass: Tensor, output: Callable[[Tensor], Tensor]) -> tuple[float, int]:
+    """Scale and zero point of the range with the smallest error of the output."""
+    least, most = quantizer.low, quantizer.high
+    low, high = quantizer.representable_range
+    (filled,) = mass.nonzero(as_tuple=True)  # most bins of a small activation, or of one with outliers, are empty
+    values, mass = low + (filled.double() + 0.5) * (high - low) / BINS, mass[filled]
+    wanted = output(values)
+    whole, every = len(SHARES) - 1, EVERY if len(filled) > FEW_BINS else 1
+    best: tuple[float, float, int] = (math.inf, quantizer.scale, quantizer.zero_point)
+    pair = whole, whole
+
+    def search(lower: range, upper: range) -> None:
+        nonlocal best, pair
+        shares = SHARES[upper.start : upper.stop : upper.step]
+        for index in lower:
+            share = SHARES[index]
+            scales = (high * shares - low * share).clamp(min=1e-12) / (most - least)
+            zeros = (least - low * share / scales).round().clamp(least, most)
+            levels = (values / scales[:, None]).round().add_(zeros[:, None]).clamp_(least, most)
+            rounded = levels.sub_(zeros[:, None]).mul_(scales[:, None])
+            errors = ((output(rounded) - wanted).square_() * mass).sum(1)
+            found = int(errors.argmin())
+            if errors[found] < best[0]:
+                best, pair = (float(errors[found]), float(scales[found]), int(zeros[found])), (index, upper[found])
+
+    coarse = range(whole % every, whole + 1, every)
+    search(coarse if low < 0 else range(whole, whole + 1), coarse)
+    lower, upper = (range(max(0, index + 1 - every), min(whole, index - 1 + every) + 1) for index in pair)
+    search(lower if low < 0 else range(whole, whole + 1), upper)
+    return best[1:]
+
+
+def _consumer_function(quantizer: Quantizer) -> Callable[[Tensor], Tensor]:
+    """The activation that alone consumes a quantizer's output, or the identity."""
+    users = consumers(quantizer)
+    if len(users) != 1 or users[0].target not in POINTWISE:
+        return lambda values: values
+    (activation,) = users
+    function = operation_of(activation)
+    return lambda values: function(values, *activation.args[1:], **activation.kwargs)
+
+
+def pairings_of(layer: DenseLayer, weight: Tensor) -> list[Tensor]:
+    """Pairings that kernels may use for a layer's inputs within a group: int64 [pairs,2] each. Empty without pairs."""
+    return [torch.from_numpy(pairs) for pairs in pairings(weight.shape, layer.groups)]
+
+
+def safe_scales(weight: Tensor, scales: Tensor, pairings: Sequence[Tensor]) -> Tensor:
+    """The scales [..,out], raised where a pair of a weight [..,out,in] that is rounded to nearest could saturate."""
+    for pairs in pairings:
+        sums = weight[..., pairs[:, 0]] + weight[..., pairs[:, 1]]
+        least = torch.cat([sums.abs(), torch.zeros_like(weight[..., :1])], -1).amax(-1) / (LARGEST_SUM - 1)
+        scales = torch.maximum(scales, least.to(scales.dtype))
+    return scales
+
+
+@torch.no_grad()
+def widen_scales(graph: GraphModule) -> int:
+    """Give the layers of a Q/DQ graph scales at which no pair of weights saturates, in place.
+
+    Returns the number of layers whose scales changed.
+    """
+    changed = 0
+    for layer in dense_layers(graph):
+        quantizer = int8_weight(layer.node)
+        if quantizer is None or constant(graph, quantizer.source) is None:
+            continue
+        weight, scale = quantizer.weight_and_scale(graph)
+        wider = safe_scales(weight.flatten(1), scale, pairings_of(layer, weight))
+        if not torch.equal(wider, scale):
+            set_int8_weights(graph, layer.node, scale=wider)
+            changed += 1
+    graph.recompile()
+    return changed
+
+
+def limit_keys(graph: GraphModule) -> int:
+    """Give INT8 keys of attention levels within ±64, half of the largest sum, in place. Returns how many it limited.
+
+    The kernel for a product of two activations pairs neighbouring values of a key.
+    """
+    limited = 0
+    for attention in graph.graph.find_nodes(op="call_function", target=A.scaled_dot_product_attention.default):
+        quantizer = quantizer_of(attention.args[1])
+        if quantizer is None:
+            continue
+        node, bound = quantizer.node, LARGEST_SUM // 2 * 2 * quantizer.scale
+        clamped = insert(graph, node, A.clamp.default, quantizer.source, -bound, bound)
+        node.args = (clamped, *node.args[1:])
+        set_grid(quantizer, (2 * quantizer.scale, *quantizer.grid[1:]))
+        limited += 1
+    graph.recompile()
+    return limited

@@ -1,0 +1,454 @@
+"""Rounding of weights to int8, after what the layer's inputs show.
+
+Rounding of int8 weights with GPTQ (arXiv 2210.17323), per channel.
+
+Rounding each weight to the nearest level minimizes the error of the weights, not that of the layer's output: input
+channels are correlated, so later weights can compensate an earlier rounding error.
+
+Fits the weights of quantized layers to what the float network computes.
+
+All images go through the Q/DQ graph node by node, twice side by side: exactly, as in the float network, and quantized.
+Each layer therefore sees the errors of all layers before it. Its weights are fitted by least squares from its quantized
+inputs to its exact outputs (as in GPTAQ, arXiv 2504.02692) and rounded by GPTQ, and its bias takes up the error that
+remains on average. Only constants change, so runtimes compile the same kernels.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Self, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from edgekit.compiler.execution import VALUES_BYTES, Collector, NodeByNode, Values, at_once, subset_that_fits, threads
+from edgekit.compiler.graph import constant, constants, operand, operation_of, set_bias, shape_of, weight_of
+from edgekit.compiler.layers import (
+    QUANTIZATIONS,
+    DenseLayer,
+    LayerWeights,
+    axes_but,
+    dense_layer,
+    dense_layers,
+    int8_weight,
+    set_int8_weights,
+)
+from edgekit.compiler.ranges import (
+    Moments,
+    SecondMoments,
+    choose_damping,
+    correction,
+    input_rows,
+    layer_moments,
+    pairings_of,
+    positions_of,
+    safe_scales,
+    stride_from,
+    surplus_of,
+)
+from edgekit.config import runtimes
+from edgekit.errors import CompileError
+from edgekit.support.progress import Step, no_step, parts_of
+from edgekit.support.weight_pairs import LARGEST_SUM
+
+PERCDAMP = 0.01
+"""Share of the Hessian's mean diagonal that is added to its diagonal. Without it, weights of constant inputs drift."""
+BLOCK = 32
+MOST_INPUTS = 8192
+"""Largest number of inputs of a layer whose weights GPTQ rounds. For more inputs, the Hessian needs gigabytes."""
+MOST_INPUTS_OF_LARGE = 4096
+"""`MOST_INPUTS` in networks above `sizes.ROUNDED_TOGETHER_UP_TO`. The time for a layer grows with the cube of its
+inputs, up to a minute for 8192."""
+WEIGHTS_AT_ONCE = 1 << 24
+"""Weights of a layer rounded per step; each needs several float64 temporaries."""
+HESSIAN_BYTES = 1 << 30
+"""Memory for the Hessians of the layers that one pass over the images collects."""
+
+
+@torch.no_grad()
+def round_weights(
+    graph: GraphModule,
+    samples: Sequence[NDArray[np.float32]],
+    limit_pairs: bool = False,
+    unlimited: MutableMapping[Node, LayerWeights] | None = None,
+    step: Step = no_step,
+    hessians: "Hessians | None" = None,
+) -> int:
+    """Round the weights of a Q/DQ graph, in place, on images float32 [1,C,H,W]. Returns the number of layers.
+
+    The scales don't change, so runtimes compile the same kernels. Depthwise layers are skipped, and layers with more
+    inputs than `MOST_INPUTS`, in large networks `MOST_INPUTS_OF_LARGE`, stay rounded to nearest. With `limit_pairs`, no
+    pair of rounded weights saturates; the scales must come from `widen_scales`. The weights in `unlimited`
+    are rounded too, without this limit. `hessians` are those of all layers, if an earlier pass has collected them;
+    without them, it reads each image once for each group of layers whose Hessians fit into `MEMORY_BYTES`.
+    """
+    round_layer = partial(_round, graph, limit_pairs=limit_pairs, unlimited=unlimited or {})
+    if rounds_by_layer(graph):
+        rounded = _round_layer_by_layer(graph, samples, round_layer, step)
+    else:
+        rounded = _round_groups(graph, samples, round_layer, step, hessians)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return rounded
+
+
+def _round_groups(
+    graph: GraphModule,
+    samples: Sequence[NDArray[np.float32]],
+    round_layer: Callable[[DenseLayer, Tensor], Tensor],
+    step: Step,
+    hessians: "Hessians | None",
+) -> int:
+    """Collect many Hessians in one pass over the images, which is fast."""
+    groups = list(_groups(graph))
+    for group, of_group in zip(groups, parts_of(step, [len(group) for group in groups]), strict=True):
+        collecting, rounding = parts_of(of_group, [0 if hessians else 1, 1])
+        collected = hessians or Hessians(graph, group, len(samples))
+        if not hessians:
+            collected.collect(samples, collecting)
+        for layer in group:
+            round_layer(layer, collected.sums.pop(layer.node).total())
+            rounding(1 / len(group))
+    if not groups:
+        step()
+    return sum(len(group) for group in groups)
+
+
+def _round_layer_by_layer(
+    graph: GraphModule,
+    samples: Sequence[NDArray[np.float32]],
+    round_layer: Callable[[DenseLayer, Tensor], Tensor],
+    step: Step,
+) -> int:
+    """Hold one Hessian at a time, and let each layer see the rounding of all layers before it.
+
+    Uses as many of the images as fit into `VALUES_BYTES`.
+    """
+    rounded = 0
+    nodes, values = NodeByNode(graph, subset_that_fits(graph, samples, VALUES_BYTES)), Values()
+    layers = [layer for layer in dense_layers(graph) if _can_be_rounded(graph, layer, MOST_INPUTS_OF_LARGE)]
+    to_round, images, visited = {layer.node: layer for layer in layers}, len(nodes.images), list(graph.graph.nodes)
+    for node in visited:
+        inputs = node.all_input_nodes
+        layer = to_round.get(node)
+        if layer is not None and isinstance(values[layer.source], list):
+            hessian = SecondMoments(1, layer.inputs)
+            for x in values[layer.source]:
+                hessian.add(_rows(layer, x, images))
+            values[layer.weight] = round_layer(layer, hessian.total())
+            rounded += 1
+        if node.op != "output":
+            values[node] = nodes.run(node, values)
+        nodes.forget(inputs, values)
+        step(1 / len(visited))
+    return rounded
+
+
+def _round(
+    graph: GraphModule,
+    layer: DenseLayer,
+    hessian: Tensor,
+    limit_pairs: bool,
+    unlimited: MutableMapping[Node, LayerWeights],
+) -> Tensor:
+    """Replace a layer's weight by whole multiples of its scales, and its weight in `unlimited`. Returns the former."""
+    quantizer = int8_weight(layer.node)
+    assert quantizer is not None
+    weight, scale = quantizer.weight_and_scale(graph)
+    compensation = Compensation.of(hessian, list(weight.shape))
+
+    def rounded(weight: Tensor, scale: Tensor, pairings: Sequence[Tensor] = ()) -> Tensor:
+        channels, parts = max(1, WEIGHTS_AT_ONCE // weight[0].numel()), []
+        for part, scales in zip(torch.split(weight.flatten(1), channels), torch.split(scale, channels), strict=True):
+            levels = round_levels(part[None], compensation, scales[None], quantizer.low, quantizer.high, pairings)[0]
+            parts.append((levels * scales.double()[:, None]).float())
+        return torch.cat(parts).view(weight.shape)
+
+    if other := unlimited.get(layer.node):
+        unlimited[layer.node] = replace(other, weight=rounded(other.weight, other.scale))
+    new = rounded(weight, scale, pairings_of(layer, weight) if limit_pairs else [])
+    set_int8_weights(graph, layer.node, new)
+    return new
+
+
+def rounds_by_layer(graph: GraphModule) -> bool:
+    """Whether `round_weights` rounds a graph of this size layer by layer."""
+    weights = sum(value.numel() for value in (*graph.parameters(), *graph.buffers()))
+    return weights > runtimes.ROUNDED_TOGETHER_UP_TO
+
+
+def hessian_bytes(inputs: Iterable[int], weights: int) -> int:
+    """Bytes of the Hessians held at once, for layers with these numbers of inputs in a network of this size."""
+    if weights > runtimes.ROUNDED_TOGETHER_UP_TO:
+        return max((4 * count * count for count in inputs if count <= MOST_INPUTS_OF_LARGE), default=0)
+    return min(HESSIAN_BYTES, sum(4 * count * count for count in inputs if count <= MOST_INPUTS))
+
+
+def _groups(graph: GraphModule) -> Iterator[list[DenseLayer]]:
+    """Yield dense layers with quantized weights, in groups whose Hessians fit into `MEMORY_BYTES`."""
+    group: list[DenseLayer] = []
+    used = 0
+    for layer in dense_layers(graph):
+        if not _can_be_rounded(graph, layer, MOST_INPUTS):
+            continue
+        size = layer.inputs**2 * 4
+        if group and used + size > HESSIAN_BYTES:
+            yield group
+            group, used = [], 0
+        group.append(layer)
+        used += size
+    if group:
+        yield group
+
+
+def _can_be_rounded(graph: GraphModule, layer: DenseLayer, most: int) -> bool:
+    """Whether a layer isn't grouped, has constant weights in INT8, and at most this many inputs."""
+    quantizer = int8_weight(layer.node)
+    if quantizer is None or layer.groups != 1 or constant(graph, quantizer.source) is None:
+        return False
+    return layer.inputs <= most
+
+
+class Hessians(Collector[Tensor]):
+    """Sums, for each layer, the Hessian X.T @ X of its inputs X: [1,in,in]."""
+
+    def __init__(self, graph: GraphModule, layers: Sequence[DenseLayer], images: int) -> None:
+        self._layers, self._images = {layer.node: layer for layer in layers}, images
+        super().__init__(graph, self._layers)
+        self.sums = {layer.node: SecondMoments(1, layer.inputs) for layer in layers}
+
+    @classmethod
+    def of_all(cls, graph: GraphModule, images: int) -> Self | None:
+        """A collector for all layers that `round_weights` rounds on this many images, if one pass is enough."""
+        groups = [] if rounds_by_layer(graph) else list(_groups(graph))
+        return cls(graph, groups[0], images) if len(groups) == 1 else None
+
+    def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
+        return _rows(self._layers[node], inputs[0], self._images)
+
+    def add(self, node: Node, part: Tensor) -> None:
+        self.sums[node].add(part)
+
+
+def _rows(layer: DenseLayer, x: Tensor, images: int) -> Tensor:
+    """The rows of a layer's input for one of this many images that its Hessian is computed from: [1,rows,in]."""
+    return input_rows(layer, x, stride_from(surplus_of(layer, images), positions_of(layer)))
+
+
+@dataclass(frozen=True)
+class Compensation:
+    """Compensation of the rounding errors of a layer's weights by the weights that are rounded after them.
+
+    GPTQ finds what each error changes in all later weights in the inverse of the Hessian. What all earlier errors
+    change in a weight needs no inverse, and is the same (arXiv 2507.18553).
+    """
+
+    order: Tensor
+    """Inputs in the reverse of the order in which their weights are rounded, int64 [groups,in]."""
+    shares: Tensor
+    """Shares of an input's rounding errors, in rows, that other inputs take up, in columns: float64 [groups,in,in],
+    lower triangular, and 1 on its diagonal."""
+
+    @classmethod
+    def of(cls, hessian: Tensor, shape: list[int]) -> Self:
+        """Factorize the Hessian [groups,in,in] of a layer's inputs. Raises CompileError with the weight's `shape`."""
+        diagonal = hessian.double().diagonal(dim1=1, dim2=2)
+        damping = PERCDAMP * diagonal.mean(1, keepdim=True) + 1e-30
+        order = (diagonal + damping).argsort(dim=1, descending=True, stable=True).flip(1)
+        groups = torch.arange(len(order))[:, None, None]
+        matrix = hessian[groups, order[:, :, None], order[:, None, :]].double()
+        matrix.diagonal(dim1=1, dim2=2).add_(damping)
+        try:
+            factor = torch.linalg.cholesky(matrix)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise CompileError(
+                f"GPTQ can't round weights {shape}: the Hessian of their inputs isn't positive definite",
+                fix='Set weight_rounding = "nearest" in the recipe',
+            ) from error
+        return cls(order, factor.div_(factor.diagonal(dim1=1, dim2=2)[:, None, :].clone()))
+
+
+def round_levels(
+    weight: Tensor, compensation: Compensation, scale: Tensor, low: int, high: int, pairings: Sequence[Tensor] = ()
+) -> Tensor:
+    """Integer levels, float64 [groups,out,in], of a weight [groups,out,in] with scales [groups,out].
+
+    Later columns compensate the rounding error of each column. The levels of each pair in `pairings`, int64 [pairs,2],
+    sum up to at most `LARGEST_SUM`.
+    """
+    columns, shares = compensation.order[:, None, :], compensation.shares
+    # In rows, one for each column of the weight, which are fast to reach.
+    exact = (weight.double() / scale.double()[:, :, None]).take_along_dim(columns, 2).mT.contiguous()
+    groups, inputs, outputs = exact.shape
+    rounded = exact.new_zeros(groups, inputs + 1, outputs)  # the last row is for inputs without a partner
+    errors = torch.zeros_like(exact)
+    partners, each = [_partners(pairs, compensation.order).unbind(1) for pairs in pairings], torch.arange(groups)
+    for end in range(inputs, 0, -BLOCK):
+        start = max(0, end - BLOCK)
+        wanted = torch.baddbmm(exact[:, start:end], shares[:, end:, start:end].mT, errors[:, end:])
+        for column in reversed(range(start, end)):
+            level = wanted[:, column - start].round().clamp(low, high)
+            for places in partners:
+                other = rounded[each, places[column]]  # zeros where it isn't rounded yet
+                level = (level + other).clamp(-LARGEST_SUM, LARGEST_SUM) - other
+            rounded[:, column] = level
+            errors[:, column] = error = exact[:, column] - level
+            wanted[:, : column - start].addcmul_(shares[:, column, start:column, None], error[:, None, :])
+    return rounded[:, :-1].mT.take_along_dim(columns.argsort(2), 2)
+
+
+def _partners(pairs: Tensor, order: Tensor) -> Tensor:
+    """Place of each input's partner in an order of rounding, both [groups,in]; -1 for an input without a partner."""
+    inputs = order.shape[1]
+    partner = torch.full((inputs,), inputs)
+    partner[pairs] = pairs.flip(1)
+    places = torch.nn.functional.pad(order.argsort(1), (0, 1), value=-1)
+    return places.gather(1, partner[order])
+
+
+WALK_BYTES = 1 << 31
+"""Memory for the values that later nodes still need, of all images and both sides."""
+
+Rounding: TypeAlias = Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, Tensor]]
+"""Returns levels [groups,out,in] and their scales [groups,out], both float64.
+
+It takes the scales before the fit, and the pairs of inputs whose levels must not saturate.
+"""
+
+
+@torch.no_grad()
+def fit_weights(
+    graph: GraphModule,
+    samples: Sequence[NDArray[np.float32]],
+    limit_pairs: bool = False,
+    unlimited: MutableMapping[Node, LayerWeights] | None = None,
+    step: Step = no_step,
+) -> int:
+    """Fit and round the weights of a Q/DQ graph, in place, on images float32 [1,3,H,W]. Returns the number of layers.
+
+    Uses as many of the images, evenly spaced, as fit into `MEMORY_BYTES`. The weights' scales change too. Layers with
+    more than `MOST_INPUTS` inputs are rounded to nearest and get a new bias. With `limit_pairs`, no pair of fitted
+    weights saturates on x86 processors without VNNI. The weights in `unlimited` are fitted too, without this limit.
+    """
+    return Walk(graph, samples, limit_pairs, unlimited).fit(step)
+
+
+class Walk:
+    """Visits the nodes in order, and holds the values of both sides until the last node that needs them."""
+
+    def __init__(
+        self,
+        graph: GraphModule,
+        samples: Sequence[NDArray[np.float32]],
+        limit_pairs: bool = False,
+        unlimited: MutableMapping[Node, LayerWeights] | None = None,
+    ) -> None:
+        self._graph, self._limit_pairs, self._unlimited = graph, limit_pairs, unlimited or {}
+        self._nodes = NodeByNode(graph, subset_that_fits(graph, samples, WALK_BYTES // 2))
+        self._at_once = at_once(graph)
+        self._exact: Values = {}
+        self._quantized: Values = {}
+
+    def fit(self, step: Step = no_step) -> int:
+        """Fit every layer. Returns their number."""
+        nodes, fitted = list(self._graph.graph.nodes), 0
+        for node in nodes:
+            fitted += self._visit(node)
+            step(1 / len(nodes))
+        self._graph.graph.eliminate_dead_code()
+        self._graph.recompile()
+        return fitted
+
+    def rounding(self, layer: DenseLayer, best: Tensor, covariance: Tensor | None, limits: tuple[int, int]) -> Rounding:
+        """How a layer's best weight, float64 [groups,out,in], is rounded to levels within the limits.
+
+        `covariance` is that of its quantized inputs, [groups,in,in]; None if it has more than `MOST_INPUTS`.
+        """
+        low, high = limits
+        if covariance is None:
+            return lambda scales, _: ((best / scales[:, :, None]).round().clamp(low, high), scales)
+        compensation = Compensation.of(covariance, list(shape_of(layer.weight)))
+
+        def compensated(scales: Tensor, pairings: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+            scales = safe_scales(best, torch.maximum(best.abs().amax(2) / high, scales / 2), pairings)
+            scales = scales.float().double()
+            return round_levels(best, compensation, scales, low, high, pairings), scales
+
+        return compensated
+
+    def _visit(self, node: Node) -> bool:
+        """Compute both sides of a node. If it is a quantized layer, fit it. Returns whether it was fitted."""
+        inputs = node.all_input_nodes
+        layer = _layer_to_fit(self._graph, node)
+        if layer is not None and not isinstance(self._quantized[layer.source], list):
+            layer = None  # it doesn't depend on the image
+        if layer is not None:
+            self._quantized[layer.weight] = self._fit(layer)
+        for side in (self._exact, self._quantized):
+            if side is self._exact and node.target in QUANTIZATIONS:
+                side[node] = side[operand(node)]
+            elif node.op != "output":
+                side[node] = self._nodes.run(node, side)
+        if layer is not None and layer.bias is not None:
+            self._correct_bias(layer)
+        self._nodes.forget(inputs, self._exact, self._quantized)
+        return layer is not None
+
+    def _fit(self, layer: DenseLayer) -> Tensor:
+        """Give a layer new levels and scales. Returns its new weight, whole multiples of the scales."""
+        quantizer = int8_weight(layer.node)
+        assert quantizer is not None
+        weight, scale = quantizer.weight_and_scale(self._graph)
+        best = weight.double().reshape(layer.groups, len(weight) // layer.groups, -1)
+        covariance = None
+        if best.shape[2] <= MOST_INPUTS:
+            exact, quantized = self._exact[layer.source], self._quantized[layer.source]
+            halves = layer_moments(layer, best, exact, quantized, self._at_once)
+            both = Moments.sum(halves)
+            best, covariance = best + correction(both, choose_damping(halves)), both.covariance
+        round_to = self.rounding(layer, best, covariance, (quantizer.low, quantizer.high))
+
+        def rounded(scale: Tensor, pairings: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+            """The weight with other scales, and these; `scale` has those of the weight before the fit."""
+            levels, scales = round_to(scale.double().view(best.shape[:2]), pairings)
+            return (levels * scales[:, :, None]).float().view(weight.shape), scales.float().flatten()
+
+        fitted, scale = rounded(scale, pairings_of(layer, weight) if self._limit_pairs else [])
+        set_int8_weights(self._graph, layer.node, fitted, scale)
+        if other := self._unlimited.get(layer.node):
+            self._unlimited[layer.node] = LayerWeights(*rounded(other.scale), other.bias)
+        return fitted
+
+    def _correct_bias(self, layer: DenseLayer) -> None:
+        """Move the mean error of each channel, over all images and positions, into the layer's bias."""
+        node, axis = layer.node, layer.channel_axis
+        bias = weight_of(self._graph, layer.bias)
+        error = torch.zeros(len(bias), dtype=torch.float64)
+        for exact, quantized in zip(self._exact[node], self._quantized[node], strict=True):
+            error += (exact - quantized).mean(axes_but(axis, exact.ndim)) / len(self._nodes.images)
+        corrected = (bias.double() + error).float()
+        if other := self._unlimited.get(node):
+            self._unlimited[node] = replace(other, bias=corrected + self._mean_difference(layer, other.weight))
+        set_bias(self._graph, node, f"{node.name}.bias", corrected)
+        shift = error.float().view(-1, 1, 1) if axis == 1 else error.float()
+        for quantized in self._quantized[node]:
+            quantized.add_(shift)
+
+    def _mean_difference(self, layer: DenseLayer, weight: Tensor) -> Tensor:
+        """What the layer's outputs lose on average if it gets another weight: [out]. It is linear in its input."""
+        inputs = self._quantized[layer.source]
+        mean = sum(image / len(inputs) for image in inputs)
+        lost = self._quantized[layer.weight] - weight
+        with threads(1):  # as all images run; several threads may add the products of many inputs in another order
+            difference: Tensor = operation_of(layer.node)(mean, lost, None, *layer.node.args[3:], **layer.node.kwargs)
+        return difference.mean(axes_but(layer.channel_axis, difference.ndim))
+
+
+def _layer_to_fit(graph: GraphModule, node: Node) -> DenseLayer | None:
+    """The layer that a node computes, if it has int8 weights and a constant bias or none."""
+    layer = dense_layer(node)
+    has_constants = layer is not None and int8_weight(node) is not None and constants(graph, layer.bias) is not None
+    return layer if has_constants else None

@@ -1,0 +1,276 @@
+"""What torch answers on the evaluation images, and what that decides.
+
+The evaluation images of a run, cropped once, and torch's predictions for them.
+
+The order of the classes where no name tells it: the one that the float network's answers show.
+
+The scores from which a network's answers are given, chosen on images that neither calibrate nor judge it.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import UsageError
+from edgekit.images.dataset import LabelledCrops, crop_samples
+from edgekit.measure.accuracy import EvaluationImages, predict
+from edgekit.measure.statistics import share_interval
+from edgekit.measure.task import MOST_CLASSES, Answers, StoredArray, Targets, Task
+from edgekit.measure.tasks import Hits, TopClasses
+from edgekit.models.network import Network, NetworkIdentity, batched_logits, torch_logits
+from edgekit.pipeline.job_images import JobImages
+from edgekit.pipeline.request import BuildSpec
+from edgekit.support.files import Inputs, writing
+from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import RunFolder
+
+MOST_LOGITS, LOGITS_BYTES = 2_000, 8 << 20
+"""Most images for the signal-to-noise ratio, and most bytes of their logits: 2,000 images of 1,000 classes, and 96 of
+21,843. They are stored in the run folder and sent to devices."""
+FILES = 32
+"""Image files that are kept undecoded, to time the whole path from file to label."""
+
+
+def crop_images(
+    network: Network,
+    task: Task,
+    images: JobImages,
+    workspace: Path,
+    run: RunFolder,
+    reporter: Reporter,
+    name: str = "reference",
+) -> EvaluationImages:
+    """Crop the evaluation images into a file, so that 50,000 of them need no memory, and let torch answer for them.
+
+    The run folder stores the answers under `name`.
+    """
+    chosen, preprocessing = images.evaluation.samples, network.preprocessing
+    pixels = reserve(workspace / f"{name}.npy", (len(chosen), *preprocessing.crop_shape))
+    with reporter.stage("crop evaluation images", len(chosen)) as step:
+        crops = crop_samples(images.dataset, chosen, preprocessing, pixels, step)
+    files = [] if images.dataset.is_in_memory else [images.dataset.read(sample) for sample in chosen[:FILES]]
+    inputs = reference_inputs(network, task, images)
+    names = [sample.name for sample in chosen]
+    first = FirstLogits(network)
+    answers = torch_answers(network, task, crops, inputs, run, reporter, first, name)
+    logits = first.of(crops, inputs, run, name)
+    return EvaluationImages(task, crops, answers, files, inputs.key, names, logits)
+
+
+class FirstLogits:
+    """Torch's logits for the first evaluation images: at most `MOST_LOGITS` images, and `LOGITS_BYTES`."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._limit = max(1, min(MOST_LOGITS, LOGITS_BYTES // (4 * network.classes)))
+        self._rows: list[NDArray[np.float32]] = []
+
+    def add(self, row: NDArray[np.float32]) -> None:
+        """Keep the logits [classes] of the next image, unless there are enough."""
+        if len(self._rows) < self._limit:
+            self._rows.append(row.copy())
+
+    def of(self, crops: LabelledCrops, inputs: "ReferenceInputs", run: RunFolder, name: str) -> NDArray[np.float32]:
+        """The logits [M,classes]: those that were added, or of an earlier run, or else computed here."""
+        stored = None if self._rows else run.recall(f"{name}-logits", inputs, StoredArray)
+        if stored is not None:
+            return stored.array
+        rows = self._rows or list(batched_logits(self._network, crops.pixels[: self._limit]))
+        logits = np.vstack(rows)
+        run.remember(f"{name}-logits", inputs, StoredArray.of(logits))
+        return logits
+
+
+def reserve(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Create a uint8 array in a file and reserve its disk space: a mapped file on a full disk kills the process."""
+    with writing(path):
+        array: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(
+            path, mode="w+", dtype=np.uint8, shape=shape
+        )
+        with path.open("r+b") as file:
+            _allocate(file, array.offset)
+    return array
+
+
+def _allocate(file: BinaryIO, header: int) -> None:
+    """Reserve the disk space of a file whose first `header` bytes are written. Raises OSError if the disk is full."""
+    size = os.fstat(file.fileno()).st_size
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    # macOS and Windows don't have this call.
+    file.seek(header)
+    while left := size - file.tell():
+        file.write(bytes(min(left, 1 << 20)))
+    file.flush()
+
+
+@dataclass(frozen=True)
+class ReferenceInputs(Inputs):
+    """Inputs of torch's answers for the evaluation images. The key is `EvaluationImages.key`."""
+
+    network: NetworkIdentity
+    """The network."""
+    images: tuple[str, ...]
+    """SHA-256 of each evaluation image, in their order."""
+    labels: tuple[tuple[int, ...], ...]
+    """Indices of the right classes of each image."""
+    task: str
+    """`Task.key`."""
+
+
+def reference_inputs(network: Network, task: Task, images: JobImages) -> ReferenceInputs:
+    """Inputs of torch's answers for the evaluation images of a job."""
+    labels = tuple(sample.labels or (sample.label,) for sample in images.evaluation.samples)
+    return ReferenceInputs(network.identity, images.evaluation.hashes, labels, task.key)
+
+
+def torch_answers(
+    network: Network,
+    task: Task,
+    crops: LabelledCrops,
+    inputs: ReferenceInputs,
+    run: RunFolder,
+    reporter: Reporter,
+    first: FirstLogits | None = None,
+    name: str = "reference",
+) -> Answers:
+    """Answers of torch's float network for the evaluation images, from an earlier run if it has them.
+
+    If they are computed, `first` gets the logits of the images.
+    """
+    stored = task.answers.recalled(run, name, inputs)
+    if stored is not None:
+        return stored
+    with reporter.stage("evaluate torch", len(crops)) as step:
+
+        def outputs() -> Iterator[NDArray[np.float32]]:
+            for row in (row for logits in batched_logits(network, crops.pixels) for row in logits):
+                if first is not None:
+                    first.add(row)
+                yield row[None]
+                step()
+
+        answers = predict(task, lambda row: row, outputs())
+    answers.remember(run, name, inputs)
+    return answers
+
+
+OTHER_ORDER = 0.2
+"""Gain of top-1 that shows another order."""
+SHOWN = 8
+"""Most classes that a message lists."""
+
+
+def with_order(
+    spec: BuildSpec, images: JobImages, evaluation: EvaluationImages, reporter: Reporter
+) -> tuple[BuildSpec, JobImages, EvaluationImages]:
+    """The same with the classes in alphabetical or in natural order, as the answers of the float network show.
+
+    Nothing changes if names tell the order. Raises UsageError if they don't, and the two orders differ without one that
+    is clearly better, or the answers fit another order much better.
+    """
+    dataset, answers, targets = images.dataset, evaluation.reference, evaluation.crops.labels
+    if not dataset.assumption or not isinstance(answers, TopClasses) or spec.network.weights == "random":
+        return spec, images, evaluation
+    best = answers.best
+    names, natural = dataset.class_names, dataset.natural_order
+    order, chosen, found = None, names, ""
+    if natural:
+        other = np.array([natural.index(name) for name in names])[targets]
+        differ = targets != other  # the other images don't tell the two orders apart
+        hits = {"alphabetical": (best == targets)[differ], "natural": (best == other)[differ]}
+        scores = " and ".join(f"{right.sum()} in {name} order" for name, right in hits.items())
+        found = f", and of the {differ.sum()} images whose classes have two places it is right for {scores}"
+        if _is_better(hits["natural"], hits["alphabetical"]):
+            order, chosen, targets = "natural", natural, other
+        elif _is_better(hits["alphabetical"], hits["natural"]):
+            order = "alphabetical"
+    fitting = _fitting(best, targets, len(names))
+    if fitting is not None or (natural and order is None):
+        if fitting is not None:
+            places = [chosen[place] for place in np.argsort(fitting)]
+            found += f". Its answers fit {', '.join(f'{place} = {name}' for place, name in enumerate(places[:SHOWN]))}"
+        raise UsageError(
+            f"nothing tells in which order the network has the {len(names)} classes of '{dataset.path}'{found}",
+            valid="the names of the classes in the order of the network's outputs",
+            fix="List them in a text file, one per line, and name it with `--labels FILE`",
+        )
+    if order is None:
+        return spec, images, evaluation
+    reporter.say(f"classes: in {order} order, because nothing else tells their order{found}")
+    labels = chosen if spec.network.labels == names else spec.network.labels
+    network = replace(spec.network, labels=labels, class_order=order)
+    images = images.in_order(chosen)
+    spec = replace(
+        spec,
+        network=network,
+        calibration_dataset=spec.calibration_dataset.in_order(chosen),
+        calibration=images.calibration,
+    )
+    key = reference_inputs(network, spec.task, images).key
+    return spec, images, replace(evaluation, crops=replace(evaluation.crops, labels=targets), key=key)
+
+
+def _is_better(hits: Hits, others: Hits) -> bool:
+    """Whether the interval of one share of the same images lies above that of the other."""
+    count = len(hits)
+    return count > 0 and share_interval(int(hits.sum()), count)[0] > share_interval(int(others.sum()), count)[1]
+
+
+def _fitting(best: NDArray[np.int64], targets: Targets, classes: int) -> NDArray[np.int64] | None:
+    """The output that each class fits best on half of its images, if the other half confirms it; None otherwise."""
+    from scipy.optimize import linear_sum_assignment
+
+    if classes > MOST_CLASSES:
+        return None
+    by_class = np.argsort(targets, kind="stable")
+    chosen, judged = by_class[::2], by_class[1::2]
+    counts = 0.5 * np.eye(classes)  # a class that no image tells of keeps its output
+    np.add.at(counts, (targets[chosen], best[chosen]), 1)
+    outputs: NDArray[np.int64] = linear_sum_assignment(counts, maximize=True)[1]
+    hits, others = outputs[targets[judged]] == best[judged], targets[judged] == best[judged]
+    return outputs if _is_better(hits, others) and hits.mean() > others.mean() + OTHER_ORDER else None
+
+
+BLOCK = 256
+"""Images whose crops are in memory at a time."""
+
+
+@dataclass(frozen=True)
+class ThresholdInputs(Inputs):
+    """Inputs of the thresholds."""
+
+    network: NetworkIdentity
+    images: tuple[str, ...]
+    """SHA-256 of each image, in their order."""
+    labels: tuple[tuple[int, ...], ...]
+    """Indices of the classes of each image."""
+
+
+def with_thresholds(spec: BuildSpec, images: JobImages, run: RunFolder, reporter: Reporter) -> BuildSpec:
+    """The same with thresholds that suit the float network's outputs for the images to choose on, if there are any.
+
+    Only tasks with several labels choose thresholds.
+    """
+    samples = images.choosing.samples
+    if spec.task.labelling != "several" or spec.task.thresholds or not samples:
+        return spec
+    inputs = ThresholdInputs(spec.network.identity, images.choosing.hashes, tuple(each.labels for each in samples))
+    thresholds = run.recall("thresholds", inputs, tuple[float, ...])
+    if thresholds is None:
+        outputs = []
+        with reporter.stage("choose thresholds", len(samples)) as step:
+            for start in range(0, len(samples), BLOCK):
+                part = samples[start : start + BLOCK]
+                crops = crop_samples(images.dataset, part, spec.network.preprocessing, on_image=step)
+                outputs.append(torch_logits(spec.network, crops.pixels))
+        targets = images.dataset.targets(samples)
+        thresholds = spec.task.with_thresholds(np.concatenate(outputs), targets).thresholds
+        run.remember("thresholds", inputs, thresholds)
+    return replace(spec, task=replace(spec.task, thresholds=thresholds))

@@ -1,0 +1,506 @@
+"""A report in the forms that other tools read: Markdown, model card, JUnit XML and CycloneDX.
+
+Summaries in Markdown, such as GitHub shows on the page of a job, and model cards, as model hubs show them.
+
+JUnit XML: a test case for each row and gate, or for each row and compared figure.
+
+A bill of materials in CycloneDX 1.6: the model with its figures, its bundles, the images and the runtimes.
+"""
+
+import hashlib
+import json
+import re
+import shlex
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, metadata
+from typing import Any
+from urllib.parse import quote
+from xml.etree import ElementTree
+
+from edgekit.report.answer import alerts, all_remarks, decision
+from edgekit.report.compare import (
+    Comparison,
+    RowComparison,
+    compared_figures,
+    describe_change,
+    inconclusive,
+    regression,
+)
+from edgekit.report.document import (
+    Calibration,
+    Evaluation,
+    Recommendation,
+    Report,
+    license_id,
+    license_text,
+    provenance,
+    to_json,
+)
+from edgekit.report.figure import (
+    NOTHING,
+    Column,
+    Figure,
+    all_figures,
+    escaped,
+    figure_at,
+    main_figures,
+    markdown_of,
+    score_figures,
+    table_figures,
+)
+from edgekit.report.plot import templates
+from edgekit.report.row import Gate, Judged, Row
+from edgekit.report.sentences import (
+    RUN,
+    conditions,
+    heading,
+    layer_names,
+    limits,
+    measured_with,
+    notes_of,
+    steps_in_report,
+    warnings,
+)
+from edgekit.support.libraries import NAME
+
+UNCHANGED = "Nothing got worse beyond the noise."
+
+
+def summary_of_report(report: Report) -> str:
+    """Alerts, the decision for each device, the limits, a table of the rows, remarks, next steps and the conditions."""
+    return _page(
+        report.title,
+        bold(alerts(report)),
+        *(part for advice in report.recommendations for part in _decision(report, advice)),
+        escaped(limits(report.results)),
+        table_of_rows(report.results, report.model.accuracy_meaningful),
+        bullets(remark for _, remark in all_remarks(report)),
+        _steps(report),
+        escaped(heading(report)),
+        *map(escaped, measured_with(report)),
+    )
+
+
+def _decision(report: Report, advice: Recommendation) -> list[str]:
+    """Paragraphs with the bundle to ship to a device, and what that gains and costs."""
+    headline, *details = decision(report, advice)
+    return [bold([headline]), escaped(" ".join(details))]
+
+
+def _steps(report: Report) -> str:
+    """The next steps, with their commands."""
+    steps = [
+        f"- {escaped(step.purpose)}{f': {_code(shlex.join(step.command))}' if step.command else ''}"
+        for step in steps_in_report(report)
+    ]
+    return "\n".join([f"Next, with {RUN} for the run folder:", "", *steps]) if steps else ""
+
+
+def summary_of_rows(title: str, rows: Sequence[Judged], meaningful: bool = True, warnings: Sequence[str] = ()) -> str:
+    """Warnings, a table of the rows, and the notes on them; `meaningful` is false for random weights."""
+    return _page(title, bold(warnings), table_of_rows(rows, meaningful), bullets(_notes(rows)))
+
+
+def summary_of_comparison(comparison: Comparison) -> str:
+    """The regressions, and a table of what changed in each row."""
+    rows = comparison.results
+    changes = {figure: [row.changes.get(figure.csv_column) for row in rows] for figure in compared_figures()}
+    verdicts = [" -> ".join(verdict or "missing" for verdict in row.verdicts) for row in rows]
+    columns = [
+        Column("row", [escaped(row.label) for row in rows], left=True),
+        Column("verdict", verdicts, left=True),
+        *(
+            Column(figure.title, [describe_change(figure, change) if change else NOTHING for change in of_rows])
+            for figure, of_rows in changes.items()
+            if any(of_rows)
+        ),
+    ]
+    return _page(
+        "edgekit compare",
+        bold(inconclusive(comparison)),
+        bullets(f"worse: {text}" for text in comparison.regressions) or UNCHANGED,
+        markdown_of(columns),
+        bullets(comparison.notes),
+    )
+
+
+def table_of_rows(rows: Sequence[Judged], meaningful: bool) -> str:
+    """A table of the rows with their verdicts and figures; `meaningful` is false for random weights."""
+    figures = main_figures(rows, meaningful)
+    verdicts = [row.verdict if row.verdict == "pass" else f"**{row.verdict}**" for row in rows]
+    names = [Column("row", [escaped(row.label) for row in rows], left=True), Column("verdict", verdicts, left=True)]
+    return markdown_of([*names, *(_column(figure, rows, meaningful) for figure in figures)])
+
+
+def _column(figure: Figure, rows: Sequence[Judged], meaningful: bool) -> Column:
+    """The column of a figure. Rows of some documents lack it."""
+    texts = [
+        f"{figure.text(row, meaningful)} {figure.interval_text(row, meaningful)}".rstrip()
+        if figure.is_part_of(row)
+        else NOTHING
+        for row in rows
+    ]
+    return Column(f"{figure.title} {figure.unit}{' [95 %]' if figure.interval else ''}", texts)
+
+
+def _notes(rows: Iterable[Judged]) -> list[str]:
+    return [f"{row.label}: {row.verdict}: {note.sentence}" for row in rows for note in notes_of(row)]
+
+
+def bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {escaped(line)}" for line in lines)
+
+
+def bold(lines: Iterable[str]) -> str:
+    return "\n\n".join(f"**{escaped(line)}**" for line in lines)
+
+
+def _code(text: str) -> str:
+    """A code span, on one line."""
+    ticks, space = _backticks(text, 1), " " * ("`" in text)
+    return f"{ticks}{space}{' '.join(text.splitlines())}{space}{ticks}"
+
+
+def _backticks(text: str, fewest: int) -> str:
+    """A row of backticks that is in no text which it encloses."""
+    return "`" * max(fewest, *(len(row) + 1 for row in re.findall("`+", text)), 1)
+
+
+def _page(title: str, *parts: str) -> str:
+    """A section of Markdown, to which another one can be appended."""
+    return "\n\n".join(filter(None, (f"## {escaped(title)}", *parts))) + "\n\n"
+
+
+OF_DEVICES = ("latency_ms.p50", "speedup.ratio")
+"""Paths of the figures that each device has for itself."""
+KINDS = {"float": "original", "int8": "optimized"}
+
+
+def render_card(report: Report) -> str:
+    """The whole card. Raises MissingExtraError if jinja2 is not installed."""
+    model, pair, command = report.model, _pair(report), shlex.join(("edgekit", *report.command))
+    card = templates().get_template("card.md.j2")
+    return card.render(
+        report=report,
+        pair=pair,
+        scored=[row for row in pair if row.accuracy and model.accuracy_meaningful],
+        kinds=KINDS,
+        license_id=license_id(model),
+        tags=dict.fromkeys(["edgekit", "int8", *(row.target for row in report.results)]),
+        heading=heading(report),
+        warnings=warnings(report),
+        decisions=[decision(report, advice) for advice in report.recommendations],
+        comparison=_comparison(report, pair) if pair else "No bundle was measured.",
+        conditions=conditions(report),
+        findings=[_in_int8(row) for row in pair if row.precision == "int8"],
+        table=table_of_rows(report.results, model.accuracy_meaningful),
+        license=license_text(model),
+        provenance=provenance(report),
+        command=command,
+        fence=_backticks(command, 3),
+        escaped=escaped,
+    )
+
+
+def _pair(report: Report) -> list[Row]:
+    """The rows of the runtime to ship, float before int8: on each device, the original and the optimized model.
+
+    If no bundle is recommended, the rows are those of the first runtime with an int8 bundle, or with any bundle.
+    """
+    measured = sorted((row for row in report.results if not row.failure), key=lambda row: row.precision == "float")
+    shipped = [row for row in measured if row.bundle == report.recommendation.bundle]
+    target = next((row.target for row in (*shipped, *measured)), None)
+    return sorted((row for row in measured if row.target == target), key=lambda row: row.precision)
+
+
+def _comparison(report: Report, pair: Sequence[Row]) -> str:
+    """A table with a line for each figure, and a column for the original and for the optimized model."""
+    of_bundles = (figure_at("size_bytes"), *score_figures(pair), figure_at("int8.share_of_macs"))
+    lines = [(figure, "", {row.precision: row for row in reversed(pair)}) for figure in of_bundles]
+    for device in dict.fromkeys(row.device for row in pair):
+        rows = {row.precision: row for row in pair if row.device.name == device.name}
+        lines += [(figure_at(path), f" on {escaped(device.label)}", rows) for path in OF_DEVICES]
+    meaningful = report.model.accuracy_meaningful
+    shown = [line for line in lines if any(line[0].value(row, meaningful) is not None for row in line[2].values())]
+    columns = [Column("figure", [f"{escaped(figure.title)}{where}" for figure, where, _ in shown], left=True)]
+    for kind in dict.fromkeys(row.precision for row in pair):
+        texts = [_cell(figure, rows.get(kind), meaningful) for figure, _, rows in shown]
+        columns.append(Column(f"{KINDS[kind]} ({pair[0].target}-{kind})", texts))
+    return markdown_of(columns)
+
+
+def _cell(figure: Figure, row: Row | None, meaningful: bool) -> str:
+    return figure.words(row, meaningful) if row and figure.value(row, meaningful) is not None else ""
+
+
+def _in_int8(row: Row) -> str:
+    """The finding of the runtime's profiler for a row."""
+    if row.int8 is None or row.int8.share_of_macs is None:
+        return f"{row.label}: unknown{f' ({row.int8.method})' if row.int8 else ''}"
+    share = f"{row.int8.share_of_macs * 100:.0f} % of the multiply-accumulates ran in integer kernels"
+    simulated = ", most of them simulated in floating point" if row.int8.simulated else ""
+    layers = layer_names(row.int8.float_layers)
+    in_float = f" Layers in float: {layers}." if layers else ""
+    return f"{row.label}: {share}{simulated}.{in_float} Source: {row.int8.method.rstrip('.')}."
+
+
+Result = tuple[str, str, str]
+"""The element that says why a test case did not pass ("failure", "error" or "skipped"), its message and its type."""
+
+DECISION = "ship"
+"""Name of the class of the test cases that say what to ship to each device."""
+MEASURED = "measured"
+"""Name of the test case of a row's measurement, which passes if the row has figures."""
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def junit_of_report(report: Report) -> str:
+    """JUnit XML of a report: doubts about the reference, the decision for each device, and the rows' test cases."""
+    meaningful = report.model.accuracy_meaningful
+    cases = [
+        *_doubt_cases(warnings(report) if meaningful else ()),
+        *_decision_cases(report),
+        *(case for row in report.results for case in _row_cases(row, meaningful)),
+    ]
+    return _document(report.title, cases)
+
+
+def junit_of_rows(title: str, rows: Sequence[Judged], meaningful: bool = True, doubts: Sequence[str] = ()) -> str:
+    """JUnit XML of rows: whether each was measured, and the outcome of its gates.
+
+    Doubts about the reference come first, each as a failure. A gate that failed or could not be confirmed is a failure,
+    a row with an error is an error, and a gate that does not apply is skipped. `meaningful` is false for random
+    weights.
+    """
+    of_rows = [case for row in rows for case in _row_cases(row, meaningful)]
+    return _document(title, [*_doubt_cases(doubts), *of_rows])
+
+
+def junit_of_comparison(comparison: Comparison) -> str:
+    """JUnit XML of a comparison: a test case for each row's verdict, and for each figure that can be a regression."""
+    slowdown = comparison.max_slowdown_percent
+    other = ("failure", "; ".join(comparison.reasons), "inconclusive") if comparison.reasons else None
+    cases = [case for row in comparison.results for case in _compared_cases(row, slowdown)]
+    return _document("edgekit compare", [_case("runs", "comparable", other, []), *cases])
+
+
+def _doubt_cases(doubts: Sequence[str]) -> Iterator[ElementTree.Element]:
+    for doubt in doubts:
+        yield _case("reference", "above-chance", ("failure", doubt, "inconclusive"), [])
+
+
+def _decision_cases(report: Report) -> Iterator[ElementTree.Element]:
+    """What to ship to each device, and what that gains and costs; skipped for nothing, since rows fail themselves."""
+    for advice in report.recommendations:
+        headline, *details = decision(report, advice)
+        result = None if advice.bundle else ("skipped", headline, "nothing to ship")
+        lines = [*(() if result else (headline,)), *details, limits(report.results)]
+        yield _case(DECISION, str(advice.device), result, [line for line in lines if line])
+
+
+def _row_cases(row: Judged, meaningful: bool) -> Iterator[ElementTree.Element]:
+    lines = [f"{figure.title}: {figure.words(row, meaningful)}" for figure in main_figures([row], meaningful)]
+    error = ("error", str(row.failure), row.failure.error) if row.failure else None
+    of_gates = {reason for gate in row.gates for reason in gate.reasons}
+    yield _case(row.label, MEASURED, error, lines + [note for note in row.notes if not error and note not in of_gates])
+    for gate in row.gates:
+        yield _case(row.label, gate.name, _outcome(gate), _measured(gate, row))
+
+
+def _outcome(gate: Gate) -> Result | None:
+    """The result of a gate that did not pass."""
+    kind = "skipped" if gate.verdict == "skipped" else "failure"
+    return None if gate.verdict == "pass" else (kind, "; ".join(gate.reasons), gate.verdict)
+
+
+def _measured(gate: Gate, row: Judged) -> list[str]:
+    """The measured figure and the limit, for a gate that applies; and the remarks on one that passed."""
+    if gate.verdict == "skipped":
+        return []
+    remarks = gate.reasons if gate.verdict == "pass" else ()
+    figures = [figure for figure in all_figures() if figure.path == gate.figure]
+    return [*(f"{figure.title}: {figure.words(row)}; limit: {gate.limit:g}" for figure in figures), *remarks]
+
+
+def _compared_cases(row: RowComparison, max_slowdown: float) -> Iterator[ElementTree.Element]:
+    of_figures = {figure.title: regression(figure, row, max_slowdown) for figure in compared_figures()}
+    others = [text for text in row.regressions if text not in of_figures.values()]
+    verdicts = " -> ".join(verdict or "missing" for verdict in row.verdicts)
+    yield _case(row.label, "verdict", ("failure", "; ".join(others), "fail") if others else None, [verdicts])
+    for figure in compared_figures():
+        change = row.changes.get(figure.csv_column)
+        if change and (change.ci95 or figure.tolerance is not None):
+            worse = of_figures[figure.title]
+            result = ("failure", worse, "fail") if worse else None
+            yield _case(row.label, figure.title, result, [describe_change(figure, change)])
+
+
+def _case(row: str, name: str, result: Result | None, output: Sequence[str]) -> ElementTree.Element:
+    """A test case of a row, which passes if it has no result. Its message is in both places where pipelines look."""
+    case = ElementTree.Element("testcase", name=_clean(name), classname=_clean(row))
+    if result:
+        kind, message, type_ = result
+        ElementTree.SubElement(case, kind, message=_clean(message), type=_clean(type_)).text = _clean(message)
+    if output:
+        ElementTree.SubElement(case, "system-out").text = _clean("\n".join(output))
+    return case
+
+
+def _document(title: str, cases: Sequence[ElementTree.Element]) -> str:
+    kinds = {"failures": "failure", "errors": "error", "skipped": "skipped"}
+    counts = {name: sum(case.find(kind) is not None for case in cases) for name, kind in kinds.items()}
+    totals = {name: str(count) for name, count in {"tests": len(cases), **counts, "time": 0}.items()}
+    document = ElementTree.Element("testsuites", {"name": "edgekit", **totals})
+    ElementTree.SubElement(document, "testsuite", {"name": _clean(title), **totals}).extend(cases)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(document, encoding="unicode")}\n'
+
+
+def _clean(text: str) -> str:
+    """Text without the control characters that XML can't represent, such as colours in a compiler's message."""
+    return _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+Component = dict[str, Any]
+"""A part of the document: a model, a bundle, a file, a set of images or a package."""
+FileHashes = Mapping[str, Mapping[str, str]]
+"""SHA-256 of each file of each bundle, by the names of the bundle and the file."""
+SPDX = {"apache-2.0": "Apache-2.0", "bsd-2-clause": "BSD-2-Clause", "bsd-3-clause": "BSD-3-Clause"}
+"""Identifiers of licences that the SPDX list doesn't spell in capitals."""
+
+
+def render_bom(report: Report, files: FileHashes) -> str:
+    """The JSON text. The same report and files give the same text; bundles that `files` lacks are without hashes."""
+    rows = [row for row in report.results if row.bundle and not row.failure]
+    bundles = {row.name: _bundle(row, files.get(row.name, {})) for row in reversed(rows)}
+    runtimes = {row.engine: _runtime(row.engine) for row in report.results if row.engine}
+    images = list(_images(report))
+    needed = {"model": [*images, *bundles.values()]} | {
+        bundle["bom-ref"]: [runtimes[row.engine] for row in rows if row.name == name and row.engine]
+        for name, bundle in bundles.items()
+    }
+    parts = [*images, *(bundles[name] for name in sorted(bundles)), *runtimes.values()]
+    document = {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": uuid.uuid5(uuid.NAMESPACE_OID, hashlib.sha256(to_json(report).encode()).hexdigest()).urn,
+        "version": 1,
+        "metadata": {
+            "timestamp": datetime.fromisoformat(report.created).isoformat(),
+            "tools": {"components": [{"type": "application", "name": NAME, "version": report.edgekit}]},
+            "component": {**_model(report), "modelCard": _model_card(report, images)},
+        },
+        "components": parts,
+        "dependencies": [
+            _dependency(ref, needed.get(ref, ())) for ref in ("model", *(part["bom-ref"] for part in parts))
+        ],
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _component(kind: str, ref: str, name: str, sha256: str | None = None, **others: object) -> Component:
+    hashes = [{"alg": "SHA-256", "content": sha256}] if sha256 else None
+    known = {key: value for key, value in {"hashes": hashes, **others}.items() if value}
+    return {"type": kind, "bom-ref": ref, "name": name, **known}
+
+
+def _dependency(ref: str, needed: Iterable[Component]) -> dict[str, object]:
+    refs = sorted({part["bom-ref"] for part in needed})
+    return {"ref": ref, **({"dependsOn": refs} if refs else {})}
+
+
+def _model(report: Report) -> Component:
+    model, identifier = report.model, license_id(report.model)
+    known = {"id": SPDX.get(identifier, identifier.upper())} if identifier else {"name": license_text(model)}
+    return _component(
+        "machine-learning-model",
+        "model",
+        model.name,
+        model.weights_sha256,
+        version=model.weights,
+        description=f"{model.params:,} parameters, from {model.source}",
+        licenses=[{"license": known}],
+    )
+
+
+def _images(report: Report) -> Iterator[Component]:
+    parts: Mapping[str, Calibration | Evaluation] = {"calibration": report.calibration, "evaluation": report.evaluation}
+    for use, part in parts.items():
+        if part.count:
+            description = f"{part.count:,} images"
+            yield _component("data", f"{use}-images", f"{use} images", part.sha256, description=description)
+
+
+def _bundle(row: Row, files: Mapping[str, str]) -> Component:
+    ref = f"bundle/{row.name}"
+    return _component(
+        "machine-learning-model",
+        ref,
+        row.name,
+        description=f"{row.target}, {row.scheme}",
+        components=[_component("file", f"{ref}/{name}", name, sha256) for name, sha256 in files.items()],
+    )
+
+
+def _runtime(engine: str) -> Component:
+    """The distribution of a runtime, such as "onnxruntime 1.32.0", with the licence that its own metadata names."""
+    package, _, version = engine.partition(" ")
+    license_ = _license_of(package, version)
+    return _component(
+        "library",
+        f"runtime/{package}@{version}",
+        package,
+        version=version,
+        purl=f"pkg:pypi/{quote(package.lower().replace('_', '-'))}@{quote(version)}",
+        licenses=[{"license": {"name": license_}}] if license_ else [],
+    )
+
+
+def _license_of(package: str, version: str) -> str | None:
+    """The licence of a distribution; None if another version, or none, is installed here."""
+    try:
+        facts = metadata(package)
+    except PackageNotFoundError:
+        return None
+    classifiers = [each.rpartition(" :: ")[2] for each in facts.get_all("Classifier") or () if "License ::" in each]
+    named = [*(facts[name] for name in ("License-Expression", "License") if name in facts), *classifiers]
+    return next(filter(None, named), None) if facts["Version"] == version else None
+
+
+def _model_card(report: Report, images: Sequence[Component]) -> dict[str, object]:
+    model = report.model
+    shape = ", ".join(map(str, model.input_shape))
+    return {
+        "modelParameters": {
+            "approach": {"type": "supervised"},
+            "task": model.hub_task,
+            "modelArchitecture": model.name,
+            "datasets": [{"ref": part["bom-ref"]} for part in images],
+            "inputs": [{"format": f"float32 [{shape}]"}],
+            "outputs": [{"format": f"float32 [{model.input_shape[0]}, {model.classes}]"}],
+        },
+        "quantitativeAnalysis": {"performanceMetrics": list(_metrics(report))},
+    }
+
+
+def _metrics(report: Report) -> Iterator[dict[str, object]]:
+    """The accuracy of the float network, then the figures of the tables for each row."""
+    meaningful, reference = report.model.accuracy_meaningful, report.reference
+    if meaningful and report.evaluation.count:
+        score, _ = score_figures(report.results)
+        low, high = reference.top1_ci95 or (None, None)
+        ends = None if low is None or high is None else (low * score.scale, high * score.scale)
+        yield _metric(score, reference.value * score.scale, ends, reference.engine)
+    for row in report.results:
+        for figure in table_figures(report.results):
+            value = figure.value(row, meaningful)
+            if value is not None:
+                yield _metric(figure, value, figure.ends(row, meaningful), row.label)
+
+
+def _metric(figure: Figure, value: float, ends: tuple[float, float] | None, where: str) -> dict[str, object]:
+    """A figure in its unit, with the digits of report.json and its 95 % interval."""
+    interval = {"confidenceInterval": {"lowerBound": repr(ends[0]), "upperBound": repr(ends[1])}} if ends else {}
+    return {"type": f"{figure.title} ({figure.unit})", "value": repr(value), "slice": where, **interval}
