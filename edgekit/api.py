@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 from edgekit.devices.registry import LOCAL, THIS, Device
 from edgekit.errors import UsageError, did_you_mean
-from edgekit.job import Job, job_of, kinds
-from edgekit.job.job import MAKING, MEASURING, MOST_THREADS, declarations, default_of
+from edgekit.job import MAKING, MEASURING, MOST_THREADS, Job, declarations, fields_with_defaults, kinds
 from edgekit.job.kinds import SPELLING, Duration, Number, Own, Text, own
-from edgekit.job.saved import bundles_of
+from edgekit.job.saved import bundles_of, job_of
 from edgekit.support.child_process import interruptible, noting
 from edgekit.support.libraries import OfProcess, let_threads_sleep
 from edgekit.support.libraries import quiet as silent
@@ -119,9 +118,9 @@ def own_of(function: Callable[..., Any]) -> dict[str, Own]:
     return {each.name: each.default for each in parameters if isinstance(each.default, Own)}
 
 
-def fields_of(function: Callable[..., Any]) -> tuple[str, ...]:
-    """The fields of a job that a function takes."""
-    return cast(tuple[str, ...], vars(function)["fields"])
+def options_of(function: Callable[..., Any]) -> dict[str, Own]:
+    """The options of one of these functions: its own, and the fields of a job that it takes."""
+    return cast(dict[str, Own], vars(function)["options"])
 
 
 def _takes(*names: str) -> Callable[[Call], Call]:
@@ -131,16 +130,16 @@ def _takes(*names: str) -> Callable[[Call], Call]:
     """
 
     def taking(function: Call) -> Call:
-        fields, own = {name: declarations()[name] for name in names}, own_of(function)
-        plain = inspect.signature(function)
+        plain, own = inspect.signature(function), own_of(function)
+        taken = own | fields_with_defaults(names)
         parameters = [
             each.replace(default=own[each.name].value) if each.name in own else each
             for each in plain.parameters.values()
             if each.kind is not each.VAR_KEYWORD
         ]
         parameters += [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default_of(name))
-            for name in fields
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=each.value)
+            for name, each in taken.items()
             if name not in plain.parameters
         ]
         signature, known = plain.replace(parameters=parameters), [each.name for each in parameters]
@@ -160,10 +159,9 @@ def _takes(*names: str) -> Callable[[Call], Call]:
             finally:
                 SPELLING.reset(spelling)
 
-        meanings = {name: each.option for name, each in own.items()} | fields
-        listed = "\n".join(f"    {name}: {option.meaning}" for name, option in meanings.items())
+        listed = "\n".join(f"    {name}: {each.option.meaning}" for name, each in taken.items())
         call.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n{listed}\n"
-        vars(call).update(__signature__=signature, fields=names)
+        vars(call).update(__signature__=signature, options=taken)
         return cast(Call, call)
 
     return taking

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from edgekit.job.job import declarations
+from edgekit.job import declarations
 from tests.helpers.tiny import ROOT
 
 ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text())

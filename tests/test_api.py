@@ -21,8 +21,7 @@ from edgekit import api
 from edgekit.cli.main import main
 from edgekit.config.runtimes import PRECISIONS
 from edgekit.errors import BundleError, InputError
-from edgekit.job import Job
-from edgekit.job.job import arguments_of, declarations
+from edgekit.job import Job, arguments_of, declarations
 from edgekit.support.libraries import SLEEPING, let_threads_sleep, threads_sleep
 from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.refusals import refuses

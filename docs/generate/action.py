@@ -2,7 +2,7 @@
 
 import json
 
-from edgekit.job.job import declarations
+from edgekit.job import declarations
 
 INDENT = "  "
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from docs.generate import options
 from docs.generate.markdown import anchor, code, paragraphs, plain, table
-from edgekit.cli import bundles, devices, jobs  # noqa: F401  # which register the commands
-from edgekit.cli.frame import app
+from edgekit.cli.main import application
 
 Words = tuple[str, ...]
 """What is typed behind `edgekit` to call a command."""
@@ -23,7 +22,7 @@ EXIT_CODES = (
 
 def all_commands() -> dict[Words, Any]:
     """Every command, group and sub-command in the order of --help."""
-    return dict(_walk(app, ()))
+    return dict(_walk(application(), ()))
 
 
 def _walk(group: Any, words: Words) -> Iterator[tuple[Words, Any]]:

@@ -10,8 +10,7 @@ from edgekit.cli.output import Answer, answer_width
 from edgekit.compat.typer import REQUIRED
 from edgekit.devices.registry import LOCAL
 from edgekit.errors import printable
-from edgekit.job import Job
-from edgekit.job.job import OF_BUNDLE
+from edgekit.job import OF_BUNDLE, Job
 from edgekit.job.kinds import Each, Number, Place, Text, own
 
 BENCHMARK_EXAMPLES = """

@@ -8,7 +8,7 @@ from edgekit import api
 from edgekit.cli.frame import BUNDLE, COMMANDS, MORE, OUTPUT, Commands, app, argument, command, of_every_command
 from edgekit.cli.output import NO_DEVICES, Answer
 from edgekit.errors import printable
-from edgekit.job.job import OF_BUNDLE, values_of
+from edgekit.job import OF_BUNDLE, values_of
 from edgekit.job.kinds import Each, Place, Text, own
 
 if TYPE_CHECKING:

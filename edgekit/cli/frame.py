@@ -24,19 +24,12 @@ from edgekit.cli.completion import OFFERS
 from edgekit.cli.output import Answer, ForPipelines, clean_stdout
 from edgekit.compat.typer import Argument, Option, command_path, options_of, subcommands, usage_error
 from edgekit.errors import UsageError, as_sentences
-from edgekit.job import kinds
-from edgekit.job.job import declarations, default_of
+from edgekit.job import declarations, fields_with_defaults, kinds
 from edgekit.job.kinds import SPELLING, Own, own
 from edgekit.support import progress
 
 COMMANDS = "Commands"
 MORE = "More"
-COMMAND_ORDER = (
-    "demo", "deploy", "benchmark", "inspect", "doctor",
-    "quantize", "compile", "evaluate", "classify", "report", "sensitivity", "compare", "plan", "targets", "soup",
-    "sign", "verify", "devices", "push", "rollback",
-)  # fmt: skip
-"""The commands in the order in which `--help` shows them; others come last."""
 ALIASES = {"device": "devices", "ls": "list", "rm": "remove"}
 """Other names of commands."""
 OPTION_PANELS = get_args(kinds.Panel)
@@ -84,7 +77,7 @@ COMMON: Mapping[str, Own] = {
 
 
 class Commands(TyperGroup):
-    """A group of commands: those that a new user meets first, then the others."""
+    """A group of commands, which `--help` shows in the order in which they were added."""
 
     def __init__(self, name: str, help: str, params: Sequence[Any], **more: Any) -> None:
         super().__init__(
@@ -100,11 +93,6 @@ class Commands(TyperGroup):
     def get_command(self, context: Any, name: str) -> Any:
         """The command of this name or alias."""
         return super().get_command(context, ALIASES.get(name, name))
-
-    def list_commands(self, context: Any) -> list[str]:
-        """The names of the commands in the order in which `--help` shows them."""
-        order = COMMAND_ORDER
-        return sorted(self.commands, key=lambda name: order.index(name) if name in order else len(order))
 
 
 def _summary(help: str) -> str:
@@ -225,10 +213,7 @@ def command(
         common = {*signature.parameters, *(("junit", "summary") if judges else ())}
         common |= {"json_"} if signature.return_annotation is Answer else set()
         here = api.own_of(function) | {each: option for each, option in COMMON.items() if each in common}
-        fields = {*names, *(api.fields_of(of) if of else ())}
-        stated = (api.own_of(of) if of else {}) | {
-            each: Own(default_of(each), option) for each, option in declarations().items() if each in fields
-        }
+        stated = api.options_of(of) if of else fields_with_defaults(names)
         params: list[Any] = [_parameter(each, option, hidden=each in advanced) for each, option in here.items()]
         for each, option in stated.items():
             hidden = option.option.advanced if shown is None else each not in shown

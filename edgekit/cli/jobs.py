@@ -14,10 +14,9 @@ from edgekit.config.device_classes import DeviceClass, host_class, list_device_c
 from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import PRECISIONS
 from edgekit.errors import MissingExtraError, OutputError, UsageError
-from edgekit.job import DEMO, Job, job_of
-from edgekit.job.job import EVERY_CORE, MAKING, MODEL, flag_of
+from edgekit.job import DEMO, EVERY_CORE, MAKING, MODEL, Job, flag_of
 from edgekit.job.kinds import Each, Number, OneOf, Place, Text, own
-from edgekit.job.saved import announce
+from edgekit.job.saved import announce, job_of
 from edgekit.models.demo import OUTPUT
 from edgekit.support.files import check_file, replace_text, writing
 
@@ -50,6 +49,23 @@ Examples:
 """
 
 
+@command(
+    COMMANDS,
+    *(name for name in FIELDS if name == "weights" or name not in MODEL),
+    defaults=OF_DEMO,
+    shown=("targets", "devices", "output"),
+    advanced=("junit", "summary", "dry_run"),
+    judges=True,
+)
+def demo(stated: dict[str, Any], quiet: bool, dry_run: bool) -> Answer:
+    """Run `edgekit deploy` on the model and images that come with edgekit.
+
+    The model is a small ConvNeXt V2, the images are from CIFAR-10.
+    """
+    job = replace(Job.of(DEMO, stated), verb=DEMO)
+    return _run(job, quiet, dry_run)
+
+
 @command(COMMANDS, *FIELDS, defaults={"data": REQUIRED}, judges=True, epilog=DEPLOY_EXAMPLES)
 def deploy(
     stated: dict[str, Any],
@@ -65,23 +81,6 @@ def deploy(
     """
     job = job_of(model, stated)
     announce(model, job, quiet)
-    return _run(job, quiet, dry_run)
-
-
-@command(
-    COMMANDS,
-    *(name for name in FIELDS if name == "weights" or name not in MODEL),
-    defaults=OF_DEMO,
-    shown=("targets", "devices", "output"),
-    advanced=("junit", "summary", "dry_run"),
-    judges=True,
-)
-def demo(stated: dict[str, Any], quiet: bool, dry_run: bool) -> Answer:
-    """Run `edgekit deploy` on the model and images that come with edgekit.
-
-    The model is a small ConvNeXt V2, the images are from CIFAR-10.
-    """
-    job = replace(Job.of(DEMO, stated), verb=DEMO)
     return _run(job, quiet, dry_run)
 
 

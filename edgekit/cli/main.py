@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 from edgekit.cli import COMPLETION
 from edgekit.errors import EdgekitError, MissingExtraError, printable
@@ -46,9 +48,18 @@ def _without_traceback(arguments: list[str]) -> tuple[list[str], bool]:
     return options + arguments[end:], len(options) < end
 
 
+def application() -> Any:
+    """The Typer application with all commands, in the order in which `--help` shows them."""
+    from edgekit.cli.frame import app
+
+    for name in ("jobs", "bundles", "devices"):
+        import_module(f"edgekit.cli.{name}")
+    return app
+
+
 def _run(arguments: list[str]) -> int:
     try:
-        from edgekit.cli import bundles, devices, jobs  # noqa: F401  # which register the commands
+        application()
         from edgekit.cli.frame import run
 
         return run(arguments)

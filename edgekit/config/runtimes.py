@@ -25,8 +25,12 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 CROP_MODES = ("center", "squash", "border")
 """Ways to fit images of another aspect ratio, as `--crop-mode` and a bundle's manifest give them."""
 
-TASKS = ("single-label", "multi-label", "embedding")
-"""Names of the tasks, as `--task` and a bundle's manifest give them."""
+TASKS = {
+    "single-label": "an image is of one class",
+    "multi-label": "an image is of one or more classes",
+    "embedding": "they are a vector, such as for search",
+}
+"""The tasks and what outputs mean in each, by the names that `--task` and a bundle's manifest give them."""
 Labelling = Literal["one", "several", "optional"]
 """Labels of each image of a set: one, at least one, or one if the set has labels at all."""
 Activation = Literal["softmax", "sigmoid", "normalize", "none"]

@@ -15,8 +15,7 @@ from typing import Any, Literal
 
 from edgekit.config.runtimes import PRECISIONS, RUNTIMES
 from edgekit.errors import DataError, InputError, UsageError
-from edgekit.job import kinds
-from edgekit.job.job import DEMO, Job, Stated, declarations, flag_of
+from edgekit.job import DEMO, Job, Stated, declarations, flag_of, kinds
 from edgekit.models.options import HUB_PREFIXES, folder_of, in_folder
 
 TOML = ".toml"
@@ -95,18 +94,18 @@ def read_toml(file: Path) -> Job:
     if not isinstance(model, str):
         raise UsageError(f"the job '{file}' names no model", valid='a line such as model = "resnet18"')
     folder = file.absolute().parent
-    stated = {name: _in_folder(folder, name, value) for name, value in table.items()}
+    stated = {name: _located(folder, name, value) for name, value in table.items()}
     return Job.of(in_folder(folder, model), stated, label=lambda name: f"{name} in '{file}'")
 
 
-def _in_folder(folder: Path, name: str, value: Any) -> Any:
-    """A value of a TOML file, with the path of the file's folder in front of a relative path."""
+def _located(folder: Path, name: str, value: Any) -> Any:
+    """The value of a field, with a folder in front of a relative path."""
     option = declarations().get(name)
-    if option is None or not isinstance(value, str):
+    if option is None or not isinstance(value, str | os.PathLike):
         return value
     if isinstance(option.kind, kinds.Place | kinds.Images):
         return folder / Path(value).expanduser()
-    return in_folder(folder, value) if isinstance(option.kind, kinds.Text) else value
+    return in_folder(folder, os.path.expanduser(value)) if isinstance(option.kind, kinds.Text) else value
 
 
 def kept(job: Job) -> dict[str, Any] | None:
@@ -120,7 +119,7 @@ def kept(job: Job) -> dict[str, Any] | None:
     if not isinstance(job.model, str):
         return None
     try:
-        absolute = {name: _absolute(name, value) for name, value in stated.items()}
+        absolute = {name: _located(Path.cwd(), name, value) for name, value in stated.items()}
         plain: dict[str, Any] = msgspec.to_builtins(
             KeptJob(model=in_folder(Path.cwd(), job.model), stated=absolute), enc_hook=_path
         )
@@ -133,13 +132,6 @@ def _path(value: object) -> str:
     if isinstance(value, Path):
         return str(value)
     raise NotImplementedError
-
-
-def _absolute(name: str, value: Any) -> Any:
-    kind = declarations()[name].kind
-    if isinstance(kind, kinds.Place | kinds.Images) and isinstance(value, str | os.PathLike):
-        return str(Path(value).expanduser().absolute())
-    return in_folder(Path.cwd(), os.path.expanduser(value)) if isinstance(kind, kinds.Text) else value
 
 
 def read_kept(run: Path) -> KeptJob:

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -253,8 +253,8 @@ class CheckedBundle:
     """Medians of the numbers of threads that were compared."""
     fresh: Fresh
     profile: ProfileSummary
-    accuracy: Accuracy | None = None
-    snr_db: float | None = None
+    figures: Mapping[str, Any]
+    """Figures that were measured before the timing, by the names of the fields of `Measurement`."""
     low: LowPrecisionSession | None = None
     """The same bundle in bf16 or f16, or None if its runtime would not choose that itself."""
 
@@ -306,8 +306,7 @@ def open_bundle(
         session=session,
         fresh=fresh,
         profile=profile,
-        accuracy=accuracy,
-        snr_db=snr.db,
+        figures={"accuracy": accuracy, "snr_db": snr.db},
         low=low,
     )
 
@@ -559,8 +558,7 @@ def measurement_of(
         scheme=manifest.scheme,
         size_bytes=this.bundle.size_bytes,
         macs=macs,
-        accuracy=this.accuracy,
-        snr_db=this.snr_db,
+        **this.figures,
         latency_ms=latency,
         end_to_end_ms=None if end_to_end is None else EndToEnd(float(np.median(end_to_end))),
         speedup=speedup,

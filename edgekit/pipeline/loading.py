@@ -15,8 +15,7 @@ from edgekit.devices.setup import class_of_remote
 from edgekit.errors import BundleError, DeviceError, ModelError, OutputError, UsageError
 from edgekit.images.dataset import Dataset, crop_samples
 from edgekit.images.selection import CalibrationList, Selection, read_list, split
-from edgekit.job import Job
-from edgekit.job.job import check_scheme
+from edgekit.job import Job, check_scheme
 from edgekit.job.saved import networks_in
 from edgekit.measure.task import Task
 from edgekit.models.loading import load_network, settle_classes

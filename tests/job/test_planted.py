@@ -18,8 +18,8 @@ from pathlib import Path
 import edgekit
 from docs.generate import action, commands
 from edgekit.cli.main import main
-from edgekit.job import Job, job_of
-from edgekit.job.saved import kept
+from edgekit.job import Job
+from edgekit.job.saved import job_of, kept
 
 Path("job.toml").write_text('model = "net:make"\\nplanted = 3\\n')
 shown = io.StringIO()
@@ -45,7 +45,7 @@ def test_a_declared_field_is_everywhere(tmp_path: Path) -> None:
     for folder in ("edgekit", "calibration", "targets", "docs"):
         ignored = shutil.ignore_patterns("*.pyc", "demo", "page", "*.md", "*.png")
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
-    file = tmp_path / "edgekit" / "job" / "job.py"
+    file = tmp_path / "edgekit" / "job" / "__init__.py"
     source = file.read_text()
     assert source.count("    stated: Stated =") == 1
     file.write_text(source.replace("    stated: Stated =", DECLARATION))

@@ -44,7 +44,7 @@ def spec_of(data: Path, capfd: pytest.CaptureFixture[str], classes: int = 3, **s
 
 
 def test_the_names_on_the_command_line_are_those_of_the_tasks() -> None:
-    assert tuple(TASKS) == runtimes.TASKS
+    assert tuple(TASKS) == tuple(runtimes.TASKS)
 
 
 def test_the_labels_show_the_task(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -134,8 +134,7 @@ class Browser:
             threads=self._threads,
             fresh=Fresh(opened.load_ms, opened.first_ms, None),
             profile=ProfileSummary(int8, TimeProfile(missing=NO_PROFILER)),
-            accuracy=accuracy,
-            snr_db=snr.db,
+            figures={"accuracy": accuracy, "snr_db": snr.db},
         )
 
     def predict(

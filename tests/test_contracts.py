@@ -1,9 +1,12 @@
-"""The whole command line with a fourth runtime, which is added as CONTRIBUTING says: in a copy of the package.
+"""The whole command line with one runtime, option, figure and task more, each of at most three declarations.
 
-These are all the changes: a folder, a row, and a table in a recipe. The extra in pyproject.toml, the last of the
-places, matters to pip alone; tests/test_packaging.py compares extras with the rows.
+They are declared in a copy of the package, in which nothing is patched. For a runtime, these are all the changes: a
+folder, a row, and a table in a recipe. The extra in pyproject.toml, the last of the places, matters to pip alone;
+tests/test_packaging.py compares extras with the rows.
 """
 
+import csv
+import inspect
 import json
 import os
 import shutil
@@ -15,6 +18,13 @@ from typing import Any
 
 import pytest
 
+from edgekit.config import runtimes
+from edgekit.job import Job
+from edgekit.measure import tasks
+from edgekit.measure.bundles import open_bundle
+from edgekit.measure.settings import Timing
+from edgekit.report import figure
+from edgekit.report.row import Measurement, Score
 from tests.helpers import fake_runtime
 from tests.helpers.ssh_server import Server
 from tests.helpers.tiny import ROOT, TINY_VIT
@@ -29,6 +39,50 @@ quantize_depthwise = false
 lowerings = ["table"]
 """
 FAKE = ["--target", "fake"]
+TASK = f"""
+from dataclasses import replace
+from typing import ClassVar
+from {Score.__module__} import Score
+
+class Fake(SingleLabel):
+    name: ClassVar[str] = "fake"
+
+    def _compare(self, answers, reference, targets, versus):
+        own = super()._compare(answers, reference, targets, versus)
+        score, drop = Score("fake metric", own.top1), own.drop_top1_points
+        return replace(own, top1=None, top5=None, drop_top1_points=None, score=score, drop_score_points=drop)
+
+    def _reference(self, engine, answers, targets, outputs):
+        own = super()._reference(engine, answers, targets, outputs)
+        return replace(own, top1=None, top5=None, score=Score("fake metric", own.top1))
+
+
+TASKS["fake"] = Fake()
+"""
+FIGURE = """Figure(path="fake_level", title="faked", unit="levels", digits=0, rank=3, better="higher",
+           meaning="level of the fake"),
+    """
+DECLARATIONS: dict[str, list[tuple[Any, str, str]]] = {
+    "option": [
+        (
+            Job,
+            "    warmup: int = timing_option(",
+            '    fake_level: int = timing_option(kinds.Number(0, 9), "Level of the fake figure.", value=0)\n',
+        ),
+        (Timing, "    may_end_early: bool = False", "    fake_level: int = 0\n"),
+        (Job, "may_end_early=not self.min_speedup", "fake_level=self.fake_level, "),
+    ],
+    "figure": [
+        (Measurement, "    low_precision: LowPrecision | None = None", "    fake_level: float | None = None\n"),
+        (figure, 'Figure(path="snr_db"', FIGURE),
+        (open_bundle, '"snr_db": snr.db', '"fake_level": float(timing.fake_level), '),
+    ],
+    "task": [
+        (tasks, "", TASK),
+        (runtimes, '"embedding": "they are', '"fake": "a class, judged by a fake metric",\n    '),
+    ],
+}
+"""What is declared: where, what it stands before, which is the end if it is empty, and its text."""
 
 
 DRIVER = r"""
@@ -54,6 +108,11 @@ class Checkout:
             table.write(f"register({fake_runtime.ROW!r})\n")
         with (folder / "calibration/vit.toml").open("a") as recipe:
             recipe.write(RECIPE)
+        for where, before, text in [each for declared in DECLARATIONS.values() for each in declared]:
+            file = folder / Path(str(inspect.getsourcefile(where))).relative_to(ROOT)
+            source = file.read_text()
+            assert not before or source.count(before) == 1, before
+            file.write_text(source.replace(before, text + before) if before else source + text)
         self._errors = folder.parent / "stderr"
         variables = {"PYTHONPATH": str(folder), "EDGEKIT_DEVICES_FILE": str(folder.parent / "devices.toml")}
         with self._errors.open("w") as errors:
@@ -103,7 +162,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
 def deployed(checkout: Checkout, vit_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of `edgekit deploy` for the fake runtime."""
     folder = tmp_path_factory.mktemp("deployed") / "run"
-    checkout.run("deploy", *vit_arguments, *FAKE, "-o", folder, "--quiet")
+    model, *options = vit_arguments
+    job = folder.with_name("job.toml")
+    job.write_text(f'model = "{model}"\ntask = "fake"\nfake_level = 3\n')
+    checkout.run("deploy", job, *options, *FAKE, "-o", folder, "--quiet")
     return folder
 
 
@@ -197,3 +259,41 @@ def test_doctor_on_a_device(checkout: Checkout, board: Server) -> None:
 
 def test_its_scheme_is_checked(checkout: Checkout, vit_arguments: list[str], tmp_path: Path) -> None:
     checkout.run("deploy", *vit_arguments, *FAKE, "--scheme", "w8", "-o", tmp_path / "run", status=2)
+
+
+def test_three_declarations_suffice() -> None:
+    assert [name for name, declared in DECLARATIONS.items() if len(declared) > 3] == []
+
+
+def test_an_option_is_in_help_files_and_the_report(checkout: Checkout, deployed: Path) -> None:
+    assert "Level of the fake figure." in " ".join(checkout.run("deploy", "--help").replace("│", " ").split())
+    report = json.loads((deployed / "report.json").read_text())
+    assert "--fake-level 3" in " ".join(report["command"])
+    assert "--fake-level 3" in (deployed / "report.html").read_text()
+    checkout.run("deploy", deployed, "--fake-level", 10, status=2)
+    assert "--fake-level is '10'" in checkout.errors()
+
+
+def test_a_figure_is_in_every_output(checkout: Checkout, deployed: Path) -> None:
+    """Its value is the option that the file of the job states."""
+    rows = json.loads((deployed / "report.json").read_text())["results"]
+    assert [row["fake_level"] for row in rows] == [3, 3]
+    with (deployed / "report.csv").open() as file:
+        assert [row["fake_level"] for row in csv.DictReader(file)] == ["3.0", "3.0"]
+    page = (deployed / "report.html").read_text()
+    assert "faked" in page
+    assert "levels" in page
+    assert "faked: 3" in checkout.run("compare", deployed, deployed)
+
+
+def test_a_task_is_in_help_and_every_output(checkout: Checkout, deployed: Path, photos: Path) -> None:
+    assert "fake (a class, judged by a fake metric)" in " ".join(
+        checkout.run("deploy", "--help-all").replace("│", " ").split()
+    )
+    report = json.loads((deployed / "report.json").read_text())
+    assert report["model"]["task"] == "fake"
+    assert [row["accuracy"]["score"]["metric"] for row in report["results"]] == ["fake metric"] * 2
+    assert "fake metric" in (deployed / "report.html").read_text()
+    with (deployed / "report.csv").open() as file:
+        assert all(float(row["score_percent"]) >= 0 for row in csv.DictReader(file))
+    assert "fake metric" in checkout.run("evaluate", deployed, "--data", photos)
