@@ -47,6 +47,7 @@ FITTED = (
     "davit_tiny",
 )
 TARGETS = tuple(RUNTIMES)
+STAGES = ("load", "export", "rewrite", "compile float", "quantize", "compile int8", "run")
 GIB = 2**30
 
 
@@ -167,7 +168,6 @@ def tables() -> None:
 
     from edgekit.compiler.rounding import MOST_INPUTS_OF_LARGE
     from edgekit.config.runtimes import ROUNDED_TOGETHER_UP_TO
-    from edgekit.pipeline.plan import STAGES
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -218,28 +218,26 @@ def tables() -> None:
 
 
 def fit() -> None:
-    """Write the coefficients of `edgekit plan`: peak and seconds of each stage and target as a sum over `plan.terms`.
+    """Write the coefficients of `edgekit plan`: the peak of each stage and target as a sum over `plan.terms`.
 
     The fit minimizes relative errors, so that small models count as much as large ones.
     """
     from edgekit.config.recipes import recipe_for
     from edgekit.models.options import ModelOptions
-    from edgekit.pipeline.plan import STAGES, shape_of_model, size_of_weights, terms
+    from edgekit.pipeline.plan import shape_of_model, size_of_weights, terms
 
     rows = [row for row in read_rows(ROWS) if row["model"] in FITTED]
     models = sorted({row["model"] for row in rows}, key=FITTED.index)
     shapes = {model: shape_of_model(ModelOptions(model, imgsz=224)) for model in models}
     recipes = {model: recipe_for(model) for model in models}
-    stages: dict[str, Any] = {target: {} for target in TARGETS}
+    peak_bytes: dict[str, Any] = {target: {} for target in TARGETS}
     layer_bytes: dict[str, Any] = {target: {} for target in TARGETS}
     for target in TARGETS:
         for stage in STAGES:
             mine = [row for row in rows if (row["target"], row["stage"]) == (target, stage)]
             x = [terms(shapes[row["model"]], recipes[row["model"]], target, stage) for row in mine]
-            stages[target][stage] = {}
-            for key in ("peak_bytes", "seconds"):
-                y = [row[key] for row in mine]
-                stages[target][stage][key] = least_squares(x, y, y)
+            y = [row["peak_bytes"] for row in mine]
+            peak_bytes[target][stage] = least_squares(x, y, y)
         for precision in ("float", "int8"):
             mine = [row for row in rows if (row["target"], row["stage"]) == (target, f"compile {precision}")]
             weights = [size_of_weights(shapes[r["model"]], recipes[r["model"]], target, precision) for r in mine]
@@ -250,14 +248,14 @@ def fit() -> None:
             )
     (images,) = {row["calibration_images"] for row in rows}
     document: dict[str, Any] = {"schema_version": 1, "fitted_on": models, "input": 224, "calibration_images": images}
-    document |= {"stages": stages, "layer_bytes": layer_bytes}
+    document |= {"peak_bytes": peak_bytes, "layer_bytes": layer_bytes}
     FIT.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def least_squares(x: list[list[int]], y: list[float], sizes: list[float]) -> list[float]:
     """Coefficients c >= 0 that minimize the squares of (x @ c - y) / sizes.
 
-    No term makes a stage smaller or faster. Without that condition, terms that grow together get large coefficients of
+    No term makes a stage smaller. Without that condition, terms that grow together get large coefficients of
     opposite signs, which no longer cancel for a giant.
     """
     share = 1 / np.array(sizes, float)

@@ -70,7 +70,7 @@ COMMON: Mapping[str, Own] = {
     "json_": _flag("Print the result as one JSON document on stdout.", "--json"),
     "quiet": _flag("Show no progress. Warnings are still printed.", "--quiet", "-q"),
     "dry_run": _flag(
-        "Check the input and print what the job would make, with memory, time and sizes. Writes nothing.", "--dry-run"
+        "Check the input and print what the job would make, with memory and sizes. Writes nothing.", "--dry-run"
     ),
 }
 """Options of many commands, which follow a command's own, by the names of the parameters that get them."""

@@ -262,7 +262,7 @@ def plan(
         default="what is free on this machine",
     ),
 ) -> Answer:
-    """Predict memory, time and bundle sizes of a job without reading weights.
+    """Predict memory and bundle sizes of a job without reading weights.
 
     Also gives the latency at the nominal peak rate of the device's class, and
     names int8 bundles that will hardly be faster than float there.

@@ -233,11 +233,11 @@ def plan_lines(planned: "Plan", machine: str) -> list[str]:
         f"{height}x{width}",
         f"{machine} has {planned.memory_available_bytes / GIB:.1f} GiB of memory free; all bundles take "
         f"{planned.disk_bytes / 1e6:,.0f} MB of disk",
-        f"peak memory and CPU time per stage, {planned.memory_model}:",
+        f"peak memory per stage, {planned.memory_model}:",
     ]
     for stage in planned.stages:
         over = "" if stage.peak_bytes < planned.memory_available_bytes else "  more than is free"
-        lines.append(f"{stage.target:<9} {stage.stage:<14} {stage.peak_bytes / GIB:6.2f} GiB {stage.seconds:6} s{over}")
+        lines.append(f"{stage.target:<9} {stage.stage:<14} {stage.peak_bytes / GIB:6.2f} GiB{over}")
     lines += [_planned(planned, bundle, machine) for bundle in planned.artifacts]
     if nominal := planned.latency_bound_ms:
         lines.append(

@@ -303,7 +303,7 @@ class PlannedRun:
     evaluation_images: int
     bundles: tuple[str, ...]
     prediction: Plan | None = None
-    """Predicted memory, time and sizes; None for a model that can't be planned, such as a factory's."""
+    """Predicted memory and sizes; None for a model that can't be planned, such as a factory's."""
 
 
 def plan(job: Job, reporter: Reporter) -> PlannedRun:

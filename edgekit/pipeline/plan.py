@@ -2,10 +2,10 @@
 
 The shape of a network, measured on torch's meta device, without weights.
 
-Predicts memory, time and sizes of a job from the shape of the network, without weights.
+Predicts memory and sizes of a job from the shape of the network, without weights.
 
-Sizes follow from the layers and the recipe. Peaks and times are linear fits to measured runs, which
-`benchmarks/scale.py --fit` makes.
+Sizes follow from the layers and the recipe. Peaks are linear fits to measured runs, which `benchmarks/scale.py --fit`
+makes.
 """
 
 import math
@@ -17,6 +17,7 @@ from importlib.resources import files
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 import torch
 from msgspec import Struct
 from torch import nn
@@ -136,12 +137,11 @@ def _expanded(module: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """Predicted peak memory in bytes and CPU seconds of one stage for one target."""
+    """Predicted peak memory in bytes of one stage for one target."""
 
     stage: str
     target: str
     peak_bytes: int
-    seconds: int
 
 
 @dataclass(frozen=True)
@@ -188,9 +188,9 @@ class Plan:
     disk_bytes: int
     """Sum of the sizes of all bundles."""
     memory_model: str
-    """Description of the measured runs to which peaks and seconds were fitted."""
+    """Description of the measured runs to which the peaks were fitted."""
     stages: tuple[PlannedStage, ...]
-    """Stages of all targets that the fit includes."""
+    """Stages of all targets that the fit includes. A new target has none until `benchmarks/scale.py` measured it."""
     artifacts: tuple[PlannedBundle, ...]
     latency_bound_ms: NominalLatency | None = None
     """Latency at the nominal peak rate, or None without a device class."""
@@ -203,21 +203,13 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class StageFit:
-    """Coefficients of `edgekit.pipeline.plan.terms` for one stage of one target."""
-
-    peak_bytes: tuple[float, ...]
-    seconds: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class Fit:
     """Coefficients that `benchmarks/scale.py --fit` fitted to measured runs."""
 
     fitted_on: tuple[str, ...]
     calibration_images: int
-    stages: Mapping[str, Mapping[str, StageFit]]
-    """Coefficients by target and stage."""
+    peak_bytes: Mapping[str, Mapping[str, tuple[float, ...]]]
+    """Coefficients of `edgekit.pipeline.plan.terms` by target and stage, in the order of the stages."""
     layer_bytes: Mapping[str, Mapping[Precision, float]]
     """Overhead of a model file in bytes per dense layer, by target and precision."""
 
@@ -228,7 +220,6 @@ class Fit:
 
 
 GIB = 2**30
-STAGES = ("load", "export", "rewrite", "compile float", "quantize", "compile int8", "run")
 
 
 def plan_model(
@@ -257,7 +248,12 @@ def plan_model(
     limit, where = available, "this machine" if memory is None else "such a machine"
     if device_class and memory_of_class:
         limit, where = int(device_class.memory_gib * GIB), device_class.name
-    fit, stages = read_fit(), _stages(shape, wants, targets)
+    fit = read_fit()
+    stages = tuple(
+        PlannedStage(stage, target, int(np.dot(coefficients, terms(shape, wants, target, stage))))
+        for target in targets
+        for stage, coefficients in fit.peak_bytes.get(target, {}).items()
+    )
     bundles = tuple(
         _planned_bundle(shape, wants, target, precision, limit, where, _peak(stages, target, precision))
         for target in targets
@@ -274,7 +270,11 @@ def plan_model(
         stages=stages,
         artifacts=bundles,
         latency_bound_ms=_nominal(device_class, shape.macs) if device_class else None,
-        float_on_device=tuple(target for target in targets if _computes_in_float(target, device_class)),
+        float_on_device=tuple(
+            target
+            for target in targets
+            if device_class and device_class.is_arm and not find_runtime(target).has_int8_on_arm
+        ),
     )
 
 
@@ -286,10 +286,6 @@ def _peak(stages: Sequence[PlannedStage], target: str, precision: Precision) -> 
     others = ("quantize", "compile int8") if precision == "float" else ("rewrite", "compile float", "run")
     mine = [stage.peak_bytes for stage in stages if stage.target == target and stage.stage not in others]
     return max(mine, default=None)
-
-
-def _computes_in_float(target: str, device_class: DeviceClass | None) -> bool:
-    return device_class is not None and device_class.is_arm and not find_runtime(target).has_int8_on_arm
 
 
 def _nominal(device_class: DeviceClass, macs: int) -> NominalLatency:
@@ -356,7 +352,8 @@ def available_memory() -> int:
 def _planned_bundle(
     shape: Shape, recipe: Recipe, target: str, precision: Precision, memory: int, where: str, peak: int | None
 ) -> PlannedBundle:
-    size = predicted_size(shape, recipe, target, precision)
+    layers = read_fit().bytes_per_layer(target, precision) * len(shape.dense)
+    size = int(size_of_weights(shape, recipe, target, precision) + layers)
     why = f"{size / 1e6:,.1f} MB"
     fits = size < memory
     if limit := _exceeded(target, size):
@@ -374,12 +371,6 @@ def _exceeded(target: str, size: int) -> FileLimit | None:
     return limit if limit and size >= limit.size_bytes else None
 
 
-def predicted_size(shape: Shape, recipe: Recipe, target: str, precision: Precision) -> int:
-    """Bytes of a bundle's model files: the weights, and the fitted overhead of each layer."""
-    layer = read_fit().bytes_per_layer(target, precision)
-    return int(size_of_weights(shape, recipe, target, precision) + layer * len(shape.dense))
-
-
 def size_of_weights(shape: Shape, recipe: Recipe, target: str, precision: Precision) -> int:
     """Bytes of the weights in a bundle."""
     size = 4 * (shape.params + shape.expanded)
@@ -393,24 +384,6 @@ def size_of_weights(shape: Shape, recipe: Recipe, target: str, precision: Precis
     return size
 
 
-def gptq_bytes(shape: Shape, recipe: Recipe, target: str) -> int:
-    """Bytes of the matrices that GPTQ holds at once, float32 [inputs,inputs] for each layer."""
-    if recipe.weight_rounding != "gptq":
-        return 0
-    return hessian_bytes(_inputs_in_int8(shape, recipe, target), shape.params)
-
-
-def moment_bytes(shape: Shape, recipe: Recipe, target: str) -> int:
-    """Bytes of one of the matrices, float64 [inputs,inputs], with which the widest layer's weights are fitted."""
-    if recipe.weight_rounding != "fit":
-        return 0
-    return max((8 * count**2 for count in _inputs_in_int8(shape, recipe, target) if count <= MOST_INPUTS), default=0)
-
-
-def _inputs_in_int8(shape: Shape, recipe: Recipe, target: str) -> Iterator[int]:
-    return (weights // channels for weights, channels in _in_int8(shape, recipe, target))
-
-
 def _in_int8(shape: Shape, recipe: Recipe, target: str) -> Iterator[tuple[int, int]]:
     """(weights, output channels) of each layer that gets int8 weights."""
     own = recipe.for_target(target)
@@ -421,37 +394,27 @@ def _in_int8(shape: Shape, recipe: Recipe, target: str) -> Iterator[tuple[int, i
 
 
 def terms(shape: Shape, recipe: Recipe, target: str, stage: str) -> list[int]:
-    """The terms of a stage's peak and seconds: 1, and bytes.
+    """The terms of a stage's peak: 1, and bytes.
 
-    The bytes are those of the float weights, of the largest layer's weights, of GPTQ's matrices, of one matrix of
-    moments, and of the weights inside the model's protobuf.
+    The bytes are those of the float weights, of the largest layer's weights, of the matrices that GPTQ holds at once,
+    float32 [inputs,inputs] for each layer, of one of the matrices, float64 [inputs,inputs], with which the widest
+    layer's weights are fitted, and of the weights inside the model's protobuf.
     """
     weights = 4 * shape.params
     largest = gptq = moments = inside = 0
     if stage in ("quantize", "compile int8"):
         largest = 4 * max((count for _, count, _, _ in shape.dense), default=0)
     if stage == "quantize":
-        recipe = for_size(recipe, shape.params)
-        gptq, moments = gptq_bytes(shape, recipe, target), moment_bytes(shape, recipe, target)
+        rounding = for_size(recipe, shape.params).weight_rounding
+        inputs = [count // channels for count, channels in _in_int8(shape, recipe, target)]
+        if rounding == "gptq":
+            gptq = hessian_bytes(inputs, shape.params)
+        elif rounding == "fit":
+            moments = max((8 * count**2 for count in inputs if count <= MOST_INPUTS), default=0)
     limit = find_runtime(target).file_limit
     if stage == "compile float" and limit and limit.external_data and weights < limit.size_bytes:
         inside = weights
     return [1, weights, largest, gptq, moments, inside]
-
-
-def _stages(shape: Shape, recipe: Recipe, targets: Sequence[str]) -> tuple[PlannedStage, ...]:
-    """Plan the stages of all measured targets. A new target has none until `benchmarks/scale.py` has measured it."""
-    fitted = read_fit().stages
-    stages = []
-    for target in (name for name in targets if name in fitted):
-        for stage in STAGES:
-            coefficients, values = fitted[target][stage], terms(shape, recipe, target, stage)
-            peak, seconds = (
-                int(sum(factor * value for factor, value in zip(factors, values, strict=True)))
-                for factors in (coefficients.peak_bytes, coefficients.seconds)
-            )
-            stages.append(PlannedStage(stage, target, peak, seconds))
-    return tuple(stages)
 
 
 @lru_cache
