@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import io
 import os
 import re
 import signal
@@ -43,8 +42,6 @@ if TYPE_CHECKING:
 Call = TypeVar("Call", bound=Callable[..., Any])
 Place = str | os.PathLike[str]
 Bundles = Place | Sequence[Place]
-WIDTH = 80
-"""Columns of the text that a run prints."""
 MOST_STREAMS = 256
 MOST_AT_ONCE = 64
 MOST_MS = 3_600_000
@@ -94,13 +91,9 @@ class Run:
 
     def __str__(self) -> str:
         """The answer, as the command prints it."""
-        from rich.console import Console
+        from edgekit.report import answer_lines
 
-        from edgekit.report import render_answer
-
-        text = io.StringIO()
-        render_answer(self.report, Console(file=text, width=WIDTH))
-        return text.getvalue()
+        return "".join(f"{line}\n" for line in answer_lines(self.report))
 
     def _repr_html_(self) -> str:
         """The page of the report, for a notebook."""

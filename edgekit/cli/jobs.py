@@ -1,8 +1,8 @@
 """Commands that take a model or a run: deploy, demo and the steps of it, plan, soup, report, compare and targets."""
 
+import shutil
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -87,7 +87,7 @@ def deploy(
 def _run(job: Job, quiet: bool, dry_run: bool) -> Answer:
     """Run or plan the job."""
     from edgekit.cli import view
-    from edgekit.report import render_answer
+    from edgekit.report import answer_lines
     from edgekit.report.formats import junit_of_report, summary_of_report
 
     if dry_run:
@@ -98,7 +98,7 @@ def _run(job: Job, quiet: bool, dry_run: bool) -> Answer:
     run = api.deploy_job(job, quiet)
     return Answer(
         run.report,
-        partial(render_answer, run.report),
+        answer_lines(run.report, answer_width()),
         view.after_job(run.report, job.folder),
         last=("", f"Report: {job.folder}/report.html"),
         passed=run.passed,
@@ -210,7 +210,7 @@ def sensitivity(
     sensitivity.svg to the run folder.
     """
     from edgekit.cli import view
-    from edgekit.report.sensitivity_document import render_sensitivity
+    from edgekit.report.sensitivity_document import sensitivity_lines
 
     job = _of_analysis(job_of(model_or_demo, stated), stated)
     job.check()
@@ -221,7 +221,7 @@ def sensitivity(
         analysis = analyse(job, reporter)
     return Answer(
         analysis,
-        partial(render_sensitivity, analysis),
+        sensitivity_lines(analysis, shutil.get_terminal_size().columns),
         view.after_sensitivity(analysis, job.folder),
         last=("", f"{job.folder}/sensitivity.json", f"{job.folder}/sensitivity.svg"),
         passed=all(part.verdict == "pass" for part in analysis.targets),
@@ -395,7 +395,7 @@ def report(
 ) -> Answer:
     """Print a run's answer, and rewrite its report.html and report.csv."""
     from edgekit.cli import view
-    from edgekit.report import load_report, render_answer, render_files
+    from edgekit.report import answer_lines, load_report, render_files
     from edgekit.report.formats import render_card
 
     check_file("--card", card)
@@ -415,7 +415,7 @@ def report(
         with writing(bom, "--bom"):
             replace_text(bom.resolve(), render_bom(document, _file_hashes(document, run)))
     steps = view.after_job(document, folder) if folder.is_dir() else ()
-    return Answer(document, partial(render_answer, document), steps)
+    return Answer(document, answer_lines(document, answer_width()), steps)
 
 
 def _file_hashes(report: "Report", run: Path) -> dict[str, dict[str, str]]:

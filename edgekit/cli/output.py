@@ -15,8 +15,7 @@ from edgekit.errors import UsageError
 from edgekit.support.files import append_text, check_file, replace_text, writing
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from edgekit.report.figure import Line
     from edgekit.report.sentences import NextStep, Words
 
 INDENT = "  "
@@ -61,8 +60,8 @@ class Answer:
 
     document: Any
     """Document that `--json` prints."""
-    shown: "Iterable[str] | Callable[[Console], None]"
-    """Lines of text, or what prints the text."""
+    shown: "Iterable[str | Line]"
+    """Lines of text, which may have colours."""
     steps: "Iterable[NextStep]" = ()
     """The next commands, which follow the text."""
     last: Iterable[str] = ()
@@ -83,13 +82,21 @@ class Answer:
 
             out.write(to_json(self.document))
             return
-        if callable(self.shown):
-            from rich.console import Console
+        for line in (*self.shown, *step_lines(self.steps, answer_width()), *self.last):
+            if isinstance(line, str):
+                out.write(f"{line}\n")
+            else:
+                _print(line, out)
 
-            self.shown(Console(file=out))
-        else:
-            out.writelines(f"{line}\n" for line in self.shown)
-        out.writelines(f"{line}\n" for line in (*step_lines(self.steps, answer_width()), *self.last))
+
+def _print(line: "Line", out: TextIO) -> None:
+    """A line in its colour, however long it is."""
+    from rich.console import Console
+    from rich.text import Text
+
+    text = Text(line.text)
+    text.stylize(line.style, line.start)
+    Console(file=out).print(text, no_wrap=True, crop=False, overflow="ignore")
 
 
 @dataclass(frozen=True)

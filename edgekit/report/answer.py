@@ -6,18 +6,13 @@ The report for a terminal or a pipe: the answer within 80 columns.
 """
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 from edgekit.report import sentences
 from edgekit.report.document import Recommendation, Report
-from edgekit.report.figure import NOTHING, Column, Figure, counted, figure_at, lines_of, score_figures
+from edgekit.report.figure import NOTHING, Column, Figure, Line, counted, figure_at, lines_of, paragraph, score_figures
 from edgekit.report.row import F32, Accuracy, Row, Verdict, price_words
 from edgekit.report.sentences import Note
-from edgekit.support.libraries import import_needed
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 UNCONFIRMED_WORD = "unconfirmed"
 """Stands for the verdict of a row that passes although its images can't confirm that its loss is within the bound."""
@@ -248,59 +243,28 @@ WIDTH = 80
 """Most columns of the answer, however wide the terminal is."""
 
 
-def render_answer(report: Report, console: "Console") -> None:
-    """Print warnings, what to ship and what that gains and costs, a line for each INT8 bundle, and one for float.
+def answer_lines(report: Report, width: int = WIDTH) -> Iterator[Line]:
+    """Warnings, what to ship and what that gains and costs, a line for each INT8 bundle, and one for float.
 
-    No line is longer than 80 columns or the console. The page and the CSV have all figures.
+    The page and the CSV have all figures.
     """
-    import_needed("rich", "cli")
+    width, recommendations = min(width, WIDTH), report.recommendations
     for alert in alerts(report):
-        write(console, alert, "bold red")
-    recommendations = report.recommendations
+        yield from paragraph(alert, width, "bold red")
     for advice in recommendations:
         headline, *details = decision(report, advice)
-        write(console, headline, "bold")
-        write(console, " ".join(details))
+        yield from paragraph(headline, width, "bold")
+        yield from paragraph(" ".join(details), width)
     for advice in recommendations:
-        _write_rows(report, advice, console, several=len(recommendations) > 1)
-    console.print()
-    write(console, caption(report))
+        rows = report.rows_on(advice.device)
+        int8 = [row for row in rows if row.precision == "int8"]
+        yield Line("")
+        if len(recommendations) > 1:
+            yield from paragraph(f"On {rows[0].device.label if rows else advice.device}:", width)
+        for line in lines_of(columns(int8, report.model.accuracy_meaningful), width) if int8 else ():
+            yield Line(line, COLOURS.get(line.rpartition("  ")[2], ""), line.rfind(" ") + 1)
+        yield from paragraph(float_line(rows), width)
+    yield Line("")
+    yield from paragraph(caption(report), width)
     for row, remark in all_remarks(report):
-        write(console, remark, COLOURS[row.verdict])
-
-
-def _write_rows(report: Report, advice: Recommendation, console: "Console", several: bool) -> None:
-    """The table of the INT8 bundles on one device, and a line with the float ones."""
-    rows = report.rows_on(advice.device)
-    int8 = [row for row in rows if row.precision == "int8"]
-    console.print()
-    if several:
-        write(console, f"On {rows[0].device.label}:" if rows else f"On {advice.device}:")
-    if int8:
-        _print_rows(console, lines_of(columns(int8, report.model.accuracy_meaningful), width_of(console)))
-    write(console, float_line(rows))
-
-
-def _print_rows(console: "Console", lines: Iterable[str]) -> None:
-    """Print the lines of a table, with a colour for the verdict at the end of a line."""
-    from rich.text import Text
-
-    for line in lines:
-        text = Text(line)
-        colour = COLOURS.get(line.rpartition("  ")[2])
-        if colour:
-            text.stylize(colour, line.rindex(" ") + 1)
-        console.print(text, no_wrap=True, crop=False, overflow="ignore")
-
-
-def write(console: "Console", text: str, style: str = "") -> None:
-    """Print a paragraph whose lines fit the answer's width; nothing if it is empty."""
-    from rich.text import Text
-
-    for line in textwrap.wrap(text, width_of(console), break_on_hyphens=False):
-        console.print(Text(line, style=style), no_wrap=True, crop=False, overflow="ignore")
-
-
-def width_of(console: "Console") -> int:
-    """The width of the answer on this console."""
-    return min(console.width, WIDTH)
+        yield from paragraph(remark, width, COLOURS[row.verdict])

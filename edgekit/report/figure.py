@@ -14,7 +14,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import Meta, Struct, field
 
@@ -296,6 +296,22 @@ def figure_at(path: str) -> Figure:
 
 GAP = "  "
 INDENT = "  "
+
+
+class Line(NamedTuple):
+    """A line of text, with a colour from one of its characters on."""
+
+    text: str
+    style: str = ""
+    start: int = 0
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def paragraph(text: str, width: int, style: str = "") -> list[Line]:
+    """The lines of a text; none if it is empty."""
+    return [Line(line, style) for line in textwrap.wrap(text, width, break_on_hyphens=False)]
 
 
 @dataclass(frozen=True)

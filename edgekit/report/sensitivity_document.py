@@ -1,17 +1,24 @@
 """sensitivity.json: the accuracy that each layer costs in INT8 and the time that it saves, as a table and a picture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from edgekit.report.figure import MEANINGLESS, NOTHING, Column, Count, Fraction, Interval, lines_of, points
+from edgekit.report.figure import (
+    MEANINGLESS,
+    NOTHING,
+    Column,
+    Count,
+    Fraction,
+    Interval,
+    Line,
+    lines_of,
+    paragraph,
+    points,
+)
 from edgekit.report.plot import Panel, Picture, bar
-from edgekit.support.libraries import import_needed
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,22 +201,19 @@ def ranked(rows: Sequence[Sensitive]) -> list[Sensitive]:
     return [by_name[name] for name in order_of({row.name: row.noise_share for row in rows}, lost, least)]
 
 
-def render_sensitivity(sensitivity: Sensitivity, console: "Console") -> None:
-    """Print the layers that should stay in float for each runtime, then the first of all blocks and layers."""
-    import_needed("rich", "cli")
-    from rich.text import Text
-
+def sensitivity_lines(sensitivity: Sensitivity, width: int) -> Iterator[Line]:
+    """The layers that should stay in float for each runtime, then the first of all blocks and layers."""
     for part in sensitivity.targets:
-        console.print(Text(f"{part.target}-int8: {advice(sensitivity, part)}", style="bold"))
-    images = sensitivity.evaluation.count
-    console.print(Text(f"{sensitivity.model.name}, recipe {sensitivity.recipe}: simulated on {images:,} images."))
+        yield from paragraph(f"{part.target}-int8: {advice(sensitivity, part)}", width, "bold")
+    images = f"simulated on {sensitivity.evaluation.count:,} images"
+    yield from paragraph(f"{sensitivity.model.name}, recipe {sensitivity.recipe}: {images}.", width)
     for part in sensitivity.targets:
-        console.print(Text(f"\n{part.target}: {whole(sensitivity, part)}", style="bold"))
+        yield Line("")
+        yield from paragraph(f"{part.target}: {whole(sensitivity, part)}", width, "bold")
         for title, rows in (("blocks", part.blocks), ("layers", part.layers)):
-            for line in lines_of(_columns(sensitivity, title, rows), console.width):
-                console.print(Text(line), no_wrap=True, crop=False, overflow="ignore")
+            yield from map(Line, lines_of(_columns(sensitivity, title, rows), width))
             if len(rows) > SHOWN:
-                console.print(Text(f"and {len(rows) - SHOWN} more in sensitivity.json"))
+                yield Line(f"and {len(rows) - SHOWN} more in sensitivity.json")
 
 
 def whole(sensitivity: Sensitivity, part: TargetSensitivity) -> str:

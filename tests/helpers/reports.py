@@ -1,14 +1,11 @@
 """Reports and their parts with plausible figures. A test changes what it is about, by keyword or with `replace`."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from rich.console import Console
-
 from edgekit.config.runtimes import Precision
-from edgekit.report import render_answer
+from edgekit.report import answer_lines
 from edgekit.report.document import (
     Calibration,
     EvaluatedClass,
@@ -289,7 +286,4 @@ def by_class(whole: Report, reference: Sequence[int], **bundles: Sequence[int]) 
 
 def answered(whole: Report, width: int = 80) -> str:
     """The answer of a report on a terminal of this width."""
-    console = Console(file=io.StringIO(), width=width)
-    render_answer(whole, console)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+    return "".join(f"{line}\n" for line in answer_lines(whole, width))

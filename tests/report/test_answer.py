@@ -1,14 +1,12 @@
 """The answer of a run within 80 columns: what to ship, what it gains and costs, and how sure that is."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgekit.errors import MissingExtraError
 from edgekit.measure.gates import judge
 from edgekit.measure.settings import Gates
 from edgekit.report import load_report
@@ -17,8 +15,6 @@ from edgekit.report.document import Recommendation, Reference, Report
 from edgekit.report.formats import summary_of_report
 from edgekit.report.row import Accuracy, Bound, LowPrecision, Repair, RepairAttempt, Row, Speedup, ThreadTime
 from edgekit.report.sentences import notes_of
-from edgekit.support.libraries import install_command
-from tests.helpers.refusals import refuses
 from tests.helpers.reports import (
     BEST,
     FAILED,
@@ -263,9 +259,3 @@ def test_unreliable_float_names_the_speedup_that_stands_on_it() -> None:
     assert unsteady(shaky.results) == [
         "Unreliable timing of openvino-float: it drifted by 79 %. The speedup of openvino-int8 depends on it."
     ]
-
-
-def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "rich", None)
-    with refuses(MissingExtraError, install_command("cli")):
-        answered(report())
