@@ -16,7 +16,7 @@ from edgekit.report.answer import unsteady, with_interval
 from edgekit.report.compare import Comparison, RowComparison, compared_figures, describe_change, inconclusive
 from edgekit.report.document import Report
 from edgekit.report.figure import NOTHING, Column, all_figures, counted, figure_at, lines_of, score_figures
-from edgekit.report.row import TOP1, Row
+from edgekit.report.row import Row
 from edgekit.report.sensitivity_document import Sensitivity
 from edgekit.report.sentences import (
     NextStep,
@@ -87,10 +87,9 @@ def _loss_of(evaluation: "BundleEvaluation") -> str:
 
 def _accuracy_columns(rows: "Sequence[EvaluatedBundle]", meaningful: bool) -> list[Column]:
     (score, loss), agreement = score_figures(rows), figure_at("accuracy.agreement")
-    metric = next((row.accuracy.metric for row in rows if row.accuracy), TOP1)
     return [
         Column("", [row.bundle for row in rows], left=True),
-        Column(metric, [score.text(row, meaningful) for row in rows], rank=1),
+        Column(score.title, [score.text(row, meaningful) for row in rows], rank=1),
         Column("loss, points (95 %)", [with_interval(loss, row, meaningful) for row in rows]),
         Column("agreement", [agreement.text(row) for row in rows], rank=2),
         Column("verdict", [_word(row) for row in rows], left=True),

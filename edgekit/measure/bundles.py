@@ -236,6 +236,8 @@ class LowPrecisionSession:
     """Session of a float bundle in bf16 or f16, and its accuracy."""
 
     session: Session
+    computes_in: Literal["bf16", "f16"]
+    """Number format of the session."""
     accuracy: Accuracy | None
     """Accuracy in this format; None without images."""
 
@@ -336,19 +338,15 @@ def _open_in_low_precision(
         if low is None:
             return None
         stack.enter_context(low)
-        if images is None:
-            return LowPrecisionSession(low, None)
-        title = f"{in_format(name, computes_in(low))}: evaluate"
-        answers = _predict(title, low, images, reporter, SnrMeter(None))
-        return LowPrecisionSession(low, images.task.compare(answers, images.reference, images.crops.labels))
+        computes_in, accuracy = low.bundle.manifest.session["inference_precision"], None
+        if images is not None:
+            title = f"{in_format(name, computes_in)}: evaluate"
+            answers = _predict(title, low, images, reporter, SnrMeter(None))
+            accuracy = images.task.compare(answers, images.reference, images.crops.labels)
+        return LowPrecisionSession(low, computes_in, accuracy)
     except StageError as error:
         reporter.warn(f"{name} in bf16 or f16: {error}", error)
         return None
-
-
-def computes_in(session: Session) -> Literal["bf16", "f16"]:
-    """Number format of a session from `Session.in_low_precision`."""
-    return "bf16" if session.bundle.manifest.session["inference_precision"] == "bf16" else "f16"
 
 
 def _predict(title: str, session: Session, images: EvaluationImages, reporter: Reporter, snr: SnrMeter) -> Answers:
@@ -426,7 +424,7 @@ def _calls(
         yield (name, F32), partial(entry.session, inputs[name])
     for name, entry in opened.items():
         if entry.low is not None:
-            yield (name, computes_in(entry.low.session)), partial(entry.low.session, inputs[name])
+            yield (name, entry.low.computes_in), partial(entry.low.session, inputs[name])
 
 
 def _end_to_end(session: Session, files: Sequence[bytes]) -> Callable[[], object]:
@@ -589,13 +587,11 @@ def failed_measurement(
 
 
 def _low_precision(name: str, this: CheckedBundle, timed: Timed[Call]) -> LowPrecision | None:
-    if this.low is None:
+    low = this.low
+    times = timed.times.get((name, low.computes_in)) if low else None
+    if low is None or times is None:
         return None
-    computed_in = computes_in(this.low.session)
-    times = timed.times.get((name, computed_in))
-    if times is None:
-        return None
-    return LowPrecision(computes_in=computed_in, accuracy=this.low.accuracy, p50_ms=float(np.median(times)))
+    return LowPrecision(computes_in=low.computes_in, accuracy=low.accuracy, p50_ms=float(np.median(times)))
 
 
 def rated_latency(device: DeviceFacts, macs: int, precision: str, threads: int, p50_ms: float) -> RatedLatency | None:

@@ -268,8 +268,11 @@ def speedup_of(name: str, group: Group, timed: Timed[Call], in_any_format: bool 
 
 def over_accurate(measured: Sequence[Measurement], max_drop: float) -> list[Measurement]:
     """Measurements of one device with speed-ups over floats that may ship: in bf16 or f16 if these keep `max_drop`."""
-    lows = {row.name: row.low_precision.accuracy for row in measured if row.low_precision}
-    lossy = {name for name, accuracy in lows.items() if accuracy and accuracy.drop_points > max_drop}
+    lossy = {
+        row.name
+        for row in measured
+        if row.low_precision and (low := row.low_precision.accuracy) and low.drop_points > max_drop
+    }
     return [
         replace(row, speedup=row.speedup_f32, speedup_f32=None)
         if row.speedup_f32 and row.speedup and row.speedup.versus in lossy

@@ -60,15 +60,11 @@ class OwnMetric:
             drop = 100 * (self._value(others, targets) - value)
             values, of_reference = self._resampled([outputs, others], targets)
             drops = 100 * (of_reference - values)
-        return replace(
-            accuracy,
-            top1=None,
-            top5=None,
-            drop_top1_points=None,
+        return Accuracy(
+            count=accuracy.count,
+            agreement=accuracy.agreement,
+            versus=accuracy.versus,
             drop_ci95_points=drop_interval(drop, drops, len(targets)),
-            right_to_wrong=None,
-            wrong_to_right=None,
-            mcnemar_p=None,
             score=Score(self.title, value),
             drop_score_points=drop,
         )

@@ -27,7 +27,7 @@ from msgspec import Meta
 
 from edgekit.errors import InputError, all_printable
 from edgekit.report.figure import NOTHING, Count, DeviceFacts, Fraction, Interval, all_figures
-from edgekit.report.row import TOP1, Accuracy, Row, Score
+from edgekit.report.row import ModelAccuracy, Row
 from edgekit.report.sensitivity_document import Sensitivity
 from edgekit.support.files import read_regular
 
@@ -177,16 +177,12 @@ class Choosing:
     """Number of images on which a repair compares INT8 bundles; 0 if the evaluation images have to."""
 
 
-@dataclass(frozen=True)
-class Reference:
+@dataclass(frozen=True, kw_only=True)
+class Reference(ModelAccuracy):
     """Accuracy of the model that the rows are compared with, on the evaluation images."""
 
     engine: str
     """Framework that ran the float network, such as "torch"; for `edgekit evaluate`, the bundle to compare with."""
-    top1: Fraction | None = None
-    """Share of images whose highest-scoring class is the right one; null for tasks with a `score`."""
-    top5: Fraction | None = None
-    """Share of images whose right class is among the five highest-scoring ones; null for tasks with a `score`."""
     top1_ci95: Interval | None = None
     """95 % interval of the task's metric (Wilson's score interval for shares of the images, else a bootstrap); null
     without labels, and in reports of an edgekit without it."""
@@ -197,22 +193,6 @@ class Reference:
     """Whether the interval reaches down to chance and ends below the middle between chance and 1, so that no accuracy
     means anything; for several labels, whether the metric is below the upper end of chance's own interval, or the
     outputs fit other classes better. False for random weights, whose accuracies mean nothing anyway."""
-    right_by_class: tuple[Count, ...] | None = None
-    """Number of right predictions for each class of `evaluation.classes`, in that order; null where that is null."""
-    given_by_class: tuple[Count, ...] | None = None
-    """Number of images for which each of these classes is given, right or wrong; null where each image has one."""
-    score: Score | None = None
-    """Metric of another task than single-label; null for that one."""
-
-    @property
-    def metric(self) -> str:
-        """Name of the task's metric."""
-        return self.score.metric if self.score else TOP1
-
-    @property
-    def value(self) -> float:
-        """Value of the task's metric, at most 1."""
-        return self.score.value if self.score else self.top1 or 0.0
 
 
 @dataclass(frozen=True)
@@ -262,7 +242,7 @@ class Report:
 
     def __post_init__(self) -> None:
         datetime.fromisoformat(self.created)  # a ValueError for a day that doesn't exist
-        judged: list[Reference | Accuracy] = [self.reference, *(row.accuracy for row in self.results if row.accuracy)]
+        judged: list[ModelAccuracy] = [self.reference, *(row.accuracy for row in self.results if row.accuracy)]
         classes = len(self.evaluation.classes or ())
         for counts in (each for part in judged for each in (part.right_by_class, part.given_by_class)):
             if counts is not None and len(counts) != classes:

@@ -12,7 +12,7 @@ The machine that a row was measured on, and its state meanwhile.
 
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -252,8 +252,8 @@ def table_figures(rows: Iterable[Any]) -> list[Figure]:
     """The figures of a table of these rows, in the same order."""
     rows = list(rows)
     return [
-        _titled(figure, rows)
-        for figure in all_figures()
+        figure
+        for figure in _titled(rows)
         if figure.rank is not None and not (figure.optional and all(figure.value(row) is None for row in rows))
     ]
 
@@ -261,8 +261,8 @@ def table_figures(rows: Iterable[Any]) -> list[Figure]:
 def main_figures(rows: Iterable[Any], meaningful: bool) -> list[Figure]:
     """The figures that any of the rows has, the most important first, without details."""
     rows = list(rows)
-    ranked = [figure for figure in all_figures() if figure.rank is not None and figure.rank < DETAIL_RANK]
-    measured = [_titled(figure, rows) for figure in ranked if any(_has(row, figure, meaningful) for row in rows)]
+    ranked = [figure for figure in _titled(rows) if figure.rank is not None and figure.rank < DETAIL_RANK]
+    measured = [figure for figure in ranked if any(_has(row, figure, meaningful) for row in rows)]
     return sorted(measured, key=lambda figure: figure.rank or 0)
 
 
@@ -270,23 +270,23 @@ def _has(row: Any, figure: Figure, meaningful: bool) -> bool:
     return figure.is_part_of(row) and figure.value(row, meaningful) is not None
 
 
-def score_figures(rows: Iterable[Any]) -> tuple[Figure, Figure]:
+def score_figures(rows: Sequence[Any]) -> tuple[Figure, Figure]:
     """The figures of the task's metric and of its drop, for rows with an `accuracy` of one task."""
-    rows = list(rows)
     scored = any(lookup(row, "accuracy.score") is not None for row in rows)
-    score, drop = (SCORE, SCORE_DROP) if scored else ("accuracy.top1", "accuracy.drop_top1_points")
-    return _titled(figure_at(score), rows), _titled(figure_at(drop), rows)
+    paths = (SCORE, SCORE_DROP) if scored else ("accuracy.top1", "accuracy.drop_top1_points")
+    score, drop = (figure for figure in _titled(rows) if figure.path in paths)
+    return score, drop
 
 
 SCORE, SCORE_DROP = "accuracy.score.value", "accuracy.drop_score_points"
 
 
-def _titled(figure: Figure, rows: Iterable[Any]) -> Figure:
-    """The figure; that of a task's metric, or of its drop, has the title for rows of one task."""
-    if figure.path == SCORE_DROP:
-        return replace(figure, title="drop")
-    metrics = [lookup(row, "accuracy.score.metric") for row in rows] if figure.path == SCORE else []
-    return replace(figure, title=next(filter(None, metrics), figure.title))
+def _titled(rows: Iterable[Any]) -> Iterator[Figure]:
+    """All figures; those of a task's metric and of its drop have their titles for rows of one task."""
+    metrics = (lookup(row, "accuracy.score.metric") for row in rows)
+    titles = {SCORE: next(filter(None, metrics), "score"), SCORE_DROP: "drop"}
+    for figure in all_figures():
+        yield replace(figure, title=titles.get(figure.path, figure.title))
 
 
 def figure_at(path: str) -> Figure:

@@ -24,10 +24,10 @@ import msgspec
 from edgekit.errors import InputError, OutputError
 from edgekit.report import sentences
 from edgekit.report.answer import UNCONFIRMED_WORD, alerts, all_remarks, decision, float_line, over_float, verdict_word
-from edgekit.report.document import MOST_BYTES, REPORT_FILE, Reference, Report, origin, parse, provenance, to_json
+from edgekit.report.document import MOST_BYTES, REPORT_FILE, Report, origin, parse, provenance, to_json
 from edgekit.report.figure import Conditions, Figure, all_figures, figure_at, lookup, score_figures, table_figures
 from edgekit.report.plot import Mark, Panel, Picture, bar, templates
-from edgekit.report.row import Accuracy, LowPrecision, Row, TimedKind, TimedLayer
+from edgekit.report.row import Accuracy, LowPrecision, ModelAccuracy, Row, TimedKind, TimedLayer
 from edgekit.report.sensitivity_document import draw_sensitivity, sentences_of
 from edgekit.report.sentences import RUN, heat_words, steps_in_report
 from edgekit.support.files import read_regular, replace_text, write_json
@@ -346,7 +346,7 @@ def class_tables(report: Report) -> list[ClassTable]:
     return tables
 
 
-def _of_class(counts: Reference | Accuracy, index: int, images: int) -> float:
+def _of_class(counts: ModelAccuracy, index: int, images: int) -> float:
     """Percent of a class's images that are right, or F1 where images have several classes."""
     right, given = (counts.right_by_class or ())[index], counts.given_by_class
     return 100 * right / images if given is None else 200 * right / (images + given[index])

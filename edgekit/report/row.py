@@ -376,13 +376,35 @@ class Confidence:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accuracy:
-    """The metric of a bundle, and its paired difference from a reference on the same images."""
+class ModelAccuracy:
+    """The metric of one model on the evaluation images: top-1, or the `score` of another task."""
 
     top1: Fraction | None = None
     """Share of images whose highest-scoring class is the right one; null for tasks with a `score`."""
     top5: Fraction | None = None
     """Share of images whose right class is among the five highest-scoring ones; null for tasks with a `score`."""
+    score: Score | None = None
+    """Metric of another task than single-label; null for that one."""
+    right_by_class: tuple[Count, ...] | None = None
+    """Number of right predictions for each class of `evaluation.classes`, in that order; null where that is null."""
+    given_by_class: tuple[Count, ...] | None = None
+    """Number of images for which each of these classes is given, right or wrong; null where each image has one."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the task's metric."""
+        return self.score.metric if self.score else TOP1
+
+    @property
+    def value(self) -> float:
+        """Value of the task's metric, at most 1."""
+        return self.score.value if self.score else self.top1 or 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy(ModelAccuracy):
+    """The metric of a bundle, and its paired difference from a reference on the same images."""
+
     count: Count
     drop_top1_points: float | None = None
     """Drop of top-1; null for tasks with a `score`."""
@@ -397,30 +419,14 @@ class Accuracy:
     """P-value of McNemar's test; like both counts, null for metrics that aren't a share of the images."""
     versus: str
     """Name of the bundle to compare with, or "reference" for the float network in its own framework."""
-    score: Score | None = None
-    """Metric of another task than single-label; null for that one."""
     drop_score_points: float | None = None
     """Drop of `score.value`, in hundredths; null for the task single-label."""
     bound: Bound | None = None
     """Comparison of the drop's interval with the allowed drop; null where no gate applies."""
     changes: tuple[ClassChange, ...] | None = None
     """Classes with changed predictions, the worst first, at most 100; null in reports of an edgekit without it."""
-    right_by_class: tuple[Count, ...] | None = None
-    """Number of right predictions for each class of `evaluation.classes`, in that order; null where that is null."""
     confidence: Confidence | None = None
     """Confidences beside the reference's; null in reports of an edgekit without it."""
-    given_by_class: tuple[Count, ...] | None = None
-    """Number of images for which each of these classes is given, right or wrong; null where each image has one."""
-
-    @property
-    def metric(self) -> str:
-        """Name of the task's metric."""
-        return self.score.metric if self.score else TOP1
-
-    @property
-    def value(self) -> float:
-        """Value of the task's metric, at most 1."""
-        return self.score.value if self.score else self.top1 or 0.0
 
     @property
     def drop_points(self) -> float:

@@ -21,7 +21,7 @@ def evaluation(folder: str = "runs/demo", meaningful: bool = True) -> BundleEval
     return BundleEvaluation(
         accuracy_meaningful=meaningful,
         evaluation=EvaluatedImages(500, "ab" * 32, (), 0),
-        reference=Reference(float_, 0.7664, 0.93),
+        reference=Reference(engine=float_, top1=0.7664, top5=0.93),
         results=(
             EvaluatedBundle(bundle=float_, accuracy=accuracy(0.0, (0.0, 0.0)), verdict="pass"),
             EvaluatedBundle(

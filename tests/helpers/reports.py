@@ -253,7 +253,7 @@ def report(**changes: Any) -> Report:
             overlap_with_calibration=0,
             unreadable=(Unreadable("a/b.jpg", "truncated"),),
         ),
-        reference=Reference("torch", 0.7664, 0.9304),
+        reference=Reference(engine="torch", top1=0.7664, top5=0.9304),
         results=ROWS,
         recommendation=Recommendation("local", "openvino-int8", "the fastest of those that passed every gate"),
     )

@@ -50,7 +50,7 @@ def _with_score(whole: Report, task: str, score: Score) -> Report:
     return replace(
         whole,
         model=replace(whole.model, task=task),
-        reference=Reference("torch", score=replace(score, details=())),
+        reference=Reference(engine="torch", score=replace(score, details=())),
         results=tuple(rows),
     )
 

@@ -145,7 +145,11 @@ def test_nothing_to_ship() -> None:
     [
         (report(model=RANDOM_MODEL), "Accuracy is meaningless: the weights are random."),
         (
-            report(reference=Reference("torch", 0.1, 0.5, (0.08, 0.12), 0.1, near_chance=True)),
+            report(
+                reference=Reference(
+                    engine="torch", top1=0.1, top5=0.5, top1_ci95=(0.08, 0.12), chance=0.1, near_chance=True
+                )
+            ),
             "The reference is near chance: ",
         ),
         (report_with(BEST, device=device("pi", emulated=True)), "Emulated by QEMU: pi."),

@@ -58,7 +58,7 @@ def components(document: Any, kind: str) -> list[Any]:
 
 
 def test_the_command_writes_the_figures_and_intervals_of_the_report(tmp_path: Path) -> None:
-    whole = report(reference=Reference("torch", 0.7664, 0.9304, (0.7580, 0.7746)))
+    whole = report(reference=Reference(engine="torch", top1=0.7664, top5=0.9304, top1_ci95=(0.7580, 0.7746)))
     write_report(whole, tmp_path / "run")
     path = tmp_path / "bom.json"
     assert main(["report", str(tmp_path / "run"), "--bom", str(path)]) == 0

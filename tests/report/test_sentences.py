@@ -67,7 +67,7 @@ def test_gates_that_do_not_apply_have_no_limits() -> None:
     assert limits([replace(each, gates=()) for each in ROWS]) == ""
 
 
-GUESSING = Reference("torch", 0.24, 0.9, top1_ci95=(0.1669, 0.3323), chance=0.25, near_chance=True)
+GUESSING = Reference(engine="torch", top1=0.24, top5=0.9, top1_ci95=(0.1669, 0.3323), chance=0.25, near_chance=True)
 WORDS = (
     "The reference is near chance: torch reaches top-1 24.0 % (95 % interval 16.7 to 33.2 %) on 10,000 images, and "
     "chance is 25.0 %. No accuracy means anything until this is settled. Likely causes: the classes have another order "
