@@ -1,11 +1,11 @@
 """Runs the bash and Python blocks of the documentation as tests: each page in order, in a separate folder.
 
-The folder has `photos/`, the demo's evaluation images with a folder for each class. What else the blocks need, a page
-makes in an invisible block: `<!-- invisible-code-block: bash ... -->`. In Python, `demo_run("runs/demo")` copies a run
-of `edgekit demo` on a few images there, which is made once for all pages. A block that can't run here follows a
-comment `<!-- skip: next "reason" -->`, and one that takes minutes, and runs only when its output is recorded,
-`<!-- skip: next if(not recording, reason="...") -->`. In tests, `edgekit` is a fork of a process that has imported
-torch.
+The folder has `photos/`, the demo's evaluation images with a folder for each class: all of them where outputs are
+recorded, and few in tests. What else the blocks need, a page makes in an invisible block: `<!-- invisible-code-block:
+bash ... -->`. In Python, `demo_run("runs/demo")` copies a run of `edgekit demo` on a few images there, which is made
+once for all pages. A block that can't run here follows a comment `<!-- skip: next "reason" -->`, and one that takes
+minutes, and runs only where outputs are recorded, `<!-- skip: next if(not recording, reason="...") -->`. In tests,
+`edgekit` is a fork of a process that has imported torch.
 """
 
 import os
@@ -58,6 +58,8 @@ SLOW = frozenset(
 """Pages that make bundles, or copy a run whose bundles are made for the first of them."""
 COLUMNS = "100"
 """Width of the terminal: what a page shows of an output is that wide."""
+OF_A_CLASS = 50
+"""Number of the demo's evaluation images of each class. Tests take eleven, among them the first and the last."""
 FEW = (
     "--target onnx --target tflite --num-calibration-samples 8 --num-eval-samples 20 --warmup 1 --iterations 5 "
     "--max-drop 100 --min-speedup 0"
@@ -127,7 +129,8 @@ def enter_folder(namespace: dict[str, Any]) -> None:
     namespace["page_folder"], namespace["checkout"] = tempfile.TemporaryDirectory(prefix="edgekit-docs-"), Path.cwd()
     os.chdir(namespace["page_folder"].name)
     with zipfile.ZipFile(assets() / "evaluation.zip") as images:
-        images.extractall("photos")
+        few = (name for at, name in enumerate(images.namelist()) if at % 5 == 0 or at % OF_A_CLASS == OF_A_CLASS - 1)
+        images.extractall("photos", None if namespace["recording"] else few)
 
 
 def leave_folder(namespace: dict[str, Any]) -> None:

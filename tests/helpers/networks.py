@@ -1,4 +1,4 @@
-"""Small networks as users write them. `tests.helpers.networks:build` with ``name="shared layers"`` makes one.
+"""Small networks as users write them. `tests.helpers.networks:build` with ``names="shared layers + einsum"`` makes two.
 
 Each has one block on [N,16,16,16] between a stem and a head, with an idiom that published networks seldom have.
 """
@@ -12,22 +12,46 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from edgekit.models.checkpoint import randomize
+from edgekit.models.checkpoint import random_images, randomize
 
 SIZE = (32, 32)
 """Height and width of the networks' images."""
-CHANNELS = 16
+CHANNELS, CLASSES = 16, 10
 Block = Callable[[], nn.Module]
 NETWORKS: dict[str, Block] = {}
 """Factories of the blocks, by the name of their idiom."""
 
 
-def build(name: str) -> nn.Module:
-    """The network [N,3,32,32] -> [N,10] around a block, with random weights that tell images apart."""
+def build(names: str) -> nn.Module:
+    """Networks [N,3,32,32] -> [N,CLASSES] around these blocks, with random weights that tell images apart.
+
+    They stand side by side in one network, whose logits are theirs in a row, because a converter takes little longer
+    for several small networks than for one.
+    """
+    return SideBySide([_classifier(name) for name in names.split(" + ")]).eval()
+
+
+def _classifier(name: str) -> "Classifier":
     torch.manual_seed(0)
-    network = Classifier(NETWORKS[name]())
+    network = Classifier(NETWORKS[name]()).eval()
     randomize(network, SIZE)
-    return network.eval()
+    with torch.no_grad():  # one range for all, because LiteRT gives their concatenation one scale
+        logits = network(random_images(8, SIZE))
+        for part in network.head.parameters():
+            part.div_(logits.std(0).mean())
+        network.head.bias.sub_(network(random_images(8, SIZE)).mean(0))
+    return network
+
+
+class SideBySide(nn.Module):
+    """Networks that see the same images."""
+
+    def __init__(self, networks: list["Classifier"]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([network(x) for network in self.networks], 1)
 
 
 class Classifier(nn.Module):
@@ -41,7 +65,7 @@ class Classifier(nn.Module):
         self.block = block
         with torch.no_grad():
             channels = block.eval()(torch.zeros(1, CHANNELS, 16, 16)).shape[1]
-        self.head = nn.Linear(channels, 10)
+        self.head = nn.Linear(channels, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.block(self.stem(x)).mean((2, 3)))

@@ -23,17 +23,15 @@ from filelock import FileLock
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST = (
     "devices/test_emulated.py",
-    "tutorials/int8-gains-too-little.md",
-    "pipeline/test_families.py",
+    "pipeline/test_networks.py",
     "pipeline/test_deploy.py",
     "pipeline/test_builder.py",
-    "cli/test_every_source.py",
-    "tutorials/your-own-model.md",
-    "benchmarks/test_pi_instructions.py",
+    "pipeline/test_families.py",
+    "docs/test_notebook.py",
     "how-to/model-card.md",
     "tests/test_packaging.py",
 )
-"""Files that take a minute or more. The first process begins with them, so that none is left with one at the end."""
+"""Files that take long. The first process begins with them, so that none is left with one at the end."""
 READ = ("edgekit", "calibration", "targets", "tests/helpers", "tests/conftest.py", "conftest.py")
 """Files and folders of the checkout that the making of any kept resource can read."""
 EVERY_S = 10.0

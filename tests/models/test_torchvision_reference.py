@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
-from torchvision.models import WeightsEnum, get_model, get_model_weights
+from torchvision.models import WeightsEnum, get_model, get_model_builder, get_model_weights
 
 from edgekit.models.checkpoint import parameters_without_memory
 from edgekit.models.loading import build_meta, load_network
@@ -21,9 +21,17 @@ from edgekit.models.torchvision_source import present_names, side_of_positions, 
 from edgekit.models.transforms import InputOptions, resolve_preprocessing
 
 ENTRIES = [(model, entry) for model in torchvision_models() for entry in get_model_weights(model)]
-# Those that differ in how they are built or loaded, and one of the others; the rest runs in CI.
+# Those that differ in how they are built or loaded, and one of the others; the rest of `SMALLEST` runs in CI.
 DIFFERENT = ("densenet121", "googlenet", "inception_v3", "mnasnet0_5", "regnet_x_400mf", "squeezenet1_1", "vit_b_16")
-MODELS = [pytest.param(model, marks=() if model in DIFFERENT else pytest.mark.slow) for model in torchvision_models()]
+SMALL_FIRST = sorted(torchvision_models(), key=lambda model: next(iter(get_model_weights(model))).meta["num_params"])
+SMALLEST = {
+    (get_model_builder(each).__module__, *get_model_weights(each).__members__): each for each in reversed(SMALL_FIRST)
+}
+"""The smallest model of each file and kind of weights: the others there differ in depth and width alone."""
+MODELS = [
+    *DIFFERENT,
+    *(pytest.param(each, marks=pytest.mark.slow) for each in sorted({*SMALLEST.values()} - {*DIFFERENT})),
+]
 AUXILIARY = ("AuxLogits", "aux1", "aux2", "aux_logits")
 pytestmark = pytest.mark.filterwarnings("ignore:The default weight initialization", "ignore:A new version of MNASNet")
 
