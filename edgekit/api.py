@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 from edgekit.devices.registry import LOCAL, THIS, Device
 from edgekit.errors import UsageError, did_you_mean
 from edgekit.job import MAKING, MEASURING, MOST_THREADS, Job, declarations, fields_with_defaults, kinds
-from edgekit.job.kinds import SPELLING, Duration, Number, Own, Text, own
+from edgekit.job.kinds import SPELLING, Duration, Number, Own, Text, own, spelled
 from edgekit.job.saved import bundles_of, job_of
 from edgekit.support.child_process import interruptible, noting
 from edgekit.support.libraries import OfProcess, let_threads_sleep
@@ -139,8 +139,7 @@ def _takes(*names: str) -> Callable[[Call], Call]:
 
         @functools.wraps(function)
         def call(*arguments: Any, **options: Any) -> Any:
-            spelling = SPELLING.set(SPELLING.get() or "parameter")
-            try:
+            with spelled(SPELLING.get() or "parameter"):
                 if unknown := sorted(set(options).difference(known)):
                     raise UsageError(
                         f"edgekit.{function.__name__} has no option '{unknown[0]}'",
@@ -149,8 +148,6 @@ def _takes(*names: str) -> Callable[[Call], Call]:
                     )
                 values = signature.bind(*arguments, **options).arguments
                 return function(**values | {name: each.read(name, values.get(name)) for name, each in own.items()})
-            finally:
-                SPELLING.reset(spelling)
 
         listed = "\n".join(f"    {name}: {each.option.meaning}" for name, each in taken.items())
         call.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n{listed}\n"

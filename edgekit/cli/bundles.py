@@ -6,7 +6,7 @@ from typing import Any
 
 from edgekit import api
 from edgekit.cli.frame import BUNDLE, BUNDLES, COMMANDS, MORE, NEEDED, argument, command
-from edgekit.cli.output import Answer, answer_width
+from edgekit.cli.output import Answer, all_pass, answer_width
 from edgekit.compat.typer import REQUIRED
 from edgekit.devices.registry import LOCAL
 from edgekit.errors import printable
@@ -61,7 +61,7 @@ def benchmark(stated: dict[str, Any], quiet: bool, bundles: list[Path] = BUNDLES
         measured,
         view.latency_answer(rows, answer_width()),
         view.after_benchmark(rows),
-        passed=all(row.verdict == "pass" for row in rows),
+        passed=all_pass(rows),
         junit=lambda: junit_of_rows(title, rows),
         summary=lambda: summary_of_rows(title, rows),
     )
@@ -108,7 +108,7 @@ def evaluate(stated: dict[str, Any], json_: bool, quiet: bool, bundles: list[Pat
         evaluation,
         view.accuracy_answer(evaluation, answer_width()),
         view.after_evaluate(rows, evaluation.evaluation.count, some, stated.get("max_drop")),
-        passed=all(row.verdict == "pass" for row in rows),
+        passed=all_pass(rows),
         junit=lambda: junit_of_rows(title, rows, meaningful, evaluation.doubts),
         summary=lambda: summary_of_rows(title, rows, meaningful, evaluation.warnings),
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import api
 from edgekit.cli.frame import BUNDLE, COMMANDS, MORE, OUTPUT, Commands, app, argument, command, of_every_command
-from edgekit.cli.output import NO_DEVICES, Answer
+from edgekit.cli.output import NO_DEVICES, Answer, all_pass
 from edgekit.errors import printable
 from edgekit.job import OF_BUNDLE, values_of
 from edgekit.job.kinds import Each, Place, Text, own
@@ -264,5 +264,5 @@ def _answer(work: Callable[[], "Pushed"]) -> Answer:
         pushed = work()
     except Interrupted as interrupted:
         pushed, interruption = interrupted.pushed, interrupted
-    passed = all(result.verdict == "pass" for result in pushed.results)
+    passed = all_pass(pushed.results)
     return Answer(pushed, view.pushed_lines(pushed), passed=passed, error=interruption)

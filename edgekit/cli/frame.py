@@ -25,7 +25,7 @@ from edgekit.cli.output import Answer, ForPipelines, clean_stdout
 from edgekit.compat.typer import Argument, Option, command_path, options_of, subcommands, usage_error
 from edgekit.errors import UsageError, as_sentences
 from edgekit.job import declarations, fields_with_defaults, kinds
-from edgekit.job.kinds import SPELLING, Own, own
+from edgekit.job.kinds import Own, own, spelled
 from edgekit.support import progress
 
 COMMANDS = "Commands"
@@ -279,8 +279,7 @@ def _parameter(
 
 def _run(function: Callable[..., Any], here: Mapping[str, Own], fields: Mapping[str, Own], **typed: Any) -> int:
     """Call a command's function with what was typed, print its answer, write its files, and return the exit code."""
-    spelling = SPELLING.set("flag")
-    try:
+    with spelled("flag"):
         values = {name: each.read(name, each.option.stated(typed[name])) for name, each in here.items()}
         stated = {name: each.option.stated(typed[name]) for name, each in fields.items()}
         values["stated"] = {name: value for name, value in stated.items() if value is not None}
@@ -291,8 +290,6 @@ def _run(function: Callable[..., Any], here: Mapping[str, Own], fields: Mapping[
             found = function(**{name: value for name, value in values.items() if name in taken})
             answer = found if isinstance(found, Answer) else Answer(None, [found])
             answer.show(out, values.get("json_", False))
-    finally:
-        SPELLING.reset(spelling)
     if answer.error:
         raise answer.error
     files.write(answer.junit, answer.summary)

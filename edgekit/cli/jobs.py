@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit import api
 from edgekit.cli.frame import COMMANDS, FIELDS, MODELS, MORE, NAMES, argument, command, model_argument
-from edgekit.cli.output import Answer, answer_width
+from edgekit.cli.output import Answer, all_pass, answer_width
 from edgekit.compat.typer import REQUIRED
 from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
 from edgekit.config.recipes import load_recipe
@@ -224,7 +224,7 @@ def sensitivity(
         sensitivity_lines(analysis, shutil.get_terminal_size().columns),
         view.after_sensitivity(analysis, job.folder),
         last=("", f"{job.folder}/sensitivity.json", f"{job.folder}/sensitivity.svg"),
-        passed=all(part.verdict == "pass" for part in analysis.targets),
+        passed=all_pass(analysis.targets),
     )
 
 

@@ -54,6 +54,11 @@ def wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
 
 
+def all_pass(rows: Iterable[Any]) -> bool:
+    """Whether no row has another verdict."""
+    return all(row.verdict == "pass" for row in rows)
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a command found, how it is printed, and whether it passed."""

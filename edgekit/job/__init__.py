@@ -436,17 +436,12 @@ def check_scheme(scheme: Scheme, targets: tuple[str, ...]) -> None:
 @cache
 def declarations() -> Mapping[str, Option]:
     """The declarations of the fields that a user can state, by name."""
-    return {each.name: each.metadata[OPTION] for each in fields(Job) if OPTION in each.metadata}
-
-
-def default_of(name: str) -> Any:
-    """The default of the field of this name."""
-    return next(each.default for each in fields(Job) if each.name == name)
+    return {each.name: each.metadata[OPTION].option for each in fields(Job) if OPTION in each.metadata}
 
 
 def fields_with_defaults(names: Container[str]) -> dict[str, Own]:
     """The declarations of the fields of these names, with their defaults, in the order of the fields."""
-    return {name: Own(default_of(name), option) for name, option in declarations().items() if name in names}
+    return {each.name: each.metadata[OPTION] for each in fields(Job) if each.name in names}
 
 
 def flag_of(name: str) -> str:

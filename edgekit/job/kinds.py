@@ -7,8 +7,8 @@ use for it in an error, and returns the value. Every mistake is an InputError, a
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -343,6 +343,16 @@ SPELLING: ContextVar[Literal["flag", "parameter"] | None] = ContextVar("spelling
 """How the caller wrote the options: on a command line, or in Python; None, which means a command line, for neither."""
 
 
+@contextmanager
+def spelled(how: Literal["flag", "parameter"]) -> Iterator[None]:
+    """Name options in errors inside as this caller wrote them."""
+    spelling = SPELLING.set(how)
+    try:
+        yield
+    finally:
+        SPELLING.reset(spelling)
+
+
 def plain(value: Any) -> Any:
     """A scalar or an array of numpy as values of Python, and a set as a sorted list; others as they are."""
     if isinstance(value, set | frozenset):
@@ -398,12 +408,12 @@ class Option:
 
 def option(panel: Panel, kind: Kind, help: str, *, value: Any = None, **more: Any) -> Any:
     """A field of a job that a user can state, with this default. `more` are further fields of its `Option`."""
-    return field(default=value, metadata={OPTION: Option(panel, kind, help, **more)})
+    return field(default=value, metadata={OPTION: own(panel, kind, help, value=value, **more)})
 
 
 @dataclass(frozen=True)
 class Own:
-    """An option that states no field of a job, as the default of a function's parameter."""
+    """An option with its default: that of a function's parameter, or in the metadata of a job's field."""
 
     value: Any
     """Its default."""

@@ -12,7 +12,7 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.errors import InputError, UsageError
-from edgekit.job import Job, declarations, default_of
+from edgekit.job import Job, declarations, fields_with_defaults
 from edgekit.job.saved import bundles_of, job_of, kept, read_kept, run_of
 from edgekit.models.description import resolve_labels
 from edgekit.models.loading import find_source
@@ -287,7 +287,8 @@ def test_every_field_is_kept_and_stated(all_stated: dict[str, Any]) -> None:
     """In job.json, in a TOML file, and as the arguments of a command."""
     assert set(all_stated) == set(declarations())
     job = Job.of("net:make", all_stated)
-    at_default = [name for name in declarations() if getattr(job, name) == default_of(name)]
+    defaults = fields_with_defaults(declarations())
+    at_default = [name for name, each in defaults.items() if getattr(job, name) == each.value]
     assert at_default == []
     document = json.loads(json.dumps(kept(job)))
     assert set(document["stated"]) == {*all_stated} - {"output", "write_recipe"}, "what it writes may be moved"
