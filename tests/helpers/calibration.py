@@ -1,9 +1,10 @@
 """Calibrate a graph for a runtime as the pipeline does, and networks for such graphs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule
@@ -21,6 +22,29 @@ def quantize(
 ) -> GraphModule:
     """`edgekit.compiler.calibrate.quantize` with the lowering in the runtime's folder."""
     return calibrate.quantize(graph, samples, recipe, target, load_lowering(target), **options)
+
+
+class SideBySide(nn.Module):
+    """Networks that read the same image, and whose logits follow each other, so that one conversion tests them all.
+
+    All logits have one range, because a concatenation has one scale. Each network has a seed of its own, because equal
+    layers of equal inputs would become one.
+    """
+
+    @torch.no_grad()
+    def __init__(self, networks: Sequence[Callable[[], nn.Module]], images: Sequence[NDArray[np.float32]]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList()
+        for seed, make in enumerate(networks):
+            torch.manual_seed(seed)
+            network: Any = make().eval()
+            largest = max(float(network(torch.from_numpy(image)).abs().max()) for image in images)
+            for parameter in network.head.parameters():
+                parameter /= largest
+            self.networks.append(network)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([network(x) for network in self.networks], 1)
 
 
 def network_of(module: nn.Module, side: int, classes: int = 5) -> Network:

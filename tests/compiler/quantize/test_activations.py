@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,8 @@ class GatedSum(nn.Module):
         return product
 
 
-BLOCKS = {
-    "hard-swish": (nn.Hardswish(), Clamp()),
-    "silu": (nn.SiLU(), nn.Sigmoid()),
-}
+BLOCKS = {"hard-swish": (nn.Hardswish(), Clamp()), "silu": (nn.SiLU(), nn.Sigmoid())}
+OTHERS = {"mish": (nn.Mish(), nn.Sigmoid())}
 
 
 def graph_of(block: nn.Module) -> GraphModule:
@@ -96,16 +95,20 @@ def graph_of(block: nn.Module) -> GraphModule:
     return export_graph(block.eval(), SHAPE)
 
 
-@pytest.fixture(scope="module")
-def samples() -> list[NDArray[np.float32]]:
-    random = np.random.default_rng(0)
-    return [random.normal(scale=2, size=SHAPE).astype(np.float32) for _ in range(4)]
+RANDOM = np.random.default_rng(0)
+SAMPLES = [RANDOM.normal(scale=2, size=SHAPE).astype(np.float32) for _ in range(4)]
 
 
 def recipe(target: str, **changes: Any) -> Recipe:
     default = load_recipe("default")
     row = replace(default.targets[target], **changes)
     return replace(default, targets={**default.targets, target: row})
+
+
+@cache
+def quantized(kind: str, target: str) -> GraphModule:
+    """The block of this kind in INT8. Copy it before you change it."""
+    return quantize(graph_of(Block(*(BLOCKS | OTHERS)[kind])), SAMPLES, recipe(target), target)
 
 
 def kinds_on_onnx(path: Path) -> Counter[str]:
@@ -117,9 +120,8 @@ def kinds_on_onnx(path: Path) -> Counter[str]:
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
-def test_onnx_runtime_computes_them_in_int8(kind: str, samples: Any, tmp_path: Path) -> None:
-    graph = quantize(graph_of(Block(*BLOCKS[kind])), samples, recipe("onnx"), "onnx")
-    path = compiled(graph, samples, "onnx", tmp_path)
+def test_onnx_runtime_computes_them_in_int8(kind: str, tmp_path: Path) -> None:
+    path = compiled(copy_sharing(quantized(kind, "onnx")), "onnx", tmp_path)
     kinds = kinds_on_onnx(path)
     assert kinds["QLinearMul"] == 3, "two activations and the gate's product"
     assert kinds["QLinearGlobalAveragePool"] >= 1
@@ -127,12 +129,9 @@ def test_onnx_runtime_computes_them_in_int8(kind: str, samples: Any, tmp_path: P
     assert not kinds.keys() & {"HardSwish", "HardSigmoid", "Sigmoid", "Mul"}
 
 
-@pytest.mark.parametrize("kind", [*BLOCKS, "mish"])
-def test_litert_computes_them_in_int8(kind: str, samples: Any, tmp_path: Path) -> None:
-    graph = quantize(
-        graph_of(Block(*(BLOCKS | {"mish": (nn.Mish(), nn.Sigmoid())})[kind])), samples, recipe("tflite"), "tflite"
-    )
-    path = compiled(graph, samples, "tflite", tmp_path)
+@pytest.mark.parametrize("kind", [*BLOCKS, *OTHERS])
+def test_litert_computes_them_in_int8(kind: str, tmp_path: Path) -> None:
+    path = compiled(copy_sharing(quantized(kind, "tflite")), "tflite", tmp_path)
     model = flatbuffer_utils.read_model(str(path))
     names = {value: name for name, value in vars(flatbuffer_utils.schema_fb.TensorType).items()}
     (part,) = model.subgraphs
@@ -156,39 +155,35 @@ def test_litert_computes_them_in_int8(kind: str, samples: Any, tmp_path: Path) -
     assert profile_model(path, threads=1, runs=1).share_of_macs == 1
 
 
-def computed(graph: GraphModule, samples: Any) -> NDArray[np.float32]:
+def computed(graph: GraphModule) -> NDArray[np.float32]:
     with torch.no_grad():
-        return np.concatenate([graph(torch.from_numpy(sample)).numpy() for sample in samples])
+        return np.concatenate([graph(torch.from_numpy(sample)).numpy() for sample in SAMPLES])
 
 
-def compiled(graph: GraphModule, samples: Any, target: str, folder: Path) -> Path:
+def compiled(graph: GraphModule, target: str, folder: Path) -> Path:
     """The model file. It computes what the graph says, but for values between two levels."""
-    wanted = computed(graph, samples)
+    wanted = computed(graph)
     path = folder / load_backend(target).compile(graph, folder, "{}", X86).model_file
-    assert snr_db(wanted, run_onnx(path, samples) if target == "onnx" else run_file(path, samples)) > 30
+    assert snr_db(wanted, run_onnx(path) if target == "onnx" else run_file(path, SAMPLES)) > 30
     return path
 
 
-def run_onnx(path: Path, samples: Any) -> NDArray[np.float32]:
+def run_onnx(path: Path) -> NDArray[np.float32]:
     session = onnxruntime.InferenceSession(str(path), disabled_optimizers=["MatMulAddFusion", "BiasGeluFusion"])
-    return np.concatenate([session.run(None, {"image": sample})[0] for sample in samples])
+    return np.concatenate([session.run(None, {"image": sample})[0] for sample in SAMPLES])
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
 @pytest.mark.parametrize("target", ["onnx", "tflite"])
-def test_int8_costs_little_accuracy(kind: str, target: str, samples: Any) -> None:
-    plain = graph_of(Block(*BLOCKS[kind]))
-    quantized = quantize(copy_sharing(plain), samples, recipe(target), target)
-    assert snr_db(computed(plain, samples), computed(quantized, samples)) > 40
+def test_int8_costs_little_accuracy(kind: str, target: str) -> None:
+    assert snr_db(computed(graph_of(Block(*BLOCKS[kind]))), computed(quantized(kind, target))) > 40
 
 
 @pytest.mark.parametrize("activations", ["uint8", "int8"])
 @pytest.mark.parametrize("low", [0.0, -8.0])
-def test_three_is_a_level_of_the_input_of_hard_swish(
-    low: float, activations: str, samples: Any, tmp_path: Path
-) -> None:
+def test_three_is_a_level_of_the_input_of_hard_swish(low: float, activations: str, tmp_path: Path) -> None:
     block = Block(nn.Hardswish(), Clamp(), low)
-    graph = quantize(graph_of(block), samples, recipe("onnx", activations=activations), "onnx")
+    graph = quantize(graph_of(block), SAMPLES, recipe("onnx", activations=activations), "onnx")
     inputs = [
         quantizer
         for quantizer in quantizers(graph)
@@ -200,12 +195,12 @@ def test_three_is_a_level_of_the_input_of_hard_swish(
         assert quantizer.represents(-3)
     grids = [quantizer.grid[:2] for quantizer in quantizers(graph) if "clamp" in str(quantizer.source.target)]
     assert (1 / 255, 0 if activations == "uint8" else -128) in grids, "the gate's"
-    compiled(graph, samples, "onnx", tmp_path)
+    compiled(graph, "onnx", tmp_path)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-40, 60), (-1, 300), (0, 8), (-5, 700), (-5, 1000), (-5, 5000)])
-def test_the_grid_of_hard_swish_clips_nothing_of_the_calibrated_range(low: float, high: float, samples: Any) -> None:
-    graph = quantize(graph_of(Block(*BLOCKS["hard-swish"])), samples, recipe("onnx"), "onnx")
+def test_the_grid_of_hard_swish_clips_nothing_of_the_calibrated_range(low: float, high: float) -> None:
+    graph = copy_sharing(quantized("hard-swish", "onnx"))
     (swish, _) = graph.graph.find_nodes(op="call_function", target=torch.ops.aten.hardswish.default)
     quantizer = quantizer_of(swish.args[0])
     assert quantizer is not None
@@ -247,9 +242,9 @@ def test_a_scheme_names_what_the_network_has(block: nn.Module, phrases: list[str
 @pytest.mark.parametrize("target", ["onnx", "tflite"])
 @pytest.mark.parametrize(("layer", "in_int8"), [(nn.Conv2d(8, 8, 1), True), (nn.Linear(8, 8), False)])
 def test_the_product_of_a_gate_and_a_sum_is_in_int8_where_the_sum_is(
-    layer: nn.Module, in_int8: bool, target: str, samples: Any
+    layer: nn.Module, in_int8: bool, target: str
 ) -> None:
-    graph = quantize(graph_of(GatedSum(layer)), samples, recipe(target), target)
+    graph = quantize(graph_of(GatedSum(layer)), SAMPLES, recipe(target), target)
     assert [is_quantized(graph, node) for node in (A.add.Tensor, A.mul.Tensor)] == [in_int8, in_int8]
 
 
@@ -259,12 +254,12 @@ def is_quantized(graph: GraphModule, operation: Any) -> bool:
     return any(quantizer.source is node for quantizer in quantizers(graph))
 
 
-def test_a_layer_in_float_keeps_its_activation_in_float(samples: Any) -> None:
+def test_a_layer_in_float_keeps_its_activation_in_float() -> None:
     wants = recipe("onnx")
     row = replace(wants.targets["onnx"], float_layers=("stem",))
     graph = quantize(
         graph_of(Block(nn.SiLU(), nn.Sigmoid())),
-        samples,
+        SAMPLES,
         replace(wants, targets={"onnx": row}).for_target("onnx"),
         "onnx",
     )

@@ -12,7 +12,6 @@ import pytest
 import torch
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
-from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from edgekit.compat.openvino import openvino
@@ -35,15 +34,8 @@ def exported() -> GraphModule:
     return export_graph(Residual().eval(), (1, 3, SIZE, SIZE))
 
 
-@pytest.fixture
-def graph() -> GraphModule:
-    return rewrite(exported(), []).graph
-
-
-@pytest.fixture
-def samples() -> list[NDArray[np.float32]]:
-    random = np.random.default_rng(0)
-    return [random.normal(size=(1, 3, SIZE, SIZE)).astype(np.float32) for _ in range(4)]
+RANDOM = np.random.default_rng(0)
+SAMPLES = [RANDOM.normal(size=(1, 3, SIZE, SIZE)).astype(np.float32) for _ in range(4)]
 
 
 def recipe(target: str, residuals: bool) -> Recipe:
@@ -52,19 +44,23 @@ def recipe(target: str, residuals: bool) -> Recipe:
     return replace(default, targets={**default.targets, target: row})
 
 
-def compiled(graph: GraphModule, samples: list[NDArray[np.float32]], target: str, folder: Path, *, on: bool) -> Path:
-    quantized = quantize(graph, samples, recipe(target, on), target)
-    return folder / load_backend(target).compile(quantized, folder, "{}", X86).model_file
+@cache
+def quantized(target: str, residuals: bool) -> GraphModule:
+    """The network in INT8. Copy it before you change it."""
+    return quantize(rewrite(exported(), []).graph, SAMPLES, recipe(target, residuals), target)
+
+
+def compiled(target: str, folder: Path, *, on: bool) -> Path:
+    graph = copy_sharing(quantized(target, on))
+    return folder / load_backend(target).compile(graph, folder, "{}", X86).model_file
 
 
 @pytest.mark.parametrize("on", [True, False])
-def test_onnx_runtime_adds_and_pools_integers(
-    graph: GraphModule, samples: list[NDArray[np.float32]], tmp_path: Path, on: bool
-) -> None:
+def test_onnx_runtime_adds_and_pools_integers(tmp_path: Path, on: bool) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    onnxruntime.InferenceSession(compiled(graph, samples, "onnx", tmp_path, on=on), options)
+    onnxruntime.InferenceSession(compiled("onnx", tmp_path, on=on), options)
     nodes = onnx.load(tmp_path / "optimized.onnx").graph.node
     kinds = Counter(node.op_type for node in nodes)
     assert (kinds["QLinearConv"], kinds["QLinearAdd"], kinds["Add"]) == ((4, 2, 0) if on else (4, 0, 2))
@@ -73,10 +69,8 @@ def test_onnx_runtime_adds_and_pools_integers(
 
 
 @pytest.mark.parametrize("on", [True, False])
-def test_litert_adds_and_pools_integers(
-    graph: GraphModule, samples: list[NDArray[np.float32]], tmp_path: Path, on: bool
-) -> None:
-    model = flatbuffer_utils.read_model(str(compiled(graph, samples, "tflite", tmp_path, on=on)))
+def test_litert_adds_and_pools_integers(tmp_path: Path, on: bool) -> None:
+    model = flatbuffer_utils.read_model(str(compiled("tflite", tmp_path, on=on)))
     (subgraph,) = model.subgraphs
     types: dict[str, set[int]] = {}
     for operator in subgraph.operators:
@@ -87,10 +81,8 @@ def test_litert_adds_and_pools_integers(
 
 
 @pytest.mark.parametrize("on", [True, False])
-def test_openvino_adds_inside_a_convolution_and_pools_integers(
-    graph: GraphModule, samples: list[NDArray[np.float32]], tmp_path: Path, on: bool
-) -> None:
-    path = compiled(graph, samples, "openvino", tmp_path, on=on)
+def test_openvino_adds_inside_a_convolution_and_pools_integers(tmp_path: Path, on: bool) -> None:
+    path = compiled("openvino", tmp_path, on=on)
     model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).get_runtime_model()
     kernels: dict[str, list[str]] = {"Convolution": [], "Pooling": []}
     added = 0
@@ -105,19 +97,19 @@ def test_openvino_adds_inside_a_convolution_and_pools_integers(
 
 
 @pytest.mark.parametrize("target", RUNTIMES)
-def test_pooling_does_not_change_the_scale(graph: GraphModule, samples: list[NDArray[np.float32]], target: str) -> None:
-    quantized = quantize(copy_sharing(graph), samples, recipe(target, True), target)
-    (pool,) = quantized.graph.find_nodes(op="call_function", target=A.max_pool2d.default)
+def test_pooling_does_not_change_the_scale(target: str) -> None:
+    graph = quantized(target, True)
+    (pool,) = graph.graph.find_nodes(op="call_function", target=A.max_pool2d.default)
     (after,) = pool.users
     assert after.target is Q.quantize_per_tensor.default
     assert {node.args[1:] for node in (after, *after.users)} == {pool.args[0].args[1:]}
-    for sample in samples:
-        wanted, actual = (net(torch.from_numpy(sample)) for net in (graph, quantized))
+    for sample in SAMPLES:
+        wanted, actual = (net(torch.from_numpy(sample)) for net in (exported(), graph))
         assert 0 < (wanted - actual).abs().max() < 0.05 * wanted.abs().max()
 
 
 @pytest.mark.parametrize("target", ["onnx", "tflite"])  # which quantize the outputs of convolutions
-def test_rearranging_does_not_change_the_scale(samples: list[NDArray[np.float32]], target: str) -> None:
+def test_rearranging_does_not_change_the_scale(target: str) -> None:
     class Flipped(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -128,8 +120,8 @@ def test_rearranging_does_not_change_the_scale(samples: list[NDArray[np.float32]
             logits: torch.Tensor = self.head(self.two(torch.relu(self.one(x)).flip(2).transpose(2, 3)).mean((2, 3)))
             return logits
 
-    quantized = quantize(export_graph(Flipped().eval(), (1, 3, SIZE, SIZE)), samples, recipe(target, True), target)
-    (flip,) = quantized.graph.find_nodes(op="call_function", target=A.flip.default)
+    graph = quantize(export_graph(Flipped().eval(), (1, 3, SIZE, SIZE)), SAMPLES, recipe(target, True), target)
+    (flip,) = graph.graph.find_nodes(op="call_function", target=A.flip.default)
     (turned,) = flip.users
     (after,) = turned.users
     assert after.target is Q.quantize_per_tensor.default
@@ -137,7 +129,7 @@ def test_rearranging_does_not_change_the_scale(samples: list[NDArray[np.float32]
     assert {node.args[1:] for node in (after, *after.users)} == {flip.args[0].args[1:]}
 
 
-def test_a_sum_with_a_constant_is_no_residual(samples: list[NDArray[np.float32]]) -> None:
+def test_a_sum_with_a_constant_is_no_residual() -> None:
     class Placed(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -150,7 +142,7 @@ def test_a_sum_with_a_constant_is_no_residual(samples: list[NDArray[np.float32]]
             logits: torch.Tensor = (self.two(x) + x).mean((2, 3))
             return logits
 
-    graph = quantize(export_graph(Placed().eval(), (1, 3, SIZE, SIZE)), samples, recipe("onnx", True), "onnx")
+    graph = quantize(export_graph(Placed().eval(), (1, 3, SIZE, SIZE)), SAMPLES, recipe("onnx", True), "onnx")
     placed, residual = graph.graph.find_nodes(op="call_function", target=A.add.Tensor)
     assert placed.args[1].op == "get_attr"
     assert all(value.target is Q.dequantize_per_tensor.default for value in residual.all_input_nodes)

@@ -94,7 +94,7 @@ def test_float_logits_equal_those_computed_from_an_int8_output(finished_run: Pat
     assert len(np.unique(logits)) > 20
 
 
-@pytest.mark.parametrize("device_class", ["raspberry-pi-5", "raspberry-pi-4", "x86-64-v3"])
+@pytest.mark.parametrize("device_class", ["raspberry-pi-5", "raspberry-pi-4"])
 def test_a_float_file_offers_f16_for_cores_that_have_it(device_class: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     graph = export_graph(Feedforward().eval(), SHAPE)

@@ -1,19 +1,20 @@
 """INT8 models that the converter would refuse, or in which it would give values or biases the wrong scale."""
 
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
 from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.tflite.backend import Backend, separate_quantizers
 from edgekit.support.libraries import quiet
-from tests.helpers.calibration import quantize
+from tests.helpers.calibration import SideBySide, quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.litert import run_file
 from tests.helpers.tiny import X86
@@ -321,42 +322,50 @@ class Excited(nn.Module):
         return logits
 
 
-def calibrated(network: type[nn.Module]) -> tuple[GraphModule, list[NDArray[np.float32]]]:
-    torch.manual_seed(0)
+def images() -> list[NDArray[np.float32]]:
     random = np.random.default_rng(0)
-    images = [random.normal(size=SHAPE).astype(np.float32) for _ in range(4)]
-    return quantize(export_graph(network().eval(), SHAPE), images, load_recipe("default"), "tflite"), images
+    return [random.normal(size=SHAPE).astype(np.float32) for _ in range(4)]
 
 
 @pytest.mark.parametrize(("network", "separated"), [(ClassToken, 0), (Positions, 1), (TalkingHeads, 1)])
 def test_quantizers_of_a_part_or_a_softmax_are_separated(network: type[nn.Module], separated: int) -> None:
-    graph, _ = calibrated(network)
+    torch.manual_seed(0)
+    graph = quantize(export_graph(network().eval(), SHAPE), images(), load_recipe("default"), "tflite")
     before = len(graph.graph.nodes)
     separate_quantizers(graph)
     assert len(graph.graph.nodes) == before + separated
 
 
-@pytest.mark.parametrize(
-    "network",
-    [
-        Concatenated, ClassToken, Positions, Dense, DualPath, TalkingHeads, Windows, Outlook, Halves, Joined, Branches,
-        Turned, Pooled, Context, Upsampled, Expanded, Excited, Bicubic,
-    ],
-)  # fmt: skip
-def test_the_file_computes_what_the_calibrated_graph_does(network: type[nn.Module], tmp_path: Path) -> None:
-    graph, images = calibrated(network)
-    with torch.no_grad():
-        expected = np.concatenate([graph(torch.from_numpy(image)).numpy() for image in images])
-    with quiet(), torch.no_grad():
-        Backend().compile(graph, tmp_path, "{}", X86)
-    assert snr_db(expected, run_file(tmp_path / "model.tflite", images)) > 30
+Networks = tuple[type[nn.Module], ...]
+GROUPS: tuple[Networks, ...] = (
+    (Concatenated, ClassToken, Positions, Dense, DualPath, TalkingHeads),
+    (Windows, Outlook, Halves, Joined, Branches, Turned),
+    (Pooled, Context, Upsampled, Expanded, Excited, Bicubic),
+)
+"""Networks that are converted together. All at once would take longer."""
+FLOAT: Networks = (Upsampled, Expanded, Excited, Bicubic)
 
 
-@pytest.mark.parametrize("network", [Upsampled, Expanded, Excited, Bicubic])
-def test_a_float_file_computes_what_the_network_does(network: type[nn.Module], tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    module, image = network().eval(), torch.randn(SHAPE)
-    with quiet(), torch.no_grad():
-        Backend().compile(export_graph(module, SHAPE), tmp_path, "{}", X86)
-        expected = module(image).numpy()
-    assert snr_db(expected, run_file(tmp_path / "model.tflite", [image.numpy()])) > 90
+@cache
+@torch.no_grad()
+def logits_of(networks: Networks, quantized: bool) -> list[list[NDArray[np.float32]]]:
+    """For each network its logits [N,5] by the calibrated graph, or else by the network, and those by the file."""
+    computing: nn.Module = SideBySide(networks, images())
+    graph = export_graph(computing, SHAPE)
+    if quantized:
+        computing = graph = quantize(graph, images(), load_recipe("default"), "tflite")
+    expected = np.concatenate([computing(torch.from_numpy(image)).numpy() for image in images()])
+    with quiet(), TemporaryDirectory() as folder:
+        Backend().compile(graph, Path(folder), "{}", X86)
+        both = np.stack([expected, run_file(Path(folder) / "model.tflite", images())])
+    return [list(part) for part in np.split(both, len(networks), axis=2)]
+
+
+@pytest.mark.parametrize(("group", "network"), [(group, network) for group in GROUPS for network in group])
+def test_the_file_computes_what_the_calibrated_graph_does(group: Networks, network: type[nn.Module]) -> None:
+    assert snr_db(*logits_of(group, quantized=True)[group.index(network)]) > 30
+
+
+@pytest.mark.parametrize("network", FLOAT)
+def test_a_float_file_computes_what_the_network_does(network: type[nn.Module]) -> None:
+    assert snr_db(*logits_of(FLOAT, quantized=False)[FLOAT.index(network)]) > 90
