@@ -222,9 +222,21 @@ def test_an_interrupt_that_a_library_swallows_ends_a_call(
 def test_a_call_that_imports_torch_lets_its_threads_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the command does, so that calibration takes every core while other processes build."""
     monkeypatch.delenv(SLEEPING[0], raising=False)
-    code = "from edgekit import api\nfrom edgekit.support.libraries import threads_sleep\n"
-    code += "with api.running(quiet=True):\n    assert threads_sleep()"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    code = """
+import sys
+from edgekit import api
+from edgekit.support.libraries import threads_sleep
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            sys.exit(3 if threads_sleep() else 4)
+
+sys.meta_path.insert(0, Finder())
+with api.running(quiet=True):
+    pass
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 3
     let_threads_sleep()
     assert not threads_sleep(), "torch is here already"
 

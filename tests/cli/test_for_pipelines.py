@@ -12,6 +12,7 @@ from edgekit.errors import OutputError
 from edgekit.report import write_report
 from edgekit.support import files
 from edgekit.support.files import append_text, check_file
+from tests.helpers import fake_runtime
 from tests.helpers.failing_engine import failing_engine
 from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.reports import BEST, accuracy, report, report_with
@@ -87,14 +88,15 @@ def test_a_bound_needs_a_bundle_to_compare_with(finished_run: Path, capfd: pytes
 def test_deploy_writes_both_files_if_a_gate_fails(
     vit_arguments: list[str], tmp_path: Path, arguments: list[str]
 ) -> None:
-    job = ["deploy", *vit_arguments, "--target", "onnx", "--min-speedup", "1000", "-o", str(tmp_path / "run")]
-    assert main([*job, *arguments, "--dry-run"]) == 0
-    assert list(tmp_path.iterdir()) == []
-    assert main([*job, *arguments, "--quiet"]) == 1
+    job = ["deploy", *vit_arguments, "--target", "fake", "--min-speedup", "1000", "-o", str(tmp_path / "run")]
+    with fake_runtime.added():
+        assert main([*job, *arguments, "--dry-run"]) == 0
+        assert list(tmp_path.iterdir()) == []
+        assert main([*job, *arguments, "--quiet"]) == 1
     (suite,) = JUnitXml.fromfile(str(tmp_path / "junit.xml"))
     failed = [(case.classname, case.name, case.result[0].message) for case in suite if case.is_failure]
     label, name, message = failed[0]
-    assert (label, name) == ("onnx-int8 on local", "min-speedup")
+    assert (label, name) == ("fake-int8 on local", "min-speedup")
     assert "more than 1000 is required" in message
     assert "**fail**" in (tmp_path / "summary.md").read_text()
 

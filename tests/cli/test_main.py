@@ -274,7 +274,9 @@ def test_without_msgspec_a_command_says_how_to_get_it(command: list[str], tmp_pa
     assert done.stderr == missing("msgspec", "cli")
 
 
-@pytest.mark.parametrize("package", ["nncf", "torch", "timm"])
+@pytest.mark.parametrize(
+    "package", ["torch", *(pytest.param(each, marks=pytest.mark.slow) for each in ("nncf", "timm"))]
+)
 def test_without_the_build_extra_a_job_says_how_to_get_it(package: str, tmp_path: Path) -> None:
     code = f"import sys; sys.modules['{package}'] = None\nfrom edgekit.cli.main import main\nsys.exit(main(['demo']))"
     done = python(code, cwd=tmp_path)

@@ -19,8 +19,7 @@ from typing import Any, TypeVar
 
 from edgekit.devices import setup
 from edgekit.devices.registry import Device
-from edgekit.devices.setup import own_package, probe
-from edgekit.devices.transport import connect
+from edgekit.devices.setup import own_package
 from tests.helpers.missing import missing
 from tests.helpers.waiting import wait_until
 
@@ -177,13 +176,15 @@ def wait_for_port(server: Server) -> None:
 
 def lend_environment(server: Server, target: str, minimum: str | None, signed: bool = False) -> Path:
     """Put the tests' own environment where the set-up looks for one, because pip would need a minute."""
-    with connect(server.device()) as connection:
-        python = probe(connection).pythons[0]
-    package = own_package()
-    key = setup.environment_key(package, setup.requirements_of(target, minimum, signed), python.version)
-    place = server.cache / "environments" / key
-    subprocess.run([python.path, "-m", "venv", "--without-pip", str(place)], check=True)
-    (packages,) = place.glob("lib/python*/site-packages")
+    package, (major, minor, micro, *_) = own_package(), sys.version_info
+    requirements = setup.requirements_of(target, minimum, signed)
+    place = server.cache / "environments" / setup.environment_key(package, requirements, f"{major}.{minor}.{micro}")
+    packages = place / "lib" / f"python{major}.{minor}" / "site-packages"
+    packages.mkdir(parents=True)
+    (place / "bin").mkdir()
+    python = Path(os.path.realpath(sys.executable))
+    (place / "bin" / "python").symlink_to(python)
+    (place / "pyvenv.cfg").write_text(f"home = {python.parent}\n")  # all that Python needs, and the module venv is slow
     # Unlike a plain path, addsitedir also reads the .pth files there.
     others = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})"
     (packages / "lent.pth").write_text(f"{_unpacked(package).name}\n{others}\n")

@@ -16,7 +16,7 @@ from edgekit.cli.main import main
 from edgekit.images.dataset import Dataset, Sample, open_dataset
 from edgekit.images.selection import DIFFERENCE, copies_of, difference_hash, lookalikes, select
 from edgekit.models.description import resolve_labels
-from tests.helpers.measurements import without_fresh_processes
+from tests.helpers import fake_runtime
 
 LABELS = [f"class_{index}" for index in range(10)]
 
@@ -61,8 +61,8 @@ def test_leakage_causes_warnings_and_is_reported(
     planted(photos, tmp_path)
     more = ["--data", str(tmp_path / "leaky"), "--calibration-data", str(tmp_path / "clean")]
     counts = ["--num-calibration-samples", "40", "--num-eval-samples", "70"]
-    command = ["deploy", *vit_arguments, *more, *counts, "--target", "onnx", "-o", str(tmp_path / "run"), "--json"]
-    with without_fresh_processes():
+    command = ["deploy", *vit_arguments, *more, *counts, "--target", "fake", "-o", str(tmp_path / "run"), "--json"]
+    with fake_runtime.added():
         assert main(command) == 0
     out, err = capfd.readouterr()
     report = json.loads(out)

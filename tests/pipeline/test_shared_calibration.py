@@ -56,6 +56,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "default": mobilenet,
 }
 """Small networks, by the recipe of their family."""
+OTHERS = ("resnet", "default")
 
 
 @cache
@@ -113,7 +114,9 @@ def int8_layers(graph: GraphModule) -> set[str]:
 
 
 @pytest.mark.parametrize("target", RUNTIMES)
-@pytest.mark.parametrize("family", NETWORKS)
+@pytest.mark.parametrize(
+    "family", ["convnextv2", "vit", *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)]
+)
 def test_ranges_and_weights_are_those_of_an_own_calibration(family: str, target: str) -> None:
     asked = request(family, target, plain(family))
     own = graph_of(asked, family, None)

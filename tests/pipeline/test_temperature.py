@@ -1,5 +1,6 @@
 """A temperature is found where INT8 shrinks the outputs, and folded into the last layer unless it can't help."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,18 @@ from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.request import BundleRequest, GraphToCompile, ParitySamples
 from edgekit.runtime.session import open_session
 from edgekit.support.progress import Reporter
+from tests.helpers import fake_runtime
 from tests.helpers.calibration import network_of, noise_for
 from tests.helpers.graphs import export_graph
 
 ACTIVATIONS: tuple[Activation, ...] = ("softmax", "sigmoid")
 SIDE = 16
+
+
+@pytest.fixture
+def fake() -> Iterator[None]:
+    with fake_runtime.added():
+        yield
 
 
 def outputs(images: int = 64, noise: float = 0.0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -91,9 +99,10 @@ def test_a_bundle_that_shrinks_the_outputs_gets_a_temperature(target: str, tmp_p
     assert snr_db(plain.samples.logits / np.float32(0.8), logits) > 25
 
 
+@pytest.mark.usefixtures("fake")
 def test_calibration_images_fit_no_temperature(tmp_path: Path) -> None:
     """They may be from the split train, whose scores are extreme."""
-    made = replace(int8("onnx", headed()), fitting=None)
+    made = replace(int8("fake", headed()), fitting=None)
     larger = replace(made, samples=ParitySamples(made.samples.pixels, made.samples.logits / np.float32(0.8)))
     bundle, _ = compile_stage(larger, tmp_path / "bundle")
     assert bundle.manifest.temperature is None
@@ -114,8 +123,9 @@ def test_images_that_neither_calibrate_nor_judge_fit_the_temperature(photos: Pat
     assert (few.fitting, len(images.choosing.images)) == (None, 31)
 
 
+@pytest.mark.usefixtures("fake")
 def test_a_bundle_that_keeps_the_outputs_has_none(tmp_path: Path) -> None:
-    bundle, _ = compile_stage(int8("onnx", headed()), tmp_path / "bundle")
+    bundle, _ = compile_stage(int8("fake", headed()), tmp_path / "bundle")
     assert bundle.manifest.temperature is None
 
 
@@ -128,8 +138,9 @@ def test_the_last_layer_divides_the_outputs(keys: dict[str, Any]) -> None:
     np.testing.assert_allclose(made.graph(image) * 1.25, before, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("fake")
 @pytest.mark.parametrize("last", [nn.ReLU6(), nn.Softmax(1)], ids=lambda last: type(last).__name__)
 def test_outputs_of_an_activation_are_not_divided(last: nn.Module, tmp_path: Path) -> None:
-    made = int8("onnx", headed(last))
+    made = int8("fake", headed(last))
     bundle, _ = compile_stage(shrunk(made, 3), tmp_path / "bundle")
     assert bundle.manifest.temperature is None

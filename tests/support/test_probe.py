@@ -18,6 +18,7 @@ V1 = "4:memory:/pods/app\n2:cpu,cpuacct:/pods/app\n1:name=systemd:/other\n0::/\n
 @pytest.fixture(autouse=True)
 def eight_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(probe, "pythons", list)  # which starts each
 
 
 @pytest.mark.parametrize(
