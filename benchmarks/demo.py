@@ -15,7 +15,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from benchmarks.idle import when_idle
+from benchmarks.machine import when_idle
 from benchmarks.recording import keep_recording, new_recording
 
 HERE = Path(__file__).resolve().parent

@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.memory import memory_of_tree
+from benchmarks.machine import memory_of_tree
 from benchmarks.recording import new_recording
 from benchmarks.rows import keep_rows
 from edgekit.config.runtimes import RUNTIMES

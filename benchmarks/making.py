@@ -23,7 +23,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.idle import when_idle
+from benchmarks.machine import when_idle
 from benchmarks.recording import names_of_today, new_recording
 from benchmarks.rows import Row, keep_rows, read_rows
 from edgekit.support.libraries import SLEEPING

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.idle import when_idle
+from benchmarks.machine import when_idle
 from benchmarks.peerlib import executorch
 from benchmarks.peerlib.candidates import Candidate
 from benchmarks.peerlib.results import OURS, Group, add_times, answer_rows, candidate_of, write_results

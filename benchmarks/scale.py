@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from benchmarks.memory import INTERVAL, memory_of, peak_of_this_process
+from benchmarks.machine import INTERVAL, memory_of, peak_of_this_process
 from benchmarks.rows import keep_rows, read_rows
 from edgekit.config.runtimes import PRECISIONS, RUNTIMES
 

@@ -42,12 +42,12 @@ LOW_SNR_DB = 15.0
 class Request:
     """A model, and the images to measure it with."""
 
-    module: str
-    """timm's module that defines the model."""
+    facts: Row
+    """What its rows say about the model before it is built."""
     model: str
     data: Path
-    side: int
-    """Default input side in pixels."""
+    side: int | None
+    """Default input side in pixels; None for the model's own."""
     full_size: bool = False
     """Whether to keep that side instead of a smaller one."""
     model_args: ModelArgs | None = None
@@ -66,17 +66,17 @@ def measure_within(request: Request, rows: Path, memory_gib: float) -> None:
 
 def measure(request: Request, rows: Path) -> None:
     """Measure a model, and save a row for each runtime in the file `rows`."""
-    start, facts = time.monotonic(), {"module": request.module, "model": request.model}
+    start, facts = time.monotonic(), {**request.facts, "model": request.model}
     try:
         measured = _Measured(request)
     # Also edgekit's own mistakes: the row names them.
     except Exception as error:
         failed = {**facts, "seconds": round(time.monotonic() - start, 1), **failure("load", error)}
-        keep_rows(rows, [{**failed, "target": target} for target in request.targets], ("module", "target"))
+        keep_rows(rows, [{**failed, "target": target} for target in request.targets], ("target",))
         return
     for target in request.targets:
         row = {**facts, **measured.facts, "target": target, **measured.row(target)}
-        keep_rows(rows, [{**row, "seconds": round(time.monotonic() - start, 1)}], ("module", "target"))
+        keep_rows(rows, [{**row, "seconds": round(time.monotonic() - start, 1)}], ("target",))
         start = time.monotonic()
 
 
@@ -107,7 +107,7 @@ class _Measured:
 
     def _prepare(self, request: Request) -> tuple[BuildSpec, JobImages]:
         """Load the model at the smallest side that it accepts."""
-        sides = [] if request.full_size else [side for side in SIDES if side < request.side]
+        sides = [side for side in SIDES if request.side and side < request.side and not request.full_size]
         for side in (*sides, request.side):
             options = ModelOptions(request.model, weights="random", imgsz=side, model_args=request.model_args or {})
             counted = Job(
@@ -137,15 +137,16 @@ class _Measured:
 
     def _figures(self, target: str, precision: Precision, folder: Path) -> Row:
         bundle = build_one(self._graphs, target, precision, folder)
-        logits = self._logits(bundle)
+        logits, size = self._logits(bundle), {f"{precision}_bytes": bundle.size_bytes}
         if precision == "float":
             difference = np.abs(logits - self._expected).max() / np.abs(self._expected).max()
-            return {"float_parity": float(f"{difference:.1e}")}
+            return {"float_parity": float(f"{difference:.1e}"), **size}
         snr = snr_db(self._expected, logits)
         figures: Row = {
             "agreement": round(float((logits.argmax(1) == self._expected.argmax(1)).mean()), 4),
             "snr_db": round(snr, 1),
             "int8_share_of_macs": round(profile_bundle(bundle, 1, 1).share_of_macs, 3),
+            **size,
         }
         return figures | self._stock if snr < LOW_SNR_DB else figures
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.idle import when_idle
+from benchmarks.machine import when_idle
 from benchmarks.peerlib.candidates import BF16, Candidate
 from benchmarks.peerlib.results import versus
 from benchmarks.peerlib.timing import Times, time_all

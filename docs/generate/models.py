@@ -59,7 +59,7 @@ class TriedModel:
     """Input side in pixels."""
     weights: str
     benchmark: str
-    """The module in `benchmarks` that ran it, which is also the heading of its section on the page."""
+    """The heading of its section on the page, which says what ran it."""
     recorded: str
     """The last day of its figures; empty for a model that was never run."""
     outcomes: Mapping[str, Outcome]
@@ -88,10 +88,15 @@ def _of_leaderboard() -> Iterator[TriedModel]:
     rows = read_rows(BENCHMARKS / "leaderboard.json")
     for name in dict.fromkeys(row["model"] for row in rows):
         own = [row for row in rows if row["model"] == name]
-        outcomes = {row["target"]: Outcome("measured", row["agreement"], row["snr_db"]) for row in own}
-        first = own[0]
-        recipe, params, side = first["recipe"], first["params"], first["input"]
-        yield TriedModel(name, recipe, params, side, "random", "leaderboard", day_of(first), outcomes)
+        outcomes = {
+            row["target"]: Outcome("failed", reason=row["reason"])
+            if "reason" in row
+            else Outcome("measured", row["agreement"], row["snr_db"])
+            for row in own
+        }
+        facts: dict[str, Any] = next((row for row in own if "recipe" in row), {})
+        recipe, params, side = recipe_for(name).name, facts.get("params"), facts.get("input")
+        yield TriedModel(name, recipe, params, side, "random", "leaderboard", day_of(own[0]), outcomes)
 
 
 def _of_giants() -> Iterator[TriedModel]:

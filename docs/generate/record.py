@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from unittest import SkipTest
 
-from benchmarks.idle import when_idle
+from benchmarks.machine import when_idle
 from benchmarks.recording import Recording, new_recording
 from tests.docs.blocks import FEW, SYBIL, enter_folder, leave_folder, run_bash
 

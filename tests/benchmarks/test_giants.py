@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import giants
-from benchmarks.memory import memory_of, memory_of_tree, peak_of_this_process
+from benchmarks.machine import memory_of, memory_of_tree, peak_of_this_process
 from tests.helpers.tiny import TINY_MODEL
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import idle, record, recording
-from benchmarks.idle import Conditions, when_idle
+from benchmarks import machine, record, recording
+from benchmarks.machine import Conditions, when_idle
 from benchmarks.recording import ROOMS, Recording, keep_recording, recording_of, recordings, renew_recording, statements
 from benchmarks.rows import keep_rows, read_rows
 from docs.generate import figures
@@ -94,8 +94,8 @@ def test_a_module_that_runs_bundles_counts_only_if_its_statements_changed(monkey
 
 def test_a_disturbed_measurement_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     states = [Conditions(busy, 0.0, (1.0, 1.0)) for busy in (0.9, 0.0)]
-    monkeypatch.setattr(idle, "wait_until_idle", lambda what: None)
-    monkeypatch.setattr(idle._Watch, "conditions", lambda watch: states.pop(0))
+    monkeypatch.setattr(machine, "wait_until_idle", lambda what: None)
+    monkeypatch.setattr(machine._Watch, "conditions", lambda watch: states.pop(0))
     runs: list[int] = []
     _, conditions = when_idle(lambda: runs.append(1), "a")
     assert len(runs) == 2
@@ -103,8 +103,8 @@ def test_a_disturbed_measurement_is_repeated(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_machine_that_stays_busy_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idle, "wait_until_idle", lambda what: None)
-    monkeypatch.setattr(idle._Watch, "conditions", lambda watch: Conditions(0.0, 0.3, (1.0, 1.0)))
+    monkeypatch.setattr(machine, "wait_until_idle", lambda what: None)
+    monkeypatch.setattr(machine._Watch, "conditions", lambda watch: Conditions(0.0, 0.3, (1.0, 1.0)))
     with pytest.raises(SystemExit, match="disturbed 5 times"):
         when_idle(lambda: None, "a")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import recording, trained
-from benchmarks.idle import Conditions
+from benchmarks.machine import Conditions
 from benchmarks.recording import recordings
 from benchmarks.rows import read_rows
 from benchmarks.trainedlib import choices, measuring, subjects, timing

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.memory import memory_of
+from benchmarks.machine import memory_of
 from edgekit.compiler.graph import MEMORY, MappedFiles, copy_sharing, keep_constants_in, store_of, trace
 from edgekit.compiler.rewrites import rewrite
 from edgekit.compiler.simplify import simplify
