@@ -230,7 +230,8 @@ def test_parameters_show_no_types_and_keep_what_was_typed(
     import typer
     from typer.core import TyperCommand
 
-    from edgekit.compat.typer import Argument, Option, usage_error
+    from edgekit.compat.typer import Argument, usage_error
+    from edgekit.compat.typer import PlainOption as Option
 
     def own(
         files: list[Path],

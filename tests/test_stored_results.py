@@ -12,7 +12,7 @@ import pytest
 
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
-from edgekit.images.dataset import LabelledCrops, Sample, open_dataset
+from edgekit.images.dataset import LabelledCrops, LabelledImage, open_dataset
 from edgekit.images.preprocess import Preprocessing
 from edgekit.images.selection import select
 from edgekit.measure import accuracy
@@ -235,7 +235,7 @@ def make_thresholds(place: Place, inputs: Any) -> None:
     crops = SimpleNamespace(pixels=None)
     place.patch.setattr(reference, "crop_samples", lambda *_, **__: crops)
     any_: Any = SimpleNamespace(identity=None, preprocessing=None)
-    choosing: Any = SimpleNamespace(samples=[Sample("1.png", 0, "", (0,))], hashes=())
+    choosing: Any = SimpleNamespace(samples=[LabelledImage("1.png", 0, "", (0,))], hashes=())
     dataset: Any = SimpleNamespace(targets=lambda _: np.eye(2, dtype=bool))
     images = JobImages(dataset, any_, any_, choosing)
     spec = BuildSpec(any_, any_, any_, any_, any_, MultiLabel())

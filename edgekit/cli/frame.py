@@ -22,7 +22,7 @@ from edgekit import __version__, api
 from edgekit.cli import COMMAND, COMPLETION
 from edgekit.cli.completion import OFFERS
 from edgekit.cli.output import Answer, ForPipelines, clean_stdout
-from edgekit.compat.typer import Argument, Option, command_path, options_of, subcommands, usage_error
+from edgekit.compat.typer import Argument, PlainOption, command_path, options_of, subcommands, usage_error
 from edgekit.errors import UsageError, as_sentences
 from edgekit.job import declarations, fields_with_defaults, kinds
 from edgekit.job.kinds import Own, own, spelled
@@ -102,7 +102,7 @@ def _summary(help: str) -> str:
 
 def _ending(
     flags: tuple[str, ...], meaning: str, panel: str | None, act: Callable[[Any], None], hidden: bool
-) -> Option:
+) -> PlainOption:
     """An option that acts instead of the command."""
 
     def done(context: Any, option: Any, wanted: bool) -> None:
@@ -111,10 +111,12 @@ def _ending(
             raise typer.Exit
 
     name = flags[0].strip("-").replace("-", "_")
-    return Option(name, flags, None, panel, meaning, is_eager=True, expose_value=False, hidden=hidden, callback=done)
+    return PlainOption(
+        name, flags, None, panel, meaning, is_eager=True, expose_value=False, hidden=hidden, callback=done
+    )
 
 
-def of_every_command(panel: str | None) -> list[Option]:
+def of_every_command(panel: str | None) -> list[PlainOption]:
     """The options of the application and of all commands."""
     return [
         _ending(("--version", "-V"), "Print edgekit's version.", panel, _print_version, hidden=panel is not None),
@@ -151,7 +153,7 @@ def _application() -> Commands:
 
     `edgekit COMMAND -h` lists the options of a command, with examples.
     """
-    traceback = Option(
+    traceback = PlainOption(
         "traceback",
         (progress.TRACEBACK_OPTION,),
         None,
@@ -161,7 +163,7 @@ def _application() -> Commands:
     )
     of_typer: Any = get_install_completion_arguments()
     of_completion = [
-        Option(each.name, tuple(each.opts), None, None, each.help, callback=each.callback, expose_value=False)
+        PlainOption(each.name, tuple(each.opts), None, None, each.help, callback=each.callback, expose_value=False)
         for each in of_typer
     ]
     version, help_option = of_every_command(None)
@@ -249,7 +251,7 @@ def _parameter(
     meaning: str | None = None,
     hidden: bool = False,
     or_not: bool = False,
-) -> Argument | Option:
+) -> Argument | PlainOption:
     """Typer's argument or option for a declaration; with `or_not`, a flag has an opposite."""
     option, kind, needed = declared.option, declared.option.kind, declared.value is NEEDED
     is_flag, offer = isinstance(kind, kinds.Flag), OFFERS.get(name)
@@ -262,7 +264,7 @@ def _parameter(
         flags = (f"{flags[0]}/{f'--{flag}' if flag != flags[0] else f'--no-{flag[2:]}'}",)
     speaks_for_itself = not is_flag and not needed and declared.value is not None
     limits = {"min": kind.minimum, "max": kind.maximum} if isinstance(kind, kinds.Number) else {}
-    return Option(
+    return PlainOption(
         name,
         flags,
         kind.metavar,

@@ -59,7 +59,7 @@ class Argument(_Plain, TyperArgument):
         return [name if self.required else f"[{name}]"]
 
 
-class Option(_Plain, TyperOption):
+class PlainOption(_Plain, TyperOption):
     """An option; a flag if it has no metavar."""
 
     def __init__(

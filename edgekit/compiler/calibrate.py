@@ -94,7 +94,7 @@ class CalibratedLayer:
 
 
 @dataclass(frozen=True, eq=False)
-class Calibration:
+class Calibrated:
     """What the calibration of a network found."""
 
     divisors: Divisors
@@ -104,7 +104,7 @@ class Calibration:
     layers: Mapping[str, CalibratedLayer]
     """The layers in INT8, by their distinct names."""
 
-    def without_weights(self) -> "Calibration":
+    def without_weights(self) -> "Calibrated":
         """This calibration with its ranges alone, for layers that keep their float weights."""
         return replace(self, layers={})
 
@@ -245,7 +245,7 @@ def calibrate(
     check: Check = no_check,
     step: Step = no_step,
     limit_pairs: bool = False,
-) -> Calibration:
+) -> Calibrated:
     """Calibrate a graph for several runtimes with these placements, on images float32 [1,C,H,W].
 
     `union` has the Q/DQ of all placements. Values that only a minority quantizes get a range, but stay exact, so the
@@ -282,7 +282,7 @@ def calibrate(
         names[node]: CalibratedLayer(*before[names[node]], limited=weights, unlimited=unlimited.get(node, weights))
         for node, weights in _weights(quantized).items()
     }
-    return Calibration(divisors, ranges, calibrated)
+    return Calibrated(divisors, ranges, calibrated)
 
 
 def _passes(step: Step, recipe: Recipe) -> list[Step]:
@@ -329,7 +329,7 @@ def _ranges(of: Iterable[Quantizer]) -> dict[str, Range]:
 def quantize_like(
     graph: GraphModule,
     sample: NDArray[np.float32],
-    calibration: Calibration,
+    calibration: Calibrated,
     recipe: Recipe,
     target: str,
     lowering: RuntimeLowering,

@@ -169,7 +169,7 @@ class ConstantStore(Protocol):
 
 
 @dataclass(frozen=True)
-class Memory:
+class ConstantsInMemory:
     """Keeps constants in memory."""
 
     def keep(self, value: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ class MappedFiles:
             return torch.from_file(file.name, size=value.numel(), dtype=value.dtype).view(value.shape)
 
 
-MEMORY = Memory()
+MEMORY = ConstantsInMemory()
 
 
 def keep_constants_in(graph: GraphModule, store: ConstantStore) -> None:

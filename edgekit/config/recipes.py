@@ -248,7 +248,7 @@ def parse_recipe(table: Mapping[str, Any], where: str, rewrites: Collection[str]
 
 
 @dataclass(frozen=True)
-class Change:
+class ListChange:
     """The difference of a list of rewrites from the list that it extends."""
 
     add: tuple[str, ...] = ()
@@ -299,7 +299,7 @@ def _changed(base: Any, value: Any, where: str) -> Any:
     """`base` with a change applied; a value that is no change replaces the list."""
     if not isinstance(value, Mapping) or not isinstance(base, list):
         return value
-    change, names = build(Change, value, where), list(base)
+    change, names = build(ListChange, value, where), list(base)
     for name in change.drop:
         if name not in names:
             fix = as_sentences(did_you_mean(name, names), "Remove it from `drop`")

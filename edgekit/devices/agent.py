@@ -21,7 +21,7 @@ from msgspec import convert, to_builtins
 
 from edgekit import __version__
 from edgekit.devices import messages
-from edgekit.devices.messages import AppState, Refusal, SlotRecord, Trial, readable
+from edgekit.devices.messages import AppState, DeviceTrial, Refusal, SlotRecord, readable
 from edgekit.devices.scripts.apps import app_state, locking, switch
 from edgekit.devices.slots import RUN_AGAIN, holding, link, pushing, receive, stored, trusted_key
 from edgekit.errors import BundleRefusedError, DeviceError, EdgekitError
@@ -142,7 +142,7 @@ FEWEST_ROUNDS = 20
 
 def push_bundle(job: messages.PushJob, reporter: Reporter) -> messages.Slotted:
     """Push the job's bundle. One that doesn't pass its trial is refused, and nothing changes."""
-    app, trials = Path(job.folder), list[Trial]()
+    app, trials = Path(job.folder), list[DeviceTrial]()
     with pushing(app, job.name):
         try:
             refusal = push(job, app, reporter, trials)
@@ -154,7 +154,7 @@ def push_bundle(job: messages.PushJob, reporter: Reporter) -> messages.Slotted:
         return messages.Slotted(state, trials[-1] if trials else None, refusal)
 
 
-def push(job: messages.PushJob, app: Path, reporter: Reporter, trials: list[Trial]) -> Refusal | None:
+def push(job: messages.PushJob, app: Path, reporter: Reporter, trials: list[DeviceTrial]) -> Refusal | None:
     """Try the job's bundle, and make it active. If it's active already, it is only tried."""
     name = job.bundle
     folder = holding(app, job.files) or receive(app, job.files, Path(job.cache) / "files")
@@ -172,7 +172,7 @@ def push(job: messages.PushJob, app: Path, reporter: Reporter, trials: list[Tria
         return convert(switch(app, job.expected, job.sha256, job.trust, record), Refusal | None)
 
 
-def try_bundle(bundle: Bundle, job: messages.PushJob, reporter: Reporter) -> Trial:
+def try_bundle(bundle: Bundle, job: messages.PushJob, reporter: Reporter) -> DeviceTrial:
     """Open a bundle in this process, run its golden samples, and time it on the first one.
 
     Raises GoldenError, BundleError, MissingExtraError, or EngineError.
@@ -191,7 +191,7 @@ def try_bundle(bundle: Bundle, job: messages.PushJob, reporter: Reporter) -> Tri
             times = alternate(calls, min(job.timing.warmup, rounds), rounds)[name]
         except CallFailed as failed:
             raise failed.error from failed
-        return Trial(
+        return DeviceTrial(
             engine=engine,
             python=platform.python_version(),
             threads=session.threads,
@@ -203,7 +203,7 @@ def try_bundle(bundle: Bundle, job: messages.PushJob, reporter: Reporter) -> Tri
         )
 
 
-def record_of(bundle: Bundle, job: messages.PushJob, trial: Trial, signed_by: str | None) -> SlotRecord:
+def record_of(bundle: Bundle, job: messages.PushJob, trial: DeviceTrial, signed_by: str | None) -> SlotRecord:
     """The record of a bundle that passed its trial."""
     manifest = bundle.manifest
     return SlotRecord(

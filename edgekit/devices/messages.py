@@ -28,7 +28,7 @@ from edgekit.support.progress import BugElsewhere, Reporter, Step, kind_of, no_s
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class DeviceTrial:
     """The trial of a bundle on a device, in a process that runs nothing else."""
 
     engine: str
@@ -73,7 +73,7 @@ class SlotRecord:
     """Size of each file in bytes, by its name."""
     max_p99_ms: float | None
     """Largest p99 with which the bundle was accepted, in milliseconds; null if it was not judged."""
-    trial: Trial
+    trial: DeviceTrial
     """Results of the trial."""
     edgekit: str
     """Version of edgekit that pushed it."""
@@ -327,7 +327,7 @@ class Slotted(Struct, frozen=True, tag="slotted"):
 
     app: AppState
     """The app afterwards."""
-    trial: Trial | None = None
+    trial: DeviceTrial | None = None
     """Trial of the bundle, as far as it came to its end; none for a rollback."""
     refusal: Refusal | None = None
     """Reason why the app keeps the bundle that it had; None if the wanted one is active."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgekit.config.device_classes import list_device_classes, load_device_class
-from edgekit.devices.messages import AppsAnswer, AppState, PushJob, SlotRecord, Slotted, Trial
+from edgekit.devices.messages import AppsAnswer, AppState, DeviceTrial, PushJob, SlotRecord, Slotted
 from edgekit.devices.registry import Device, each_device, in_threads
 from edgekit.devices.remote import Board, files_of, open_board, run_agent
 from edgekit.devices.scripts import APPS
@@ -33,7 +33,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
-class Bound:
+class LatencyBound:
     """The largest p99 with which a bundle is accepted on a device, and the threads that it is timed with."""
 
     max_p99_ms: float | None
@@ -57,7 +57,7 @@ class PushedDevice:
     """Reasons of a verdict other than "pass"."""
     failure: Failure | None = None
     """The error behind it."""
-    trial: Trial | None = None
+    trial: DeviceTrial | None = None
     """Trial of the bundle on the device; null if it didn't come to its end, and for a rollback."""
     app: AppState | None = None
     """What the device has now; null if it didn't say."""
@@ -147,18 +147,20 @@ def refuse_other_key(device: Device, known: AppsAnswer) -> None:
     )
 
 
-def bound_for(bundle: Bundle, device: Device, max_p99: float | None, threads: int | None) -> Bound:
+def bound_for(bundle: Bundle, device: Device, max_p99: float | None, threads: int | None) -> LatencyBound:
     """The bound of the latency: `max_p99` in ms, where 0 accepts any, or what the report of the bundle's run allows.
 
     The report's row is that of the device, or else of another one of its class. Raises UsageError if there is none, or
     if it was timed with another number of threads.
     """
     if max_p99 is not None:
-        return Bound(max_p99 or None, threads, "the value of --max-p99")
+        return LatencyBound(max_p99 or None, threads, "the value of --max-p99")
     row = _row_of(bundle, device)
     if row is not None and row.latency_ms is not None and threads in (None, row.latency_ms.threads):
         p99 = row.latency_ms.p99
-        return Bound(MARGIN * p99, row.latency_ms.threads, f"{MARGIN} times the p99 of {row.device.name} in the report")
+        return LatencyBound(
+            MARGIN * p99, row.latency_ms.threads, f"{MARGIN} times the p99 of {row.device.name} in the report"
+        )
     other = f"with {threads} threads" if row is not None else "on this device or its class"
     raise UsageError(
         f"{device.name}: there is no p99 to compare '{bundle.path}' with: no report next to it timed it {other}",
@@ -167,7 +169,7 @@ def bound_for(bundle: Bundle, device: Device, max_p99: float | None, threads: in
     )
 
 
-def push_to(device: Device, bundle: Bundle, app: str, bound: Bound, reporter: Reporter) -> PushedDevice:
+def push_to(device: Device, bundle: Bundle, app: str, bound: LatencyBound, reporter: Reporter) -> PushedDevice:
     """Copy a bundle to a device, try it there, and make it the app's active one if it passes.
 
     The device is connected, its runtime is set up and the bundle is compared with its processor before it is copied.
@@ -350,7 +352,7 @@ def roll_out(
 
 
 def push_bundle(
-    bundle: Bundle, bounds: dict[Device, Bound], app: str, reporter: Reporter, canary: int = 1, parallel: int = 4
+    bundle: Bundle, bounds: dict[Device, LatencyBound], app: str, reporter: Reporter, canary: int = 1, parallel: int = 4
 ) -> Pushed:
     """Push a bundle to devices, each with the bound of its latency, as the active bundle of an app."""
     pushed = Pushed(app=app, sha256=bundle.sha256, results=())

@@ -299,7 +299,7 @@ _SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class LabelledImage:
     """One image: its path relative to the data set (with `/`), the model's class index, and the name of its class."""
 
     name: str
@@ -309,7 +309,7 @@ class Sample:
     labels: tuple[int, ...] = ()
     """Indices of all its classes, sorted, in a set with several labels; empty in others."""
 
-    def in_order(self, names: Sequence[str]) -> "Sample":
+    def in_order(self, names: Sequence[str]) -> "LabelledImage":
         """The image, of one class or of none, in a set whose classes have this order."""
         return replace(self, label=names.index(self.class_name)) if self.class_name in names else self
 
@@ -319,7 +319,7 @@ class Dataset:
     """Labelled images, sorted by name. Several threads, or processes that pickle or fork it, can use it at once."""
 
     path: Path
-    samples: tuple[Sample, ...]
+    samples: tuple[LabelledImage, ...]
     _store: Store
     class_term: str = "folder"
     """What names an image's class: "folder" or "label"."""
@@ -339,7 +339,7 @@ class Dataset:
         """Whether the images are objects of this process, which another process may not be able to unpickle."""
         return isinstance(self._store, MemoryStore)
 
-    def targets(self, samples: Sequence[Sample]) -> NDArray[Any]:
+    def targets(self, samples: Sequence[LabelledImage]) -> NDArray[Any]:
         """The labels of samples: int64 [N], or bool [N,classes] in a set with several. `UNLABELLED` stands for none."""
         if self.labelling != "several":
             return np.array([sample.label for sample in samples], np.int64)
@@ -348,7 +348,7 @@ class Dataset:
             row[[*sample.labels]] = True
         return targets
 
-    def classes_of(self, samples: Iterable[Sample]) -> set[int]:
+    def classes_of(self, samples: Iterable[LabelledImage]) -> set[int]:
         """Indices of all classes that samples have."""
         several = self.labelling == "several"
         classes = {label for sample in samples for label in (sample.labels if several else (sample.label,))}
@@ -359,7 +359,7 @@ class Dataset:
         samples = tuple(sample.in_order(names) for sample in self.samples)
         return replace(self, samples=samples, class_names=tuple(names))
 
-    def read(self, sample: Sample) -> bytes:
+    def read(self, sample: LabelledImage) -> bytes:
         """Bytes of the sample's file. Raises ImageError with the names of the data set and the sample."""
         try:
             return self._store.read(sample.name)
@@ -367,7 +367,7 @@ class Dataset:
             reason = getattr(error, "strerror", None) or error  # without the path, which reports must not contain
             raise ImageError(f"can't read image '{self.path}/{sample.name}': {reason}") from error
 
-    def image(self, sample: Sample) -> Image.Image:
+    def image(self, sample: LabelledImage) -> Image.Image:
         """The image as RGB. Raises ImageError with the names of the data set and the sample."""
         return open_image(self.read(sample), f"{self.path}/{sample.name}")
 
@@ -447,7 +447,7 @@ class _ListedSet:
     def unlabelled(self, part: Part) -> Dataset:
         """The images of a part that has no labels. Raises DataError if it has no images either."""
         _check_any(part)
-        samples = (Sample(image.name, UNLABELLED, "") for image in part.images)
+        samples = (LabelledImage(image.name, UNLABELLED, "") for image in part.images)
         return self._dataset(part, samples, () if self._labelling == "optional" else self._labels)
 
     def dataset(self, part: Part) -> Dataset:
@@ -475,7 +475,7 @@ class _ListedSet:
         assumption = _assumption(replace(images, path=self.training.path))
         return replace(dataset, assumption=assumption, natural_order=() if natural == names else natural)
 
-    def _dataset(self, part: Part, samples: Iterable[Sample], names: Sequence[str]) -> Dataset:
+    def _dataset(self, part: Part, samples: Iterable[LabelledImage], names: Sequence[str]) -> Dataset:
         return Dataset(
             part.path,
             tuple(sorted(samples, key=lambda sample: sample.name)),
@@ -506,17 +506,17 @@ def _natural(name: str) -> list[str | int]:
     return [int(text) if place % 2 else text for place, text in enumerate(re.split(r"(\d+)", name.lower()))]
 
 
-def _samples(part: Part, indices: Mapping[Label, int], names: Sequence[str]) -> Iterator[Sample]:
+def _samples(part: Part, indices: Mapping[Label, int], names: Sequence[str]) -> Iterator[LabelledImage]:
     """Yield the images of a part, each with the index of its class, or of the rarest one of several in the part."""
     classes = [sorted({indices[label] for label in as_tuple(image.label)}) for image in part.images]
     counts = Counter(index for several in classes for index in several)
     for image, several in zip(part.images, classes, strict=True):
         if not several:
-            yield Sample(image.name, UNLABELLED, "")
+            yield LabelledImage(image.name, UNLABELLED, "")
             continue
         # Of classes that are equally rare, the name decides, so that another order of the outputs chooses no others.
         rarest = min(several, key=lambda index: (counts[index], names[index]))
-        yield Sample(image.name, rarest, names[rarest], tuple(several) if isinstance(image.label, tuple) else ())
+        yield LabelledImage(image.name, rarest, names[rarest], tuple(several) if isinstance(image.label, tuple) else ())
 
 
 def _purposes(path: Path, contents: Contents) -> tuple[Part, Part]:
@@ -588,7 +588,9 @@ class LabelledCrops:
             yield preprocessing.normalize(pixels)
 
 
-def crop_each(dataset: Dataset, samples: Sequence[Sample], preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
+def crop_each(
+    dataset: Dataset, samples: Sequence[LabelledImage], preprocessing: Preprocessing
+) -> Iterator[NDArray[np.uint8]]:
     """Yield each sample cropped, uint8 [H,W,C]. Raises ImageError for a sample that can't be read."""
     for sample in samples:
         yield preprocessing.crop(dataset.image(sample))
@@ -596,7 +598,7 @@ def crop_each(dataset: Dataset, samples: Sequence[Sample], preprocessing: Prepro
 
 def crop_samples(
     dataset: Dataset,
-    samples: Sequence[Sample],
+    samples: Sequence[LabelledImage],
     preprocessing: Preprocessing,
     pixels: NDArray[np.uint8] | None = None,
     on_image: Callable[[], None] = lambda: None,

@@ -220,7 +220,7 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 @dataclass(frozen=True)
-class Shard:
+class ShardFile:
     """One file of a set."""
 
     file: Path
@@ -242,9 +242,9 @@ class Shards:
     """Path that names the set."""
     root: Path
     """Folder that the names of the files are relative to; for a single file, that file."""
-    files: tuple[Shard, ...]
+    files: tuple[ShardFile, ...]
 
-    def parts(self, split: str) -> list[tuple[str, Path, list[Shard]]]:
+    def parts(self, split: str) -> list[tuple[str, Path, list[ShardFile]]]:
         """(split, path that names it, its files) of each split, or of the split `split` alone. Raises DataError."""
         return by_split(self.files, lambda shard: shard.split, self.place, split)
 
@@ -278,7 +278,7 @@ def _find(place: Path, suffix: str) -> Shards | None:
     if place.suffix.lower() != suffix:
         return None
     if os.path.isfile(place):
-        return Shards(place, place, (Shard(place, "", ""),))
+        return Shards(place, place, (ShardFile(place, "", ""),))
     files = _expand(str(place))
     if missing := [file for file in files if not os.path.isfile(file)]:
         raise DataError(
@@ -290,7 +290,7 @@ def _find(place: Path, suffix: str) -> Shards | None:
 
 
 def _in_folder(place: Path, root: Path, names: Sequence[str]) -> Shards:
-    return Shards(place, root, tuple(Shard(file_in(root, name), as_text(name), split_of(name)) for name in names))
+    return Shards(place, root, tuple(ShardFile(file_in(root, name), as_text(name), split_of(name)) for name in names))
 
 
 def split_of(name: str) -> str:

@@ -25,7 +25,7 @@ from PIL import Image, ImageStat
 
 from edgekit.config.recipes import Recipe, parse_recipe
 from edgekit.errors import DataError, ImageError, InputError, UsageError
-from edgekit.images.dataset import UNLABELLED, Dataset, Sample
+from edgekit.images.dataset import UNLABELLED, Dataset, LabelledImage
 from edgekit.images.preprocess import open_image
 from edgekit.support.files import without_folders, write_json
 
@@ -57,7 +57,7 @@ Order = Literal["turns", "turns for half", "shares"]
 class InspectedImage:
     """A sample, and facts about its file and its pixels."""
 
-    sample: Sample
+    sample: LabelledImage
     sha256: str
     """SHA-256 of the file."""
     dhash: bytes
@@ -79,7 +79,7 @@ class Selection:
     """Images that were left out because this selection, or another one, has their content."""
 
     @cached_property
-    def samples(self) -> tuple[Sample, ...]:
+    def samples(self) -> tuple[LabelledImage, ...]:
         return tuple(image.sample for image in self.images)
 
     def in_order(self, names: Sequence[str]) -> "Selection":
@@ -103,7 +103,7 @@ class Selection:
         return np.array([image.brightness for image in self.images], np.float64)
 
 
-def inspect_image(dataset: Dataset, sample: Sample) -> InspectedImage:
+def inspect_image(dataset: Dataset, sample: LabelledImage) -> InspectedImage:
     """Decode an image and hash it. Raises ImageError if it can't be decoded."""
     content = dataset.read(sample)
     grey = open_image(content, f"{dataset.path}/{sample.name}").convert("L")
@@ -121,7 +121,7 @@ def select(
     order: Order = "turns",
     spare: int = 0,
     on_image: Callable[[], None] | None = None,
-    inspect: Callable[[Dataset, Sample], InspectedImage] = inspect_image,
+    inspect: Callable[[Dataset, LabelledImage], InspectedImage] = inspect_image,
 ) -> Selection:
     """Choose the first `count` samples (None or 0: all) in an order that `order` and `seed` determine.
 
@@ -243,12 +243,14 @@ def _repeats(evaluation: Selection) -> list[str]:
     return warnings
 
 
-def _ordered(samples: Sequence[Sample], seed: int, order: Order, taken: Collection[str]) -> Iterator[Sample]:
+def _ordered(
+    samples: Sequence[LabelledImage], seed: int, order: Order, taken: Collection[str]
+) -> Iterator[LabelledImage]:
     """Yield the samples whose names aren't taken, those of each class in an order that `seed` determines.
 
     Labels have no influence, so a corrected list of class names chooses the same images.
     """
-    by_class: dict[str, list[Sample]] = {}
+    by_class: dict[str, list[LabelledImage]] = {}
     for sample in samples:
         by_class.setdefault(sample.class_name, []).append(sample)
     shuffler = random.Random(seed)
@@ -265,19 +267,19 @@ def _ordered(samples: Sequence[Sample], seed: int, order: Order, taken: Collecti
             yield from (sample for sample in turn if sample and sample.name not in taken)
 
 
-def _half_first(queue: Sequence[Sample]) -> list[Sequence[Sample]]:
+def _half_first(queue: Sequence[LabelledImage]) -> list[Sequence[LabelledImage]]:
     """Half of the samples of a class, rounded down; the others but one; and that one."""
     half = len(queue) // 2
     return [queue[:half], queue[half:-1], queue[-1:]]
 
 
-def _in_proportion(queues: Sequence[Sequence[Sample]], taken: Collection[str]) -> Iterator[Sample]:
+def _in_proportion(queues: Sequence[Sequence[LabelledImage]], taken: Collection[str]) -> Iterator[LabelledImage]:
     """Yield the samples that aren't taken so that the first of them have the classes in proportion to their sizes.
 
     Classes of the same size take turns.
     """
 
-    def placed(number: int, queue: Sequence[Sample]) -> Iterator[tuple[float, int, int, Sample]]:
+    def placed(number: int, queue: Sequence[LabelledImage]) -> Iterator[tuple[float, int, int, LabelledImage]]:
         left = ((turn, sample) for turn, sample in enumerate(queue) if sample.name not in taken)
         for place, (turn, sample) in enumerate(left):
             yield (place + 0.5) / len(queue), turn, number, sample

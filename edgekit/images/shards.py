@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from edgekit.errors import DataError
-from edgekit.images.folders import Shard, Shards, find_shards
+from edgekit.images.folders import ShardFile, Shards, find_shards
 from edgekit.images.layout import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
@@ -83,7 +83,7 @@ class Parquet:
             parts.append(Part(split, path, images, ParquetStore(self.shards.root, self.image)))
         return Contents(tuple(parts), PARQUET_TERMS, self.classes)
 
-    def _rows(self, shard: Shard) -> list[ListedImage]:
+    def _rows(self, shard: ShardFile) -> list[ListedImage]:
         with _open(shard.file) as file:
             self._check_columns(file.schema_arrow, shard.file)
             _check_groups(shard.file, file.metadata, self.image)
@@ -352,7 +352,7 @@ def _damaged(file: Path, error: Exception) -> DataError:
     )
 
 
-def _labelled(shard: Shard) -> list[ListedImage]:
+def _labelled(shard: ShardFile) -> list[ListedImage]:
     """The images of a shard, each with the label beside it."""
     try:
         members = _members(shard.file)

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import EdgekitError, EngineError, ImageError, StageError, UsageError
-from edgekit.images.dataset import UNLABELLED, Dataset, LabelledCrops, Sample
+from edgekit.images.dataset import UNLABELLED, Dataset, LabelledCrops, LabelledImage
 from edgekit.images.selection import InspectedImage, Selection, inspect_image
 from edgekit.measure import machine
 from edgekit.measure.machine import measuring_versions
@@ -133,7 +133,7 @@ class SnrMeter:
         return ratio if isfinite(ratio) else None
 
 
-def evaluated_classes(samples: Iterable[Sample], class_names: ClassNames) -> tuple[EvaluatedClass, ...] | None:
+def evaluated_classes(samples: Iterable[LabelledImage], class_names: ClassNames) -> tuple[EvaluatedClass, ...] | None:
     """The classes of these images, by index, and their numbers of images; None without labels, or for too many."""
     counts = Counter(label for sample in samples for label in sample.labels or (sample.label,))
     del counts[UNLABELLED]
@@ -210,7 +210,7 @@ def shards_of(bundle: Bundle, dataset: Dataset, chosen: Selection, threads: int 
     return shards
 
 
-def _parts(dataset: Dataset, samples: Sequence[Sample]) -> Iterator[tuple[int, Dataset]]:
+def _parts(dataset: Dataset, samples: Sequence[LabelledImage]) -> Iterator[tuple[int, Dataset]]:
     for start in range(0, len(samples), SHARD):
         yield start, replace(dataset, samples=tuple(samples[start : start + SHARD]))
 

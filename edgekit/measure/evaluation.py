@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import ImageError, UsageError
-from edgekit.images.dataset import Dataset, Sample, crop_each, open_dataset
+from edgekit.images.dataset import Dataset, LabelledImage, crop_each, open_dataset
 from edgekit.images.selection import (
     InspectedImage,
     Selection,
@@ -276,7 +276,12 @@ class Elsewhere(Protocol):
         ...
 
     def predict(
-        self, task: Task, bundle: Bundle, crops: Iterable[NDArray[np.uint8]], samples: Sequence[Sample], step: Step
+        self,
+        task: Task,
+        bundle: Bundle,
+        crops: Iterable[NDArray[np.uint8]],
+        samples: Sequence[LabelledImage],
+        step: Step,
     ) -> Answers:
         """Answers for crops [H,W,C] of these samples. Calls `step` after each. Raises a StageError."""
         ...
@@ -395,7 +400,7 @@ def _chosen(
         with reporter.stage("read images", len(dataset.samples)) as step:
             inspected = accuracy.inspect_all(dataset, executor, step)
 
-        def inspect(_: Dataset, sample: Sample) -> InspectedImage:
+        def inspect(_: Dataset, sample: LabelledImage) -> InspectedImage:
             result = inspected[sample.name]
             if isinstance(result, ImageError):
                 raise result

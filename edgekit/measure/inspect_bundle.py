@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgekit.config.runtimes import Precision, find_runtime
 from edgekit.errors import DataError, GoldenError, ImageError, UsageError
-from edgekit.images.dataset import Dataset, Sample, open_dataset
+from edgekit.images.dataset import Dataset, LabelledImage, open_dataset
 from edgekit.images.preprocess import ImageLike
 from edgekit.measure.bundles import int8_of
 from edgekit.measure.gates import SATURATING
@@ -321,6 +321,6 @@ def _unit(session: Session, image: ImageLike) -> NDArray[np.float32]:
     return vector
 
 
-def _nearest(samples: Sequence[Sample], cosines: NDArray[np.float32], top: int) -> tuple[Neighbour, ...]:
+def _nearest(samples: Sequence[LabelledImage], cosines: NDArray[np.float32], top: int) -> tuple[Neighbour, ...]:
     best = np.argsort(-cosines, kind="stable")[:top]
     return tuple(Neighbour(samples[n].name, samples[n].class_name or None, float(cosines[n])) for n in best)

@@ -54,7 +54,7 @@ from edgekit.models.network import (
     versions_of_modules,
     with_versions,
 )
-from edgekit.models.options import Note
+from edgekit.models.options import InferredNote
 from edgekit.support.files import digest, file_sha256
 
 _CODE = re.compile(r"GLOBAL (\S+)")
@@ -331,16 +331,20 @@ def parameters_without_memory() -> Iterator[None]:
         hook.remove()
 
 
-def _notes_on(own: OwnTensors, checkpoint: Checkpoint, path: Path) -> tuple[Note, ...]:
+def _notes_on(own: OwnTensors, checkpoint: Checkpoint, path: Path) -> tuple[InferredNote, ...]:
     """Sentences on averaged weights, on a classifier beside the network, and on tensors that don't belong to it."""
     notes = []
     if checkpoint.averaged:
-        notes.append(Note(f"weights: '{checkpoint.averaged}' in '{path.name}', the averaged (EMA) ones"))
+        notes.append(InferredNote(f"weights: '{checkpoint.averaged}' in '{path.name}', the averaged (EMA) ones"))
     if own.head:
-        notes.append(Note(f"classifier: '{own.head}' in '{path.name}', which is taken as the network's last layer"))
+        notes.append(
+            InferredNote(f"classifier: '{own.head}' in '{path.name}', which is taken as the network's last layer")
+        )
     if own.others:
         unused = f"tensors of '{path.name}' outside the network are unused: {some(own.others)}"
-        notes.append(Note(f"{unused}. If your code computes with them, deploy it as module:factory", doubtful=True))
+        notes.append(
+            InferredNote(f"{unused}. If your code computes with them, deploy it as module:factory", doubtful=True)
+        )
     return tuple(notes)
 
 

@@ -27,7 +27,7 @@ from edgekit.models.module_source import FactorySource, ModuleSource
 from edgekit.models.network import ModelSource, Network, Rename, check_finite, classes_of_head, own_tensors
 from edgekit.models.onnx_source import OnnxSource
 from edgekit.models.open_clip_source import OpenClipSource
-from edgekit.models.options import HUB_PREFIXES, TORCHVISION, TRANSFORMERS, ModelArgs, ModelOptions, Note
+from edgekit.models.options import HUB_PREFIXES, TORCHVISION, TRANSFORMERS, InferredNote, ModelArgs, ModelOptions
 from edgekit.models.timm_source import TimmSource
 from edgekit.models.torchvision_source import TorchvisionSource, present_names, side_of_positions, torchvision_models
 from edgekit.models.transformers_source import ImageNetwork, TransformersSource
@@ -68,7 +68,7 @@ def identify(options: ModelOptions, command: Sequence[str] = ()) -> ModelOptions
 
 
 def _noting(options: ModelOptions, text: str) -> ModelOptions:
-    return replace(options, notes=(*(options.notes or ()), Note(text)))
+    return replace(options, notes=(*(options.notes or ()), InferredNote(text)))
 
 
 def _source(name: str) -> ModelSource | None:

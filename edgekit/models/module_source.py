@@ -17,7 +17,7 @@ from edgekit.errors import ModelError, UsageError
 from edgekit.models.checkpoint import load_weights
 from edgekit.models.description import StoredNames, names_of_config
 from edgekit.models.network import LoadedModule, ModelSource, state_sha256
-from edgekit.models.options import TRANSFORMERS, ModelArgs, ModelOptions, Note, folder_of
+from edgekit.models.options import TRANSFORMERS, InferredNote, ModelArgs, ModelOptions, folder_of
 from edgekit.models.transformers_source import ImageNetwork, take_preprocessing
 from edgekit.models.transforms import parse_size
 from edgekit.support.libraries import first_line
@@ -76,7 +76,7 @@ class ModuleSource(ModelSource):
             )
         if options.mean is None and "mean" not in getattr(module, "pretrained_cfg", {}):
             text = "the network doesn't state its preprocessing, so ImageNet's is assumed: pass its transform"
-            return loaded.with_notes(Note(f"{text}, or imgsz, mean and std", doubtful=True))
+            return loaded.with_notes(InferredNote(f"{text}, or imgsz, mean and std", doubtful=True))
         return loaded
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
@@ -102,7 +102,7 @@ def _copied(options: ModelOptions) -> nn.Module:
     return ImageNetwork(copied) if _is_of_transformers(copied) else copied
 
 
-def _take_preprocessing(module: ImageNetwork, options: ModelOptions) -> tuple[Note, ...]:
+def _take_preprocessing(module: ImageNetwork, options: ModelOptions) -> tuple[InferredNote, ...]:
     """Give a network the preprocessing of where transformers loaded it from, unless options or a transform state it."""
     config: Any = module.model.config
     if options.mean is not None or not config._name_or_path:
@@ -112,7 +112,7 @@ def _take_preprocessing(module: ImageNetwork, options: ModelOptions) -> tuple[No
         notes = take_preprocessing(module, Path(config._name_or_path))
     except OSError:  # it is no longer there
         return ()
-    return (*notes, Note(f"preprocessing: that of the image processor in '{config._name_or_path}'"))
+    return (*notes, InferredNote(f"preprocessing: that of the image processor in '{config._name_or_path}'"))
 
 
 def _is_of_transformers(module: nn.Module) -> bool:

@@ -32,7 +32,7 @@ from edgekit.compiler.graph import copy_sharing, trace
 from edgekit.errors import ModelError, WeightsError
 from edgekit.images.preprocess import Preprocessing
 from edgekit.models.description import StoredNames
-from edgekit.models.options import ModelOptions, Note
+from edgekit.models.options import InferredNote, ModelOptions
 from edgekit.models.transforms import size_of_model
 from edgekit.support.files import digest
 from edgekit.support.libraries import first_line, versions_of
@@ -298,7 +298,7 @@ def some(names: Sequence[object]) -> str:
     return ", ".join(map(str, names[:_SHOWN])) + (f" and {rest} more" if rest > 0 else "")
 
 
-class Reference(Protocol):
+class ReferenceNetwork(Protocol):
     """Another implementation of an imported network, with which its module is compared on real images."""
 
     def difference(self, images: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
@@ -317,15 +317,15 @@ class LoadedModule:
     weights: str
     weights_sha256: str
     license_note: str | None
-    reference: "Reference | None" = None
+    reference: "ReferenceNetwork | None" = None
     class_names: tuple[StoredNames, ...] = ()
     """Lists of class names that the file of the network or of its weights contains."""
-    notes: tuple[Note, ...] = ()
+    notes: tuple[InferredNote, ...] = ()
     """What the source inferred from the files."""
     has_classifier: bool = True
     """Whether the network may end with a classifier: False for one that is known to return features."""
 
-    def with_notes(self, *notes: Note) -> "LoadedModule":
+    def with_notes(self, *notes: InferredNote) -> "LoadedModule":
         """The same module with further notes."""
         return replace(self, notes=(*self.notes, *notes))
 
@@ -428,7 +428,7 @@ class Network:
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     license_note: str | None
-    reference: Reference | None = None
+    reference: ReferenceNetwork | None = None
     labels_origin: str | None = None
     """Key under which the network's own file has the labels; None if they come from elsewhere."""
     labels_file: str = ""
@@ -437,7 +437,7 @@ class Network:
     """Reason why class names in the network's own file are ignored, as a sentence for the user."""
     class_order: str | None = None
     """Order of the images' classes that its answers showed to be that of its outputs; None if names tell it."""
-    notes: tuple[Note, ...] = ()
+    notes: tuple[InferredNote, ...] = ()
     """What was inferred from the network's files."""
     has_classifier: bool = True
     """Whether the network may end with a classifier: False for one that is known to return features."""

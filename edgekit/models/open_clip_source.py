@@ -17,7 +17,7 @@ from edgekit.errors import HubError, ModelError, UsageError, WeightsError
 from edgekit.models.checkpoint import fetch, hub_error, open_checkpoint, randomize
 from edgekit.models.description import IMAGENET_CLASSES, read_labels, resolve_labels
 from edgekit.models.network import LoadedModule, ModelSource, State, fit_weights, state_sha256
-from edgekit.models.options import ModelOptions, Note
+from edgekit.models.options import InferredNote, ModelOptions
 from edgekit.models.transforms import size_of_model
 from edgekit.support.files import file_sha256
 from edgekit.support.libraries import first_line, import_needed
@@ -277,7 +277,7 @@ def _preprocessing(library: Any, entry: Config) -> Config:
     return preprocessing
 
 
-def _note_on_tag(library: Any, options: ModelOptions) -> tuple[Note, ...]:
+def _note_on_tag(library: Any, options: ModelOptions) -> tuple[InferredNote, ...]:
     """A warning about a file that may come from any of the model's published weights, if those aren't used alike."""
     model, named = _parse(options)
     tags = library.list_pretrained_tags_by_model(model)
@@ -286,7 +286,7 @@ def _note_on_tag(library: Any, options: ModelOptions) -> tuple[Note, ...]:
     if named or not options.weights or len(uses) < 2:
         return ()
     return (
-        Note(
+        InferredNote(
             f"'{Path(options.weights).name}' doesn't say which weights it was trained from: it gets the activation of "
             f"{model} and the preprocessing of the tag {tags[0]}, and other tags have others. Add the right tag to the "
             f"name, such as {PREFIX}{model}.{tags[-1]}",

@@ -29,7 +29,7 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 
 
 @dataclass(frozen=True)
-class Note:
+class InferredNote:
     """A sentence for the user about what was inferred from the files of a network."""
 
     text: str
@@ -75,7 +75,7 @@ class ModelOptions:
     transform: Any = None
     """The network's evaluation transform (of torchvision, timm or transformers), from which the preprocessing is taken
     where the other options leave it open."""
-    notes: tuple[Note, ...] | None = None
+    notes: tuple[InferredNote, ...] | None = None
     """What `identify` inferred from the network's files; None for options that it has not completed yet."""
 
     @property

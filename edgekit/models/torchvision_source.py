@@ -22,7 +22,7 @@ from edgekit.models.network import (
     versions_of_modules,
     with_versions,
 )
-from edgekit.models.options import RESCALING, TORCHVISION, ModelArgs, ModelOptions, Note
+from edgekit.models.options import RESCALING, TORCHVISION, InferredNote, ModelArgs, ModelOptions
 from edgekit.models.transforms import crop_fraction, parse_size, resolve_size, size_of_model
 
 # Arguments that torchvision gives to `RESCALING` with published weights, but without the auxiliary classifiers.
@@ -198,11 +198,11 @@ def _download(options: ModelOptions, published: Any) -> State:
     return state
 
 
-def _notes_on_flags(options: ModelOptions, model: str) -> tuple[Note, ...]:
+def _notes_on_flags(options: ModelOptions, model: str) -> tuple[InferredNote, ...]:
     if model not in RESCALING or "transform_input" in options.model_args:
         return ()
     return (
-        Note(
+        InferredNote(
             "inputs: rescaled by the network (transform_input=True), as torchvision does for published weights and "
             "their fine-tunes. If yours was trained from scratch, add `--model-args transform_input=False`"
         ),

@@ -15,7 +15,7 @@ from edgekit.errors import ModelError, WeightsError
 from edgekit.models.checkpoint import files_sha256, randomize
 from edgekit.models.description import CLASSIFIES, PREPROCESSOR, describe_folder, weight_files
 from edgekit.models.network import LoadedModule, ModelSource, some, state_sha256
-from edgekit.models.options import TRANSFORMERS, ModelOptions, Note
+from edgekit.models.options import TRANSFORMERS, InferredNote, ModelOptions
 from edgekit.models.transforms import InputOptions, processor_inputs, resolve_preprocessing, resolve_size, size_of_model
 from edgekit.support.libraries import first_line, import_needed, quiet
 
@@ -152,7 +152,7 @@ def _sized(model: Any) -> dict[str, Any]:
     return {"input_size": (3, height, width)}
 
 
-def take_preprocessing(module: ImageNetwork, folder: Path) -> tuple[Note, ...]:
+def take_preprocessing(module: ImageNetwork, folder: Path) -> tuple[InferredNote, ...]:
     """Store the preprocessing of the folder's image processor in the module, and compare it with what that computes.
 
     A repository of the hub whose files were downloaded before stands for its folder; OSError if there is none.
@@ -179,7 +179,7 @@ def take_preprocessing(module: ImageNetwork, folder: Path) -> tuple[Note, ...]:
     if own.shape == ours.shape and np.percentile(np.abs(own - ours) * scale, 99) <= _TOLERANCE:
         return ()
     return (
-        Note(
+        InferredNote(
             f"the {type(processor).__name__} of '{folder.name}' prepares images in a way that edgekit can't repeat, so "
             "accuracies are not those of transformers. Check --imgsz, --mean, --std, --interpolation and --crop-pct",
             doubtful=True,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
-from edgekit.compiler.calibrate import Calibration, calibrate, placement_of, quantize, quantize_like
+from edgekit.compiler.calibrate import Calibrated, calibrate, placement_of, quantize, quantize_like
 from edgekit.compiler.execution import is_small
 from edgekit.compiler.graph import MEMORY, ConstantStore, copy_sharing, keep_constants_in, layer_name
 from edgekit.compiler.layers import Layer, dense_layer, dense_layers, fixed_weights, layers
@@ -32,7 +32,7 @@ from edgekit.config.device_classes import DeviceClass
 from edgekit.config.recipes import Recipe, TargetRecipe
 from edgekit.config.runtimes import Precision, find_runtime
 from edgekit.errors import CompileError, ModelError, ParityError
-from edgekit.images.dataset import Dataset, Sample, crop_each, crop_samples
+from edgekit.images.dataset import Dataset, LabelledImage, crop_each, crop_samples
 from edgekit.models.network import Network, batched_logits, one_by_one, torch_logits
 from edgekit.pipeline.request import (
     PARITY_IMAGES,
@@ -262,7 +262,7 @@ def quantize_stage(
     samples: ParitySamples,
     calibration: Sequence[NDArray[np.float32]] = (),
     step: Step = no_step,
-    shared: Calibration | None = None,
+    shared: Calibrated | None = None,
 ) -> GraphToCompile:
     """Rewrite the exported graph for the request's target and, for int8, calibrate it on float32 images [1,C,H,W].
 
@@ -331,7 +331,7 @@ def calibrate_together(
     graph: GraphModule,
     images: Sequence[NDArray[np.float32]],
     step: Step = no_step,
-) -> Calibration:
+) -> Calibrated:
     """Calibrate the exported graph for all runtimes of a `BundleRequest.shared_recipe`, on float32 images [1,C,H,W].
 
     It gets the rewrites that these runtimes have in common, and Q/DQ wherever one of them has. The calibration
@@ -425,7 +425,7 @@ class JobGraphs:
         request = nearest.request(target, "int8")
         return self._to_compile(request, shared.without_weights() if shared else None).graph
 
-    def _to_compile(self, request: BundleRequest, shared: Calibration | None) -> GraphToCompile:
+    def _to_compile(self, request: BundleRequest, shared: Calibrated | None) -> GraphToCompile:
         graph, images = self.simplified, self._calibration if request.precision == "int8" else []
         name = f"{request.target}-{request.precision}"
         if images and shared is None:
@@ -438,15 +438,15 @@ class JobGraphs:
         """Whether the int8 bundle of a target shares its calibration with others. It is made now unless it exists."""
         return self._shared_calibration(self.spec.request(target, "int8")) is not None
 
-    def _shared_calibration(self, request: BundleRequest) -> Calibration | None:
+    def _shared_calibration(self, request: BundleRequest) -> Calibrated | None:
         """The calibration that the request's runtime shares with others; None if it is calibrated alone."""
         recipe = request.shared_recipe
         return None if recipe is None else self._calibrated(recipe)
 
-    def _calibrated(self, recipe: Recipe) -> Calibration:
+    def _calibrated(self, recipe: Recipe) -> Calibrated:
         """The calibration that several runtimes share, made for the first of them."""
 
-        def calibrate() -> Calibration:
+        def calibrate() -> Calibrated:
             images, rewriter = self._calibration, Rewriter(self.spec.network, self.samples)
             with self._calibrating("calibrate", recipe, len(images)) as step:
                 return calibrate_together(recipe, self.spec.device_class, rewriter, self.simplified, images, step)
@@ -541,7 +541,7 @@ class JobGraphs:
             return None
         return self._once("fitting", lambda: self._predicted(dataset, chosen.samples))
 
-    def _predicted(self, dataset: Dataset, samples: Sequence[Sample]) -> ParitySamples:
+    def _predicted(self, dataset: Dataset, samples: Sequence[LabelledImage]) -> ParitySamples:
         pixels = crop_samples(dataset, samples, self.spec.network.preprocessing).pixels
         return ParitySamples(pixels, torch_logits(self.spec.network, pixels))
 

@@ -133,7 +133,7 @@ class LayerLine:
 
 
 @dataclass(frozen=True)
-class Timing:
+class RuntimeTimes:
     """The times of one runtime's bundles on one device."""
 
     title: str
@@ -146,7 +146,7 @@ class Timing:
     layers: tuple[LayerLine, ...]
 
 
-def timings(report: Report) -> list[Timing]:
+def timings(report: Report) -> list[RuntimeTimes]:
     """Times of each runtime on each device."""
     groups: dict[tuple[str, str], list[Row]] = {(row.target, row.device.label): [] for row in report.results}
     for row in sorted(report.results, key=lambda row: row.precision != "float"):
@@ -172,11 +172,11 @@ def sum_words(row: Row) -> str:
     return words
 
 
-def _timing(title: str, rows: list[Row]) -> Timing:
+def _timing(title: str, rows: list[Row]) -> RuntimeTimes:
     timed = {row.name: row.profile for row in rows if row.profile and row.profile.missing is None}
     kinds = {name: _by_operation(profile.kinds) for name, profile in timed.items()}
     layers = {name: profile.layers for name, profile in timed.items()}
-    return Timing(
+    return RuntimeTimes(
         title=title,
         bundles=tuple(timed),
         sentences=tuple(map(sum_words, rows)),

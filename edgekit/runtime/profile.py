@@ -61,7 +61,7 @@ class OpProfile:
 
 
 @dataclass(frozen=True)
-class LayerTime:
+class ProfiledLayer:
     """Time of a layer, and of what surrounds it, in one run."""
 
     name: str
@@ -113,14 +113,14 @@ class Profile:
         return sum(op.macs for op in self.ops if op.quantized and not op.int8) > self.int8_macs
 
     @property
-    def layer_times(self) -> tuple[LayerTime, ...]:
+    def layer_times(self) -> tuple[ProfiledLayer, ...]:
         """Times of the layers in the order of the model file; empty if the runtime reports none."""
-        times: dict[str, LayerTime] = {}
+        times: dict[str, ProfiledLayer] = {}
         for op in self.ops:
             if op.has_time:
-                last = times.get(op.name, LayerTime(op.name, 0.0, 0.0, True))
+                last = times.get(op.name, ProfiledLayer(op.name, 0.0, 0.0, True))
                 ms, around_ms = last.ms + (op.ms or 0.0), last.around_ms + op.around_ms
-                times[op.name] = LayerTime(op.name, ms, around_ms, last.int8 and op.int8)
+                times[op.name] = ProfiledLayer(op.name, ms, around_ms, last.int8 and op.int8)
         return tuple(times.values())
 
     @property

@@ -52,7 +52,7 @@ DIFFERS = 1.1
 """Ratio from which two times of a layer differ. Profiles of a few runs vary by several percent."""
 
 
-class Timed(Protocol):
+class TimedPart(Protocol):
     """A layer, or a part of one, in a profile."""
 
     @property
@@ -79,8 +79,8 @@ class Border:
 class LayerTimes:
     """Times of the layers of a runtime's INT8 bundle, and of its float bundle with as many threads."""
 
-    in_int8: Sequence[Timed]
-    in_float: Sequence[Timed]
+    in_int8: Sequence[TimedPart]
+    in_float: Sequence[TimedPart]
     conversion_ns: float | None
     """Nanoseconds to convert one value between float and INT8; None if nothing converts values."""
 
@@ -191,7 +191,7 @@ def _scaled(profile: TimeProfile, factor: float) -> list[TimedLayer]:
     return [replace(layer, ms=factor * layer.ms, around_ms=factor * layer.around_ms) for layer in profile.layers]
 
 
-def total_ms(layers: Iterable[Timed]) -> dict[str, float]:
+def total_ms(layers: Iterable[TimedPart]) -> dict[str, float]:
     """Time of each layer, with that of what surrounds it, in milliseconds."""
     times: dict[str, float] = defaultdict(float)
     for layer in layers:
@@ -219,7 +219,7 @@ Mixture = frozenset[str]
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class MixedRun:
     """The result of running one image through the graph with some layers in INT8."""
 
     logits: NDArray[np.float32]
@@ -257,7 +257,7 @@ class Simulation:
         return tuple(self._first)
 
     @torch.no_grad()
-    def run(self, image: NDArray[np.float32], quantized: Collection[str], like: Run | None = None) -> Run:
+    def run(self, image: NDArray[np.float32], quantized: Collection[str], like: MixedRun | None = None) -> MixedRun:
         """Run one image float32 [1,C,H,W] with these layers in INT8.
 
         `like` is an earlier run of the same image, whose values are reused up to the first layer that differs.
@@ -274,7 +274,7 @@ class Simulation:
                 args, kwargs = self._arguments(node, values, active)
                 values[node] = self._function(node)(*args, **kwargs)
         ((logits,),) = self._arguments(self._nodes[-1], values, active)[0]
-        return Run(logits[0].numpy(), active, values)
+        return MixedRun(logits[0].numpy(), active, values)
 
     def _function(self, node: Node) -> Callable[..., Any]:
         """The callable of a node: an operation, or a module that NNCF inserted, for example to smooth."""
@@ -359,7 +359,7 @@ class Mixtures:
             end_runs = [self.simulation.run(image, end) for end in ends]
             for mixture in missing:
                 near = min(end_runs, key=lambda run: len(run.quantized ^ mixture))
-                run: Run = near if near.quantized == mixture else self.simulation.run(image, mixture, near)
+                run: MixedRun = near if near.quantized == mixture else self.simulation.run(image, mixture, near)
                 logits[mixture].append(run.logits)
             on_image()
         self.logits |= {mixture: np.stack(rows) for mixture, rows in logits.items() if rows}

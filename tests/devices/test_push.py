@@ -22,7 +22,7 @@ import pytest
 import edgekit
 from edgekit.cli.main import main
 from edgekit.devices import push as push_module
-from edgekit.devices.push import MARGIN, Bound, bound_for, push_to, refuse_other_processor
+from edgekit.devices.push import MARGIN, LatencyBound, bound_for, push_to, refuse_other_processor
 from edgekit.devices.registry import Device
 from edgekit.devices.remote import open_board, run_agent
 from edgekit.devices.scripts.apps import INCOMING, app_state
@@ -36,7 +36,7 @@ from tests.helpers.tiny import MakeBundle, tiny_labels, tiny_manifest
 from tests.helpers.waiting import wait_until
 
 QUIET = Reporter(quiet=True)
-ANY = Bound(None, 1, "")
+ANY = LatencyBound(None, 1, "")
 
 
 def run_json(capfd: Any, *arguments: str | Path) -> tuple[int, Any]:
@@ -196,7 +196,7 @@ def test_the_bound_comes_from_the_report(finished_run: Path) -> None:
     for device in (Device("local"), Device("other", "ssh://other", row.device.device_class)):
         bound = bound_for(bundle, device, None, None)
         assert (bound.max_p99_ms, bound.threads) == (MARGIN * row.latency_ms.p99, row.latency_ms.threads)
-    assert bound_for(bundle, Device("other", "ssh://other"), 7, 3) == Bound(7, 3, "the value of --max-p99")
+    assert bound_for(bundle, Device("other", "ssh://other"), 7, 3) == LatencyBound(7, 3, "the value of --max-p99")
     with refuses(UsageError, "7 threads"):
         bound_for(bundle, Device("local"), None, 7)
     with pytest.raises(UsageError):

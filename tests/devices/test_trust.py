@@ -9,7 +9,7 @@ import pytest
 import edgekit
 from edgekit.cli.main import main
 from edgekit.cli.view import pushed_lines
-from edgekit.devices.push import Bound, Pushed, PushedDevice, push_to, roll_back
+from edgekit.devices.push import LatencyBound, Pushed, PushedDevice, push_to, roll_back
 from edgekit.devices.registry import find_device
 from edgekit.devices.scripts.apps import TRUST, app_state
 from edgekit.devices.slots import fingerprint_of
@@ -41,7 +41,7 @@ def trusting(board: Server, keys: KeyPair, tmp_path: Path) -> Server:
 
 def push(path: Path, device: str) -> PushedDevice:
     """Push a bundle without the check that the command makes before it connects."""
-    return push_to(find_device(device), read_bundle(path), "app", Bound(None, 1, ""), QUIET)
+    return push_to(find_device(device), read_bundle(path), "app", LatencyBound(None, 1, ""), QUIET)
 
 
 def refused_by(result: PushedDevice) -> str:
@@ -69,7 +69,7 @@ def test_a_device_takes_only_what_its_key_signed(
     assert not (apps / TRUST).exists()
 
     sign_bundle(first, keys.private)
-    too_slow = push_to(find_device("signed"), read_bundle(first), "app", Bound(1e-6, 1, ""), QUIET)
+    too_slow = push_to(find_device("signed"), read_bundle(first), "app", LatencyBound(1e-6, 1, ""), QUIET)
     assert refused_by(too_slow) == "BundleRefusedError"
     assert not (apps / TRUST).exists(), "the device trusts no key before a bundle of it has passed"
     assert push(unsigned, "board").verdict == "pass"

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image, features
 
 from edgekit.errors import DataError, ImageError, UsageError
-from edgekit.images.dataset import Dataset, LabelledCrops, Sample, crop_each, crop_samples, open_dataset
+from edgekit.images.dataset import Dataset, LabelledCrops, LabelledImage, crop_each, crop_samples, open_dataset
 from edgekit.images.layout import imagenet_wnids
 from edgekit.images.preprocess import Preprocessing
 from edgekit.images.selection import evaluation_doubts, missing_classes, select
@@ -68,8 +68,8 @@ def test_images_are_found_and_read(place: Path, prefix: str) -> None:
     }
     dataset = open_dataset(make(place, members | extra), LABELS)
     assert [sample.name for sample in dataset.samples] == sorted(members)
-    assert dataset.samples[0] == Sample(f"{prefix}cat/0.png", 0, "cat")
-    assert dataset.samples[-1] == Sample(f"{prefix}owl/1.png", 2, "owl")
+    assert dataset.samples[0] == LabelledImage(f"{prefix}cat/0.png", 0, "cat")
+    assert dataset.samples[-1] == LabelledImage(f"{prefix}owl/1.png", 2, "owl")
     for sample in dataset.samples:
         assert dataset.read(sample) == members[sample.name]
         assert dataset.image(sample).size == (8, 8)
@@ -223,7 +223,7 @@ def test_errors_name_data_set_and_sample(place: Path) -> None:
     with refuses(ImageError, f"{place.name}/cat/1.png"):
         dataset.image(dataset.samples[1])
     with refuses(ImageError, f"{place.name}/cat/9.png"):
-        dataset.read(Sample("cat/9.png", 0, "cat"))
+        dataset.read(LabelledImage("cat/9.png", 0, "cat"))
 
 
 def test_a_damaged_zip_member_is_an_image_error(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_selection_is_balanced_repeatable_and_a_prefix_of_a_larger_one(place: Pa
     assert len(select(dataset, 0, 0).samples) == len(select(dataset, None, 0).samples) == 16
 
 
-def shares(samples: Sequence[Sample]) -> dict[str, int]:
+def shares(samples: Sequence[LabelledImage]) -> dict[str, int]:
     return dict(sorted(Counter(sample.class_name for sample in samples).items()))
 
 

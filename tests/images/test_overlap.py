@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from edgekit.cli.main import main
-from edgekit.images.dataset import Dataset, Sample, open_dataset
+from edgekit.images.dataset import Dataset, LabelledImage, open_dataset
 from edgekit.images.selection import DIFFERENCE, copies_of, difference_hash, lookalikes, select
 from edgekit.models.description import resolve_labels
 from tests.helpers import fake_runtime
@@ -142,7 +142,7 @@ def test_only_candidates_are_decoded(photos: Path, tmp_path: Path, monkeypatch: 
     decoded = []
     decode = Dataset.image
 
-    def note(dataset: Dataset, sample: Sample) -> Image.Image:
+    def note(dataset: Dataset, sample: LabelledImage) -> Image.Image:
         decoded.append(sample.name)
         return decode(dataset, sample)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.images.dataset import UNLABELLED, Sample, open_dataset
+from edgekit.images.dataset import UNLABELLED, LabelledImage, open_dataset
 from edgekit.images.selection import InspectedImage, Selection, differ_in_brightness, doubts, select
 
 LABELS = [f"class_{index}" for index in range(10)]
@@ -40,7 +40,7 @@ def test_a_darker_set_is_unlike(photos: Path) -> None:
 
 def of_brightness(*values: float) -> Selection:
     """Images with these mean grey values."""
-    sample = Sample("a.png", 0, "a")
+    sample = LabelledImage("a.png", 0, "a")
     return Selection(tuple(InspectedImage(sample, "", b"", value) for value in values), Path("data"))
 
 
@@ -56,7 +56,7 @@ def chosen(labels: Sequence[tuple[int, ...]]) -> Selection:
     """Images with these classes, each chosen by the first of them."""
     return Selection(
         tuple(
-            InspectedImage(Sample(f"{index}.png", several[0], "", several), "", b"", 100.0)
+            InspectedImage(LabelledImage(f"{index}.png", several[0], "", several), "", b"", 100.0)
             for index, several in enumerate(labels)
         ),
         Path("data"),
@@ -74,5 +74,5 @@ def test_several_labels_cover_more_classes_than_images() -> None:
 
 
 def test_images_without_labels_cover_no_class() -> None:
-    images = tuple(InspectedImage(Sample(f"{index}.png", UNLABELLED, ""), "", b"", 100.0) for index in range(40))
+    images = tuple(InspectedImage(LabelledImage(f"{index}.png", UNLABELLED, ""), "", b"", 100.0) for index in range(40))
     assert doubts(Selection(images, Path("data")), 384) == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgekit.errors import EngineError
-from edgekit.images.dataset import Sample
+from edgekit.images.dataset import LabelledImage
 from edgekit.measure import accuracy
 from edgekit.measure.accuracy import SnrMeter, evaluated_classes, predict, snr_db
 from edgekit.measure.task import MOST_CLASSES, Outputs
@@ -63,15 +63,15 @@ def test_without_a_reference_there_is_no_signal_to_noise() -> None:
     assert meter.db is None
 
 
-def samples(labels: np.ndarray) -> list[Sample]:
-    return [Sample(f"{index}.png", int(label), "") for index, label in enumerate(labels)]
+def samples(labels: np.ndarray) -> list[LabelledImage]:
+    return [LabelledImage(f"{index}.png", int(label), "") for index, label in enumerate(labels)]
 
 
 def test_classes_are_counted_in_the_order_of_the_outputs() -> None:
     names = [f"class {index}" for index in range(8)]
     expected = (EvaluatedClass("class 2", 3), EvaluatedClass("class 4", 1), EvaluatedClass("class 7", 2))
     assert evaluated_classes(samples(np.array([7, 2, 7, 2, 2, 4])), names) == expected
-    several = [Sample("0.png", 4, "", (2, 4)), Sample("1.png", 2, "", (2,))]
+    several = [LabelledImage("0.png", 4, "", (2, 4)), LabelledImage("1.png", 2, "", (2,))]
     assert evaluated_classes(several, names) == (EvaluatedClass("class 2", 2), EvaluatedClass("class 4", 1))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.images.dataset import Sample
+from edgekit.images.dataset import LabelledImage
 from edgekit.images.selection import InspectedImage, Selection
 from edgekit.measure.evaluation import BundleEvaluation, compare_bundles
 from edgekit.measure.settings import Gates
@@ -17,7 +17,7 @@ from tests.helpers.tiny import tiny_labels, tiny_manifest
 
 COUNT = 400
 LABELS = np.arange(COUNT) % 10
-SAMPLES = tuple(Sample(f"{index}.png", int(label), str(label)) for index, label in enumerate(LABELS))
+SAMPLES = tuple(LabelledImage(f"{index}.png", int(label), str(label)) for index, label in enumerate(LABELS))
 CHOSEN = Selection(
     tuple(InspectedImage(sample, f"{index:016x}{0:048x}", b"", 0.0) for index, sample in enumerate(SAMPLES)),
     Path("data"),

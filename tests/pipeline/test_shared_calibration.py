@@ -15,7 +15,7 @@ from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.calibrate import Calibration
+from edgekit.compiler.calibrate import Calibrated
 from edgekit.compiler.graph import A, copy_sharing
 from edgekit.compiler.layers import dense_layers, int8_weight, quantizers
 from edgekit.config import runtimes
@@ -86,14 +86,14 @@ def plain(family: str) -> Recipe:
 
 
 @cache
-def together(family: str, asking: str = "onnx", *, simple: bool = False) -> Calibration:
+def together(family: str, asking: str = "onnx", *, simple: bool = False) -> Calibrated:
     recipe = request(family, asking, plain(family) if simple else None).shared_recipe
     assert recipe is not None
     rewriter = Rewriter(network(family), noise_for(network(family)))
     return calibrate_together(recipe, X86, rewriter, exported(family), images())
 
 
-def graph_of(asked: BundleRequest, family: str, shared: Calibration | None, count: int = 8) -> GraphModule:
+def graph_of(asked: BundleRequest, family: str, shared: Calibrated | None, count: int = 8) -> GraphModule:
     return quantize_stage(asked, exported(family), noise_for(asked.network), images(count), shared=shared).graph
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgekit.images.dataset import Dataset, LabelledCrops, Sample, crop_samples
+from edgekit.images.dataset import Dataset, LabelledCrops, LabelledImage, crop_samples
 from edgekit.job import Job
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import reference
@@ -21,7 +21,7 @@ QUIET = Reporter(quiet=True)
 TINY = {"dims": (8, 16, 24, 32), "depths": (1, 1, 1, 1), "num_classes": 3}
 
 
-def names_of(samples: tuple[Sample, ...]) -> set[str]:
+def names_of(samples: tuple[LabelledImage, ...]) -> set[str]:
     return {sample.name for sample in samples}
 
 
@@ -35,7 +35,7 @@ def test_other_images_choose_thresholds(limit: int | None, tmp_path: Path, monke
     data = write_folder(tmp_path / "set", files)
     used: list[str] = []
 
-    def noting(dataset: Dataset, samples: tuple[Sample, ...], *more: Any, **options: Any) -> LabelledCrops:
+    def noting(dataset: Dataset, samples: tuple[LabelledImage, ...], *more: Any, **options: Any) -> LabelledCrops:
         used.extend(sample.name for sample in samples)
         return crop_samples(dataset, samples, *more, **options)
 

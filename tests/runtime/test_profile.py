@@ -22,9 +22,9 @@ from edgekit.runtime.onnx import profiler as onnxruntime
 from edgekit.runtime.onnx.engine import OnnxGraph, read_onnx
 from edgekit.runtime.openvino import profiler as openvino
 from edgekit.runtime.profile import (
-    LayerTime,
     OpProfile,
     Profile,
+    ProfiledLayer,
     Ran,
     matrix_macs,
     owners,
@@ -155,7 +155,7 @@ def test_the_products_of_attention_are_one_layer() -> None:
     """One that is part of a fused operation has that one's time around it, and one that nothing ran has none."""
     ops = (OpProfile("attn", "a", 4, True, 1.0, around_ms=0.5), OpProfile("attn", "b", 4, False, 2.0, around_ms=0.25))
     fused, unseen = OpProfile("fused", "c", 4, True, None, around_ms=0.5), OpProfile("unseen", "d", 4, False)
-    layers = (LayerTime("attn", 3.0, 0.75, False), LayerTime("fused", 0.0, 0.5, True))
+    layers = (ProfiledLayer("attn", 3.0, 0.75, False), ProfiledLayer("fused", 0.0, 0.5, True))
     assert Profile("", (*ops, fused, unseen), None).layer_times == layers
 
 

@@ -24,7 +24,7 @@ from edgekit.devices.web.page_messages import (
 )
 from edgekit.devices.web.server import PAGE, PageServer, Runner
 from edgekit.errors import BrowserError, DeviceError
-from edgekit.images.dataset import Sample
+from edgekit.images.dataset import LabelledImage
 from edgekit.measure.accuracy import EvaluationImages, SnrMeter, predict
 from edgekit.measure.bundles import CheckedBundle, GroupTimes, ProfileSummary, accuracy_of, measure_with
 from edgekit.measure.evaluation import EvaluatedBundle
@@ -138,7 +138,12 @@ class Browser:
         )
 
     def predict(
-        self, task: Task, bundle: Bundle, crops: Iterable[NDArray[np.uint8]], samples: Sequence[Sample], step: Step
+        self,
+        task: Task,
+        bundle: Bundle,
+        crops: Iterable[NDArray[np.uint8]],
+        samples: Sequence[LabelledImage],
+        step: Step,
     ) -> Answers:
         """Check the golden samples of a bundle, and run it on crops [H,W,C]. Raises a StageError."""
         name = bundle.path.name

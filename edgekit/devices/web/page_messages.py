@@ -166,7 +166,7 @@ class OpenRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
+class PageImages:
     """Images for a model, and how to normalize them."""
 
     pixels: Download
@@ -186,7 +186,7 @@ class LogitsRequest:
     operation: Literal["logits"] = "logits"
     build: Build
     models: tuple[Download]
-    images: tuple[Images]
+    images: tuple[PageImages]
     before: int
     """Number of images of earlier requests, which the page counts as done."""
 
@@ -198,7 +198,7 @@ class TimesRequest:
     operation: Literal["times"] = "times"
     build: Build
     models: tuple[Download, ...]
-    images: tuple[Images, ...]
+    images: tuple[PageImages, ...]
     """Images of each model."""
     warmup: int
     """Number of rounds before the timed ones."""
@@ -290,7 +290,7 @@ class RawTimes(Struct, frozen=True):
     """Whether the page was hidden meanwhile."""
 
 
-class Answer(Struct, frozen=True):
+class PageAnswer(Struct, frozen=True):
     """An answer, or the number of steps done so far. Binary answers have no `result`."""
 
     id: int

@@ -26,7 +26,7 @@ from edgekit.config.runtimes import find_runtime
 from edgekit.devices.registry import Device, closing
 from edgekit.devices.web.page_messages import RuntimeFiles, runtime_files
 from edgekit.errors import UsageError
-from edgekit.images.dataset import Sample
+from edgekit.images.dataset import LabelledImage
 from edgekit.measure.evaluation import BundleEvaluation
 from edgekit.measure.gates import Group
 from edgekit.measure.settings import Timing
@@ -187,7 +187,12 @@ class InBrowser:
         return self.browser.row_facts
 
     def predict(
-        self, task: Task, bundle: Bundle, crops: Iterable[NDArray[np.uint8]], samples: Sequence[Sample], step: Step
+        self,
+        task: Task,
+        bundle: Bundle,
+        crops: Iterable[NDArray[np.uint8]],
+        samples: Sequence[LabelledImage],
+        step: Step,
     ) -> Answers:
         """Check the golden samples, and run the bundle on crops [H,W,C]. Raises a StageError."""
         return self.browser.predict(task, bundle, crops, samples, step)

@@ -27,7 +27,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from numpy.typing import NDArray
 
 from edgekit.devices.web import page_messages
-from edgekit.devices.web.page_messages import Answer, Download, Joined, Request, RuntimeFiles, Shown
+from edgekit.devices.web.page_messages import Download, Joined, PageAnswer, Request, RuntimeFiles, Shown
 from edgekit.errors import BrowserError, EngineError, FrozenError
 from edgekit.measure.latency import LEAD_MS, LEAD_RUNS, TURN
 from edgekit.measure.settings import Timing
@@ -109,7 +109,7 @@ class PageServer(ServedFiles):
         self._shown = Shown(state="waiting", title="Connected", text="edgekit is preparing the measurement.")
         self._socket: web.WebSocketResponse | None = None
         self._joined: Joined | None = None
-        self._here, self._answers = asyncio.Event(), asyncio.Queue[Answer | bytes | None]()
+        self._here, self._answers = asyncio.Event(), asyncio.Queue[PageAnswer | bytes | None]()
         self._asked, self._closing, self._starting = 0, False, threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True, name=f"page of {name}")
@@ -220,7 +220,7 @@ class PageServer(ServedFiles):
                 elif answer.done is not None:
                     on_step(answer.done)
 
-    async def _next_answer(self) -> Answer | bytes | None:
+    async def _next_answer(self) -> PageAnswer | bytes | None:
         """The next message of the browser; None if its connection was lost."""
         try:
             async with asyncio.timeout(SILENCE_S):
@@ -284,12 +284,12 @@ class PageServer(ServedFiles):
         alike = msgspec.structs.replace(joined.facts, clock_ms=before.facts.clock_ms) == before.facts
         return joined.browser == before.browser or (self._socket is None and alike)
 
-    def _read(self, text: str) -> Answer:
+    def _read(self, text: str) -> PageAnswer:
         """An answer of the page. A message that can't be read fails the request in progress."""
         try:
-            return msgspec.json.decode(text, type=Answer)
+            return msgspec.json.decode(text, type=PageAnswer)
         except msgspec.DecodeError as error:
-            return Answer(self._asked, error=f"it sent a message that edgekit can't read: {error}")
+            return PageAnswer(self._asked, error=f"it sent a message that edgekit can't read: {error}")
 
 
 async def _serve_index(request: web.Request) -> web.StreamResponse:
@@ -382,14 +382,14 @@ class Runner:
             raise EngineError(f"the page's answer can't be read: {error}") from error
 
     @contextmanager
-    def _offered(self, bundle: Bundle, pixels: NDArray[np.uint8]) -> Iterator[page_messages.Images]:
+    def _offered(self, bundle: Bundle, pixels: NDArray[np.uint8]) -> Iterator[page_messages.PageImages]:
         """Offer images [N,H,W,C] to the page while the block runs."""
         preprocessing = bundle.manifest.preprocessing
         levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], preprocessing.channels, axis=2)
         table = preprocessing.normalize(levels)[0, :, :, 0]
         download = self._server.offer(pixels.tobytes())
         try:
-            yield page_messages.Images(
+            yield page_messages.PageImages(
                 pixels=download,
                 count=len(pixels),
                 shape=bundle.manifest.input_shape[1:],

@@ -42,7 +42,7 @@ INSIDE = "OpenVINO computes it inside of a fused subgraph, whose kernels it does
 
 
 @dataclass(frozen=True)
-class _Node:
+class _RanNode:
     """A node of the compiled graph that ran."""
 
     kernel: str
@@ -100,7 +100,7 @@ def profile(model: Path, options: Mapping[str, Any], threads: int, runs: int) ->
     return with_surroundings(measured, ran)
 
 
-def _run(compiled: Any, feeds: Sequence[Any], runs: int) -> list[_Node]:
+def _run(compiled: Any, feeds: Sequence[Any], runs: int) -> list[_RanNode]:
     """Nodes that ran, in order, each with the median of its mean times in blocks of runs.
 
     A counter is the mean of all runs so far in whole microseconds. The slow first run is in no block.
@@ -128,7 +128,7 @@ def _run(compiled: Any, feeds: Sequence[Any], runs: int) -> list[_Node]:
         inputs = tuple(positions[maker] for maker in makers if maker in positions)
         origins = _fact(op, "originalLayersNames")
         converted = _converted(op, counter.node_type, len(origins))
-        nodes.append(_Node(counter.exec_type, counter.node_type, origins, ms, inputs, converted))
+        nodes.append(_RanNode(counter.exec_type, counter.node_type, origins, ms, inputs, converted))
     return nodes
 
 
@@ -151,9 +151,9 @@ def _converted(op: Any, kind: str, origins: int) -> int:
     return math.prod(int(size) for size in op.get_output_shape(0)) if len(types) == 2 else 0
 
 
-def _products(network: Any, nodes: Sequence[_Node]) -> list[tuple[OpProfile, _Node]]:
+def _products(network: Any, nodes: Sequence[_RanNode]) -> list[tuple[OpProfile, _RanNode]]:
     """Products of the file, and the nodes that ran them."""
-    ran: dict[str, _Node] = {}
+    ran: dict[str, _RanNode] = {}
     for node in sorted(nodes, key=lambda node: not node.is_product):  # attention may be fused into a subgraph
         for name in node.origins:
             ran.setdefault(ADDED.sub("", name), node)
@@ -161,7 +161,7 @@ def _products(network: Any, nodes: Sequence[_Node]) -> list[tuple[OpProfile, _No
     for op in _in_order_of_calls([op for op in network.get_ordered_ops() if op.get_type_name() in PRODUCTS]):
         name = op.get_friendly_name()
         operands = (_quantized(op.input_value(0), LAYOUT), _quantized(op.input_value(1), (*LAYOUT, *DECOMPRESSION)))
-        node = ran.get(name) or _fused(op, ran) or _Node("unknown", "", (), 0.0)
+        node = ran.get(name) or _fused(op, ran) or _RanNode("unknown", "", (), 0.0)
         why = UNSEEN if not node.kind else INSIDE if all(operands) and node.kind == "Subgraph" else ""
         ms = node.ms if node.is_product else None
         ops.append((product("OpenVINO", OpProfile(name, node.kernel, _macs(op), node.int8, ms, why), operands), node))
@@ -181,7 +181,7 @@ def _in_order_of_calls(products: Sequence[Any]) -> list[Any]:
     return [next(waiting[kind]) for kind, _ in calls]
 
 
-def _fused(op: Any, ran: Mapping[str, _Node]) -> _Node | None:
+def _fused(op: Any, ran: Mapping[str, _RanNode]) -> _RanNode | None:
     """Node of a product that has the name of the bias or factor which was fused into it."""
     for after in op.output(0).get_target_inputs():
         node = ran.get(after.get_node().get_friendly_name())

@@ -39,7 +39,7 @@ class Event(ctypes.Structure):
     ]
 
 
-class Model:
+class ProfiledModel:
     """A model that LiteRT compiled with profiling on. Its inputs are random, and it lives as long as the process."""
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str]) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    model = Model(Path(arguments[0]), int(arguments[1]))
+    model = ProfiledModel(Path(arguments[0]), int(arguments[1]))
     model.run()
     print("\n" + json.dumps([model.profiled_run() for _ in range(int(arguments[2]))]))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import DataError, ImageError
-from edgekit.images.dataset import LAYOUTS, Dataset, Sample, open_dataset, open_layout
+from edgekit.images.dataset import LAYOUTS, Dataset, LabelledImage, open_dataset, open_layout
 from edgekit.images.selection import members_of, select, select_listed, short_hashes
 from tests.helpers.layouts import WRITERS, image_bytes
 from tests.helpers.refusals import refuses
@@ -103,7 +103,7 @@ def test_broken_images_are_skipped_and_counted(write: Write, tmp_path: Path) -> 
     with refuses(DataError, "7 of the 8", 9, 2):
         select(dataset, 8, 0)
     with refuses(ImageError, 999):
-        dataset.read(Sample("999", 0, "cat"))
+        dataset.read(LabelledImage("999", 0, "cat"))
 
 
 def test_a_selection_is_repeatable_and_found_again(write: Write) -> None:
