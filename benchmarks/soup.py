@@ -8,15 +8,9 @@ smoothing. They are written to `--work/member-N.safetensors` (float32). Then cho
 been trained on:
 
     edgekit soup build/soup/member-*.safetensors -o build/soup/soup.safetensors --model demo --data cifar10-val-5k.zip
-
-    python -m benchmarks.soup --memory --work build/giants    # needs 24 GB of disk, and frees them afterwards
-
-measures the peak memory of averaging eight random checkpoints of convnextv2_huge (660 M parameters, float32).
 """
 
 import argparse
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,43 +68,15 @@ def fine_tune(
     return {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
 
 
-def memory(work: Path) -> None:
-    """Print the peak resident memory of `edgekit soup` on eight checkpoints of 660 M parameters."""
-    with torch.device("meta"):
-        shapes = {name: value.shape for name, value in timm.create_model("convnextv2_huge").state_dict().items()}
-    paths = [work / f"huge-{number}.safetensors" for number in range(8)]
-    try:
-        for path in paths:
-            save_file({name: torch.rand(shape) for name, shape in shapes.items()}, path)
-        code = (
-            "import sys; from edgekit.cli.main import main; from edgekit.measure.fresh_process import peak_rss_bytes; "
-            "code = main(sys.argv[1:]); print(peak_rss_bytes()); sys.exit(code)"
-        )
-        command = [sys.executable, "-c", code, "soup", *map(str, paths), "-o", str(work / "soup.safetensors"), "-q"]
-        start = time.time()
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        peak = int(done.stdout.splitlines()[-1])
-        size = paths[0].stat().st_size / 1e9
-        print(f"8 members of {size:.2f} GB: peak resident memory {peak / 1e9:.2f} GB, {time.time() - start:.0f} s")
-    finally:
-        for path in (*paths, work / "soup.safetensors"):
-            path.unlink(missing_ok=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", type=Path)
+    parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--count", type=int, default=10000, help="number of images of each fine-tune")
     parser.add_argument("--side", type=int, default=96)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--memory", action="store_true", help="measure the memory of a large soup instead")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    if args.memory:
-        return memory(args.work)
-    if args.train is None:
-        parser.error("name the training images with --train")
     images, labels, _ = load_zip(args.train)
     for number, member in enumerate(MEMBERS, start=1):
         start = time.time()

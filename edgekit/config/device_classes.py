@@ -101,11 +101,10 @@ def _convert(value: Any, kind: Any, where: str, choices: Collection[str] | None)
         if not isinstance(value, list) or (choices and not value):
             raise ProfileError(f"{where} is {_show(value)}", valid=_describe(kind))
         return tuple(_convert(item, get_args(kind)[0], where, choices) for item in value)
-    if get_origin(kind) is Literal:
-        kind, choices = str, get_args(kind)
+    choices = choices or get_args(kind)  # those of a Literal
     number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e15
-    fits = {str: isinstance(value, str), bool: isinstance(value, bool), float: number}
-    if not fits.get(kind, number and isinstance(value, int)):
+    fits = {bool: isinstance(value, bool), int: number and isinstance(value, int), float: number}
+    if not fits.get(kind, isinstance(value, str)):
         raise ProfileError(f"{where} is {_show(value)}", valid=_describe(kind, choices))
     if choices and value not in choices:
         raise unknown(value, choices, where=where)
@@ -115,8 +114,8 @@ def _convert(value: Any, kind: Any, where: str, choices: Collection[str] | None)
 def _describe(kind: Any, choices: Collection[str] | None = None) -> str:
     if get_origin(kind) is tuple:
         return "a list of strings"
-    if get_origin(kind) is Literal or choices:
-        return f"one of {', '.join(choices or get_args(kind))}"
+    if choices := choices or get_args(kind):
+        return f"one of {', '.join(choices)}"
     names = {str: "a string", bool: "true or false", int: "a whole number above 0", float: "a number above 0"}
     return names[kind]
 

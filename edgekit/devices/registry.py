@@ -267,19 +267,14 @@ def _device(name: str, table: dict[str, object], path: Path) -> Device:
 def _check(device: Device) -> None:
     """Raise UsageError unless a device has a valid name and address, and only settings that suit them."""
     check_name(device.name)
-    if device.is_browser:
-        kind = "a browser"
-        others = {
-            "device-class": device.device_class, "ssh-config": device.ssh_config, "trust": device.trust,
-            "wheels": device.wheels,
-        }  # fmt: skip
-    else:
-        kind = "a machine over SSH"
-        others = {"web-network": device.web_network, "web-runtime": device.web_runtime}
+    kind, others = "a browser", ["device_class", "ssh_config", "trust", "wheels"]
+    if not device.is_browser:
+        kind, others = "a machine over SSH", ["web_network", "web_runtime"]
         parse_url(device.url or "")
-    for option, value in others.items():
-        if value:
-            raise UsageError(f"--{option} doesn't suit '{device.name}', which is {kind}", fix=f"Leave out `--{option}`")
+    for name in others:
+        if getattr(device, name):
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} doesn't suit '{device.name}', which is {kind}", fix=f"Leave out `{option}`")
 
 
 @contextmanager
