@@ -25,6 +25,7 @@ lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/mypy $(TYPED)
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m benchmarks.house
 
 # The documentation site in build/site. Dead links and pages outside of the navigation fail; with --quiet MkDocs would
 # count no warnings.
