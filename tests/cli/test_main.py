@@ -27,10 +27,10 @@ COMMANDS = [
     "doctor",
     "quantize",
     "compile",
-    "evaluate",
-    "classify",
     "report",
     "compare",
+    "evaluate",
+    "classify",
     "devices",
 ]
 # fmt: off
@@ -132,7 +132,7 @@ def test_the_module_takes_nothing_from_the_current_folder(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["bogus"], ["'bogus' in `edgekit bogus`", "demo, deploy, benchmark", "edgekit --help"]),
+        (["bogus"], ["'bogus' in `edgekit bogus`", "demo, deploy, quantize", "edgekit --help"]),
         (["deploi"], ["'deploy'", "edgekit --help"]),
         (["deploy"], ["'MODEL' in `edgekit deploy`", "edgekit deploy --help"]),
         (["deploy", "x", "--bogus"], ["--bogus in `edgekit deploy x --bogus`", "edgekit deploy --help"]),
