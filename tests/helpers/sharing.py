@@ -26,7 +26,7 @@ LONGEST = (
     "pipeline/test_networks.py",
     "pipeline/test_deploy.py",
     "pipeline/test_builder.py",
-    "pipeline/test_families.py",
+    "pipeline/test_variants.py",
     "docs/test_notebook.py",
     "how-to/model-card.md",
     "tests/test_packaging.py",
