@@ -469,56 +469,6 @@ def test_a_program_decomposed_by_node_is_the_one_that_torch_traces(monkeypatch: 
     torch.testing.assert_close(decomposed.module()(image), network(image))
 
 
-def test_a_graph_exported_by_copying_is_the_one_that_torch_traces(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-    from torch import nn
-
-    from edgekit.compat import torch_program
-    from edgekit.compat.torch import compiled
-    from edgekit.compiler.graph import A, insert, trace
-
-    class Small(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.convolution = nn.Conv2d(3, 4, 3)
-            self.norm = nn.BatchNorm2d(4)
-            self.register_buffer("levels", torch.ones(2, 1, 1, dtype=torch.int8))
-            self.register_buffer("offset", torch.ones(1), persistent=False)
-
-        def forward(self, add: torch.Tensor) -> torch.Tensor:
-            left, _ = self.norm(self.convolution(add)).chunk(2, 1)
-            means: torch.Tensor = (left * self.get_buffer("levels") + self.get_buffer("offset")).mean((2, 3))
-            return means
-
-    def described(program: torch.export.ExportedProgram) -> list[object]:
-        nodes: list[object] = [
-            (node.format_node(), getattr(node.meta.get("val"), "stride", tuple)(), str(node.meta.get("tensor_meta")))
-            for node in program.graph.nodes
-        ]
-        stacks = [list(node.meta.get("nn_module_stack", {}).values()) for node in program.graph.nodes]
-        signature = str(program.graph_signature), str(program.module_call_graph[0])
-        return [*nodes, *stacks, *signature, list(program.state_dict), list(program.constants)]
-
-    graph, image = trace(Small().eval(), (1, 3, 8, 8)), (torch.rand(1, 3, 8, 8),)
-    (mean,) = graph.graph.find_nodes(op="call_function", target=A.mean.dim)
-    mean.args = (insert(graph, mean, A.to.dtype, mean.args[0], torch.float64), *mean.args[1:])  # a node of no layer
-    graph.recompile()
-    with torch.no_grad():
-        expected = torch.export.export(compiled(graph), image)
-        with torch_program.exporting_by_copying():
-            with monkeypatch.context() as patch:
-                patch.delattr(torch_program, "_by_tracing")
-                copied = torch.export.export(graph, image)
-            traced = torch.export.export(Small().eval(), image)
-            mean.args, mean.kwargs = mean.args[:1], {"dim": [2, 3]}
-            given_by_position = torch.export.export(graph, image)
-        assert described(copied) == described(expected)
-        torch.testing.assert_close(copied.module()(*image), graph(*image))
-    assert "convolution.weight" in traced.state_dict, "a module is traced"
-    assert not given_by_position.graph.find_nodes(op="call_function", target=A.mean.dim)[0].kwargs, "and so is this"
-    assert torch.export.export is torch_program._by_tracing
-
-
 def test_each_composite_operation_of_litert_torch_keeps_its_own_mark() -> None:
     import torch
     from litert_torch import fx_infra
@@ -603,18 +553,15 @@ def test_threads_that_call_a_graph_for_the_first_time_compile_it_once(monkeypatc
 
 def test_blocks_that_replace_functions_of_libraries_take_turns() -> None:
     """A thread that leaves such a block takes nothing from another that is inside."""
-    import torch
     from nncf.torch.engine import PTEngine
     from torch.export import exported_program
 
     from edgekit.compat.nncf import collecting_by
     from edgekit.compat.torch_export import decomposing_by_node
-    from edgekit.compat.torch_program import exporting_by_copying
 
     blocks: list[tuple[Callable[[], AbstractContextManager[None]], Any, str]] = [
         (lambda: collecting_by(lambda network, images: None, nullcontext()), PTEngine, "infer"),
         (decomposing_by_node, exported_program, "_decompose_exported_program"),
-        (exporting_by_copying, torch.export, "export"),
     ]
 
     def function_inside(index: int, entered: Event, left: Event) -> Any:

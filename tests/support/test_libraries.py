@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from edgekit.compat.torch_program import exporting_by_copying
 from edgekit.errors import CompileError, MissingExtraError
-from edgekit.runtime.backend import compiler_errors
 from edgekit.support.libraries import LibraryErrors, first_line, import_needed, install_command, quiet, replaces_library
 
 EVERYTHING = """
@@ -146,15 +143,6 @@ def test_a_replacement_answers_for_its_own_code_only(
     replacement = replaces_library(names["replacement"])
     with pytest.raises(error):
         refused(lambda: replacement(text, json.loads))
-
-
-def test_an_export_that_is_left_to_torch_and_fails_is_no_bug_of_edgekit() -> None:
-    class Branching(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x if x.sum() > 0 else -x
-
-    with pytest.raises(CompileError, match="refused"), compiler_errors("onnx"), exporting_by_copying():
-        torch.export.export(Branching(), (torch.zeros(2),))
 
 
 def test_errors_that_pass_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch.fx import GraphModule
 
+from edgekit.compat.torch import compiled
 from edgekit.compat.torch_export import decomposing_by_node
-from edgekit.compat.torch_program import exporting_by_copying
 from edgekit.compiler.graph import example_input, layer_name, operand
 from edgekit.compiler.layers import DEQUANTIZE_CHANNELS, quantizers
 from edgekit.compiler.placement import fold_weights
@@ -399,9 +399,9 @@ class Backend:
 
 def _exported(graph: GraphModule, metadata: str) -> onnx.ModelProto:
     example = example_input(graph)
-    with compiler_errors("onnx"), exporting_by_copying(), decomposing_by_node():
+    with compiler_errors("onnx"), decomposing_by_node():
         program = torch.onnx.export(
-            torch.export.export(graph, (example,)),
+            torch.export.export(compiled(graph), (example,)),
             (),
             dynamo=True,
             opset_version=OPSET,

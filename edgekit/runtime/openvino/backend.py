@@ -8,8 +8,8 @@ import torch
 from torch.fx import GraphModule
 
 from edgekit.compat.openvino import openvino
+from edgekit.compat.torch import compiled
 from edgekit.compat.torch_export import decomposing_by_node
-from edgekit.compat.torch_program import exporting_by_copying
 from edgekit.compiler.graph import A, add_constant, constant, example_input, insert, operand, replace_layer
 from edgekit.compiler.layers import DEQUANTIZE_CHANNELS, quantizers
 from edgekit.compiler.placement import fold_weights
@@ -30,8 +30,8 @@ class Backend:
         decompose_weight_quantizers(graph)
         is_quantized = any(quantizers(graph))
         example = example_input(graph)
-        with compiler_errors("openvino"), exporting_by_copying(), decomposing_by_node():
-            model = openvino.convert_model(torch.export.export(graph, (example,)), input=list(example.shape))
+        with compiler_errors("openvino"), decomposing_by_node():
+            model = openvino.convert_model(torch.export.export(compiled(graph), (example,)), input=list(example.shape))
         model.inputs[0].get_tensor().set_names({"image"})
         model.outputs[0].get_tensor().set_names({"logits"})
         if device_class.is_arm:

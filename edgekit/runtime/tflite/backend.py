@@ -22,8 +22,8 @@ from litert_torch.quantize import pt2e_quantizer, quant_config
 from torch.fx import GraphModule, Node
 
 from edgekit.compat.litert_torch import keep_layout_marks, register_rewriters
+from edgekit.compat.torch import compiled
 from edgekit.compat.torch_export import decomposing_by_node
-from edgekit.compat.torch_program import exporting_by_copying
 from edgekit.compiler.graph import (
     A,
     add_constant,
@@ -468,9 +468,9 @@ class Backend:
         multiply_expansions(graph)
         graph.recompile()
         example = example_input(graph)
-        with compiler_errors("tflite"), exporting_by_copying(), decomposing_by_node():
+        with compiler_errors("tflite"), decomposing_by_node():
             # Not assigned to a variable, so that the converter's model, with all weights in float, is freed.
-            litert_torch.convert(graph, (example,), **options).export(str(folder / "model.tflite"))
+            litert_torch.convert(compiled(graph), (example,), **options).export(str(folder / "model.tflite"))
         image, logits = finish(folder / "model.tflite", [(METADATA, metadata.encode()), *extra], weights)
         return Artifact("model.tflite", ("model.tflite",), input_name=image, output_name=logits)
 
