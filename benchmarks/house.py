@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
     "tokens": 284_000,
     "tokens a line": 9.87,
-    "files": 163,
+    "files": 160,
     "lines of the longest file": 450,
     "names across walls": 655,
     "pairs of rooms in % of those that the layers allow": 88,

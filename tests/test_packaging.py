@@ -13,9 +13,8 @@ import pytest
 
 import edgekit
 from edgekit import __version__
-from edgekit.config.device_classes import list_device_classes
 from edgekit.config.recipes import list_recipes
-from edgekit.config.runtimes import RUNTIMES
+from edgekit.config.runtimes import RUNTIMES, list_device_classes
 from edgekit.support import libraries
 from tests.helpers.environments import PIP, ROOT, install_as_printed, new_environment, run
 

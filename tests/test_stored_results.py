@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
+from edgekit.config.runtimes import load_device_class
 from edgekit.images.dataset import LabelledCrops, LabelledImage, open_dataset
 from edgekit.images.preprocess import Preprocessing
 from edgekit.images.selection import select

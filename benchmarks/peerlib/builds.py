@@ -21,7 +21,7 @@ from benchmarks.peerlib.wheels import WHEELS
 from edgekit.compat.nncf import nncf
 from edgekit.compat.openvino import openvino
 from edgekit.compat.telemetry import hidden_telemetry
-from edgekit.config.device_classes import load_device_class
+from edgekit.config.runtimes import load_device_class
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.files import replacing
 

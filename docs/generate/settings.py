@@ -8,9 +8,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from docs.generate.fields import fields_of
 from docs.generate.markdown import code, plain, table
 from edgekit.compiler.rewrites import REWRITES
-from edgekit.config.device_classes import DeviceClass, list_device_classes, load_device_class
 from edgekit.config.recipes import Recipe, TargetRecipe, list_recipes, load_recipe
-from edgekit.config.runtimes import RUNTIMES
+from edgekit.config.runtimes import RUNTIMES, DeviceClass, list_device_classes, load_device_class
 from edgekit.runtime.backend import load_lowering
 
 TYPES = {str: "string", bool: "true or false", int: "integer above 0", float: "number above 0"}

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from edgekit.config.device_classes import list_device_classes
 from edgekit.config.recipes import list_recipes
-from edgekit.config.runtimes import PRECISIONS, RUNTIMES
+from edgekit.config.runtimes import PRECISIONS, RUNTIMES, list_device_classes
 from edgekit.devices.registry import LOCAL, WEB, read_devices
 from edgekit.support.files import replace_text
 from edgekit.support.libraries import quiet

@@ -73,7 +73,7 @@ def add(
 
     Other commands then find it with --device NAME. Nothing is installed yet.
     """
-    from edgekit.config.device_classes import shipped_class
+    from edgekit.config.runtimes import shipped_class
     from edgekit.devices.push import read_trust
     from edgekit.devices.registry import Device, add_device
     from edgekit.devices.web.page_messages import check_package

@@ -10,9 +10,8 @@ from edgekit import api
 from edgekit.cli.frame import COMMANDS, FIELDS, MODELS, MORE, NAMES, argument, command, model_argument
 from edgekit.cli.output import Answer, all_pass, answer_width
 from edgekit.compat.typer import REQUIRED
-from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
 from edgekit.config.recipes import load_recipe
-from edgekit.config.runtimes import PRECISIONS
+from edgekit.config.runtimes import PRECISIONS, DeviceClass, host_class, list_device_classes, load_device_class
 from edgekit.errors import MissingExtraError, OutputError, UsageError
 from edgekit.job import DEMO, EVERY_CORE, MAKING, MODEL, Job, flag_of
 from edgekit.job.kinds import Each, Number, OneOf, Place, Text, own

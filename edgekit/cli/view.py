@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.cli import COMMAND
 from edgekit.cli.output import NO_DEVICES, answer_width, wrapped
-from edgekit.config.device_classes import host_class
+from edgekit.config.runtimes import host_class
 from edgekit.errors import EdgekitError
 from edgekit.job.saved import continued
 from edgekit.report.answer import unsteady, with_interval

@@ -71,7 +71,7 @@ from edgekit.compiler.layers import (
     set_int8_weights,
     weight_quantizer_of,
 )
-from edgekit.compiler.rewrites.norms import channel_axis, dense_consumers
+from edgekit.compiler.rewrites import channel_axis, dense_consumers
 from edgekit.support.progress import Step, no_step, parts_of
 from edgekit.support.weight_pairs import LARGEST_SUM, pairings
 

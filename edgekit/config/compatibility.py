@@ -11,8 +11,7 @@ from typing import Literal
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from edgekit.config.device_classes import build
-from edgekit.config.runtimes import Machine
+from edgekit.config.runtimes import Machine, build
 
 FILE = "compatibility.toml"
 

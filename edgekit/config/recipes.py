@@ -13,7 +13,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from edgekit.config.device_classes import (
+from edgekit.config.runtimes import (
+    PRECISIONS,
+    RUNTIMES,
+    Precision,
+    Scheme,
     build,
     list_device_classes,
     load_device_class,
@@ -21,7 +25,6 @@ from edgekit.config.device_classes import (
     shipped_names,
     unknown,
 )
-from edgekit.config.runtimes import PRECISIONS, RUNTIMES, Precision, Scheme
 from edgekit.errors import ProfileError, as_sentences, did_you_mean
 from edgekit.support.libraries import import_needed
 

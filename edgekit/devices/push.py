@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from edgekit.config.device_classes import list_device_classes, load_device_class
+from edgekit.config.runtimes import list_device_classes, load_device_class
 from edgekit.devices.messages import AppsAnswer, AppState, DeviceTrial, PushJob, SlotRecord, Slotted
 from edgekit.devices.registry import Device, each_device, in_threads
 from edgekit.devices.remote import Board, files_of, open_board, run_agent

@@ -23,8 +23,7 @@ from typing import IO, Any, Literal
 import msgspec
 
 from edgekit import __version__
-from edgekit.config.device_classes import class_of, data_folder
-from edgekit.config.runtimes import RUNTIMES, find_runtime
+from edgekit.config.runtimes import RUNTIMES, class_of, data_folder, find_runtime
 from edgekit.devices.registry import Device
 from edgekit.devices.scripts import ENVIRONMENT, PROBE, STORE, source
 from edgekit.devices.transport import Connection, Done, Request, connect, exit_error, full_disk, script_command, watched

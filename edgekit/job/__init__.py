@@ -6,7 +6,6 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import (
     CROP_MODES,
@@ -18,6 +17,7 @@ from edgekit.config.runtimes import (
     Precision,
     Scheme,
     find_runtime,
+    load_device_class,
 )
 from edgekit.devices.registry import THIS, Device, PageScheme, find_device
 from edgekit.errors import UsageError, did_you_mean

@@ -23,8 +23,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.config.device_classes import load_device_class
-from edgekit.config.runtimes import Precision
+from edgekit.config.runtimes import Precision, load_device_class
 from edgekit.errors import EdgekitError, EngineError, StageError
 from edgekit.images.preprocess import open_image
 from edgekit.measure.accuracy import EvaluationImages, SnrMeter, predict

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgekit.config.device_classes import list_device_classes, load_device_class
+from edgekit.config.runtimes import list_device_classes, load_device_class
 from edgekit.measure.latency import FEWEST_FOR_INTERVAL, Timed, speedup, throttled, unreliable
 from edgekit.measure.settings import Gates
 from edgekit.measure.statistics import images_for_width, images_needed

@@ -29,8 +29,7 @@ from typing import Protocol
 import msgspec
 
 from edgekit import __version__
-from edgekit.config.device_classes import host_class
-from edgekit.config.runtimes import find_runtime
+from edgekit.config.runtimes import find_runtime, host_class
 from edgekit.errors import StageError
 from edgekit.report.figure import Conditions, DeviceFacts, MachineState, Sample
 from edgekit.report.row import Energy

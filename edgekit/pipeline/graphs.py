@@ -28,9 +28,8 @@ from edgekit.compiler.layers import Layer, dense_layer, dense_layers, fixed_weig
 from edgekit.compiler.placement import Placement
 from edgekit.compiler.rewrites import APPROXIMATE, REWRITES, Rewritten, rewrite
 from edgekit.compiler.simplify import simplify
-from edgekit.config.device_classes import DeviceClass
 from edgekit.config.recipes import Recipe, TargetRecipe
-from edgekit.config.runtimes import Precision, find_runtime
+from edgekit.config.runtimes import DeviceClass, Precision, find_runtime
 from edgekit.errors import CompileError, ModelError, ParityError
 from edgekit.images.dataset import Dataset, LabelledImage, crop_each, crop_samples
 from edgekit.models.network import Network, batched_logits, one_by_one, torch_logits

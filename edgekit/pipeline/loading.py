@@ -8,8 +8,8 @@ import numpy as np
 
 from edgekit.compiler.rewrites import REWRITES
 from edgekit.config import runtimes
-from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
 from edgekit.config.recipes import Recipe, load_recipe, recipe_for
+from edgekit.config.runtimes import DeviceClass, host_class, list_device_classes, load_device_class
 from edgekit.devices.registry import THIS, Device
 from edgekit.devices.setup import class_of_remote
 from edgekit.errors import BundleError, DeviceError, ModelError, OutputError, UsageError

@@ -24,11 +24,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgekit.compiler.rewrites import REWRITES, ConvolutionShape, weights_after
+from edgekit.compiler.layouts import ConvolutionShape
+from edgekit.compiler.rewrites import REWRITES, weights_after
 from edgekit.compiler.rounding import MOST_INPUTS, hessian_bytes
-from edgekit.config.device_classes import DeviceClass
 from edgekit.config.recipes import Recipe, recipe_for
-from edgekit.config.runtimes import PRECISIONS, RUNTIMES, FileLimit, Precision, find_runtime
+from edgekit.config.runtimes import PRECISIONS, RUNTIMES, DeviceClass, FileLimit, Precision, find_runtime
 from edgekit.errors import InputError, ModelError, PlanError
 from edgekit.images.preprocess import CHANNELS
 from edgekit.measure.machine import machine_memory

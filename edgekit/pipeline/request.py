@@ -22,9 +22,8 @@ from edgekit import __version__
 from edgekit.compat.torch import compiled, lazily_compiled, weights_only_loads
 from edgekit.compiler.graph import set_values
 from edgekit.config import runtimes
-from edgekit.config.device_classes import DeviceClass
 from edgekit.config.recipes import Recipe, TargetRecipe
-from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Activation, Precision, find_runtime
+from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Activation, DeviceClass, Precision, find_runtime
 from edgekit.errors import InputError
 from edgekit.images.dataset import Dataset
 from edgekit.images.preprocess import Preprocessing

@@ -9,8 +9,7 @@ from typing import Any, Protocol
 from torch.fx import GraphModule
 
 from edgekit.compiler.placement import RuntimeLowering
-from edgekit.config.device_classes import DeviceClass
-from edgekit.config.runtimes import find_runtime
+from edgekit.config.runtimes import DeviceClass, find_runtime
 from edgekit.errors import CompileError
 from edgekit.support.libraries import LibraryErrors, first_line, import_needed
 

@@ -23,8 +23,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.config.device_classes import cpu_features
-from edgekit.config.runtimes import Activation, find_runtime
+from edgekit.config.runtimes import Activation, cpu_features, find_runtime
 from edgekit.errors import BundleError, EdgekitError, GoldenError, InputError, UsageError
 from edgekit.images.preprocess import ImageLike
 from edgekit.runtime.bundle import Bundle

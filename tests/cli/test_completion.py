@@ -13,9 +13,8 @@ import pytest
 
 from edgekit.cli import COMPLETION, completion
 from edgekit.cli.main import main
-from edgekit.config.device_classes import list_device_classes
 from edgekit.config.recipes import list_recipes
-from edgekit.config.runtimes import INTERPOLATIONS, PRECISIONS, RUNTIMES, SCHEMES, TASKS
+from edgekit.config.runtimes import INTERPOLATIONS, PRECISIONS, RUNTIMES, SCHEMES, TASKS, list_device_classes
 
 Complete = Callable[..., list[str]]
 NAMES = ("convnextv2_atto.fcmae_ft_in1k", "resnet18.a1_in1k")

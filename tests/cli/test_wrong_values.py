@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.config.device_classes import list_device_classes
 from edgekit.config.recipes import list_recipes
-from edgekit.config.runtimes import CROP_MODES, INTERPOLATIONS, RUNTIMES, TASKS
+from edgekit.config.runtimes import CROP_MODES, INTERPOLATIONS, RUNTIMES, TASKS, list_device_classes
 from tests.helpers.command_line import all_commands
 
 

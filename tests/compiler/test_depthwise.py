@@ -11,8 +11,8 @@ from torch import nn
 
 from edgekit.compiler.graph import shape_of
 from edgekit.compiler.layers import dense_layers
+from edgekit.compiler.layouts import depth_multiplier, depthwise_blocks, split_depthwise
 from edgekit.compiler.rewrites import rewrite
-from edgekit.compiler.rewrites.layout import depth_multiplier, depthwise_blocks, split_depthwise
 from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.backend import load_backend

@@ -21,7 +21,7 @@ from edgekit.compiler.graph import (
 )
 from edgekit.compiler.layers import Layer, layers
 from edgekit.compiler.rewrites import REWRITES, rewrite
-from edgekit.compiler.simplify.shapes import COPIES
+from edgekit.compiler.simplify import COPIES
 from tests.helpers.graphs import export_graph
 
 SHAPE = (1, 3, 16, 16)

@@ -18,10 +18,10 @@ from torch.fx import GraphModule
 
 from edgekit.compiler.graph import A, constant
 from edgekit.compiler.layers import dense_layers, layers
-from edgekit.compiler.rewrites import REWRITES, ConvolutionShape, rewrite, weights_after
-from edgekit.config.device_classes import list_device_classes
+from edgekit.compiler.layouts import ConvolutionShape
+from edgekit.compiler.rewrites import REWRITES, rewrite, weights_after
 from edgekit.config.recipes import recipe_for
-from edgekit.config.runtimes import PRECISIONS
+from edgekit.config.runtimes import PRECISIONS, list_device_classes
 from edgekit.errors import ProfileError
 from edgekit.images.preprocess import Preprocessing
 from edgekit.models.checkpoint import random_images, randomize

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.config import device_classes
 from edgekit.config import recipes as profiles
+from edgekit.config import runtimes
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import ProfileError
 from tests.helpers.refusals import refuses
@@ -21,7 +21,7 @@ ATTO = 550_000_000
 
 def edited(tmp_path: Path, kind: str, name: str, old: str, new: str) -> Path:
     """A copy of a shipped file with one change."""
-    text = (device_classes.data_folder(kind) / f"{name}.toml").read_text()  # type: ignore[arg-type]
+    text = (runtimes.data_folder(kind) / f"{name}.toml").read_text()  # type: ignore[arg-type]
     assert old in text
     path = tmp_path / "mine.toml"
     path.write_text(text.replace(old, new, 1))
@@ -29,15 +29,15 @@ def edited(tmp_path: Path, kind: str, name: str, old: str, new: str) -> Path:
 
 
 def test_shipped_device_classes() -> None:
-    assert device_classes.list_device_classes() == CLASSES
+    assert runtimes.list_device_classes() == CLASSES
     for name in CLASSES:
-        device_class = device_classes.load_device_class(name)
+        device_class = runtimes.load_device_class(name)
         assert device_class.name == name
         assert set(device_class.targets) <= set(RUNTIMES)
         assert device_class.threads <= device_class.cores
         assert isinstance(device_class.memory_gib, float)
-    assert device_classes.load_device_class("raspberry-pi-4").low_precision_float is None
-    assert device_classes.load_device_class("raspberry-pi-5").low_precision_float == "f16"
+    assert runtimes.load_device_class("raspberry-pi-4").low_precision_float is None
+    assert runtimes.load_device_class("raspberry-pi-5").low_precision_float == "f16"
 
 
 def test_shipped_recipes() -> None:
@@ -77,7 +77,7 @@ def test_recipe_for(name: str, recipe: str) -> None:
     [("raspberry-pi-4", 4, 9.6, 19.1), ("raspberry-pi-5", 4, 1.8, 7.2), ("x86-64-v4", 2, 1.16, 4.65)],
 )
 def test_bounds(name: str, threads: int, int8: float, float32: float) -> None:
-    device_class = device_classes.load_device_class(name)
+    device_class = runtimes.load_device_class(name)
     assert device_class.nominal_ms(ATTO, "int8", threads) == pytest.approx(int8, rel=0.02)
     assert device_class.nominal_ms(ATTO, "float", threads) == pytest.approx(float32, rel=0.02)
 
@@ -107,7 +107,7 @@ def test_host_class(tmp_path: Path, board: str | None, flags: str | None, expect
     if flags:
         (tmp_path / "proc").mkdir()
         (tmp_path / "proc/cpuinfo").write_text(f"processor : 0\n{flags}\n")
-    assert device_classes.host_class(tmp_path) == expected
+    assert runtimes.host_class(tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -129,23 +129,23 @@ def test_host_class(tmp_path: Path, board: str | None, flags: str | None, expect
 def test_device_class_mistakes(tmp_path: Path, old: str, new: str, problem: str, valid: str) -> None:
     path = edited(tmp_path, "targets", "raspberry-pi-5", old, new)
     with pytest.raises(ProfileError) as caught:
-        device_classes.load_device_class(path)
+        runtimes.load_device_class(path)
     assert (caught.value.problem, caught.value.valid) == (f"{path}: {problem}", valid)
 
 
 def test_a_misspelled_key_of_a_device_class(tmp_path: Path) -> None:
     path = edited(tmp_path, "targets", "raspberry-pi-5", "clock_ghz =", "clock_gz =")
     with pytest.raises(ProfileError) as caught:
-        device_classes.load_device_class(path)
+        runtimes.load_device_class(path)
     assert caught.value.problem == f"{path}: unknown key 'clock_gz'"
-    assert caught.value.valid.split(", ") == [key.name for key in fields(device_classes.DeviceClass)]
+    assert caught.value.valid.split(", ") == [key.name for key in fields(runtimes.DeviceClass)]
     assert "'clock_ghz'" in caught.value.fix
 
 
 def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
     path = edited(tmp_path, "targets", "raspberry-pi-5", "cores = 4", "cores = = 4")
     with pytest.raises(ProfileError) as caught:
-        device_classes.load_device_class(path)
+        runtimes.load_device_class(path)
     assert all(fact in caught.value.problem for fact in (str(path), "TOML", "line 6"))
 
 
@@ -242,7 +242,7 @@ def test_mistakes_in_overrides_for_device_classes(tmp_path: Path, old: str, new:
 
 def test_unknown_names_list_what_exists() -> None:
     with refuses(ProfileError, "'pi-5'") as caught:
-        device_classes.load_device_class("pi-5")
+        runtimes.load_device_class("pi-5")
     assert caught.value.valid == "raspberry-pi-4, raspberry-pi-5, x86-64-v3, x86-64-v4"
     assert ".toml" in caught.value.fix
     with refuses(ProfileError, "'convnext'") as caught:
@@ -256,7 +256,7 @@ def test_missing_and_binary_files(tmp_path: Path) -> None:
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
     with refuses(ProfileError, "binary.toml"):
-        device_classes.load_device_class(binary)
+        runtimes.load_device_class(binary)
 
 
 def test_the_names_of_rewrites_are_checked(tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_the_names_of_lowerings_are_those_of_the_runtime(tmp_path: Path) -> None
         profiles.load_recipe(path)
 
 
-@pytest.mark.parametrize("kind", [device_classes.DeviceClass, profiles.Recipe, profiles.TargetRecipe])
+@pytest.mark.parametrize("kind", [runtimes.DeviceClass, profiles.Recipe, profiles.TargetRecipe])
 def test_every_key_is_documented(kind: type) -> None:
     (body,) = (node.body for node in ast.parse(inspect.getsource(kind)).body if isinstance(node, ast.ClassDef))
     undocumented = [

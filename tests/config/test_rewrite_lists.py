@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.config.device_classes import data_folder
 from edgekit.config.recipes import Recipe, list_recipes, load_recipe, parse_recipe
+from edgekit.config.runtimes import data_folder
 from edgekit.errors import ProfileError
 from tests.helpers.refusals import refuses
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.config.device_classes import host_class
+from edgekit.config.runtimes import host_class
 from edgekit.devices import remote
 from edgekit.devices.registry import Device
 from edgekit.devices.remote import measure_on_device, open_board

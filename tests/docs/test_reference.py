@@ -8,8 +8,8 @@ import pytest
 from docs.generate import commands, options
 from docs.generate.errors import error_sections
 from docs.generate.fields import fields_of
-from edgekit.config.device_classes import DeviceClass
 from edgekit.config.recipes import Recipe, TargetRecipe
+from edgekit.config.runtimes import DeviceClass
 from edgekit.errors import error_names
 from tests.helpers.tiny import ROOT
 

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgekit.config.device_classes import load_device_class
-from edgekit.config.runtimes import RUNTIMES
+from edgekit.config.runtimes import RUNTIMES, load_device_class
 from edgekit.images.dataset import crop_samples, open_dataset
 from edgekit.images.preprocess import Preprocessing
 from edgekit.runtime.bundle import Manifest

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.config.device_classes import load_device_class
+from edgekit.config.runtimes import load_device_class
 from edgekit.errors import EngineError
 from edgekit.measure import bundles, latency
 from edgekit.measure.accuracy import EvaluationImages, predict

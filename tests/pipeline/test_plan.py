@@ -13,10 +13,9 @@ from torch import nn
 from benchmarks import scale
 from edgekit.cli.main import main
 from edgekit.compiler.layers import layers
-from edgekit.compiler.rewrites import ConvolutionShape
-from edgekit.config.device_classes import load_device_class
+from edgekit.compiler.layouts import ConvolutionShape
 from edgekit.config.recipes import load_recipe
-from edgekit.config.runtimes import RUNTIMES, FileLimit
+from edgekit.config.runtimes import RUNTIMES, FileLimit, load_device_class
 from edgekit.errors import ModelError, OutputError
 from edgekit.models import loading
 from edgekit.models.options import ModelOptions, parse_model_args

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import OWN, Recipe, TargetRecipe, load_recipe
-from edgekit.config.runtimes import RUNTIMES, Precision
+from edgekit.config.runtimes import RUNTIMES, Precision, load_device_class
 from edgekit.measure.tasks import Embedding
 from edgekit.models.network import Network
 from edgekit.pipeline import request

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekit.compiler.placement import divide_outputs
-from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
-from edgekit.config.runtimes import Activation, Scheme
+from edgekit.config.runtimes import Activation, Scheme, load_device_class
 from edgekit.images.dataset import crop_samples
 from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db

@@ -15,9 +15,8 @@ from torch import nn
 from edgekit.compat.openvino import openvino
 from edgekit.compiler.layers import dense_layers, int8_weight
 from edgekit.compiler.rewrites import rewrite
-from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
-from edgekit.config.runtimes import RUNTIMES
+from edgekit.config.runtimes import RUNTIMES, load_device_class
 from edgekit.measure.accuracy import snr_db
 from edgekit.pipeline.build import compile_stage
 from edgekit.pipeline.graphs import Rewriter, calibrate_together, quantize_stage

@@ -213,7 +213,7 @@ def test_adding_removing_and_renaming_files_changes_it(copy: Path) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "compiler/graph.py", "compiler/rewrites/layout.py", "compiler/calibrate.py", "compiler/ranges.py",
+        "compiler/graph.py", "compiler/layouts.py", "compiler/calibrate.py", "compiler/ranges.py",
         "compiler/rounding.py", "config/recipes.py", "images/preprocess.py", "models/checkpoint.py",
         "pipeline/graphs.py", "pipeline/build.py", "runtime/bundle.py", "runtime/onnx/backend.py",
         "runtime/openvino/backend.py", "runtime/tflite/backend.py",

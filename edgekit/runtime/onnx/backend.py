@@ -31,8 +31,7 @@ from edgekit.compat.torch_export import decomposing_by_node
 from edgekit.compiler.graph import example_input, layer_name, operand
 from edgekit.compiler.layers import DEQUANTIZE_CHANNELS, quantizers
 from edgekit.compiler.placement import fold_weights
-from edgekit.config.device_classes import DeviceClass
-from edgekit.config.runtimes import find_runtime
+from edgekit.config.runtimes import DeviceClass, find_runtime
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.onnx.engine import REARRANGING, OnnxGraph, read_onnx
 from edgekit.runtime.onnx.profiler import nodes_that_ran

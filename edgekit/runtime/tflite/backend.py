@@ -49,7 +49,7 @@ from edgekit.compiler.layers import (
     quantizers,
 )
 from edgekit.compiler.placement import ACTIVATIONS
-from edgekit.config.device_classes import DeviceClass
+from edgekit.config.runtimes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.tflite.engine import F16, F16_OFFERED
 from edgekit.runtime.tflite.flatbuffer import Key, Levels, finish, packed, take_weights

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.config.device_classes import F16_FEATURE, cpu_features
+from edgekit.config.runtimes import F16_FEATURE, cpu_features
 from edgekit.errors import BundleError
 from edgekit.runtime import engine
 from edgekit.runtime.bundle import Manifest

@@ -18,8 +18,8 @@ from edgekit.compiler.graph import A, Q, constant, layer_name
 from edgekit.compiler.layers import dense_layers, layer_weights, layers
 from edgekit.compiler.placement import Placement, fold_weights
 from edgekit.compiler.rewrites import rewrite
-from edgekit.config.device_classes import DeviceClass, load_device_class
 from edgekit.config.recipes import OWN, Recipe, TargetRecipe, load_recipe
+from edgekit.config.runtimes import DeviceClass, load_device_class
 from edgekit.errors import CompileError
 from edgekit.pipeline.graphs import quantize_stage
 from edgekit.pipeline.request import BundleRequest

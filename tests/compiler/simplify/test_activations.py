@@ -14,9 +14,9 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgekit.compiler.arithmetic import fold_hard_sigmoids, fold_numbers, restore_activations
 from edgekit.compiler.graph import A
-from edgekit.compiler.simplify.arithmetic import fold_hard_sigmoids, fold_numbers, restore_activations
-from edgekit.compiler.simplify.shapes import remove_copies
+from edgekit.compiler.simplify import remove_copies
 from edgekit.models.onnx_source import import_graph
 from tests.helpers.graphs import export_graph, simplified, targets_of
 from tests.helpers.onnx_files import written

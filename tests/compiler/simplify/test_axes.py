@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgekit.compiler.arithmetic import fold_batch_norms
 from edgekit.compiler.graph import A, shape_of
-from edgekit.compiler.simplify.arithmetic import fold_batch_norms
-from edgekit.compiler.simplify.shapes import give_attention_four_axes, give_convolutions_four_axes
+from edgekit.compiler.simplify import give_attention_four_axes, give_convolutions_four_axes
 from tests.helpers.graphs import simplified, targets_of
 
 CONVOLUTIONS = {

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgekit.compiler.arithmetic import fold_batch_norms, restore_batch_norms
 from edgekit.compiler.graph import A, trace
-from edgekit.compiler.simplify.arithmetic import fold_batch_norms, restore_batch_norms
-from edgekit.compiler.simplify.shapes import state_shapes
+from edgekit.compiler.simplify import state_shapes
 from tests.helpers.graphs import simplified, targets_of
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgekit.compiler.arithmetic import fold_batch_norms, merge_branches
 from edgekit.compiler.graph import A
 from edgekit.compiler.layers import dense_layers
-from edgekit.compiler.simplify.arithmetic import fold_batch_norms, merge_branches
-from edgekit.compiler.simplify.shapes import remove_copies, remove_zero_sums
+from edgekit.compiler.simplify import remove_copies, remove_zero_sums
 from tests.compiler.simplify.test_batch_norms import with_statistics
 from tests.helpers.graphs import simplified, targets_of
 

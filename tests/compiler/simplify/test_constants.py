@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgekit.compiler.graph import A, constant, operand, weight_of
-from edgekit.compiler.layers import dense_layers, int8_weight, layers, quantizer_of
-from edgekit.compiler.simplify.arithmetic import (
+from edgekit.compiler.arithmetic import (
     fold_biases,
     fold_constants,
     products_to_linear,
     separate_biases,
     separate_weights,
 )
+from edgekit.compiler.graph import A, constant, operand, weight_of
+from edgekit.compiler.layers import dense_layers, int8_weight, layers, quantizer_of
 from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import RUNTIMES
 from tests.helpers.calibration import quantize

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from edgekit.compiler.graph import A
 from edgekit.compiler.layers import layers
-from edgekit.compiler.simplify import simplify
-from edgekit.compiler.simplify.shapes import (
+from edgekit.compiler.simplify import (
     compare_booleans,
     fix_adaptive_max_pooling,
     fix_random_slopes,
     number_paddings,
     remove_copies,
     rename_operations,
+    simplify,
 )
 from tests.helpers.graphs import simplified, targets_of
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.compiler.graph import A
-from edgekit.compiler.simplify.shapes import (
+from edgekit.compiler.simplify import (
     gather_overlaps,
     gather_strided_writes,
     gather_windows,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.compiler.graph import A
-from edgekit.compiler.simplify.shapes import (
+from edgekit.compiler.simplify import (
     remove_assertions,
     remove_copies,
     remove_empty_paddings,

@@ -6,7 +6,7 @@ import torch
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import add_constant, constant, example_input, refresh
-from edgekit.config.device_classes import DeviceClass
+from edgekit.config.runtimes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekit.compat.openvino import openvino
-from edgekit.config.device_classes import load_device_class
+from edgekit.config.runtimes import load_device_class
 from edgekit.runtime.openvino.backend import Backend
 from edgekit.runtime.openvino.engine import compile_for_cpu
 from edgekit.runtime.openvino.workarounds import ops, shield_extremes, shield_reshapes, split_reductions

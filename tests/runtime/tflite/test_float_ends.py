@@ -13,8 +13,8 @@ from ai_edge_litert import schema_py_generated as schema
 from torch import Tensor, nn
 
 import edgekit
-from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
+from edgekit.config.runtimes import load_device_class
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.profile import profile_model
 from edgekit.runtime.tflite import engine

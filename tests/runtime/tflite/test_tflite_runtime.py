@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 
 import edgekit
-from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
-from edgekit.config.runtimes import Precision
+from edgekit.config.runtimes import Precision, load_device_class
 from edgekit.models.loading import load_network
 from edgekit.models.network import Network, torch_logits
 from edgekit.models.options import ModelOptions

@@ -1,4 +1,6 @@
-"""Simplifications of shapes, indices and other operations that don't compute.
+"""Simplification of a traced graph, with the passes over shapes, indices and what computes nothing.
+
+Simplifications of shapes, indices and other operations that don't compute.
 
 Gives convolutions and attention the axes that passes, recipes and exporters know.
 
@@ -7,6 +9,11 @@ Replaces windows, and the forms that writing into a tensor gets when torch makes
 Removes nodes whose value is that of their input. Dead code elimination would keep dropout as random.
 
 Replaces operations that passes or runtimes don't know by equivalent ones.
+
+Simplification of a traced graph: passes that every network goes through before the rewrites of a recipe.
+
+Each pass changes the graph in place, leaves every node with its fake tensor, and returns the number of places that it
+changed. It may leave nodes without users, which `simplify` removes at the end. All passes are exact up to rounding.
 """
 
 import math
@@ -20,6 +27,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument
 
+from edgekit.compiler import arithmetic
 from edgekit.compiler.graph import (
     A,
     add_constant,
@@ -36,6 +44,7 @@ from edgekit.compiler.graph import (
     operand,
     operation_of,
     pair,
+    refresh,
     shape_of,
     value_of,
 )
@@ -472,3 +481,46 @@ def _pooled(graph: GraphModule, pool: Node) -> Node | None:
     if all(size * parts == side for size, parts, side in zip(window, to, sides, strict=True)):
         return insert(graph, pool, A.max_pool2d.default, source, window, window, like=pool)
     return None
+
+
+SIMPLIFICATIONS: tuple[Callable[[GraphModule], int], ...] = (
+    rename_operations,
+    give_convolutions_four_axes,
+    number_paddings,
+    remove_assertions,
+    remove_copies,
+    remove_infinite_limits,
+    remove_empty_paddings,
+    remove_zero_sums,
+    remove_expansions,
+    compare_booleans,
+    fix_random_slopes,
+    arithmetic.restore_batch_norms,
+    remove_overwritten,
+    select_by_mask,
+    gather_strided_writes,
+    fix_adaptive_max_pooling,
+    gather_windows,
+    gather_overlaps,
+    give_attention_four_axes,
+    arithmetic.fold_constants,
+    arithmetic.restore_activations,
+    arithmetic.products_to_linear,
+    arithmetic.separate_biases,
+    arithmetic.fold_biases,
+    arithmetic.merge_branches,
+    state_shapes,
+    arithmetic.fold_batch_norms,
+    remove_zero_branches,
+    arithmetic.fold_numbers,
+    arithmetic.fold_hard_sigmoids,
+    arithmetic.separate_weights,
+)
+"""The passes, in the order of application."""
+
+
+def simplify(graph: GraphModule) -> GraphModule:
+    """Apply `SIMPLIFICATIONS` to a traced graph, in place. Returns the same graph, without unused nodes."""
+    for apply in SIMPLIFICATIONS:
+        apply(graph)
+    return refresh(graph)

@@ -1,4 +1,6 @@
-"""Rewrites of norms, scales and activations.
+"""Rewrites of a graph that recipes enable by name, and those of norms, scales and activations.
+
+Rewrites of norms, scales and activations.
 
 Folds scales and shifts into dense layers: the affine part of a LayerNorm, and layer scale.
 
@@ -9,10 +11,17 @@ ConvNeXt V2's global response normalization (GRN, arXiv 2301.00808) in the cheap
 Cheaper forms of GELU, for runtimes whose kernel for the error function is slow.
 
 Unlike the other rewrites, these are approximations. Each docstring gives the largest difference from GELU itself.
+
+Rewrites of the exported graph: small passes that recipes enable by name, with the same outputs as torch.
+
+Those in `APPROXIMATE` approximate, all others are exact up to rounding. Each pass changes the graph in place and
+returns the number of places that it changed; `rewrite` then removes nodes without users. The recipes document the
+measurements that justify the passes.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 
 import torch
@@ -20,6 +29,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument
 
+from edgekit.compiler import layouts
 from edgekit.compiler.graph import (
     A,
     add_constant,
@@ -27,16 +37,20 @@ from edgekit.compiler.graph import (
     axes_of,
     constant,
     constants,
+    copy_sharing,
     insert,
     inserter,
     integers,
     node_of,
     operand,
+    refresh,
     replace_each,
     set_weights,
     shape_of,
 )
 from edgekit.compiler.layers import DenseLayer, dense_layer, fixed_weights, scale_input, scale_output
+from edgekit.compiler.layouts import ConvolutionShape
+from edgekit.errors import ProfileError
 
 
 def dense_consumers(graph: GraphModule, node: Node, axis: int) -> list[DenseLayer] | None:
@@ -415,3 +429,65 @@ def _polynomial(graph: GraphModule, limit: float, coefficients: Sequence[float])
         return call(A.mul.Tensor, x, call(A.add.Tensor, call(A.mul.Tensor, total, t), 0.5))
 
     return replace_each(graph, {A.gelu.default}, polynomial)
+
+
+__all__ = ["APPROXIMATE", "REWRITES", "ConvolutionShape", "Rewritten", "rewrite", "weights_after"]
+
+REWRITES: dict[str, Callable[[GraphModule], int]] = {
+    "layer-scale": fold_layer_scale,
+    "layer-norm-affine": fold_layer_norm_affine,
+    "response-norm": fold_response_norm,
+    "centred-layer-norm": centre_before_layer_norm,
+    "channels-last": layouts.channels_last,
+    "patch-linear": layouts.patch_linear,
+    "image-patch-linear": layouts.image_patch_linear,
+    "channels-first": layouts.channels_first,
+    "channels-first-layer-norm": layouts.channels_first_layer_norm,
+    "rows-layer-norm": rows_layer_norm,
+    "vector-norm-sum": vector_norm_sum,
+    "vector-norm-mean": vector_norm_mean,
+    "vector-norm-matmul": vector_norm_matmul,
+    "depth-multiplier": layouts.depth_multiplier,
+    "depthwise-blocks": layouts.depthwise_blocks,
+    "split-depthwise": layouts.split_depthwise,
+    "split-depthwise-in-three": layouts.split_depthwise_in_three,
+    "plain-layer-norm": plain_layer_norm,
+    "half-precision-layer-norm": half_precision_layer_norm,
+    "coarse-polynomial-gelu": coarse_polynomial_gelu,
+    "polynomial-gelu": polynomial_gelu,
+    "tanh-gelu": tanh_gelu,
+}
+
+APPROXIMATE = {"coarse-polynomial-gelu", "polynomial-gelu", "tanh-gelu"}
+"""Passes that are not exact up to rounding. They come last."""
+
+
+def weights_after(names: Collection[str], shape: ConvolutionShape) -> int | None:
+    """Number of weights that the named passes give a convolution; None if they keep the number."""
+    return layouts.weights_on_blocks(shape) if "depthwise-blocks" in names else None
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A rewritten graph, and the number of places that each pass changed."""
+
+    graph: GraphModule
+    counts: Mapping[str, int]
+    """Number of places that each named pass changed, in the order of application; 0 if it matched nothing."""
+
+
+def rewrite(graph: GraphModule, names: Iterable[str]) -> Rewritten:
+    """Apply the named passes to a copy of the graph, which shares its tensors, always in the order of `REWRITES`.
+
+    Raises ProfileError for an unknown name.
+    """
+    wanted = set(names)
+    if unknown := wanted - REWRITES.keys():
+        raise ProfileError(f"unknown rewrite {', '.join(sorted(unknown))}", valid=", ".join(REWRITES))
+    graph = copy_sharing(graph)
+    counts = {}
+    for name, apply in REWRITES.items():
+        if name in wanted:
+            counts[name] = apply(graph)
+            refresh(graph)
+    return Rewritten(graph, counts)
