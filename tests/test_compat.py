@@ -32,7 +32,7 @@ import torch
 import edgekit.compiler.calibrate
 from edgekit.runtime.openvino.backend import Backend
 from tests.helpers.graphs import export_graph
-from edgekit.config.device_classes import load_device_class
+from edgekit.config.runtimes import load_device_class
 graph, arm = export_graph(torch.nn.Conv2d(3, 4, 3), [1, 3, 8, 8]), load_device_class("raspberry-pi-5")
 Backend().compile(graph, Path(sys.argv[1]), "{}", arm)
 """

@@ -97,16 +97,16 @@ def test_the_constraints_are_exact_and_fit_every_index() -> None:
 SDK = """
 import json, sys
 import edgekit, edgekit.runtime
-from edgekit.config import device_classes, recipes, toml_reader
+from edgekit.config import recipes, runtimes
 
 imported = sorted(sys.modules)
 print(json.dumps({
     "file": edgekit.__file__,
     "exported": {name: str(getattr(edgekit, name)) for name in edgekit.__all__},
     "imported": imported,
-    "classes": [device_classes.load_device_class(name).name for name in device_classes.list_device_classes()],
+    "classes": [runtimes.load_device_class(name).name for name in runtimes.list_device_classes()],
     "recipes": [recipes.load_recipe(name).name for name in recipes.list_recipes()],
-    "data": str(toml_reader.data_folder("targets")),
+    "data": str(runtimes.data_folder("targets")),
 }))
 """
 HEAVY = {"torch", "timm", "nncf", "typer", "rich", "msgspec", "openvino", "onnx", "onnxruntime", "ai_edge_litert"}
