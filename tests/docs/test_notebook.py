@@ -33,7 +33,8 @@ def test_the_notebook_runs(commands: Callable[[], Path], tmp_path: Path) -> None
     manager = AsyncKernelManager()
     assert manager.kernel_spec
     manager.kernel_spec.argv[:2] = [str(commands() / CHILDREN / "python"), "-P", "-m"]  # a fork has imported torch
-    NotebookClient(notebook, manager, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    client = NotebookClient(notebook, manager, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute(cleanup_kc=True)  # else the kernel of a given manager runs on, and the process that forked it waits
     shown = json.dumps([cell.get("outputs") for cell in notebook.cells])
     assert "compile:" in shown, "progress is shown in the notebook"
     assert "onnx-int8" in shown

@@ -30,6 +30,8 @@ LONGEST = (
     "docs/test_notebook.py",
     "how-to/model-card.md",
     "tests/test_packaging.py",
+    "tutorials/int8-gains-too-little.md",
+    "tutorials/your-own-model.md",
 )
 """Files that take long. The first process begins with them, so that none is left with one at the end."""
 READ = ("edgekit", "calibration", "targets", "tests/helpers", "tests/conftest.py", "conftest.py")
