@@ -59,7 +59,7 @@ class TriedModel:
     """Input side in pixels."""
     weights: str
     benchmark: str
-    """The heading of its section on the page, which says what ran it."""
+    """Heading of the section that shows it. Each heading stands for one way to run networks."""
     recorded: str
     """The last day of its figures; empty for a model that was never run."""
     outcomes: Mapping[str, Outcome]

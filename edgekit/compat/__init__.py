@@ -9,9 +9,9 @@ Some code depends on text or names rather than on Python attributes. It stays wh
 - `runtime/tflite/profiler.py` reads the details of LiteRT's operations with the interpreter's private method.
 - `runtime/tflite/litert_profiler.py` calls LiteRT's C library through ctypes.
 - `profiler.py` of each runtime recognizes integer kernels by the names that the runtime's optimizer gives them, and
-  `runtime/onnx/onnx_graph.py` finds a node's origin by the suffix of its name. Their canaries, and LiteRT's, are the
+  `runtime/onnx/engine.py` finds a node's origin by the suffix of its name. Their canaries, and LiteRT's, are the
   profiles of real models in tests/runtime/test_profile.py.
-- `runtime/onnx/rewrites.py` writes the operation `MatMulIntegerToFloat` of ONNX Runtime's own domain `com.microsoft`.
+- `runtime/onnx/backend.py` writes the operation `MatMulIntegerToFloat` of ONNX Runtime's own domain `com.microsoft`.
 - `runtime/onnx/backend.py` and `runtime/onnx/profiler.py` disable optimizers of ONNX Runtime by name. ONNX Runtime
   silently ignores unknown names.
 """

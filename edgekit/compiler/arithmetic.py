@@ -1,15 +1,12 @@
-"""Simplifications of activations, constants, batch norms and parallel branches.
+"""Simplifications of what computes: activations, constants, batch norms and parallel branches.
 
-Gives each activation one operation, however a network spells it, and folds numbers after a layer into its weights.
+Each activation becomes one operation, however a network spells it. A spelling is recognized by what it computes in
+float64 at `POINTS`, not by its operations, so the order of factors doesn't matter, nor whether a constant is a number
+or a tensor with one element, as in ONNX files. Numbers after a layer are folded into its weights.
 
-A spelling is recognized by what it computes in float64 at `POINTS`, not by its operations. So the order of factors
-doesn't matter, nor whether a constant is a number or a tensor with one element, as in ONNX files.
-
-Gives layers constant weights and biases, with which integer kernels compute.
-
-Removes batch norms, which in evaluation are a factor and a constant per channel.
-
-Merges parallel convolutions of one input, with which RepVGG, MobileOne, RepViT and FastViT are trained.
+Layers get constant weights and biases, with which integer kernels compute. Batch norms, which in evaluation are a
+factor and a constant per channel, go into them, and so do the parallel convolutions of one input with which RepVGG,
+MobileOne, RepViT and FastViT are trained.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,12 +1,8 @@
-"""Calibrates a graph, and shares what was found between the graphs of several runtimes.
+"""Calibrates a graph with NNCF: inserts quantize/dequantize nodes (Q/DQ) according to a recipe.
 
-What the calibration of a network found, for the graphs of several runtimes.
-
-These graphs differ in layout and in the form of operations, not in the values that their layers read and write. Ranges,
-scales and rounded weights are therefore found once, in a graph with the rewrites and the placement that the runtimes
-share, and are copied into each runtime's graph by the names of its layers.
-
-Calibrates a graph with NNCF: inserts quantize/dequantize nodes (Q/DQ) according to a recipe.
+The graphs of several runtimes differ in layout and in the form of operations, not in the values that their layers read
+and write. Ranges, scales and rounded weights are therefore found once, in a graph with the rewrites and the placement
+that the runtimes share, and are copied into each runtime's graph by the names of its layers.
 """
 
 import math

@@ -1,10 +1,7 @@
-"""Runs a graph in torch on many images, to calibrate it.
+"""Runs a graph in torch on many images, and collects statistics at some of its nodes.
 
-Threads for running a network on many images: several images side by side, or all cores for one image.
-
-Runs a graph on all images, one node after another, and counts the memory that this takes.
-
-Collects statistics at some nodes of a graph, over many images.
+Either several images run side by side, or all cores work on one image. The nodes of a graph may also run one after
+another, each on all images, within a limit of memory.
 """
 
 from collections import Counter, deque

@@ -1,23 +1,16 @@
-"""Exported graphs of ATen operations: nodes, constants and the export itself.
+"""Exported graphs of ATen operations: the export, the nodes and their constants.
 
-Reads the nodes of an exported graph: their operations, arguments, values and names.
+A graph is a `GraphModule` at batch 1. At any moment, each node except the output has a fake tensor in
+``node.meta["val"]``, from which rewrites read its shape and dtype. `set_values` computes them in a graph that a library
+made; `insert` and `add_constant` do so for the nodes that they make.
 
-Stores for the constants of graphs: memory, or mapped files.
+The export is functional. torch.export keeps blocks with their own setting of autocast or gradients, and operations that
+write into their input, such as `relu_` and `x[:, 0] += 1`. Passes move, replace and remove nodes as if no node changed
+another's value, so blocks become their nodes, and operations that write become ones that return the result.
 
-A network of billions of weights is rewritten several times on the way to INT8, and each rewrite makes new weights. In
-mapped files, all of them are page cache, which the system writes out and drops when memory is short.
-
-Helpers for passes over an exported graph.
-
-A graph of `edgekit.compiler.graph` is a `GraphModule` of ATen operations at batch 1. At any moment, each node except
-the output has a fake tensor in ``node.meta["val"]``, from which rewrites read its shape and dtype. `set_values`
-computes them in a graph that a library made; `insert` and `add_constant` do so for the nodes that they make.
-
-Exports a network as a functional graph of ATen operations.
-
-torch.export keeps blocks with their own setting of autocast or gradients, and operations that write into their input,
-such as `relu_` and `x[:, 0] += 1`. Passes move, replace and remove nodes as if no node changed another's value, so
-blocks become their nodes, and operations that write become ones that return the result.
+Constants are in memory or in mapped files. A network of billions of weights is rewritten several times on the way to
+INT8, and each rewrite makes new weights. In mapped files, all of them are page cache, which the system writes out and
+drops when memory is short.
 """
 
 import copy

@@ -1,8 +1,6 @@
-"""Layers of a graph, and the quantizers around them.
+"""Layers of a graph: convolutions, linear layers and products of two activations; and the quantizers around them.
 
-Layers of a graph: convolutions, linear layers, and products of two activations.
-
-Quantizers of a calibrated graph: pairs of a quantize and a dequantize node (Q/DQ) between a value and its users.
+A quantizer is a pair of a quantize and a dequantize node (Q/DQ) between a value and its users.
 """
 
 import math

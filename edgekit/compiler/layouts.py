@@ -1,18 +1,13 @@
-"""Rewrites of the layout and the form of convolutions.
+"""Rewrites of convolutions: between the layouts [N,C,H,W] and [N,H,W,C], and into forms with faster kernels.
 
-Moves permutes between [N,C,H,W] and [N,H,W,C] down the graph until they meet their inverse.
+Runtimes have faster kernels for one of the layouts. OpenVINO stores the channels last in memory anyway, but only for
+operations whose shape is channels first. There, each permute to [N,H,W,C] or back copies the tensor. Other converters
+put a transpose before and after every operation whose layout differs from their own: with channels last, each pointwise
+convolution becomes a Linear between two permutes. The permutes back sink through operations that work in either layout,
+until they meet their inverse and both cancel. One pair remains around each spatial convolution.
 
-Converts layers between [N,C,H,W] and [N,H,W,C], where a runtime has faster kernels for the other layout.
-
-OpenVINO stores the channels last in memory anyway, but only for operations whose shape is channels first. There, each
-permute to [N,H,W,C] or back copies the tensor. Other converters put a transpose before and after every operation whose
-layout differs from their own: with channels last, each pointwise convolution becomes a Linear between two permutes. The
-permutes back sink through operations that work in either layout, until they meet their inverse and both cancel. One
-pair remains around each spatial convolution.
-
-Converts patch convolutions to Linear. Their kernels are as large as their strides, so they see each pixel once.
-
-Replaces large depthwise convolutions by forms that XNNPACK runs fast: small kernels, or a grouped one on blocks.
+Patch convolutions, whose kernels are as large as their strides and see each pixel once, become Linear. Large depthwise
+convolutions get forms that XNNPACK runs fast: small kernels, or a grouped one on blocks.
 """
 
 import math

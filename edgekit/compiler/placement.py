@@ -1,12 +1,8 @@
-"""Where a graph is quantized, for each runtime.
+"""The places of Q/DQ for each runtime, as a quantizer for NNCF, and small rewrites of the calibrated graph.
 
-A runtime's own part of quantization, beyond the settings that all runtimes share; see `runtime/NAME/lowering.py`.
-
-Placement of Q/DQ for each runtime, as a quantizer for NNCF.
-
-Small rewrites of a calibrated graph that don't depend on the runtime.
-
-Divides the outputs of a Q/DQ graph in the weights of its last layer, which costs nothing at run time.
+A runtime's own part, beyond the settings that all runtimes share, is in `runtime/NAME/lowering.py`. What doesn't depend
+on the runtime is here, such as a temperature, which divides the outputs in the weights of the last layer and so costs
+nothing at run time.
 """
 
 from collections import Counter, defaultdict

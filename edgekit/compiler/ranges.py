@@ -1,28 +1,21 @@
-"""Ranges of activations, and limits of weights.
-
-Equalizes the ranges of activation channels without extra operations, like SmoothQuant (arXiv 2211.10438).
+"""Ranges of activations: equalized over channels, and with the least error; and limits of the weights beside them.
 
 All channels share one int8 range, so a channel with large values costs the others resolution. If the operation before a
 dense layer already has a factor per channel (ConvNeXt V2's response norm, a LayerNorm's affine), a constant divides the
-channels there and multiplies the layer's weights. The function and its operations stay the same.
+channels there and multiplies the layer's weights, like SmoothQuant (arXiv 2211.10438) but without extra operations. The
+function stays the same.
 
-Second moments of the rows of a layer's inputs, exact and quantized, and the change of its weights that they ask for.
+Ranges then minimize the weighted mean square error of quantization. An error is weighted by its effect in the layers
+that consume the value: by the weights of its channel. If an activation such as GELU or HardSwish consumes the value,
+the error is that of the activation's output, where values below -3 hardly differ.
 
-A row has the inputs that meet the weights at one position of the layer's output.
+Fits and rounding read second moments of the rows of a layer's inputs, exact and quantized. A row has the inputs that
+meet the weights at one position of the layer's output.
 
-Activation ranges that minimize the weighted mean square error of quantization.
-
-An error is weighted by its effect in the layers that consume the value: by the weights of its channel. If an activation
-such as GELU or HardSwish consumes the value, the error is that of the activation's output, where values below -3 hardly
-differ.
-
-Keeps pairs of INT8 weights from saturating on x86 without VNNI, where kernels add two products in 16 bits.
-
-Where a pair of weights could saturate, its output channel gets a larger scale, at which the real weights of each pair
-sum up to at most 127 levels. Rounded to nearest, they sum up to at most 128, which can't saturate. Rounding that moves
-weights further, such as GPTQ's, limits the second weight of a pair to what the first one leaves.
-
-In a product of two activations, the second one takes the place of the weights.
+On x86 without VNNI, kernels add two products in 16 bits. Where a pair of weights could saturate, its output channel
+gets a larger scale, at which the real weights of each pair sum up to at most 127 levels. Rounded to nearest, they sum
+up to at most 128, which can't saturate. Rounding that moves weights further, such as GPTQ's, limits the second weight
+of a pair to what the first one leaves. In a product of two activations, the second one takes the place of the weights.
 """
 
 import math

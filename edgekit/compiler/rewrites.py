@@ -1,22 +1,13 @@
-"""Rewrites of a graph that recipes enable by name, and those of norms, scales and activations.
+"""Rewrites of the exported graph: small passes that recipes enable by name, with the same outputs as torch.
 
-Rewrites of norms, scales and activations.
+Those in `APPROXIMATE` approximate, and their docstrings give the largest difference; all others are exact up to
+rounding. Each pass changes the graph in place and returns the number of places that it changed; `rewrite` then removes
+nodes without users. The recipes document the measurements that justify the passes.
 
-Folds scales and shifts into dense layers: the affine part of a LayerNorm, and layer scale.
-
-Writes LayerNorm in the operations that a runtime computes fastest.
-
-ConvNeXt V2's global response normalization (GRN, arXiv 2301.00808) in the cheapest exact form.
-
-Cheaper forms of GELU, for runtimes whose kernel for the error function is slow.
-
-Unlike the other rewrites, these are approximations. Each docstring gives the largest difference from GELU itself.
-
-Rewrites of the exported graph: small passes that recipes enable by name, with the same outputs as torch.
-
-Those in `APPROXIMATE` approximate, all others are exact up to rounding. Each pass changes the graph in place and
-returns the number of places that it changed; `rewrite` then removes nodes without users. The recipes document the
-measurements that justify the passes.
+Those of convolutions are in `layouts`. Here are those of norms, scales and activations: scales and shifts go into dense
+layers, LayerNorm is written in the operations that a runtime computes fastest, ConvNeXt V2's global response
+normalization (GRN, arXiv 2301.00808) in its cheapest exact form, and GELU in cheaper ones, for runtimes whose kernel
+for the error function is slow.
 """
 
 import math

@@ -1,16 +1,12 @@
-"""Rounding of weights to int8, after what the layer's inputs show.
-
-Rounding of int8 weights with GPTQ (arXiv 2210.17323), per channel.
+"""Rounding of weights to int8: GPTQ (arXiv 2210.17323), per channel, and a fit to the float network.
 
 Rounding each weight to the nearest level minimizes the error of the weights, not that of the layer's output: input
 channels are correlated, so later weights can compensate an earlier rounding error.
 
-Fits the weights of quantized layers to what the float network computes.
-
-All images go through the Q/DQ graph node by node, twice side by side: exactly, as in the float network, and quantized.
-Each layer therefore sees the errors of all layers before it. Its weights are fitted by least squares from its quantized
-inputs to its exact outputs (as in GPTAQ, arXiv 2504.02692) and rounded by GPTQ, and its bias takes up the error that
-remains on average. Only constants change, so runtimes compile the same kernels.
+In a fit, all images go through the Q/DQ graph node by node, twice side by side: exactly, as in the float network, and
+quantized. Each layer therefore sees the errors of all layers before it. Its weights are fitted by least squares from
+its quantized inputs to its exact outputs (as in GPTAQ, arXiv 2504.02692) and rounded by GPTQ, and its bias takes up the
+error that remains on average. Only constants change, so runtimes compile the same kernels.
 """
 
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence

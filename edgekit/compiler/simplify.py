@@ -1,19 +1,12 @@
-"""Simplification of a traced graph, with the passes over shapes, indices and what computes nothing.
-
-Simplifications of shapes, indices and other operations that don't compute.
-
-Gives convolutions and attention the axes that passes, recipes and exporters know.
-
-Replaces windows, and the forms that writing into a tensor gets when torch makes a graph functional, by gathers.
-
-Removes nodes whose value is that of their input. Dead code elimination would keep dropout as random.
-
-Replaces operations that passes or runtimes don't know by equivalent ones.
-
-Simplification of a traced graph: passes that every network goes through before the rewrites of a recipe.
+"""Simplification of a traced graph: passes that every network goes through before the rewrites of a recipe.
 
 Each pass changes the graph in place, leaves every node with its fake tensor, and returns the number of places that it
 changed. It may leave nodes without users, which `simplify` removes at the end. All passes are exact up to rounding.
+
+Those of what computes are in `arithmetic`. Here are those that give convolutions and attention the axes that passes,
+recipes and exporters know; that replace windows, and the forms that writing into a tensor gets when torch makes a graph
+functional, by gathers; that remove nodes whose value is that of their input, of which dead code elimination would keep
+dropout, as random; and that replace operations which passes or runtimes don't know.
 """
 
 import math

@@ -1,10 +1,6 @@
-"""Recipes of calibration, and the documents of `edgekit targets`.
-
-Recipes: how to calibrate a family of models, read from calibration/*.toml.
+"""Recipes: how to calibrate a family of models, read from calibration/*.toml; and what `edgekit targets` lists.
 
 `--recipe` takes the name of a shipped recipe or the path of a TOML file. A new file in calibration/ is a new recipe.
-
-The documents of `edgekit targets`: runtimes, device classes and recipes, or the rewrites of one recipe.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping

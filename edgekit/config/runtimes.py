@@ -1,18 +1,8 @@
-"""The tables of runtimes and device classes, the names that users choose from, and the reader of TOML files.
+"""The tables of runtimes and of device classes, and the names that users choose from.
 
-The table of runtimes, and the names that users choose from.
-
-Names to choose from: precisions and INT8 schemes of bundles, filters that resize images, and meanings of outputs.
-
-The table of runtimes. Everything that other rooms need to know about a runtime is an attribute of its row.
-
-Sizes of networks, in parameters, at which edgekit begins to save memory or time.
-
-Device classes, and the reader of TOML files.
-
-Read TOML files, shipped or the user's, strictly into frozen dataclasses.
-
-Device classes: descriptions of the machines that bundles are made for, read from targets/*.toml.
+Everything that other rooms need to know about a runtime is an attribute of its row. Device classes describe the
+machines that bundles are made for, in targets/*.toml. TOML files, shipped or the user's, are read strictly into frozen
+dataclasses.
 """
 
 import tomllib

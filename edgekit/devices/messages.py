@@ -1,11 +1,8 @@
-"""What edgekit and the agent on a device tell each other.
+"""Messages between a process and the agent, or another process, that it starts; and what they say about apps.
 
-The bundles of an app on a device: two slots, of which one is active. `scripts.apps` tells and changes them.
-
-The protocol between a process and the agent, or another process, that it starts.
-
-It sends one job, and reads messages as JSON lines until `Ended`. A `Wire` there sends the progress, and a
-`ShownProgress` here shows it.
+The process sends one job, and reads messages as JSON lines until `Ended`. A `Wire` there sends the progress, and a
+`ShownProgress` here shows it. An app on a device has two slots for bundles, of which one is active; `scripts.apps`
+tells and changes them.
 """
 
 import json

@@ -1,6 +1,4 @@
-"""The user's devices, one or several at once.
-
-The user's devices, in a TOML file that `edgekit devices add` and `remove` edit.
+"""The user's devices, in a TOML file that `edgekit devices add` and `remove` edit; and work on several at once.
 
     [pi5]
     url = "ssh://pi@raspberrypi.local"
@@ -15,8 +13,6 @@ The user's devices, in a TOML file that `edgekit devices add` and `remove` edit.
     web_runtime = "/home/me/litertjs-core-2.5.3.tgz"
 
 The file is edgekit/devices.toml in the user's configuration folder, or the one that EDGEKIT_DEVICES_FILE names.
-
-Work on several devices at once, and the end of their connections when a command ends early.
 """
 
 import os

@@ -1,12 +1,7 @@
-"""Measures on devices through the agent.
+"""Measures on a device: sends missing files, runs the agent there, and returns its rows, or its error as rows.
 
-Run the agent on a device: send it a job, read its messages until the end record, and show its progress.
-
-Measure on a device: send missing files, run the agent there, and return its rows or the error as rows.
-
-A browser measures in the same way, through edgekit.devices.web.
-
-`edgekit benchmark` on this machine and on devices.
+The agent gets one job, and its messages are read until the end record. A browser measures in the same way, through
+edgekit.devices.web. `edgekit benchmark` measures on this machine and on devices.
 """
 
 import queue

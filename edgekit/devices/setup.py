@@ -1,8 +1,7 @@
 """What a device has, and how edgekit's environment gets there.
 
-The result of `edgekit.support.probe` on a machine, and what it means for a set-up, a measurement and a report.
-
-Set up a virtual environment on the device with edgekit, numpy, Pillow, msgspec and the runtime of a bundle.
+A probe, `edgekit.support.probe`, says what a machine has; here is what that means for a set-up, a measurement and a
+report. The environment has edgekit, numpy, Pillow, msgspec and the runtime of a bundle.
 
 Everything is in edgekit's folder on the device, by default ~/.cache/edgekit: `files` named by SHA-256, `environments`
 named by a hash of their contents. scripts/store and scripts/environment delete old ones. edgekit changes nothing else

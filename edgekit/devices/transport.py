@@ -1,8 +1,4 @@
-"""The connection to a device, and what its errors mean.
-
-Errors of a device, derived from the output of ssh and from the exit status of a process there.
-
-An SSH connection to a device, through the OpenSSH client as the user configured it.
+"""An SSH connection to a device, through the OpenSSH client as the user configured it, and what its errors mean.
 
 Aliases, agent, ProxyJump and known hosts come from that configuration. A master connection is opened once, as a child
 of this process, and every command goes through it. The exit of the master process tells whether the connection was

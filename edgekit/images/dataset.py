@@ -1,10 +1,7 @@
-"""Labelled images, on the disk or in memory.
+"""Labelled images: a set in any layout, on the disk or in memory, and its crops for one network.
 
-The layouts in which labelled images are stored, and how that of a path is recognized.
-
-Images in memory: a data set of torch or of Hugging Face, or any sequence or iterable of images with labels.
-
-Labelled images: a set in any layout, whose labels have become outputs of a model, and its crops for one network.
+The labels have become outputs of a model. In memory, a set is a data set of torch or of Hugging Face, or any sequence
+or iterable of images with labels.
 """
 
 import copy

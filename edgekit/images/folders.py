@@ -1,11 +1,7 @@
-"""Sets in class folders, and in a table.
+"""Sets in class folders, on the disk or in a zip, which is not unpacked; and in a CSV or TSV of path and label.
 
-Folders with one folder of images for each class, on the disk or in a zip, which is not unpacked, and sets of shards.
-
-Instead of a class folder, an image may have a JSON file with its labels beside it: `photo.json` beside `photo.jpg`.
-A set of shards has several files: it is a file, a folder of files, or a pattern such as `photos-{000..003}.tar`.
-
-A CSV or TSV with a path and a label in each row.
+Instead of a class folder, an image may have a JSON file with its labels beside it: `photo.json` beside `photo.jpg`. A
+set of shards has several files: it is a file, a folder of files, or a pattern such as `photos-{000..003}.tar`.
 """
 
 import csv

@@ -1,10 +1,6 @@
-"""What all layouts of image sets have in common: images, splits, labels and classes.
+"""What all layouts of image sets have in common: the images and splits that they list, their labels and classes.
 
-The contract of a layout, the images and splits that it lists, and what layouts have in common.
-
-Tells sets with one label for each image from those with several, and reads lists of labels.
-
-Finds the outputs of a model that the labels of an image set stand for.
+A set has one label for each image or several, and each label stands for an output of the model.
 """
 
 import json

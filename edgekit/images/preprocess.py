@@ -1,10 +1,7 @@
-"""From an image to a model's input.
+"""Conversion of an image to a model's input, by the same code for calibration, evaluation and apps.
 
-Decoding of images in every form in which an app or a data set has them.
-
-Conversion of an image to a model's input, by the same code for calibration, evaluation and apps.
-
-The resize and crop rules are those of timm's evaluation transform, pixel for pixel.
+An image may come in every form in which an app or a data set has it. The rules of resizing and cropping are those of
+timm's evaluation transform, pixel for pixel.
 """
 
 import math

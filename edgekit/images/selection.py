@@ -1,10 +1,7 @@
-"""The choice of calibration and evaluation images.
+"""Chooses images of a set, by seed or from a list, and doubts a poor choice.
 
-Chooses images of a data set, by seed or from a list, hashes them, and doubts a poor choice.
-
-calibration.json: the images and the recipe of a calibration. The same list reproduces the same bundles.
-
-Images that are in two sets: copies, and images that look alike, such as copies that were re-encoded or resized.
+calibration.json lists the images and the recipe of a calibration; the same list reproduces the same bundles. Images
+that are in two sets are copies, or look alike, such as copies that were re-encoded or resized.
 """
 
 import hashlib

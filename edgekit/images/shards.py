@@ -1,10 +1,8 @@
-"""Sets in Parquet files, and in tar shards.
+"""Sets in Parquet files and in tar shards.
 
-Parquet as data-set hubs write it: a column of image bytes and one of labels. It needs pyarrow, an extra.
-
-Tar shards of WebDataset: `key.jpg` beside `key.cls` or `key.json`.
-
-Other images of the same key, such as `key.seg.png`, are left out.
+Parquet is read as data-set hubs write it: a column of image bytes and one of labels. It needs pyarrow, an extra. Tar
+shards are those of WebDataset: `key.jpg` beside `key.cls` or `key.json`. Other images of the same key, such as
+`key.seg.png`, are left out.
 """
 
 import json

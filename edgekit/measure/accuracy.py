@@ -1,16 +1,12 @@
-"""Answers of models on the evaluation images, in shards that any process can run.
+"""Runs models on the evaluation images: what they answer, and the signal-to-noise ratio of their outputs.
 
-Run models on the evaluation images: what they answer, and the signal-to-noise ratio of their outputs.
+Needs no torch. Shards of the images run one after the other or in other processes, are stored as they end, and are then
+joined. A shard gives the same answers wherever it runs with the same runtime and number of threads.
 
-Evaluate in shards, which run one after the other or in other processes, are stored as they end, and are then joined.
-
-Needs no torch. A shard gives the same answers wherever it runs with the same runtime and number of threads.
-
-Run shards in other processes, on this machine or on several, with Dask distributed.
-
-Dask sends work as pickles, which run code when they are read, so every process of the cluster must belong to the user.
-On this machine the processes listen on loopback and accept only clients with the certificate that is made for the run.
-A scheduler elsewhere is as safe as its network, or as the certificates in the user's Dask configuration.
+Other processes, on this machine or on several, belong to Dask distributed. It sends work as pickles, which run code
+when they are read, so every process of the cluster must belong to the user. On this machine the processes listen on
+loopback and accept only clients with the certificate that is made for the run. A scheduler elsewhere is as safe as its
+network, or as the certificates in the user's Dask configuration.
 """
 
 import logging

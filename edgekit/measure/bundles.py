@@ -1,15 +1,8 @@
-"""Measures the bundles of a run, one runtime after the other.
+"""Measures the bundles of a run: accuracy, latency, memory and INT8 kernels, one runtime after the other.
 
-Measurements in a run folder, from which an interrupted run resumes.
-
-The summary of a bundle's profile: which part ran in integer kernels, and where the time goes.
-
-A bundle whose session is open, and the measurements that don't take turns.
-
-Measures the bundles of a run: accuracy, latency, memory and INT8 kernels, one runtime after the other.
-
-The bundles of a runtime are timed in turns. All measurements use the same sessions as apps do. A bundle that fails
-loses only its own measurement.
+The bundles of a runtime are timed in turns; everything else is measured when a bundle is opened. All measurements use
+the same sessions as apps do, and are stored in the run folder, from which an interrupted run resumes. A bundle that
+fails loses only its own measurement.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

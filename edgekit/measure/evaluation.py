@@ -1,9 +1,4 @@
-"""`edgekit evaluate`: bundles, and how their answers compare.
-
-The document of `edgekit evaluate`: compares the answers of bundles with those of one of them.
-
-Evaluate bundles, in this process or in several, for `edgekit evaluate`. Needs no torch.
-"""
+"""`edgekit evaluate`: compares the answers of bundles with those of one of them. Needs no torch."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack

@@ -1,9 +1,4 @@
-"""Verdicts: what rows must reach, and over which float their speed-up is measured.
-
-Decide which rows of a report pass, and what to remark on them.
-
-The bundle over which each bundle's speed-up is measured.
-"""
+"""Verdicts: which rows of a report pass, what to remark on them, and over which bundle a speed-up is measured."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace

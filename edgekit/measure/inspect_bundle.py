@@ -1,9 +1,4 @@
-"""`edgekit inspect` and `edgekit classify`.
-
-Inspect a bundle or a model file, for `edgekit inspect`.
-
-Classify images, or find those of a set that are most like them, for `edgekit classify`.
-"""
+"""Inspects a bundle or a model file, for `edgekit inspect`, and answers for images, for `edgekit classify`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,8 +1,8 @@
-"""Latency and throughput of bundles: rounds in turns, threads and what makes times unreliable.
+"""Latency and throughput of bundles: rounds in turns, threads, and what makes times unreliable.
 
-Time calls in turns, and compute ratios with their intervals. Needs only numpy.
-
-Decide whether a latency is reliable. Any of the following makes it unreliable, checked in this order:
+Sessions are timed in turns in one process, for a number of rounds or for minutes, in which a device warms up. If one
+fails, it is dropped and the others are timed again. Any of the following makes a latency unreliable, checked in this
+order:
 
 - heat: the processor was throttled during timing;
 - other load: other processes used more than a tenth of the cores that the session's threads need. A CPU that shares
@@ -19,16 +19,9 @@ Reasons for the limits: on two shared virtual cores, a ConvNeXt V2 atto of 8 ms 
 ran and by 67 to 98 % next to two busy loops. A model of 1 ms drifted by 13 to 44 % when nothing else ran. Other
 processes used at most 0.05 CPUs there, and 1.0 to 1.4 with the loops.
 
-Time sessions in turns in one process, for a number of rounds or for minutes, in which a device warms up.
-
-If a session fails, it is dropped and the others are timed again.
-
-The number of threads with which a bundle is fastest, for jobs that don't state one.
-
-Below about a millisecond, waking a second thread may take longer than it saves. Such a bundle is fastest with one, and
-an app has the other cores for itself.
-
-Measure throughput: several streams side by side, each a thread with its own session of the bundle.
+A job that states no number of threads gets the fastest for each bundle. Below about a millisecond, waking a second
+thread may take longer than it saves; such a bundle is fastest with one, and an app has the other cores for itself.
+Throughput is that of several streams side by side, each a thread with its own session.
 """
 
 import gc

@@ -1,14 +1,10 @@
-"""The machine that measures: facts, state and energy.
+"""The machine that measures: its facts, memory and versions, its state during timing, and its energy.
 
-This machine: its facts and memory, the versions of what measures a bundle on it, and its state during timing.
-
-Measure the energy of one inference: power under load minus idle power, times the seconds of one inference.
-
-Idle power is sampled before the timing, until it no longer falls, because what ran before has heated the machine and
-raised its clocks. The timed rounds alternate between bundles, so their power belongs to no single
-bundle; each bundle therefore runs alone for two seconds afterwards. A thread reads the sensor meanwhile, because
-between two inferences the processor is idle. Reading the sensor costs as much when the machine is idle, so the
-difference hardly contains it.
+The energy of one inference is power under load minus idle power, times its seconds. Idle power is sampled before the
+timing, until it no longer falls, because what ran before has heated the machine and raised its clocks. The timed rounds
+alternate between bundles, so their power belongs to no single bundle; each bundle therefore runs alone for two seconds
+afterwards. A thread reads the sensor meanwhile, because between two inferences the processor is idle. Reading the
+sensor costs as much when the machine is idle, so the difference hardly contains it.
 
 The sensors are the power chip of a Raspberry Pi 5 and the energy counters (RAPL) of x86 processors. Both see the whole
 processor, so energy that other processes use counts too.

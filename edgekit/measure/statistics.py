@@ -1,13 +1,8 @@
-"""Statistics of an evaluation: intervals of paired answers, and calibration of confidences.
-
-Confidences of a bundle beside the reference's: how honest they are, and which answers cross a threshold.
-
-An app that acts on answers "above 0.8" depends on both. numpy alone, because boards compute these figures too.
-
-Statistics of two models on the same images: interval of the drop, McNemar's test, and images for a claim.
+"""Statistics of two models on the same images: interval of the drop, McNemar's test, and honesty of confidences.
 
 Throughout, `lost` images are right with the first classifier and wrong with the second, `won` images the reverse, and
-`count` is the number of all images.
+`count` is the number of all images. An app that acts on answers "above 0.8" depends on how honest confidences are, and
+on which answers cross a threshold. Needs only numpy, because boards compute these figures too.
 """
 
 from collections.abc import Sequence

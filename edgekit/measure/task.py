@@ -1,9 +1,4 @@
-"""The contract of a task, and a user's own metric.
-
-A metric of the user's, a function of Python, in place of a task's metric.
-
-What a network's outputs mean: the contract of a task, and what is kept of the outputs of each image.
-"""
+"""What a network's outputs mean: the contract of a task, and a user's own metric in place of a task's."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence

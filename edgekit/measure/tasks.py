@@ -1,12 +1,7 @@
-"""The tasks that edgekit judges.
+"""The tasks: one right class for each image, several labels, or a vector.
 
-One right class for each image: top-1, top-5 and the paired drop.
-
-Several labels for each image: mean average precision, F1 at thresholds, and the paired drop.
-
-A vector for each image: nearest neighbours, and the cosine to the float network's vector.
-
-What the outputs of a network mean: one class, several labels, or a vector. Each task is a module.
+Their metrics are top-1; mean average precision with F1 at thresholds; and nearest neighbours with the cosine to the
+float network's vector. Each has a paired drop.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,15 +1,9 @@
-"""Weights: checkpoints, random ones and downloads.
+"""Weights of networks: those of a checkpoint, seeded random ones that behave like trained ones, and downloads.
 
-Checkpoints: the tensors of a file or of a saved folder, and what it says about its network.
-
-No code that pickles may contain is run.
-
-Weights of networks: those of a checkpoint, and seeded random ones that behave like trained ones.
-
-A constructor initializes parameters that a checkpoint then replaces. For a giant, that costs as much memory as its
-weights, and minutes. The tensors of a large checkpoint therefore become its parameters, mapped from the file.
-
-Downloads from the hub into its cache; an error explains how to get the files another way.
+A checkpoint is a file or a saved folder; no code that its pickles may contain is run. A constructor initializes
+parameters that a checkpoint then replaces. For a giant, that costs as much memory as its weights, and minutes. The
+tensors of a large checkpoint therefore become its parameters, mapped from the file. Downloads go through the hub's
+cache; an error explains how to get the files another way.
 """
 
 import argparse

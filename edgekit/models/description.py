@@ -1,8 +1,6 @@
-"""What the files of a network say about it: classes, preprocessing and architecture.
+"""What a file of a network, or a folder of `save_pretrained`, says about it beside the tensors.
 
-Class names: those in a labels file, or those that a model's file carries, ImageNet's, or numbers.
-
-What a checkpoint file, or a folder of `save_pretrained`, says about its network beside the tensors.
+Class names are those in a labels file, or those that a model's file carries, ImageNet's, or numbers.
 """
 
 import argparse

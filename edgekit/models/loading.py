@@ -1,10 +1,7 @@
-"""Loads a network from whichever source has it.
+"""Loads a classifier from whichever source has it, ready to export, and settles what its classes are called.
 
-Completes a network's options from its files: the architecture, the number of classes and the preprocessing.
-
-What the user states stays; what is inferred becomes a note.
-
-Loads a classifier from whichever source has it, ready to export, and settles what its classes are called.
+Its options are completed from its files: the architecture, the number of classes and the preprocessing. What the user
+states stays; what is inferred becomes a note.
 """
 
 import difflib

@@ -1,10 +1,7 @@
-"""Networks, the sources that load them, and their tensors.
+"""A network: its module, preprocessing and labels, its identity, by which results are stored, and its logits.
 
-State dicts: finds a network's own tensors in one, renames them to the network's layout and loads them strictly.
-
-The protocol of model sources: each recognizes one kind of model name and loads or plans the networks so named.
-
-A network: its module, preprocessing and labels, its identity, by which results are stored, and its logits.
+A source recognizes one kind of model name, and loads or plans the networks so named. A state dict may have other
+tensors and names than a network: its own are found, renamed to the network's layout and loaded strictly.
 """
 
 import copy

@@ -1,11 +1,8 @@
-"""Networks in ONNX files.
+"""Models in an ONNX file, such as `my_model.onnx`.
 
-Turns an ONNX graph into a torch module of ATen operations, with a layer for each convolution and matrix product.
-
-onnx2pytorch converts the operators. Its module computes with tensors where torch has plain numbers, such as shapes, so
-torch.export can't trace it. It runs once on zeros, and everything that doesn't depend on the image becomes a constant.
-
-Models in an ONNX file, such as `my_model.onnx`.
+A graph becomes a torch module of ATen operations, with a layer for each convolution and matrix product. onnx2pytorch
+converts the operators. Its module computes with tensors where torch has plain numbers, such as shapes, so torch.export
+can't trace it. It runs once on zeros, and everything that doesn't depend on the image becomes a constant.
 """
 
 import operator

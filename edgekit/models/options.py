@@ -108,7 +108,7 @@ class ModelOptions:
 
 
 def folder_of(name: str) -> str:
-    """The folder of a factory's module, as in /work/my_models:build; empty for a name without one."""
+    """The folder of a factory's module, as in code/my_models:build; empty for a name without one."""
     module, colon, _ = name.partition(":")
     return module.rpartition("/")[0] if colon else ""
 

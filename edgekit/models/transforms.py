@@ -1,8 +1,6 @@
-"""The preprocessing of a network.
+"""The preprocessing that a model was evaluated with, and the options that override it.
 
-The preprocessing that a model was evaluated with, and the options that override it.
-
-Reads how images are prepared: from a transform of torchvision or timm, or an image processor of transformers.
+It is read from a transform of torchvision or timm, or an image processor of transformers.
 """
 
 import math

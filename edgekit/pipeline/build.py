@@ -1,10 +1,7 @@
-"""Compiles graphs to bundles, or reuses those that exist.
+"""Compiles a graph to a bundle, or reuses one whose inputs are still the same.
 
-Compiles the graphs of `quantize_stage` to bundles.
-
-`deploy` keeps the graph in memory between the two stages; the commands `quantize` and `compile` store it in a folder.
-
-Builds a bundle in this process, or reuses one whose inputs are still the same.
+`deploy` keeps the graph in memory between quantizing and compiling; the commands `quantize` and `compile` store it in a
+folder.
 """
 
 import json

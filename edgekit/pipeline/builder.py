@@ -1,16 +1,11 @@
-"""Makes the bundles of a job in one process or several.
+"""Makes the bundles of a job: in one process, in several at once, or each bundle in a new process.
 
-Processes that build the bundles of a job in a file, one bundle after the other.
+A `BuildProcess` builds bundles of the job in a file, one after the other: it runs `main`, which reads each `Wanted`
+bundle as a line of JSON from stdin, and writes its progress and result as messages to stdout. When stdin is closed, it
+exits, so it never outlives its parent. All processes map the weights from the file instead of copying them: mapped
+weights stay in the page cache, which the system can reclaim when memory is short.
 
-`BuildProcess` starts one, which runs `main`. It reads each `Wanted` bundle as a line of JSON from stdin, and writes its
-progress and result as messages to stdout. When stdin is closed, it exits, so it never outlives its parent.
-
-All processes map the weights from the file instead of copying them: mapped weights stay in the page cache, which the
-system can reclaim when memory is short.
-
-Makes the bundles of a job: in one process, in several at once, or each bundle in a new process.
-
-Implements `edgekit quantize` and `edgekit compile`, the two halves of building bundles.
+The commands `quantize` and `compile` are the two halves of building bundles.
 """
 
 import ctypes

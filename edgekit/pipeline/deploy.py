@@ -1,10 +1,7 @@
-"""The job from its network to its report.
+"""Runs the whole job: load, select images, build, measure, improve, judge and report.
 
-Improvements of bundles after they were measured, such as layers kept in float, and the bundles that they try.
-
-Measures the bundles of a job on its devices, and judges them: the rows of its report.
-
-Runs the whole job: load, select images, build, measure, improve, judge and report.
+Improvements, such as layers kept in float, come from rooms above: each tries other bundles after the first were
+measured.
 """
 
 import shutil

@@ -1,10 +1,6 @@
-"""The graphs of a job: exported once, compared with torch, rewritten and calibrated for each runtime.
+"""The graphs of one job: exports the network once, then rewrites and calibrates it for each runtime.
 
-Compares a job's graph with torch before anything is made of it, and again after it is rewritten.
-
-Rewrites an exported graph for one runtime and calibrates it.
-
-The graphs of one job: exports the network once, then rewrites and calibrates it for each runtime.
+A graph is compared with torch before anything is made of it, and again after it is rewritten.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence

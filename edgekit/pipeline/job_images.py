@@ -1,10 +1,7 @@
-"""The images of a job, its task and its temperature.
+"""The images of a job: opens its data sets, and chooses the images for calibration and for evaluation.
 
-The images of a job: opens its data sets, and chooses the images for calibration and for evaluation.
-
-The task of a job: the stated one, or the one that the network and the labels of the images show.
-
-The temperature that brings an INT8 network's confidences back to the float network's.
+They and the network show the job's task, if it states none, and with them a temperature is chosen, which brings an INT8
+network's confidences back to the float network's.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,4 @@
-"""Predicts what a job needs from the shape of its network.
-
-The shape of a network, measured on torch's meta device, without weights.
-
-Predicts memory and sizes of a job from the shape of the network, without weights.
+"""Predicts memory and sizes of a job from the shape of its network, measured on torch's meta device without weights.
 
 Sizes follow from the layers and the recipe. Peaks are linear fits to measured runs, which `benchmarks/scale.py --fit`
 makes.

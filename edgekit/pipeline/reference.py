@@ -1,10 +1,7 @@
-"""What torch answers on the evaluation images, and what that decides.
+"""The evaluation images of a run, cropped once, torch's predictions for them, and what these decide.
 
-The evaluation images of a run, cropped once, and torch's predictions for them.
-
-The order of the classes where no name tells it: the one that the float network's answers show.
-
-The scores from which a network's answers are given, chosen on images that neither calibrate nor judge it.
+They decide the order of the classes where no name tells it. The scores from which a network's answers are given are
+chosen on images that neither calibrate nor judge it.
 """
 
 import os

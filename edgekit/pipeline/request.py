@@ -1,8 +1,6 @@
-"""What a bundle is made from.
+"""What the bundles of a job are built from, and a graph that is ready to compile.
 
-What the bundles of a job are built from, the inputs on which each of them depends, and its provenance.
-
-A graph that is ready to compile, and how it is stored in a folder.
+Each bundle has the inputs on which it depends, and its provenance.
 """
 
 import errno

@@ -1,8 +1,6 @@
-"""The answer of a run, as sentences and in a terminal.
+"""The answer that a run gives: what to ship, what it gains, what it costs and how sure that is.
 
-The answer that a run gives: what to ship, what it gains, what it costs and how sure that is, in sentences.
-
-The report for a terminal or a pipe: the answer within 80 columns.
+It is lines of text within 80 columns, for a terminal or a pipe.
 """
 
 import textwrap

@@ -1,10 +1,7 @@
-"""report.json, its schema, and the origin of what it says.
+"""report.json: the results of a run, the model and images that it used, and the bundle to ship.
 
-report.json: the results of a run, the model and images that it used, and the bundle to ship.
-
-Conversion of documents to JSON and back, and their JSON schema. The dataclasses are the schema.
-
-The origin of a report's figures, and the licence of its model.
+The dataclasses are the schema; here documents become JSON and are read back. The provenance is the origin of a report's
+figures, and the licence of its model.
 """
 
 import ast

@@ -1,13 +1,10 @@
-"""Figures, the tables that show them, and the facts of a machine.
+"""The figures of a row: the field that has each one's value, and how outputs show it.
 
-The figures of a row: the field that has each one's value, and how outputs show it.
+A new figure needs a field in `edgekit.report.row`, an entry of `FIGURES` here, and its producer in `edgekit.measure`:
+schema, CSV, terminal, page, `compare` and `inspect` read the table.
 
-A new figure needs a field in `edgekit.report.row`, an entry of `FIGURES` here, and its producer in
-`edgekit.measure`: schema, CSV, terminal, page, `compare` and `inspect` read the table.
-
-A table as lines of text within a width, or as Markdown.
-
-The machine that a row was measured on, and its state meanwhile.
+Tables are lines of text within a width, or Markdown. The facts of the machine that a row was measured on, and its state
+meanwhile, are here too.
 """
 
 import re

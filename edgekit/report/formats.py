@@ -1,10 +1,8 @@
-"""A report in the forms that other tools read: Markdown, model card, JUnit XML and CycloneDX.
+"""A report in the forms that other tools read.
 
-Summaries in Markdown, such as GitHub shows on the page of a job, and model cards, as model hubs show them.
-
-JUnit XML: a test case for each row and gate, or for each row and compared figure.
-
-A bill of materials in CycloneDX 1.6: the model with its figures, its bundles, the images and the runtimes.
+They are summaries in Markdown, such as GitHub shows on the page of a job; model cards, as model hubs show them; JUnit
+XML, with a test case for each row and gate, or for each row and compared figure; and a bill of materials in CycloneDX
+1.6, of the model with its figures, its bundles, the images and the runtimes.
 """
 
 import hashlib

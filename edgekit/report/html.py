@@ -1,10 +1,7 @@
-"""The report as files: the HTML page with its pictures, and what lies beside it.
+"""The files of a report in its run folder: the self-contained HTML page with its pictures, and what lies beside it.
 
-Pictures of the page: accuracy against latency, the spread of latencies, temperature and clocks, operations.
-
-The report as a self-contained HTML page.
-
-The files of a report in its run folder, each of which is replaced atomically, and the thumbnails beside them.
+Each file is replaced atomically. The pictures show accuracy against latency, the spread of latencies, temperature and
+clocks, and operations.
 """
 
 import base64

@@ -1,15 +1,7 @@
-"""One row of a report: what was measured for a bundle on a device, and its verdict.
-
-Times of a bundle on a device: one inference, its operations, minutes, several streams; and its energy.
-
-The figures that were measured for a bundle on a device.
+"""One row of a report: what was measured for a bundle on a device, the outcomes of its gates and its verdict.
 
 Fractions range from 0 to 1, points are percentage points, times are in milliseconds and sizes in bytes. A figure that
 was not measured is None, which is null in JSON.
-
-Layers of INT8 bundles that a placement by profile or a repair keeps in float.
-
-One row of a report: a measurement with the outcomes of its gates and its verdict.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,4 @@
-"""Sentences about a report, and what to do next.
-
-Sentences about a report, its rows and the conditions under which they were measured.
-
-What to do after a run: to try the bundle to ship, or to repair what failed a gate.
-"""
+"""Sentences about a report, its rows and the conditions under which they were measured; and what to do after a run."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

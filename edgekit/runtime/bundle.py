@@ -1,15 +1,8 @@
-"""Bundles: the manifest, and the checks before anything is opened.
-
-Strict parsers of JSON values: each returns a value, or raises BundleError that names its key.
-
-manifest.json: the description of a bundle, and the strict parser that reads it.
-
-A manifest may come from a stranger, so every key, type, name and size is checked before any of it is used.
-
-A bundle: the folder that is shipped, with a model, its manifest, its labels and golden samples.
+"""A bundle: the folder that is shipped, with a model, its manifest, its labels and golden samples.
 
 A bundle may come from a stranger. Reading one opens only regular files inside its folder, runs no code from it, and
-checks every name, type, size and hash before an engine opens the model.
+checks every key, name, type, size and hash before an engine opens the model. The parsers of manifest.json are strict:
+each returns a value, or raises BundleError that names its key.
 """
 
 import json

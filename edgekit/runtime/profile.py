@@ -1,14 +1,11 @@
-"""Profiles of a model: which kernels ran, and how long.
+"""Runs a model under its runtime's own profiler, to see which kernels run. Needs only numpy and the runtime.
 
-Run a model under its runtime's own profiler, to see which kernels run. Needs only numpy and the runtime.
+The `profiler` module of a runtime has the function `profile`, which takes a model file, a manifest's session options, a
+number of threads and of runs, and returns a `Profile`. Its times are of a typical run, without the first one. If the
+runtime's row has `saturating_inputs`, the module also has `count_pairs` for `runtime.session`.
 
-The `profiler` module of a runtime has the function `profile`, which takes a model file, a manifest's session options,
-a number of threads and of runs, and returns a `Profile`. Its times are of a typical run, without the first one. If the
-runtime's row has `saturating_inputs`, the module also has `count_pairs` for `runtime.vnni`.
-
-Attribution of every operation that ran to the product that it belongs to.
-
-A layer in INT8 brings conversions, changes of layout and activations with it, which often take longer than the layer.
+Every operation that ran is attributed to the product that it belongs to: a layer in INT8 brings conversions, changes of
+layout and activations with it, which often take longer than the layer.
 """
 
 import importlib

@@ -1,12 +1,8 @@
-"""Sessions: an open bundle, and one that follows updates.
+"""A loaded bundle. An app calls it, and `edgekit evaluate` and `edgekit benchmark` measure the same object.
 
-What follows a model: softmax over the classes, a sigmoid for each class, or a vector of length 1.
-
-A loaded bundle. An app calls it, and `edgekit evaluate` and `edgekit benchmark` measure the same object.
-
-A session that follows a link to a bundle, which `edgekit push` switches while the app runs.
-
-Whether an INT8 model saturates on x86 processors without VNNI, whose kernels add two products in 16 bits.
+What follows the model is softmax over the classes, a sigmoid for each class, or a vector of length 1. A live session
+follows a link to a bundle, which `edgekit push` switches while the app runs. A session tells whether an INT8 model
+saturates on x86 processors without VNNI, whose kernels add two products in 16 bits.
 """
 
 import importlib

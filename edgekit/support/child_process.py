@@ -1,17 +1,13 @@
-"""Child processes, what libraries print in them, and the signals that end a command.
-
-The log of libraries' output while a run folder is open, including the last lines of a process that aborts.
-
-Child processes that run Python code of edgekit.
+"""Child processes that run Python code of edgekit, the log of what libraries print, and the signals that end a command.
 
 A child imports the same packages as its parent, and nothing from the current folder, where a json.py would replace the
-standard library's. The output of a child's libraries goes to the parent's `library_log`.
+standard library's. The output of a child's libraries goes to the parent's log, which is open while a run folder is, and
+has the last lines of a process that aborts.
 
-End a command cleanly by Ctrl-C, and by the signals of `kill`, `timeout` and a closed terminal.
-
-All of them raise KeyboardInterrupt, so that connections are closed and temporary files deleted. C++ code that calls
-back into Python swallows a KeyboardInterrupt or turns it into another error, and the work would continue. The signal
-handler therefore also records the signal, and every piece of work checks the record when it ends.
+Ctrl-C and the signals of `kill`, `timeout` and a closed terminal raise KeyboardInterrupt, so that connections are
+closed and temporary files deleted. C++ code that calls back into Python swallows a KeyboardInterrupt or turns it into
+another error, and the work would continue. The signal handler therefore also records the signal, and every piece of
+work checks the record when it ends.
 """
 
 import os

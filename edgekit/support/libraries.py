@@ -1,11 +1,7 @@
-"""Other distributions: their versions and imports, and how a user adds one that is missing.
+"""Other distributions: imported when they are needed, silenced while they work, and their errors translated.
 
-edgekit's distribution, versions of installed ones, and shell commands that add packages to this environment.
-
-On the public package index `edgekit` is an unrelated project, and edgekit's own distribution isn't there yet. A command
-therefore names edgekit by the checkout or wheel that it was installed from.
-
-Import heavy libraries when they are needed, silence them while they work, and translate their errors.
+Commands that add one to this environment name edgekit by the checkout or wheel that it was installed from: on the
+public package index `edgekit` is an unrelated project, and edgekit's own distribution isn't there yet.
 """
 
 import contextlib

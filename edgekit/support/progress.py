@@ -1,10 +1,7 @@
-"""What a user sees while a command runs, and when it fails.
+"""What a user sees while a command runs, on stderr, and when it fails.
 
-The text of errors on the command line, the general meaning of each kind, and tracebacks.
-
-Tracebacks are for users who ask with `--traceback`, and those of bugs in edgekit for its developers.
-
-Progress on stderr: bars on a terminal, plain lines in a pipe, nothing when quiet; errors that cost one bundle.
+Progress is bars on a terminal, plain lines in a pipe, and nothing when quiet; errors that cost one bundle are shown
+between. Tracebacks are for users who ask with `--traceback`, and those of bugs in edgekit for its developers.
 """
 
 import gc

@@ -1,18 +1,14 @@
-"""Improves the INT8 bundles of a job: placement by profile, then repair.
-
-Placement by profile: layers that INT8 doesn't make faster stay in float, with what surrounds them.
-
-The runtime's profiles on the device that judges say which sets of layers would save time. Each set is then built from
-the same calibration and timed in turns with the bundle before it, and is kept only if the whole is faster.
-
-Repairs INT8 bundles that miss the accuracy bound: keeps the layers that cost the most in float, and measures again.
-
-Calibration images rank the layers. Images that give no verdict compare the bundles, and the evaluation images judge the
-chosen one; if there are too few of the former, they do both.
-
-Improvements of a job's INT8 bundles, by one loop after the other for each target.
+"""Improves the INT8 bundles of a job, by one loop after the other for each target: placement, then repair.
 
 The first device judges, and the others measure only the bundle that is shipped.
+
+Placement by profile: layers that INT8 doesn't make faster stay in float, with what surrounds them. The runtime's
+profiles on the device that judges say which sets of layers would save time. Each set is then built from the same
+calibration and timed in turns with the bundle before it, and is kept only if the whole is faster.
+
+Repair of bundles that miss the accuracy bound: the layers that cost the most stay in float. Calibration images rank the
+layers. Images that give no verdict compare the bundles, and the evaluation images judge the chosen one; if there are
+too few of the former, they do both.
 """
 
 from collections.abc import Sequence

@@ -1,11 +1,8 @@
-"""Mixtures of INT8 and float layers: what they cost in time, and lose in accuracy.
+"""Mixtures of INT8 and float layers: what they save in time, and lose in accuracy.
 
-What it costs or saves to keep layers in float, by the runtime's profiles of the float and the INT8 bundle.
-
-A layer's time includes that of what surrounds it, such as activations and conversions. Layers that move to float alone
-need conversions to and from the INT8 layers around them.
-
-Mixtures of INT8 and float layers, simulated in torch, and the layers that should stay in float by their noise.
+Times come from the runtime's profiles of the float and the INT8 bundle. A layer's time includes that of what surrounds
+it, such as activations and conversions. Layers that move to float alone need conversions to and from the INT8 layers
+around them. Losses are simulated in torch, and the noise of layers says which should stay in float.
 """
 
 import math

@@ -1,12 +1,9 @@
-"""Studies of other INT8 bundles.
-
-Studies: candidate recipes for one target, which are built and measured one after the other until one is good enough.
+"""Studies: candidates for one target, which are built and measured one after the other until one is good enough.
 
 A study is stored in the run folder whenever a trial ends, so that the same command resumes. It depends on no bound: a
 command with other bounds judges the same trials anew, and makes only those that are missing. Only one trial runs at a
-time, because a calibration next to it would distort its latency.
-
-Loops that try other INT8 bundles of a runtime in place of the run's, and ship the one that they choose.
+time, because a calibration next to it would distort its latency. A loop ships the bundle that it chooses in place of
+the run's.
 """
 
 from abc import ABC, abstractmethod

@@ -27,8 +27,8 @@ def quantize(
 class SideBySide(nn.Module):
     """Networks that read the same image, and whose logits follow each other, so that one conversion tests them all.
 
-    All logits have one range, because a concatenation has one scale. Each network has a seed of its own, because equal
-    layers of equal inputs would become one.
+    The logits are scaled to one range, because a concatenation has one scale. Each network has its own seed: with equal
+    seeds they would have equal layers, which the converter merges.
     """
 
     @torch.no_grad()

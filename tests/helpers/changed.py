@@ -1,9 +1,9 @@
 """Finds the test files that a change can break: `pytest --changed COMMIT` runs these alone.
 
 Tests mirror the rooms of the package, so a change in a room runs the tests of this room, and of the rooms above it the
-files that import from it themselves: the others use it through rooms that have tests too. Everything above uses the two
-lowest layers, so a change there runs all files above from which imports lead to it, and so does a change outside of the
-package. A change that can't be placed runs everything.
+files that import from it themselves: the others use it through rooms that have tests too. Everything uses the two
+lowest layers. A change there, or outside of the package, therefore runs each file that imports it, directly or through
+others. A change that can't be placed runs everything.
 """
 
 import re

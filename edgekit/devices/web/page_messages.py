@@ -1,10 +1,7 @@
-"""What edgekit and its page in a browser tell each other, and the page's runtime.
+"""Messages between edgekit and its page in a browser, as JSON, and what the facts in them mean.
 
-The package of LiteRT.js, whose WebAssembly a page runs. npm downloads it once, or the user names its file.
-
-Messages between edgekit and its page in a browser, as JSON, and what the facts in them mean.
-
-A request has an `operation`; an answer has its `id`.
+A request has an `operation`; an answer has its `id`. The page runs the WebAssembly of LiteRT.js, whose package npm
+downloads once, or the user names its file.
 """
 
 import gzip

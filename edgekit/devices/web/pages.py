@@ -1,8 +1,6 @@
-"""The browsers of a command.
+"""The pages of a command's browsers, each at its own address, which the terminal shows with a QR code.
 
-The pages of a command's browsers, each at its own address, which the terminal shows with a QR code.
-
-What browsers can do for `edgekit benchmark`, `deploy` and `evaluate`.
+They can do what `edgekit benchmark`, `deploy` and `evaluate` need.
 """
 
 import io

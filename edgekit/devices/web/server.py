@@ -1,10 +1,7 @@
-"""The server of a page, and the models that run there.
+"""Serves edgekit's page to one browser, with the files that it needs, and runs models there.
 
-Serves edgekit's page to one browser, with the files that it needs, and passes requests to it.
-
-The server runs in a separate thread.
-
-Runs models on a page: the raw times and logits that it returns, which others judge.
+The server runs in a separate thread and passes requests to the page. What a model returns there, raw times and logits,
+others judge.
 """
 
 import asyncio

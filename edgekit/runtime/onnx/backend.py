@@ -1,16 +1,10 @@
-"""Compiles graphs to ONNX files.
+"""Compiles for ONNX Runtime: one ONNX file, with external data above protobuf's limit of 2 GB.
 
-Rewrites of an exported ONNX model into operations for which ONNX Runtime has faster kernels.
-
-Makes ONNX Runtime compute each layer as its file says, instead of INT8 layers in float and float layers in INT8.
-
-It has no integer kernel for some layers, such as a convolution whose output isn't quantized, and would dequantize their
-weights in every run. And it quantizes the weights of a float convolution between two INT8 layers, with one scale for
+The exported model is rewritten into operations for which ONNX Runtime has faster kernels, activations from INT8 to INT8
+among them, which its optimizer doesn't choose by itself. And each layer is computed as the file says: ONNX Runtime has
+no integer kernel for some layers, such as a convolution whose output isn't quantized, and would dequantize their
+weights in every run; and it quantizes the weights of a float convolution between two INT8 layers, with one scale for
 all channels.
-
-Activations from INT8 to INT8, by kernels that ONNX Runtime's optimizer doesn't choose by itself.
-
-Compile for ONNX Runtime: one ONNX file, with external data above protobuf's limit of 2 GB.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence, Set

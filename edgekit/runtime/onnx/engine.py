@@ -1,11 +1,7 @@
-"""ONNX Runtime, and the ONNX files that it runs.
-
-An ONNX model as a graph, read without the onnx package.
+"""ONNX Runtime on the CPU, and ONNX models as graphs, read without the onnx package.
 
 `edgekit inspect` profiles ONNX files of any origin, also on devices that have only numpy and ONNX Runtime. It gives no
 access to the nodes of a loaded model, but depends on protobuf, which reads them from the file.
-
-ONNX Runtime on the CPU.
 """
 
 import math

@@ -1,10 +1,7 @@
-"""Compiles graphs to LiteRT files.
+"""Compiles for LiteRT (TensorFlow Lite): one flatbuffer.
 
-Rewrites of operations that LiteRT's converter refuses or computes wrongly, in float and in INT8.
-
-Rewrites that keep LiteRT's converter from giving INT8 values other ranges than the calibrated graph's.
-
-Compile for LiteRT (TensorFlow Lite): one flatbuffer.
+Operations that LiteRT's converter refuses or computes wrongly are rewritten before, in float and in INT8, and so is
+what would let it give INT8 values other ranges than the calibrated graph's.
 """
 
 import math

@@ -1,11 +1,7 @@
-"""LiteRT's flatbuffers, and weights that are put into them after the conversion.
+"""Repairs of the flatbuffers that LiteRT's converter writes, and the INT8 weights that it never saw.
 
-Takes the INT8 weights out of a graph, because LiteRT's converter would hold several copies of them in float.
-
-The converter gets zeros instead, which it stores as a single number. Its model has the right scales and room for the
-weights, which `flatbuffer` then puts in their places.
-
-Repairs of the flatbuffers that LiteRT's converter writes, and the INT8 weights that it never saw.
+The converter would hold several copies of the weights in float. It gets zeros instead, which it stores as a single
+number. Its model has the right scales and room for the weights, which are then put in their places.
 """
 
 import copy
