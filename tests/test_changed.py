@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.helpers.changed import affected, changed_since, levels
+from benchmarks.house import levels
+from tests.helpers.changed import affected, changed_since
 from tests.helpers.tiny import ROOT
 
 

@@ -8,7 +8,6 @@ others. A change that can't be placed runs everything.
 
 import re
 import subprocess
-import tomllib
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import grimp
 import pytest
 
+from benchmarks.house import levels
 from tests.helpers.sharing import ROOT
 
 PACKAGES = ("edgekit", "tests", "benchmarks", "docs")
@@ -58,13 +58,6 @@ def default_base() -> str:
 def changed_since(base: str) -> set[str]:
     """Files that differ from those of a commit, or are new."""
     return {*git("diff", "--name-only", "--no-renames", base), *git("ls-files", "--others", "--exclude-standard")}
-
-
-def levels() -> dict[str, int]:
-    """The layer of each room, 0 at the top, as the contract in pyproject.toml states it."""
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
-    return {room: level for level, line in enumerate(layers) for room in re.findall(r"\w+", line)}
 
 
 @cache
