@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 282_300,
+    "tokens": 282_000,
     "tokens a line": 9.85,
     "files": 159,
     "lines of the longest file": 450,

@@ -25,8 +25,8 @@ NOTHING = "–"  # noqa: RUF001
 TIMES = "×"  # noqa: RUF001
 """Unit of a ratio."""
 MEANINGLESS = "n/a"
-DETAIL_RANK = 11
-"""Columns of this rank and above are details, which narrow tables leave out first."""
+MAIN_RANKS = 5
+"""Figures of a lower rank are the columns of a table; those of this rank and above are details."""
 
 
 def lookup(tree: Any, path: str) -> Any:
@@ -72,12 +72,9 @@ class Figure:
     """Limit beyond which `compare` reports a worse figure without an interval as a regression: a share of its earlier
     value if lower is better, an absolute difference if higher is better. None if it needs an interval for that."""
     rank: int | None = None
-    """Position of the column on the page. A narrow terminal drops the highest ranks first and never drops rank 0. None
-    keeps the figure out of tables."""
+    """Position among the columns of a table, or among the details of a row. None keeps the figure out of both."""
     fewest_runs: int = 0
     """Fewest timed inferences with which outputs show the figure: of fewer, p99 is the slowest one."""
-    optional: bool = False
-    """Whether tables leave the column out if no row has the figure, because few machines can measure it."""
     csv: str | None = None
     """Name of the column in report.csv, with values in `unit`. By default it is named after the path and has the
     values of report.json."""
@@ -94,6 +91,11 @@ class Figure:
     def is_ratio(self) -> bool:
         """Whether `compare` gives the ratio of two runs instead of their difference, as for speedups and times."""
         return self.unit in (TIMES, "ms")
+
+    @property
+    def is_main(self) -> bool:
+        """Whether the figure is a column of a table of rows."""
+        return self.rank is not None and self.rank < MAIN_RANKS
 
     def is_part_of(self, document: object) -> bool:
         """Whether documents of this kind have the figure. An inspection has only some of a row's figures."""
@@ -145,17 +147,17 @@ class Figure:
 # fmt: off
 FIGURES: tuple[Figure, ...] = (
     Figure(path="size_bytes", title="size", unit="MB", digits=1, scale=1e-6, better="lower", tolerance=0.01,
-           rank=4,
+           rank=3,
            meaning="size of the files that the runtime loads"),
-    Figure(path="accuracy.top1", title="top-1", unit="%", scale=100, rank=2, optional=True, csv="top1_percent",
+    Figure(path="accuracy.top1", title="top-1", unit="%", scale=100, rank=5, csv="top1_percent",
            meaning="share of images whose highest-scoring class is the right one"),
-    Figure(path="accuracy.drop_top1_points", title="drop", unit="points", interval="accuracy.drop_ci95_points",
-           better="lower", rank=1, optional=True, csv="drop_top1_points",
+    Figure(path="accuracy.drop_top1_points", title="loss", unit="points", interval="accuracy.drop_ci95_points",
+           better="lower", rank=2, csv="drop_top1_points",
            meaning="top-1 accuracy lost against torch, in percentage points; above 0 is worse"),
-    Figure(path="accuracy.score.value", title="score", unit="%", scale=100, rank=2, optional=True, csv="score_percent",
+    Figure(path="accuracy.score.value", title="score", unit="%", scale=100, rank=5, csv="score_percent",
            meaning="metric of a task other than single-label, such as mAP"),
-    Figure(path="accuracy.drop_score_points", title="score drop", unit="points", interval="accuracy.drop_ci95_points",
-           better="lower", rank=1, optional=True, csv="drop_score_points",
+    Figure(path="accuracy.drop_score_points", title="score loss", unit="points", interval="accuracy.drop_ci95_points",
+           better="lower", rank=2, csv="drop_score_points",
            meaning="score lost against torch, in percentage points; above 0 is worse"),
     Figure(path="accuracy.agreement", title="agreement", unit="%", digits=1, scale=100, rank=6, csv="agreement_percent",
            meaning="share of images with torch's answer: the same class, set of labels, or nearest neighbour"),
@@ -168,17 +170,17 @@ FIGURES: tuple[Figure, ...] = (
     Figure(path="speedup.ratio", title="speedup", unit=TIMES, interval="speedup.ci95", better="higher", rank=1,
            meaning="median latency of the runtime's fastest float bundle divided by that of this bundle"),
     Figure(path="int8.share_of_macs", title="int8", unit="% MAC", digits=0, scale=100, better="higher",
-           tolerance=0.01, rank=3,
+           tolerance=0.01, rank=4,
            meaning="share of multiply-accumulates that ran in integer kernels"),
     Figure(path="int8.pairs_that_can_saturate", title="can saturate", unit="pairs", digits=0, better="lower",
            csv="pairs_that_can_saturate",
            meaning="number of pairs of INT8 weights that can saturate on x86 processors without VNNI"),
-    Figure(path="limit.fraction", title="of rated", unit="%", digits=0, scale=100, rank=5, csv="bound_percent",
+    Figure(path="limit.fraction", title="of rated", unit="%", digits=0, scale=100, csv="bound_percent",
            meaning="latency at the device class's nominal peak rate, as a share of the measured p50; above 100 % where "
                    "the processor's clock is higher than the class's"),
     Figure(path="peak_rss_bytes", title="peak", unit="MB", digits=0, scale=1e-6, better="lower", rank=8,
            meaning="peak resident memory of a process that runs only this bundle"),
-    Figure(path="energy.inference_mj", title="energy", unit="mJ", better="lower", rank=7, optional=True,
+    Figure(path="energy.inference_mj", title="energy", unit="mJ", better="lower", rank=7,
            csv="inference_mj",
            meaning="power under load minus idle power, times the seconds of one inference"),
     Figure(path="end_to_end_ms.p50", title="end to end", unit="ms", rank=11, csv="end_to_end_p50_ms",
@@ -186,20 +188,20 @@ FIGURES: tuple[Figure, ...] = (
                    "images in memory"),
     Figure(path="snr_db", title="SNR", unit="dB", digits=1, better="higher", rank=11,
            meaning="signal-to-noise ratio of the logits against torch's, on the first evaluation images"),
-    Figure(path="accuracy.top5", title="top-5", unit="%", scale=100, rank=12, optional=True, csv="top5_percent",
+    Figure(path="accuracy.top5", title="top-5", unit="%", scale=100, rank=12, csv="top5_percent",
            meaning="share of images whose right class is among the five highest-scoring ones"),
     Figure(path="accuracy.confidence.calibration_error", title="calibration error", unit="%", scale=100, rank=12,
-           interval="accuracy.confidence.calibration_error_ci95", better="lower", optional=True,
+           interval="accuracy.confidence.calibration_error_ci95", better="lower",
            csv="calibration_error_percent",
            meaning="difference between confidences and the share of right answers, averaged over the answers: smooth "
                    "calibration error"),
     Figure(path="accuracy.confidence.crossing_share", title="cross threshold", unit="%", digits=1, scale=100, rank=10,
-           better="lower", optional=True, csv="crossing_percent",
+           better="lower", csv="crossing_percent",
            meaning="share of images with an answer whose confidence reaches the threshold, 0.8 unless one is stated, "
                    "with only one of the bundle and torch"),
-    Figure(path="accuracy.count", title="images", unit="n", digits=0, rank=13, csv="eval_images",
+    Figure(path="accuracy.count", title="images", unit="n", digits=0, csv="eval_images",
            meaning="number of evaluation images"),
-    Figure(path="latency_ms.count", title="runs", unit="n", digits=0, rank=14, csv="timed_runs",
+    Figure(path="latency_ms.count", title="runs", unit="n", digits=0, csv="timed_runs",
            meaning="number of timed inferences"),
     Figure(path="accuracy.right_to_wrong", title="right to wrong", unit="n", digits=0, csv="right_to_wrong_images",
            meaning="number of images that torch classifies correctly and the bundle does not"),
@@ -207,7 +209,7 @@ FIGURES: tuple[Figure, ...] = (
            meaning="number of images that the bundle classifies correctly and torch does not"),
     Figure(path="accuracy.mcnemar_p", title="McNemar p", unit="", csv="mcnemar_p",
            meaning="p-value of McNemar's exact two-sided test for a difference in top-1"),
-    Figure(path="accuracy.bound.max_drop_points", title="allowed drop", unit="points", csv="max_drop_points",
+    Figure(path="accuracy.bound.max_drop_points", title="allowed loss", unit="points", csv="max_drop_points",
            meaning="largest drop that the gate allows, in percentage points"),
     Figure(path="accuracy.bound.images_needed", title="images needed", unit="n", digits=0, csv="max_drop_images_needed",
            meaning="number of images that would confirm the allowed drop four times out of five at the measured rates"),
@@ -245,20 +247,10 @@ def all_figures() -> tuple[Figure, ...]:
     return FIGURES
 
 
-def table_figures(rows: Iterable[Any]) -> list[Figure]:
-    """The figures of a table of these rows, in the same order."""
+def table_figures(rows: Iterable[Any], meaningful: bool = True) -> list[Figure]:
+    """The figures that any of the rows has, in order: first the columns of their table, then the details of a row."""
     rows = list(rows)
-    return [
-        figure
-        for figure in _titled(rows)
-        if figure.rank is not None and not (figure.optional and all(figure.value(row) is None for row in rows))
-    ]
-
-
-def main_figures(rows: Iterable[Any], meaningful: bool) -> list[Figure]:
-    """The figures that any of the rows has, the most important first, without details."""
-    rows = list(rows)
-    ranked = [figure for figure in _titled(rows) if figure.rank is not None and figure.rank < DETAIL_RANK]
+    ranked = [figure for figure in _titled(rows) if figure.rank is not None]
     measured = [figure for figure in ranked if any(_has(row, figure, meaningful) for row in rows)]
     return sorted(measured, key=lambda figure: figure.rank or 0)
 
@@ -281,7 +273,7 @@ SCORE, SCORE_DROP = "accuracy.score.value", "accuracy.drop_score_points"
 def _titled(rows: Iterable[Any]) -> Iterator[Figure]:
     """All figures; those of a task's metric and of its drop have their titles for rows of one task."""
     metrics = (lookup(row, "accuracy.score.metric") for row in rows)
-    titles = {SCORE: next(filter(None, metrics), "score"), SCORE_DROP: "drop"}
+    titles = {SCORE: next(filter(None, metrics), "score"), SCORE_DROP: "loss"}
     for figure in all_figures():
         yield replace(figure, title=titles.get(figure.path, figure.title))
 

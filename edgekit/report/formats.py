@@ -43,7 +43,6 @@ from edgekit.report.figure import (
     all_figures,
     escaped,
     figure_at,
-    main_figures,
     markdown_of,
     score_figures,
     table_figures,
@@ -126,7 +125,7 @@ def summary_of_comparison(comparison: Comparison) -> str:
 
 def table_of_rows(rows: Sequence[Judged], meaningful: bool) -> str:
     """A table of the rows with their verdicts and figures; `meaningful` is false for random weights."""
-    figures = main_figures(rows, meaningful)
+    figures = [figure for figure in table_figures(rows, meaningful) if figure.is_main]
     verdicts = [row.verdict if row.verdict == "pass" else f"**{row.verdict}**" for row in rows]
     names = [Column("row", [escaped(row.label) for row in rows], left=True), Column("verdict", verdicts, left=True)]
     return markdown_of([*names, *(_column(figure, rows, meaningful) for figure in figures)])
@@ -269,7 +268,7 @@ def junit_of_rows(title: str, rows: Sequence[Judged], meaningful: bool = True, d
     """JUnit XML of rows: whether each was measured, and the outcome of its gates.
 
     Doubts about the reference come first, each as a failure. A gate that failed or could not be confirmed is a failure,
-    a row with an error is an error, and a gate that does not apply is skipped. `meaningful` is false for random
+    a row with an error is an error, and a gate that does not apply is only mentioned. `meaningful` is false for random
     weights.
     """
     of_rows = [case for row in rows for case in _row_cases(row, meaningful)]
@@ -299,24 +298,22 @@ def _decision_cases(report: Report) -> Iterator[ElementTree.Element]:
 
 
 def _row_cases(row: Judged, meaningful: bool) -> Iterator[ElementTree.Element]:
-    lines = [f"{figure.title}: {figure.words(row, meaningful)}" for figure in main_figures([row], meaningful)]
+    lines = [f"{figure.title}: {figure.words(row, meaningful)}" for figure in table_figures([row], meaningful)]
     error = ("error", str(row.failure), row.failure.error) if row.failure else None
     of_gates = {reason for gate in row.gates for reason in gate.reasons}
-    yield _case(row.label, MEASURED, error, lines + [note for note in row.notes if not error and note not in of_gates])
+    lines += [note for note in row.notes if not error and note not in of_gates]
+    lines += [
+        f"{gate.name} does not apply: {'; '.join(gate.reasons)}" for gate in row.gates if gate.verdict == "skipped"
+    ]
+    yield _case(row.label, MEASURED, error, lines)
     for gate in row.gates:
-        yield _case(row.label, gate.name, _outcome(gate), _measured(gate, row))
-
-
-def _outcome(gate: Gate) -> Result | None:
-    """The result of a gate that did not pass."""
-    kind = "skipped" if gate.verdict == "skipped" else "failure"
-    return None if gate.verdict == "pass" else (kind, "; ".join(gate.reasons), gate.verdict)
+        if gate.verdict != "skipped":
+            result = None if gate.verdict == "pass" else ("failure", "; ".join(gate.reasons), gate.verdict)
+            yield _case(row.label, gate.name, result, _measured(gate, row))
 
 
 def _measured(gate: Gate, row: Judged) -> list[str]:
-    """The measured figure and the limit, for a gate that applies; and the remarks on one that passed."""
-    if gate.verdict == "skipped":
-        return []
+    """The measured figure and the limit, and the remarks on a gate that passed."""
     remarks = gate.reasons if gate.verdict == "pass" else ()
     figures = [figure for figure in all_figures() if figure.path == gate.figure]
     return [*(f"{figure.title}: {figure.words(row)}; limit: {gate.limit:g}" for figure in figures), *remarks]
@@ -492,7 +489,7 @@ def _metrics(report: Report) -> Iterator[dict[str, object]]:
         ends = None if low is None or high is None else (low * score.scale, high * score.scale)
         yield _metric(score, reference.value * score.scale, ends, reference.engine)
     for row in report.results:
-        for figure in table_figures(report.results):
+        for figure in table_figures(report.results, meaningful):
             value = figure.value(row, meaningful)
             if value is not None:
                 yield _metric(figure, value, figure.ends(row, meaningful), row.label)

@@ -20,10 +20,10 @@ import msgspec
 
 from edgekit.errors import InputError, OutputError
 from edgekit.report import sentences
-from edgekit.report.answer import UNCONFIRMED_WORD, alerts, all_remarks, decision, float_line, over_float, verdict_word
+from edgekit.report.answer import UNCONFIRMED_WORD, alerts, all_remarks, decision, float_line, verdict_word
 from edgekit.report.document import MOST_BYTES, REPORT_FILE, Report, origin, parse, provenance, to_json
 from edgekit.report.figure import Conditions, Figure, all_figures, figure_at, lookup, score_figures, table_figures
-from edgekit.report.plot import Mark, Panel, Picture, bar, templates
+from edgekit.report.plot import Axis, Mark, Panel, Picture, axis, bar, templates
 from edgekit.report.row import Accuracy, LowPrecision, ModelAccuracy, Row, TimedKind, TimedLayer
 from edgekit.report.sensitivity_document import draw_sensitivity, sentences_of
 from edgekit.report.sentences import RUN, heat_words, steps_in_report
@@ -238,7 +238,6 @@ def details(report: Report, row: Row) -> dict[str, str]:
         "Load": latency and _ms(latency.load),
         "First inference": latency and _ms(latency.first),
         "In low precision": _low_precision(row.low_precision, meaningful),
-        "At the class's nominal rate": row.limit and _ms(row.limit.bound_ms),
         "Source of INT8 share": int8 and int8.method,
         "Layers in float": sentences.layer_names(int8.float_layers) if int8 else None,
         "Energy": sentences.energy_words(row.energy),
@@ -246,8 +245,6 @@ def details(report: Report, row: Row) -> dict[str, str]:
         "Changed predictions": _flips(row.accuracy),
         "More on accuracy": sentences.task_details(row.accuracy) if meaningful else "",
         "Confidence": sentences.confidence_details(row.accuracy.confidence) if row.accuracy and meaningful else "",
-        "Reasons": "; ".join(row.reasons),
-        "Remarks": "; ".join(row.remarks),
     }
     return {title: text for title, text in texts.items() if text}
 
@@ -364,15 +361,14 @@ def shown_images(rows: Sequence[Row]) -> Iterator[str]:
                 yield from (shown.image, shown.before, shown.after)
 
 
-HEADLINES = ("speedup.ratio", "latency_ms.p50", "size_bytes")
-"""Paths of the figures at the top of the page, beside the metric and its drop."""
-
-
 def render_html(report: Report, thumbnails: Mapping[str, bytes] = MappingProxyType({})) -> str:
     """The whole page; `thumbnails` are JPEG files by the names of evaluation images.
 
     Raises MissingExtraError if jinja2 is not installed.
     """
+    meaningful = report.model.accuracy_meaningful
+    figures = table_figures(report.results, meaningful)
+    _, loss = score_figures(report.results)
     int8, float_ = ([row for row in report.results if row.precision == kind] for kind in ("int8", "float"))
     template = templates().get_template("report.html.j2")
     return template.render(
@@ -386,9 +382,12 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] = MappingProxyTy
         limits=sentences.limits(report.results),
         steps=[(step.purpose, shlex.join(step.command)) for step in steps_in_report(report)],
         run=RUN,
-        headlines=_headlines(report),
         conditions=sentences.measured_with(report),
-        columns=sorted(table_figures(report.results), key=lambda figure: figure.rank or 0),
+        meaningful=meaningful,
+        columns=[figure for figure in figures if figure.is_main],
+        others=[figure for figure in figures if not figure.is_main],
+        loss=loss,
+        scale=_loss_axis(report.results, loss, meaningful),
         int8=int8,
         floats=float_,
         float_line=float_line(float_) if len(report.devices) == 1 else "Float bundles.",
@@ -422,32 +421,11 @@ def _pictures(report: Report, draw_one: Callable[[Report, str], Picture | None])
     return [(name, picture) for name, picture in zip(names, pictures, strict=True) if picture]
 
 
-def _headlines(report: Report) -> list[tuple[Figure, str, str]]:
-    """(figure, its value with the unit, note) for the headline figures of the bundle to ship."""
-    advice, meaningful = report.recommendation, report.model.accuracy_meaningful
-    row = next((row for row in report.rows_on(advice.device) if row.bundle and row.bundle == advice.bundle), None)
-    if row is None:
-        return []
-    images = f"n = {row.accuracy.count:,} images" if row.accuracy and meaningful else ""
-    score, drop = score_figures([row])
-    best, ratio = over_float(row, report.rows_on(advice.device))
-    notes = {
-        "speedup.ratio": f"over {best.best_name}" if best else "",
-        "latency_ms.p50": runs_words(row),
-        score.path: f"{report.reference.engine}: {100 * report.reference.value:.2f} %" if images else "",
-        drop.path: images,
-    }
-    headlines = []
-    speed, p50, size = map(figure_at, HEADLINES)
-    for figure in (speed, p50, score, drop, size):
-        value, ends = figure.value(row, meaningful), figure.ends(row, meaningful)
-        if figure is speed and value not in (None, ratio):
-            value, ends = ratio if best else None, None  # over the float bundle that the decision names
-        if value is not None:
-            interval = f"95 %: {figure.number(ends[0])} to {figure.number(ends[1])}" if ends else ""
-            note = ", ".join(filter(None, (interval, notes.get(figure.path))))
-            headlines.append((figure, f"{figure.number(value)} {figure.unit}", note))
-    return headlines
+def _loss_axis(rows: Sequence[Row], loss: Figure, meaningful: bool) -> Axis | None:
+    """The axis of the lines of all losses, with a place for zero and each limit; None if no loss has an interval."""
+    ends = [end for row in rows for end in loss.ends(row, meaningful) or ()]
+    limits = [row.accuracy.bound.max_drop_points for row in rows if row.accuracy and row.accuracy.bound]
+    return axis([0, *ends, *limits]) if ends else None
 
 
 THUMBNAILS = f"{STATE}/thumbnails.json"

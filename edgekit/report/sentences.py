@@ -110,7 +110,7 @@ def measured_with(report: Report) -> list[str]:
     if reference.top5 is not None:
         reached += f", top-5 {reference.top5 * 100:.2f} %"
     images = f"{report.evaluation.count:,} images"
-    return [f"Accuracy: {images}; {reference.engine} reaches {reached}. A drop above 0 is worse.", timing]
+    return [f"Accuracy: {images}; {reference.engine} reaches {reached}. A loss above 0 is worse.", timing]
 
 
 def timing_words(rows: Iterable[Row]) -> str:

@@ -68,7 +68,7 @@ def test_the_command_writes_the_figures_and_intervals_of_the_report(tmp_path: Pa
     rows = [row for row in json.loads((tmp_path / "run/report.json").read_text())["results"] if row["bundle"]]
     for row in rows:
         where = f"{row['bundle']} on local"
-        drop = metrics[where, "drop (points)"]
+        drop = metrics[where, "loss (points)"]
         assert float(drop["value"]) == row["accuracy"]["drop_top1_points"]
         assert ends(drop) == row["accuracy"]["drop_ci95_points"]
         assert float(metrics[where, "p50 (ms)"]["value"]) == row["latency_ms"]["p50"]
@@ -93,7 +93,7 @@ def test_every_figure_of_the_tables_is_a_metric() -> None:
 def test_random_weights_have_no_accuracy() -> None:
     names = {name for _, name in metrics_of(bom_of(report(model=RANDOM_MODEL)))}
     assert "p50 (ms)" in names
-    assert not any(name.startswith(("top-1", "drop", "agreement")) for name in names)
+    assert not any(name.startswith(("top-1", "loss", "agreement")) for name in names)
 
 
 def test_weights_images_bundles_and_runtimes_are_components() -> None:

@@ -41,7 +41,7 @@ while (walker.nextNode()) {
   contrasts.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), walker.currentNode.data.trim()]);
 }
 const [int8, floats] = document.querySelectorAll("section[aria-labelledby=results] table");
-const names = (table) => [...table.tBodies[0].rows].map((row) => row.children[0].textContent);
+const names = (table) => [...table.tBodies].map((body) => body.rows[0].children[0].textContent);
 const sorted = (table, title) => {
   const head = [...table.tHead.rows[0].cells].find((cell) => cell.textContent.startsWith(title));
   head.querySelector("button").click();

@@ -62,7 +62,7 @@ def test_a_run_is_no_worse_than_itself() -> None:
     ("changes", "worse"),
     [
         ({"accuracy": accuracy(0.2, (0.0, 0.4))}, None),
-        ({"accuracy": DROPPED}, "drop got worse: 0.09 -> 0.50 points (difference 0.41, 95 % interval 0.13 to 0.69)"),
+        ({"accuracy": DROPPED}, "loss got worse: 0.09 -> 0.50 points (difference 0.41, 95 % interval 0.13 to 0.69)"),
         ({"accuracy": accuracy(-2.0, (-2.2, -1.8))}, None),
         (speed(1.87, (1.85, 1.89), 7.8), None),
         (speed(1.7, (1.68, 1.72), 8.4), "speedup got worse: 1.88 -> 1.70 ×"),  # noqa: RUF001
@@ -270,8 +270,8 @@ def test_the_command_is_a_gate(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     assert "p50 got worse" in capfd.readouterr().out
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
     out = capfd.readouterr().out
-    assert "  drop: 0.09 -> 0.50 points (difference 0.41, 95 % interval 0.13 to 0.69)\n" in out
-    assert "worse: openvino-int8 on local: drop got worse: 0.09 -> 0.50 points" in out
+    assert "  loss: 0.09 -> 0.50 points (difference 0.41, 95 % interval 0.13 to 0.69)\n" in out
+    assert "worse: openvino-int8 on local: loss got worse: 0.09 -> 0.50 points" in out
     write_report(report(model=replace(report().model, name="resnet18")), tmp_path / "other")
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "other")]) == 1
     assert "inconclusive: different models: convnextv2_atto and resnet18" in " ".join(capfd.readouterr().out.split())

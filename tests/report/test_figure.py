@@ -17,7 +17,7 @@ from edgekit.report import report_schema, write_report
 from edgekit.report.compare import P50, SPEEDUP, compare_runs
 from edgekit.report.document import to_json
 from edgekit.report.figure import FIGURES, TIMES, Figure, figure_at
-from edgekit.report.html import HEADLINES, csv_columns, render_csv, render_html
+from edgekit.report.html import csv_columns, render_csv, render_html
 from edgekit.report.row import Row
 from tests.helpers.reports import BEST, ROWS, latency, report, report_with, row
 
@@ -83,7 +83,6 @@ def test_columns_titles_and_paths_are_unique() -> None:
 
 
 def test_figures_that_are_named_elsewhere_exist() -> None:
-    assert set(HEADLINES) <= {figure.path for figure in FIGURES}
     assert {SPEEDUP, P50} <= {figure.csv_column for figure in FIGURES}
     ratios = {figure.path for figure in FIGURES if figure.is_ratio}
     assert {"speedup.ratio", "latency_ms.p50", "end_to_end_ms.p50"} <= ratios
@@ -102,6 +101,12 @@ def test_an_added_figure_is_in_the_csv(p75: Figure) -> None:
 
 
 def test_an_added_figure_is_on_the_page(p75: Figure) -> None:
+    html = render_html(report())
+    assert "<dt>p75</dt><dd>7.85 ms" in html
+
+
+def test_an_added_figure_of_a_low_rank_is_a_column_of_the_page(add: Add) -> None:
+    add(replace(P75, rank=0))
     html = render_html(report())
     assert ">p75</button><small>ms</small>" in html
     assert ">7.85</td>" in html

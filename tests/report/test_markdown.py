@@ -63,7 +63,7 @@ def test_a_report_begins_with_the_answer() -> None:
         )
     ]
     assert places == sorted(places)
-    assert lines(text, "openvino-int8 on local")[:4] == ["openvino-int8 on local", "pass", "7.70", "0.09 [-0.11, 0.29]"]
+    assert lines(text, "openvino-int8 on local")[:4] == ["openvino-int8 on local", "pass", "7.70", "1.88 [1.86, 1.90]"]
     assert lines(text, "tflite-int8 on local")[1] == "**fail**"
     assert set(lines(text, "onnx-int8 on local")[2:]) == {"–"}  # noqa: RUF001
     heads = {len(line.split("|")) for line in text.splitlines() if line.startswith("|")}
@@ -148,7 +148,7 @@ def test_the_original_stands_beside_the_optimized_model() -> None:
         "---": ["---:", "---:"],
         "size": ["14.9 MB", "4.3 MB"],
         "top-1": ["76.64 %", "76.55 %"],
-        "drop": ["0.00 [0.00, 0.00] points", "0.09 [-0.11, 0.29] points"],
+        "loss": ["0.00 [0.00, 0.00] points", "0.09 [-0.11, 0.29] points"],
         "int8": ["0 % MAC", "96 % MAC"],
         "p50 on local": ["14.50 ms", "7.70 ms"],
         "speedup on local": ["", "1.88 [1.86, 1.90] ×"],  # noqa: RUF001
@@ -175,7 +175,7 @@ def test_a_card_of_random_weights_has_no_accuracy() -> None:
     card = card_of(report(model=RANDOM_MODEL))
     assert card.data.get("eval_results") is None
     assert "Accuracy is meaningless" in card.text
-    assert not {"top-1", "drop"} & compared(card).keys()
+    assert not {"top-1", "loss"} & compared(card).keys()
 
 
 @pytest.mark.parametrize(

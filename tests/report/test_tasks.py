@@ -45,7 +45,7 @@ def test_the_other_figures_of_a_task_are_in_the_answer_and_on_the_page() -> None
 def test_the_page_shows_f1_of_each_label() -> None:
     assert "F1, %" in render_html(multi_label())
     in_float, in_int8 = (f"{100 * value:.1f}" for value in F1)
-    assert f"class 0100{in_float}{in_int8}" in Page(render_html(multi_label())).words
+    assert f"class 0100 images{in_float}{in_int8}" in Page(render_html(multi_label())).words
 
 
 def test_the_page_shows_the_neighbours_of_float_and_int8_side_by_side() -> None:
