@@ -117,13 +117,12 @@ def stock_seconds(name: str, data: Path | None) -> dict[str, float]:
     from benchmarks.peerlib.builds import Stock
     from benchmarks.peerlib.models import job_of
     from edgekit.config.runtimes import RUNTIMES
-    from edgekit.images.dataset import crop_samples
     from edgekit.pipeline.loading import load_job
     from edgekit.support.progress import Reporter
 
     spec, _ = load_job(job_of(name, data, IMAGES), Reporter(quiet=True))
     preprocessing, seconds = spec.network.preprocessing, {}
-    crops = crop_samples(spec.calibration_dataset, spec.calibration.samples, preprocessing)
+    crops = spec.calibration_dataset.crop(spec.calibration.samples, preprocessing)
     calibration = [preprocessing.normalize(pixels) for pixels in crops.pixels]
     assert spec.network.module is not None
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:

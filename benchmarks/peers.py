@@ -181,15 +181,14 @@ def make(
     """
     from benchmarks.peerlib.builds import Stock
     from benchmarks.peerlib.models import job_of
-    from edgekit.images.dataset import crop_each, crop_samples
     from edgekit.models.network import torch_logits
     from edgekit.pipeline.loading import load_job
 
     reporter = Reporter()
     spec, loaded = load_job(job_of(name, args.data, images, device_class), reporter)
     size = spec.network.preprocessing
-    pixels = crop_samples(loaded.dataset, loaded.evaluation.samples, size).pixels
-    calibration = [size.normalize(crop) for crop in crop_each(spec.calibration_dataset, spec.calibration.samples, size)]
+    pixels = loaded.dataset.crop(loaded.evaluation.samples, size).pixels
+    calibration = [size.normalize(crop) for crop in spec.calibration_dataset.crop_each(spec.calibration.samples, size)]
     folder = args.work / name / (device_class or "")
     bundles, made = build_edgekit(spec, [name for name in runtimes if name in RUNTIMES], folder, reporter)
     with reporter.stage("stock tools"), quiet():

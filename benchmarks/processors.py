@@ -26,7 +26,6 @@ from benchmarks.recording import new_recording
 from benchmarks.rows import Row, keep_rows
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.images.dataset import crop_samples
 from edgekit.job import Job
 from edgekit.measure import machine
 from edgekit.measure.accuracy import snr_db
@@ -95,7 +94,7 @@ def measure(name: str, target: str, data: Path, emulate: bool) -> Row:
         num_eval_samples=EVALUATION,
     )
     spec, chosen = load_job(job, Reporter())
-    pixels = crop_samples(chosen.dataset, chosen.evaluation.samples, spec.network.preprocessing).pixels
+    pixels = chosen.dataset.crop(chosen.evaluation.samples, spec.network.preprocessing).pixels
     images = spec.network.preprocessing.normalize(pixels)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         found = compare(spec, target, Path(folder), torch_logits(spec.network, pixels), images, emulate)

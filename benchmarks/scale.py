@@ -222,14 +222,14 @@ def fit() -> None:
 
     The fit minimizes relative errors, so that small models count as much as large ones.
     """
-    from edgekit.config.recipes import recipe_for
+    from edgekit.config.recipes import Recipe
     from edgekit.models.options import ModelOptions
     from edgekit.pipeline.plan import shape_of_model, size_of_weights, terms
 
     rows = [row for row in read_rows(ROWS) if row["model"] in FITTED]
     models = sorted({row["model"] for row in rows}, key=FITTED.index)
     shapes = {model: shape_of_model(ModelOptions(model, imgsz=224)) for model in models}
-    recipes = {model: recipe_for(model) for model in models}
+    recipes = {model: Recipe.for_model(model) for model in models}
     peak_bytes: dict[str, Any] = {target: {} for target in TARGETS}
     layer_bytes: dict[str, Any] = {target: {} for target in TARGETS}
     for target in TARGETS:
@@ -288,7 +288,7 @@ def predictions() -> list[dict[str, Any]]:
 def giants() -> list[dict[str, Any]]:
     """Predictions for the INT8 bundles that benchmarks/giants.py made, with the measured peaks, in bytes."""
     from benchmarks.giants import FACTORIES
-    from edgekit.config.recipes import load_recipe
+    from edgekit.config.recipes import Recipe
     from edgekit.models.options import ModelOptions
     from edgekit.pipeline.plan import plan_model
 
@@ -299,7 +299,7 @@ def giants() -> list[dict[str, Any]]:
     for (model, size), measured in peaks.items():
         factory = FACTORIES.get(model)
         options = ModelOptions(factory.name if factory else model, imgsz=size)
-        planned = plan_model(options, tuple(measured), recipe=load_recipe(factory.recipe) if factory else None)
+        planned = plan_model(options, tuple(measured), recipe=Recipe.load(factory.recipe) if factory else None)
         predicted = {bundle.target: bundle.peak_bytes for bundle in planned.artifacts if bundle.precision == "int8"}
         comparisons += [
             {"model": model, "target": target, "peak": (predicted[target], peak)} for target, peak in measured.items()

@@ -32,8 +32,8 @@ import torch
 import edgekit.compiler.calibrate
 from edgekit.runtime.openvino.backend import Backend
 from tests.helpers.graphs import export_graph
-from edgekit.config.runtimes import load_device_class
-graph, arm = export_graph(torch.nn.Conv2d(3, 4, 3), [1, 3, 8, 8]), load_device_class("raspberry-pi-5")
+from edgekit.config.runtimes import DeviceClass
+graph, arm = export_graph(torch.nn.Conv2d(3, 4, 3), [1, 3, 8, 8]), DeviceClass.load("raspberry-pi-5")
 Backend().compile(graph, Path(sys.argv[1]), "{}", arm)
 """
 
@@ -601,7 +601,7 @@ def test_nncf_still_reduces_each_weight_for_each_image(monkeypatch: pytest.Monke
     from nncf.common.tensor_statistics.collectors import TensorCollector
     from nncf.torch.engine import PTEngine
 
-    from edgekit.config.recipes import load_recipe
+    from edgekit.config.recipes import Recipe
     from tests.helpers.calibration import quantize
     from tests.helpers.graphs import export_graph
 
@@ -614,13 +614,13 @@ def test_nncf_still_reduces_each_weight_for_each_image(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(TensorCollector, "register_inputs", noted)
     graph, images = export_graph(torch.nn.Conv2d(3, 4, 2), (1, 3, 8, 8)), [np.zeros((1, 3, 8, 8), np.float32)] * 5
-    quantize(copy.deepcopy(graph), images, load_recipe("default"), "onnx")
+    quantize(copy.deepcopy(graph), images, Recipe.load("default"), "onnx")
     assert (shapes.count((4, 3, 2, 2)), shapes.count((1, 3, 8, 8))) == (1, 5)
     assert PTEngine.infer is infer
     shapes.clear()
     monkeypatch.setattr("edgekit.compiler.calibrate.collecting_by", lambda run, library: nullcontext())
     monkeypatch.setattr("edgekit.compiler.calibrate.ORDERLESS", frozenset())
-    quantize(graph, images, load_recipe("default"), "onnx")
+    quantize(graph, images, Recipe.load("default"), "onnx")
     assert (shapes.count((4, 3, 2, 2)), shapes.count((1, 3, 8, 8))) == (5, 5)
 
 

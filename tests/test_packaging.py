@@ -14,7 +14,7 @@ import pytest
 import edgekit
 from edgekit import __version__
 from edgekit.config.recipes import list_recipes
-from edgekit.config.runtimes import RUNTIMES, list_device_classes
+from edgekit.config.runtimes import RUNTIMES, DeviceClass
 from edgekit.support import libraries
 from tests.helpers.environments import PIP, ROOT, install_as_printed, new_environment, run
 
@@ -104,8 +104,8 @@ print(json.dumps({
     "file": edgekit.__file__,
     "exported": {name: str(getattr(edgekit, name)) for name in edgekit.__all__},
     "imported": imported,
-    "classes": [runtimes.load_device_class(name).name for name in runtimes.list_device_classes()],
-    "recipes": [recipes.load_recipe(name).name for name in recipes.list_recipes()],
+    "classes": [runtimes.DeviceClass.load(name).name for name in runtimes.DeviceClass.listed()],
+    "recipes": [recipes.Recipe.load(name).name for name in recipes.list_recipes()],
     "data": str(runtimes.data_folder("targets")),
 }))
 """
@@ -123,7 +123,7 @@ def test_the_sdk_works_with_numpy_and_pillow_alone(wheel: Path, tmp_path: Path) 
     assert Path(found["data"]).is_relative_to(tmp_path)
     assert found["exported"].keys() == set(edgekit.__all__)
     assert not HEAVY & set(found["imported"])
-    assert found["classes"] == list(list_device_classes())
+    assert found["classes"] == list(DeviceClass.listed())
     assert found["recipes"] == list(list_recipes())
     for command in ([python.with_name("edgekit")], [python, "-m", "edgekit"]):
         done = run(*command, "--help", cwd=tmp_path)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.config.recipes import load_recipe
-from edgekit.config.runtimes import load_device_class
-from edgekit.images.dataset import LabelledCrops, LabelledImage, open_dataset
+from edgekit.config.recipes import Recipe
+from edgekit.config.runtimes import DeviceClass
+from edgekit.images.dataset import Dataset, LabelledCrops, LabelledImage
 from edgekit.images.preprocess import Preprocessing
 from edgekit.images.selection import select
 from edgekit.measure import accuracy
@@ -46,13 +46,13 @@ VERSIONS = {"edgekit": "0.1", "torch": "2.12"}
 HALF = (0.5, 0.5, 0.5)
 
 NETWORK = NetworkIdentity("tiny", "a1", "b2", Preprocessing(32, 32, "bilinear", 1.0, "center", HALF, HALF), VERSIONS)
-RECIPE = load_recipe("convnextv2").for_target("onnx")
+RECIPE = Recipe.load("convnextv2").for_target("onnx")
 BUNDLE = BundleInputs(
     network=NETWORK,
     target="onnx",
     precision="int8",
     rewrites_and_placement=RECIPE.targets["onnx"],
-    device_class=load_device_class("x86-64-v3"),
+    device_class=DeviceClass.load("x86-64-v3"),
     calibration=CalibrationInputs(replace(RECIPE, targets={}), "c3", ("d4", "e5"), ("e6",), RECIPE),
     task=("single-label", ()),
     versions=VERSIONS,
@@ -200,12 +200,12 @@ def make_sensitivity(place: Place, inputs: Any) -> None:
         place.made()
         return result
 
-    for name in ("simulate", "layer_macs", "crop_samples"):
+    for name in ("simulate", "layer_macs"):
         place.patch.setattr(analysis, name, lambda *_: None)
     place.patch.setattr(analysis, "measure", measure)
     place.patch.setattr(analysis, "study_inputs", lambda *_: inputs.layers)
     spec = SimpleNamespace(network=SimpleNamespace(preprocessing=None))
-    images: Any = SimpleNamespace(dataset=None, evaluation=SimpleNamespace(samples=()))
+    images: Any = SimpleNamespace(dataset=SimpleNamespace(crop=lambda *_: None), evaluation=SimpleNamespace(samples=()))
     graphs: Any = SimpleNamespace(spec=spec, reporter=QUIET, graph_to_compile=lambda *_: None)
     options: Any = SimpleNamespace(gates=Gates(max_drop=inputs.max_drop), timing=Timing())
     assert analysis._analysed(graphs, images, "onnx", options, place.run) == result
@@ -233,10 +233,9 @@ def make_thresholds(place: Place, inputs: Any) -> None:
     place.patch.setattr(reference, "ThresholdInputs", lambda *_: inputs)
     place.patch.setattr(reference, "torch_logits", outputs)
     crops = SimpleNamespace(pixels=None)
-    place.patch.setattr(reference, "crop_samples", lambda *_, **__: crops)
     any_: Any = SimpleNamespace(identity=None, preprocessing=None)
     choosing: Any = SimpleNamespace(samples=[LabelledImage("1.png", 0, "", (0,))], hashes=())
-    dataset: Any = SimpleNamespace(targets=lambda _: np.eye(2, dtype=bool))
+    dataset: Any = SimpleNamespace(targets=lambda _: np.eye(2, dtype=bool), crop=lambda *_, **__: crops)
     images = JobImages(dataset, any_, any_, choosing)
     spec = BuildSpec(any_, any_, any_, any_, any_, MultiLabel())
     assert reference.with_thresholds(spec, images, place.run, QUIET).task.thresholds == (0.5, 0.5)
@@ -302,7 +301,7 @@ def test_kinds_of_inputs_have_different_keys() -> None:
 
 
 def test_a_shard_is_evaluated_with_what_its_inputs_say(photos: Path, make_bundle: MakeBundle) -> None:
-    dataset = open_dataset(photos, [f"class_{index}" for index in range(10)])
+    dataset = Dataset.open(photos, [f"class_{index}" for index in range(10)])
     bundle = read_bundle(make_bundle("onnx"))
     chosen = select(dataset, 5, 0)
     (shard,) = accuracy.shards_of(bundle, dataset, chosen, 1)

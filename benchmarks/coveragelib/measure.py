@@ -16,7 +16,6 @@ from benchmarks.coveragelib.stock import stock_snr_db
 from benchmarks.rows import Row, keep_rows
 from edgekit.config.runtimes import RUNTIMES, Precision
 from edgekit.errors import EdgekitError, ModelError
-from edgekit.images.dataset import crop_samples
 from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
 from edgekit.models.network import torch_logits
@@ -95,7 +94,7 @@ class _Measured:
         self._spec, chosen = self._prepare(request)
         network = self._spec.network
         self._size = network.preprocessing
-        self._pixels = crop_samples(chosen.dataset, chosen.evaluation.samples, self._size).pixels
+        self._pixels = chosen.dataset.crop(chosen.evaluation.samples, self._size).pixels
         self._expected = torch_logits(network, self._pixels)
         self._graphs = JobGraphs(self._spec, self._reporter)
         _ = self._graphs.simplified
@@ -158,7 +157,7 @@ class _Measured:
     def _stock(self) -> Row:
         """Signal-to-noise ratio of `nncf.quantize` with the same images, or null and the reason."""
         spec = self._spec
-        crops = crop_samples(spec.calibration_dataset, spec.calibration.samples, self._size).pixels
+        crops = spec.calibration_dataset.crop(spec.calibration.samples, self._size).pixels
         calibration, images = ([self._size.normalize(crop[None]) for crop in each] for each in (crops, self._pixels))
         try:
             snr = stock_snr_db(self._graphs.simplified, calibration, images, self._expected)

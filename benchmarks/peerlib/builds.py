@@ -21,7 +21,7 @@ from benchmarks.peerlib.wheels import WHEELS
 from edgekit.compat.nncf import nncf
 from edgekit.compat.openvino import openvino
 from edgekit.compat.telemetry import hidden_telemetry
-from edgekit.config.runtimes import load_device_class
+from edgekit.config.runtimes import DeviceClass
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.files import replacing
 
@@ -43,7 +43,7 @@ def edgekit_candidates(built: Iterable[Bundle]) -> list[Candidate]:
             candidates.append(
                 Candidate(f"edgekit {precision}, {BF16}", target, "edgekit", mixed, bundle.path, options={"hint": BF16})
             )
-        elif target == "tflite" and precision == "float" and load_device_class(bundle.manifest.device_class).has_f16:
+        elif target == "tflite" and precision == "float" and DeviceClass.load(bundle.manifest.device_class).has_f16:
             candidates.append(Candidate("edgekit float, f16", target, "edgekit", "f16", bundle.path))
     return candidates
 

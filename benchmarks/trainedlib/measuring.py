@@ -15,8 +15,6 @@ from benchmarks.rows import Row
 from benchmarks.trainedlib.choices import MOST_DROP, Choice, varied
 from benchmarks.trainedlib.timing import FLOAT
 from edgekit.errors import EdgekitError
-from edgekit.images.dataset import crop_each, crop_samples
-from edgekit.images.selection import split
 from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
 from edgekit.measure.bundles import summarize_profile
@@ -42,8 +40,8 @@ class Bench:
         self.job = job
         self.spec, job_images = load_job(job, self.reporter)
         self.graphs = JobGraphs(self.spec, self.reporter)
-        chosen = split(job_images.evaluation, images)[0].samples
-        self.crops = crop_samples(job_images.dataset, chosen, self.spec.network.preprocessing)
+        chosen = job_images.evaluation.split(images)[0].samples
+        self.crops = job_images.dataset.crop(chosen, self.spec.network.preprocessing)
         self.float_logits = np.concatenate(list(batched_logits(self.spec.network, self.crops.pixels)))
         self.reference = self.spec.task.kept(self.float_logits)
 
@@ -61,7 +59,7 @@ class Bench:
     @cached_property
     def calibration(self) -> list[NDArray[np.float32]]:
         size = self.spec.network.preprocessing
-        crops = crop_each(self.spec.calibration_dataset, self.spec.calibration.samples, size)
+        crops = self.spec.calibration_dataset.crop_each(self.spec.calibration.samples, size)
         return [size.normalize(crop) for crop in crops]
 
     def measure(self, runtime: str, choice: Choice, folder: Path) -> Row | None:
@@ -159,7 +157,7 @@ class Bench:
     def _confidence(self, infer: Infer, logits: NDArray[np.float32]) -> Row:
         """Calibration errors and crossings, also with the temperature that fits the calibration images best."""
         task, network, chosen = self.spec.task, self.spec.network, self.spec.calibration.samples[:MOST_IMAGES]
-        pixels = crop_samples(self.spec.calibration_dataset, chosen, network.preprocessing).pixels
+        pixels = self.spec.calibration_dataset.crop(chosen, network.preprocessing).pixels
         on_calibration = np.concatenate([infer(network.preprocessing.normalize(each)) for each in pixels])
         temperature = fitted_temperature(on_calibration, torch_logits(network, pixels), task.activation)
         kept = {"": task.kept(logits), "with_temperature_": task.kept(logits / np.float32(temperature))}

@@ -9,7 +9,7 @@ from benchmarks.peerlib.results import Group
 from benchmarks.rows import read_rows
 from docs.generate.figures import BENCHMARKS, day_of, recorded_rows
 from docs.generate.markdown import code, plain, table
-from edgekit.config.recipes import recipe_for
+from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import RUNTIMES
 
 NOTHING = "–"  # noqa: RUF001
@@ -95,7 +95,7 @@ def _of_leaderboard() -> Iterator[TriedModel]:
             for row in own
         }
         facts: dict[str, Any] = next((row for row in own if "recipe" in row), {})
-        recipe, params, side = recipe_for(name).name, facts.get("params"), facts.get("input")
+        recipe, params, side = Recipe.for_model(name).name, facts.get("params"), facts.get("input")
         yield TriedModel(name, recipe, params, side, "random", "leaderboard", day_of(own[0]), outcomes)
 
 
@@ -106,7 +106,7 @@ def _of_giants() -> Iterator[TriedModel]:
         facts: dict[str, Any] = next((row for row in own if "bundles" in row), {})
         planned = {runtime: outcome for (model, runtime), outcome in TOO_LARGE.items() if model == name}
         outcomes = planned | {row["target"]: _giant(row) for row in own}
-        recipe = recipe_for(name).name
+        recipe = Recipe.for_model(name).name
         day = max(map(day_of, own), default="")
         yield TriedModel(name, recipe, facts.get("params"), facts.get("input"), "random", "giants", day, outcomes)
 

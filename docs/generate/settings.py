@@ -8,15 +8,15 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from docs.generate.fields import fields_of
 from docs.generate.markdown import code, plain, table
 from edgekit.compiler.rewrites import REWRITES
-from edgekit.config.recipes import Recipe, TargetRecipe, list_recipes, load_recipe
-from edgekit.config.runtimes import RUNTIMES, DeviceClass, list_device_classes, load_device_class
+from edgekit.config.recipes import Recipe, TargetRecipe, list_recipes
+from edgekit.config.runtimes import RUNTIMES, DeviceClass
 from edgekit.runtime.backend import load_lowering
 
 TYPES = {str: "string", bool: "true or false", int: "integer above 0", float: "number above 0"}
 
 
 def shipped_recipes() -> str:
-    recipes = map(load_recipe, list_recipes())
+    recipes = map(Recipe.load, list_recipes())
     rows = [(code(each.name), plain(each.description), ", ".join(map(code, each.architectures))) for each in recipes]
     return table(("recipe", "for", "patterns of model names"), rows) + "\n"
 
@@ -53,7 +53,7 @@ def shipped_device_classes() -> str:
             f"{each.cores} at {each.clock_ghz:g} GHz",
             f"{each.fp32_macs_per_cycle} / {each.int8_macs_per_cycle}",
         )
-        for each in map(load_device_class, list_device_classes())
+        for each in map(DeviceClass.load, DeviceClass.listed())
     ]
     return table(("class", "machines", "processor", "cores", "f32 / int8 MAC per cycle and core"), rows) + "\n"
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from edgekit.config.recipes import list_recipes
-from edgekit.config.runtimes import PRECISIONS, RUNTIMES, list_device_classes
+from edgekit.config.runtimes import PRECISIONS, RUNTIMES, DeviceClass
 from edgekit.devices.registry import LOCAL, WEB, read_devices
 from edgekit.support.files import replace_text
 from edgekit.support.libraries import quiet
@@ -99,8 +99,8 @@ OFFERS: Mapping[str, Callable[[str], list[str]]] = {
     "targets": _offering(lambda: RUNTIMES, commas=True),
     "precisions": _offering(lambda: PRECISIONS, commas=True),
     "recipe": _offering(list_recipes, ".toml"),
-    "device_class": _offering(list_device_classes, ".toml"),
-    "class_": _offering(list_device_classes),
+    "device_class": _offering(DeviceClass.listed, ".toml"),
+    "class_": _offering(DeviceClass.listed),
     "devices": _offering(lambda: (LOCAL, WEB, *_devices()[1:]), commas=True),
     "device": _offering(_devices, commas=True),
     "machines": _offering(_devices, commas=True),

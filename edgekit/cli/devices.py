@@ -73,7 +73,7 @@ def add(
 
     Other commands then find it with --device NAME. Nothing is installed yet.
     """
-    from edgekit.config.runtimes import shipped_class
+    from edgekit.config.runtimes import DeviceClass
     from edgekit.devices.push import read_trust
     from edgekit.devices.registry import Device, add_device
     from edgekit.devices.web.page_messages import check_package
@@ -87,7 +87,7 @@ def add(
     device = Device(
         name,
         f"ssh://{url}" if "@" in url and "://" not in url else url,  # as ssh and scp take it
-        device_class=shipped_class(class_).name if class_ else None,
+        device_class=DeviceClass.shipped(class_).name if class_ else None,
         ssh_config=str(Path(ssh_config).absolute()) if ssh_config else None,
         trust=read_trust(trust) if trust else None,
         **stated,

@@ -10,8 +10,8 @@ from edgekit import api
 from edgekit.cli.frame import COMMANDS, FIELDS, MODELS, MORE, NAMES, argument, command, model_argument
 from edgekit.cli.output import Answer, all_pass, answer_width
 from edgekit.compat.typer import REQUIRED
-from edgekit.config.recipes import load_recipe
-from edgekit.config.runtimes import PRECISIONS, DeviceClass, host_class, list_device_classes, load_device_class
+from edgekit.config.recipes import Recipe
+from edgekit.config.runtimes import PRECISIONS, DeviceClass
 from edgekit.errors import MissingExtraError, OutputError, UsageError
 from edgekit.job import DEMO, EVERY_CORE, MAKING, MODEL, Job, flag_of
 from edgekit.job.kinds import Each, Number, OneOf, Place, Text, own
@@ -274,7 +274,7 @@ def plan(
     with loading(Reporter(quiet)):
         from edgekit.compiler.rewrites import REWRITES
         from edgekit.pipeline.plan import plan_model
-    chosen = load_recipe(job.recipe, REWRITES) if job.recipe else None
+    chosen = Recipe.load(job.recipe, REWRITES) if job.recipe else None
     bytes_ = None if memory is None else int(memory * 2**30)
     planned = plan_model(job.model_options, job.targets, cls, chosen, memory_of_class=not is_here, memory=bytes_)
     machine = "this machine" if memory is None else "the machine"
@@ -288,21 +288,21 @@ def _class_of(device: str | None, device_class: str | None) -> tuple[DeviceClass
     if device_class is not None:
         if device is not None:
             raise UsageError("--device and --device-class were both given", fix="Leave one of them out")
-        return load_device_class(device_class if not device_class.endswith(".toml") else Path(device_class)), False
+        return DeviceClass.load(device_class if not device_class.endswith(".toml") else Path(device_class)), False
     chosen = find_machine(device) if device else THIS
     if chosen == THIS:
-        name = host_class()
-        return (load_device_class(name) if name else None), True
+        name = DeviceClass.of_host()
+        return (DeviceClass.load(name) if name else None), True
     from edgekit.devices.setup import class_of_remote
 
     name = class_of_remote(chosen)
     if name is None:
         raise UsageError(
             f"no device class fits '{chosen.name}'",
-            valid=f"{', '.join(list_device_classes())}, or the path of a TOML file",
+            valid=f"{', '.join(DeviceClass.listed())}, or the path of a TOML file",
             fix="Name the class with --device-class",
         )
-    return load_device_class(name), False
+    return DeviceClass.load(name), False
 
 
 @command(MORE, *(name for name in MODEL if name != "weights"), "data", "seed")
@@ -480,7 +480,7 @@ def _rewrites(recipe: str, quiet: bool) -> Answer:
     from edgekit.config.recipes import list_rewrites
     from edgekit.support.progress import Reporter, loading
 
-    load_recipe(recipe)
+    Recipe.load(recipe)
     with loading(Reporter(quiet)):
         from edgekit.compiler.rewrites import REWRITES
     document = list_rewrites(recipe, REWRITES)

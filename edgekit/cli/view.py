@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.cli import COMMAND
 from edgekit.cli.output import NO_DEVICES, answer_width, wrapped
-from edgekit.config.runtimes import host_class
+from edgekit.config.runtimes import DeviceClass
 from edgekit.errors import EdgekitError
 from edgekit.job.saved import continued
 from edgekit.report.answer import unsteady, with_interval
@@ -162,7 +162,7 @@ def inspection_lines(inspection: "Inspection") -> Iterator[str]:
     from edgekit.measure.inspect_bundle import portability, summary
 
     ran = inspection.int8
-    yield summary(inspection, host_class())
+    yield summary(inspection, DeviceClass.of_host())
     if inspection.device:
         yield f"device: {inspection.device.name} ({inspection.device.cpu})"
     for name, value in vars(inspection).items():
@@ -419,12 +419,12 @@ def keeps_job(run: Path) -> bool:
 
 def _images_in(data: Path, bundle: Path, taken: int) -> int | None:
     """Number of images in a data set without those that are taken; None if the set can't be listed."""
-    from edgekit.images.dataset import open_dataset
+    from edgekit.images.dataset import Dataset
     from edgekit.measure.accuracy import task_in
     from edgekit.runtime.bundle import read_bundle
 
     try:
         opened = read_bundle(bundle)
-        return len(open_dataset(data, opened.labels, task_in(opened).labelling).samples) - taken
+        return len(Dataset.open(data, opened.labels, task_in(opened).labelling).samples) - taken
     except EdgekitError:
         return None

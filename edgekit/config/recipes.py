@@ -12,11 +12,10 @@ from typing import Any, Literal, TypeAlias
 from edgekit.config.runtimes import (
     PRECISIONS,
     RUNTIMES,
+    DeviceClass,
     Precision,
     Scheme,
     build,
-    list_device_classes,
-    load_device_class,
     read_table,
     shipped_names,
     unknown,
@@ -190,6 +189,48 @@ class Recipe:
         row = replace(self.targets[target], on={}, float_layers=patterns)
         return replace(self, targets={**self.targets, target: row})
 
+    def to_toml(self, comment: str) -> str:
+        """The recipe as TOML, from which `load` reads the same one. MissingExtraError without tomlkit."""
+        toml = import_needed("tomlkit", "cli")
+        table = asdict(self)
+        text: str = toml.dumps(_without_defaults(table.pop("targets") | table))
+        return "".join(f"# {line}\n" for line in comment.splitlines()) + text
+
+    @staticmethod
+    def parse(table: Mapping[str, Any], where: str, rewrites: Collection[str] | None = None) -> "Recipe":
+        """Check a table as `load` does and build its recipe. Messages name `where` as the table's source."""
+        full = dict(table)
+        for key in full.keys() & RUNTIMES:
+            if isinstance(full[key], Mapping):
+                full[key] = _with_full_lists(full[key], f"{where}: [{key}]")
+        recipe = build(Recipe, full, where)
+        for name, target in recipe.targets.items():
+            for row in (target, *target.on.values()):
+                _check_names(row.lowerings, RUNTIMES[name].lowerings, "lowering", f"{where}: [{name}] lowerings")
+                for key in ("rewrites", "int8_rewrites"):
+                    _check_names(getattr(row, key) or (), rewrites, "pass", f"{where}: [{name}] {key}")
+        _check_names(recipe.optional_rewrites, rewrites, "pass", f"{where}: optional_rewrites")
+        if recipe.equalization is not None and recipe.equalization > 1:
+            raise ProfileError(f"{where}: equalization is {recipe.equalization}", valid="a number above 0, up to 1")
+        return recipe
+
+    @staticmethod
+    def load(name_or_path: str | Path, rewrites: Collection[str] | None = None) -> "Recipe":
+        """Load the recipe with this name or in this file. `rewrites` are the valid pass names; None accepts any.
+
+        Raises ProfileError if it doesn't exist or isn't valid.
+        """
+        where, table = read_table("calibration", name_or_path, "recipe")
+        return Recipe.parse(table, where, rewrites)
+
+    @staticmethod
+    def for_model(model_name: str, rewrites: Collection[str] | None = None) -> "Recipe":
+        """The shipped recipe with the longest pattern that matches this model's name."""
+        name = model_name.rsplit("/", 1)[-1].lower().removeprefix("torchvision:")
+        recipes = [Recipe.load(recipe, rewrites) for recipe in list_recipes()]
+        fits = [(len(pattern), r) for r in recipes for pattern in r.architectures if fnmatchcase(name, pattern)]
+        return max(fits, key=lambda fit: fit[0])[1]
+
 
 def _literally(name: str) -> str:
     """An fnmatch pattern that matches only this name."""
@@ -205,45 +246,10 @@ def list_recipes() -> tuple[str, ...]:
     return shipped_names("calibration")
 
 
-def load_recipe(name_or_path: str | Path, rewrites: Collection[str] | None = None) -> Recipe:
-    """Load the recipe with this name or in this file. `rewrites` are the valid pass names; None accepts any.
-
-    Raises ProfileError if it doesn't exist or isn't valid.
-    """
-    where, table = read_table("calibration", name_or_path, "recipe")
-    return parse_recipe(table, where, rewrites)
-
-
-def to_toml(recipe: Recipe, comment: str) -> str:
-    """The recipe as TOML, from which `load_recipe` reads the same one. MissingExtraError without tomlkit."""
-    toml = import_needed("tomlkit", "cli")
-    table = asdict(recipe)
-    text: str = toml.dumps(_without_defaults(table.pop("targets") | table))
-    return "".join(f"# {line}\n" for line in comment.splitlines()) + text
-
-
 def _without_defaults(table: Mapping[str, Any]) -> dict[str, Any]:
     """The table without keys that are None, which TOML can't express, and without empty tables."""
     values = {key: _without_defaults(value) if isinstance(value, Mapping) else value for key, value in table.items()}
     return {key: value for key, value in values.items() if value is not None and value != {}}
-
-
-def parse_recipe(table: Mapping[str, Any], where: str, rewrites: Collection[str] | None = None) -> Recipe:
-    """Build a recipe from a table and check it as `load_recipe` does. Messages name `where` as the table's source."""
-    full = {
-        key: _with_full_lists(value, f"{where}: [{key}]") if key in RUNTIMES and isinstance(value, Mapping) else value
-        for key, value in table.items()
-    }
-    recipe = build(Recipe, full, where)
-    for name, target in recipe.targets.items():
-        for row in (target, *target.on.values()):
-            _check_names(row.lowerings, RUNTIMES[name].lowerings, "lowering", f"{where}: [{name}] lowerings")
-            for key in ("rewrites", "int8_rewrites"):
-                _check_names(getattr(row, key) or (), rewrites, "pass", f"{where}: [{name}] {key}")
-    _check_names(recipe.optional_rewrites, rewrites, "pass", f"{where}: optional_rewrites")
-    if recipe.equalization is not None and recipe.equalization > 1:
-        raise ProfileError(f"{where}: equalization is {recipe.equalization}", valid="a number above 0, up to 1")
-    return recipe
 
 
 @dataclass(frozen=True)
@@ -317,14 +323,6 @@ def _check_names(names: Iterable[str], valid: Collection[str] | None, kind: str,
             raise unknown(name, valid, kind, where)
 
 
-def recipe_for(model_name: str, rewrites: Collection[str] | None = None) -> Recipe:
-    """The shipped recipe with the longest pattern that matches this model's name."""
-    name = model_name.rsplit("/", 1)[-1].lower().removeprefix("torchvision:")
-    recipes = [load_recipe(recipe, rewrites) for recipe in list_recipes()]
-    fits = [(len(pattern), r) for r in recipes for pattern in r.architectures if fnmatchcase(name, pattern)]
-    return max(fits, key=lambda fit: fit[0])[1]
-
-
 @dataclass(frozen=True)
 class ListedRuntime:
     """A runtime that bundles can be compiled for."""
@@ -361,8 +359,8 @@ class Catalogue:
 
 def list_catalogue() -> Catalogue:
     """List every registered runtime and every shipped device class and recipe."""
-    classes = (load_device_class(name) for name in list_device_classes())
-    recipes = (load_recipe(name) for name in list_recipes())
+    classes = (DeviceClass.load(name) for name in DeviceClass.listed())
+    recipes = (Recipe.load(name) for name in list_recipes())
     return Catalogue(
         targets=tuple(ListedRuntime(runtime.name, runtime.title) for runtime in RUNTIMES.values()),
         device_classes=tuple(Described(row.name, row.description) for row in classes),
@@ -403,9 +401,9 @@ class RecipeRewrites:
 def list_rewrites(recipe_name: str, passes: Collection[str]) -> RecipeRewrites:
     """List the rewrites of a recipe, given by name or file. `passes` are all rewrites in their order of application.
 
-    Raises ProfileError as `load_recipe` does.
+    Raises ProfileError as `Recipe.load` does.
     """
-    recipe = load_recipe(recipe_name, passes)
+    recipe = Recipe.load(recipe_name, passes)
     listed = []
     for target, row in recipe.targets.items():
         for pattern, variant, classes in _tables(row):
@@ -417,6 +415,6 @@ def list_rewrites(recipe_name: str, passes: Collection[str]) -> RecipeRewrites:
 
 def _tables(row: TargetRecipe) -> Iterator[tuple[str | None, TargetRecipe, tuple[str, ...]]]:
     """Each table of a runtime: the pattern after `on`, the settings, and the shipped device classes that take them."""
-    patterns = {name: row.pattern_of(name) for name in list_device_classes()}
+    patterns = {name: row.pattern_of(name) for name in DeviceClass.listed()}
     for pattern, variant in ((None, row), *row.on.items()):
         yield pattern, variant, tuple(name for name in patterns if patterns[name] == pattern)

@@ -159,6 +159,24 @@ class Runtime:
         """Module that contains `profile`."""
         return f"edgekit.runtime.{self.name}.profiler"
 
+    @staticmethod
+    def find(name: str) -> "Runtime":
+        """The runtime with this name; UsageError with the valid names if it doesn't exist."""
+        if name in RUNTIMES:
+            return RUNTIMES[name]
+        fix = as_sentences(did_you_mean(name, RUNTIMES), "Use --target NAME")
+        raise UsageError(f"unknown target '{name}'", valid=", ".join(RUNTIMES), fix=fix)
+
+    @staticmethod
+    def called(name: str) -> "Runtime":
+        """The runtime with this name or alias; UsageError with the valid names if it doesn't exist."""
+        return next((runtime for runtime in RUNTIMES.values() if name in runtime.aliases), None) or Runtime.find(name)
+
+    @staticmethod
+    def of_suffix(suffix: str) -> "Runtime | None":
+        """The runtime whose model files have this suffix, or None."""
+        return next((runtime for runtime in RUNTIMES.values() if runtime.model_suffix == suffix), None)
+
 
 _rows: dict[str, Runtime] = {}
 RUNTIMES: Mapping[str, Runtime] = MappingProxyType(_rows)
@@ -169,7 +187,7 @@ def register(runtime: Runtime) -> None:
     """Add a row to the table; ValueError if another runtime has the same name or model suffix."""
     if runtime.name in _rows:
         raise ValueError(f"a runtime named '{runtime.name}' is registered already")
-    if other := runtime_of_suffix(runtime.model_suffix):
+    if other := Runtime.of_suffix(runtime.model_suffix):
         raise ValueError(f"'{other.name}' is registered already for model files that end in {runtime.model_suffix}")
     _rows[runtime.name] = runtime
 
@@ -177,24 +195,6 @@ def register(runtime: Runtime) -> None:
 def unregister(name: str) -> None:
     """Remove a row from the table; KeyError if no runtime has this name."""
     del _rows[name]
-
-
-def find_runtime(name: str) -> Runtime:
-    """The runtime with this name; UsageError with the valid names if it doesn't exist."""
-    if name in RUNTIMES:
-        return RUNTIMES[name]
-    fix = as_sentences(did_you_mean(name, RUNTIMES), "Use --target NAME")
-    raise UsageError(f"unknown target '{name}'", valid=", ".join(RUNTIMES), fix=fix)
-
-
-def runtime_called(name: str) -> Runtime:
-    """The runtime with this name or alias; UsageError with the valid names if it doesn't exist."""
-    return next((runtime for runtime in RUNTIMES.values() if name in runtime.aliases), None) or find_runtime(name)
-
-
-def runtime_of_suffix(suffix: str) -> Runtime | None:
-    """The runtime whose model files have this suffix, or None."""
-    return next((runtime for runtime in RUNTIMES.values() if runtime.model_suffix == suffix), None)
 
 
 # Where wheels exist was looked up in November 2026 for the newest ones within each range, with
@@ -470,43 +470,43 @@ class DeviceClass:
         rate = {"float": self.fp32_macs_per_cycle, "int8": self.int8_macs_per_cycle}[precision]
         return macs / (rate * self.clock_ghz * 1e6 * threads)
 
+    @staticmethod
+    def listed() -> tuple[str, ...]:
+        """Names of the shipped device classes, sorted."""
+        return shipped_names("targets")
 
-def list_device_classes() -> tuple[str, ...]:
-    """Names of the shipped device classes, sorted."""
-    return shipped_names("targets")
+    @staticmethod
+    def load(name_or_path: str | Path) -> "DeviceClass":
+        """Load the device class with this name or in this file; ProfileError if it doesn't exist or isn't valid."""
+        where, table = read_table("targets", name_or_path, "device class")
+        return build(DeviceClass, table, where)
 
+    @staticmethod
+    def shipped(name: str) -> "DeviceClass":
+        """Load the shipped device class with this name; ProfileError for a path or an unknown name.
 
-def load_device_class(name_or_path: str | Path) -> DeviceClass:
-    """Load the device class with this name or in this file; ProfileError if it doesn't exist or isn't valid."""
-    where, table = read_table("targets", name_or_path, "device class")
-    return build(DeviceClass, table, where)
+        A device's class must be a shipped one, because the copy of edgekit on the device has no others.
+        """
+        if name not in DeviceClass.listed():
+            raise unknown(name, DeviceClass.listed(), "device class")
+        return DeviceClass.load(name)
 
+    @staticmethod
+    def name_for(board: str | None, features: Collection[str]) -> str | None:
+        """Name of the class that matches a machine's board or, without a board, its CPU features; None if none does."""
+        classes = [DeviceClass.load(name) for name in DeviceClass.listed()]
+        if board:
+            return next((c.name for c in classes if any(fnmatchcase(board, pattern) for pattern in c.boards)), None)
+        fits = [c for c in classes if not c.boards and set(c.instruction_set) <= set(features)]
+        # A later level of an instruction set contains the earlier ones, so the fastest class that fits is right.
+        return max(fits, key=lambda c: c.int8_macs_per_cycle).name if fits else None
 
-def shipped_class(name: str) -> DeviceClass:
-    """Load the shipped device class with this name; ProfileError for a path or an unknown name.
-
-    A device's class must be a shipped one, because the copy of edgekit on the device has no others.
-    """
-    if name not in list_device_classes():
-        raise unknown(name, list_device_classes(), "device class")
-    return load_device_class(name)
-
-
-def class_of(board: str | None, features: Collection[str]) -> str | None:
-    """Name of the class that matches a machine's board or, without a board, its CPU features; None if none does."""
-    classes = [load_device_class(name) for name in list_device_classes()]
-    if board:
-        return next((c.name for c in classes if any(fnmatchcase(board, pattern) for pattern in c.boards)), None)
-    fits = [c for c in classes if not c.boards and set(c.instruction_set) <= set(features)]
-    # A later level of an instruction set contains the earlier ones, so the fastest class that fits is the right one.
-    return max(fits, key=lambda c: c.int8_macs_per_cycle).name if fits else None
-
-
-def host_class(root: Path = Path("/")) -> str | None:
-    """Name of this machine's class, or None if no class matches. `root` is the folder that contains proc and sys."""
-    model = root / "sys/firmware/devicetree/base/model"
-    board = model.read_text(errors="replace").strip("\0 \n") if model.is_file() else None
-    return class_of(board, cpu_features(root))
+    @staticmethod
+    def of_host(root: Path = Path("/")) -> str | None:
+        """Name of this machine's class; None if no class matches. `root` is the folder that contains proc and sys."""
+        model = root / "sys/firmware/devicetree/base/model"
+        board = model.read_text(errors="replace").strip("\0 \n") if model.is_file() else None
+        return DeviceClass.name_for(board, cpu_features(root))
 
 
 def cpu_features(root: Path = Path("/")) -> list[str]:

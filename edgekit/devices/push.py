@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from edgekit.config.runtimes import list_device_classes, load_device_class
+from edgekit.config.runtimes import DeviceClass
 from edgekit.devices.messages import AppsAnswer, AppState, DeviceTrial, PushJob, SlotRecord, Slotted
 from edgekit.devices.registry import Device, each_device, in_threads
 from edgekit.devices.remote import Board, files_of, open_board, run_agent
@@ -262,9 +262,9 @@ def refuse_other_processor(device: str, bundle: Bundle, facts: ProbeResult) -> N
     The classes that users write themselves are not in a bundle, so only shipped ones are compared.
     """
     name = bundle.manifest.device_class
-    if name not in list_device_classes() or facts.features is None:
+    if name not in DeviceClass.listed() or facts.features is None:
         return
-    missing = set(load_device_class(name).instruction_set) - set(facts.features)
+    missing = set(DeviceClass.load(name).instruction_set) - set(facts.features)
     if missing:
         fits = facts.matching_class
         again = f"--device-class {fits}" if fits else f"--device {device}"

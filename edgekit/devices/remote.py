@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
-from edgekit.config.runtimes import find_runtime
+from edgekit.config.runtimes import Runtime
 from edgekit.devices import messages
 from edgekit.devices.messages import AppsAnswer, Inspected, InspectJob, Measured, MeasureJob, SentImages
 from edgekit.devices.registry import THIS, Device, each_device
@@ -239,7 +239,7 @@ class Board:
             target, oldest, files = bundle.manifest.target, bundle.manifest.engine["minimum"], files_of(bundle)
         else:
             target, oldest = target_of(path), None
-            companions = (path.with_suffix(suffix) for suffix in find_runtime(target).companion_suffixes)
+            companions = (path.with_suffix(suffix) for suffix in Runtime.find(target).companion_suffixes)
             files = [path, *(file for file in companions if file.is_file())]
         python = self.ready(target, oldest, {path.name: sum(file.stat().st_size for file in files)})
         with self.copying():
@@ -436,6 +436,6 @@ def _check_comparable(bundles: Group) -> None:
         if not baselines_of(name, bundles) and not is_baseline(name, bundles):
             raise UsageError(
                 f"--min-speedup compares bundles of one runtime, and '{name}' is the only one for "
-                f"{find_runtime(bundle.manifest.target).title}",
+                f"{Runtime.find(bundle.manifest.target).title}",
                 fix="Also give the float bundle of this runtime, or leave out `--min-speedup`",
             )

@@ -22,7 +22,7 @@ from typing import IO, Any, Literal
 import msgspec
 
 from edgekit import __version__
-from edgekit.config.runtimes import RUNTIMES, class_of, data_folder, find_runtime
+from edgekit.config.runtimes import RUNTIMES, DeviceClass, Runtime, data_folder
 from edgekit.devices.registry import Device
 from edgekit.devices.scripts import ENVIRONMENT, PROBE, STORE, source
 from edgekit.devices.transport import Connection, Done, Request, connect, exit_error, full_disk, script_command, watched
@@ -103,7 +103,7 @@ class ProbeResult(MachineState):
     @property
     def matching_class(self) -> str | None:
         """Name of the device class that matches the machine, or None."""
-        return class_of(self.board, self.features or ())
+        return DeviceClass.name_for(self.board, self.features or ())
 
 
 def read_probe(probed: Any) -> ProbeResult:
@@ -252,7 +252,7 @@ def requirements_of(target: str, minimum: str | None, signed: bool = False) -> l
 
     `minimum` is the oldest version of the runtime for the bundle.
     """
-    engine = find_runtime(target).requirement
+    engine = Runtime.find(target).requirement
     return [*REQUIREMENTS, *(TRUST_REQUIREMENTS if signed else ()), f"{engine},>={minimum}" if minimum else engine]
 
 
@@ -276,7 +276,7 @@ def ensure_environment(connection: Connection, facts: ProbeResult, target: str, 
         (Path(folder) / "edgekit.zip").write_bytes(package)
         fetch_wheels(device, facts, requirements, Path(folder), connection.device.wheels)
         archives = send_files(connection, facts, list(Path(folder).iterdir()))
-    request = {"cache": facts.cache, "key": key, "archives": archives, "unused": find_runtime(target).unused_files}
+    request = {"cache": facts.cache, "key": key, "archives": archives, "unused": Runtime.find(target).unused_files}
     done = connection.run(script_command(python.path, ENVIRONMENT, request), work="the set-up", limit_s=SET_UP_S)
     if done.status != 0:
         raise exit_error(device, "the set-up", done.status, done.err)

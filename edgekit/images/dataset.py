@@ -368,6 +368,48 @@ class Dataset:
         """The image as RGB. Raises ImageError with the names of the data set and the sample."""
         return open_image(self.read(sample), f"{self.path}/{sample.name}")
 
+    @staticmethod
+    def open(source: ImageSet, labels: Sequence[str], labelling: Labelling | None = None) -> "Dataset":
+        """The images to evaluate on: val or test of a set with splits, or the whole set. See `Datasets.open`."""
+        listed = _ListedSet(source, labels, labelling)
+        evaluation = listed.dataset(listed.evaluation)
+        if listed.training is listed.evaluation:
+            return evaluation
+        command = f"`--data {shlex.quote(str(listed.training.path))}`"
+        origin = f"{listed.splits}: evaluating on {listed.evaluation.split}; {command} takes another one"
+        return replace(evaluation, origin=origin)
+
+    @staticmethod
+    def for_calibration(source: ImageSet, labels: Sequence[str], labelling: Labelling | None = None) -> "Dataset":
+        """The images to calibrate on: train of a set with splits, or the whole set. None needs a label."""
+        listed = _ListedSet(source, labels, labelling)
+        if not _has_labels(listed.training):
+            return listed.unlabelled(listed.training)
+        return listed.dataset(listed.training)
+
+    def crop_each(self, samples: Sequence[LabelledImage], preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
+        """Yield each sample cropped, uint8 [H,W,C]. Raises ImageError for a sample that can't be read."""
+        for sample in samples:
+            yield preprocessing.crop(self.image(sample))
+
+    def crop(
+        self,
+        samples: Sequence[LabelledImage],
+        preprocessing: Preprocessing,
+        pixels: NDArray[np.uint8] | None = None,
+        on_image: Callable[[], None] = lambda: None,
+    ) -> "LabelledCrops":
+        """Crop the samples, into `pixels` if an array [N,H,W,C] is given, and call `on_image` after each.
+
+        Raises ImageError for a sample that can't be read.
+        """
+        if pixels is None:
+            pixels = np.empty((len(samples), *preprocessing.crop_shape), np.uint8)
+        for index, crop in enumerate(self.crop_each(samples, preprocessing)):
+            pixels[index] = crop
+            on_image()
+        return LabelledCrops(pixels, self.targets(samples))
+
 
 @dataclass(frozen=True)
 class Datasets:
@@ -381,47 +423,28 @@ class Datasets:
     origin: str | None = None
     """The splits and what each is for, in words; None for a set without splits."""
 
+    @staticmethod
+    def open(source: ImageSet, labels: Sequence[str], labelling: Labelling | None = None) -> "Datasets":
+        """List the images of a set in any layout, or of a part of one (`images.zip/val`), with their class indices.
 
-def open_datasets(source: ImageSet, labels: Sequence[str], labelling: Labelling | None = None) -> Datasets:
-    """List the images of a set in any layout, or of a part of one (`images.zip/val`), with their class indices.
+        The split train, if there is one, is for the calibration, and val or test for the evaluation. `labels` are
+        the model's class names in order. Those of images are ImageNet wnids if the model has 1,000 classes, or class
+        names, or indices. If no label is the name of a class and there are as many different ones as classes, they
+        are the classes in sorted order, or in the order that the set gives. Raises DataError otherwise.
 
-    The split train, if there is one, is for the calibration, and val or test for the evaluation. `labels` are the
-    model's class names in order. Those of images are ImageNet wnids if the model has 1,000 classes, or class names, or
-    indices. If no label is the name of a class and there are as many different ones as classes, they are the classes in
-    sorted order, or in the order that the set gives. Raises DataError otherwise.
-
-    Without a `labelling`, the set has "several" labels if any image has a list of them. With "optional", the classes
-    are the set's own, in sorted order, and no image needs a label.
-    """
-    listed = _ListedSet(source, labels, labelling)
-    if listed.training is listed.evaluation:
-        whole = listed.dataset(listed.training)
-        return Datasets(whole, whole)
-    return Datasets(
-        listed.dataset(listed.training),
-        listed.dataset(listed.evaluation),
-        f"{listed.splits}: calibrating on {listed.training.split}, evaluating on {listed.evaluation.split}; "
-        "--calibration-data and --data choose others",
-    )
-
-
-def open_dataset(source: ImageSet, labels: Sequence[str], labelling: Labelling | None = None) -> Dataset:
-    """The images to evaluate on: val or test of a set with splits, or the whole set. Otherwise as `open_datasets`."""
-    listed = _ListedSet(source, labels, labelling)
-    evaluation = listed.dataset(listed.evaluation)
-    if listed.training is listed.evaluation:
-        return evaluation
-    command = f"`--data {shlex.quote(str(listed.training.path))}`"
-    origin = f"{listed.splits}: evaluating on {listed.evaluation.split}; {command} takes another one"
-    return replace(evaluation, origin=origin)
-
-
-def open_calibration(source: ImageSet, labels: Sequence[str], labelling: Labelling | None = None) -> Dataset:
-    """The images to calibrate on: train of a set with splits, or the whole set. All of them may be without a label."""
-    listed = _ListedSet(source, labels, labelling)
-    if not _has_labels(listed.training):
-        return listed.unlabelled(listed.training)
-    return listed.dataset(listed.training)
+        Without a `labelling`, the set has "several" labels if any image has a list of them. With "optional", the
+        classes are the set's own, in sorted order, and no image needs a label.
+        """
+        listed = _ListedSet(source, labels, labelling)
+        if listed.training is listed.evaluation:
+            whole = listed.dataset(listed.training)
+            return Datasets(whole, whole)
+        return Datasets(
+            listed.dataset(listed.training),
+            listed.dataset(listed.evaluation),
+            f"{listed.splits}: calibrating on {listed.training.split}, evaluating on {listed.evaluation.split}; "
+            "--calibration-data and --data choose others",
+        )
 
 
 class _ListedSet:
@@ -583,30 +606,3 @@ class LabelledCrops:
         """Yield each image as a network's input, float32 [1,C,H,W]."""
         for pixels in self.pixels:
             yield preprocessing.normalize(pixels)
-
-
-def crop_each(
-    dataset: Dataset, samples: Sequence[LabelledImage], preprocessing: Preprocessing
-) -> Iterator[NDArray[np.uint8]]:
-    """Yield each sample cropped, uint8 [H,W,C]. Raises ImageError for a sample that can't be read."""
-    for sample in samples:
-        yield preprocessing.crop(dataset.image(sample))
-
-
-def crop_samples(
-    dataset: Dataset,
-    samples: Sequence[LabelledImage],
-    preprocessing: Preprocessing,
-    pixels: NDArray[np.uint8] | None = None,
-    on_image: Callable[[], None] = lambda: None,
-) -> LabelledCrops:
-    """Crop the samples, into `pixels` if an array [N,H,W,C] is given, and call `on_image` after each.
-
-    Raises ImageError for a sample that can't be read.
-    """
-    if pixels is None:
-        pixels = np.empty((len(samples), *preprocessing.crop_shape), np.uint8)
-    for index, crop in enumerate(crop_each(dataset, samples, preprocessing)):
-        pixels[index] = crop
-        on_image()
-    return LabelledCrops(pixels, dataset.targets(samples))

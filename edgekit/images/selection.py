@@ -20,13 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageStat
 
-from edgekit.config.recipes import Recipe, parse_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.errors import DataError, ImageError, InputError, UsageError
 from edgekit.images.dataset import UNLABELLED, Dataset, LabelledImage
 from edgekit.images.preprocess import open_image
 from edgekit.support.files import without_folders, write_json
 
 GRID = 8
+FEWEST = 32
+"""Fewest images with which ranges don't depend on the choice of images."""
+LARGE_SHIFT = 1.0
+"""Difference of two sets' mean brightness that is called large, in standard deviations of one image's (Cohen's d)."""
+FIX = "Use the calibration.json of a run folder"
 
 
 def difference_hash(image: Image.Image) -> bytes:
@@ -98,6 +103,90 @@ class Selection:
     def brightness(self) -> NDArray[np.float64]:
         """Mean grey value of each image, from 0 to 255."""
         return np.array([image.brightness for image in self.images], np.float64)
+
+    def split(self, count: int) -> tuple["Selection", "Selection"]:
+        """The first `count` images, and the others without copies of the first ones."""
+        first, rest = self.images[:count], self.images[count:]
+        taken = {image.sha256 for image in first}
+        others = tuple(image for image in rest if image.sha256 not in taken)
+        return replace(self, images=first), replace(self, images=others)
+
+    def doubts(self, classes: int, evaluation: "Selection | None" = None) -> list[str]:
+        """Doubts about these images of a set with this number of classes: too few, one-sided, or unlike the others."""
+        count, samples = len(self.samples), self.samples
+        covered = {label for sample in samples for label in sample.labels or (sample.label,)} - {UNLABELLED}
+        reasons = []
+        if count < FEWEST:
+            reasons.append(
+                f"{count} calibration images are few: ranges depend on the choice of images; use {FEWEST} or more"
+            )
+        most = max(Counter(sample.label for sample in samples if sample.label != UNLABELLED).values(), default=0)
+        if covered and len(covered) < min(count, classes) / 2:
+            reasons.append(
+                f"the calibration images are one-sided: they cover {len(covered)} of {classes} classes, but {count} "
+                f"images could cover {min(count, classes)}; use images of every class"
+            )
+        elif covered and count >= FEWEST and most > max(4 * count / len(covered), 4):
+            reasons.append(
+                f"the calibration images are one-sided: {most} of {count} belong to one of {len(covered)} classes"
+            )
+        if evaluation and self.differs_in_brightness(evaluation):
+            ours, others = (images.brightness.mean() for images in (self, evaluation))
+            reasons.append(
+                f"the calibration images are much {'darker' if ours < others else 'brighter'} than the evaluation "
+                f"images: their mean grey value is {ours:.0f} of 255 instead of {others:.0f}; use images like those of "
+                "the app"
+            )
+        return reasons
+
+    def differs_in_brightness(self, evaluation: "Selection") -> bool:
+        """Whether the two sets differ in mean brightness by a large effect that is no chance, three standard errors."""
+        ours, others = self.brightness, evaluation.brightness
+        if min(len(ours), len(others)) < 2:
+            return False
+        spread = np.sqrt((ours.var(ddof=1) + others.var(ddof=1)) / 2)
+        shift = abs(ours.mean() - others.mean())
+        return bool(shift > spread * max(LARGE_SHIFT, 3 * np.sqrt(1 / len(ours) + 1 / len(others))))
+
+    def copies_of(self, other: "Selection") -> list[str]:
+        """Names of the images that were left out because this selection, or `other`, has their content."""
+        hashes = set(other.hashes)
+        return [image.sample.name for image in self.copies if image.sha256 in hashes]
+
+    def lookalikes(self, dataset: Dataset, other: "Selection", other_dataset: Dataset) -> list[tuple[str, str]]:
+        """(name, name of the most similar image) of the images that look like an image in `other`.
+
+        Similar hashes make candidates, and only these are decoded, from the data sets that the images were taken of.
+        Raises ImageError if one can't be decoded any more.
+        """
+
+        @cache  # 4 KB for each image
+        def small(index: int) -> Image.Image:
+            return _shrunk(other_dataset.image(other.samples[index]))
+
+        @lru_cache(4096)  # 16 KB for each image
+        def pixels(index: int, size: tuple[int, int]) -> NDArray[np.float32]:
+            return _normalized(small(index), size)
+
+        pairs = []
+        own_hashes, others = ([image.dhash for image in each.images] for each in (self, other))
+        for index, candidates in _candidates(own_hashes, others):
+            sample = self.samples[index]
+            image = _shrunk(dataset.image(sample))
+            own: dict[tuple[int, int], NDArray[np.float32]] = {}
+            for candidate in candidates:
+                like = small(candidate)
+                size = (min(image.width, like.width), min(image.height, like.height))
+                if size not in own:
+                    own[size] = _normalized(image, size)
+                if own[size] @ pixels(candidate, size) >= CORRELATION:
+                    pairs.append((sample.name, other.samples[candidate].name))
+                    break
+        return pairs
+
+    def members(self, shortened: Collection[str]) -> list[str]:
+        """Names of the images whose content is that of an image with one of these short hashes."""
+        return [image.sample.name for image in self.images if image.sha256[:DIGITS] in shortened]
 
 
 def inspect_image(dataset: Dataset, sample: LabelledImage) -> InspectedImage:
@@ -185,14 +274,6 @@ def select_listed(
             fix="Use the data set from which the listed images were chosen",
         )
     return Selection(tuple(taken), dataset.path)
-
-
-def split(selection: Selection, count: int) -> tuple[Selection, Selection]:
-    """The first `count` images, and the others without copies of the first ones."""
-    first, rest = selection.images[:count], selection.images[count:]
-    taken = {image.sha256 for image in first}
-    others = tuple(image for image in rest if image.sha256 not in taken)
-    return replace(selection, images=first), replace(selection, images=others)
 
 
 def _shortage(dataset: Dataset, wanted: int, available: int, unreadable: int) -> DataError:
@@ -285,53 +366,6 @@ def _in_proportion(queues: Sequence[Sequence[LabelledImage]], taken: Collection[
         yield sample
 
 
-FEWEST = 32
-"""Fewest images with which ranges don't depend on the choice of images."""
-LARGE_SHIFT = 1.0
-"""Difference of two sets' mean brightness that is called large, in standard deviations of one image's (Cohen's d)."""
-
-
-def doubts(calibration: Selection, classes: int, evaluation: Selection | None = None) -> list[str]:
-    """Doubts about these images of a set with this number of classes: too few, one-sided, or unlike the others."""
-    count, samples = len(calibration.samples), calibration.samples
-    covered = {label for sample in samples for label in sample.labels or (sample.label,)} - {UNLABELLED}
-    reasons = []
-    if count < FEWEST:
-        reasons.append(
-            f"{count} calibration images are few: ranges depend on the choice of images; use {FEWEST} or more"
-        )
-    most = max(Counter(sample.label for sample in samples if sample.label != UNLABELLED).values(), default=0)
-    if covered and len(covered) < min(count, classes) / 2:
-        reasons.append(
-            f"the calibration images are one-sided: they cover {len(covered)} of {classes} classes, but {count} images "
-            f"could cover {min(count, classes)}; use images of every class"
-        )
-    elif covered and count >= FEWEST and most > max(4 * count / len(covered), 4):
-        reasons.append(
-            f"the calibration images are one-sided: {most} of {count} belong to one of {len(covered)} classes"
-        )
-    if evaluation and differ_in_brightness(calibration, evaluation):
-        ours, others = (images.brightness.mean() for images in (calibration, evaluation))
-        reasons.append(
-            f"the calibration images are much {'darker' if ours < others else 'brighter'} than the evaluation images: "
-            f"their mean grey value is {ours:.0f} of 255 instead of {others:.0f}; use images like those of the app"
-        )
-    return reasons
-
-
-def differ_in_brightness(calibration: Selection, evaluation: Selection) -> bool:
-    """Whether the two sets differ in mean brightness by a large effect that is no chance, three standard errors."""
-    ours, others = calibration.brightness, evaluation.brightness
-    if min(len(ours), len(others)) < 2:
-        return False
-    spread = np.sqrt((ours.var(ddof=1) + others.var(ddof=1)) / 2)
-    shift = abs(ours.mean() - others.mean())
-    return bool(shift > spread * max(LARGE_SHIFT, 3 * np.sqrt(1 / len(ours) + 1 / len(others))))
-
-
-FIX = "Use the calibration.json of a run folder"
-
-
 @dataclass(frozen=True)
 class CalibrationList:
     """Contents of a calibration.json."""
@@ -340,6 +374,35 @@ class CalibrationList:
     images: Mapping[str, str]
     """SHA-256 by image name, in the order of calibration."""
     recipe: Recipe
+
+    @staticmethod
+    def read(path: Path, rewrites: Collection[str] | None = None) -> "CalibrationList":
+        """Read a calibration.json. Raises InputError if it is not valid, or ProfileError if its recipe is not."""
+        try:
+            document = json.loads(path.read_text("utf-8"))
+            if document["schema_version"] != 1:
+                raise ValueError(f"schema_version is {document['schema_version']} instead of 1")
+            images = {image["name"]: image["sha256"] for image in document["images"]}
+            recipe = dict(document["recipe"])
+            targets = recipe.pop("targets")
+            table = recipe | targets
+        except OSError as error:
+            raise InputError(f"calibration list '{path}' can't be read: {error.strerror or error}", fix=FIX) from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
+            raise InputError(f"'{path}' is not a calibration.json: {reason}", fix=FIX) from error
+        if not images or not all(isinstance(text, str) for pair in images.items() for text in pair):
+            raise InputError(f"'{path}' is not a calibration.json: it lists no images", fix=FIX)
+        return CalibrationList(path, images, Recipe.parse(_without_nulls(table), str(path), rewrites))
+
+    @staticmethod
+    def hashes_in(path: Path, sha256: str) -> tuple[str, ...] | None:
+        """SHA-256 of the images that a calibration.json lists; None unless it is one, and of the set with this hash."""
+        try:
+            document = json.loads(path.read_text("utf-8"))
+            return tuple(str(image["sha256"]) for image in document["images"]) if document["sha256"] == sha256 else None
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
 
 
 def write_list(path: Path, chosen: Selection, recipe: Recipe, seed: int) -> None:
@@ -363,35 +426,6 @@ def write_list(path: Path, chosen: Selection, recipe: Recipe, seed: int) -> None
             "unreadable": [{"name": name, "reason": reason} for name, reason in chosen.unreadable],
         },
     )
-
-
-def read_list(path: Path, rewrites: Collection[str] | None = None) -> CalibrationList:
-    """Read a calibration.json. Raises InputError if it is not valid, or ProfileError if its recipe is not."""
-    try:
-        document = json.loads(path.read_text("utf-8"))
-        if document["schema_version"] != 1:
-            raise ValueError(f"schema_version is {document['schema_version']} instead of 1")
-        images = {image["name"]: image["sha256"] for image in document["images"]}
-        recipe = dict(document["recipe"])
-        targets = recipe.pop("targets")
-        table = recipe | targets
-    except OSError as error:
-        raise InputError(f"calibration list '{path}' can't be read: {error.strerror or error}", fix=FIX) from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"'{path}' is not a calibration.json: {reason}", fix=FIX) from error
-    if not images or not all(isinstance(text, str) for pair in images.items() for text in pair):
-        raise InputError(f"'{path}' is not a calibration.json: it lists no images", fix=FIX)
-    return CalibrationList(path, images, parse_recipe(_without_nulls(table), str(path), rewrites))
-
-
-def listed_hashes(path: Path, sha256: str) -> tuple[str, ...] | None:
-    """SHA-256 of the images that a calibration.json lists; None unless it is one, and of the set with this hash."""
-    try:
-        document = json.loads(path.read_text("utf-8"))
-        return tuple(str(image["sha256"]) for image in document["images"]) if document["sha256"] == sha256 else None
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
 
 
 def _without_nulls(table: Any) -> Any:
@@ -424,51 +458,6 @@ images shares them with one of 1,000 other images has a chance of 1 in 18 billio
 def short_hashes(hashes: Collection[str]) -> tuple[str, ...]:
     """The first `DIGITS` digits of SHA-256 hashes, sorted."""
     return tuple(sorted(digest[:DIGITS] for digest in hashes))
-
-
-def members_of(selection: "Selection", shortened: Collection[str]) -> list[str]:
-    """Names of the images in `selection` whose content is that of an image with one of these short hashes."""
-    return [image.sample.name for image in selection.images if image.sha256[:DIGITS] in shortened]
-
-
-def copies_of(selection: "Selection", other: "Selection") -> list[str]:
-    """Names of the images that `selection` left out because `other`, or itself, has their content."""
-    hashes = set(other.hashes)
-    return [image.sample.name for image in selection.copies if image.sha256 in hashes]
-
-
-def lookalikes(
-    selection: "Selection", dataset: Dataset, other: "Selection", other_dataset: Dataset
-) -> list[tuple[str, str]]:
-    """(name, name of the most similar image) of the images in `selection` that look like an image in `other`.
-
-    Similar hashes make candidates, and only these are decoded, from the data sets of which the selections were made.
-    Raises ImageError if one can't be decoded any more.
-    """
-
-    @cache  # 4 KB for each image
-    def small(index: int) -> Image.Image:
-        return _shrunk(other_dataset.image(other.samples[index]))
-
-    @lru_cache(4096)  # 16 KB for each image
-    def pixels(index: int, size: tuple[int, int]) -> NDArray[np.float32]:
-        return _normalized(small(index), size)
-
-    pairs = []
-    own_hashes, others = ([image.dhash for image in each.images] for each in (selection, other))
-    for index, candidates in _candidates(own_hashes, others):
-        sample = selection.samples[index]
-        image = _shrunk(dataset.image(sample))
-        own: dict[tuple[int, int], NDArray[np.float32]] = {}
-        for candidate in candidates:
-            like = small(candidate)
-            size = (min(image.width, like.width), min(image.height, like.height))
-            if size not in own:
-                own[size] = _normalized(image, size)
-            if own[size] @ pixels(candidate, size) >= CORRELATION:
-                pairs.append((sample.name, other.samples[candidate].name))
-                break
-    return pairs
 
 
 def _candidates(dhashes: Sequence[bytes], others: Sequence[bytes]) -> Iterator[tuple[int, list[int]]]:

@@ -6,7 +6,7 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from edgekit.config.recipes import load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import (
     CROP_MODES,
     INTERPOLATIONS,
@@ -14,10 +14,10 @@ from edgekit.config.runtimes import (
     RUNTIMES,
     SCHEMES,
     TASKS,
+    DeviceClass,
     Precision,
+    Runtime,
     Scheme,
-    find_runtime,
-    load_device_class,
 )
 from edgekit.devices.registry import THIS, Device, PageScheme, find_device
 from edgekit.errors import UsageError, did_you_mean
@@ -184,12 +184,12 @@ class Job:
         advanced=True,
     )
     recipe: str | None = bundle_option(
-        kinds.Text(load_recipe, metavar="NAME"),
+        kinds.Text(Recipe.load, metavar="NAME"),
         "Recipe to calibrate with, or a TOML file that holds one. `edgekit targets` lists the recipes.",
         default="the recipe of the model's family",
     )
     device_class: str | None = bundle_option(
-        kinds.Text(load_device_class, metavar="NAME"),
+        kinds.Text(DeviceClass.load, metavar="NAME"),
         "Device class that the bundles are made for, or a TOML file that describes one. `edgekit targets` lists the "
         "classes.",
         default="the class of the first device",
@@ -420,7 +420,7 @@ def gates_of(max_drop: float | None, min_speedup: float | None) -> Gates:
 
 def check_scheme(scheme: Scheme, targets: tuple[str, ...]) -> None:
     """Raise UsageError, with the targets that can, if one of these targets can't compile the INT8 scheme."""
-    unable = [find_runtime(name) for name in targets if scheme not in find_runtime(name).schemes]
+    unable = [Runtime.find(name) for name in targets if scheme not in Runtime.find(name).schemes]
     if not unable:
         return
     able = [runtime.name for runtime in RUNTIMES.values() if scheme in runtime.schemes]

@@ -14,7 +14,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit.config.runtimes import PRECISIONS, RUNTIMES, Precision, runtime_called
+from edgekit.config.runtimes import PRECISIONS, RUNTIMES, Precision, Runtime
 from edgekit.errors import UsageError, WeightsError
 from edgekit.models.options import ModelArgs, is_saved, parse_model_args
 
@@ -273,7 +273,7 @@ class Arguments(Kind):
 
 def targets(label: str, names: list[str]) -> tuple[str, ...]:
     """The names of the runtimes, for which some have several."""
-    return tuple(dict.fromkeys(runtime_called(name).name for name in names))
+    return tuple(dict.fromkeys(Runtime.called(name).name for name in names))
 
 
 def precisions(label: str, names: list[str]) -> tuple[Precision, ...]:
@@ -293,9 +293,9 @@ def check_images(path: Path) -> None:
 
 def check_calibration_list(path: Path) -> None:
     """Raise DataError unless this is the calibration.json of a run."""
-    from edgekit.images.selection import read_list  # numpy
+    from edgekit.images.selection import CalibrationList  # numpy
 
-    read_list(path)
+    CalibrationList.read(path)
 
 
 def check_weights(weights: str) -> None:

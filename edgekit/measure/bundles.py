@@ -16,7 +16,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.config.runtimes import Precision, load_device_class
+from edgekit.config.runtimes import DeviceClass, Precision
 from edgekit.errors import EdgekitError, EngineError, StageError
 from edgekit.images.preprocess import open_image
 from edgekit.measure.accuracy import EvaluationImages, SnrMeter, predict
@@ -593,7 +593,7 @@ def rated_latency(device: DeviceFacts, macs: int, precision: str, threads: int, 
     """
     if device.device_class is None:
         return None
-    device_class = load_device_class(device.device_class)
+    device_class = DeviceClass.load(device.device_class)
     cores = min(threads, device.cores or threads)
     nominal = device_class.nominal_ms(macs, "int8" if precision == "int8" else "float", cores)
     return RatedLatency(nominal, nominal / p50_ms)

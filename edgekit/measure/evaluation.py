@@ -10,16 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import ImageError, UsageError
-from edgekit.images.dataset import Dataset, LabelledImage, crop_each, open_dataset
-from edgekit.images.selection import (
-    InspectedImage,
-    Selection,
-    evaluation_doubts,
-    listed_hashes,
-    members_of,
-    select,
-    short_hashes,
-)
+from edgekit.images.dataset import Dataset, LabelledImage
+from edgekit.images.selection import CalibrationList, InspectedImage, Selection, evaluation_doubts, select, short_hashes
 from edgekit.measure import accuracy
 from edgekit.measure.accuracy import executor_of
 from edgekit.measure.gates import COMPARED, NO_ACCURACY, NOT_INT8, bound_of, chance_gate, drop_gate, verdict_of
@@ -243,7 +235,7 @@ def _has_random_weights(bundle: Bundle) -> bool:
 def calibrated_on(chosen: Selection, bundles: Sequence[Bundle]) -> tuple[str, ...] | None:
     """Names of the chosen images that any bundle was calibrated on; None if there are none, but one has no record."""
     records = [calibration_images(bundle) for bundle in bundles]
-    names = tuple(members_of(chosen, {digest for record in records for digest in record or ()}))
+    names = tuple(chosen.members({digest for record in records for digest in record or ()}))
     return None if not names and None in records else names
 
 
@@ -258,7 +250,7 @@ def calibration_images(bundle: Bundle) -> tuple[str, ...] | None:
         return tuple(map(str, stored))
     if bundle.manifest.precision == "float":
         return ()
-    listed = listed_hashes(bundle.path.absolute().parent / "calibration.json", str(sha256))
+    listed = CalibrationList.hashes_in(bundle.path.absolute().parent / "calibration.json", str(sha256))
     return None if listed is None else short_hashes(listed)
 
 
@@ -339,7 +331,7 @@ def evaluate_bundles(
             bundle = bundles[index := names.index(name)]
             with reporter.stage(name, len(chosen.samples)) as step:
                 if elsewhere is not None:
-                    crops = crop_each(dataset, chosen.samples, bundle.manifest.preprocessing)
+                    crops = dataset.crop_each(chosen.samples, bundle.manifest.preprocessing)
                     return elsewhere.predict(task, bundle, crops, chosen.samples, step)
                 parts = accuracy.shards_of(bundle, dataset, chosen, threads)
                 return accuracy.evaluate_shards(task, parts, executor, run, f"{index}-{bundle.path.name}", step)
@@ -358,7 +350,7 @@ def evaluate_bundles(
 
 def _open(data: Path, bundle: Bundle, task: Task, reporter: Reporter) -> Dataset:
     """Open the data set, with the labels of the bundles, and say what was assumed about it."""
-    dataset = open_dataset(data, bundle.labels, task.labelling)
+    dataset = Dataset.open(data, bundle.labels, task.labelling)
     if dataset.origin:
         reporter.say(dataset.origin)
     if dataset.assumption:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgekit.config.runtimes import list_device_classes, load_device_class
+from edgekit.config.runtimes import DeviceClass
 from edgekit.measure.latency import FEWEST_FOR_INTERVAL, Timed, speedup, throttled, unreliable
 from edgekit.measure.settings import Gates
 from edgekit.measure.statistics import images_for_width, images_needed
@@ -215,7 +215,7 @@ def remarks_on(measured: Measurement) -> Iterator[str]:
 
 
 def _is_arm(device_class: str | None) -> bool:
-    return device_class in list_device_classes() and load_device_class(str(device_class)).is_arm
+    return device_class in DeviceClass.listed() and DeviceClass.load(str(device_class)).is_arm
 
 
 Group = Mapping[str, Bundle]

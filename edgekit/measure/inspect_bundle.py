@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.config.runtimes import Precision, find_runtime
+from edgekit.config.runtimes import Precision, Runtime
 from edgekit.errors import DataError, GoldenError, ImageError, UsageError
-from edgekit.images.dataset import Dataset, LabelledImage, open_dataset
+from edgekit.images.dataset import Dataset, LabelledImage
 from edgekit.images.preprocess import ImageLike
 from edgekit.measure.bundles import int8_of
 from edgekit.measure.gates import SATURATING
@@ -172,7 +172,7 @@ def summary(inspection: Inspection, here: str | None) -> str:
     if ran.total_macs and ran.share_of_macs is not None:
         share = f"{ran.share_of_macs:.0%}".replace("%", " %") + " of the multiply-accumulates ran in INT8"
     version = (inspection.engine or "").rpartition(" ")[2]
-    title = find_runtime(inspection.target).title if inspection.target else "its runtime"
+    title = Runtime.find(inspection.target).title if inspection.target else "its runtime"
     place = (device.device_class or device.name) if device else here or "this machine"
     parts = [share, f"in float: {floats}" + (f" and {more} more" if more > 0 else "") if floats else ""]
     return "; ".join(filter(None, (*parts, " ".join(filter(None, (title, version, "on", place))))))
@@ -180,7 +180,7 @@ def summary(inspection: Inspection, here: str | None) -> str:
 
 def _installed(target: str) -> str | None:
     """The first distribution of a runtime that is installed, with its version; None if it is under another name."""
-    found = ((name, installed_version(name)) for name in find_runtime(target).distributions)
+    found = ((name, installed_version(name)) for name in Runtime.find(target).distributions)
     return next((f"{name} {version}" for name, version in found if version), None)
 
 
@@ -194,7 +194,7 @@ def portability(ran: Int8, target: str | None) -> str | None:
         return "INT8 computes the same on every x86 processor"
     if pairs is not None:
         return f"{pairs:,} {SATURATING}"
-    runtime = find_runtime(target) if target else None
+    runtime = Runtime.find(target) if target else None
     return UNKNOWN if runtime and runtime.saturating_inputs and (ran.share_of_macs or ran.simulated) else None
 
 
@@ -270,7 +270,7 @@ def classify_images(
     results: Sequence[ClassifiedImage | SearchedImage]
     with open_session(bundle, threads) as session:
         if data is not None:
-            results = _searched(session, images, open_dataset(data, (), "optional"), top or TOP, reporter)
+            results = _searched(session, images, Dataset.open(data, (), "optional"), top or TOP, reporter)
         else:
             best = ((image, session.classify(image, top, threshold)) for image in images)
             results = [ClassifiedImage(str(image), tuple(Scored(*each) for each in labels)) for image, labels in best]

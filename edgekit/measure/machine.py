@@ -25,7 +25,7 @@ from typing import Protocol
 import msgspec
 
 from edgekit import __version__
-from edgekit.config.runtimes import find_runtime, host_class
+from edgekit.config.runtimes import DeviceClass, Runtime
 from edgekit.errors import StageError
 from edgekit.report.figure import Conditions, DeviceFacts, MachineState, Sample
 from edgekit.report.row import Energy
@@ -60,7 +60,7 @@ def describe(name: str = "local", device_class: str | None = None) -> DeviceFact
     """Facts about this machine, None where unknown. Without `device_class`, the class that fits is used."""
     return DeviceFacts(
         name=name,
-        device_class=device_class or host_class(),
+        device_class=device_class or DeviceClass.of_host(),
         cpu=_cpu(),
         cores=probe.available_cores(),
         memory_bytes=machine_memory().total,
@@ -82,7 +82,7 @@ ROOMS = ("compat", "config", "devices", "images", "measure", "report", "runtime"
 
 def measuring_versions(target: str) -> dict[str, str]:
     """Versions of a runtime, numpy, Pillow, Python and edgekit on this machine, and the hash of edgekit's own code."""
-    distributions = ("numpy", "pillow", *find_runtime(target).distributions)
+    distributions = ("numpy", "pillow", *Runtime.find(target).distributions)
     return {"edgekit": __version__, **versions_of(distributions, ROOMS)}
 
 

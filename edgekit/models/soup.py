@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from edgekit import __version__
 from edgekit.errors import OutputError, UsageError, WeightsError
-from edgekit.images.dataset import LabelledCrops, crop_samples, open_dataset
+from edgekit.images.dataset import Dataset, LabelledCrops
 from edgekit.images.selection import select
 from edgekit.models.checkpoint import read_checkpoint
 from edgekit.models.loading import load_network, settle_classes
@@ -154,13 +154,13 @@ def _measured(
     """The record with the accuracies of members and soups, the most accurate member first, and the chosen members."""
     with quiet():
         network = load_network(replace(model, weights=str(options.members[0])), seed=options.seed)
-    dataset = open_dataset(data, network.labels, "one")
+    dataset = Dataset.open(data, network.labels, "one")
     if dataset.origin:
         reporter.say(dataset.origin)
     settle_classes(network, model, dataset, reporter)
     held_out = select(dataset, options.num_held_out_samples or max(1, len(dataset.samples) // 2), options.seed)
     rest = select(dataset, None, options.seed, exclude=held_out, exact=False)
-    images, final = (crop_samples(dataset, chosen.samples, network.preprocessing) for chosen in (held_out, rest))
+    images, final = (dataset.crop(chosen.samples, network.preprocessing) for chosen in (held_out, rest))
 
     def top1(state: State, crops: LabelledCrops = images) -> float:
         fit_weights(network.module, state, options.output)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgekit import __version__
 from edgekit.compiler.graph import copy_sharing
 from edgekit.compiler.placement import divide_outputs
-from edgekit.config.runtimes import Precision, find_runtime
+from edgekit.config.runtimes import Precision, Runtime
 from edgekit.errors import BundleError, ParityError
 from edgekit.pipeline.graphs import PARITY, JobGraphs, difference
 from edgekit.pipeline.job_images import ACTIVATIONS, helpful_temperature
@@ -41,7 +41,7 @@ def compile_stage(to_compile: GraphToCompile, path: Path, golden_count: int = 2)
     The difference is a fraction of the largest logit. A float bundle that exceeds `PARITY` raises ParityError and isn't
     written. An INT8 one is compiled again if a temperature brings its confidences back to torch's.
     """
-    facts, samples, title = to_compile.facts, to_compile.samples, find_runtime(to_compile.facts.target).title
+    facts, samples, title = to_compile.facts, to_compile.samples, Runtime.find(to_compile.facts.target).title
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.compile-", dir=path.parent) as name:
@@ -134,7 +134,7 @@ def embedded(of: GraphFacts | Manifest, labels: Sequence[str], model: str | None
 
 
 def manifest_of(facts: GraphFacts, artifact: Artifact) -> Manifest:
-    runtime = find_runtime(facts.target)
+    runtime = Runtime.find(facts.target)
     return Manifest(
         target=facts.target,
         precision=facts.precision,

@@ -25,9 +25,9 @@ from edgekit.compiler.placement import Placement
 from edgekit.compiler.rewrites import APPROXIMATE, REWRITES, Rewritten, rewrite
 from edgekit.compiler.simplify import simplify
 from edgekit.config.recipes import Recipe, TargetRecipe
-from edgekit.config.runtimes import DeviceClass, Precision, find_runtime
+from edgekit.config.runtimes import DeviceClass, Precision, Runtime
 from edgekit.errors import CompileError, ModelError, ParityError
-from edgekit.images.dataset import Dataset, LabelledImage, crop_each, crop_samples
+from edgekit.images.dataset import Dataset, LabelledImage
 from edgekit.models.network import Network, batched_logits, one_by_one, torch_logits
 from edgekit.pipeline.request import (
     PARITY_IMAGES,
@@ -354,7 +354,7 @@ def calibrate_together(
 
 def limits_pairs(recipe: Recipe, target: str, device_class: DeviceClass) -> bool:
     """Whether pairs of weights of a target's INT8 bundle must not saturate on x86 without VNNI."""
-    wants, inputs = recipe.targets[target], find_runtime(target).saturating_inputs
+    wants, inputs = recipe.targets[target], Runtime.find(target).saturating_inputs
     adds_in_16_bits = wants.activations in inputs and recipe.scheme == "w8a8" and not device_class.is_arm
     return wants.limit_weight_pairs and adds_in_16_bits
 
@@ -465,7 +465,7 @@ class JobGraphs:
             for _ in crops:
                 step()
             rest = spec.calibration.samples[len(crops) :]
-            for pixels in crop_each(spec.calibration_dataset, rest, spec.network.preprocessing):
+            for pixels in spec.calibration_dataset.crop_each(rest, spec.network.preprocessing):
                 crops.append(pixels)
                 step()
         return torch.from_numpy(np.stack(crops))
@@ -537,7 +537,7 @@ class JobGraphs:
         return self._once("fitting", lambda: self._predicted(dataset, chosen.samples))
 
     def _predicted(self, dataset: Dataset, samples: Sequence[LabelledImage]) -> ParitySamples:
-        pixels = crop_samples(dataset, samples, self.spec.network.preprocessing).pixels
+        pixels = dataset.crop(samples, self.spec.network.preprocessing).pixels
         return ParitySamples(pixels, torch_logits(self.spec.network, pixels))
 
 

@@ -17,18 +17,8 @@ from scipy.special import expit, log_softmax, softmax
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import Activation, Labelling
 from edgekit.errors import ModelError, UsageError
-from edgekit.images.dataset import Dataset, Datasets, open_calibration, open_dataset, open_datasets
-from edgekit.images.selection import (
-    CalibrationList,
-    Selection,
-    copies_of,
-    doubts,
-    evaluation_doubts,
-    lookalikes,
-    select,
-    select_listed,
-    split,
-)
+from edgekit.images.dataset import Dataset, Datasets
+from edgekit.images.selection import CalibrationList, Selection, evaluation_doubts, select, select_listed
 from edgekit.measure.task import ClassNames, Task
 from edgekit.measure.tasks import task_of
 from edgekit.models.network import Network
@@ -115,12 +105,12 @@ def datasets_of(choice: ImageChoice, labels: Sequence[str], labelling: Labelling
     `labelling`, these show it.
     """
     if choice.calibration_data is None:
-        return open_datasets(choice.data, labels, labelling)
+        return Datasets.open(choice.data, labels, labelling)
     if choice.data is None:
-        calibration = open_calibration(choice.calibration_data, labels, labelling)
+        calibration = Dataset.for_calibration(choice.calibration_data, labels, labelling)
         return Datasets(calibration, calibration)
-    evaluation = open_dataset(choice.data, labels, labelling)
-    calibration = open_calibration(choice.calibration_data, labels, evaluation.labelling)
+    evaluation = Dataset.open(choice.data, labels, labelling)
+    calibration = Dataset.for_calibration(choice.calibration_data, labels, evaluation.labelling)
     return Datasets(calibration, evaluation, evaluation.origin)
 
 
@@ -134,7 +124,7 @@ def choose_images(
         none = Selection((), dataset.path)
         return JobImages(dataset, none, calibration, none)
     evaluation, choosing = choose_evaluation(datasets, calibration, choice, reporter)
-    alike = lookalikes(evaluation, dataset, calibration, datasets.calibration)
+    alike = evaluation.lookalikes(dataset, calibration, datasets.calibration)
     images = JobImages(dataset, evaluation, calibration, choosing, choice.chosen, tuple(alike))
     return replace(images, repair=_for_repair(datasets, images, choice, reporter))
 
@@ -200,7 +190,7 @@ def choose_evaluation(
     third = total // 3 if sets_aside and not count else 0
     if choice.chosen and total - third < LEFT[choice.chosen]:
         third = 0
-    evaluation, choosing = split(images, count or total - third)
+    evaluation, choosing = images.split(count or total - third)
     if third:
         reporter.say(
             f"evaluating on {len(evaluation.images):,} of {total:,} images: {third:,} are set aside, because what is "
@@ -247,9 +237,9 @@ def warn_of_images(images: JobImages, classes: int, reporter: Reporter) -> None:
     calibration, evaluation, alike = images.calibration, images.evaluation, images.lookalikes
     for name, reason in dict.fromkeys((*calibration.unreadable, *evaluation.unreadable)):
         reporter.warn(f"skipped {name}: {reason}")
-    for doubt in doubts(calibration, classes, evaluation if evaluation.images else None):
+    for doubt in calibration.doubts(classes, evaluation if evaluation.images else None):
         reporter.warn(doubt)
-    if copies := copies_of(evaluation, calibration):
+    if copies := evaluation.copies_of(calibration):
         reporter.warn(
             f"{len(copies)} images are copies of calibration images and were left out of the evaluation: "
             f"{_some(copies)}"

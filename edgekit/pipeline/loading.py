@@ -8,13 +8,13 @@ import numpy as np
 
 from edgekit.compiler.rewrites import REWRITES
 from edgekit.config import runtimes
-from edgekit.config.recipes import Recipe, load_recipe, recipe_for
-from edgekit.config.runtimes import DeviceClass, host_class, list_device_classes, load_device_class
+from edgekit.config.recipes import Recipe
+from edgekit.config.runtimes import DeviceClass
 from edgekit.devices.registry import THIS, Device
 from edgekit.devices.setup import class_of_remote
 from edgekit.errors import BundleError, DeviceError, ModelError, OutputError, UsageError
-from edgekit.images.dataset import Dataset, crop_samples
-from edgekit.images.selection import CalibrationList, Selection, read_list, split
+from edgekit.images.dataset import Dataset
+from edgekit.images.selection import CalibrationList, Selection
 from edgekit.job import Job, check_scheme
 from edgekit.job.saved import networks_in
 from edgekit.measure.task import Task
@@ -61,9 +61,9 @@ def settings_of(job: Job) -> JobSettings:
     Raises UsageError if one of the targets can't compile the scheme, and the errors of `choose_class`.
     """
     device_class = choose_class(job.device_class, job.machines[0])
-    listed = read_list(job.calibration_list, REWRITES) if job.calibration_list else None
-    default = listed.recipe if listed else recipe_for(job.identified.name, REWRITES)
-    chosen = (load_recipe(job.recipe, REWRITES) if job.recipe else default).for_class(device_class.name)
+    listed = CalibrationList.read(job.calibration_list, REWRITES) if job.calibration_list else None
+    default = listed.recipe if listed else Recipe.for_model(job.identified.name, REWRITES)
+    chosen = (Recipe.load(job.recipe, REWRITES) if job.recipe else default).for_class(device_class.name)
     if job.scheme:
         chosen = replace(chosen, scheme=job.scheme)
     check_scheme(chosen.scheme, job.targets)
@@ -77,7 +77,7 @@ def choose_class(device_class: str | None, first: Device) -> DeviceClass:
     """
     try:
         here = first == THIS or first.is_browser
-        name = device_class or (host_class() if here else class_of_remote(first))
+        name = device_class or (DeviceClass.of_host() if here else class_of_remote(first))
     except DeviceError as error:
         fix = "To build bundles without the device, name its class with `--device-class`"
         raise error.with_fix(fix) from error
@@ -85,10 +85,10 @@ def choose_class(device_class: str | None, first: Device) -> DeviceClass:
         device = f"this {platform.machine()} machine" if first == THIS else f"'{first.name}'"
         raise UsageError(
             f"no device class fits {device}",
-            valid=f"{', '.join(list_device_classes())}, or the path of a TOML file",
+            valid=f"{', '.join(DeviceClass.listed())}, or the path of a TOML file",
             fix="Choose a class with `--device-class`",
         )
-    return load_device_class(name)
+    return DeviceClass.load(name)
 
 
 def for_size(recipe: Recipe, params: int) -> Recipe:
@@ -151,7 +151,7 @@ def load_job(
         _ = network.graph_sha256  # a network that can't be traced ends the job here
     spec = BuildSpec(network, recipe, settings.device_class, datasets.calibration, images.calibration, task)
     if len(images.choosing.images) >= FEWEST_IMAGES and network.params < runtimes.BUILT_APART_FROM:
-        spec = replace(spec, fitting=split(images.choosing, MOST_IMAGES)[0], fitting_dataset=images.dataset)
+        spec = replace(spec, fitting=images.choosing.split(MOST_IMAGES)[0], fitting_dataset=images.dataset)
     return spec.at(job.threshold), images
 
 
@@ -201,7 +201,7 @@ def check_import(network: Network, dataset: Dataset, calibration: Selection, rep
     if network.reference is None:
         return
     with reporter.stage("compare with ONNX Runtime", len(calibration.samples)) as step, quiet():
-        pixels = crop_samples(dataset, calibration.samples, network.preprocessing).pixels
+        pixels = dataset.crop(calibration.samples, network.preprocessing).pixels
         batches = []
         for batch in batched_logits(network, pixels):
             batches.append(batch)

@@ -23,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgekit.compiler.layouts import ConvolutionShape
 from edgekit.compiler.rewrites import REWRITES, weights_after
 from edgekit.compiler.rounding import MOST_INPUTS, hessian_bytes
-from edgekit.config.recipes import Recipe, recipe_for
-from edgekit.config.runtimes import PRECISIONS, RUNTIMES, DeviceClass, FileLimit, Precision, find_runtime
+from edgekit.config.recipes import Recipe
+from edgekit.config.runtimes import PRECISIONS, RUNTIMES, DeviceClass, FileLimit, Precision, Runtime
 from edgekit.errors import InputError, ModelError, PlanError
 from edgekit.images.preprocess import CHANNELS
 from edgekit.measure.machine import machine_memory
@@ -237,7 +237,7 @@ def plan_model(
     with quiet():
         options = identify(options)
         shape = shape_of_model(options)
-    wants = recipe or recipe_for(options.name, REWRITES)
+    wants = recipe or Recipe.for_model(options.name, REWRITES)
     if device_class:
         wants = wants.for_class(device_class.name)
     available = available_memory() if memory is None else memory
@@ -269,7 +269,7 @@ def plan_model(
         float_on_device=tuple(
             target
             for target in targets
-            if device_class and device_class.is_arm and not find_runtime(target).has_int8_on_arm
+            if device_class and device_class.is_arm and not Runtime.find(target).has_int8_on_arm
         ),
     )
 
@@ -363,7 +363,7 @@ def _planned_bundle(
 
 def _exceeded(target: str, size: int) -> FileLimit | None:
     """The limit of the target's model file if `size` bytes exceed it."""
-    limit = find_runtime(target).file_limit
+    limit = Runtime.find(target).file_limit
     return limit if limit and size >= limit.size_bytes else None
 
 
@@ -371,7 +371,7 @@ def size_of_weights(shape: Shape, recipe: Recipe, target: str, precision: Precis
     """Bytes of the weights in a bundle."""
     size = 4 * (shape.params + shape.expanded)
     if precision == "int8":
-        own, names = find_runtime(target).bytes_per_channel, recipe.targets[target].rewrites_of("int8")
+        own, names = Runtime.find(target).bytes_per_channel, recipe.targets[target].rewrites_of("int8")
         size += sum(own * channels - 3 * weights for weights, channels in _in_int8(shape, recipe, target))
         for convolution in shape.convolutions:
             after = weights_after(names, convolution)
@@ -407,7 +407,7 @@ def terms(shape: Shape, recipe: Recipe, target: str, stage: str) -> list[int]:
             gptq = hessian_bytes(inputs, shape.params)
         elif rounding == "fit":
             moments = max((8 * count**2 for count in inputs if count <= MOST_INPUTS), default=0)
-    limit = find_runtime(target).file_limit
+    limit = Runtime.find(target).file_limit
     if stage == "compile float" and limit and limit.external_data and weights < limit.size_bytes:
         inside = weights
     return [1, weights, largest, gptq, moments, inside]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import UsageError
-from edgekit.images.dataset import LabelledCrops, crop_samples
+from edgekit.images.dataset import LabelledCrops
 from edgekit.measure.accuracy import EvaluationImages, predict
 from edgekit.measure.statistics import share_interval
 from edgekit.measure.task import MOST_CLASSES, Answers, StoredArray, Targets, Task
@@ -49,7 +49,7 @@ def crop_images(
     chosen, preprocessing = images.evaluation.samples, network.preprocessing
     pixels = reserve(workspace / f"{name}.npy", (len(chosen), *preprocessing.crop_shape))
     with reporter.stage("crop evaluation images", len(chosen)) as step:
-        crops = crop_samples(images.dataset, chosen, preprocessing, pixels, step)
+        crops = images.dataset.crop(chosen, preprocessing, pixels, step)
     files = [] if images.dataset.is_in_memory else [images.dataset.read(sample) for sample in chosen[:FILES]]
     inputs = reference_inputs(network, task, images)
     names = [sample.name for sample in chosen]
@@ -265,7 +265,7 @@ def with_thresholds(spec: BuildSpec, images: JobImages, run: RunFolder, reporter
         with reporter.stage("choose thresholds", len(samples)) as step:
             for start in range(0, len(samples), BLOCK):
                 part = samples[start : start + BLOCK]
-                crops = crop_samples(images.dataset, part, spec.network.preprocessing, on_image=step)
+                crops = images.dataset.crop(part, spec.network.preprocessing, on_image=step)
                 outputs.append(torch_logits(spec.network, crops.pixels))
         targets = images.dataset.targets(samples)
         thresholds = spec.task.with_thresholds(np.concatenate(outputs), targets).thresholds

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit import __version__
-from edgekit.config.recipes import Recipe, to_toml
+from edgekit.config.recipes import Recipe
 from edgekit.errors import ImageError, printable
 from edgekit.images.dataset import Dataset
 from edgekit.images.preprocess import Preprocessing
-from edgekit.images.selection import copies_of, differ_in_brightness, doubts
 from edgekit.measure.accuracy import evaluated_classes
 from edgekit.measure.bundles import lost_with_device
 from edgekit.measure.recommendation import Finals, recommend
@@ -60,16 +59,16 @@ def assemble(
             seed=seed,
             recipe=spec.recipe.name,
             unreadable=tuple(document.Unreadable(*image) for image in images.calibration.unreadable),
-            doubts=tuple(doubts(images.calibration, len(spec.calibration_dataset.class_names), images.evaluation)),
-            unlike_evaluation=differ_in_brightness(images.calibration, images.evaluation),
+            doubts=tuple(images.calibration.doubts(len(spec.calibration_dataset.class_names), images.evaluation)),
+            unlike_evaluation=images.calibration.differs_in_brightness(images.evaluation),
         ),
         evaluation=document.Evaluation(
             count=len(images.evaluation.samples),
             sha256=images.evaluation.sha256,
             overlap_with_calibration=len(shared),
             unreadable=tuple(document.Unreadable(*image) for image in images.evaluation.unreadable),
-            copies_left_out=tuple(copies_of(images.evaluation, images.calibration)),
-            repeated_left_out=tuple(copies_of(images.evaluation, images.evaluation)),
+            copies_left_out=tuple(images.evaluation.copies_of(images.calibration)),
+            repeated_left_out=tuple(images.evaluation.copies_of(images.evaluation)),
             lookalikes=tuple(document.Lookalike(*pair) for pair in images.lookalikes if pair[0] in evaluated),
             classes=evaluated_classes(images.evaluation.samples, images.class_names(spec.task, spec.network.labels)),
         ),
@@ -161,7 +160,7 @@ def write_recipe(path: Path, recipe: Recipe, report: Report) -> None:
         lines += [placement_words(row.placement)] if row.placement else []
         lines += [repair_words(row.repair)] if row.repair else []
     with writing(path, "--write-recipe"):
-        replace_text(path.resolve(), to_toml(recipe, "\n".join(lines)))
+        replace_text(path.resolve(), recipe.to_toml("\n".join(lines)))
 
 
 SIDE = 64

@@ -21,7 +21,7 @@ from edgekit.compat.torch import compiled, lazily_compiled, weights_only_loads
 from edgekit.compiler.graph import set_values
 from edgekit.config import runtimes
 from edgekit.config.recipes import Recipe, TargetRecipe
-from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Activation, DeviceClass, Precision, find_runtime
+from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Activation, DeviceClass, Precision, Runtime
 from edgekit.errors import InputError
 from edgekit.images.dataset import Dataset
 from edgekit.images.preprocess import Preprocessing
@@ -325,7 +325,7 @@ def read_facts(folder: Path) -> GraphFacts:
         facts = msgspec.json.decode((folder / STAGE).read_bytes(), type=GraphFacts)
     except (OSError, msgspec.DecodeError) as error:
         raise _not_a_graph(folder, error if isinstance(error, OSError) else f"{STAGE}: {error}") from error
-    find_runtime(facts.target)
+    Runtime.find(facts.target)
     for name in (GRAPH, SAMPLES):
         if not zipfile.is_zipfile(folder / name):
             raise _not_a_graph(folder, f"{name} is missing or damaged")

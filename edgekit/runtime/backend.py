@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch.fx import GraphModule
 
 from edgekit.compiler.placement import RuntimeLowering
-from edgekit.config.runtimes import DeviceClass, find_runtime
+from edgekit.config.runtimes import DeviceClass, Runtime
 from edgekit.errors import CompileError
 from edgekit.support.libraries import LibraryErrors, first_line, import_needed
 
@@ -69,7 +69,7 @@ def compiler_errors(target: str) -> LibraryErrors:
 
     OSError and MemoryError pass through, because a full disk and lack of memory are reported as such.
     """
-    title = find_runtime(target).title
+    title = Runtime.find(target).title
     return LibraryErrors(
         lambda raised: CompileError(f"{title}'s compiler refused the graph: {first_line(_innermost(raised))}"),
         passing=(OSError, MemoryError),
@@ -88,13 +88,13 @@ __all__ = ["Artifact", "Backend", "compiler_errors", "load_backend", "load_lower
 
 def load_backend(target: str) -> Backend:
     """Import the backend of a target; raises MissingExtraError if it needs a package that is not installed."""
-    backend: Backend = import_needed(find_runtime(target).backend_module, "build").Backend()
+    backend: Backend = import_needed(Runtime.find(target).backend_module, "build").Backend()
     return backend
 
 
 def load_lowering(target: str) -> RuntimeLowering:
     """Import what quantizing for a target needs to know, without its compiler. It may have no such module."""
-    module = find_runtime(target).lowering_module
+    module = Runtime.find(target).lowering_module
     if importlib.util.find_spec(module) is None:
         return RuntimeLowering()
     lowering: RuntimeLowering = import_needed(module, "build").LOWERING

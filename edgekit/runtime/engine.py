@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.compat.telemetry import hidden_telemetry
-from edgekit.config.runtimes import Runtime, find_runtime
+from edgekit.config.runtimes import Runtime
 from edgekit.errors import BundleError, EdgekitError, EngineError, MissingExtraError, UsageError
 from edgekit.runtime.bundle import Manifest
 from edgekit.support.libraries import first_line, install_command, pip_install, release
@@ -65,7 +65,7 @@ class Engine(ABC):
 
 def import_runtime(name: str) -> ModuleType:
     """Import the first of a runtime's modules that is installed; MissingExtraError gives the pip command if none is."""
-    runtime = find_runtime(name)
+    runtime = Runtime.find(name)
     for module in runtime.import_names:
         try:
             with hidden_telemetry():

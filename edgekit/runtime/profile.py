@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.config.runtimes import RUNTIMES, find_runtime, runtime_of_suffix
+from edgekit.config.runtimes import RUNTIMES, Runtime
 from edgekit.errors import InputError, UsageError
 from edgekit.runtime.bundle import Bundle, ManifestLayer
 from edgekit.runtime.engine import check_threads, engine_errors
@@ -189,7 +189,7 @@ def profile_model(
 
 def target_of(path: Path) -> str:
     """Name of the runtime for a model file with this suffix; raises UsageError if no runtime has it."""
-    runtime = runtime_of_suffix(path.suffix)
+    runtime = Runtime.of_suffix(path.suffix)
     if runtime is None:
         suffixes = ", ".join(runtime.model_suffix for runtime in RUNTIMES.values())
         raise UsageError(f"'{path}' doesn't have the suffix of a model file", valid=suffixes)
@@ -199,7 +199,7 @@ def target_of(path: Path) -> str:
 def _profile(path: Path, target: str, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
     if runs < 1:
         raise UsageError(f"runs is {runs}", valid="a whole number from 1")
-    runtime = find_runtime(target)
+    runtime = Runtime.find(target)
     profiler = importlib.import_module(runtime.profiler_module)
     with engine_errors(f"profiling {path} in {runtime.title}"):
         profile: Profile = profiler.profile(path, options, threads, runs)

@@ -19,7 +19,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.config.runtimes import Activation, cpu_features, find_runtime
+from edgekit.config.runtimes import Activation, Runtime, cpu_features
 from edgekit.errors import BundleError, EdgekitError, GoldenError, InputError, UsageError
 from edgekit.images.preprocess import ImageLike
 from edgekit.runtime.bundle import Bundle
@@ -108,7 +108,7 @@ class Session:
         """The bundle that was opened."""
         self.threads = check_threads(threads, bundle.manifest.threads)
         """Number of threads that the runtime computes with."""
-        runtime = find_runtime(bundle.manifest.target)
+        runtime = Runtime.find(bundle.manifest.target)
         check_manifest(bundle.manifest, runtime)
         engine = importlib.import_module(runtime.engine_module).Engine
         with engine_errors(f"loading {bundle.model_path} in {runtime.title}"):
@@ -428,7 +428,7 @@ class SaturationWarning(UserWarning):
 
 def pairs_that_can_saturate(target: str, model: Path) -> int:
     """Number of pairs of weights in a finished model file that can saturate on x86 without VNNI."""
-    runtime = find_runtime(target)
+    runtime = Runtime.find(target)
     if not runtime.saturating_inputs:
         return 0
     pairs: int = importlib.import_module(runtime.profiler_module).count_pairs(model)
@@ -445,7 +445,7 @@ def warn_if_saturating(bundle: Bundle) -> None:
     """Warn with a SaturationWarning if the bundle's INT8 weights can saturate on this processor."""
     manifest = bundle.manifest
     pairs = manifest.pairs_that_can_saturate
-    if manifest.precision != "int8" or pairs == 0 or not find_runtime(manifest.target).saturating_inputs:
+    if manifest.precision != "int8" or pairs == 0 or not Runtime.find(manifest.target).saturating_inputs:
         return
     if lacks_vnni():
         which = "an unknown number" if pairs is None else f"{pairs:,}"

@@ -18,7 +18,6 @@ from typing import ClassVar
 
 from edgekit.config import runtimes
 from edgekit.config.recipes import Recipe
-from edgekit.images.selection import differ_in_brightness
 from edgekit.job import Job
 from edgekit.measure.bundles import BuiltBundles, lost_with_device
 from edgekit.measure.gates import judge
@@ -443,7 +442,7 @@ def improvements_of(spec: BuildSpec, images: JobImages, job: Job, run: RunFolder
         reporter.say(f"INT8 that misses --max-drop isn't repaired, because the network has at least {least}")
         return Improvement(spec.recipe)
     if spec.network.weights != "random":
-        if differ_in_brightness(spec.calibration, images.evaluation):
+        if spec.calibration.differs_in_brightness(images.evaluation):
             reporter.say("INT8 that misses --max-drop isn't repaired: calibrate on other images instead")
         else:
             loops += (RepairLoop,)

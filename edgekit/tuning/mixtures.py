@@ -34,7 +34,7 @@ from edgekit.compiler.layers import (
     quantizer_of,
     quantizers,
 )
-from edgekit.images.dataset import LabelledCrops, crop_samples
+from edgekit.images.dataset import LabelledCrops
 from edgekit.images.preprocess import Preprocessing
 from edgekit.measure.accuracy import snr_db
 from edgekit.measure.task import Answers, Task
@@ -422,7 +422,7 @@ def rank_layers(graphs: JobGraphs, target: str, times: LayerTimes | None = None)
     """
     spec = graphs.spec
     samples = spec.calibration.samples[:NOISE_IMAGES]
-    crops = crop_samples(spec.calibration_dataset, samples, spec.network.preprocessing)
+    crops = spec.calibration_dataset.crop(samples, spec.network.preprocessing)
     to_compile = graphs.graph_to_compile(target, "int8")
     mixtures = simulate(graphs, to_compile, crops)
     title, layers = f"{target}-int8", mixtures.simulation.layers

@@ -10,7 +10,6 @@ from typing import Any
 from edgekit import __version__
 from edgekit.config.runtimes import PRECISIONS
 from edgekit.errors import InputError, StageError, UsageError
-from edgekit.images.dataset import crop_samples
 from edgekit.job import Job
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.graphs import JobGraphs
@@ -114,7 +113,7 @@ def _analysed(graphs: JobGraphs, images: JobImages, target: str, job: Job, run: 
         graphs.reporter.say(f"{target}: reused from an earlier run")
         return earlier
     to_compile, preprocessing = graphs.graph_to_compile(target, "int8"), graphs.spec.network.preprocessing
-    mixtures = simulate(graphs, to_compile, crop_samples(images.dataset, images.evaluation.samples, preprocessing))
+    mixtures = simulate(graphs, to_compile, images.dataset.crop(images.evaluation.samples, preprocessing))
     measured = measure(
         mixtures,
         target,

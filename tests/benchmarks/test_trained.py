@@ -14,7 +14,7 @@ from benchmarks.trainedlib.choices import REPAIRED, SHIPPED, STOCK, Choice, vari
 from benchmarks.trainedlib.subjects import SUBJECTS, Subject
 from benchmarks.trainedlib.table import line
 from benchmarks.trainedlib.text_images import draw
-from edgekit.config.recipes import load_recipe, recipe_for
+from edgekit.config.recipes import Recipe
 from edgekit.models.options import ModelOptions, parse_model_args
 from tests.benchmarks.test_recording import RECORDING
 from tests.helpers.tiny import TINY_ARGS
@@ -90,7 +90,7 @@ def test_what_deploy_and_a_stock_tool_make_is_measured_and_timed(
 
 
 def test_a_key_is_set_where_the_recipe_reads_it() -> None:
-    recipe = load_recipe("default")
+    recipe = Recipe.load("default")
     changed = varied(recipe, "onnx", {"estimator": "mse", "weight_rounding": "nearest", "quantize_residuals": False})
     assert changed.for_target("onnx").estimator == "mse"
     assert changed.weight_rounding == "nearest"
@@ -112,7 +112,7 @@ def test_unknown_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("name", ["resnet", "vit", "davit", "coatnet", "convnextv2"])
 def test_a_network_gets_the_recipe_of_its_family(name: str) -> None:
-    assert recipe_for(SUBJECTS[name].model.name).name == name
+    assert Recipe.for_model(SUBJECTS[name].model.name).name == name
 
 
 def test_text_is_drawn_from_its_seed() -> None:

@@ -14,7 +14,7 @@ import pytest
 from edgekit.cli import COMPLETION, completion
 from edgekit.cli.main import main
 from edgekit.config.recipes import list_recipes
-from edgekit.config.runtimes import INTERPOLATIONS, PRECISIONS, RUNTIMES, SCHEMES, TASKS, list_device_classes
+from edgekit.config.runtimes import INTERPOLATIONS, PRECISIONS, RUNTIMES, SCHEMES, TASKS, DeviceClass
 
 Complete = Callable[..., list[str]]
 NAMES = ("convnextv2_atto.fcmae_ft_in1k", "resnet18.a1_in1k")
@@ -54,8 +54,8 @@ def complete(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
     [
         (["deploy", "--recipe", ""], list_recipes()),
         (["deploy", "--recipe", "conv"], [name for name in list_recipes() if name.startswith("conv")]),
-        (["plan", "--device-class", ""], list_device_classes()),
-        (["devices", "add", "--class", ""], list_device_classes()),
+        (["plan", "--device-class", ""], DeviceClass.listed()),
+        (["devices", "add", "--class", ""], DeviceClass.listed()),
         (["deploy", "--device", ""], ["local", "web", "pi5", "lab"]),
         (["inspect", "--device", "p"], ["pi5"]),
         (["doctor", ""], ["local", "pi5", "lab"]),
@@ -103,7 +103,7 @@ def test_files_complete_beside_names(complete: Complete, home: Path) -> None:
         (home / "here" / name).touch()
     assert complete("deploy", "--recipe", "m") == ["mine.toml"]
     assert complete("deploy", "--recipe", "sub/") == ["sub/own.toml"]
-    assert complete("plan", "--device-class", "") == [*list_device_classes(), "mine.toml"]
+    assert complete("plan", "--device-class", "") == [*DeviceClass.listed(), "mine.toml"]
     assert complete("deploy", "--weights", "") == ["random", "weights.pth"]
     assert complete("deploy", "--recipe", "gone/") == []
 

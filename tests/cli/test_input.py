@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from edgekit.cli.main import main
-from edgekit.images.dataset import open_dataset
+from edgekit.images.dataset import Dataset
 from edgekit.images.selection import select
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.libraries import install_command
@@ -285,7 +285,7 @@ def test_nan_in_outputs(
     monkeypatch.chdir(tmp_path)
     data = tmp_path / "data"
     shutil.copytree(photos, data)
-    order = select(open_dataset(data, [f"class_{label}" for label in range(10)]), None, seed=0).samples
+    order = select(Dataset.open(data, [f"class_{label}" for label in range(10)]), None, seed=0).samples
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(data / order[index].name)
     job = ["--imgsz", "32", "--data", "data", "--mean", "0,0,0", "--std", "1,1,1", "--num-calibration-samples", "20"]
     assert main(["deploy", "nan_model:Model", *job, "--target", "onnx", "-o", "run"]) == 2

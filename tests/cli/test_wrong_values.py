@@ -11,7 +11,7 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.config.recipes import list_recipes
-from edgekit.config.runtimes import CROP_MODES, INTERPOLATIONS, RUNTIMES, TASKS, list_device_classes
+from edgekit.config.runtimes import CROP_MODES, INTERPOLATIONS, RUNTIMES, TASKS, DeviceClass
 from tests.helpers.command_line import all_commands
 
 
@@ -59,7 +59,7 @@ WRONG: dict[str, list[Wrong]] = {
     "--memory": number("0", "-1", lowest="0.1", kind="a number"),
     "--seed": [*number("-1", "0.5", lowest="0"), Wrong((str(2**63),), ("from 0 to 9223372036854775807",))],
     "--target": text("tflit", "ONNX", names=tuple(RUNTIMES)),
-    "--device-class": tables(("raspberry-pi-6", "gone.toml"), list_device_classes(), ("processor", "cores")),
+    "--device-class": tables(("raspberry-pi-6", "gone.toml"), DeviceClass.listed(), ("processor", "cores")),
     "--recipe": tables(("convnextv3", "gone.toml"), list_recipes(), ("estimator", "architectures")),
     "--precision": text("banana", "INT8", names=("float", "int8")),
     "--scheme": text("w4", "W8", names=("w8a8", "w8")),
@@ -102,7 +102,7 @@ WRONG: dict[str, list[Wrong]] = {
     "--output": text("notes.txt", "notes.txt/run", "images", names=("--output",)),
 }
 OTHERS = {
-    ("devices add", "--device-class"): text("raspberry-pi-6", "wrong.toml", names=list_device_classes()),
+    ("devices add", "--device-class"): text("raspberry-pi-6", "wrong.toml", names=DeviceClass.listed()),
     ("devices add", "--web-network"): [
         *text("ftp", names=("http", "https")),
         *text("http", names=("machine over SSH",)),

@@ -12,7 +12,7 @@ from benchmarks.machine import memory_of
 from edgekit.compiler.graph import MEMORY, MappedFiles, copy_sharing, keep_constants_in, store_of, trace
 from edgekit.compiler.rewrites import rewrite
 from edgekit.compiler.simplify import simplify
-from edgekit.config.recipes import load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.errors import OutputError
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
@@ -66,5 +66,5 @@ def test_copies_and_quantized_graphs_have_the_store_of_their_graph(tmp_path: Pat
     keep_constants_in(graph, MappedFiles(tmp_path))
     assert store_of(copy_sharing(graph)) == MappedFiles(tmp_path)
     images = [np.random.default_rng(0).random((1, 3, 8, 8), np.float32)] * 2
-    quantized = quantize(graph, images, load_recipe("default"), "onnx")
+    quantized = quantize(graph, images, Recipe.load("default"), "onnx")
     assert store_of(quantized) == MappedFiles(tmp_path)

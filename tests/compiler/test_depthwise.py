@@ -13,7 +13,7 @@ from edgekit.compiler.graph import shape_of
 from edgekit.compiler.layers import dense_layers
 from edgekit.compiler.layouts import depth_multiplier, depthwise_blocks, split_depthwise
 from edgekit.compiler.rewrites import rewrite
-from edgekit.config.recipes import load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.backend import load_backend
 from edgekit.support.libraries import quiet
@@ -101,7 +101,7 @@ def test_a_split_kernel_in_int8_is_as_exact_as_one_on_blocks() -> None:
     images = [np.random.default_rng(seed).normal(size=(1, 3, 16, 16)).astype(np.float32) for seed in range(8)]
     exact, signal = export_graph(network.eval(), (1, 3, 16, 16)), {}
     for name in ("split-depthwise", "depthwise-blocks"):
-        graph = quantize(rewrite(exact, [name]).graph, images, load_recipe("default"), "tflite")
+        graph = quantize(rewrite(exact, [name]).graph, images, Recipe.load("default"), "tflite")
         wanted, actual = (np.concatenate([of(torch.from_numpy(image)) for image in images]) for of in (network, graph))
         signal[name] = snr_db(wanted, actual)
     assert signal["split-depthwise"] > signal["depthwise-blocks"] - 1.5
@@ -117,7 +117,7 @@ def test_files_in_int8_compute_what_the_calibrated_graph_does(target: str, tmp_p
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5),
     )  # fmt: skip
     images = [np.random.default_rng(seed).normal(size=(1, 3, 40, 48)).astype(np.float32) for seed in range(4)]
-    recipe = load_recipe("default")
+    recipe = Recipe.load("default")
     rewritten = rewrite(export_graph(network.eval(), (1, 3, 40, 48)), recipe.targets[target].rewrites_of("int8"))
     graph = quantize(rewritten.graph, images, recipe, target)
     with quiet(), torch.no_grad():

@@ -20,8 +20,8 @@ from edgekit.compiler.graph import A, constant
 from edgekit.compiler.layers import dense_layers, layers
 from edgekit.compiler.layouts import ConvolutionShape
 from edgekit.compiler.rewrites import REWRITES, rewrite, weights_after
-from edgekit.config.recipes import recipe_for
-from edgekit.config.runtimes import PRECISIONS, list_device_classes
+from edgekit.config.recipes import Recipe
+from edgekit.config.runtimes import PRECISIONS, DeviceClass
 from edgekit.errors import ProfileError
 from edgekit.images.preprocess import Preprocessing
 from edgekit.models.checkpoint import random_images, randomize
@@ -151,13 +151,13 @@ def cached(name: str, networks: dict[str, tuple[nn.Module, GraphModule]]) -> tup
 @pytest.fixture(scope="session")
 def real_images() -> list[Any]:
     """Four photos from the shared data; empty if that is missing, so that tests generate images."""
-    from edgekit.images.dataset import open_dataset
+    from edgekit.images.dataset import Dataset
     from edgekit.images.selection import select
 
     path = ROOT.parent / "shared" / "data" / "imagenet-500.zip"
     if not path.is_file():
         return []
-    dataset = open_dataset(Path(path), [f"class_{index}" for index in range(1000)])
+    dataset = Dataset.open(Path(path), [f"class_{index}" for index in range(1000)])
     return [dataset.image(sample) for sample in select(dataset, 4, 0).samples]
 
 
@@ -234,8 +234,8 @@ def combinations() -> dict[str, tuple[str, tuple[str, ...]]]:
     """
     titles: dict[tuple[str, tuple[str, ...]], str] = {}
     for name, case in CASES.items():
-        recipe = recipe_for(case.name, REWRITES)
-        for device_class in list_device_classes():
+        recipe = Recipe.for_model(case.name, REWRITES)
+        for device_class in DeviceClass.listed():
             for target, row in recipe.for_class(device_class).targets.items():
                 for precision in PRECISIONS:
                     rewrites = row.rewrites_of(precision)
@@ -247,7 +247,7 @@ def test_variants_for_device_classes_are_among_the_combinations() -> None:
     """The matrix includes every `on` table of the shipped recipes, so new variants are tested automatically."""
     tested = set(combinations().values())
     for name, case in CASES.items():
-        for row in recipe_for(case.name, REWRITES).targets.values():
+        for row in Recipe.for_model(case.name, REWRITES).targets.values():
             for variant in (row, *row.on.values()):
                 assert {(name, variant.rewrites_of(precision)) for precision in PRECISIONS} <= tested
     assert any("raspberry-pi" in title for title in combinations())
@@ -262,7 +262,7 @@ def test_all_rewrites_of_a_recipe_together(
     result = rewrite(graph, rewrites)
     unmatched = {each for each, count in result.counts.items() if not count}
     # Otherwise the demo, and every network of a family, would cause warnings.
-    assert unmatched <= set(recipe_for(CASES[name].name, REWRITES).optional_rewrites)
+    assert unmatched <= set(Recipe.for_model(CASES[name].name, REWRITES).optional_rewrites)
     rewritten = result.graph
     tolerance = max(TOLERANCE.get(each, EXACT) for each in ("", *rewrites))
     assert difference(name, rewritten) <= tolerance

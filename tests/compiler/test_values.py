@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 
 from edgekit.compiler.graph import A, insert
 from edgekit.compiler.rewrites import REWRITES, rewrite
-from edgekit.config.recipes import recipe_for
+from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import RUNTIMES
 from tests.helpers.graphs import check_values, export_graph
 
@@ -26,7 +26,7 @@ def two_norms() -> GraphModule:
 
 @pytest.mark.parametrize("target", RUNTIMES)
 def test_a_norm_behind_a_norm_is_rewritten(target: str, two_norms: GraphModule) -> None:
-    names = recipe_for("convnextv2_atto", REWRITES).targets[target].rewrites_of("int8")
+    names = Recipe.for_model("convnextv2_atto", REWRITES).targets[target].rewrites_of("int8")
     graph, x = rewrite(two_norms, names).graph, torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(graph(x), two_norms(x), rtol=1e-3, atol=1e-3)
 

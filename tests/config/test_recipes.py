@@ -29,25 +29,25 @@ def edited(tmp_path: Path, kind: str, name: str, old: str, new: str) -> Path:
 
 
 def test_shipped_device_classes() -> None:
-    assert runtimes.list_device_classes() == CLASSES
+    assert runtimes.DeviceClass.listed() == CLASSES
     for name in CLASSES:
-        device_class = runtimes.load_device_class(name)
+        device_class = runtimes.DeviceClass.load(name)
         assert device_class.name == name
         assert set(device_class.targets) <= set(RUNTIMES)
         assert device_class.threads <= device_class.cores
         assert isinstance(device_class.memory_gib, float)
-    assert runtimes.load_device_class("raspberry-pi-4").low_precision_float is None
-    assert runtimes.load_device_class("raspberry-pi-5").low_precision_float == "f16"
+    assert runtimes.DeviceClass.load("raspberry-pi-4").low_precision_float is None
+    assert runtimes.DeviceClass.load("raspberry-pi-5").low_precision_float == "f16"
 
 
 def test_shipped_recipes() -> None:
     assert profiles.list_recipes() == ("coatnet", "coca", "convnextv2", "davit", "default", "resnet", "vit")
     for name in profiles.list_recipes():
-        recipe = profiles.load_recipe(name)
+        recipe = profiles.Recipe.load(name)
         assert recipe.name == name
         assert set(recipe.targets) == set(RUNTIMES)
         assert recipe.estimator in ("histogram", "minmax", "mse")
-    tflite = profiles.load_recipe("convnextv2").targets["tflite"]
+    tflite = profiles.Recipe.load("convnextv2").targets["tflite"]
     assert (tflite.activations, tflite.quantize_outputs) == ("int8", True)
 
 
@@ -69,7 +69,7 @@ def test_shipped_recipes() -> None:
     ],
 )
 def test_recipe_for(name: str, recipe: str) -> None:
-    assert profiles.recipe_for(name).name == recipe
+    assert profiles.Recipe.for_model(name).name == recipe
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_recipe_for(name: str, recipe: str) -> None:
     [("raspberry-pi-4", 4, 9.6, 19.1), ("raspberry-pi-5", 4, 1.8, 7.2), ("x86-64-v4", 2, 1.16, 4.65)],
 )
 def test_bounds(name: str, threads: int, int8: float, float32: float) -> None:
-    device_class = runtimes.load_device_class(name)
+    device_class = runtimes.DeviceClass.load(name)
     assert device_class.nominal_ms(ATTO, "int8", threads) == pytest.approx(int8, rel=0.02)
     assert device_class.nominal_ms(ATTO, "float", threads) == pytest.approx(float32, rel=0.02)
 
@@ -107,7 +107,7 @@ def test_host_class(tmp_path: Path, board: str | None, flags: str | None, expect
     if flags:
         (tmp_path / "proc").mkdir()
         (tmp_path / "proc/cpuinfo").write_text(f"processor : 0\n{flags}\n")
-    assert runtimes.host_class(tmp_path) == expected
+    assert runtimes.DeviceClass.of_host(tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -129,14 +129,14 @@ def test_host_class(tmp_path: Path, board: str | None, flags: str | None, expect
 def test_device_class_mistakes(tmp_path: Path, old: str, new: str, problem: str, valid: str) -> None:
     path = edited(tmp_path, "targets", "raspberry-pi-5", old, new)
     with pytest.raises(ProfileError) as caught:
-        runtimes.load_device_class(path)
+        runtimes.DeviceClass.load(path)
     assert (caught.value.problem, caught.value.valid) == (f"{path}: {problem}", valid)
 
 
 def test_a_misspelled_key_of_a_device_class(tmp_path: Path) -> None:
     path = edited(tmp_path, "targets", "raspberry-pi-5", "clock_ghz =", "clock_gz =")
     with pytest.raises(ProfileError) as caught:
-        runtimes.load_device_class(path)
+        runtimes.DeviceClass.load(path)
     assert caught.value.problem == f"{path}: unknown key 'clock_gz'"
     assert caught.value.valid.split(", ") == [key.name for key in fields(runtimes.DeviceClass)]
     assert "'clock_ghz'" in caught.value.fix
@@ -145,7 +145,7 @@ def test_a_misspelled_key_of_a_device_class(tmp_path: Path) -> None:
 def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
     path = edited(tmp_path, "targets", "raspberry-pi-5", "cores = 4", "cores = = 4")
     with pytest.raises(ProfileError) as caught:
-        runtimes.load_device_class(path)
+        runtimes.DeviceClass.load(path)
     assert all(fact in caught.value.problem for fact in (str(path), "TOML", "line 6"))
 
 
@@ -182,7 +182,7 @@ def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
 def test_recipe_mistakes(tmp_path: Path, old: str, new: str, problem: str, valid: list[str], fix: str) -> None:
     path = edited(tmp_path, "calibration", "convnextv2", old, new)
     with pytest.raises(ProfileError) as caught:
-        profiles.load_recipe(path)
+        profiles.Recipe.load(path)
     assert caught.value.problem == f"{path}: {problem}"
     assert all(part in caught.value.valid for part in valid)
     assert fix in caught.value.fix
@@ -191,14 +191,14 @@ def test_recipe_mistakes(tmp_path: Path, old: str, new: str, problem: str, valid
 def test_missing_target_table(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('name = "mine"\ndescription = "nothing"\n')
-    assert all(row == profiles.PLAIN for row in profiles.load_recipe(path).targets.values())
+    assert all(row == profiles.PLAIN for row in profiles.Recipe.load(path).targets.values())
     path.write_text('name = "mine"\ndescription = "nothing"\n[openvino]\nquantize_outputs = true\n')
     with refuses(ProfileError, "[openvino]", "'activations'") as missing:
-        profiles.load_recipe(path)
+        profiles.Recipe.load(path)
     assert missing.value.valid == "one of uint8, int8"
     path.write_text('name = "mine"\ndescription = "nothing"\nopenvino = 3\n')
     with pytest.raises(ProfileError, match=r"\[openvino\] is 3") as no_table:
-        profiles.load_recipe(path)
+        profiles.Recipe.load(path)
     assert no_table.value.valid == "a table"
 
 
@@ -218,7 +218,7 @@ quantize_outputs = true
 def test_a_recipe_overrides_settings_for_device_classes(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(RECIPE_FOR_CLASSES)
-    recipe = profiles.load_recipe(path)
+    recipe = profiles.Recipe.load(path)
     plain, board = (recipe.for_class(name).targets["onnx"] for name in ("x86-64-v4", "raspberry-pi-4"))
     assert (plain.quantize_outputs, board.quantize_outputs) == (False, True)
     assert board == replace(plain, quantize_outputs=True)
@@ -237,26 +237,26 @@ def test_mistakes_in_overrides_for_device_classes(tmp_path: Path, old: str, new:
     path = tmp_path / "mine.toml"
     path.write_text(RECIPE_FOR_CLASSES.replace(old, new))
     with pytest.raises(ProfileError, match=re.escape(message)):
-        profiles.load_recipe(path)
+        profiles.Recipe.load(path)
 
 
 def test_unknown_names_list_what_exists() -> None:
     with refuses(ProfileError, "'pi-5'") as caught:
-        runtimes.load_device_class("pi-5")
+        runtimes.DeviceClass.load("pi-5")
     assert caught.value.valid == "raspberry-pi-4, raspberry-pi-5, x86-64-v3, x86-64-v4"
     assert ".toml" in caught.value.fix
     with refuses(ProfileError, "'convnext'") as caught:
-        profiles.load_recipe("convnext")
+        profiles.Recipe.load("convnext")
     assert "'convnextv2'" in caught.value.fix
 
 
 def test_missing_and_binary_files(tmp_path: Path) -> None:
     with refuses(ProfileError, "none.toml", "coatnet, coca, convnextv2, davit"):
-        profiles.load_recipe(str(tmp_path / "none.toml"))
+        profiles.Recipe.load(str(tmp_path / "none.toml"))
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
     with refuses(ProfileError, "binary.toml"):
-        runtimes.load_device_class(binary)
+        runtimes.DeviceClass.load(binary)
 
 
 def test_the_names_of_rewrites_are_checked(tmp_path: Path) -> None:
@@ -264,23 +264,23 @@ def test_the_names_of_rewrites_are_checked(tmp_path: Path) -> None:
     tables = "".join(f"[{target}]\n{table}{['fold-afine']}\n" for target in RUNTIMES)
     path = tmp_path / "mine.toml"
     path.write_text(f'name = "mine"\ndescription = "a mistake"\n{tables}')
-    assert profiles.load_recipe(path).targets["tflite"].rewrites == ("fold-afine",)
+    assert profiles.Recipe.load(path).targets["tflite"].rewrites == ("fold-afine",)
     with refuses(ProfileError, "[openvino]", "'fold-afine'", "'fold-affine'"):
-        profiles.load_recipe(path, rewrites=["fold-affine", "grn-sum"])
+        profiles.Recipe.load(path, rewrites=["fold-affine", "grn-sum"])
     path.write_text(f'name = "mine"\ndescription = "a mistake"\noptional_rewrites = ["grn-sun"]\n{tables}')
     with refuses(ProfileError, "optional_rewrites", "'grn-sun'", "'grn-sum'"):
-        profiles.load_recipe(path, rewrites=["fold-afine", "grn-sum"])
+        profiles.Recipe.load(path, rewrites=["fold-afine", "grn-sum"])
 
 
 def test_the_names_of_lowerings_are_those_of_the_runtime(tmp_path: Path) -> None:
     path = edited(tmp_path, "calibration", "default", '"int8-hard-swish"', '"int8-hard-swsh"')
     with refuses(ProfileError, "[onnx]", "'int8-hard-swsh'") as caught:
-        profiles.load_recipe(path)
+        profiles.Recipe.load(path)
     assert caught.value.valid == ", ".join(RUNTIMES["onnx"].lowerings)
     assert "'int8-hard-swish'" in caught.value.fix
     path = edited(tmp_path, "calibration", "default", "[openvino]\n", '[openvino]\nlowerings = ["int8-silu"]\n')
     with refuses(ProfileError, "[openvino]", "'int8-silu'"):
-        profiles.load_recipe(path)
+        profiles.Recipe.load(path)
 
 
 @pytest.mark.parametrize("kind", [runtimes.DeviceClass, profiles.Recipe, profiles.TargetRecipe])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.config.recipes import Recipe, list_recipes, load_recipe, parse_recipe
+from edgekit.config.recipes import Recipe, list_recipes
 from edgekit.config.runtimes import data_folder
 from edgekit.errors import ProfileError
 from tests.helpers.refusals import refuses
@@ -24,7 +24,7 @@ VARIANT = '\n[onnx.on."raspberry-pi-*"]\n'
 
 
 def parsed(lists: str) -> Recipe:
-    return parse_recipe(tomllib.loads(RECIPE + lists), "mine.toml", REWRITES)
+    return Recipe.parse(tomllib.loads(RECIPE + lists), "mine.toml", REWRITES)
 
 
 @pytest.mark.parametrize(
@@ -95,14 +95,14 @@ def test_mistakes_in_a_change(lists: str, problem: str, valid: str | None, fix: 
 def test_the_runtimes_own_rewrites_extend_no_list() -> None:
     table = tomllib.loads(RECIPE.replace('["fold", "split"]', '{ add = ["fold"] }'))
     with refuses(ProfileError, "[onnx]", "rewrites", "add", "drop") as caught:
-        parse_recipe(table, "mine.toml", REWRITES)
+        Recipe.parse(table, "mine.toml", REWRITES)
     assert caught.value.valid.startswith("a list of strings")
 
 
 def test_a_change_without_a_list_extends_none(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(RECIPE.replace('rewrites = ["fold", "split"]', 'int8_rewrites = { add = ["tanh"] }'))
-    row = load_recipe(path).targets["onnx"]
+    row = Recipe.load(path).targets["onnx"]
     assert (row.rewrites, row.int8_rewrites) == ((), ("tanh",))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.config.runtimes import host_class
+from edgekit.config.runtimes import DeviceClass
 from edgekit.devices import remote
 from edgekit.devices.registry import Device
 from edgekit.devices.remote import measure_on_device, open_board
@@ -171,7 +171,7 @@ def test_deploy_on_a_device_and_here(
     monkeypatch.setattr(remote, "ensure_environment", lend)
     command = ["deploy", *vit_arguments, "--target", "onnx", "--device", "board", "--device", "local", "-o", str(run)]
     lent_board.config.rename(lent_board.folder / "hidden")
-    monkeypatch.setattr("edgekit.pipeline.loading.class_of_remote", lambda device: host_class())
+    monkeypatch.setattr("edgekit.pipeline.loading.class_of_remote", lambda device: DeviceClass.of_host())
     assert main([*command, "--quiet"]) == 1
     report = load_report(run)
     assert [row.verdict for row in report.results] == ["error", "error", "pass", "pass"]
@@ -184,7 +184,7 @@ def test_deploy_on_a_device_and_here(
     monkeypatch.undo()
     monkeypatch.setenv("EDGEKIT_DEVICES_FILE", str(tmp_path / "devices.toml"))
     monkeypatch.setattr(remote, "ensure_environment", lend)
-    monkeypatch.setattr("edgekit.pipeline.loading.class_of_remote", lambda device: host_class())
+    monkeypatch.setattr("edgekit.pipeline.loading.class_of_remote", lambda device: DeviceClass.of_host())
     assert main([*command, "--json"]) == 0
     report = load_report(run)
     assert report.results[2:] == local_rows, "only the missing rows are measured"

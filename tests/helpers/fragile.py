@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from edgekit.images.dataset import crop_samples, open_dataset
+from edgekit.images.dataset import Dataset
 from edgekit.images.preprocess import Preprocessing
 
 FRAGILE = "middle"
@@ -53,9 +53,9 @@ def save_trained(data: Path, file: Path) -> None:
     """Save the weights of a network whose head classifies the images of a data set (ridge regression)."""
     module = network()
     half = (0.5, 0.5, 0.5)
-    dataset = open_dataset(data, [f"class_{label}" for label in range(CLASSES)])
+    dataset = Dataset.open(data, [f"class_{label}" for label in range(CLASSES)])
     preprocessing = Preprocessing(SIDE, SIDE, "bilinear", 1.0, "center", half, half)
-    crops = crop_samples(dataset, dataset.samples, preprocessing)
+    crops = dataset.crop(dataset.samples, preprocessing)
     with torch.no_grad():
         features = module.features(torch.from_numpy(preprocessing.normalize(crops.pixels))).double()
         mean = features.mean(0)

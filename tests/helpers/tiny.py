@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgekit.config.runtimes import RUNTIMES, load_device_class
-from edgekit.images.dataset import crop_samples, open_dataset
+from edgekit.config.runtimes import RUNTIMES, DeviceClass
+from edgekit.images.dataset import Dataset
 from edgekit.images.preprocess import Preprocessing
 from edgekit.runtime.bundle import Manifest
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SIDE = 32
 CLASSES = 10
 RIDGE = 100.0
-X86 = load_device_class("x86-64-v3")
+X86 = DeviceClass.load("x86-64-v3")
 MakeBundle = Callable[..., Path]
 
 
@@ -46,8 +46,8 @@ def with_fitted_head(network: Any, data: Path) -> dict[str, Any]:
     """
     import torch
 
-    dataset = open_dataset(data, network.labels)
-    crops = crop_samples(dataset, dataset.samples, network.preprocessing)
+    dataset = Dataset.open(data, network.labels)
+    crops = dataset.crop(dataset.samples, network.preprocessing)
     with torch.no_grad():
         pixels = torch.from_numpy(network.preprocessing.normalize(crops.pixels))
         features = network.module.forward_head(network.module.forward_features(pixels), pre_logits=True).double()

@@ -12,7 +12,7 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.errors import InputError, ProfileError
-from edgekit.images.selection import read_list
+from edgekit.images.selection import CalibrationList
 from edgekit.report import load_report
 from edgekit.runtime.bundle import read_bundle
 from tests.helpers.measurements import without_fresh_processes
@@ -105,7 +105,7 @@ def test_other_files_are_refused(finished_run: Path, tmp_path: Path, edit: Any, 
     path = tmp_path / "list.json"
     path.write_text(json.dumps(edit(json.loads((finished_run / "calibration.json").read_text()))))
     with pytest.raises(InputError) as caught:
-        read_list(path)
+        CalibrationList.read(path)
     assert message in caught.value.problem
     assert "calibration.json" in caught.value.fix
 
@@ -115,7 +115,7 @@ def test_a_recipe_that_is_not_valid_is_named(finished_run: Path, tmp_path: Path)
     document["recipe"]["estimator"] = "magic"
     (tmp_path / "list.json").write_text(json.dumps(document))
     with refuses(ProfileError, "list.json", "estimator", "'magic'"):
-        read_list(tmp_path / "list.json")
+        CalibrationList.read(tmp_path / "list.json")
 
 
 @pytest.mark.parametrize("missing", [True, False])

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image, features
 
 from edgekit.errors import DataError, ImageError, UsageError
-from edgekit.images.dataset import Dataset, LabelledCrops, LabelledImage, crop_each, crop_samples, open_dataset
+from edgekit.images.dataset import Dataset, LabelledCrops, LabelledImage
 from edgekit.images.layout import imagenet_wnids
 from edgekit.images.preprocess import Preprocessing
 from edgekit.images.selection import evaluation_doubts, missing_classes, select
@@ -66,7 +66,7 @@ def test_images_are_found_and_read(place: Path, prefix: str) -> None:
         f"{prefix}cat/.1.png": b"",
         f"{prefix}cat/notes.txt": b"",
     }
-    dataset = open_dataset(make(place, members | extra), LABELS)
+    dataset = Dataset.open(make(place, members | extra), LABELS)
     assert [sample.name for sample in dataset.samples] == sorted(members)
     assert dataset.samples[0] == LabelledImage(f"{prefix}cat/0.png", 0, "cat")
     assert dataset.samples[-1] == LabelledImage(f"{prefix}owl/1.png", 2, "owl")
@@ -77,7 +77,7 @@ def test_images_are_found_and_read(place: Path, prefix: str) -> None:
 
 def test_images_deeper_than_their_class(place: Path) -> None:
     members = {"cat/a/1.png": image_bytes(0), "cat/b/2.JPEG": image_bytes(1), "dog/3.png": image_bytes(2)}
-    samples = open_dataset(make(place, members), LABELS).samples
+    samples = Dataset.open(make(place, members), LABELS).samples
     assert [(sample.name, sample.class_name) for sample in samples] == [
         ("cat/a/1.png", "cat"),
         ("cat/b/2.JPEG", "cat"),
@@ -88,11 +88,11 @@ def test_images_deeper_than_their_class(place: Path) -> None:
 def test_a_folder_inside_a_zip(tmp_path: Path) -> None:
     members = contents({"cat": 1, "dog": 2}, "set/train/") | contents({"cat": 2, "owl": 1}, "set/val/")
     place = make(tmp_path / "set.zip", members)
-    dataset = open_dataset(place / "set/val", LABELS)
+    dataset = Dataset.open(place / "set/val", LABELS)
     assert [sample.name for sample in dataset.samples] == ["cat/0.png", "cat/1.png", "owl/0.png"]
     assert dataset.read(dataset.samples[0]) == members["set/val/cat/0.png"]
     with pytest.raises(DataError):
-        open_dataset(place / "elsewhere", LABELS)
+        Dataset.open(place / "elsewhere", LABELS)
 
 
 @pytest.mark.parametrize(
@@ -106,18 +106,18 @@ def test_a_folder_inside_a_zip(tmp_path: Path) -> None:
     ],
 )
 def test_folders_become_class_indices(place: Path, folders: list[str], labels: list[str], indices: list[int]) -> None:
-    dataset = open_dataset(make(place, contents(dict.fromkeys(folders, 1))), labels)
+    dataset = Dataset.open(make(place, contents(dict.fromkeys(folders, 1))), labels)
     assert [sample.label for sample in dataset.samples] == indices
 
 
 def test_an_order_that_is_only_assumed_is_stated(place: Path) -> None:
-    dataset = open_dataset(make(place, contents(dict.fromkeys(["10", "a", "9", "b", "c"], 1))), [*"vwxyz"])
+    dataset = Dataset.open(make(place, contents(dict.fromkeys(["10", "a", "9", "b", "c"], 1))), [*"vwxyz"])
     assert dataset.assumption == (
         f"the folders of '{place}' in alphabetical order are taken as outputs 0 to 4 (0 = 10, 1 = 9, 2 = a, 3 = b, …). "
         "If the network was trained with another order, list its classes with `--labels FILE`"
     )
     for labels in (["c", "b", "a", "9", "10"], ["B", "A", "C", "9", "10"]):
-        assert open_dataset(place, labels).assumption is None
+        assert Dataset.open(place, labels).assumption is None
 
 
 @pytest.mark.parametrize(
@@ -133,23 +133,23 @@ def test_an_order_that_is_only_assumed_is_stated(place: Path) -> None:
 )
 def test_folders_that_do_not_fit_are_listed(place: Path, folders: list[str], labels: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        open_dataset(make(place, contents(dict.fromkeys(folders, 1))), labels)
+        Dataset.open(make(place, contents(dict.fromkeys(folders, 1))), labels)
 
 
 def test_paths_that_are_not_data_sets(tmp_path: Path) -> None:
     with refuses(DataError, tmp_path / "nothing") as caught:
-        open_dataset(tmp_path / "nothing", LABELS)
+        Dataset.open(tmp_path / "nothing", LABELS)
     assert "folder" in caught.value.valid
     (tmp_path / "empty").mkdir()
     with refuses(DataError, tmp_path / "empty") as caught:
-        open_dataset(tmp_path / "empty", LABELS)
+        Dataset.open(tmp_path / "empty", LABELS)
     assert "folder" in caught.value.valid
     (tmp_path / "text.zip").write_text("no zip")
     with refuses(DataError, tmp_path / "text.zip"):
-        open_dataset(tmp_path / "text.zip", LABELS)
+        Dataset.open(tmp_path / "text.zip", LABELS)
     loose = make(tmp_path / "loose", {"1.png": b"", "cat/2.png": b""})
     with refuses(DataError, 1, "'1.png'"):
-        open_dataset(loose, LABELS)
+        Dataset.open(loose, LABELS)
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this build of Pillow has no AVIF")
@@ -161,7 +161,7 @@ def test_photos_of_phones_and_browsers_are_no_less_images(place: Path) -> None:
         Image.new("RGB", (8, 6), (200, 30, 30)).save(buffer, form)
         members[f"cat/1.{suffix}"] = buffer.getvalue()
     members |= {"cat/2.heic": b"\0\0\0\x18ftypheic", "cat/3.HEIF": b"\0\0\0\x18ftypheif", "cat/notes.txt": b""}
-    dataset = open_dataset(make(place, members), LABELS)
+    dataset = Dataset.open(make(place, members), LABELS)
     assert len(dataset.samples) == 4
     chosen = select(dataset, None, 0)
     assert sorted(sample.name for sample in chosen.samples) == ["cat/1.AVIF", "cat/1.jfif"]
@@ -173,7 +173,7 @@ def test_photos_of_phones_and_browsers_are_no_less_images(place: Path) -> None:
 
 def test_zip_members_that_point_elsewhere_are_left_out(tmp_path: Path) -> None:
     members = contents({"cat": 1}) | {"../dog/1.png": b"", "/owl/1.png": b"", "cat/../../2.png": b""}
-    dataset = open_dataset(make(tmp_path / "set.zip", members), LABELS)
+    dataset = Dataset.open(make(tmp_path / "set.zip", members), LABELS)
     assert [sample.name for sample in dataset.samples] == ["cat/0.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set.zip"]
 
@@ -183,7 +183,7 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> Non
     place = make(tmp_path / "set", contents({"cat": 1}))
     (place / "dog").symlink_to(elsewhere)
     (place / "cat/again").symlink_to(place)
-    names = [sample.name for sample in open_dataset(place, LABELS).samples]
+    names = [sample.name for sample in Dataset.open(place, LABELS).samples]
     assert names == ["cat/0.png", "dog/1.png"]
 
 
@@ -192,7 +192,7 @@ def read_all(dataset: Dataset) -> list[str]:
 
 
 def test_processes_and_threads_read_the_same(place: Path) -> None:
-    dataset = open_dataset(make(place, contents({"cat": 20, "dog": 20})), LABELS)
+    dataset = Dataset.open(make(place, contents({"cat": 20, "dog": 20})), LABELS)
     expected = read_all(dataset)
     with ThreadPoolExecutor(4) as threads:
         assert all(hashes == expected for hashes in threads.map(read_all, [dataset] * 8))
@@ -208,8 +208,8 @@ def test_forked_processes_read_the_same(place: Path) -> None:
     code = f"""
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from edgekit.images.dataset import open_dataset
-dataset = open_dataset({str(place)!r}, ["cat", "dog"])
+from edgekit.images.dataset import Dataset
+dataset = Dataset.open({str(place)!r}, ["cat", "dog"])
 expected = [dataset.read(sample) for sample in dataset.samples]
 with ProcessPoolExecutor(4, mp_context=get_context("fork")) as processes:
     assert list(processes.map(dataset.read, dataset.samples)) == expected
@@ -219,7 +219,7 @@ with ProcessPoolExecutor(4, mp_context=get_context("fork")) as processes:
 
 def test_errors_name_data_set_and_sample(place: Path) -> None:
     members = contents({"cat": 2}) | {"cat/1.png": image_bytes(1)[:60]}
-    dataset = open_dataset(make(place, members), LABELS)
+    dataset = Dataset.open(make(place, members), LABELS)
     with refuses(ImageError, f"{place.name}/cat/1.png"):
         dataset.image(dataset.samples[1])
     with refuses(ImageError, f"{place.name}/cat/9.png"):
@@ -231,7 +231,7 @@ def test_a_damaged_zip_member_is_an_image_error(tmp_path: Path) -> None:
     content = bytearray(place.read_bytes())
     content[80] ^= 255
     place.write_bytes(content)
-    dataset = open_dataset(place, LABELS)
+    dataset = Dataset.open(place, LABELS)
     with pytest.raises(ImageError, match=r"cat/0\.png.*CRC"):
         dataset.read(dataset.samples[0])
 
@@ -239,13 +239,13 @@ def test_a_damaged_zip_member_is_an_image_error(tmp_path: Path) -> None:
 def test_a_pipe_is_not_read(tmp_path: Path) -> None:
     place = make(tmp_path / "set", contents({"cat": 1}))
     os.mkfifo(place / "cat/pipe.png")
-    dataset = open_dataset(place, LABELS)
+    dataset = Dataset.open(place, LABELS)
     with refuses(ImageError, "cat/pipe.png"):
         dataset.read(dataset.samples[1])
 
 
 def test_selection_is_balanced_repeatable_and_a_prefix_of_a_larger_one(place: Path) -> None:
-    dataset = open_dataset(make(place, contents({"cat": 9, "dog": 5, "owl": 2})), LABELS)
+    dataset = Dataset.open(make(place, contents({"cat": 9, "dog": 5, "owl": 2})), LABELS)
     calls: list[None] = []
     chosen = select(dataset, 9, 0, on_image=lambda: calls.append(None))
     assert len(calls) == 9
@@ -268,7 +268,7 @@ def shares(samples: Sequence[LabelledImage]) -> dict[str, int]:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_part_has_the_classes_in_proportion(seed: int, tmp_path: Path) -> None:
     sizes = {"cat": 60, "dog": 30, "owl": 10}
-    dataset = open_dataset(make(tmp_path / "set.zip", contents(sizes)), LABELS)
+    dataset = Dataset.open(make(tmp_path / "set.zip", contents(sizes)), LABELS)
     for count in (10, 20, 50):
         chosen = select(dataset, count, seed, order="shares")
         assert shares(chosen.samples) == {name: size * count // 100 for name, size in sizes.items()}
@@ -283,7 +283,7 @@ def test_a_part_has_the_classes_in_proportion(seed: int, tmp_path: Path) -> None
 
 
 def test_classes_of_the_same_size_take_turns(place: Path) -> None:
-    dataset = open_dataset(make(place, contents(dict.fromkeys(LABELS, 8))), LABELS)
+    dataset = Dataset.open(make(place, contents(dict.fromkeys(LABELS, 8))), LABELS)
     calibration = select(dataset, 7, 0)
     assert select(dataset, 7, 0, order="turns for half") == calibration
     for exclude in (None, calibration):
@@ -305,7 +305,7 @@ def test_classes_of_the_same_size_take_turns(place: Path) -> None:
 def test_half_of_each_class_comes_last_and_one_image_at_the_end(
     count: int, expected: dict[str, int], tmp_path: Path
 ) -> None:
-    dataset = open_dataset(make(tmp_path / "set.zip", contents({"cat": 20, "dog": 10, "owl": 4})), LABELS)
+    dataset = Dataset.open(make(tmp_path / "set.zip", contents({"cat": 20, "dog": 10, "owl": 4})), LABELS)
     chosen = select(dataset, count, 0, order="turns for half")
     assert shares(chosen.samples) == expected
     warning = missing_classes(dataset, select(dataset, 0, 0, exclude=chosen, exact=False, order="shares"))
@@ -313,7 +313,7 @@ def test_half_of_each_class_comes_last_and_one_image_at_the_end(
 
 
 def test_classes_without_an_image_are_named(place: Path) -> None:
-    dataset = open_dataset(make(place, contents({"cat": 9, "dog": 2, "owl": 1})), LABELS)
+    dataset = Dataset.open(make(place, contents({"cat": 9, "dog": 2, "owl": 1})), LABELS)
     chosen = select(dataset, 6, 0)
     warning = missing_classes(dataset, select(dataset, 0, 0, exclude=chosen))
     assert warning is not None
@@ -324,7 +324,7 @@ def test_classes_without_an_image_are_named(place: Path) -> None:
 
 def test_the_order_of_the_labels_has_no_influence_on_the_choice(place: Path) -> None:
     make(place, contents({"cat": 9, "dog": 5, "owl": 2}))
-    chosen, other = (select(open_dataset(place, labels), 9, 0) for labels in (LABELS, LABELS[::-1]))
+    chosen, other = (select(Dataset.open(place, labels), 9, 0) for labels in (LABELS, LABELS[::-1]))
     assert [sample.label for sample in chosen.samples] != [sample.label for sample in other.samples]
     assert (chosen.hashes, chosen.sha256) == (other.hashes, other.sha256)
 
@@ -332,7 +332,7 @@ def test_the_order_of_the_labels_has_no_influence_on_the_choice(place: Path) -> 
 def test_nothing_excluded_is_chosen_again(place: Path) -> None:
     members = contents({"cat": 6, "dog": 6})
     members["cat/copy.png"] = members["cat/0.png"]
-    dataset = open_dataset(make(place, members), LABELS)
+    dataset = Dataset.open(make(place, members), LABELS)
     first = select(dataset, 6, 0)
     rest = select(dataset, 0, 0, exclude=first)
     assert not set(first.hashes) & set(rest.hashes)
@@ -345,8 +345,8 @@ def test_nothing_excluded_is_chosen_again(place: Path) -> None:
 
 
 def test_equal_names_in_another_data_set_are_not_excluded(tmp_path: Path) -> None:
-    train = open_dataset(make(tmp_path / "train", {"cat/1.png": image_bytes(1)}), LABELS)
-    val = open_dataset(make(tmp_path / "val", {"cat/1.png": image_bytes(2), "cat/2.png": image_bytes(1)}), LABELS)
+    train = Dataset.open(make(tmp_path / "train", {"cat/1.png": image_bytes(1)}), LABELS)
+    val = Dataset.open(make(tmp_path / "val", {"cat/1.png": image_bytes(2), "cat/2.png": image_bytes(1)}), LABELS)
     chosen = select(val, 0, 0, exclude=select(train, 0, 0))
     assert [sample.name for sample in chosen.samples] == ["cat/1.png"]
 
@@ -354,13 +354,13 @@ def test_equal_names_in_another_data_set_are_not_excluded(tmp_path: Path) -> Non
 def test_no_class_is_suggested_that_is_not_similar(tmp_path: Path) -> None:
     folder = make(tmp_path / "set", {"cat/1.png": image_bytes(1)})
     with pytest.raises(DataError) as caught:
-        open_dataset(folder, [f"class_{index}" for index in range(10)])
+        Dataset.open(folder, [f"class_{index}" for index in range(10)])
     assert "Did you mean" not in caught.value.fix
 
 
 def test_unreadable_images_are_listed_and_replaced(place: Path) -> None:
     members = contents({"cat": 4, "dog": 4}) | {"cat/1.png": b"broken", "dog/2.png": image_bytes(0)[:70]}
-    dataset = open_dataset(make(place, members), LABELS)
+    dataset = Dataset.open(make(place, members), LABELS)
     chosen = select(dataset, 6, 0)
     assert len(chosen.samples) == 6
     everything = select(dataset, 0, 0)
@@ -373,7 +373,7 @@ def test_unreadable_images_are_listed_and_replaced(place: Path) -> None:
 
 
 def test_nothing_readable_and_wrong_counts(place: Path) -> None:
-    dataset = open_dataset(make(place, {"cat/1.png": b"broken"}), LABELS)
+    dataset = Dataset.open(make(place, {"cat/1.png": b"broken"}), LABELS)
     with refuses(DataError, "0 of the 1"):
         select(dataset, None, 0)
     assert select(dataset, None, 0, exact=False).samples == ()
@@ -388,13 +388,13 @@ def test_imagenet_classes() -> None:
 
 
 def test_the_real_sets(shared_data: Path) -> None:
-    dataset = open_dataset(shared_data / "imagenet-500.zip", resolve_labels(None, 1000))
+    dataset = Dataset.open(shared_data / "imagenet-500.zip", resolve_labels(None, 1000))
     assert len(dataset.samples) == 500
     assert dataset.samples[1].label == 1
     assert dataset.samples[1].name.endswith("n01443537_goldfish.JPEG")
     assert len(select(dataset, 20, 0).samples) == 20
     labels = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    val = open_dataset(shared_data / "cifar10-val-5k.zip", labels)
+    val = Dataset.open(shared_data / "cifar10-val-5k.zip", labels)
     assert [sum(sample.label == label for sample in val.samples) for label in range(10)] == [500] * 10
 
 
@@ -407,28 +407,28 @@ def dataset(tmp_path: Path) -> Dataset:
     for name, shade in (("a/1.png", 10), ("a/2.png", 20), ("b/1.png", 30)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (30, 20), (shade, shade, shade)).save(tmp_path / name)
-    return open_dataset(tmp_path, ["a", "b"])
+    return Dataset.open(tmp_path, ["a", "b"])
 
 
 def test_samples_are_cropped_in_their_order(dataset: Dataset) -> None:
     cropped = []
-    crops = crop_samples(dataset, dataset.samples[::-1], PREPROCESSING, on_image=lambda: cropped.append(1))
+    crops = dataset.crop(dataset.samples[::-1], PREPROCESSING, on_image=lambda: cropped.append(1))
     assert crops.pixels.shape == (3, 8, 12, 3)
     assert crops.pixels[:, 0, 0, 0].tolist() == [30, 20, 10]
     assert crops.labels.tolist() == [1, 0, 0]
     assert len(crops) == len(cropped) == 3
-    one_by_one = list(crop_each(dataset, dataset.samples[::-1], PREPROCESSING))
+    one_by_one = list(dataset.crop_each(dataset.samples[::-1], PREPROCESSING))
     np.testing.assert_array_equal(crops.pixels, one_by_one)
 
 
 def test_crops_go_into_a_given_array(dataset: Dataset) -> None:
     pixels = np.zeros((3, 8, 12, 3), np.uint8)
-    assert crop_samples(dataset, dataset.samples, PREPROCESSING, pixels).pixels is pixels
+    assert dataset.crop(dataset.samples, PREPROCESSING, pixels).pixels is pixels
     assert pixels[:, 0, 0, 0].tolist() == [10, 20, 30]
 
 
 def test_no_samples_give_no_crops(dataset: Dataset) -> None:
-    crops = crop_samples(dataset, (), PREPROCESSING)
+    crops = dataset.crop((), PREPROCESSING)
     assert (crops.pixels.shape, crops.labels.shape) == ((0, 8, 12, 3), (0,))
     assert list(crops.normalized(PREPROCESSING)) == []
 
@@ -443,13 +443,13 @@ def test_images_are_normalized_one_by_one() -> None:
 def test_an_image_that_cannot_be_read_is_named(dataset: Dataset) -> None:
     (dataset.path / "a/2.png").write_bytes(b"damaged")
     with refuses(ImageError, "a/2.png"):
-        crop_samples(dataset, dataset.samples, PREPROCESSING)
+        dataset.crop(dataset.samples, PREPROCESSING)
 
 
 def test_an_image_is_evaluated_once_and_conflicting_labels_are_named(tmp_path: Path) -> None:
     photos = {f"{name}/{index}.png": image_bytes(index) for name in ("cat", "dog") for index in range(3)}
     photos |= {f"cat/again_{index}.png": image_bytes(0) for index in range(4)} | {"owl/9.png": image_bytes(9)}
-    dataset = open_dataset(make(tmp_path / "set", photos), LABELS)
+    dataset = Dataset.open(make(tmp_path / "set", photos), LABELS)
     chosen = select(dataset, None, 0, order="shares")
     assert len(chosen.samples) == len({*chosen.hashes}) == 4
     left_out, conflicts = evaluation_doubts(dataset, chosen)[-2:]

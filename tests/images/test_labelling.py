@@ -11,7 +11,7 @@ import torch
 
 from edgekit.config.runtimes import Labelling
 from edgekit.errors import DataError
-from edgekit.images.dataset import UNLABELLED, Dataset, open_calibration, open_dataset, open_datasets
+from edgekit.images.dataset import UNLABELLED, Dataset, Datasets
 from edgekit.images.selection import missing_classes, select
 from edgekit.measure.accuracy import evaluated_classes
 from tests.helpers.layouts import image_bytes, write_folder, write_parquet, write_table, write_tar, write_zip
@@ -46,7 +46,7 @@ def classes_of(dataset: Dataset) -> list[tuple[int, ...]]:
     ids=["names", "indices", "arrays", "multi-hot lists", "multi-hot tensors", "multi-hot bools", "texts", "JSON"],
 )
 def test_every_way_to_write_several_labels(labels: list[Any]) -> None:
-    dataset = open_dataset(in_memory(labels), CLASSES)
+    dataset = Dataset.open(in_memory(labels), CLASSES)
     assert dataset.labelling == "several"
     assert classes_of(dataset) == EXPECTED
     targets = dataset.targets(dataset.samples[::-1])
@@ -57,53 +57,53 @@ def test_every_way_to_write_several_labels(labels: list[Any]) -> None:
 def test_lists_of_zeros_and_ones_that_are_no_vectors() -> None:
     """[0, 1] lists the first two of three classes, and is a multi-hot vector of two."""
     labels = [[0, 1], [1, 0], [0, 1], [0, 1]]
-    assert classes_of(open_dataset(in_memory(labels), CLASSES)) == [(0, 1)] * 4
-    assert [sample.label for sample in open_dataset(in_memory(labels), CLASSES[:2]).samples] == [1, 0, 1, 1]
+    assert classes_of(Dataset.open(in_memory(labels), CLASSES)) == [(0, 1)] * 4
+    assert [sample.label for sample in Dataset.open(in_memory(labels), CLASSES[:2]).samples] == [1, 0, 1, 1]
 
 
 def test_an_image_is_chosen_by_its_rarest_class() -> None:
     labels = [["cat", "dog"], ["cat", "dog", "owl"], ["cat"], ["dog", "cat"]]
-    dataset = open_dataset(in_memory(labels), CLASSES)
+    dataset = Dataset.open(in_memory(labels), CLASSES)
     assert [sample.class_name for sample in dataset.samples] == ["dog", "owl", "cat", "dog"]
     assert [sample.label for sample in dataset.samples] == [1, 2, 0, 1]
     assert {sample.class_name for sample in select(dataset, 3, 0).samples} == {*CLASSES}
-    other_order = open_dataset(in_memory(labels), CLASSES[::-1])
+    other_order = Dataset.open(in_memory(labels), CLASSES[::-1])
     assert select(other_order, None, 0).hashes == select(dataset, None, 0).hashes
 
 
 def test_a_name_with_a_separator_is_one_label() -> None:
     names = ["maple; red", "maple; silver", "oak"]
-    dataset = open_dataset(in_memory([*names, "oak"]), names)
+    dataset = Dataset.open(in_memory([*names, "oak"]), names)
     assert dataset.labelling == "one"
     assert [sample.label for sample in dataset.samples] == [0, 1, 2, 2]
-    listed = open_dataset(in_memory([["oak", "maple; red"], *names]), names)
+    listed = Dataset.open(in_memory([["oak", "maple; red"], *names]), names)
     assert classes_of(listed) == [(0, 2), (0,), (1,), (2,)]
 
 
 @pytest.mark.parametrize("labelling", ["one", "optional"])
 def test_several_labels_where_one_is_expected(labelling: Labelling) -> None:
     with refuses(DataError, "1 images", "'cat', 'owl'", "--task multi-label"):
-        open_dataset(in_memory([["cat", "owl"], "dog", "owl", "cat"]), CLASSES, labelling)
+        Dataset.open(in_memory([["cat", "owl"], "dog", "owl", "cat"]), CLASSES, labelling)
 
 
 @pytest.mark.parametrize("labels", [[[1], [0], [2], [1]], [[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0]]])
 @pytest.mark.parametrize("labelling", [None, "one"])
 def test_lists_of_one_label(labels: list[list[int]], labelling: Labelling | None) -> None:
     """Such as the one-hot vectors of classes that exclude each other."""
-    dataset = open_dataset(in_memory(labels), CLASSES, labelling)
+    dataset = Dataset.open(in_memory(labels), CLASSES, labelling)
     assert dataset.labelling == "one"
     assert [sample.label for sample in dataset.samples] == [1, 0, 2, 1]
-    assert classes_of(open_dataset(in_memory(labels), CLASSES, "several")) == [(1,), (0,), (2,), (1,)]
+    assert classes_of(Dataset.open(in_memory(labels), CLASSES, "several")) == [(1,), (0,), (2,), (1,)]
 
 
 def test_a_label_may_have_separators_if_its_name_means_nothing() -> None:
     """The labels of an embedding's images are compared with each other only."""
-    dataset = open_dataset(in_memory(["mug; blue", "mug; red", "mug; blue", "pen|red"]), ["0", "1"], "optional")
+    dataset = Dataset.open(in_memory(["mug; blue", "mug; red", "mug; blue", "pen|red"]), ["0", "1"], "optional")
     assert [sample.label for sample in dataset.samples] == [0, 1, 0, 2]
 
 
 def test_one_label_for_each_image_of_a_set_with_several() -> None:
-    dataset = open_dataset(in_memory(["cat", "dog", "owl", "cat"]), CLASSES, "several")
+    dataset = Dataset.open(in_memory(["cat", "dog", "owl", "cat"]), CLASSES, "several")
     assert dataset.targets(dataset.samples).tolist() == np.eye(3, dtype=bool)[[0, 1, 2, 0]].tolist()
 
 
@@ -113,7 +113,7 @@ NAMED = [["cat", "owl"], ["dog"], ["owl"]]
 @pytest.mark.parametrize("empty", [[], "", "[]", np.array([], np.int64), [0, 0, 0]], ids=str)
 def test_an_image_that_has_none_of_several_labels_is_a_negative(empty: Any) -> None:
     others = [[1, 0, 1], [0, 1, 0], [0, 0, 1]] if len(empty) == 3 else NAMED
-    dataset = open_dataset(in_memory([*others, empty]), CLASSES)
+    dataset = Dataset.open(in_memory([*others, empty]), CLASSES)
     assert classes_of(dataset) == [(0, 2), (1,), (2,), ()]
     assert dataset.targets(dataset.samples).tolist()[3] == [False] * 3
     assert dataset.classes_of(dataset.samples) == {0, 1, 2}
@@ -127,7 +127,7 @@ def test_an_image_that_has_none_of_several_labels_is_a_negative(empty: Any) -> N
 
 def test_an_image_about_whose_labels_nothing_is_known_is_refused() -> None:
     with refuses(DataError, "1 images", "'3'", "a list of labels") as caught:
-        open_dataset(in_memory([*NAMED, None]), CLASSES)
+        Dataset.open(in_memory([*NAMED, None]), CLASSES)
     assert "emove" not in str(caught.value)
     assert "eave" not in str(caught.value)
 
@@ -135,14 +135,14 @@ def test_an_image_about_whose_labels_nothing_is_known_is_refused() -> None:
 @pytest.mark.parametrize("labels", [[[], [], [], []], ["", "", "", ""], [[0, 0, 0]] * 4])
 def test_a_set_that_states_no_label_at_all_is_unlabelled(labels: list[Any]) -> None:
     with refuses(DataError, "4 images", "without a label"):
-        open_dataset(in_memory(labels), CLASSES, "several")
-    calibration = open_calibration(in_memory(labels), CLASSES, "several")
+        Dataset.open(in_memory(labels), CLASSES, "several")
+    calibration = Dataset.for_calibration(in_memory(labels), CLASSES, "several")
     assert {sample.label for sample in calibration.samples} == {UNLABELLED}
 
 
 def test_an_empty_label_of_a_set_with_one_for_each_image_is_missing() -> None:
     with refuses(DataError, "1 images", "'3'", "--task multi-label"):
-        open_dataset(in_memory(["cat", "dog", "owl", ""]), CLASSES)
+        Dataset.open(in_memory(["cat", "dog", "owl", ""]), CLASSES)
 
 
 def empty_rows(place: Path) -> dict[str, Path]:
@@ -161,27 +161,27 @@ def empty_rows(place: Path) -> dict[str, Path]:
 
 @pytest.mark.parametrize("layout", ["CSV", "bits", "JSON", "lines"])
 def test_an_empty_row_of_a_set_with_several_labels_is_a_negative(tmp_path: Path, layout: str) -> None:
-    assert classes_of(open_dataset(empty_rows(tmp_path)[layout], CLASSES)) == [(0, 2), (1,), (2,), ()]
+    assert classes_of(Dataset.open(empty_rows(tmp_path)[layout], CLASSES)) == [(0, 2), (1,), (2,), ()]
 
 
 @pytest.mark.parametrize("empty", [[], None])
 def test_an_empty_row_in_parquet_is_a_negative(tmp_path: Path, empty: Any) -> None:
     pytest.importorskip("pyarrow", reason="needs the parquet extra")
-    dataset = open_dataset(as_parquet([["cat", "owl"], ["dog"], ["owl"], empty])(tmp_path), CLASSES)
+    dataset = Dataset.open(as_parquet([["cat", "owl"], ["dog"], ["owl"], empty])(tmp_path), CLASSES)
     assert classes_of(dataset) == [(0, 2), (1,), (2,), ()]
 
 
 def test_labels_that_are_no_known_class() -> None:
     with refuses(DataError, "1 of the 4", "'fox'", "3 classes"):
-        open_dataset(in_memory([["cat", "fox"], ["dog"], ["owl"], ["cat"]]), CLASSES)
+        Dataset.open(in_memory([["cat", "fox"], ["dog"], ["owl"], ["cat"]]), CLASSES)
     with refuses(DataError, "label 3", "from 0 to 2"):
-        open_dataset(in_memory([[0, 3], [1], [2], [0]]), CLASSES)
+        Dataset.open(in_memory([[0, 3], [1], [2], [0]]), CLASSES)
     with refuses(DataError, "4 zeros and ones", "3 classes"):
-        open_dataset(in_memory([[0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 1, 0], [1, 1, 1, 1]]), CLASSES)
+        Dataset.open(in_memory([[0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 1, 0], [1, 1, 1, 1]]), CLASSES)
 
 
 def test_a_class_without_an_evaluation_image_is_named() -> None:
-    dataset = open_dataset(in_memory([["cat", "owl"], ["cat", "dog"], ["cat"], ["cat", "dog"]]), CLASSES)
+    dataset = Dataset.open(in_memory([["cat", "owl"], ["cat", "dog"], ["cat"], ["cat", "dog"]]), CLASSES)
     everything = select(dataset, None, 0)
     assert missing_classes(dataset, everything) is None
     without = replace(everything, images=tuple(each for each in everything.images if each.sample.name != "0"))
@@ -192,28 +192,28 @@ def test_a_class_without_an_evaluation_image_is_named() -> None:
 
 def test_the_classes_of_an_optional_labelling_are_those_of_the_set(tmp_path: Path) -> None:
     place = write_folder(tmp_path / "set", {f"{name}/{i}.png": image_bytes(i) for i, name in enumerate("cab")})
-    dataset = open_dataset(place, [str(index) for index in range(384)], "optional")
+    dataset = Dataset.open(place, [str(index) for index in range(384)], "optional")
     assert [(sample.label, sample.class_name) for sample in dataset.samples] == [(0, "a"), (1, "b"), (2, "c")]
     assert dataset.class_names == ("a", "b", "c")
     assert dataset.assumption is None
     assert dataset.targets(dataset.samples).tolist() == [0, 1, 2]
-    numbers = open_dataset(in_memory([700, 9, 10, 9]), ["0", "1"], "optional")
+    numbers = Dataset.open(in_memory([700, 9, 10, 9]), ["0", "1"], "optional")
     assert [sample.label for sample in numbers.samples] == [2, 0, 1, 0]
 
 
 def test_images_may_all_be_without_a_label_if_labels_are_optional(tmp_path: Path) -> None:
     place = write_folder(tmp_path / "set", {f"{index}.png": image_bytes(index) for index in range(4)})
-    datasets = open_datasets(place, ["0", "1"], "optional")
+    datasets = Datasets.open(place, ["0", "1"], "optional")
     assert {sample.label for sample in datasets.evaluation.samples} == {UNLABELLED}
     assert datasets.evaluation.class_names == ()
     assert missing_classes(datasets.evaluation, select(datasets.evaluation, 2, 0)) is None
     write_folder(place, {"cat/4.png": image_bytes(4)})
     with refuses(DataError, "4 images", "'0.png'", "or for none"):
-        open_dataset(place, ["0", "1"], "optional")
+        Dataset.open(place, ["0", "1"], "optional")
 
 
 def test_calibration_images_of_a_set_with_several_labels_need_none(tmp_path: Path) -> None:
-    dataset = open_calibration(list(PIXELS), CLASSES, "several")
+    dataset = Dataset.for_calibration(list(PIXELS), CLASSES, "several")
     assert dataset.labelling == "several"
     assert not dataset.targets(dataset.samples).any()
 
@@ -252,7 +252,7 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
 def test_several_labels_in_every_layout(tmp_path: Path, layout: str) -> None:
     if "Parquet" in layout:
         pytest.importorskip("pyarrow", reason="needs the parquet extra")
-    dataset = open_dataset(LAYOUTS[layout](tmp_path), CLASSES)
+    dataset = Dataset.open(LAYOUTS[layout](tmp_path), CLASSES)
     assert dataset.labelling == "several"
     assert classes_of(dataset) == EXPECTED
     assert dataset.assumption is None
@@ -265,7 +265,7 @@ def test_splits_of_images_with_a_json_beside_each(tmp_path: Path) -> None:
         for split, names in (("train", JSONS[:3]), ("val", JSONS[1:]))
         for name, content in in_files("{}.json", names).items()
     }
-    datasets = open_datasets(write_zip(tmp_path / "set.zip", members), CLASSES)
+    datasets = Datasets.open(write_zip(tmp_path / "set.zip", members), CLASSES)
     assert classes_of(datasets.calibration) == EXPECTED[:3]
     assert classes_of(datasets.evaluation) == EXPECTED[1:]
 
@@ -274,7 +274,7 @@ def test_a_json_that_has_no_label(tmp_path: Path) -> None:
     """Such as the metadata of photos, which doesn't replace the folder of their class."""
     files = in_files("{}.json", ['{"exposure": 1}', "[1", "", '{"label": {"cat": 1}}'])
     place = write_folder(tmp_path / "set", {f"cat/{name}": content for name, content in files.items()})
-    assert {sample.class_name for sample in open_dataset(place, CLASSES).samples} == {"cat"}
+    assert {sample.class_name for sample in Dataset.open(place, CLASSES).samples} == {"cat"}
     write_folder(place, {"cat/0.json": b'{"label": "dog"}'})
     with refuses(DataError, "3 images", "JSON", "'cat/1.png'"):
-        open_dataset(place, CLASSES)
+        Dataset.open(place, CLASSES)

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from edgekit.cli.main import main
-from edgekit.images.dataset import Dataset, LabelledImage, open_dataset
-from edgekit.images.selection import DIFFERENCE, copies_of, difference_hash, lookalikes, select
+from edgekit.images.dataset import Dataset, LabelledImage
+from edgekit.images.selection import DIFFERENCE, difference_hash, select
 from edgekit.models.description import resolve_labels
 from tests.helpers import fake_runtime
 
@@ -45,11 +45,11 @@ def planted(photos: Path, folder: Path) -> tuple[set[str], set[str]]:
 
 def test_planted_leakage_is_found(photos: Path, tmp_path: Path) -> None:
     copied, encoded = planted(photos, tmp_path)
-    clean, leaky = open_dataset(tmp_path / "clean", LABELS), open_dataset(tmp_path / "leaky", LABELS)
+    clean, leaky = Dataset.open(tmp_path / "clean", LABELS), Dataset.open(tmp_path / "leaky", LABELS)
     calibration = select(clean, 0, 0)
     evaluation = select(leaky, 0, 0, exclude=calibration)
-    assert set(copies_of(evaluation, calibration)) == copied
-    pairs = lookalikes(evaluation, leaky, calibration, clean)
+    assert set(evaluation.copies_of(calibration)) == copied
+    pairs = evaluation.lookalikes(leaky, calibration, clean)
     assert {name for name, _ in pairs} == encoded
     assert all(Path(like).parent == Path(name).parent for name, like in pairs)
     assert len(evaluation.samples) == 70
@@ -76,10 +76,10 @@ def test_leakage_causes_warnings_and_is_reported(
 
 @pytest.mark.slow
 def test_different_photos_are_not_lookalikes(shared_data: Path) -> None:
-    whole = open_dataset(shared_data / "imagenet-500.zip", resolve_labels(None, 1000))
+    whole = Dataset.open(shared_data / "imagenet-500.zip", resolve_labels(None, 1000))
     chosen = select(whole, 200, 0)
     others = select(whole, 200, 0, exclude=chosen)
-    assert lookalikes(others, whole, chosen, whole) == []
+    assert others.lookalikes(whole, chosen, whole) == []
 
 
 def words(folder: Path, count: int, seed: int, size: tuple[int, int] = (192, 48)) -> Dataset:
@@ -92,7 +92,7 @@ def words(folder: Path, count: int, seed: int, size: tuple[int, int] = (192, 48)
         ImageDraw.Draw(image).text(place, word, font=ImageFont.load_default(size[1] // 2), fill="black")
         (folder / LABELS[index % 10]).mkdir(parents=True, exist_ok=True)
         image.save(folder / LABELS[index % 10] / f"{index}.png")
-    return open_dataset(folder, LABELS)
+    return Dataset.open(folder, LABELS)
 
 
 @pytest.mark.parametrize("size", [(192, 48), (96, 32)])
@@ -104,7 +104,7 @@ def test_different_words_are_not_lookalikes(size: tuple[int, int], tmp_path: Pat
     bits, others = (each.reshape(-1, 128) for each in hashes)
     accused = ((bits[:, None] != others).sum(2).min(1) <= DIFFERENCE).sum()
     assert accused > 100, "the hashes must be as similar as those of copies, or the test tests nothing"
-    assert lookalikes(evaluation, two, calibration, one) == []
+    assert evaluation.lookalikes(two, calibration, one) == []
 
 
 def test_a_copy_of_a_word_is_found_among_other_words(tmp_path: Path) -> None:
@@ -116,8 +116,8 @@ def test_a_copy_of_a_word_is_found_among_other_words(tmp_path: Path) -> None:
         place = tmp_path / "two" / sample.name
         place.parent.mkdir(parents=True, exist_ok=True)
         again[index % len(again)].save(place.with_suffix(".jpg"), quality=75)
-    copies = open_dataset(tmp_path / "two", LABELS)
-    pairs = lookalikes(select(copies, 0, 0), copies, select(original, 0, 0), original)
+    copies = Dataset.open(tmp_path / "two", LABELS)
+    pairs = select(copies, 0, 0).lookalikes(copies, select(original, 0, 0), original)
     assert all(Path(name).with_suffix(".png") == Path(like) for name, like in pairs)
     assert len(pairs) >= 57  # the hashes of some copies at half size differ in too many bits
 
@@ -129,14 +129,14 @@ def test_images_of_one_colour_are_not_lookalikes(colours: tuple[str, str], tmp_p
         for label in LABELS:
             (tmp_path / name / label).mkdir(parents=True)
             Image.new("RGB", (40, 40), colour).save(tmp_path / name / label / f"0.{suffix}")
-        sets.append(open_dataset(tmp_path / name, LABELS))
+        sets.append(Dataset.open(tmp_path / name, LABELS))
     one, two = sets
-    assert lookalikes(select(two, 0, 0), two, select(one, 0, 0), one) == []
+    assert select(two, 0, 0).lookalikes(two, select(one, 0, 0), one) == []
 
 
 def test_only_candidates_are_decoded(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, encoded = planted(photos, tmp_path)
-    clean, leaky = open_dataset(tmp_path / "clean", LABELS), open_dataset(tmp_path / "leaky", LABELS)
+    clean, leaky = Dataset.open(tmp_path / "clean", LABELS), Dataset.open(tmp_path / "leaky", LABELS)
     calibration = select(clean, 0, 0)
     evaluation = select(leaky, 0, 0, exclude=calibration)
     decoded = []
@@ -147,7 +147,7 @@ def test_only_candidates_are_decoded(photos: Path, tmp_path: Path, monkeypatch: 
         return decode(dataset, sample)
 
     monkeypatch.setattr(Dataset, "image", note)
-    lookalikes(evaluation, leaky, calibration, clean)
+    evaluation.lookalikes(leaky, calibration, clean)
     assert len(decoded) == len(set(decoded)) == 2 * len(encoded)
 
 
@@ -156,7 +156,7 @@ OTHERS = [pytest.param(how, marks=pytest.mark.slow) for how in ("WEBP", "half", 
 
 @pytest.mark.parametrize("how", ["JPEG", *OTHERS])
 def test_a_copy_of_a_photo_is_found(shared_data: Path, how: str, tmp_path: Path) -> None:
-    whole = open_dataset(shared_data / "imagenet-500.zip", resolve_labels(None, 1000))
+    whole = Dataset.open(shared_data / "imagenet-500.zip", resolve_labels(None, 1000))
     chosen = select(whole, 30, 0)
     for sample in chosen.samples:
         image = whole.image(sample)
@@ -166,15 +166,15 @@ def test_a_copy_of_a_photo_is_found(shared_data: Path, how: str, tmp_path: Path)
         place.parent.mkdir(parents=True, exist_ok=True)
         suffix = "webp" if how == "WEBP" else "jpg"
         image.save(place.with_suffix(f".{suffix}"), quality=60 if how == "WEBP" else 75)
-    copies = open_dataset(tmp_path, resolve_labels(None, 1000))
-    pairs = lookalikes(select(copies, 0, 0), copies, chosen, whole)
+    copies = Dataset.open(tmp_path, resolve_labels(None, 1000))
+    pairs = select(copies, 0, 0).lookalikes(copies, chosen, whole)
     assert {Path(name).with_suffix("") for name, _ in pairs} == {Path(like).with_suffix("") for _, like in pairs}
     assert len(pairs) == 30
 
 
 @pytest.mark.parametrize("how", [{"format": "JPEG", "quality": 75}, {"format": "WEBP", "quality": 60}, "half"])
 def test_a_reencoded_photo_is_a_lookalike(shared_data: Path, how: Any) -> None:
-    dataset = open_dataset(shared_data / "imagenet-500.zip", resolve_labels(None, 1000))
+    dataset = Dataset.open(shared_data / "imagenet-500.zip", resolve_labels(None, 1000))
     for sample in dataset.samples[::25]:
         image = dataset.image(sample)
         out = io.BytesIO()

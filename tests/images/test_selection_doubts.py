@@ -7,34 +7,34 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.images.dataset import UNLABELLED, LabelledImage, open_dataset
-from edgekit.images.selection import InspectedImage, Selection, differ_in_brightness, doubts, select
+from edgekit.images.dataset import UNLABELLED, Dataset, LabelledImage
+from edgekit.images.selection import InspectedImage, Selection, select
 
 LABELS = [f"class_{index}" for index in range(10)]
 
 
 def test_doubts_about_a_set(photos: Path, tmp_path: Path) -> None:
-    whole = select(open_dataset(photos, LABELS), 0, 0)
-    assert doubts(whole, 10) == []
-    few = select(open_dataset(photos, LABELS), 12, 0)
-    assert [doubt.split(":")[0] for doubt in doubts(few, 10)] == ["12 calibration images are few"]
+    whole = select(Dataset.open(photos, LABELS), 0, 0)
+    assert whole.doubts(10) == []
+    few = select(Dataset.open(photos, LABELS), 12, 0)
+    assert [doubt.split(":")[0] for doubt in few.doubts(10)] == ["12 calibration images are few"]
     for label in LABELS[:2]:
         (tmp_path / label).mkdir()
         for index in range(20):
             shutil.copy(photos / label / f"{index % 4}.png", tmp_path / label / f"{index}.png")
-    two = select(open_dataset(tmp_path, LABELS), 0, 0)
-    (doubt,) = doubts(two, 10)
+    two = select(Dataset.open(tmp_path, LABELS), 0, 0)
+    (doubt,) = two.doubts(10)
     assert "2 of 10 classes" in doubt
     assert "40 images could cover 10" in doubt
 
 
 def test_a_darker_set_is_unlike(photos: Path) -> None:
-    whole = select(open_dataset(photos, LABELS), 0, 0)
+    whole = select(Dataset.open(photos, LABELS), 0, 0)
     dark = replace(whole, images=tuple(replace(image, brightness=0.3 * image.brightness) for image in whole.images))
-    assert doubts(whole, 10, whole) == []
-    (doubt,) = doubts(dark, 10, whole)
+    assert whole.doubts(10, whole) == []
+    (doubt,) = dark.doubts(10, whole)
     assert f"much darker than the evaluation images: their mean grey value is {np.mean(dark.brightness):.0f} " in doubt
-    (doubt,) = doubts(whole, 10, dark)
+    (doubt,) = whole.doubts(10, dark)
     assert "much brighter" in doubt
 
 
@@ -46,10 +46,10 @@ def of_brightness(*values: float) -> Selection:
 
 def test_brightness_is_compared_only_where_it_can_be() -> None:
     two = of_brightness(100.0, 140.0)
-    assert not differ_in_brightness(two, of_brightness(60.0, 100.0)), "a chance of few images"
-    assert differ_in_brightness(of_brightness(10.0, 11.0), two)
-    assert not differ_in_brightness(of_brightness(), two)
-    assert not differ_in_brightness(two, of_brightness(0.0))
+    assert not two.differs_in_brightness(of_brightness(60.0, 100.0)), "a chance of few images"
+    assert of_brightness(10.0, 11.0).differs_in_brightness(two)
+    assert not of_brightness().differs_in_brightness(two)
+    assert not two.differs_in_brightness(of_brightness(0.0))
 
 
 def chosen(labels: Sequence[tuple[int, ...]]) -> Selection:
@@ -64,15 +64,15 @@ def chosen(labels: Sequence[tuple[int, ...]]) -> Selection:
 
 
 def test_several_labels_cover_more_classes_than_images() -> None:
-    assert doubts(chosen([(0, 1), (2, 3), (4, 5), (6, 7)] * 8), 10) == []
-    (doubt,) = doubts(chosen([(0, 1), (1,)] * 16), 10)
+    assert chosen([(0, 1), (2, 3), (4, 5), (6, 7)] * 8).doubts(10) == []
+    (doubt,) = chosen([(0, 1), (1,)] * 16).doubts(10)
     assert "2 of 10 classes" in doubt
     common = [(rare, 0) for rare in range(1, 10)] * 4
-    assert doubts(chosen(common), 10) == [], "a class that most images have is none by which they were chosen"
-    (doubt,) = doubts(chosen([(0,)] * 80 + [(rare,) for rare in range(1, 10)]), 10)
+    assert chosen(common).doubts(10) == [], "a class that most images have is none by which they were chosen"
+    (doubt,) = chosen([(0,)] * 80 + [(rare,) for rare in range(1, 10)]).doubts(10)
     assert "80 of 89 belong to one of 10 classes" in doubt
 
 
 def test_images_without_labels_cover_no_class() -> None:
     images = tuple(InspectedImage(LabelledImage(f"{index}.png", UNLABELLED, ""), "", b"", 100.0) for index in range(40))
-    assert doubts(Selection(images, Path("data")), 384) == []
+    assert Selection(images, Path("data")).doubts(384) == []

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.config.runtimes import RUNTIMES, find_runtime
+from edgekit.config.runtimes import RUNTIMES, Runtime
 from edgekit.devices.registry import THIS
 from edgekit.errors import UsageError
 from edgekit.job import Job
@@ -33,7 +33,7 @@ def test_runtimes(typed: list[str] | None, names: tuple[str, ...]) -> None:
 def test_an_alias_is_no_name_of_a_file() -> None:
     """Manifests and reports have the runtime's own name."""
     with pytest.raises(UsageError):
-        find_runtime("litert")
+        Runtime.find("litert")
 
 
 def test_no_two_runtimes_share_a_name() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.config.recipes import load_recipe
-from edgekit.images.dataset import open_dataset
+from edgekit.config.recipes import Recipe
+from edgekit.images.dataset import Dataset
 from edgekit.images.selection import DIGITS, Selection, select, short_hashes, write_list
 from edgekit.measure.evaluation import calibrated_on, calibration_images
 from edgekit.runtime.bundle import Bundle, read_bundle
@@ -15,12 +15,12 @@ from tests.helpers.tiny import MakeBundle
 
 @pytest.fixture(scope="module")
 def chosen(photos: Path) -> Selection:
-    return select(open_dataset(photos, [f"class_{index}" for index in range(10)]), None, 0)
+    return select(Dataset.open(photos, [f"class_{index}" for index in range(10)]), None, 0)
 
 
 @pytest.fixture
 def calibration(photos: Path) -> Selection:
-    return select(open_dataset(photos, [f"class_{index}" for index in range(10)]), 3, 1)
+    return select(Dataset.open(photos, [f"class_{index}" for index in range(10)]), 3, 1)
 
 
 def names(selection: Selection) -> set[str]:
@@ -43,9 +43,9 @@ def test_the_list_beside_the_bundle_tells(
 ) -> None:
     made = bundle(make_bundle, {"calibration_sha256": calibration.sha256})
     assert calibration_images(made) is calibrated_on(chosen, [made]) is None
-    write_list(tmp_path / "calibration.json", chosen, load_recipe("default"), 0)
+    write_list(tmp_path / "calibration.json", chosen, Recipe.load("default"), 0)
     assert calibration_images(made) is None, "the list of another calibration says nothing about this bundle"
-    write_list(tmp_path / "calibration.json", calibration, load_recipe("default"), 0)
+    write_list(tmp_path / "calibration.json", calibration, Recipe.load("default"), 0)
     assert set(calibrated_on(chosen, [made]) or ()) == names(calibration)
     for damaged in ("{", "[]", '{"sha256": 3, "images": []}'):
         (tmp_path / "calibration.json").write_text(damaged)

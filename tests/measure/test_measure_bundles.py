@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.config.runtimes import load_device_class
+from edgekit.config.runtimes import DeviceClass
 from edgekit.errors import EngineError
 from edgekit.measure import bundles, latency
 from edgekit.measure.accuracy import EvaluationImages, predict
@@ -402,7 +402,7 @@ def test_end_to_end_cycles_through_the_files(make_bundle: MakeBundle, tiny_image
 def test_the_bound_is_of_the_measured_device_and_not_of_the_bundle() -> None:
     here = device(device_class="x86-64-v4", cores=2)
     limit = rated_latency(here, 10**9, "int8", threads=8, p50_ms=20.0)
-    bound = load_device_class("x86-64-v4").nominal_ms(10**9, "int8", 2)
+    bound = DeviceClass.load("x86-64-v4").nominal_ms(10**9, "int8", 2)
     assert limit is not None
     assert (limit.bound_ms, limit.fraction) == (bound, bound / 20)
     assert rated_latency(device(device_class=None), 10**9, "int8", threads=1, p50_ms=20.0) is None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.images.dataset import open_dataset
+from edgekit.images.dataset import Dataset
 from edgekit.models.demo import assets, demo_model
 from edgekit.report import load_report
 from edgekit.runtime.bundle import read_bundle
@@ -16,7 +16,7 @@ from edgekit.runtime.bundle import read_bundle
 def test_the_demos_files() -> None:
     labels = (assets() / "labels.txt").read_text().split()
     assert len(labels) == 10
-    calibration, evaluation = (open_dataset(assets() / f"{name}.zip", labels) for name in ("calibration", "evaluation"))
+    calibration, evaluation = (Dataset.open(assets() / f"{name}.zip", labels) for name in ("calibration", "evaluation"))
     assert (len(calibration.samples), len(evaluation.samples)) == (128, 500)
     contents = [{data.read(sample) for sample in data.samples} for data in (calibration, evaluation)]
     assert not contents[0] & contents[1]

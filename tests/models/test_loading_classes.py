@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from edgekit.images.dataset import open_dataset
+from edgekit.images.dataset import Dataset
 from edgekit.models.loading import settle_classes
 from edgekit.models.network import Network
 from edgekit.models.options import ModelOptions
@@ -46,7 +46,7 @@ def settle(tmp_path: Path, capfd: Any) -> Any:
             **facts,
         )
         options = ModelOptions("resnet18", labels=file)
-        settled = settle_classes(network, options, open_dataset(data, labels), Reporter(quiet), is_judged)
+        settled = settle_classes(network, options, Dataset.open(data, labels), Reporter(quiet), is_judged)
         return settled.labels, str(capfd.readouterr().err)
 
     return output

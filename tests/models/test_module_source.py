@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, VisionTransformer, resnet18
 
-from edgekit.config.recipes import recipe_for
+from edgekit.config.recipes import Recipe
 from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.models.loading import build_meta, identify, load_network
 from edgekit.models.module_source import name_of
@@ -111,7 +111,7 @@ def test_timms_networks_state_their_architecture_and_preprocessing() -> None:
     ],
 )
 def test_a_network_has_the_recipe_that_it_has_by_name(name: str, module: Any) -> None:
-    assert recipe_for(name_of(module())).name == recipe_for(name).name != "default"
+    assert Recipe.for_model(name_of(module())).name == Recipe.for_model(name).name != "default"
 
 
 def test_an_assumed_preprocessing_is_a_warning() -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from edgekit.cli.main import main
 from edgekit.errors import WeightsError
-from edgekit.images.dataset import open_dataset
+from edgekit.images.dataset import Dataset
 from edgekit.images.selection import select
 from edgekit.models.soup import (
     METADATA,
@@ -159,7 +159,7 @@ def test_greedy_soup_at_the_command_line_deploys_without_the_images_that_chose_i
     counts = ["--num-calibration-samples", "5", "--iterations", "1", "--min-speedup", "0", "--max-drop", "100"]
     run = ["deploy", *TINY_MODEL, "--weights", str(soup), "--data", str(photos), "--target", "onnx", *counts]
     assert main([*run, "-o", str(tmp_path / "run"), "--quiet", "--dry-run", "--json"]) == 0
-    dataset = open_dataset(photos, [f"class_{index}" for index in range(10)])
+    dataset = Dataset.open(photos, [f"class_{index}" for index in range(10)])
     used = {*select(dataset, 5, 0).hashes, *record["held_out"]["images"]}
     assert json.loads(capfd.readouterr().out)["evaluation_images"] == 40 - len(used)
 

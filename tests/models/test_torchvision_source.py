@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision
 
-from edgekit.config.recipes import recipe_for
+from edgekit.config.recipes import Recipe
 from edgekit.errors import HubError, ModelError, UsageError, WeightsError
 from edgekit.models.loading import build_meta, load_network
 from edgekit.models.options import ModelOptions
@@ -61,8 +61,8 @@ def test_random_weights_have_the_published_preprocessing() -> None:
 
 
 def test_the_recipe_is_that_of_the_family() -> None:
-    assert recipe_for("torchvision:convnext_tiny").name == recipe_for("convnext_tiny").name == "convnextv2"
-    assert recipe_for("torchvision:vit_b_16").name == "vit"
+    assert Recipe.for_model("torchvision:convnext_tiny").name == Recipe.for_model("convnext_tiny").name == "convnextv2"
+    assert Recipe.for_model("torchvision:vit_b_16").name == "vit"
 
 
 @pytest.mark.parametrize(

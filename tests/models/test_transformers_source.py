@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from edgekit.config.recipes import recipe_for
+from edgekit.config.recipes import Recipe
 from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.models.checkpoint import randomize
 from edgekit.models.loading import build_meta, identify, load_network
@@ -122,7 +122,7 @@ def test_a_folder_as_the_weights_of_timms_network_is_transformers_own(
 ) -> None:
     model = save(tmp_path, family)
     options = identify(ModelOptions(name, weights=str(tmp_path)))
-    assert (options.name, recipe_for(options.name).name) == (f"transformers:{family}", recipe)
+    assert (options.name, Recipe.for_model(options.name).name) == (f"transformers:{family}", recipe)
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(load_network(options).module(images), model(images))

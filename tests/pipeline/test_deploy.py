@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.config.runtimes import find_runtime
+from edgekit.config.runtimes import Runtime
 from edgekit.errors import EngineError
 from edgekit.measure import bundles, latency
 from edgekit.measure.bundles import summarize_profile
@@ -138,7 +138,7 @@ def test_the_report_says_what_ran_and_counts_each_class(finished_run: Path) -> N
     for row in report.results:
         assert row.accuracy
         assert sum(row.accuracy.right_by_class or ()) == round(row.accuracy.value * row.accuracy.count)
-        package = find_runtime(row.target).distributions[0]
+        package = Runtime.find(row.target).distributions[0]
         assert row.engine == f"{package} {version(package)}"
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.config.recipes import load_recipe
-from edgekit.images.dataset import Datasets, open_dataset
+from edgekit.config.recipes import Recipe
+from edgekit.images.dataset import Dataset, Datasets
 from edgekit.images.selection import select
 from edgekit.pipeline.job_images import (
     Chosen,
@@ -20,12 +20,12 @@ from edgekit.pipeline.job_images import (
 from edgekit.support.progress import Reporter
 from tests.helpers.layouts import image_bytes, write_folder
 
-RECIPE = replace(load_recipe("default"), num_calibration_samples=128)
+RECIPE = replace(Recipe.load("default"), num_calibration_samples=128)
 
 
 @pytest.fixture
 def datasets(photos: Path) -> Datasets:
-    dataset = open_dataset(photos, [f"class_{index}" for index in range(10)])
+    dataset = Dataset.open(photos, [f"class_{index}" for index in range(10)])
     return Datasets(dataset, dataset)
 
 
@@ -51,7 +51,7 @@ def test_no_rare_class_is_used_up_by_the_calibration(tmp_path: Path, capfd: pyte
     sizes = {f"class_{index}": 60 if index else 12 for index in range(10)}
     names = [f"{name}/{index}.png" for name, size in sizes.items() for index in range(size)]
     folder = write_folder(tmp_path / "set", {name: image_bytes(seed) for seed, name in enumerate(names)})
-    dataset = open_dataset(folder, list(sizes))
+    dataset = Dataset.open(folder, list(sizes))
     datasets = Datasets(dataset, dataset)
     choice, reporter = ImageChoice(folder), Reporter(quiet=True)
     calibration = choose_calibration(datasets, RECIPE, choice, reporter)

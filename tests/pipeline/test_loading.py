@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgekit.config import runtimes
-from edgekit.config.recipes import load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.devices.registry import THIS, Device
 from edgekit.errors import OutputError, UnreachableError, UsageError
 from edgekit.job import Job
@@ -20,7 +20,7 @@ from tests.helpers.refusals import refuses
 
 
 def test_a_machine_without_a_class_needs_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "host_class", lambda: None)
+    monkeypatch.setattr(runtimes.DeviceClass, "of_host", lambda: None)
     with refuses(UsageError, "--device-class") as caught:
         loading.choose_class(None, THIS)
     assert "raspberry-pi-4" in str(caught.value)
@@ -65,7 +65,7 @@ def test_two_networks_do_not_share_a_folder_silently(
 
 
 def test_only_large_networks_are_not_fitted() -> None:
-    fit = replace(load_recipe("default"), weight_rounding="fit")
+    fit = replace(Recipe.load("default"), weight_rounding="fit")
     assert for_size(fit, runtimes.ROUNDED_TOGETHER_UP_TO) is fit
     assert for_size(fit, runtimes.ROUNDED_TOGETHER_UP_TO + 1).weight_rounding == "gptq"
     nearest = replace(fit, weight_rounding="nearest")

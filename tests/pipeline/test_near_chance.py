@@ -11,7 +11,7 @@ from onnx import helper
 from PIL import Image
 
 from edgekit.cli.main import main
-from edgekit.images.dataset import crop_samples, open_dataset
+from edgekit.images.dataset import Dataset
 from edgekit.measure.gates import NEAR_CHANCE
 from edgekit.models.loading import load_network
 from edgekit.models.network import torch_logits
@@ -55,8 +55,8 @@ def test_names_in_the_file_give_the_order(classifier: Path, data: Path) -> None:
     helper.set_model_props(model, {"names": str(dict(enumerate(COLOURS)))})
     onnx.save(model, classifier)
     network = load_network(ModelOptions(str(classifier), mean=(0, 0, 0), std=(1, 1, 1)))
-    dataset = open_dataset(data, network.labels)
-    crops = crop_samples(dataset, dataset.samples, network.preprocessing)
+    dataset = Dataset.open(data, network.labels)
+    crops = dataset.crop(dataset.samples, network.preprocessing)
     assert (torch_logits(network, crops.pixels).argmax(1) == crops.labels).all()
 
 

@@ -8,7 +8,6 @@ import pytest
 from numpy.typing import NDArray
 
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.images.dataset import crop_samples
 from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
 from edgekit.models.network import torch_logits
@@ -46,7 +45,7 @@ def built(request: pytest.FixtureRequest, pictures: Path, tmp_path_factory: pyte
     reporter = Reporter(quiet=True)
     spec, chosen = load_job(Job(model, pictures, num_calibration_samples=8, num_eval_samples=8), reporter)
     bundles = Builder(JobGraphs(spec, reporter)).build(tuple(RUNTIMES), tmp_path_factory.mktemp("bundles"))
-    pixels = crop_samples(chosen.dataset, chosen.evaluation.samples, spec.network.preprocessing).pixels
+    pixels = chosen.dataset.crop(chosen.evaluation.samples, spec.network.preprocessing).pixels
     expected = torch_logits(spec.network, pixels)
     return Built(request.param, bundles, spec.network.preprocessing.normalize(pixels), expected)
 

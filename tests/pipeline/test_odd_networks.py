@@ -12,7 +12,6 @@ from PIL import Image
 import edgekit
 from edgekit.cli.main import main
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.images.dataset import crop_samples
 from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
 from edgekit.models.network import torch_logits
@@ -96,7 +95,7 @@ def check_logits(spec: BuildSpec, images: JobImages, bundles: dict[str, Bundle])
     """Compare each bundle's logits for the evaluation images with torch's."""
     assert list(bundles) == BUNDLES
     preprocessing = spec.network.preprocessing
-    pixels = crop_samples(images.dataset, images.evaluation.samples, preprocessing).pixels
+    pixels = images.dataset.crop(images.evaluation.samples, preprocessing).pixels
     expected = torch_logits(spec.network, pixels)
     assert len(set(expected.argmax(1).tolist())) > 1
     for name, bundle in bundles.items():

@@ -14,8 +14,8 @@ from benchmarks import scale
 from edgekit.cli.main import main
 from edgekit.compiler.layers import layers
 from edgekit.compiler.layouts import ConvolutionShape
-from edgekit.config.recipes import load_recipe
-from edgekit.config.runtimes import RUNTIMES, FileLimit, load_device_class
+from edgekit.config.recipes import Recipe
+from edgekit.config.runtimes import RUNTIMES, DeviceClass, FileLimit
 from edgekit.errors import ModelError, OutputError
 from edgekit.models import loading
 from edgekit.models.options import ModelOptions, parse_model_args
@@ -75,7 +75,7 @@ def test_predictions_for_giants() -> None:
 
 def test_above_150_million_parameters_gptq_replaces_the_fit() -> None:
     shape = shape_of_model(TINY)
-    recipe = load_recipe("vit")
+    recipe = Recipe.load("vit")
     assert recipe.weight_rounding == "fit"
     *_, gptq, moments, _ = plan.terms(shape, recipe, "tflite", "quantize")
     assert (gptq, moments > 0) == (0, True)
@@ -125,9 +125,7 @@ def test_the_giants_are_planned_without_their_memory(name: str, millions: int, m
         return built[-1]
 
     monkeypatch.setattr("edgekit.pipeline.plan.build_meta", build_meta)
-    planned = plan.plan_model(
-        ModelOptions(name), device_class=load_device_class("raspberry-pi-4"), memory_of_class=True
-    )
+    planned = plan.plan_model(ModelOptions(name), device_class=DeviceClass.load("raspberry-pi-4"), memory_of_class=True)
     assert planned.params / 1e6 == pytest.approx(millions, rel=0.01)
     ((module, _),) = built
     tensors = (*module.parameters(), *module.buffers())
@@ -144,7 +142,7 @@ def test_the_recipe_is_that_of_the_device_class() -> None:
     """The Raspberry Pi 4's recipe leaves out a rewrite that adds 3.9 MB to this bundle."""
     model = ModelOptions("convnextv2_atto", imgsz=384)
     on_blocks, plain = (
-        plan.plan_model(model, ["tflite"], load_device_class(name)).artifacts[1].size_bytes
+        plan.plan_model(model, ["tflite"], DeviceClass.load(name)).artifacts[1].size_bytes
         for name in ("raspberry-pi-5", "raspberry-pi-4")
     )
     assert on_blocks - plain > 3_800_000
@@ -152,8 +150,8 @@ def test_the_recipe_is_that_of_the_device_class() -> None:
 
 def test_a_rewrite_tells_the_plan_how_many_weights_it_makes() -> None:
     """Only a 7x7 depthwise convolution with stride 1 gets more, however alike another one looks."""
-    row = replace(load_recipe("convnextv2").targets["tflite"], int8_rewrites=("depthwise-blocks",))
-    recipe = replace(load_recipe("convnextv2"), targets={"tflite": row})
+    row = replace(Recipe.load("convnextv2").targets["tflite"], int8_rewrites=("depthwise-blocks",))
+    recipe = replace(Recipe.load("convnextv2"), targets={"tflite": row})
     tiny = replace(shape_of_model(TINY), convolutions=())
     plain = ConvolutionShape((8, 1, 7, 7), (12, 12), (1, 1), (3, 3), (1, 1), 8)
     for convolution, more in (
@@ -169,7 +167,7 @@ def test_a_rewrite_tells_the_plan_how_many_weights_it_makes() -> None:
 
 
 def test_a_runtimes_row_has_the_bytes_of_a_channel() -> None:
-    shape, recipe = shape_of_model(TINY), load_recipe("default")
+    shape, recipe = shape_of_model(TINY), Recipe.load("default")
     channels = sum(channels for _, _, channels, _ in shape.dense)
     before = plan.size_of_weights(shape, recipe, "onnx", "int8")
     with registered(replace(RUNTIMES["onnx"], bytes_per_channel=5)):
@@ -184,7 +182,7 @@ def test_a_job_is_planned_with_its_own_recipe_and_class(tmp_path: Path, monkeypa
         raise ModelError("the test ends here")
 
     monkeypatch.setattr(plan, "plan_model", plan_model)
-    settings = JobSettings(TINY, load_recipe("default"), load_device_class("raspberry-pi-4"), None)
+    settings = JobSettings(TINY, Recipe.load("default"), DeviceClass.load("raspberry-pi-4"), None)
     plan.refusals(settings, ("onnx",), ("float", "int8"))
     ((model, targets, device_class, recipe),) = planned
     assert (model, targets, device_class.name, recipe.name) == (TINY, ("onnx",), "raspberry-pi-4", "default")

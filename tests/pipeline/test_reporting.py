@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.images.dataset import open_dataset
+from edgekit.images.dataset import Dataset
 from edgekit.images.preprocess import Preprocessing
 from edgekit.job import DEMO, Job
 from edgekit.pipeline.reporting import SIDE, make_thumbnails, write_findings
@@ -42,7 +42,7 @@ def test_a_thumbnail_is_the_crop_made_smaller(
     photos: Path, preprocessing: Preprocessing, size: tuple[int, int], mode: str
 ) -> None:
     made = make_thumbnails(
-        flipped("class_1/0.png"), open_dataset(photos, tiny_labels()), preprocessing, Reporter(quiet=True)
+        flipped("class_1/0.png"), Dataset.open(photos, tiny_labels()), preprocessing, Reporter(quiet=True)
     )
     assert list(made) == ["class_1/0.png"]
     with Image.open(io.BytesIO(made["class_1/0.png"])) as image:
@@ -53,7 +53,7 @@ def test_a_thumbnail_is_the_crop_made_smaller(
 
 
 def test_only_images_that_the_page_shows_have_one(photos: Path) -> None:
-    dataset = open_dataset(photos, tiny_labels())
+    dataset = Dataset.open(photos, tiny_labels())
     names = [sample.name for sample in dataset.samples]
     made = make_thumbnails(flipped(*names), dataset, GREY, Reporter(quiet=True))
     assert list(made) == names[:CLASSES]
@@ -72,7 +72,7 @@ def test_an_image_that_is_gone_costs_its_thumbnail(
     folder.mkdir()
     for name in ("0.png", "1.png"):
         (folder / name).write_bytes((photos / "class_0" / name).read_bytes())
-    dataset = open_dataset(tmp_path, ["class_0"])
+    dataset = Dataset.open(tmp_path, ["class_0"])
     (folder / "0.png").unlink()
     made = make_thumbnails(flipped("class_0/0.png", "class_0/1.png"), dataset, GREY, Reporter(quiet=True))
     assert list(made) == ["class_0/1.png"]

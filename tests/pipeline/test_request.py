@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from edgekit.config.recipes import OWN, Recipe, TargetRecipe, load_recipe
-from edgekit.config.runtimes import RUNTIMES, Precision, load_device_class
+from edgekit.config.recipes import OWN, Recipe, TargetRecipe
+from edgekit.config.runtimes import RUNTIMES, DeviceClass, Precision
 from edgekit.measure.tasks import Embedding
 from edgekit.models.network import Network
 from edgekit.pipeline import request
@@ -24,11 +24,11 @@ def key_of(
     network: Network, precision: Precision = "int8", target: str = "onnx", recipe: Recipe | None = None, **more: Any
 ) -> str:
     options = {"calibration_sha256": "images", "device_class": X86, **more}
-    return BundleRequest(network, target, precision, recipe or load_recipe("convnextv2"), **options).inputs.key
+    return BundleRequest(network, target, precision, recipe or Recipe.load("convnextv2"), **options).inputs.key
 
 
 def test_it_is_reproducible(tiny_convnext: Network) -> None:
-    assert key_of(tiny_convnext) == key_of(tiny_convnext, recipe=load_recipe("convnextv2"))
+    assert key_of(tiny_convnext) == key_of(tiny_convnext, recipe=Recipe.load("convnextv2"))
 
 
 BY_IDENTITY = {"module", "name", "weights_sha256", "preprocessing"}
@@ -63,11 +63,11 @@ def test_int8_depends_on_every_field(tiny_convnext: Network, name: str) -> None:
     changes: dict[str, Any] = {
         "target": "openvino",
         "precision": "float",
-        "recipe": load_recipe("default"),
-        "device_class": load_device_class("raspberry-pi-5"),
+        "recipe": Recipe.load("default"),
+        "device_class": DeviceClass.load("raspberry-pi-5"),
         "task": Embedding(),
     }
-    before = BundleRequest(tiny_convnext, "onnx", "int8", load_recipe("convnextv2"), X86, "images", ("image",))
+    before = BundleRequest(tiny_convnext, "onnx", "int8", Recipe.load("convnextv2"), X86, "images", ("image",))
     assert replace(before, **{name: changes.get(name, CHANGED)}).inputs.key != before.inputs.key
 
 
@@ -83,7 +83,7 @@ def test_only_int8_depends_on_the_calibration_images(tiny_convnext: Network) -> 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Recipe) if field.name != "targets"])
 def test_only_int8_depends_on_how_the_recipe_calibrates(tiny_convnext: Network, name: str) -> None:
-    changed = replace(load_recipe("convnextv2"), **{name: CHANGED})
+    changed = replace(Recipe.load("convnextv2"), **{name: CHANGED})
     assert key_of(tiny_convnext, recipe=changed) != key_of(tiny_convnext)
     assert key_of(tiny_convnext, "float", recipe=changed) == key_of(tiny_convnext, "float")
 
@@ -92,7 +92,7 @@ def test_only_int8_depends_on_how_the_recipe_calibrates(tiny_convnext: Network, 
 def test_int8_also_depends_on_the_tables_of_runtimes_that_share_its_calibration(
     tiny_convnext: Network, name: str
 ) -> None:
-    recipe = load_recipe("convnextv2")
+    recipe = Recipe.load("convnextv2")
     changed = {
         target: replace(recipe, targets={**recipe.targets, target: replace(recipe.targets[target], **{name: CHANGED})})
         for target in ("onnx", "openvino")
@@ -136,7 +136,7 @@ def test_it_depends_on_python_and_on_edgekits_own_code(tiny_convnext: Network, m
 
 
 def test_provenance_names_the_code_that_made_a_bundle(tiny_convnext: Network) -> None:
-    provenance = provenance_of(BundleRequest(tiny_convnext, "onnx", "float", load_recipe("convnextv2"), X86), ())
+    provenance = provenance_of(BundleRequest(tiny_convnext, "onnx", "float", Recipe.load("convnextv2"), X86), ())
     assert provenance.versions["edgekit-sources"] == code_sha256(ROOMS)
     assert pairings.__module__.split(".")[1] in ROOMS, "which weights are limited shapes every bundle for x86"
     assert (provenance.model.name, provenance.recipe) == (tiny_convnext.name, "convnextv2")

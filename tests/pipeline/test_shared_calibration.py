@@ -19,7 +19,7 @@ from edgekit.compiler.calibrate import Calibrated
 from edgekit.compiler.graph import A, copy_sharing
 from edgekit.compiler.layers import dense_layers, int8_weight, quantizers
 from edgekit.config import runtimes
-from edgekit.config.recipes import Recipe, load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.measure.accuracy import snr_db
 from edgekit.models.network import Network
@@ -76,13 +76,13 @@ def images(count: int = 8) -> list[NDArray[np.float32]]:
 
 
 def request(family: str, target: str, recipe: Recipe | None = None) -> BundleRequest:
-    recipe = recipe or load_recipe(family)
+    recipe = recipe or Recipe.load(family)
     return BundleRequest(network(family), target, "int8", recipe.for_class(X86.name), X86)
 
 
 def plain(family: str) -> Recipe:
     """The family's recipe, but no value depends on how another was quantized."""
-    return replace(load_recipe(family), estimator="minmax", weight_rounding="nearest")
+    return replace(Recipe.load(family), estimator="minmax", weight_rounding="nearest")
 
 
 @cache
@@ -176,7 +176,7 @@ def test_only_the_runtimes_that_need_it_get_limited_pairs() -> None:
 
 @pytest.mark.parametrize("target", RUNTIMES)
 def test_a_repaired_runtime_keeps_the_calibration_of_the_others(target: str) -> None:
-    recipe, in_float = load_recipe("vit").for_class(X86.name), "blocks.1.mlp.fc2"
+    recipe, in_float = Recipe.load("vit").for_class(X86.name), "blocks.1.mlp.fc2"
     repaired = request("vit", target, recipe.keeping_in_float(target, [in_float]))
     assert repaired.shared_recipe == request("vit", "onnx", recipe).shared_recipe is not None
     before, after = (graph_of(asked, "vit", together("vit"), count=1) for asked in (request("vit", target), repaired))

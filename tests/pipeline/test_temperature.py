@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekit.compiler.placement import divide_outputs
-from edgekit.config.recipes import load_recipe
-from edgekit.config.runtimes import Activation, Scheme, load_device_class
-from edgekit.images.dataset import crop_samples
+from edgekit.config.recipes import Recipe
+from edgekit.config.runtimes import Activation, DeviceClass, Scheme
 from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
 from edgekit.models.options import ModelOptions
@@ -74,8 +73,8 @@ def int8(target: str, module: nn.Module, scheme: Scheme = "w8a8", **keys: Any) -
     """The INT8 graph of a network for a runtime."""
     network = network_of(module, SIDE)
     samples = noise_for(network, 64)
-    recipe = replace(load_recipe("default"), scheme=scheme, **keys)
-    request = BundleRequest(network, target, "int8", recipe, load_device_class("x86-64-v3"))
+    recipe = replace(Recipe.load("default"), scheme=scheme, **keys)
+    request = BundleRequest(network, target, "int8", recipe, DeviceClass.load("x86-64-v3"))
     images = [network.preprocessing.normalize(pixels) for pixels in samples.pixels]
     made = quantize_stage(request, export_graph(module, (1, 3, SIDE, SIDE)), samples, images)
     return replace(made, fitting=samples)
@@ -115,7 +114,7 @@ def test_images_that_neither_calibrate_nor_judge_fit_the_temperature(photos: Pat
     graphs = JobGraphs(spec, Reporter(quiet=True))
     fitting = graphs.graph_to_compile("onnx", "int8").fitting
     assert fitting is not None
-    expected = crop_samples(images.dataset, images.choosing.samples, spec.network.preprocessing).pixels
+    expected = images.dataset.crop(images.choosing.samples, spec.network.preprocessing).pixels
     np.testing.assert_array_equal(fitting.pixels, expected)
     assert graphs.graph_to_compile("onnx", "float").fitting is None
     few, images = load_job(replace(job, num_eval_samples=5), Reporter(quiet=True), chooses=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgekit.images.dataset import Dataset, LabelledCrops, LabelledImage, crop_samples
+from edgekit.images.dataset import Dataset, LabelledCrops, LabelledImage
 from edgekit.job import Job
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import reference
@@ -35,14 +35,16 @@ def test_other_images_choose_thresholds(limit: int | None, tmp_path: Path, monke
     data = write_folder(tmp_path / "set", files)
     used: list[str] = []
 
+    crop = Dataset.crop
+
     def noting(dataset: Dataset, samples: tuple[LabelledImage, ...], *more: Any, **options: Any) -> LabelledCrops:
         used.extend(sample.name for sample in samples)
-        return crop_samples(dataset, samples, *more, **options)
+        return crop(dataset, samples, *more, **options)
 
     def logits(_: object, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.linspace(-2, 1, 3 * len(pixels), dtype=np.float32).reshape(-1, 3)
 
-    monkeypatch.setattr(reference, "crop_samples", noting)
+    monkeypatch.setattr(Dataset, "crop", noting)
     monkeypatch.setattr(reference, "torch_logits", logits)
     model = ModelOptions("convnextv2_atto", "random", imgsz=32, model_args=TINY)
     job = Job(model, data, targets=("onnx",), num_calibration_samples=20, num_eval_samples=limit)

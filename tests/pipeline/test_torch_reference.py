@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.images.dataset import crop_samples, open_dataset
+from edgekit.images.dataset import Dataset
 from edgekit.models.network import Network, torch_logits
 from edgekit.pipeline import reference
 from edgekit.pipeline.reference import FirstLogits, ReferenceInputs, reserve
@@ -30,8 +30,8 @@ def test_disk_space_is_reserved_where_the_system_has_no_call_for_it(
 def test_first_logits_are_kept_or_recalled_or_computed(
     tiny_convnext: Network, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = open_dataset(photos, tiny_convnext.labels)
-    crops = crop_samples(dataset, dataset.samples[:6], tiny_convnext.preprocessing)
+    dataset = Dataset.open(photos, tiny_convnext.labels)
+    crops = dataset.crop(dataset.samples[:6], tiny_convnext.preprocessing)
     logits = torch_logits(tiny_convnext, crops.pixels)
     inputs = ReferenceInputs(tiny_convnext.identity, ("a",), ((0,),), "single-label ()")
     for most, size, count in ((4, 1 << 20, 4), (100, 2 * 10 * 4, 2), (100, 1, 1), (100, 1 << 20, 6)):

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from edgekit.config.runtimes import PRECISIONS, RUNTIMES
-from edgekit.images.dataset import crop_samples
 from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
 from edgekit.models.network import torch_logits
@@ -110,7 +109,7 @@ def test_bundles_compute_what_torch_does(
     preprocessing = spec.network.preprocessing
     assert preprocessing.input_shape == (1, arguments.get("in_chans", 3), *variant.size)
     assert spec.network.classes == arguments.get("num_classes", spec.network.classes)
-    pixels = crop_samples(images.dataset, images.evaluation.samples, preprocessing).pixels
+    pixels = images.dataset.crop(images.evaluation.samples, preprocessing).pixels
     expected = torch_logits(spec.network, pixels)
     precisions = PRECISIONS if variant.is_family else ("int8",)
     built = Builder(JobGraphs(spec, reporter)).build(variant.targets, tmp_path, precisions)

@@ -15,8 +15,8 @@ from torch import nn
 from edgekit.compat.openvino import openvino
 from edgekit.compiler.layers import dense_layers, int8_weight
 from edgekit.compiler.rewrites import rewrite
-from edgekit.config.recipes import load_recipe
-from edgekit.config.runtimes import RUNTIMES, load_device_class
+from edgekit.config.recipes import Recipe
+from edgekit.config.runtimes import RUNTIMES, DeviceClass
 from edgekit.measure.accuracy import snr_db
 from edgekit.pipeline.build import compile_stage
 from edgekit.pipeline.graphs import Rewriter, calibrate_together, quantize_stage
@@ -64,13 +64,13 @@ def test_a_weight_that_would_round_to_minus_128_does_not(target: str, tmp_path: 
     )
     images: list[NDArray[np.float32]] = [torch.rand(SHAPE).numpy() for _ in range(2)]
     graph = rewrite(export_graph(nn.Sequential(*layers).eval(), SHAPE), []).graph
-    graph, planted = quantize(graph, images, load_recipe("default"), target), 0
+    graph, planted = quantize(graph, images, Recipe.load("default"), target), 0
     for layer in dense_layers(graph):
         if (quantizer := int8_weight(layer.node)) is not None:
             weight, scale = quantizer.weight_and_scale(graph)
             weight.view(len(scale), -1)[:, 0] = -128 * scale
             planted += len(scale)
-    artifact = load_backend(target).compile(graph, tmp_path, "{}", load_device_class("raspberry-pi-4"))
+    artifact = load_backend(target).compile(graph, tmp_path, "{}", DeviceClass.load("raspberry-pi-4"))
     weights = [levels for levels in READERS[target](tmp_path / artifact.model_file) if levels.size > 1]
     assert planted > 0
     assert min(levels.min() for levels in weights) == -127
@@ -86,7 +86,7 @@ def test_the_bias_of_a_nearly_dead_channel_fits_into_int32(target: str, alone: b
     layers = (nn.Conv2d(3, 16, 3, bias=False), norm, nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten())
     norm.weight[3], norm.bias[3] = 1e-9, 1.5
     network = network_of(nn.Sequential(*layers, nn.Linear(16 * 8 * 8, 5)), SHAPE[-1])
-    recipe = load_recipe("default").for_class(X86.name)
+    recipe = Recipe.load("default").for_class(X86.name)
     request = BundleRequest(network, target, "int8", recipe, X86)
     graph, noise = export_graph(network.module, SHAPE), noise_for(network, 8)
     images = [network.preprocessing.normalize(pixels[None]) for pixels in noise.pixels]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from edgekit.compiler.rewrites import rewrite
-from edgekit.config.recipes import load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.report.row import Measurement, ThreadTime, TimedLayer, TimeProfile
 from edgekit.tuning.mixtures import DIFFERS, Border, LayerCosts, LayerTimes
 from tests.helpers.calibration import quantize
@@ -117,7 +117,7 @@ def test_free_layers_come_first_then_those_that_lose_the_least_for_their_noise()
 def test_costs_of_a_graph() -> None:
     torch.manual_seed(0)
     graph = export_graph(Residual().eval(), (1, 3, 32, 32))
-    recipe = replace(load_recipe("default"), weight_rounding="nearest", estimator="minmax")
+    recipe = replace(Recipe.load("default"), weight_rounding="nearest", estimator="minmax")
     images = [np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)]
     int8 = quantize(rewrite(graph, recipe.targets["onnx"].rewrites).graph, images, recipe, "onnx")
     timed = {name: [TimedLayer(name, "kernel", True, 0.2, 0.1)] * 2 for name in ("stem", "one", "two", "three")}

@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 
 from edgekit.compiler.graph import A, Q
 from edgekit.compiler.rewrites import rewrite
-from edgekit.config.recipes import Recipe, load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.tuning.mixtures import Simulation, attempts_of
 from tests.helpers.calibration import quantize
@@ -75,7 +75,7 @@ def images() -> list[NDArray[np.float32]]:
 
 def quantized(graph: GraphModule, images: Any, target: str, **changes: Any) -> GraphModule:
     plain = {"weight_rounding": "nearest", "estimator": "histogram"}  # independent of the other layers
-    recipe: Recipe = replace(load_recipe("convnextv2"), **plain | changes)
+    recipe: Recipe = replace(Recipe.load("convnextv2"), **plain | changes)
     wants = recipe.targets[target]
     return quantize(rewrite(graph, wants.rewrites).graph, images, recipe, target)
 
@@ -95,7 +95,7 @@ def residual() -> GraphModule:
 @pytest.fixture(scope="module")
 def quantized_residual(residual: GraphModule, images: Any) -> Callable[..., GraphModule]:
     """A function that quantizes the small ResNet for a target, with some layers in float. Tests must not change it."""
-    recipe = replace(load_recipe("default"), weight_rounding="nearest", estimator="minmax")
+    recipe = replace(Recipe.load("default"), weight_rounding="nearest", estimator="minmax")
 
     @cache
     def make(target: str, left: tuple[str, ...] = ()) -> GraphModule:
@@ -141,7 +141,7 @@ def test_layers_off_is_the_graph_with_these_layers_in_float(
 
 
 def test_a_table_after_a_layer_switches_with_it(graph: GraphModule, images: Any) -> None:
-    board = load_recipe("convnextv2").for_class("raspberry-pi-4").targets
+    board = Recipe.load("convnextv2").for_class("raspberry-pi-4").targets
     real = quantized(graph, images, "tflite", targets=board)
     simulation = Simulation(real)
     assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
@@ -199,7 +199,7 @@ class RowNorm(torch.nn.Module):
 
 def test_a_quantizer_before_views_switches_with_the_layer_behind_them(images: Any) -> None:
     graph = export_graph(RowNorm().eval().requires_grad_(False), (1, 3, 32, 32))
-    default = load_recipe("default")
+    default = Recipe.load("default")
     wants = replace(default.targets["openvino"], rewrites=("rows-layer-norm",), int8_rewrites=None)
     recipe = replace(default, targets={"openvino": wants}, weight_rounding="nearest", estimator="minmax")
     real = quantize(rewrite(graph, wants.rewrites).graph, images, recipe, "openvino")
@@ -220,7 +220,7 @@ def test_a_padding_switches_with_its_layer(images: Any, target: str) -> None:
         *(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 5)),
     )
     graph = export_graph(padded.eval(), (1, 3, 32, 32))
-    recipe = replace(load_recipe("default"), weight_rounding="nearest")
+    recipe = replace(Recipe.load("default"), weight_rounding="nearest")
     wants = recipe.targets[target]
 
     def quantized_without(*left: str) -> GraphModule:
@@ -270,7 +270,7 @@ class Latent(torch.nn.Module):
 
 def test_an_int8_constant(images: Any) -> None:
     graph = export_graph(Latent().eval().requires_grad_(False), (1, 3, 32, 32))
-    default = load_recipe("default")
+    default = Recipe.load("default")
     wants = replace(default.targets["openvino"], lowerings=("int8-attention",))
     recipe = replace(default, targets={"openvino": wants}, weight_rounding="nearest", estimator="minmax")
     real = quantize(rewrite(graph, wants.rewrites).graph, images, recipe, "openvino")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.config.recipes import Recipe, load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.devices.registry import THIS
 from edgekit.errors import CompileError
 from edgekit.measure.bundles import measure_here
@@ -459,7 +459,7 @@ class Spec:
     calibration: Any
 
 
-SPEC: Any = Spec(load_recipe("default"), SimpleNamespace(samples=()))
+SPEC: Any = Spec(Recipe.load("default"), SimpleNamespace(samples=()))
 GRAPHS: Any = SimpleNamespace(
     with_recipe=lambda _: None, spec=SimpleNamespace(device_class=SimpleNamespace(name="x86-64-v4"))
 )

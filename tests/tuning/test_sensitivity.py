@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 
 from edgekit.cli.main import main
 from edgekit.compiler.rewrites import rewrite
-from edgekit.config.recipes import load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.images.dataset import LabelledCrops
 from edgekit.images.preprocess import Preprocessing
 from edgekit.report import load_report
@@ -29,7 +29,7 @@ from tests.helpers.measurements import without_fresh_processes
 
 QUIET = Reporter(quiet=True)
 LABELS = list(range(10)) * 2
-RECIPE = load_recipe("convnextv2")
+RECIPE = Recipe.load("convnextv2")
 DENSE_LAYERS = {"0", "4", *(f"1.{name}" for name in ("wide", "narrow", "squeeze", "excite", "depthwise"))}
 """Layers of `paddle`."""
 BROKEN = """

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.config.runtimes import find_runtime
+from edgekit.config.runtimes import Runtime
 from edgekit.devices.registry import Device, closing
 from edgekit.devices.web.page_messages import RuntimeFiles, runtime_files
 from edgekit.errors import UsageError
@@ -245,7 +245,7 @@ def runnable_on(device: Device, bundles: Group, reporter: Reporter) -> Group:
     runnable = {name: bundle for name, bundle in bundles.items() if bundle.manifest.target == BROWSER_TARGET}
     if not runnable:
         raise UsageError(
-            f"'{device.name}' is a browser, and none of the bundles is for {find_runtime(BROWSER_TARGET).title}",
+            f"'{device.name}' is a browser, and none of the bundles is for {Runtime.find(BROWSER_TARGET).title}",
             valid=f"bundles that were made with --target {BROWSER_TARGET}",
         )
     if others := [name for name in bundles if name not in runnable]:
@@ -259,7 +259,7 @@ def check_reference(device: Device, bundle: Bundle) -> None:
     if target != BROWSER_TARGET:
         raise UsageError(
             f"'{device.name}' is a browser, which can't run the reference '{bundle.path}', a bundle for "
-            f"{find_runtime(target).title}",
+            f"{Runtime.find(target).title}",
             valid=f"a bundle that was made with --target {BROWSER_TARGET}",
             fix="Name such a bundle with `--reference`, or leave `--reference` out to compare with the first float one",
         )

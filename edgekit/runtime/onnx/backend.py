@@ -25,7 +25,7 @@ from edgekit.compat.torch_export import decomposing_by_node
 from edgekit.compiler.graph import example_input, layer_name, operand
 from edgekit.compiler.layers import DEQUANTIZE_CHANNELS, quantizers
 from edgekit.compiler.placement import fold_weights
-from edgekit.config.runtimes import DeviceClass, find_runtime
+from edgekit.config.runtimes import DeviceClass, Runtime
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.onnx.engine import REARRANGING, OnnxGraph, read_onnx
 from edgekit.runtime.onnx.profiler import nodes_that_ran
@@ -433,7 +433,7 @@ def strip(model: onnx.ModelProto) -> None:
 
 def save(model: onnx.ModelProto, folder: Path) -> tuple[str, ...]:
     """Write model.onnx, and model.onnx.data if the weights don't fit in one protobuf; returns the files' names."""
-    size, limit = sum(len(tensor.raw_data) for tensor in model.graph.initializer), find_runtime("onnx").file_limit
+    size, limit = sum(len(tensor.raw_data) for tensor in model.graph.initializer), Runtime.find("onnx").file_limit
     assert limit is not None
     with compiler_errors("onnx"):
         (folder / "model.onnx.data").unlink(missing_ok=True)  # onnx would append to it

@@ -19,7 +19,7 @@ from torch.fx import GraphModule
 from edgekit.compiler.graph import A, copy_sharing
 from edgekit.compiler.layers import quantizer_of, quantizers, set_grid
 from edgekit.compiler.placement import set_known_grids
-from edgekit.config.recipes import Recipe, load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.pipeline.graphs import quantize_stage
 from edgekit.pipeline.request import BundleRequest
@@ -100,7 +100,7 @@ SAMPLES = [RANDOM.normal(scale=2, size=SHAPE).astype(np.float32) for _ in range(
 
 
 def recipe(target: str, **changes: Any) -> Recipe:
-    default = load_recipe("default")
+    default = Recipe.load("default")
     row = replace(default.targets[target], **changes)
     return replace(default, targets={**default.targets, target: row})
 
@@ -234,7 +234,7 @@ def test_the_grid_of_hard_swish_clips_nothing_of_the_calibrated_range(low: float
 def test_a_scheme_names_what_the_network_has(block: nn.Module, phrases: list[str]) -> None:
     network = network_of(nn.Sequential(block, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 16)
     graph, noise = export_graph(network.module, (1, 3, 16, 16)), noise_for(network)
-    asked = BundleRequest(network, "onnx", "int8", load_recipe("default"), X86)
+    asked = BundleRequest(network, "onnx", "int8", Recipe.load("default"), X86)
     scheme = quantize_stage(asked, graph, noise, [network.preprocessing.normalize(noise.pixels[:1])]).facts.scheme
     assert scheme.split(", ")[2:] == ["uint8 inputs and outputs of dense layers", *phrases]
 

@@ -18,8 +18,8 @@ from edgekit.compiler.graph import A, Q, constant, layer_name
 from edgekit.compiler.layers import dense_layers, layer_weights, layers
 from edgekit.compiler.placement import Placement, fold_weights
 from edgekit.compiler.rewrites import rewrite
-from edgekit.config.recipes import OWN, Recipe, TargetRecipe, load_recipe
-from edgekit.config.runtimes import DeviceClass, load_device_class
+from edgekit.config.recipes import OWN, Recipe, TargetRecipe
+from edgekit.config.runtimes import DeviceClass
 from edgekit.errors import CompileError
 from edgekit.pipeline.graphs import quantize_stage
 from edgekit.pipeline.request import BundleRequest
@@ -53,7 +53,7 @@ def samples() -> list[NDArray[np.float32]]:
 
 def recipe(target: dict[str, Any] | None = None, **changes: Any) -> Recipe:
     """The default recipe with another table, the same for each runtime."""
-    default = load_recipe("default")
+    default = Recipe.load("default")
     plain: dict[str, Any] = {"activations": "uint8", "quantize_outputs": False, "quantize_depthwise": False}
     row = replace(default.targets["onnx"], **(plain | (target or {})))
     return replace(default, targets=dict.fromkeys(default.targets, row), **changes)
@@ -360,12 +360,12 @@ def test_a_variant_changes_the_graph_only_for_its_device_class(unchanged: Any) -
     plain = recipe(PLAINEST).targets["onnx"]
     wants = recipe(PLAINEST | {"on": {"raspberry-pi-*": replace(plain, quantize_outputs=True)}})
     assert same(unchanged, prepared(wants))
-    pi = load_device_class("raspberry-pi-5")
+    pi = DeviceClass.load("raspberry-pi-5")
     assert same(prepared(recipe(PLAINEST | {"quantize_outputs": True}), pi), prepared(wants, pi))
 
 
 def test_pairs_of_weights_are_not_limited_for_arm() -> None:
-    pi, unlimited = load_device_class("raspberry-pi-5"), recipe(PLAINEST | {"limit_weight_pairs": False})
+    pi, unlimited = DeviceClass.load("raspberry-pi-5"), recipe(PLAINEST | {"limit_weight_pairs": False})
     assert same(prepared(unlimited, pi), prepared(recipe(PLAINEST), pi))
 
 

@@ -19,7 +19,7 @@ from edgekit.compiler.layers import dense_layers, layer_weights
 from edgekit.compiler.ranges import STRIP, SecondMoments, input_rows
 from edgekit.compiler.rewrites import rewrite
 from edgekit.compiler.rounding import Compensation, round_levels
-from edgekit.config.recipes import load_recipe
+from edgekit.config.recipes import Recipe
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 
@@ -71,7 +71,7 @@ def exported(network: nn.Module) -> GraphModule:
 def quantized(
     network: nn.Module, rounding: Literal["nearest", "gptq", "fit"], samples: Images, target: str = "openvino"
 ) -> GraphModule:
-    recipe = replace(load_recipe("default"), weight_rounding=rounding)
+    recipe = replace(Recipe.load("default"), weight_rounding=rounding)
     return quantize(rewrite(exported(network), []).graph, samples, recipe, target)
 
 
@@ -210,7 +210,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         nn.Conv2d(3, 1024, 4, 4), nn.ReLU(), nn.Conv2d(1024, 64, 1), nn.Flatten(), nn.Linear(1024, 5)
     )
     exact, samples, results = export_graph(module.eval(), SHAPE), images(16, 0), []
-    recipe = replace(load_recipe("default"), weight_rounding="nearest")
+    recipe = replace(Recipe.load("default"), weight_rounding="nearest")
     for count in (1, 2):
         with threads(count):
             graph = quantize(rewrite(exact, []).graph, samples, recipe, "onnx")

@@ -17,7 +17,7 @@ from edgekit.compiler.ranges import effects, minimize_range_mse
 from edgekit.compiler.rewrites import rewrite
 from edgekit.compiler.rounding import Compensation, Hessians, round_levels
 from edgekit.config import runtimes
-from edgekit.config.recipes import load_recipe
+from edgekit.config.recipes import Recipe
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 
@@ -48,7 +48,7 @@ def exported() -> GraphModule:
 
 
 def quantized(rounding: Literal["nearest", "gptq"]) -> GraphModule:
-    recipe = replace(load_recipe("default"), estimator="histogram", weight_rounding=rounding)
+    recipe = replace(Recipe.load("default"), estimator="histogram", weight_rounding=rounding)
     return quantize(rewrite(exported(), []).graph, images(16, 0), recipe, "onnx")
 
 
@@ -108,7 +108,7 @@ def test_a_large_network_is_rounded_layer_by_layer(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_pass_that_narrows_ranges_collects_hessians_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = replace(load_recipe("default"), estimator="minmax", weight_rounding="nearest")
+    recipe = replace(Recipe.load("default"), estimator="minmax", weight_rounding="nearest")
     graph = quantize(rewrite(exported(), []).graph, images(4, 0), recipe, "onnx")
     alone, together = Hessians.of_all(graph, 4), Hessians.of_all(graph, 4)
     assert alone

@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 from edgekit.compiler.graph import Q
 from edgekit.compiler.ranges import MOST_VALUES, _sampled_channels
 from edgekit.compiler.rewrites import rewrite
-from edgekit.config.recipes import load_recipe
+from edgekit.config.recipes import Recipe
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 
@@ -20,7 +20,7 @@ SIZE = (1, 8, 16, 16)
 
 
 def calibrated(module: nn.Module, image: torch.Tensor, estimator: Literal["minmax", "mse"], target: str) -> GraphModule:
-    recipe = replace(load_recipe("default"), estimator=estimator, weight_rounding="nearest")
+    recipe = replace(Recipe.load("default"), estimator=estimator, weight_rounding="nearest")
     return quantize(rewrite(export_graph(module.eval(), SIZE), []).graph, [image.numpy()], recipe, target)
 
 

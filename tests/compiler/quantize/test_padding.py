@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 from edgekit.compat.openvino import openvino
 from edgekit.compiler.graph import A
 from edgekit.compiler.layers import quantizers
-from edgekit.config.recipes import load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.tflite.backend import requantize_paddings
@@ -89,7 +89,7 @@ def test_kernels_do_the_padding(
     samples: list[NDArray[np.float32]],
     tmp_path: Path,
 ) -> None:
-    quantized = quantize(graph, samples, load_recipe("default").for_target(target), target)
+    quantized = quantize(graph, samples, Recipe.load("default").for_target(target), target)
     for node in quantized.graph.find_nodes(op="call_function", target=A.pad.default):
         assert "dequantize_per_tensor" in str(node.args[0].target)
     artifact = load_backend(target).compile(quantized, tmp_path, "{}", X86)
@@ -139,4 +139,4 @@ def pooled(pool: nn.Module, samples: list[NDArray[np.float32]]) -> GraphModule:
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3), pool, nn.Conv2d(8, 8, 3), nn.Flatten()]
     graph = export_graph(nn.Sequential(*layers).eval(), (1, 3, SIZE, SIZE))
-    return quantize(graph, samples, load_recipe("default").for_target("tflite"), "tflite")
+    return quantize(graph, samples, Recipe.load("default").for_target("tflite"), "tflite")

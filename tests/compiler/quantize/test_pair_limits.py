@@ -23,7 +23,7 @@ from edgekit.compiler.ranges import pairings_of, safe_scales
 from edgekit.compiler.rewrites import rewrite
 from edgekit.compiler.rounding import Compensation, round_levels
 from edgekit.config import runtimes
-from edgekit.config.recipes import load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.session import pairs_that_can_saturate
 from edgekit.support.weight_pairs import count_saturating, pairings
@@ -94,7 +94,7 @@ def exported() -> GraphModule:
 
 
 def quantized(target: str, limit_pairs: bool, rounding: Literal["nearest", "gptq", "fit"] = "gptq") -> GraphModule:
-    recipe = replace(load_recipe("default"), weight_rounding=rounding, estimator="minmax")
+    recipe = replace(Recipe.load("default"), weight_rounding=rounding, estimator="minmax")
     return quantize(rewrite(exported(), []).graph, images(), recipe, target, limit_pairs=limit_pairs)
 
 

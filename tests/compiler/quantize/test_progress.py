@@ -16,7 +16,7 @@ from edgekit.compiler import rounding
 from edgekit.compiler.execution import threads
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config import runtimes
-from edgekit.config.recipes import Recipe, load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.pipeline.graphs import Rewriter, calibrate_together
 from edgekit.support.progress import Step
 from tests.helpers.calibration import network_of, noise_for, quantize
@@ -86,7 +86,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 def changed(name: str) -> Recipe:
-    return replace(load_recipe("default").for_class(X86.name), **({"estimator": "minmax"} | CHANGES[name]))
+    return replace(Recipe.load("default").for_class(X86.name), **({"estimator": "minmax"} | CHANGES[name]))
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 from edgekit.compat.openvino import openvino
 from edgekit.compiler.graph import A, Q, copy_sharing
 from edgekit.compiler.rewrites import rewrite
-from edgekit.config.recipes import Recipe, load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.runtime.backend import load_backend
 from tests.helpers.calibration import quantize
@@ -39,7 +39,7 @@ SAMPLES = [RANDOM.normal(size=(1, 3, SIZE, SIZE)).astype(np.float32) for _ in ra
 
 
 def recipe(target: str, residuals: bool) -> Recipe:
-    default = load_recipe("default")
+    default = Recipe.load("default")
     row = replace(default.targets[target], quantize_residuals=residuals)
     return replace(default, targets={**default.targets, target: row})
 

@@ -17,7 +17,7 @@ from edgekit.compiler.arithmetic import (
 )
 from edgekit.compiler.graph import A, constant, operand, weight_of
 from edgekit.compiler.layers import dense_layers, int8_weight, layers, quantizer_of
-from edgekit.config.recipes import load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import RUNTIMES
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph, simplified, targets_of
@@ -105,7 +105,7 @@ def test_each_call_of_a_layer_has_its_own_weights() -> None:
 def test_each_call_of_a_layer_is_quantized(target: str) -> None:
     torch.manual_seed(0)
     graph, images = export_graph(Shared().eval(), SHAPE), [torch.randn(SHAPE).numpy() for _ in range(4)]
-    quantized = quantize(graph, images, load_recipe("default"), target)
+    quantized = quantize(graph, images, Recipe.load("default"), target)
     found = list(dense_layers(quantized))
     assert len(found) == 7
     for layer in found:

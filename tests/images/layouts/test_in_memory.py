@@ -16,8 +16,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from edgekit.errors import DataError, ImageError
-from edgekit.images.dataset import Dataset, open_calibration, open_dataset, open_datasets, transform_of
-from edgekit.images.selection import doubts, select
+from edgekit.images.dataset import Dataset, Datasets, transform_of
+from edgekit.images.selection import select
 from tests.helpers.refusals import refuses
 
 CLASSES = ["cat", "dog", "owl"]
@@ -45,7 +45,7 @@ def tensors() -> torch.Tensor:
     ids=["arrays", "PIL", "uint8 tensors", "float tensors", "float arrays"],
 )
 def test_every_kind_of_image_keeps_its_pixels(images: list[Any]) -> None:
-    dataset = open_dataset(list(zip(images, LABELS, strict=True)), CLASSES)
+    dataset = Dataset.open(list(zip(images, LABELS, strict=True)), CLASSES)
     assert np.array_equal(pixels_of(dataset), PIXELS)
     assert [sample.label for sample in dataset.samples] == LABELS
     hashes = select(dataset, None, 0).hashes
@@ -64,14 +64,14 @@ def test_every_kind_of_image_keeps_its_pixels(images: list[Any]) -> None:
     ids=["generator", "TensorDataset", "DataLoader", "rows", "tuple"],
 )
 def test_every_kind_of_collection(data: Any) -> None:
-    dataset = open_dataset(data, CLASSES)
+    dataset = Dataset.open(data, CLASSES)
     assert np.array_equal(pixels_of(dataset), PIXELS)
     assert [sample.label for sample in dataset.samples] == LABELS
 
 
 def test_grey_images_and_digits() -> None:
     digits = TensorDataset(torch.arange(12, dtype=torch.uint8).reshape(3, 1, 2, 2), torch.tensor([0, 1, 2]))
-    dataset = open_dataset(digits, CLASSES)
+    dataset = Dataset.open(digits, CLASSES)
     assert pixels_of(dataset)[2, :, :, 1].tolist() == [[8, 9], [10, 11]]
 
 
@@ -86,16 +86,16 @@ def folder(tmp_path: Path) -> Path:
 def test_a_data_set_of_torchvision_loses_its_transform_and_keeps_its_classes(folder: Path) -> None:
     transform = Compose([ToTensor(), Normalize(0.5, 0.5)])
     data = ImageFolder(str(folder), transform=transform)
-    dataset = open_dataset(data, ["class_0", "class_1", "class_2"])
+    dataset = Dataset.open(data, ["class_0", "class_1", "class_2"])
     assert pixels_of(dataset).sum() == PIXELS.sum()
     assert dataset.class_names == ("cat", "dog", "owl")
     assert dataset.path.name.startswith("ImageFolder in memory")
     assert data[0][0].dtype is torch.float32
     assert transform_of(data) is transform_of(Subset(data, [1])) is transform
-    chosen = open_dataset(Subset(data, [5, 0]), CLASSES)
+    chosen = Dataset.open(Subset(data, [5, 0]), CLASSES)
     assert [(sample.label, sample.class_name) for sample in chosen.samples] == [(2, "owl"), (0, "cat")]
     relabelled = ImageFolder(str(folder), transform=transform, target_transform=lambda label: 2 - label)
-    assert [sample.label for sample in open_dataset(relabelled, CLASSES).samples] == [2, 2, 1, 1, 0, 0]
+    assert [sample.label for sample in Dataset.open(relabelled, CLASSES).samples] == [2, 2, 1, 1, 0, 0]
 
 
 @pytest.mark.parametrize("names", [["dog", "owl", "cat"], ["cat", "dog", "owl"]])
@@ -106,11 +106,11 @@ def test_rows_of_hugging_face_with_lists_of_labels_have_its_classes(names: list[
     rows = Rows({"image": image, "labels": [0, 2] if index else [1]} for index, image in enumerate(PIXELS))
     rows.features = {"image": None, "labels": SimpleNamespace(feature=SimpleNamespace(names=names))}
     expected = tuple(sorted(CLASSES.index(names[label]) for label in (0, 2)))
-    assert [sample.labels for sample in open_dataset(rows, CLASSES).samples][1:] == [expected] * 5
+    assert [sample.labels for sample in Dataset.open(rows, CLASSES).samples][1:] == [expected] * 5
 
 
 def test_a_set_of_labels_gives_the_same_path_in_every_process() -> None:
-    paths = {open_dataset([(PIXELS[0], labels)], CLASSES).path for labels in ({"owl", "cat"}, ["cat", "owl"])}
+    paths = {Dataset.open([(PIXELS[0], labels)], CLASSES).path for labels in ({"owl", "cat"}, ["cat", "owl"])}
     assert len(paths) == 1
 
 
@@ -127,7 +127,7 @@ def test_images_are_read_when_they_are_needed() -> None:
             read.append(index)
             return PIXELS[index], LABELS[index]
 
-    dataset = open_dataset(Lazy(), CLASSES)
+    dataset = Dataset.open(Lazy(), CLASSES)
     assert read == [0, 0, 0, 5, 5, 5]
     dataset.read(dataset.samples[3])
     assert read[6:] == [3]
@@ -144,22 +144,22 @@ def test_a_set_that_augments_is_refused() -> None:
             return random.permutation(PIXELS[index]), LABELS[index]
 
     with refuses(DataError, "Noisy", "augmentation", "transform"):
-        open_dataset(Noisy(), CLASSES)
+        Dataset.open(Noisy(), CLASSES)
 
 
 def test_a_mapping_has_a_set_for_each_split(folder: Path) -> None:
     train, test = list(zip(PIXELS[:4], LABELS[:4], strict=True)), ImageFolder(str(folder), transform=ToTensor())
     splits = {"train": train, "unsupervised": [*PIXELS], "test": test}
-    datasets = open_datasets(splits, CLASSES)
+    datasets = Datasets.open(splits, CLASSES)
     assert [len(each.samples) for each in (datasets.calibration, datasets.evaluation)] == [4, 6]
     assert datasets.evaluation.class_names == ("cat", "dog", "owl")
     assert datasets.calibration.path != datasets.evaluation.path
     assert "train, unsupervised, test: calibrating on train, evaluating on test" in str(datasets.origin)
     assert transform_of(splits) is test.transform
-    alone = open_datasets({"train": train}, CLASSES)
+    alone = Datasets.open({"train": train}, CLASSES)
     assert alone.calibration is alone.evaluation
     with refuses(DataError, "images, labels", "train and val"):
-        open_datasets({"images": PIXELS, "labels": LABELS}, CLASSES)
+        Datasets.open({"images": PIXELS, "labels": LABELS}, CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -173,41 +173,41 @@ def test_a_mapping_has_a_set_for_each_split(folder: Path) -> None:
     ids=["arrays", "column", "tensors", "names"],
 )
 def test_an_array_of_images_and_their_labels(data: Any) -> None:
-    dataset = open_dataset(data, CLASSES)
+    dataset = Dataset.open(data, CLASSES)
     assert np.array_equal(pixels_of(dataset), PIXELS)
     assert [sample.label for sample in dataset.samples] == LABELS
 
 
 def test_two_images_are_no_array_of_images_and_labels() -> None:
-    assert len(open_calibration((PIXELS[0], PIXELS[1]), CLASSES).samples) == 2
+    assert len(Dataset.for_calibration((PIXELS[0], PIXELS[1]), CLASSES).samples) == 2
 
 
 def test_equal_sets_have_equal_paths_and_different_ones_do_not() -> None:
     pairs = list(zip(PIXELS, LABELS, strict=True))
-    whole, again, rest = (open_dataset(part, CLASSES) for part in (pairs, list(pairs), pairs[::-1]))
+    whole, again, rest = (Dataset.open(part, CLASSES) for part in (pairs, list(pairs), pairs[::-1]))
     assert whole.path == again.path != rest.path
     assert not select(again, None, 0, exclude=select(whole, None, 0), exact=False).samples
     assert pickle.loads(pickle.dumps(whole)).path == whole.path
-    both = open_datasets(pairs, CLASSES)
+    both = Datasets.open(pairs, CLASSES)
     assert both.calibration is both.evaluation
 
 
 def test_images_without_labels_can_calibrate() -> None:
-    dataset = open_calibration(list(PIXELS), CLASSES)
+    dataset = Dataset.for_calibration(list(PIXELS), CLASSES)
     chosen = select(dataset, 4, 0)
     assert {sample.label for sample in chosen.samples} == {-1}
-    (doubt,) = doubts(chosen, 3)
+    (doubt,) = chosen.doubts(3)
     assert "4 calibration images are few" in doubt
     with refuses(DataError, "6 images", "without a label"):
-        open_dataset(list(PIXELS), CLASSES)
+        Dataset.open(list(PIXELS), CLASSES)
 
 
 def test_a_folder_without_labels_can_calibrate(tmp_path: Path) -> None:
     for index, image in enumerate(PIXELS):
         Image.fromarray(image).save(tmp_path / f"{index}.png")
-    assert len(open_calibration(tmp_path, CLASSES).samples) == 6
+    assert len(Dataset.for_calibration(tmp_path, CLASSES).samples) == 6
     with refuses(DataError, "outside a class folder"):
-        open_dataset(tmp_path, CLASSES)
+        Dataset.open(tmp_path, CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -226,13 +226,13 @@ def test_a_folder_without_labels_can_calibrate(tmp_path: Path) -> None:
 )
 def test_refusals(data: Any, facts: list[str]) -> None:
     with refuses(DataError, *facts):
-        open_dataset(data, CLASSES, "one")
+        Dataset.open(data, CLASSES, "one")
 
 
 def test_an_image_that_cannot_be_decoded_is_skipped() -> None:
     pairs = [(image, label) for image, label in zip(PIXELS, LABELS, strict=True)]
     pairs[0] = (PIXELS[0].astype(np.int64), 0)
-    dataset = open_dataset(pairs, CLASSES)
+    dataset = Dataset.open(pairs, CLASSES)
     with refuses(ImageError, "image 0", "int64"):
         dataset.read(dataset.samples[0])
     assert select(dataset, 5, 0).unreadable[0][0] == "0"

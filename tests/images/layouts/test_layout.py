@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import DataError
-from edgekit.images.dataset import Datasets, open_dataset, open_datasets
+from edgekit.images.dataset import Dataset, Datasets
 from tests.helpers.layouts import image_bytes, write_folder, write_parquet, write_table, write_tar, write_zip
 from tests.helpers.refusals import refuses
 
@@ -56,18 +56,18 @@ def tars(place: Path) -> Path:
 @pytest.mark.parametrize("write", [folders, zipped, table, parquet, tars])
 def test_train_calibrates_and_val_evaluates(write: Callable[[Path], Path], tmp_path: Path) -> None:
     place = write(tmp_path)
-    datasets = open_datasets(place, LABELS)
+    datasets = Datasets.open(place, LABELS)
     assert classes_of(datasets) == (["cat", "dog", "owl"], ["cat", "owl"])
     assert [sample.label for sample in datasets.evaluation.samples] == [0, 2]
     assert datasets.origin == (
         f"'{place}' has the splits train, val: calibrating on train, evaluating on val; --calibration-data and --data "
         "choose others"
     )
-    alone = open_dataset(place, LABELS)
+    alone = Dataset.open(place, LABELS)
     assert alone.samples == datasets.evaluation.samples
     assert str(alone.origin).startswith(f"'{place}' has the splits train, val: evaluating on val; `--data {place}")
     for dataset in (datasets.calibration, datasets.evaluation):
-        part = open_datasets(dataset.path, LABELS)
+        part = Datasets.open(dataset.path, LABELS)
         assert part.calibration is part.evaluation
         assert part.evaluation.samples == dataset.samples, "the path of a split names it alone"
         assert part.origin is None
@@ -77,7 +77,7 @@ def test_train_calibrates_and_val_evaluates(write: Callable[[Path], Path], tmp_p
 
 
 def test_a_class_that_only_train_has_keeps_its_place(tmp_path: Path) -> None:
-    datasets = open_datasets(folders(tmp_path), ["class_0", "class_1", "class_2"])
+    datasets = Datasets.open(folders(tmp_path), ["class_0", "class_1", "class_2"])
     assert [sample.label for sample in datasets.evaluation.samples] == [0, 2]
     assumption = str(datasets.evaluation.assumption)
     assert assumption.startswith(f"the folders of '{tmp_path / 'set/train'}' in alphabetical order")
@@ -85,7 +85,7 @@ def test_a_class_that_only_train_has_keeps_its_place(tmp_path: Path) -> None:
     assert datasets.evaluation.class_names == ("cat", "dog", "owl")
     extra = write_folder(tmp_path / "set", {"val/fox/1.png": image_bytes(8)})
     with refuses(DataError, 3, "val'"):
-        open_datasets(extra, ["class_0", "class_1", "class_2"])
+        Datasets.open(extra, ["class_0", "class_1", "class_2"])
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_class_that_only_train_has_keeps_its_place(tmp_path: Path) -> None:
     ],
 )
 def test_the_splits_that_are_chosen(tmp_path: Path, splits: list[str], calibration: str, evaluation: str) -> None:
-    datasets = open_datasets(write_folder(tmp_path, {f"{name}/cat/1.png": b"" for name in splits}), LABELS)
+    datasets = Datasets.open(write_folder(tmp_path, {f"{name}/cat/1.png": b"" for name in splits}), LABELS)
     assert datasets.calibration.path == tmp_path / calibration
     assert datasets.evaluation.path == tmp_path / evaluation
 
@@ -106,31 +106,31 @@ def test_the_splits_that_are_chosen(tmp_path: Path, splits: list[str], calibrati
 def test_splits_beside_other_images_are_no_classes(tmp_path: Path, other: str) -> None:
     place = write_folder(tmp_path / "set", TRAIN | VAL | {other: b""})
     with refuses(DataError, "splits train, val", "--data"):
-        open_datasets(place, LABELS)
-    assert len(open_datasets(place / "val", LABELS).evaluation.samples) == 2
+        Datasets.open(place, LABELS)
+    assert len(Datasets.open(place / "val", LABELS).evaluation.samples) == 2
 
 
 def test_splits_of_which_one_is_missing(tmp_path: Path) -> None:
     write_folder(tmp_path / "two", VAL | TEST)
     with refuses(DataError, "test", "val") as caught:
-        open_dataset(tmp_path / "two", LABELS)
+        Dataset.open(tmp_path / "two", LABELS)
     assert caught.value.fix == f"Choose one split, such as --data {tmp_path / 'two/val'}"
-    one = open_datasets(write_folder(tmp_path / "one", TRAIN), LABELS)
+    one = Datasets.open(write_folder(tmp_path / "one", TRAIN), LABELS)
     assert one.calibration is one.evaluation
     assert len(one.evaluation.samples) == 3
 
 
 def test_a_split_without_class_folders_is_refused_only_if_it_is_used(tmp_path: Path) -> None:
     place = write_folder(tmp_path, TRAIN | VAL | {"test/1.png": b"", "test/2.png": b""})
-    assert len(open_dataset(place, LABELS).samples) == 2
+    assert len(Dataset.open(place, LABELS).samples) == 2
     with refuses(DataError, 2, "'1.png'"):
-        open_dataset(place / "test", LABELS)
+        Dataset.open(place / "test", LABELS)
 
 
 def test_a_split_that_does_not_exist(tmp_path: Path) -> None:
     for place, message in ((table(tmp_path), "has no split 'test'"), (tars(tmp_path), "doesn't exist")):
         with pytest.raises(DataError, match=message):
-            open_dataset(place / "test", LABELS)
+            Dataset.open(place / "test", LABELS)
 
 
 def test_a_mistyped_name_does_not_list_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_a_mistyped_name_does_not_list_the_current_folder(tmp_path: Path, monkey
     tars(tmp_path)
     monkeypatch.chdir(tmp_path)
     with refuses(DataError, "'photso' doesn't exist"):
-        open_dataset(Path("photso"), LABELS)
+        Dataset.open(Path("photso"), LABELS)
 
 
 @pytest.mark.parametrize("write", [write_folder, write_tar])
@@ -148,7 +148,7 @@ def test_names_that_are_not_utf_8_are_texts_that_find_the_images(write: Callable
     files = {f"{stem}.png": image_bytes(index) for index, stem in enumerate(stems)}
     if write is write_tar:
         files |= {f"{stem}.cls": stem.partition("/")[0].encode(errors="backslashreplace") for stem in stems}
-    dataset = open_dataset(write(tmp_path / "data.tar", files), ["a", "b", "c"])
+    dataset = Dataset.open(write(tmp_path / "data.tar", files), ["a", "b", "c"])
     names = ["caf\\xe8/one.png", "caf\\xe9/one.png", "dog/caf\\xe8.png", "dog/caf\\xe9.png"]
     assert [sample.name for sample in dataset.samples] == names
     assert [dataset.read(sample) for sample in dataset.samples] == [files[f"{stem}.png"] for stem in stems]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import DataError, ImageError
-from edgekit.images.dataset import open_dataset
+from edgekit.images.dataset import Dataset
 from edgekit.images.selection import select
 from tests.helpers.layouts import image_bytes, write_folder, write_table
 from tests.helpers.refusals import refuses
@@ -30,7 +30,7 @@ def test_delimiters_and_names_of_columns(place: Path, delimiter: str, header: tu
         rows: list[tuple[str, ...]] = [(label, name) for _, name, label in cells]
     else:
         rows = [row[3 - len(header) :] for row in cells]
-    dataset = open_dataset(write_table(place / "set.csv", [header, *rows], delimiter), LABELS)
+    dataset = Dataset.open(write_table(place / "set.csv", [header, *rows], delimiter), LABELS)
     assert [(sample.name, sample.label) for sample in dataset.samples] == [
         ("a.png", 1),
         ("b c.png", 0),
@@ -44,13 +44,13 @@ def test_identifiers_name_files_below(tmp_path: Path, column: str) -> None:
     names = ["train/a1.png", "train/b2.png", "c3.png", "train/d4.png", "test/d4.png"]
     place = write_folder(tmp_path / "set", {name: image_bytes(seed) for seed, name in enumerate(names)})
     rows = [("a1", "dog"), ("b2.png", "cat"), ("c3", "owl")]
-    dataset = open_dataset(write_table(place / "train.csv", [(column, "label"), *rows]), LABELS)
+    dataset = Dataset.open(write_table(place / "train.csv", [(column, "label"), *rows]), LABELS)
     assert [(sample.name, sample.label) for sample in dataset.samples] == [
         ("c3.png", 2),
         ("train/a1.png", 1),
         ("train/b2.png", 0),
     ]
-    dataset = open_dataset(write_table(place / "two.csv", [(column, "label"), *rows, ("d4", "cat")]), LABELS)
+    dataset = Dataset.open(write_table(place / "two.csv", [(column, "label"), *rows, ("d4", "cat")]), LABELS)
     assert [name for name, _ in select(dataset, 3, 0).unreadable] in ([], ["d4"])
     with refuses(ImageError, "d4"):
         dataset.image(next(sample for sample in dataset.samples if "d4" in sample.name))
@@ -66,7 +66,7 @@ def test_identifiers_name_files_below(tmp_path: Path, column: str) -> None:
 )
 def test_labels_are_names_or_indices(place: Path, labels: list[str], model: list[str], indices: list[int]) -> None:
     rows = [("path", "label"), *zip(NAMES, labels, strict=True)]
-    dataset = open_dataset(write_table(place / "set.csv", rows), model)
+    dataset = Dataset.open(write_table(place / "set.csv", rows), model)
     assert [sample.label for sample in dataset.samples] == indices
     assert dataset.assumption is None
 
@@ -74,13 +74,13 @@ def test_labels_are_names_or_indices(place: Path, labels: list[str], model: list
 def test_an_index_out_of_range(place: Path) -> None:
     table = write_table(place / "set.csv", [("path", "label"), *zip(NAMES, "123", strict=True)])
     with refuses(DataError, "label 3", "3 classes") as caught:
-        open_dataset(table, LABELS)
+        Dataset.open(table, LABELS)
     assert "from 0 to 2" in caught.value.valid
 
 
 def test_a_missing_file_is_skipped_and_counted(place: Path, tmp_path: Path) -> None:
     rows = [("path", "label"), (NAMES[0], "cat"), ("gone.png", "dog"), ("", ""), (NAMES[2], "owl")]
-    dataset = open_dataset(write_table(place / "set.csv", rows), LABELS)
+    dataset = Dataset.open(write_table(place / "set.csv", rows), LABELS)
     chosen = select(dataset, 0, 0)
     assert sorted(sample.name for sample in chosen.samples) == ["a.png", "in/c.png"]
     ((name, reason),) = chosen.unreadable
@@ -95,7 +95,7 @@ def test_paths_that_start_elsewhere(place: Path) -> None:
     (place / "tables").mkdir()
     table = write_table(place / "tables/set.csv", [("path", "label"), *((name, "cat") for name in NAMES)])
     with refuses(DataError, 3, "'a.png'") as caught:
-        open_dataset(table, LABELS)
+        Dataset.open(table, LABELS)
     assert f"'{place / 'tables'}'" in caught.value.fix
 
 
@@ -104,7 +104,7 @@ def test_images_outside_the_folder_of_the_csv(place: Path, prefix: str) -> None:
     (place / "tables").mkdir()
     start = str(place) if prefix == "absolute" else prefix
     rows = [("path", "label"), *((f"{start}/{name}", "cat") for name in NAMES)]
-    dataset = open_dataset(write_table(place / "tables/set.csv", rows), LABELS)
+    dataset = Dataset.open(write_table(place / "tables/set.csv", rows), LABELS)
     assert [sample.name for sample in dataset.samples] == NAMES, "no local folder, because reports contain names"
     assert dataset.read(dataset.samples[0]) == image_bytes(0)
 
@@ -112,17 +112,17 @@ def test_images_outside_the_folder_of_the_csv(place: Path, prefix: str) -> None:
 def test_rows_without_a_label(place: Path) -> None:
     table = write_table(place / "set.csv", [("path", "label"), ("a.png", "cat"), ("b c.png", ""), ("in/c.png",)])
     with refuses(DataError, 2, "'b c.png'") as caught:
-        open_dataset(table, LABELS)
+        Dataset.open(table, LABELS)
     assert "Write their labels" in caught.value.fix
 
 
 def test_a_row_twice_and_an_image_with_two_labels(place: Path) -> None:
     rows = [("path", "label"), ("a.png", "cat"), ("./a.png", "cat"), ("in/c.png", "owl")]
-    assert len(open_dataset(write_table(place / "set.csv", rows), LABELS).samples) == 2
+    assert len(Dataset.open(write_table(place / "set.csv", rows), LABELS).samples) == 2
     table = write_table(place / "set.csv", [*rows, ("a.png", "dog")])
     with refuses(DataError, "'a.png'", "'cat', 'dog'", "--task multi-label"):
-        open_dataset(table, LABELS, "one")
-    assert [sample.labels for sample in open_dataset(table, LABELS).samples] == [(0, 1), (2,)]
+        Dataset.open(table, LABELS, "one")
+    assert [sample.labels for sample in Dataset.open(table, LABELS).samples] == [(0, 1), (2,)]
 
 
 @pytest.mark.parametrize(
@@ -145,13 +145,13 @@ def test_a_row_twice_and_an_image_with_two_labels(place: Path) -> None:
 def test_tables_that_can_not_be_used(place: Path, content: bytes, problem: str) -> None:
     (place / "set.csv").write_bytes(content)
     with pytest.raises(DataError, match=problem) as caught:
-        open_dataset(place / "set.csv", LABELS)
+        Dataset.open(place / "set.csv", LABELS)
     assert caught.value.valid or caught.value.fix
 
 
 def test_a_byte_order_mark_and_another_suffix(place: Path) -> None:
     (place / "set.TSV").write_bytes(b"\xef\xbb\xbfpath\tlabel\r\na.png\tcat\r\n")
-    assert len(open_dataset(place / "set.TSV", LABELS).samples) == 1
+    assert len(Dataset.open(place / "set.TSV", LABELS).samples) == 1
 
 
 SEVERAL = [(0, 1), (1,), (0, 1, 2)]
@@ -171,7 +171,7 @@ def test_several_labels_for_each_image(place: Path, form: str, delimiter: str) -
             *([7, path, *(int(name in each) for name in LABELS)] for path, each in zip(NAMES, names, strict=True)),
         ],
     }
-    dataset = open_dataset(write_table(place / "set.csv", rows[form], delimiter), LABELS)
+    dataset = Dataset.open(write_table(place / "set.csv", rows[form], delimiter), LABELS)
     assert dataset.labelling == "several"
     assert [sample.labels for sample in dataset.samples] == SEVERAL
     assert dataset.assumption is None
@@ -180,9 +180,9 @@ def test_several_labels_for_each_image(place: Path, form: str, delimiter: str) -
 
 def test_columns_of_classes_in_another_order_than_the_outputs(place: Path) -> None:
     rows = [("path", "Owl", "split", "cat", "dog"), ("a.png", 0, "val", 1.0, "True"), ("b c.png", 1, "val", 0.0, "0")]
-    dataset = open_dataset(write_table(place / "set.csv", rows), LABELS)
+    dataset = Dataset.open(write_table(place / "set.csv", rows), LABELS)
     assert [sample.labels for sample in dataset.samples] == [(0, 1), (2,)]
-    unnamed = open_dataset(place / "set.csv", ["class_0", "class_1", "class_2"])
+    unnamed = Dataset.open(place / "set.csv", ["class_0", "class_1", "class_2"])
     assert [sample.labels for sample in unnamed.samples] == [(1, 2), (0,)]
     assert unnamed.class_names == ("Owl", "cat", "dog")
     assert "0 = Owl, 1 = cat, 2 = dog" in str(unnamed.assumption)
@@ -199,10 +199,10 @@ def test_columns_of_classes_in_another_order_than_the_outputs(place: Path) -> No
 )
 def test_several_labels_that_can_not_be_used(place: Path, rows: list[tuple[object, ...]], facts: list[str]) -> None:
     with refuses(DataError, *facts):
-        open_dataset(write_table(place / "set.csv", rows), LABELS)
+        Dataset.open(write_table(place / "set.csv", rows), LABELS)
 
 
 def test_rows_of_zeros_and_ones_for_the_same_image_are_joined(place: Path) -> None:
     rows = [("path", *LABELS), ("a.png", 1, 0, 0), ("a.png", 0, 0, 1), ("in/c.png", 0, 1, 0)]
-    dataset = open_dataset(write_table(place / "set.csv", rows), LABELS)
+    dataset = Dataset.open(write_table(place / "set.csv", rows), LABELS)
     assert [sample.labels for sample in dataset.samples] == [(0, 2), (1,)]

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from edgekit.config.recipes import Recipe, load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.runtime.backend import Artifact
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.onnx.backend import QUANTIZES_WEIGHTS, Backend, fold, save, settle
@@ -65,7 +65,7 @@ def kernels(ran: Profile) -> list[str]:
 
 def test_layers_without_an_integer_kernel_are_stored_in_float(tmp_path: Path) -> None:
     """A convolution whose output isn't quantized has none. What it alone reads isn't quantized either."""
-    recipe = load_recipe("default")
+    recipe = Recipe.load("default")
     table = replace(recipe.targets["onnx"], quantize_outputs=False, quantize_residuals=False)
     artifact, ran, logits, expected = compiled(replace(recipe, targets={"onnx": table}), tmp_path)
     assert artifact.float_layers == {"stem", "point"}
@@ -80,7 +80,7 @@ def test_layers_without_an_integer_kernel_are_stored_in_float(tmp_path: Path) ->
 
 def test_layers_that_the_recipe_keeps_in_float_stay_in_float_between_int8_ones(tmp_path: Path) -> None:
     """ONNX Runtime would quantize their weights with one scale for all channels."""
-    recipe = replace(load_recipe("default"), float_layers=("deep",))
+    recipe = replace(Recipe.load("default"), float_layers=("deep",))
     artifact, ran, logits, expected = compiled(recipe, tmp_path)
     assert artifact.float_layers == frozenset()
     assert QUANTIZES_WEIGHTS in artifact.session["disabled_optimizers"]
@@ -91,7 +91,7 @@ def test_layers_that_the_recipe_keeps_in_float_stay_in_float_between_int8_ones(t
 
 def test_onnx_runtime_quantizes_biases_where_no_float_layer_is_between_int8_ones(tmp_path: Path) -> None:
     """The files of most networks stay as they are."""
-    recipe = replace(load_recipe("default"), float_layers=("wide",))
+    recipe = replace(Recipe.load("default"), float_layers=("wide",))
     artifact, _, _, _ = compiled(recipe, tmp_path)
     assert artifact.session["disabled_optimizers"] == ["MatMulAddFusion", "BiasGeluFusion"]
 

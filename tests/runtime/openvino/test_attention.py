@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 from edgekit.compat.openvino import openvino
 from edgekit.compiler.calibrate import placement_of
 from edgekit.compiler.graph import A
-from edgekit.config.recipes import Recipe, load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.backend import load_lowering
 from edgekit.runtime.openvino.backend import Backend
@@ -41,7 +41,7 @@ class Attention(nn.Module):
 
 
 def recipe(on: bool) -> Recipe:
-    default = load_recipe("default")
+    default = Recipe.load("default")
     lowerings = ("int8-attention",) if on else ()
     return replace(default, targets={"openvino": replace(default.targets["openvino"], lowerings=lowerings)})
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from edgekit.compat.openvino import openvino
-from edgekit.config.recipes import load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.openvino.backend import Backend
 from edgekit.runtime.openvino.lowering import miscomputed_layers
@@ -70,7 +70,7 @@ def test_openvino_computes_what_torch_does(
 ) -> None:
     module, size = network(channels, kernel, stride, padding, groups), shape(channels, groups)
     images = [np.random.default_rng(seed).standard_normal(size).astype(np.float32) for seed in range(4)]
-    graph = quantize(export_graph(module, size), images, load_recipe("default"), "openvino", limit_pairs=True)
+    graph = quantize(export_graph(module, size), images, Recipe.load("default"), "openvino", limit_pairs=True)
     Backend().compile(graph, tmp_path, "{}", X86)
     model = openvino.compile_model(tmp_path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     with torch.no_grad():

@@ -13,8 +13,8 @@ from ai_edge_litert import schema_py_generated as schema
 from torch import Tensor, nn
 
 import edgekit
-from edgekit.config.recipes import load_recipe
-from edgekit.config.runtimes import load_device_class
+from edgekit.config.recipes import Recipe
+from edgekit.config.runtimes import DeviceClass
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.profile import profile_model
 from edgekit.runtime.tflite import engine
@@ -58,7 +58,7 @@ def test_gelu_is_a_table_and_the_image_is_quantized_inside(tmp_path: Path) -> No
     torch.manual_seed(0)
     random = np.random.default_rng(0)
     images = [random.normal(size=SHAPE).astype(np.float32) for _ in range(4)]
-    recipe = load_recipe("default")
+    recipe = Recipe.load("default")
     row = replace(recipe.targets["tflite"], lowerings=("int8-gelu",))
     graph = quantize(
         export_graph(Feedforward().eval(), SHAPE), images, replace(recipe, targets={"tflite": row}), "tflite"
@@ -99,7 +99,7 @@ def test_a_float_file_offers_f16_for_cores_that_have_it(device_class: str, tmp_p
     torch.manual_seed(0)
     graph = export_graph(Feedforward().eval(), SHAPE)
     with quiet(), torch.no_grad():
-        Backend().compile(graph, tmp_path, "{}", load_device_class(device_class))
+        Backend().compile(graph, tmp_path, "{}", DeviceClass.load(device_class))
     content = (tmp_path / "model.tflite").read_bytes()
     assert (engine.F16_OFFERED in content) == (device_class == "raspberry-pi-5")
     assert engine.F16 not in content

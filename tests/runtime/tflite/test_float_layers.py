@@ -9,7 +9,7 @@ import torch
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from torch import nn
 
-from edgekit.config.recipes import load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.runtime.tflite.backend import Backend
 from edgekit.runtime.tflite.profiler import PRODUCTS, operations
 from edgekit.support.libraries import quiet
@@ -35,7 +35,7 @@ def test_a_float_layer_between_int8_values_stays_in_float(layer: nn.Module, oper
     first, last = (nn.Linear(8, 8), nn.Linear(8, 5)) if is_linear else (nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 3))
     network = nn.Sequential(first, nn.ReLU(), layer, nn.ReLU(), last)
     images = [np.random.default_rng(seed).normal(size=SHAPE).astype(np.float32) for seed in range(4)]
-    recipe = replace(load_recipe("default"), float_layers=("2",))
+    recipe = replace(Recipe.load("default"), float_layers=("2",))
     graph = quantize(export_graph(network.eval(), SHAPE), images, recipe, "tflite")
     with quiet(), torch.no_grad():
         Backend().compile(graph, tmp_path, "{}", X86)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgekit.config.recipes import load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.tflite.backend import Backend, separate_quantizers
 from edgekit.support.libraries import quiet
@@ -330,7 +330,7 @@ def images() -> list[NDArray[np.float32]]:
 @pytest.mark.parametrize(("network", "separated"), [(ClassToken, 0), (Positions, 1), (TalkingHeads, 1)])
 def test_quantizers_of_a_part_or_a_softmax_are_separated(network: type[nn.Module], separated: int) -> None:
     torch.manual_seed(0)
-    graph = quantize(export_graph(network().eval(), SHAPE), images(), load_recipe("default"), "tflite")
+    graph = quantize(export_graph(network().eval(), SHAPE), images(), Recipe.load("default"), "tflite")
     before = len(graph.graph.nodes)
     separate_quantizers(graph)
     assert len(graph.graph.nodes) == before + separated
@@ -353,7 +353,7 @@ def logits_of(networks: Networks, quantized: bool) -> list[list[NDArray[np.float
     computing: nn.Module = SideBySide(networks, images())
     graph = export_graph(computing, SHAPE)
     if quantized:
-        computing = graph = quantize(graph, images(), load_recipe("default"), "tflite")
+        computing = graph = quantize(graph, images(), Recipe.load("default"), "tflite")
     expected = np.concatenate([computing(torch.from_numpy(image)).numpy() for image in images()])
     with quiet(), TemporaryDirectory() as folder:
         Backend().compile(graph, Path(folder), "{}", X86)

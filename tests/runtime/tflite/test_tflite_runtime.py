@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import edgekit
-from edgekit.config.recipes import load_recipe
-from edgekit.config.runtimes import Precision, load_device_class
+from edgekit.config.recipes import Recipe
+from edgekit.config.runtimes import DeviceClass, Precision
 from edgekit.models.loading import load_network
 from edgekit.models.network import Network, torch_logits
 from edgekit.models.options import ModelOptions
@@ -46,9 +46,7 @@ def test_a_bundle_gives_the_same_scores_in_tflite_runtime(
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
     images = [network.preprocessing.normalize(image) for image in pixels]
-    request = BundleRequest(
-        network, "tflite", precision, load_recipe("convnextv2"), load_device_class("raspberry-pi-4")
-    )
+    request = BundleRequest(network, "tflite", precision, Recipe.load("convnextv2"), DeviceClass.load("raspberry-pi-4"))
     samples = ParitySamples(pixels, torch_logits(network, pixels))
     graph = export_graph(network.module, (1, 3, SIDE, SIDE))
     to_compile = quantize_stage(request, graph, samples, images if precision == "int8" else [])

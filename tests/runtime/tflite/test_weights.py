@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import copy_sharing
-from edgekit.config.recipes import load_recipe
+from edgekit.config.recipes import Recipe
 from edgekit.errors import CompileError
 from edgekit.runtime.tflite import backend
 from edgekit.runtime.tflite.backend import Backend
@@ -71,7 +71,7 @@ def test_int8_weights_are_those_that_the_converter_would_have_made(
 ) -> None:
     torch.manual_seed(0)
     images = [torch.randn(1, 3, 12, 12).numpy() for _ in range(2)]
-    recipe = replace(load_recipe("default"), weight_rounding="nearest", equalization=0.0)
+    recipe = replace(Recipe.load("default"), weight_rounding="nearest", equalization=0.0)
     quantized = quantize(export_graph(Layers(odd).eval(), images[0].shape), images, recipe, "tflite")
     taken, files, logits = [], [], []
 
