@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from edgekit.cli.main import main
+from edgekit.config.recipes import Recipe, list_recipes
+from edgekit.config.runtimes import DeviceClass
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.openvino.engine import NATIVE
 from edgekit.runtime.profile import profile_bundle
@@ -46,6 +48,16 @@ def test_it_is_the_format_that_openvino_would_choose(bundle: Bundle) -> None:
 
 def test_it_is_profiled_as_it_runs(bundle: Bundle) -> None:
     assert profile_bundle(bundle, threads=1, runs=1).ops
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_asks_for_it_on_x86_alone(name: str) -> None:
+    asking = {
+        each
+        for each in DeviceClass.listed()
+        if "native-float" in Recipe.load(name).for_class(each).targets["openvino"].lowerings
+    }
+    assert asking == {each for each in DeviceClass.listed() if not DeviceClass.load(each).is_arm}
 
 
 def test_weights_alone_are_computed_with_in_f32(vit_arguments: list[str], tmp_path: Path) -> None:
