@@ -16,11 +16,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 282_100,
+    "tokens": 283_600,
     "tokens a line": 9.86,
     "files": 159,
     "lines of the longest file": 450,
-    "names across walls": 629,
+    "names across walls": 630,
     "pairs of rooms in % of those that the layers allow": 88,
     "class names that exist twice": 0,
 }

@@ -1,7 +1,7 @@
 """The TOML files that users write: keys of recipes and device classes, and those that edgekit ships."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -87,6 +87,8 @@ def _valid(hint: Any, choices: Iterable[str] | None) -> str:
         return "list of " + (", ".join(map(code, choices)) if choices else "strings")
     if get_origin(hint) is Literal:
         return ", ".join(code(str(each)) for each in get_args(hint))
+    if get_origin(hint) is Mapping and get_origin(get_args(hint)[1]) is Literal:
+        return f"{_valid(get_args(hint)[1], None)} by pattern of names"
     return TYPES.get(hint, "tables by pattern of device class")
 
 

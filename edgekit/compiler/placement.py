@@ -55,7 +55,7 @@ from edgekit.compiler.layers import (
     set_places,
 )
 from edgekit.config.recipes import TargetRecipe
-from edgekit.config.runtimes import Scheme
+from edgekit.config.runtimes import LayerKind, Scheme
 from edgekit.errors import ProfileError
 
 
@@ -73,6 +73,8 @@ class Lowering:
     """Whether the product of a value and a gate, as in squeeze-and-excitation, goes from INT8 to INT8."""
     scheme: str | None = None
     """Phrase for a bundle's scheme, for a lowering that changes the number format of more values."""
+    least_inputs: int = 0
+    """Least number of inputs of a layer of the kind "dynamic"; 0 for a lowering of something else."""
     session: Mapping[str, str] = field(default_factory=dict)
     """Session options with which the bundle's engine runs."""
 
@@ -83,14 +85,21 @@ class RuntimeLowering:
 
     named: Mapping[str, Lowering] = field(default_factory=dict)
     """Lowerings by the names in the runtime's row, in the order of application."""
+    dynamic: Lowering | None = None
+    """The lowering of layers of the kind "dynamic"; None if the runtime has no kernels that are worth it."""
     miscomputed_layers: Callable[[GraphModule], tuple[str, ...]] = lambda graph: ()
     """Names of the layers that the runtime's INT8 kernels would compute wrongly, and that stay in float."""
 
     def enabled(self, wants: TargetRecipe) -> Iterator[Lowering]:
-        """The lowerings that a recipe's table names. Raises ProfileError for an unknown name."""
+        """The lowerings that a recipe's table names, and that of dynamic layers if it has any.
+
+        Raises ProfileError for an unknown name.
+        """
         if unknown := set(wants.lowerings) - self.named.keys():
             raise ProfileError(f"unknown lowering {', '.join(sorted(unknown))}", valid=", ".join(self.named) or "none")
-        return (lowering for name, lowering in self.named.items() if name in wants.lowerings)
+        yield from (lowering for name, lowering in self.named.items() if name in wants.lowerings)
+        if self.dynamic and "dynamic" in wants.kinds.values():
+            yield self.dynamic
 
 
 def int8_activation(title: str, operation: Operation, how: str) -> Lowering:
@@ -151,11 +160,16 @@ class Placement(TorchQuantizer):  # type: ignore[misc]
         layer = dense_layer(node)
         if layer is None or (layer.is_depthwise and not self._target.quantize_depthwise):
             return False
-        return not self.keeps_in_float(layer)
+        return self.kind_of(layer) != "float"
 
-    def keeps_in_float(self, layer: DenseLayer) -> bool:
-        """Whether the recipe names this layer among those that stay in float."""
-        return any(fnmatchcase(layer.name, pattern) for pattern in self._float_layers)
+    def kind_of(self, layer: DenseLayer) -> LayerKind:
+        """The kind that the recipe gives to this layer. Only linear layers of enough inputs can be dynamic."""
+        if any(fnmatchcase(layer.name, pattern) for pattern in self._float_layers):
+            return "float"
+        kind = self._target.kind_of(layer.name)
+        least = max((lowering.least_inputs for lowering in self._lowerings), default=0)
+        can_be_dynamic = not layer.is_conv and 0 < least <= layer.inputs
+        return "static" if kind == "dynamic" and not can_be_dynamic else kind
 
     def quantizes(self, graph: GraphModule, layer: DenseLayer) -> bool:
         """Whether this layer gets Q/DQ: it is covered, and its weights don't depend on the image."""
@@ -174,7 +188,8 @@ class Placement(TorchQuantizer):  # type: ignore[misc]
     def _uses(self, graph: GraphModule, lowering: Lowering) -> bool:
         """Whether a lowering changes anything in a graph that was annotated."""
         operations = lowering.activations | ({A.mul.Tensor} if lowering.gates else set())
-        return bool(operations & self._marked or lowering.symmetric_inputs(graph) or lowering.session)
+        inputs = lowering.symmetric_inputs(graph)
+        return bool(operations & self._marked or inputs or lowering.session or lowering.least_inputs)
 
     def places(self, graph: GraphModule) -> tuple[set[str], set[str]]:
         """Places of the quantizers, and distinct names of the layers in INT8, that a float graph would get."""
@@ -189,7 +204,7 @@ class Placement(TorchQuantizer):  # type: ignore[misc]
         for layer in dense_layers(model):
             if self.quantizes(model, layer):
                 _mark(layer.node).input_qspec_map[layer.weight] = self._weight
-                if self._scheme == "w8a8":
+                if self._scheme == "w8a8" and self.kind_of(layer) == "static":
                     self._quantize_input(layer)
                     self._quantize_output(layer)
         for lowering in self._lowerings:

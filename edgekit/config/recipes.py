@@ -13,6 +13,7 @@ from edgekit.config.runtimes import (
     PRECISIONS,
     RUNTIMES,
     DeviceClass,
+    LayerKind,
     Precision,
     Scheme,
     build,
@@ -58,6 +59,13 @@ class TargetRecipe:
     """
     lowerings: tuple[str, ...] = ()
     """Names of lowerings of this runtime to apply to INT8 bundles. Their order doesn't matter."""
+    kinds: Mapping[str, LayerKind] = field(default_factory=dict)
+    """Kinds of layers in INT8 bundles, for fnmatch patterns of their names, such as `{ "*.fc2" = "dynamic" }`.
+
+    "static" has one range of its input for all images, "dynamic" one for each row, taken at run time, and "float" no
+    integers. The first pattern that matches a layer decides, and "static" without one. OpenVINO and LiteRT have
+    "dynamic" linear layers on x86 processors with VNNI; everywhere else they are static.
+    """
     limit_weight_pairs: bool = True
     """Whether to limit weights so that no pair of them saturates on x86 processors without VNNI.
 
@@ -82,6 +90,10 @@ class TargetRecipe:
     def rewrites_of(self, precision: Precision) -> tuple[str, ...]:
         """Names of the rewrites for the graph of a float or an INT8 bundle."""
         return self.rewrites if precision == "float" or self.int8_rewrites is None else self.int8_rewrites
+
+    def kind_of(self, layer: str) -> LayerKind:
+        """The kind that the table states for a layer of this name."""
+        return next((kind for pattern, kind in self.kinds.items() if fnmatchcase(layer, pattern)), "static")
 
     def pattern_of(self, device_class: str) -> str | None:
         """The pattern under `on` whose table applies to a device class; None if the runtime's own does."""
@@ -150,13 +162,18 @@ class Recipe:
             overrides |= {"smooth_quant": False, "bias_correction": "none", "equalization": None}
         return replace(self, targets={**self.targets, target: plain}, **overrides)
 
-    def for_class(self, device_class: str) -> "Recipe":
-        """The recipe for one device class, with the overrides under `on` applied to each target's table."""
-        patterns = {name: row.pattern_of(device_class) for name, row in self.targets.items()}
+    def for_class(self, device_class: DeviceClass) -> "Recipe":
+        """The recipe for one device class, with the overrides under `on` applied to each target's table.
+
+        It has no dynamic layers for a class whose processors aren't x86 with VNNI.
+        """
+        patterns = {name: row.pattern_of(device_class.name) for name, row in self.targets.items()}
         rows = {
             name: replace(row, on={}) if (pattern := patterns[name]) is None else row.on[pattern]
             for name, row in self.targets.items()
         }
+        if device_class.is_arm or not device_class.dot_product:
+            rows = {name: replace(row, kinds=_without_dynamic(row.kinds)) for name, row in rows.items()}
         return replace(self, targets=rows)
 
     def rounding_to_nearest(self) -> "Recipe":
@@ -167,18 +184,28 @@ class Recipe:
     def sharing_calibration(self, target: str) -> "Recipe | None":
         """This recipe with only the tables of the runtimes that can share one calibration with a target.
 
-        They are without `float_layers` of their own: the calibration covers these layers too, and stays the same when a
-        repair keeps other layers of one runtime in float. None if there is no other runtime, or if a
+        They are without `float_layers` of their own and `kinds`: the calibration covers these layers too, and stays the
+        same when a repair gives layers of one runtime other kinds. None if there is no other runtime, or if a
         setting makes NNCF change the graph.
         """
         if self.scheme != "w8a8" or self.bias_correction != "none" or self.smooth_quant:
             return None
         alike = {
-            name: replace(row, float_layers=None, on={})
+            name: replace(row, float_layers=None, kinds={}, on={})
             for name, row in self.targets.items()
             if (row.estimator, row.smooth_quant, row.bias_correction) == (None, None, None)
         }
         return replace(self, targets=alike) if target in alike and len(alike) > 1 else None
+
+    def with_kinds(self, target: str, kinds: Mapping[str, LayerKind]) -> "Recipe":
+        """The recipe with these kinds of single layers of one target. Layers that aren't named keep theirs.
+
+        The overrides under `on` are gone, because the choice is for one device class.
+        """
+        row = self.targets[target]
+        named = {_literally(name): kind for name, kind in kinds.items()}
+        row = replace(row, on={}, kinds={**named, **row.kinds, **named})
+        return replace(self, targets={**self.targets, target: row})
 
     def keeping_in_float(self, target: str, layers: Iterable[str]) -> "Recipe":
         """The recipe with these layers of one target in float as well.
@@ -230,6 +257,10 @@ class Recipe:
         recipes = [Recipe.load(recipe, rewrites) for recipe in list_recipes()]
         fits = [(len(pattern), r) for r in recipes for pattern in r.architectures if fnmatchcase(name, pattern)]
         return max(fits, key=lambda fit: fit[0])[1]
+
+
+def _without_dynamic(kinds: Mapping[str, LayerKind]) -> dict[str, LayerKind]:
+    return {pattern: "static" if kind == "dynamic" else kind for pattern, kind in kinds.items()}
 
 
 def _literally(name: str) -> str:

@@ -19,6 +19,8 @@ from edgekit.errors import ProfileError, UsageError, as_sentences, did_you_mean
 
 Precision = Literal["float", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+LayerKind = Literal["static", "dynamic", "float"]
+"""Kinds of layers: INT8 with one range of the input for all images, INT8 with one for each row, and float."""
 Scheme = Literal["w8a8", "w8"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 """INT8 schemes: "w8a8" quantizes weights and activations, "w8" quantizes only the weights and computes in float."""
@@ -223,7 +225,7 @@ register(
         saturating_inputs=("uint8", "int8"),  # its kernels shift int8 to uint8
         has_int8_on_arm=False,
         lowerings=("int8-attention", "native-float"),
-        session_options=("inference_precision",),
+        session_options=("inference_precision", "dynamic_quantization_group_size"),
     )
 )
 register(
@@ -363,7 +365,7 @@ def build(cls: type[T], table: Any, where: str) -> T:
             values[f.name] = _variants(cls, table, f.name, where)
         elif f.name in table:
             values[f.name] = _convert(table[f.name], hint, at, f.metadata.get("choices"))
-        elif f.default is MISSING:
+        elif f.default is f.default_factory is MISSING:
             raise ProfileError(f"{where}: key '{f.name}' is missing", valid=_describe(hint))
     return cls(**values)
 
@@ -378,9 +380,13 @@ def _variants(cls: type[T], table: dict[str, Any], key: str, where: str) -> dict
 
 
 def _convert(value: Any, kind: Any, where: str, choices: Collection[str] | None) -> Any:
-    """Convert `value` to `kind`: str, bool, int, float, Literal, a tuple of str, or one of these or None."""
+    """Convert `value` to `kind`: str, bool, int, float, Literal, a tuple of str, a table, or one of these or None."""
     if type(None) in get_args(kind):
         kind = get_args(kind)[0]  # TOML has no null, so a key that is present isn't None
+    if get_origin(kind) is Mapping:
+        if not isinstance(value, dict):
+            raise ProfileError(f"{where} is {_show(value)}", valid="a table")
+        return {key: _convert(item, get_args(kind)[1], f"{where}.{key}", choices) for key, item in value.items()}
     if get_origin(kind) is tuple:
         if not isinstance(value, list) or (choices and not value):
             raise ProfileError(f"{where} is {_show(value)}", valid=_describe(kind))

@@ -135,6 +135,7 @@ def embedded(of: GraphFacts | Manifest, labels: Sequence[str], model: str | None
 
 def manifest_of(facts: GraphFacts, artifact: Artifact) -> Manifest:
     runtime = Runtime.find(facts.target)
+    has_dynamic = any(layer.get("kind") == "dynamic" for layer in facts.layers)
     return Manifest(
         target=facts.target,
         precision=facts.precision,
@@ -145,7 +146,10 @@ def manifest_of(facts: GraphFacts, artifact: Artifact) -> Manifest:
         output_name=artifact.output_name,
         classes=len(facts.labels),
         preprocessing=facts.preprocessing,
-        engine=EngineRequirement(package=runtime.distributions[0], minimum=runtime.oldest_loading_version),
+        engine=EngineRequirement(
+            package=runtime.distributions[0],
+            minimum=runtime.oldest_version if has_dynamic else runtime.oldest_loading_version,
+        ),
         device_class=facts.device_class.name,
         fingerprint=facts.fingerprint,
         session={**artifact.session, **facts.session},
@@ -160,7 +164,7 @@ def manifest_of(facts: GraphFacts, artifact: Artifact) -> Manifest:
 def _as_compiled(layer: ManifestLayer, artifact: Artifact, title: str) -> ManifestLayer:
     if not layer["int8"] or layer["name"] not in artifact.float_layers:
         return layer
-    return {**layer, "int8": False, "reason": f"{title} has no integer kernel for it"}
+    return {**layer, "int8": False, "kind": "float", "reason": f"{title} has no integer kernel for it"}
 
 
 def build_one(

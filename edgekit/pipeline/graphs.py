@@ -277,16 +277,20 @@ def quantize_stage(
     lowering = load_lowering(request.target)
     placement = placement_of(recipe, request.target, lowering, rewritten)
     integer = int8 and recipe.scheme == "w8a8"
-    covered = {layer.name for layer in dense_layers(rewritten) if integer and placement.quantizes(rewritten, layer)}
+    kinds = {
+        layer.name: placement.kind_of(layer)
+        for layer in dense_layers(rewritten)
+        if integer and placement.quantizes(rewritten, layer)
+    }
     products = placement.int8_products(rewritten) if integer else set()
 
-    def is_int8(node: Node, layer: Layer) -> bool:
-        return layer.name in products if layer.op == "matmul" else layer.name in covered and _has_weights(graph, node)
+    def listed(node: Node, layer: Layer) -> ManifestLayer:
+        kind = kinds.get(layer.name, "float") if _has_weights(graph, node) else "float"
+        if layer.op == "matmul" and layer.name in products:
+            kind = "static"
+        return ManifestLayer(name=layer.name, op=layer.op, macs=layer.macs, int8=kind != "float", kind=kind)
 
-    table = tuple(
-        ManifestLayer(name=layer.name, op=layer.op, macs=layer.macs, int8=is_int8(node, layer))
-        for node, layer in layers(graph)
-    )
+    table = tuple(listed(node, layer) for node, layer in layers(graph))
     scheme = "float32"
     if int8:
         scheme = _scheme(recipe, wants, placement.phrases(rewritten))
@@ -340,6 +344,7 @@ def calibrate_together(
         rewrites=(),
         int8_rewrites=None,
         activations="int8",
+        kinds={},
         quantize_outputs=any(table.quantize_outputs for table in tables.values()),
         quantize_depthwise=True,  # some runtime's rewrites may make dense layers of depthwise ones
         quantize_residuals=any(table.quantize_residuals for table in tables.values()),

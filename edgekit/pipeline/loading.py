@@ -63,7 +63,7 @@ def settings_of(job: Job) -> JobSettings:
     device_class = choose_class(job.device_class, job.machines[0])
     listed = CalibrationList.read(job.calibration_list, REWRITES) if job.calibration_list else None
     default = listed.recipe if listed else Recipe.for_model(job.identified.name, REWRITES)
-    chosen = (Recipe.load(job.recipe, REWRITES) if job.recipe else default).for_class(device_class.name)
+    chosen = (Recipe.load(job.recipe, REWRITES) if job.recipe else default).for_class(device_class)
     if job.scheme:
         chosen = replace(chosen, scheme=job.scheme)
     check_scheme(chosen.scheme, job.targets)

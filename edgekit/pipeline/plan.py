@@ -239,7 +239,7 @@ def plan_model(
         shape = shape_of_model(options)
     wants = recipe or Recipe.for_model(options.name, REWRITES)
     if device_class:
-        wants = wants.for_class(device_class.name)
+        wants = wants.for_class(device_class)
     available = available_memory() if memory is None else memory
     limit, where = available, "this machine" if memory is None else "such a machine"
     if device_class and memory_of_class:

@@ -22,7 +22,7 @@ from typing import Any, Literal, NoReturn, NotRequired, TypeAlias, TypedDict, ge
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.config.runtimes import RUNTIMES, Activation
+from edgekit.config.runtimes import RUNTIMES, Activation, LayerKind
 from edgekit.errors import BundleError, OutputError
 from edgekit.images.preprocess import CHANNELS, MAX_SIDE, Preprocessing
 from edgekit.support.files import digest, file_sha256, replace_text, replacing, writing
@@ -151,7 +151,7 @@ def _strings(key: str, value: object) -> Iterator[tuple[str, str]]:
 
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_CLASSES = 1_000_000
 _OPTIONAL = {"task": "single-label", "activation": "softmax", "thresholds": None, "threads": None}
 """Keys that a manifest lacks if they have this value, so that older versions of edgekit read the bundle."""
@@ -182,6 +182,8 @@ class ManifestLayer(TypedDict):
     """Multiply-accumulates for one image."""
     int8: bool
     """Whether it is quantized."""
+    kind: NotRequired[LayerKind]
+    """How it is quantized: "static", "dynamic" or "float". Bundles of older versions lack it, and dynamic layers."""
     reason: NotRequired[str]
     """Why it is in float although the recipe quantizes it; missing in all other layers."""
 
@@ -280,8 +282,8 @@ class Manifest:
         """Inverse of `to_dict`; raises BundleError that names the key that is missing, unknown or wrong."""
         entries = parse_object("manifest", values)
         version = entries.get("schema_version")
-        if type(version) is not int or version != SCHEMA_VERSION:
-            refuse("schema_version", version, str(SCHEMA_VERSION), "Update edgekit to read a newer bundle")
+        if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
+            refuse("schema_version", version, f"1 to {SCHEMA_VERSION}", "Update edgekit to read a newer bundle")
         entries = {"pairs_that_can_saturate": None, **_OPTIONAL, **entries}  # which a manifest may lack
         check_keys("manifest", entries, ("schema_version", *(item.name for item in fields(cls))))
         manifest = cls(**{key: parse(key, entries[key]) for key, parse in _PARSERS.items()})
@@ -312,7 +314,13 @@ check_file_name = parser(_is_file_name, "a file name of letters, digits, '.', '_
 _shape = parser(_is_shape, f"[1, 3 or 1, height, width] with sides from 1 to {MAX_SIDE}")
 _list = parser(lambda value: isinstance(value, list | tuple), "a list")
 _share = parser(lambda value: type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1")
-_layer = record({"reason": parse_text}, name=parse_text, op=parse_text, macs=whole(0, 1 << 60), int8=parse_boolean)
+_layer = record(
+    {"kind": choice(*get_args(LayerKind)), "reason": parse_text},
+    name=parse_text,
+    op=parse_text,
+    macs=whole(0, 1 << 60),
+    int8=parse_boolean,
+)
 _file_entry = record(sha256=matching("[0-9a-f]{64}", "64 hexadecimal digits"), size_bytes=whole(0, 1 << 50))
 
 

@@ -236,7 +236,7 @@ def combinations() -> dict[str, tuple[str, tuple[str, ...]]]:
     for name, case in CASES.items():
         recipe = Recipe.for_model(case.name, REWRITES)
         for device_class in DeviceClass.listed():
-            for target, row in recipe.for_class(device_class).targets.items():
+            for target, row in recipe.for_class(DeviceClass.load(device_class)).targets.items():
                 for precision in PRECISIONS:
                     rewrites = row.rewrites_of(precision)
                     titles.setdefault((name, rewrites), f"{name}, {target} {precision} on {device_class}")

@@ -219,7 +219,9 @@ def test_a_recipe_overrides_settings_for_device_classes(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(RECIPE_FOR_CLASSES)
     recipe = profiles.Recipe.load(path)
-    plain, board = (recipe.for_class(name).targets["onnx"] for name in ("x86-64-v4", "raspberry-pi-4"))
+    plain, board = (
+        recipe.for_class(runtimes.DeviceClass.load(name)).targets["onnx"] for name in ("x86-64-v4", "raspberry-pi-4")
+    )
     assert (plain.quantize_outputs, board.quantize_outputs) == (False, True)
     assert board == replace(plain, quantize_outputs=True)
     assert not plain.on

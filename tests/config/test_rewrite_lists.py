@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.config.recipes import Recipe, list_recipes
-from edgekit.config.runtimes import data_folder
+from edgekit.config.runtimes import DeviceClass, data_folder
 from edgekit.errors import ProfileError
 from tests.helpers.refusals import refuses
 
@@ -52,7 +52,7 @@ def parsed(lists: str) -> Recipe:
 def test_a_change_of_a_list(lists: str, host: str, board: str) -> None:
     recipe = parsed(lists)
     for device_class, expected in (("x86-64-v4", host), ("raspberry-pi-4", board)):
-        row = recipe.for_class(device_class).targets["onnx"]
+        row = recipe.for_class(DeviceClass.load(device_class)).targets["onnx"]
         assert " ".join(row.rewrites_of("int8")) == expected
 
 

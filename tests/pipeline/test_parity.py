@@ -276,7 +276,7 @@ def test_a_wrong_rewrite_is_named(wrong: str, factor: float, monkeypatch: pytest
 def test_a_wrong_equalization_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     network, images = network_of(Normed(), 16), [np.ones((1, 3, 16, 16), np.float32)]
     graph, samples = export_graph(network.module, (1, 3, 16, 16)), noise_for(network)
-    recipe = replace(Recipe.load("default"), equalization=0.5).for_class(X86.name)
+    recipe = replace(Recipe.load("default"), equalization=0.5).for_class(X86)
     monkeypatch.setattr(ranges, "scale_input", lambda *_: None)
     message = "^the equalization changes what 'Normed' computes: "
     with pytest.raises(WrongRewrite, match=message):
@@ -290,7 +290,7 @@ def test_float_leaves_out_approximations_that_cost_too_much(factor: float, monke
     network, name = network_of(Normed(), 16), "polynomial-gelu"
     monkeypatch.setitem(REWRITES, name, planted(REWRITES[name], factor))
     graph, samples = export_graph(network.module, (1, 3, 16, 16)), noise_for(network)
-    recipe = Recipe.load("vit").for_class(X86.name)
+    recipe = Recipe.load("vit").for_class(X86)
     facts = quantize_stage(BundleRequest(network, "openvino", "float", recipe, X86), graph, samples).facts
     assert (name in facts.provenance.rewrites) == (factor == 1)
     assert name not in facts.unmatched

@@ -77,7 +77,7 @@ def images(count: int = 8) -> list[NDArray[np.float32]]:
 
 def request(family: str, target: str, recipe: Recipe | None = None) -> BundleRequest:
     recipe = recipe or Recipe.load(family)
-    return BundleRequest(network(family), target, "int8", recipe.for_class(X86.name), X86)
+    return BundleRequest(network(family), target, "int8", recipe.for_class(X86), X86)
 
 
 def plain(family: str) -> Recipe:
@@ -176,7 +176,7 @@ def test_only_the_runtimes_that_need_it_get_limited_pairs() -> None:
 
 @pytest.mark.parametrize("target", RUNTIMES)
 def test_a_repaired_runtime_keeps_the_calibration_of_the_others(target: str) -> None:
-    recipe, in_float = Recipe.load("vit").for_class(X86.name), "blocks.1.mlp.fc2"
+    recipe, in_float = Recipe.load("vit").for_class(X86), "blocks.1.mlp.fc2"
     repaired = request("vit", target, recipe.keeping_in_float(target, [in_float]))
     assert repaired.shared_recipe == request("vit", "onnx", recipe).shared_recipe is not None
     before, after = (graph_of(asked, "vit", together("vit"), count=1) for asked in (request("vit", target), repaired))

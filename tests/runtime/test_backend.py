@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from packaging.requirements import Requirement
 
 from edgekit.config.recipes import Recipe
-from edgekit.config.runtimes import PRECISIONS, RUNTIMES, Runtime, register
+from edgekit.config.runtimes import PRECISIONS, RUNTIMES, DeviceClass, Runtime, register
 from edgekit.errors import CompileError
 from edgekit.job import Job
 from edgekit.models.options import ModelOptions
@@ -65,7 +65,7 @@ def tiny_spec(tiny_job: tuple[BuildSpec, JobImages]) -> BuildSpec:
 def builder(tiny_spec: BuildSpec) -> Builder:
     """Builds the job's bundles for every runtime, including the fake one, from one export and one calibration."""
     with fake_runtime.added():  # the recipe is read again, for the table of the fake runtime
-        recipe = Recipe.load(tiny_spec.recipe.name).for_class(tiny_spec.device_class.name)
+        recipe = Recipe.load(tiny_spec.recipe.name).for_class(tiny_spec.device_class)
     return Builder(JobGraphs(replace(tiny_spec, recipe=recipe), Reporter(quiet=True)))
 
 
@@ -153,7 +153,7 @@ def test_manifest(bundle: Bundle, runtime: Runtime, precision: str, tiny_spec: B
     assert provenance["model"]["name"] == "convnextv2_atto"
     assert provenance["model"]["weights_sha256"] == tiny_spec.network.weights_sha256
     assert provenance["recipe"] == "convnextv2"
-    wants = Recipe.load("convnextv2").for_class(manifest.device_class).targets[runtime.name]
+    wants = Recipe.load("convnextv2").for_class(DeviceClass.load(manifest.device_class)).targets[runtime.name]
     unmatched = {"layer-scale", "channels-first"}  # this network has convolutions instead of Linear layers
     assert provenance["rewrites"] == [name for name in wants.rewrites_of(manifest.precision) if name not in unmatched]
     assert {"edgekit", "python", "torch", "nncf"} <= set(provenance["versions"])
@@ -295,7 +295,7 @@ def test_gelu_from_int8_to_int8_is_a_table(builder: Builder, tmp_path: Path) -> 
     """It stands in float between integers in the file. The layers around it still run in integer kernels."""
     from ai_edge_litert import schema_py_generated as schema
 
-    recipe = Recipe.load("convnextv2").for_class("raspberry-pi-4")
+    recipe = Recipe.load("convnextv2").for_class(DeviceClass.load("raspberry-pi-4"))
     graphs = builder.graphs.with_recipe(recipe)
     bundle = build_one(graphs, "tflite", "int8", tmp_path / "bundle")
     model = schema.ModelT.InitFromPackedBuf(bundle.model_path.read_bytes())

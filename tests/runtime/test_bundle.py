@@ -111,7 +111,7 @@ def test_every_key_is_required(folder: Path, key: str) -> None:
 
 
 WRONG: dict[str, list[Any]] = {
-    "schema_version": [2, 0, "1", True, None, 1.0],
+    "schema_version": [3, 0, "1", True, None, 1.0],
     "target": ["tensorrt", 1, None],
     "precision": ["int4", None],
     "scheme": [1, ["x"], "\x1b[2J"],

@@ -26,7 +26,8 @@ ENTRIES = st.fixed_dictionaries(
     {"sha256": st.text("0123456789abcdef", min_size=64, max_size=64), "size_bytes": st.integers(0, 1 << 50)}
 )
 LAYERS = st.fixed_dictionaries(
-    {"name": TEXT, "op": TEXT, "macs": st.integers(0, 1 << 60), "int8": st.booleans()}, optional={"reason": TEXT}
+    {"name": TEXT, "op": TEXT, "macs": st.integers(0, 1 << 60), "int8": st.booleans()},
+    optional={"kind": st.sampled_from(("static", "dynamic", "float")), "reason": TEXT},
 )
 
 MEANINGS = (("single-label", "softmax"), ("multi-label", "sigmoid"), ("embedding", "normalize"), ("embedding", "none"))

@@ -86,7 +86,7 @@ def test_the_bias_of_a_nearly_dead_channel_fits_into_int32(target: str, alone: b
     layers = (nn.Conv2d(3, 16, 3, bias=False), norm, nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten())
     norm.weight[3], norm.bias[3] = 1e-9, 1.5
     network = network_of(nn.Sequential(*layers, nn.Linear(16 * 8 * 8, 5)), SHAPE[-1])
-    recipe = Recipe.load("default").for_class(X86.name)
+    recipe = Recipe.load("default").for_class(X86)
     request = BundleRequest(network, target, "int8", recipe, X86)
     graph, noise = export_graph(network.module, SHAPE), noise_for(network, 8)
     images = [network.preprocessing.normalize(pixels[None]) for pixels in noise.pixels]

@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 from edgekit.compiler.graph import A, Q
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import Recipe
+from edgekit.config.runtimes import DeviceClass
 from edgekit.measure.accuracy import snr_db
 from edgekit.tuning.mixtures import Simulation, attempts_of
 from tests.helpers.calibration import quantize
@@ -141,7 +142,7 @@ def test_layers_off_is_the_graph_with_these_layers_in_float(
 
 
 def test_a_table_after_a_layer_switches_with_it(graph: GraphModule, images: Any) -> None:
-    board = Recipe.load("convnextv2").for_class("raspberry-pi-4").targets
+    board = Recipe.load("convnextv2").for_class(DeviceClass.load("raspberry-pi-4")).targets
     real = quantized(graph, images, "tflite", targets=board)
     simulation = Simulation(real)
     assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))

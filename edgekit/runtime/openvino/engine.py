@@ -17,6 +17,8 @@ from edgekit.runtime.engine import Infer, check_shapes, import_runtime, package_
 PRECISIONS = ("f32", "bf16", "f16")
 NATIVE = "native"
 """Value of the session option "inference_precision" for the format that OpenVINO would choose on this processor."""
+GROUP = "dynamic_quantization_group_size"
+"""Session option: values of a row that share a range in dynamic layers. In capitals, it is OpenVINO's property."""
 
 
 @cache
@@ -42,7 +44,8 @@ class Engine(engine.Engine):
     """One infer request, with OpenVINO's latency hint.
 
     The manifest's session option "inference_precision" is "f32" (default), "bf16", "f16" or "native". OpenVINO's own
-    default is bf16 or f16 where the processor supports it, and the results would differ from those in f32.
+    default is bf16 or f16 where the processor supports it, and the results would differ from those in f32. The other
+    option is `GROUP`.
     """
 
     package = "openvino"
@@ -51,8 +54,7 @@ class Engine(engine.Engine):
         ov = import_runtime("openvino")
         self.version = package_version(ov, self.package, manifest)
         weights = _check_files(model, manifest)
-        precision = precision_of(manifest.session)
-        config: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+        config = config_of(manifest.session)
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
         compiled = compile_for_cpu(core().read_model(str(model), str(weights)), config)
@@ -87,10 +89,12 @@ def _check_files(model: Path, manifest: Manifest) -> Path:
     return weights
 
 
-def precision_of(session: Mapping[str, Any]) -> str:
-    """Number format for values in float with these session options. Raises BundleError for an unknown one."""
-    precision = precision_option(session, (*PRECISIONS, NATIVE))
-    return _native_precision() if precision == NATIVE else precision
+def config_of(session: Mapping[str, Any]) -> dict[str, str | int]:
+    """OpenVINO's properties for these session options. Raises BundleError for an unknown precision."""
+    precision, group = precision_option(session, (*PRECISIONS, NATIVE)), session.get(GROUP)
+    hint = _native_precision() if precision == NATIVE else precision
+    config: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+    return config if group is None else config | {GROUP.upper(): str(group)}
 
 
 def _native_precision() -> str:

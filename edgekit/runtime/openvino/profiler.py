@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.runtime.engine import import_runtime
-from edgekit.runtime.openvino.engine import compile_for_cpu, core, precision_of
+from edgekit.runtime.openvino.engine import GROUP, compile_for_cpu, config_of, core
 from edgekit.runtime.profile import (
     OpProfile,
     Profile,
@@ -34,6 +35,8 @@ MOVES = (*LAYOUT, "Reorder", "Convert", "FakeQuantize", "Pad")
 DECOMPRESSION = ("Convert", "Subtract", "Multiply")
 INTEGER = re.compile(r"_[iu]8$", re.IGNORECASE)
 ADDED = re.compile(r"(_original|/Dequantization\w+)+$")  # suffixes that the low-precision passes add to names
+COMPRESSED = "FullyConnectedCompressed"
+"""Kind of the nodes of linear layers with INT8 weights and float inputs."""
 BLOCKS = 5
 CALL = re.compile(r"(.+?)(?:_(\d+))?/")
 """The name that PyTorch gives to a call, in that of an operation: "linear" and then "linear_1"."""
@@ -72,17 +75,13 @@ def profile(model: Path, options: Mapping[str, Any], threads: int, runs: int) ->
         sizes = [None if size.is_dynamic else size.get_length() for size in port.partial_shape]
         feeds.append(random_input(port.node.friendly_name, sizes, np.dtype(port.element_type.to_dtype())))
     network.reshape({port: list(feed.shape) for port, feed in zip(network.inputs, feeds, strict=True)})
-    config: dict[str, str | int] = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": precision_of(options),
-        "INFERENCE_NUM_THREADS": threads,
-        "PERF_COUNT": "YES",
-    }
+    config = {**config_of(options), "INFERENCE_NUM_THREADS": threads, "PERF_COUNT": "YES"}
     nodes = _run(compile_for_cpu(network, config), feeds, runs)
-    products = _products(network, nodes)
+    products = _products(network, nodes, config)
     measured = Profile(
         f"OpenVINO {ov.__version__.split('-')[0]}'s performance counters, which name the kernel that ran each node "
-        "of the compiled graph. The MACs come from the shapes in the model file.",
+        "of the compiled graph. The MACs come from the shapes in the model file. If a layer's input may be quantized "
+        "at run time, a run of one such layer told whether it is.",
         tuple(op for op, _ in products),
         add_times((node.kind, node.int8 if node.is_product else None, node.ms) for node in nodes),
     )
@@ -151,21 +150,49 @@ def _converted(op: Any, kind: str, origins: int) -> int:
     return math.prod(int(size) for size in op.get_output_shape(0)) if len(types) == 2 else 0
 
 
-def _products(network: Any, nodes: Sequence[_RanNode]) -> list[tuple[OpProfile, _RanNode]]:
+def _products(
+    network: Any, nodes: Sequence[_RanNode], config: Mapping[str, str | int]
+) -> list[tuple[OpProfile, _RanNode]]:
     """Products of the file, and the nodes that ran them."""
     ran: dict[str, _RanNode] = {}
     for node in sorted(nodes, key=lambda node: not node.is_product):  # attention may be fused into a subgraph
         for name in node.origins:
             ran.setdefault(ADDED.sub("", name), node)
+    products = _in_order_of_calls([op for op in network.get_ordered_ops() if op.get_type_name() in PRODUCTS])
+    found = [ran.get(op.get_friendly_name()) or _fused(op, ran) for op in products]
+    left = [node for node in nodes if node.is_product and node not in found]
+    if len(left) == found.count(None):  # such as layers behind polynomials, which OpenVINO says are their origins
+        found = [node or left.pop(0) for node in found]
     ops = []
-    for op in _in_order_of_calls([op for op in network.get_ordered_ops() if op.get_type_name() in PRODUCTS]):
-        name = op.get_friendly_name()
+    for op, each in zip(products, found, strict=True):
+        name, node = op.get_friendly_name(), each or _RanNode("unknown", "", (), 0.0)
         operands = (_quantized(op.input_value(0), LAYOUT), _quantized(op.input_value(1), (*LAYOUT, *DECOMPRESSION)))
-        node = ran.get(name) or _fused(op, ran) or _RanNode("unknown", "", (), 0.0)
         why = UNSEEN if not node.kind else INSIDE if all(operands) and node.kind == "Subgraph" else ""
+        int8 = node.int8
         ms = node.ms if node.is_product else None
-        ops.append((product("OpenVINO", OpProfile(name, node.kernel, _macs(op), node.int8, ms, why), operands), node))
+        if node.kind == COMPRESSED:
+            inputs = _macs(op) // math.prod(map(int, op.get_output_shape(0)))
+            int8 = _quantizes_inputs(inputs, tuple(config.items()))
+        ops.append((product("OpenVINO", OpProfile(name, node.kernel, _macs(op), int8, ms, why), operands), node))
     return ops
+
+
+@cache
+def _quantizes_inputs(inputs: int, config: Sequence[tuple[str, str | int]]) -> bool:
+    """Whether OpenVINO quantizes the inputs of a layer with INT8 weights and this many inputs at run time.
+
+    No name of a kernel tells, so a layer of this kind runs with ranges at run time and without.
+    """
+    ov = import_runtime("openvino")
+    operations, feed = ov.opset13, np.linspace(0.01, 1, inputs, dtype=np.float32)[None]
+    source, levels = operations.parameter(feed.shape, np.float32), np.ones((16, inputs), np.int8)
+    weights = operations.multiply(operations.convert(levels, np.float32), np.full((16, 1), 0.1, np.float32))
+    layer = ov.Model([operations.matmul(source, weights, False, True)], [source])
+    one, other = (
+        compile_for_cpu(layer, {**dict(config), **changes}).create_infer_request().infer([feed])[0]
+        for changes in ({}, {GROUP.upper(): "0"})
+    )
+    return bool((one != other).any())
 
 
 def _in_order_of_calls(products: Sequence[Any]) -> list[Any]:

@@ -49,7 +49,7 @@ from edgekit.compiler.placement import ACTIVATIONS
 from edgekit.config.runtimes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.tflite.engine import F16, F16_OFFERED
-from edgekit.runtime.tflite.flatbuffer import Key, Levels, finish, packed, take_weights
+from edgekit.runtime.tflite.flatbuffer import Key, Levels, finish, packed, take_dynamic, take_weights
 
 PARTS = {A.slice.Tensor, A.select.int, A.narrow.default, A.index_select.default, getitem}
 """Operations that take a part of a value, among them that of a split."""
@@ -445,6 +445,8 @@ class Backend:
         register_rewriters()
         keep_layout_marks()
         graph.training = False
+        is_int8 = any("quantize" in str(node.target) for node in graph.graph.nodes)
+        dynamic = take_dynamic(graph)
         for apply in WORKAROUNDS:
             apply(graph)
         for tensor in (*graph.parameters(), *graph.buffers()):
@@ -453,7 +455,7 @@ class Backend:
         options: dict[str, Any] = {}
         weights: dict[Key, Levels] = {}
         extra = [(F16_OFFERED, HALVES)] if device_class.has_f16 else []
-        if any("quantize" in str(node.target) for node in graph.graph.nodes):
+        if is_int8:
             # Without a quantization config the converter silently keeps every Q/DQ pair and folds none.
             config = pt2e_quantizer.get_symmetric_quantization_config(is_per_channel=True)
             quantizer = pt2e_quantizer.PT2EQuantizer().set_global(config)
@@ -468,8 +470,9 @@ class Backend:
         with compiler_errors("tflite"), decomposing_by_node():
             # Not assigned to a variable, so that the converter's model, with all weights in float, is freed.
             litert_torch.convert(compiled(graph), (example,), **options).export(str(folder / "model.tflite"))
-        image, logits = finish(folder / "model.tflite", [(METADATA, metadata.encode()), *extra], weights)
-        return Artifact("model.tflite", ("model.tflite",), input_name=image, output_name=logits)
+        entries = [(METADATA, metadata.encode()), *extra]
+        image, logits, in_float = finish(folder / "model.tflite", entries, weights, dynamic)
+        return Artifact("model.tflite", ("model.tflite",), input_name=image, output_name=logits, float_layers=in_float)
 
     def replace_metadata(self, model_file: Path, metadata: str) -> None:
         model = schema.ModelT.InitFromPackedBuf(np.fromfile(model_file, np.uint8))

@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.config.runtimes import F16_FEATURE, cpu_features
-from edgekit.errors import BundleError
+from edgekit.errors import BundleError, MissingExtraError
 from edgekit.runtime import engine
 from edgekit.runtime.bundle import Manifest
 from edgekit.runtime.engine import Infer, check_shapes, import_runtime, package_version, precision_option
+from edgekit.support.libraries import pip_install
 
 PRECISIONS = ("f32", "f16")
 """Values of the session option "inference_precision"."""
@@ -31,6 +32,11 @@ class Engine(engine.Engine):
         module = import_runtime("tflite")
         self.package = "ai-edge-litert" if module.__name__.startswith("ai_edge_litert") else "tflite-runtime"
         self.version = package_version(module, self.package, manifest)
+        if self.package == "tflite-runtime" and any(layer.get("kind") == "dynamic" for layer in manifest.layers):
+            raise MissingExtraError(
+                f"tflite-runtime {self.version} can't run layers whose ranges are taken at run time",
+                fix=f"Run: {pip_install('ai-edge-litert')}",
+            )
         self._model = model
         if precision_option(manifest.session, PRECISIONS) == "f16":
             content = model.read_bytes().replace(F16_OFFERED, F16)

@@ -5,6 +5,7 @@ number. Its model has the right scales and room for the weights, which are then 
 """
 
 import copy
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,14 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import add_constant, constant, drop_constants, operand, store_of
-from edgekit.compiler.layers import QUANTIZE_CHANNELS
+from edgekit.compiler.graph import add_constant, constant, drop_constants, operand, replace_layer, store_of
+from edgekit.compiler.layers import DEQUANTIZE, QUANTIZE_CHANNELS, dense_layers, int8_weight
 from edgekit.errors import CompileError
 
 Key: TypeAlias = tuple[int, bytes]
 """Identifies a weight in the graph and in the .tflite file: its number of values, and its scales as float32 bytes."""
 Levels: TypeAlias = NDArray[np.int8]
 """Weights in INT8, [out,in] or [out,in,H,W]."""
+Dynamic: TypeAlias = tuple[set[str], Levels, NDArray[np.float32]]
+"""Names of layers with the same weights whose inputs get ranges at run time, and their weights with scales [out]."""
 AT_ONCE = 1 << 20
 """Weights rounded per step; each needs several float64 temporaries."""
 
@@ -47,6 +50,27 @@ def take_weights(graph: GraphModule) -> dict[Key, Levels]:
     for node, levels in (each for group in alike.values() for each in group):
         _replace_by_zeros(graph, node, levels.shape)
     return {key: group[0][1].numpy() for key, group in alike.items()}
+
+
+@torch.no_grad()
+def take_dynamic(graph: GraphModule) -> dict[bytes, Dynamic]:
+    """Let linear layers whose input isn't quantized have float weights, in place. Returns the INT8 ones by these."""
+    taken: dict[bytes, Dynamic] = {}
+    for layer in dense_layers(graph):
+        quantizer = int8_weight(layer.node)
+        if layer.is_conv or quantizer is None or layer.source.target is DEQUANTIZE:
+            continue
+        weight, scales = quantizer.weight_and_scale(graph)
+        levels = _rounded(weight, scales, quantizer.low, quantizer.high)
+        exact = levels * scales[:, None]
+        replace_layer(graph, layer.weight, add_constant(graph, layer.node, f"{layer.node.name}.dynamic", exact))
+        taken.setdefault(_digest(exact.numpy()), (set(), levels.numpy(), scales.numpy()))[0].add(layer.name)
+    return taken
+
+
+def _digest(data: Any) -> bytes:
+    """Hash of the content of a float weight or of its buffer in a flatbuffer; empty without content."""
+    return b"" if data is None else hashlib.sha256(np.ascontiguousarray(data).tobytes()).digest()
 
 
 def _rounded(weight: Tensor, scales: Tensor, low: int, high: int) -> Tensor:
@@ -86,11 +110,19 @@ TOLERANCE = 1e-3
 """Largest relative difference of a bias's scale that is left."""
 VERSION = 2
 """Version of the operations QUANTIZE and DEQUANTIZE that knows int8."""
+BY_ROW_VERSION = 12
+"""Version of FULLY_CONNECTED that knows a scale for each output beside a float input. tflite-runtime 2.14 lacks it."""
 
 
-def finish(path: Path, entries: Sequence[tuple[bytes, bytes]], weights: Mapping[Key, Levels]) -> tuple[str, str]:
-    """Repair the flatbuffer, and add weights and metadata by name. Returns the names of its input and its output."""
+def finish(
+    path: Path, entries: Sequence[tuple[bytes, bytes]], weights: Mapping[Key, Levels], dynamic: Mapping[bytes, Dynamic]
+) -> tuple[str, str, frozenset[str]]:
+    """Repair the flatbuffer, and add weights and metadata by name.
+
+    Returns the names of its input and its output, and those of the layers in `dynamic` that stay in float.
+    """
     model = schema.ModelT.InitFromPackedBuf(np.memmap(path, np.uint8, "r"))
+    in_float = put_dynamic(model, dynamic)
     put_weights(model, weights)
     rescale_biases(model)
     tabulate_activations(model)
@@ -100,11 +132,11 @@ def finish(path: Path, entries: Sequence[tuple[bytes, bytes]], weights: Mapping[
         entry.name, entry.buffer = name, _add_buffer(model, list(content))
         model.metadata = [*(model.metadata or []), entry]
     graph = model.subgraphs[0]
-    names = tuple(graph.tensors[ends[0]].name.decode() for ends in (graph.inputs, graph.outputs))
+    image, logits = (graph.tensors[ends[0]].name.decode() for ends in (graph.inputs, graph.outputs))
     file = packed(model, path.stat().st_size + sum(len(content) for _, content in entries))
     del model, graph  # which read the old file
     path.write_bytes(file)
-    return names
+    return image, logits, frozenset(in_float)
 
 
 def packed(model: schema.ModelT, size: int) -> memoryview:
@@ -163,6 +195,33 @@ def _in_order_of(values: Levels, tensor: Any) -> NDArray[np.uint8]:
         depthwise = tensor.quantization.quantizedDimension == DEPTHWISE_AXIS
         values = values.transpose((1, 2, 3, 0) if depthwise else (0, 2, 3, 1))
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+
+
+def put_dynamic(model: Any, weights: Mapping[bytes, Dynamic]) -> set[str]:
+    """Give the fully connected operations of a model (`ModelT`) INT8 weights in place of these float ones.
+
+    Their kernels then quantize the input, with one range for each row. Returns the names of the layers that stay in
+    float, because the converter made another operation of them or folded something into their weights.
+    """
+    left = set[str]().union(*(names for names, _, _ in weights.values()))
+    for graph in model.subgraphs if weights else ():
+        for operation in graph.operators:
+            if _code(model, operation) != schema.BuiltinOperator.FULLY_CONNECTED:
+                continue
+            source, tensor = (graph.tensors[index] for index in operation.inputs[:2])
+            buffer = model.buffers[tensor.buffer]
+            if dynamic := weights.get(_digest(buffer.data)):
+                names, levels, scales = dynamic
+                tensor.type = schema.TensorType.INT8
+                tensor.quantization = schema.QuantizationParametersT()
+                tensor.quantization.scale = scales
+                tensor.quantization.zeroPoint = np.zeros(len(scales), np.int64)
+                buffer.data = levels.reshape(-1).view(np.uint8)
+                left -= names
+            if (source.type, tensor.type) == (schema.TensorType.FLOAT32, schema.TensorType.INT8):
+                operation.builtinOptions.asymmetricQuantizeInputs = True
+                operation_code(model, schema.BuiltinOperator.FULLY_CONNECTED, BY_ROW_VERSION)
+    return left
 
 
 def rescale_biases(model: Any) -> None:

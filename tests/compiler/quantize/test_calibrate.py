@@ -306,6 +306,7 @@ SETTINGS_OF_A_TARGET: dict[str, Any] = {
     "smooth_quant": True,
     "bias_correction": "fast",
     "float_layers": ("stem",),
+    "kinds": {"stem": "float"},
 }
 NEEDS: dict[str, dict[str, Any]] = {"lowerings": {"quantize_outputs": True}}
 OF_A_RUNTIME = {"lowerings": "tflite"}
@@ -321,7 +322,7 @@ def prepared(
     random = np.random.default_rng(0)
     images = [random.normal(size=(1, 3, 12, 12)).astype(np.float32) for _ in range(4)]
     network = network_of(Everything(), 12, 4)
-    request = BundleRequest(network, target, "int8", wants.for_class(device_class.name), device_class)
+    request = BundleRequest(network, target, "int8", wants.for_class(device_class), device_class)
     graph = quantize_stage(request, export_graph(network.module, (1, 3, 12, 12)), noise_for(network), images).graph
     return graph.code, {name: value.detach() for name, value in graph.state_dict().items()}
 

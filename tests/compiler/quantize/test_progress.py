@@ -86,7 +86,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 def changed(name: str) -> Recipe:
-    return replace(Recipe.load("default").for_class(X86.name), **({"estimator": "minmax"} | CHANGES[name]))
+    return replace(Recipe.load("default").for_class(X86), **({"estimator": "minmax"} | CHANGES[name]))
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -55,7 +55,7 @@ def test_every_recipe_asks_for_it_on_x86_alone(name: str) -> None:
     asking = {
         each
         for each in DeviceClass.listed()
-        if "native-float" in Recipe.load(name).for_class(each).targets["openvino"].lowerings
+        if "native-float" in Recipe.load(name).for_class(DeviceClass.load(each)).targets["openvino"].lowerings
     }
     assert asking == {each for each in DeviceClass.listed() if not DeviceClass.load(each).is_arm}
 

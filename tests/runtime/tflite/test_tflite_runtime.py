@@ -17,6 +17,7 @@ from edgekit.pipeline.build import compile_stage
 from edgekit.pipeline.graphs import quantize_stage
 from edgekit.pipeline.request import BundleRequest, ParitySamples
 from edgekit.runtime.bundle import read_bundle
+from tests.helpers.calibration import noise_for
 from tests.helpers.environments import find_python, new_environment, run
 from tests.helpers.graphs import export_graph
 
@@ -38,6 +39,31 @@ def network() -> Network:
     """A small ConvNeXt V2 with all its parts and random weights."""
     sizes = {"depths": (1, 1, 1, 1), "dims": (8, 16, 32, 64), "num_classes": CLASSES}
     return load_network(ModelOptions("convnextv2_atto", weights="random", model_args=sizes, imgsz=SIDE), seed=0)
+
+
+def test_it_refuses_a_bundle_with_ranges_at_run_time(network: Network, old_python: Path, tmp_path: Path) -> None:
+    """Its interpreter doesn't know this version of the operation, and `load` says so before."""
+    device_class = DeviceClass.load("x86-64-v4")
+    recipe = Recipe.load("convnextv2").with_kinds("tflite", {"head.fc": "dynamic"})
+    samples = noise_for(network)
+    images = [network.preprocessing.normalize(pixels[None]) for pixels in samples.pixels]
+    request = BundleRequest(network, "tflite", "int8", recipe, device_class)
+    to_compile = quantize_stage(request, export_graph(network.module, (1, 3, SIDE, SIDE)), samples, images)
+    bundle, _ = compile_stage(to_compile, tmp_path / "bundle")
+    assert [layer["name"] for layer in bundle.manifest.layers if layer["kind"] == "dynamic"] == ["head.fc"]
+    edgekit.load(bundle.path, verify=True).close()
+    code = """
+import sys, edgekit, tflite_runtime.interpreter
+for attempt in (edgekit.load, lambda path: tflite_runtime.interpreter.Interpreter(path + "/model.tflite")):
+    try:
+        attempt(sys.argv[1])
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+    done = run(old_python, "-I", "-c", code, bundle.path, cwd=tmp_path)
+    refused, unknown = done.stdout.strip().split("\n", 1)
+    assert refused.startswith("MissingExtraError tflite-runtime 2.14.0 can't run layers"), done.stderr
+    assert "FULLY_CONNECTED" in unknown
 
 
 @pytest.mark.parametrize("precision", ["float", "int8"])
