@@ -16,8 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 283_600,
-    "tokens a line": 9.86,
+    "tokens": 283_800,
+    "tokens a line": 9.87,
     "files": 159,
     "lines of the longest file": 450,
     "names across walls": 630,

@@ -61,14 +61,17 @@ double weight(double x, bool bicubic) {
     return x < 2 ? -0.5 * (((x - 5) * x + 8) * x - 4) : 0;
 }
 
-// Pillow's resize along one axis, bit for bit: the filter covers all pixels that shrink into one, in fixed point.
-Image resized(const Image& image, int size, bool horizontal, bool bicubic) {
+// `size` pixels from `start` on of an image that is resized to `whole` along one axis, bit for bit as Pillow does it: the
+// filter covers all pixels that shrink into one, in fixed point, and the region's place in the image is a float.
+Image resized(const Image& image, int whole, int start, int size, bool horizontal, bool bicubic) {
     const int from = horizontal ? image.width : image.height;
+    if (from == whole && start == 0 && size == whole) return image;
     Image result{horizontal ? size : image.width, horizontal ? image.height : size, {}};
     result.rgb.resize(size_t(result.width) * result.height * 3);
-    const double scale = double(from) / size, wide = std::max(scale, 1.0), support = (bicubic ? 2 : 1) * wide;
+    const float low = float(start * (double(from) / whole)), high = float((start + size) * (double(from) / whole));
+    const double scale = double(high - low) / size, wide = std::max(scale, 1.0), support = (bicubic ? 2 : 1) * wide;
     for (int to = 0; to < size; ++to) {
-        const double center = (to + 0.5) * scale;
+        const double center = low + (to + 0.5) * scale;
         const int first = std::max(0, int(center - support + 0.5)), last = std::min(from, int(center + support + 0.5));
         std::vector<double> weights;
         double sum = 0;
@@ -107,13 +110,16 @@ void preprocess(const Image& image, const std::string& manifest, ov::Tensor tens
         broad = square ? (image.width <= image.height ? side : longer) : int(std::nearbyint(image.width / ratio));
     }
     const bool bicubic = filter == "\"bicubic\"";
-    const Image scaled = resized(resized(image, broad, true, bicubic), tall, false, bicubic);
     const int top = int(std::nearbyint((tall - height) / 2.0)), left = int(std::nearbyint((broad - width) / 2.0));
+    const bool part = mode == "\"center\"";  // of which edgekit asks Pillow alone
+    const Image rows = resized(image, broad, part ? left : 0, part ? width : broad, true, bicubic);
+    const Image result = resized(rows, tall, part ? top : 0, part ? height : tall, false, bicubic);
+    const int above = part ? 0 : top, before = part ? 0 : left;
     float* input = tensor.data<float>();
     for (int row = 0; row < height; ++row)
         for (int column = 0; column < width; ++column)
             for (int channel = 0; channel < 3; ++channel) {
-                const uint8_t byte = scaled.rgb[(size_t(row + top) * broad + column + left) * 3 + channel];
+                const uint8_t byte = result.rgb[(size_t(row + above) * result.width + column + before) * 3 + channel];
                 input[(size_t(channel) * height + row) * width + column] = (byte / 255.0f - mean[channel]) / std[channel];
             }
 }

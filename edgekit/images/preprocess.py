@@ -172,7 +172,7 @@ class Preprocessing:
 
     def crop(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize and crop an RGB image: uint8 [H,W,C]. Raises ImageError if its sides are too unequal to resize."""
-        height, width = self._resized(image.height, image.width)
+        height, width = (max(side, 1) for side in self._resized(image.height, image.width))
         if height * width > MAX_PIXELS:
             raise ImageError(
                 f"an image of {image.width}x{image.height} pixels would be resized to {width}x{height}",
@@ -180,17 +180,13 @@ class Preprocessing:
             )
         if self.channels == 1:
             image = image.convert("L")
-        if (height, width) != (image.height, image.width):
-            image = image.resize((max(width, 1), max(height, 1)), Image.Resampling[self.interpolation.upper()])
-        left, top = _offset(image.width, self.width), _offset(image.height, self.height)
-        if (
-            image.width < self.width or image.height < self.height
-        ):  # even at an offset of 0, the far end may lack a pixel
+        left, top = _offset(width, self.width), _offset(height, self.height)
+        region = (max(left, 0), max(top, 0), min(left + self.width, width), min(top + self.height, height))
+        image = self._resized_region(image, width, height, region)
+        if image.size != (self.width, self.height):
             canvas = Image.new(image.mode, (self.width, self.height), self._fill)
-            canvas.paste(image, (-left, -top))
+            canvas.paste(image, (region[0] - left, region[1] - top))
             image = canvas
-        else:
-            image = image.crop((left, top, left + self.width, top + self.height))
         return np.asarray(image).reshape(self.crop_shape)
 
     def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -232,6 +228,25 @@ class Preprocessing:
         levels = np.arange(256, dtype=np.float32) / np.float32(255)
         mean, std = (np.asarray(values, np.float32)[:, None] for values in (self.mean, self.std))
         return np.asarray((levels - mean) / std, np.float32)
+
+    def _resized_region(
+        self, image: Image.Image, width: int, height: int, region: tuple[int, int, int, int]
+    ) -> Image.Image:
+        """What is in `region` (left, top, right, bottom) of the image after it was resized to this width and height.
+
+        Where only a part of the image is wanted, only that is computed. Some of its pixels differ by one level from
+        those of the whole, because Pillow rounds the region's place in the image to float32; so the filters that jump
+        at their ends compute the whole. Two calls, because Pillow chooses by the shape which side it resizes first.
+        """
+        if (width, height) == image.size:
+            return image.crop(region)
+        filter_ = Image.Resampling[self.interpolation.upper()]
+        if self.crop_mode != "center" or self.interpolation in ("nearest", "box"):
+            return image.resize((width, height), filter_).crop(region)
+        x, y = image.width / width, image.height / height
+        left, top, right, bottom = region
+        image = image.resize((right - left, image.height), filter_, (left * x, 0, right * x, image.height))
+        return image.resize((image.width, bottom - top), filter_, (0, top * y, image.width, bottom * y))
 
     @property
     def _fill(self) -> tuple[int, ...]:

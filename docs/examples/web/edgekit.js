@@ -132,8 +132,9 @@ export function crop({data, width, height}, preprocessing) {
   const {height: rows, width: columns, mean, interpolation} = preprocessing, channels = mean.length;
   const [tall, wide] = resizedSize(height, width, preprocessing), top = offset(tall, rows), left = offset(wide, columns);
   const [above, before] = [top, left].map((start) => Math.max(-start, 0));
-  const down = taps(height, tall, Math.max(top, 0), Math.min(top + rows, tall), interpolation);
-  const across = taps(width, wide, Math.max(left, 0), Math.min(left + columns, wide), interpolation);
+  const isPart = preprocessing.crop_mode === "center";
+  const down = taps(height, tall, Math.max(top, 0), Math.min(top + rows, tall), interpolation, isPart);
+  const across = taps(width, wide, Math.max(left, 0), Math.min(left + columns, wide), interpolation, isPart);
   const [bytes, stride] = channels === 1 ? [grey(data), 1] : [data, 4];
   const image = resample(bytes, width, stride, channels, across, down);
   if (down.length === rows && across.length === columns) return image;
@@ -202,8 +203,9 @@ function cubic(x) {
 }
 
 // For each position from `first` to `end` of a side that is resized: the first pixel it is made of, and their weights.
+// edgekit asks Pillow for a part alone if the image is cropped at its center. The part's place in the image is a float32.
 const BITS = 22;
-function taps(from, to, first, end, interpolation) {
+function taps(from, to, first, end, interpolation, isPart) {
   const scale = from / to, all = [];
   if (from === to || interpolation === "nearest") {
     for (let i = 0, at = scale * 0.5; i < end; i++, at += scale) {
@@ -211,9 +213,11 @@ function taps(from, to, first, end, interpolation) {
     }
     return all;
   }
-  const [reach, weight] = FILTERS[interpolation], stretch = Math.max(scale, 1), support = reach * stretch;
+  const [reach, weight] = FILTERS[interpolation], inFloat = isPart && interpolation !== "box";
+  const [low, high] = [first, end].map((place) => Math.fround(place * scale));
+  const step = inFloat ? Math.fround(high - low) / (end - first) : scale, stretch = Math.max(step, 1), support = reach * stretch;
   for (let i = first; i < end; i++) {
-    const center = (i + 0.5) * scale, weights = [];
+    const center = inFloat ? low + (i - first + 0.5) * step : (i + 0.5) * step, weights = [];
     const start = Math.max(Math.trunc(center - support + 0.5), 0), stop = Math.min(Math.trunc(center + support + 0.5), from);
     for (let x = start; x < stop; x++) weights.push(weight((x - center + 0.5) * (1 / stretch)));
     const sum = weights.reduce((total, value) => total + value, 0);
