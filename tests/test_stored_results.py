@@ -23,8 +23,8 @@ from edgekit.measure.tasks import MultiLabel, SingleLabel, TopClasses
 from edgekit.models.network import NetworkIdentity
 from edgekit.pipeline import build, builder, reference
 from edgekit.pipeline.build import build_one
-from edgekit.pipeline.job_images import JobImages
-from edgekit.pipeline.reference import ReferenceInputs, ThresholdInputs, torch_answers
+from edgekit.pipeline.job_images import JobImages, ReferenceInputs
+from edgekit.pipeline.reference import ThresholdInputs, torch_answers
 from edgekit.pipeline.request import BuildSpec, BundleInputs, CalibrationInputs
 from edgekit.report.row import Measurement
 from edgekit.report.sensitivity_document import TargetSensitivity
@@ -34,12 +34,12 @@ from edgekit.support.progress import Reporter, no_step
 from edgekit.support.run_folder import RunFolder, open_run
 from edgekit.tuning import sensitivity as analysis
 from edgekit.tuning.sensitivity import SensitivityInputs
-from edgekit.tuning.study import Candidate, StudyInputs, StudyStore
+from edgekit.tuning.study import Candidate, StudyInputs
 from tests.helpers.changes import changes
 from tests.helpers.measurements import device, measurement
 from tests.helpers.sensitivities import sensitivity
 from tests.helpers.tiny import MakeBundle, tiny_labels
-from tests.helpers.trials import LayersLoop, measured
+from tests.helpers.trials import measured, studied
 
 QUIET = Reporter(quiet=True)
 VERSIONS = {"edgekit": "0.1", "torch": "2.12"}
@@ -218,9 +218,8 @@ def make_study(place: Place, inputs: Any) -> None:
         place.made()
         return measured(candidate)
 
-    store = StudyStore(place.run, "onnx", inputs, "study")
-    (trial,) = LayersLoop.of(store, measure, candidates=[Candidate()]).trials
-    assert trial.measured
+    study = studied(place.run, inputs, measure, count=1)
+    assert study.trials[-1].measured
 
 
 def make_thresholds(place: Place, inputs: Any) -> None:

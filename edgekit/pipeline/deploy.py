@@ -4,7 +4,6 @@ Improvements, such as layers kept in float, come from rooms above: each tries ot
 measured.
 """
 
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -41,80 +40,50 @@ from edgekit.report.row import Measurement, Row
 from edgekit.report.sentences import near_chance
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.bundle import Bundle, read_bundle
-from edgekit.support.files import digest, replacing, without_folders, writing
+from edgekit.support.files import without_folders
 from edgekit.support.libraries import import_needed
 from edgekit.support.progress import Reporter
-from edgekit.support.run_folder import ATTEMPTS, RunFolder, check_output, open_run
+from edgekit.support.run_folder import RunFolder, check_output, open_run
 
 
-class Measure(Protocol):
-    """Measures bundles on a device, one measurement each; with a number of threads, only their times with it."""
-
-    def __call__(self, device: Device, bundles: BuiltBundles, threads: int | None = None) -> Sequence[Measurement]: ...
-
-
-@dataclass
-class Improvement:
-    """The bundles of one job as its recipe makes them. A subclass replaces some by better ones after measuring."""
-
-    job_recipe: Recipe
-    """The job's recipe."""
+class Improvement(Protocol):
+    """The bundles of one job as its recipe makes them, some of which are replaced by better ones after measuring."""
 
     @property
     def recipe(self) -> Recipe:
         """The recipe of the bundles in the run folder, with what the improvement has changed so far."""
-        return self.job_recipe
+        ...
 
     def improve(
-        self,
-        built: BuiltBundles,
-        measured: Sequence[Measurement],
-        measure: Measure,
-        graphs: JobGraphs,
-        compare: Measure | None = None,
+        self, built: BuiltBundles, measured: Sequence[Measurement], bench: "Bench", graphs: JobGraphs
     ) -> list[Measurement]:
         """Improve the bundles. `measured` has the measurements of all bundles for each device in turn.
 
-        Returns them with those of the new bundles in place of the old ones. `graphs` made the bundles. `compare`
-        measures on other images than those of the verdict, if there are any.
+        Returns them with those of the new bundles in place of the old ones. `graphs` made the bundles.
         """
-        return list(measured)
+        ...
 
     def described(self, row: Row) -> Row:
         """The row with the improvement of its bundle, if there was one."""
-        return row
+        ...
 
 
 Improve = Callable[[BuildSpec, JobImages, Job, RunFolder, Reporter], Improvement]
 """Makes the improvement of a job, from the network and the images that were loaded for it."""
 
 
-def attempt_path(run: RunFolder, name: str, layers: Sequence[str]) -> Path:
-    """Folder of the bundle that was tried instead of the run's bundle `name`, with these layers in float."""
-    return run.state / ATTEMPTS / f"{name}-{digest(*layers)[:12]}"
-
-
-def copy_bundle(source: Path, place: Path) -> Bundle:
-    """Replace what is at `place` by a copy of the bundle at `source`."""
-    with writing(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(place) as temporary:
-            shutil.copytree(source, temporary)
-    return read_bundle(place)
-
-
 def restore(spec: BuildSpec, targets: Iterable[str], run: RunFolder) -> None:
     """Put bundles of earlier attempts back into their places where this job would make the same ones."""
     for target in targets:
         name = f"{target}-int8"
-        places = sorted((run.state / ATTEMPTS).glob(f"{name}-*"))
+        places = run.attempts(name)
         if not places:
             continue
         inputs = spec.request(target, "int8").inputs
         if not _is_made_from(run.path / name, inputs):
             source = next((place for place in places if _is_made_from(place, inputs)), None)
             if source is not None:
-                copy_bundle(source, run.path / name)
+                read_bundle(source).copied_to(run.path / name)
 
 
 def _is_made_from(path: Path, inputs: BundleInputs) -> bool:
@@ -250,10 +219,8 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
             evaluation = crop_images(spec.network, spec.task, images, workspace, run, reporter)
             spec, images, evaluation = with_order(spec, images, evaluation, reporter)
             reference = reference_for(spec.network, evaluation, reporter)
-            improvement = Improvement(spec.recipe)
-            if improve and "int8" in job.precisions:
-                improvement = improve(spec, images, job, run, reporter)
-            spec = replace(spec, recipe=improvement.recipe)
+            improvement = improve(spec, images, job, run, reporter) if improve and "int8" in job.precisions else None
+            spec = replace(spec, recipe=improvement.recipe if improvement else spec.recipe)
             restore(spec, job.targets, run)
             with builder_of(spec, run, reporter, refused.peak_bytes) as builder:
                 spec = replace(builder.spec, task=spec.task)  # a large network's, so that the one in memory is freed
@@ -268,16 +235,15 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
                     choosing = cache(partial(crop_images, *others))
                 bench = Bench(job.machines, store, reporter, pages, max_drop, choosing)
                 measured: Sequence[Measurement] = bench.measure(built)
-                if not reference.near_chance:  # where no accuracy means anything
-                    compare = bench.compare_on if choosing else None
-                    measured = improvement.improve(built, measured, bench.measure_on, builder.graphs, compare)
+                if improvement and not reference.near_chance:  # where no accuracy means anything
+                    measured = improvement.improve(built, measured, bench, builder.graphs)
                     write_list(calibration, spec.calibration, improvement.recipe, job.seed)
                 rows = judge_all(measured, job.gates, spec, images, reference, run.path)
-                rows = [improvement.described(row) for row in rows]
+                rows = [improvement.described(row) for row in rows] if improvement else rows
                 finals = bench.time_finals(rows)
             report = assemble(spec, images, rows, reference, finals, job.seed, job.command, job.folder)
             if job.write_recipe:
-                write_recipe(job.write_recipe, improvement.recipe, report)
+                write_recipe(job.write_recipe, improvement.recipe if improvement else spec.recipe, report)
             write_findings(report, run.path, job.threads)
             write_run(report, images.dataset, spec.network.preprocessing, run, job.thumbnails, reporter)
     return report

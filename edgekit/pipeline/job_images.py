@@ -21,9 +21,10 @@ from edgekit.images.dataset import Dataset, Datasets
 from edgekit.images.selection import CalibrationList, Selection, evaluation_doubts, select, select_listed
 from edgekit.measure.task import ClassNames, Task
 from edgekit.measure.tasks import task_of
-from edgekit.models.network import Network
+from edgekit.models.network import Network, NetworkIdentity
 from edgekit.models.options import ModelOptions
 from edgekit.models.soup import held_out_of
+from edgekit.support.files import Inputs
 from edgekit.support.progress import Reporter
 
 Chosen = Literal["thresholds", "layers"]
@@ -61,6 +62,20 @@ class ImageChoice:
 
 
 @dataclass(frozen=True)
+class ReferenceInputs(Inputs):
+    """Inputs of torch's answers for the evaluation images. The key is `EvaluationImages.key`."""
+
+    network: NetworkIdentity
+    """The network."""
+    images: tuple[str, ...]
+    """SHA-256 of each evaluation image, in their order."""
+    labels: tuple[tuple[int, ...], ...]
+    """Indices of the right classes of each image."""
+    task: str
+    """`Task.key`."""
+
+
+@dataclass(frozen=True)
 class JobImages:
     """The images on which the bundles of a job are evaluated, and those that must not be among them."""
 
@@ -90,6 +105,11 @@ class JobImages:
             choosing=self.choosing.in_order(names),
             repair=self.repair.in_order(names) if self.repair else None,
         )
+
+    def reference_inputs(self, network: Network, task: Task) -> ReferenceInputs:
+        """Inputs of torch's answers for the evaluation images."""
+        labels = tuple(sample.labels or (sample.label,) for sample in self.evaluation.samples)
+        return ReferenceInputs(network.identity, self.evaluation.hashes, labels, task.key)
 
     def class_names(self, task: Task, outputs: Sequence[str]) -> ClassNames:
         """Names of the classes of the images: those of the outputs, or the set's own if its outputs are no classes."""

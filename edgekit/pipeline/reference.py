@@ -20,7 +20,7 @@ from edgekit.measure.statistics import share_interval
 from edgekit.measure.task import MOST_CLASSES, Answers, StoredArray, Targets, Task
 from edgekit.measure.tasks import Hits, TopClasses
 from edgekit.models.network import Network, NetworkIdentity, batched_logits, torch_logits
-from edgekit.pipeline.job_images import JobImages
+from edgekit.pipeline.job_images import JobImages, ReferenceInputs
 from edgekit.pipeline.request import BuildSpec
 from edgekit.support.files import Inputs, writing
 from edgekit.support.progress import Reporter
@@ -51,7 +51,7 @@ def crop_images(
     with reporter.stage("crop evaluation images", len(chosen)) as step:
         crops = images.dataset.crop(chosen, preprocessing, pixels, step)
     files = [] if images.dataset.is_in_memory else [images.dataset.read(sample) for sample in chosen[:FILES]]
-    inputs = reference_inputs(network, task, images)
+    inputs = images.reference_inputs(network, task)
     names = [sample.name for sample in chosen]
     first = FirstLogits(network)
     answers = torch_answers(network, task, crops, inputs, run, reporter, first, name)
@@ -72,7 +72,7 @@ class FirstLogits:
         if len(self._rows) < self._limit:
             self._rows.append(row.copy())
 
-    def of(self, crops: LabelledCrops, inputs: "ReferenceInputs", run: RunFolder, name: str) -> NDArray[np.float32]:
+    def of(self, crops: LabelledCrops, inputs: ReferenceInputs, run: RunFolder, name: str) -> NDArray[np.float32]:
         """The logits [M,classes]: those that were added, or of an earlier run, or else computed here."""
         stored = None if self._rows else run.recall(f"{name}-logits", inputs, StoredArray)
         if stored is not None:
@@ -105,26 +105,6 @@ def _allocate(file: BinaryIO, header: int) -> None:
     while left := size - file.tell():
         file.write(bytes(min(left, 1 << 20)))
     file.flush()
-
-
-@dataclass(frozen=True)
-class ReferenceInputs(Inputs):
-    """Inputs of torch's answers for the evaluation images. The key is `EvaluationImages.key`."""
-
-    network: NetworkIdentity
-    """The network."""
-    images: tuple[str, ...]
-    """SHA-256 of each evaluation image, in their order."""
-    labels: tuple[tuple[int, ...], ...]
-    """Indices of the right classes of each image."""
-    task: str
-    """`Task.key`."""
-
-
-def reference_inputs(network: Network, task: Task, images: JobImages) -> ReferenceInputs:
-    """Inputs of torch's answers for the evaluation images of a job."""
-    labels = tuple(sample.labels or (sample.label,) for sample in images.evaluation.samples)
-    return ReferenceInputs(network.identity, images.evaluation.hashes, labels, task.key)
 
 
 def torch_answers(
@@ -210,7 +190,7 @@ def with_order(
         calibration_dataset=spec.calibration_dataset.in_order(chosen),
         calibration=images.calibration,
     )
-    key = reference_inputs(network, spec.task, images).key
+    key = images.reference_inputs(network, spec.task).key
     return spec, images, replace(evaluation, crops=replace(evaluation.crops, labels=targets), key=key)
 
 

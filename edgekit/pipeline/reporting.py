@@ -27,7 +27,7 @@ from edgekit.pipeline.request import BuildSpec
 from edgekit.report import document, write_report
 from edgekit.report.document import Report
 from edgekit.report.html import changed_rows, shown_images, write_thumbnails
-from edgekit.report.row import Row, placement_words, repair_words
+from edgekit.report.row import Row
 from edgekit.runtime.bundle import ManifestLayer, read_bundle, with_manifest
 from edgekit.support.files import replace_text, shareable_command, writing
 from edgekit.support.progress import Reporter
@@ -157,8 +157,8 @@ def write_recipe(path: Path, recipe: Recipe, report: Report) -> None:
         where = ", ".join(filter(None, (row.label, row.device.cpu, row.device.device_class, row.engine)))
         speed = f", {row.speedup.ratio:.2f}x {row.speedup.baseline}" if row.speedup else ""
         lines.append(f"{where}: {row.latency_ms.p50:.3g} ms{speed}")
-        lines += [placement_words(row.placement)] if row.placement else []
-        lines += [repair_words(row.repair)] if row.repair else []
+        lines += [row.placement.words()] if row.placement else []
+        lines += [row.repair.words] if row.repair else []
     with writing(path, "--write-recipe"):
         replace_text(path.resolve(), recipe.to_toml("\n".join(lines)))
 

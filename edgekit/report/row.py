@@ -550,6 +550,8 @@ class Measurement:
 
 SHOWN = 4
 """Number of layers that a sentence names before it only counts them."""
+HARDLY = 0.1
+"""Share of the multiply-accumulates below which a placement shows that INT8 doesn't pay."""
 
 
 @dataclass(frozen=True)
@@ -582,23 +584,18 @@ class ProfilePlacement:
     bundles: Annotated[int, Meta(ge=1)]
     """Number of other INT8 bundles that were timed beside it."""
 
-
-HARDLY = 0.1
-"""Share of the multiply-accumulates below which a placement shows that INT8 doesn't pay."""
-
-
-def placement_words(placement: ProfilePlacement, share: float | None = None) -> str:
-    """What stays in float and why, in a sentence, and another one if hardly any share of the work is left in INT8."""
-    layers = placement.layers
-    named = "; ".join(f"{layer.name}, {layer.reason}" for layer in layers[:SHOWN])
-    more = f"; and {len(layers) - SHOWN} more" if len(layers) > SHOWN else ""
-    words = (
-        f"placed by profile: {counted(len(layers), 'layer')} in float ({named}{more}) made it {placement.speedup:.2f}x "
-        "as fast as the recipe's own INT8 bundle"
-    )
-    if share is None or share >= HARDLY:
-        return words
-    return f"{words}. INT8 doesn't pay here: it is left with {share:.1%} of the multiply-accumulates"
+    def words(self, share: float | None = None) -> str:
+        """What stays in float and why, and another sentence if hardly any share of the work is left in INT8."""
+        layers = self.layers
+        named = "; ".join(f"{layer.name}, {layer.reason}" for layer in layers[:SHOWN])
+        more = f"; and {len(layers) - SHOWN} more" if len(layers) > SHOWN else ""
+        words = (
+            f"placed by profile: {counted(len(layers), 'layer')} in float ({named}{more}) made it {self.speedup:.2f}x "
+            "as fast as the recipe's own INT8 bundle"
+        )
+        if share is None or share >= HARDLY:
+            return words
+        return f"{words}. INT8 doesn't pay here: it is left with {share:.1%} of the multiply-accumulates"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -619,6 +616,20 @@ class RepairAttempt:
     """95 % interval of the speedup."""
     error: str | None = None
     """Message of the error because of which the bundle could not be made or measured."""
+
+    @property
+    def layers(self) -> str:
+        """The names of a few layers, or the number of many."""
+        names = self.float_layers
+        return ", ".join(names) if len(names) <= SHOWN else f"{len(names)} layers ({', '.join(names[:SHOWN])}, …)"
+
+    @property
+    def words(self) -> str:
+        """The layers in float, and the drop and the speedup, or the error that the attempt failed with."""
+        if self.error is not None:
+            return f"{self.layers}: {self.error}"
+        speed = f" and {self.speedup:.2f}x float" if self.speedup is not None else ""
+        return f"{self.layers}: drop {_points(self)} points{speed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -654,26 +665,26 @@ class Repair:
         """Whether layers in float brought the drop of the row's bundle within the bound."""
         return self.chosen > 0 and is_within(self.result, self.max_drop_points)
 
+    @property
+    def words(self) -> str:
+        """What was kept in float and what it cost, or what was tried, in one sentence."""
+        before, after = self.attempts[0], self.result
+        same = "; the same images chose and judged" if self.choosing_images is None else ""
+        if self.succeeded:
+            return (
+                f"repaired: {after.layers} kept in float changed the drop from {_points(before)} to "
+                f"{_points(after)} points{_speed(before, after)}{self.where}{same}"
+            )
+        if len(self.attempts) == 1:
+            return "not repaired: no set of layers in float cuts the INT8 noise to a quarter"
+        tried = "; ".join(attempt.words for attempt in self.attempts[1:])
+        kept = f"the bundle with {after.layers} in float" if self.chosen else "the recipe's own bundle"
+        return f"not repaired: kept in float{self.where}, {tried}; this is {kept}{same}"
+
 
 def is_within(attempt: RepairAttempt, max_drop: float) -> bool:
     """Whether the drop of an attempt is at most `max_drop` points."""
     return attempt.drop_top1_points is not None and attempt.drop_top1_points <= max_drop
-
-
-def repair_words(repair: Repair) -> str:
-    """What was kept in float and what it cost, or what was tried, in one sentence."""
-    before, after = repair.attempts[0], repair.result
-    same = "; the same images chose and judged" if repair.choosing_images is None else ""
-    if repair.succeeded:
-        return (
-            f"repaired: {layers_words(after)} kept in float changed the drop from {_points(before)} to "
-            f"{_points(after)} points{_speed(before, after)}{repair.where}{same}"
-        )
-    if len(repair.attempts) == 1:
-        return "not repaired: no set of layers in float cuts the INT8 noise to a quarter"
-    tried = "; ".join(f"{layers_words(attempt)}: {outcome_words(attempt)}" for attempt in repair.attempts[1:])
-    kept = f"the bundle with {layers_words(after)} in float" if repair.chosen else "the recipe's own bundle"
-    return f"not repaired: kept in float{repair.where}, {tried}; this is {kept}{same}"
 
 
 def price_words(name: str, repair: Repair) -> str:
@@ -687,20 +698,6 @@ def price_words(name: str, repair: Repair) -> str:
         f"{name} keeps the bound with {counted(len(kept.float_layers), 'layer')} in float{speed}{repair.where}; "
         f"without repair it loses {_points(own)} points{before}."
     )
-
-
-def layers_words(attempt: RepairAttempt) -> str:
-    """The names of a few layers, or the number of many."""
-    names = attempt.float_layers
-    return ", ".join(names) if len(names) <= SHOWN else f"{len(names)} layers ({', '.join(names[:SHOWN])}, …)"
-
-
-def outcome_words(attempt: RepairAttempt) -> str:
-    """The drop and the speedup of an attempt, or the error that it failed with."""
-    if attempt.error is not None:
-        return attempt.error
-    speed = f" and {attempt.speedup:.2f}x float" if attempt.speedup is not None else ""
-    return f"drop {_points(attempt)} points{speed}"
 
 
 def _speed(before: RepairAttempt, after: RepairAttempt) -> str:

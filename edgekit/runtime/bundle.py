@@ -453,6 +453,14 @@ class Bundle:
             raise BundleError(f"bundle '{self.path}': {name} is damaged: {error}", fix=COPY_AGAIN) from error
         return golden
 
+    def copied_to(self, place: Path) -> "Bundle":
+        """A copy of the bundle, in place of what is there."""
+        with writing(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(place) as temporary:
+                shutil.copytree(self.path, temporary)
+        return replace(self, path=place)
+
 
 def read_bundle(path: str | os.PathLike[str], check_hashes: bool = True) -> Bundle:
     """Read the manifest and labels of a bundle, and check its files.

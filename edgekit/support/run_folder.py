@@ -5,7 +5,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ import msgspec
 
 from edgekit.errors import OutputError
 from edgekit.support import child_process
-from edgekit.support.files import Inputs, write_json, writing
+from edgekit.support.files import Inputs, digest, write_json, writing
 from edgekit.support.progress import text_of
 
 T = TypeVar("T")
@@ -56,6 +56,14 @@ class RunFolder:
         except (OSError, ValueError, TypeError, KeyError):  # not there, damaged, or not of this type
             pass
         return None
+
+    def attempt(self, name: str, layers: Sequence[str]) -> Path:
+        """Folder of the bundle that was tried instead of the run's bundle `name`, with these layers in float."""
+        return self.state / ATTEMPTS / f"{name}-{digest(*layers)[:12]}"
+
+    def attempts(self, name: str) -> list[Path]:
+        """Folders of the bundles that were tried instead of the run's bundle `name`, sorted."""
+        return sorted((self.state / ATTEMPTS).glob(f"{name}-*"))
 
     def keep_job(self, options: Mapping[str, Any] | None) -> None:
         """Keep the options of the job that works in this run, and no longer those of an earlier one."""

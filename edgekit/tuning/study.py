@@ -1,16 +1,17 @@
 """Studies: candidates for one target, which are built and measured one after the other until one is good enough.
 
-A study is stored in the run folder whenever a trial ends, so that the same command resumes. It depends on no bound: a
-command with other bounds judges the same trials anew, and makes only those that are missing. Only one trial runs at a
-time, because a calibration next to it would distort its latency. A loop ships the bundle that it chooses in place of
-the run's.
+The generator of each kind of trial proposes candidates by the measurements of those before it, and ends with the trial
+to ship. One driver makes the trials and stores them in the run folder as they end, so that the same command resumes: a
+new generator gets them again. Trials depend on no bound: a command with other bounds judges the same ones anew, and
+makes only those that are missing. Only one trial runs at a time, because a calibration next to it would distort its
+latency.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Protocol, Self, TypeVar
+from typing import ClassVar, Literal, Protocol, Self, TypeVar
 
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import PRECISIONS
@@ -18,17 +19,16 @@ from edgekit.devices.registry import THIS, Device
 from edgekit.errors import costs_a_row
 from edgekit.measure import machine
 from edgekit.measure.bundles import BuiltBundles, lost_with_device
-from edgekit.measure.gates import drop_gate, speed_gate
+from edgekit.measure.gates import judge
+from edgekit.measure.latency import MOST_SPREAD
 from edgekit.measure.settings import Gates, Timing
 from edgekit.pipeline.build import build_one
-from edgekit.pipeline.deploy import attempt_path, copy_bundle
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
-from edgekit.pipeline.reference import ReferenceInputs, reference_inputs
-from edgekit.pipeline.request import BuildSpec, BundleInputs
+from edgekit.pipeline.request import BuildSpec
 from edgekit.report.figure import DeviceFacts
 from edgekit.report.row import Failure, Measurement, PlacedLayer, Row
-from edgekit.runtime.bundle import Bundle
+from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.files import Inputs, code_sha256, without_folders
 from edgekit.support.progress import Reporter, each_bundle
 from edgekit.support.run_folder import RunFolder
@@ -36,18 +36,29 @@ from edgekit.tuning.mixtures import LayerTimes
 
 ROOMS = ("measure", "report", "runtime", "support", "tuning")
 """Folders of the package whose code simulates, orders, chooses, times and profiles layers."""
+Kind = Literal["float"]
+"""Kind of a layer other than static INT8, which a recipe's layers are of by default."""
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A change of a recipe for one target, by default none."""
 
-    float_layers: tuple[str, ...] = ()
-    """Layers that stay in float in addition to those of the recipe."""
+    kinds: tuple[tuple[str, Kind], ...] = ()
+    """Name and kind of each layer that differs from the recipe."""
+
+    def keeping_in_float(self, layers: Iterable[str]) -> "Candidate":
+        """The candidate with these layers in float as well."""
+        return Candidate((*self.kinds, *((name, "float") for name in layers)))
+
+    @property
+    def float_layers(self) -> tuple[str, ...]:
+        """Layers that stay in float in addition to those of the recipe."""
+        return tuple(name for name, kind in self.kinds if kind == "float")
 
     def applied(self, recipe: Recipe, target: str) -> Recipe:
         """The recipe with these layers of a target in float; the very same recipe if there are none."""
-        return recipe.keeping_in_float(target, self.float_layers) if self.float_layers else recipe
+        return recipe.keeping_in_float(target, self.float_layers) if self.kinds else recipe
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,7 @@ class Trial:
     """One candidate, and the measurement of its bundle."""
 
     number: int
-    """Position of the candidate in its study, from 0."""
+    """Position in its study, from 0."""
     candidate: Candidate
     """Changes of the recipe."""
     measured: Measurement | None = None
@@ -79,38 +90,76 @@ class Trial:
         accuracy = self.measured.accuracy if self.measured else None
         return accuracy.drop_points if accuracy else None
 
+    def verdicts(self, gates: Gates) -> Mapping[str, str]:
+        """The outcome of each gate by its name; none for a trial that failed."""
+        judged = judge(self.measured, gates, random_weights=False).gates if self.measured else ()
+        return {gate.name: gate.verdict for gate in judged}
+
     def keeps_drop(self, gates: Gates) -> bool:
         """Whether the bundle keeps the bound of the drop."""
-        return self.measured is not None and drop_gate(self.measured.accuracy, gates).verdict == "pass"
+        return self.verdicts(gates).get("max-drop") == "pass"
 
     def is_fast(self, gates: Gates) -> bool:
         """Whether the bundle isn't too slow."""
-        return self.measured is not None and speed_gate(self.measured, gates).verdict != "fail"
+        return self.verdicts(gates).get("min-speedup", "fail") != "fail"
 
 
 @dataclass(frozen=True)
 class Study:
-    """The candidates for one target, and the trials so far."""
+    """The trials for one target so far, and what decides which ones follow."""
 
-    candidates: tuple[Candidate, ...]
-    """Candidates in the order in which they are tried. A loop may add others by the results so far."""
-    trials: tuple[Trial, ...] = ()
-    """Trials that have ended, in the order in which they ran."""
+    trials: tuple[Trial, ...]
+    """Trials that have ended, in the order in which they ran; the first is of the recipe's own bundle."""
     compared: Trial | None = None
     """The first candidate on the images that measured the later trials; None if these are the evaluation images."""
     steps: tuple[tuple[PlacedLayer, ...], ...] = ()
     """Sets of layers that a placement by profile moves to float, one for each trial after the first."""
+    ranked: tuple[tuple[str, ...], ...] | None = None
+    """Sets of layers that a repair keeps in float; None until they are ranked."""
+
+    def is_of(self, row: Measurement) -> bool:
+        """Whether the device and the runtime that measured the trials also measured this row."""
+        own = self.trials[0].measured
+        return own is not None and (own.device, own.engine) == (row.device, row.engine)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate to try."""
+
+    candidate: Candidate
+    """Changes of the recipe."""
+    before: Candidate | None = None
+    """The candidate whose bundle is timed in turns with this one's; None to measure it beside the float bundle, with
+    its accuracy."""
+
+
+Proposals = Generator[Proposal, Trial, Trial]
+"""Proposes candidates, gets the trial of each, and returns the one to ship."""
+
+
+def outcome(proposals: Proposals, study: Study) -> Proposal | Trial:
+    """What a generator proposes after the trials of a study, or the one to ship if it proposes nothing more."""
+    made = {trial.candidate: trial for trial in study.trials}
+    try:
+        proposal = next(proposals)
+        while proposal.candidate in made:
+            proposal = proposals.send(made[proposal.candidate])
+    except StopIteration as ended:
+        shipped: Trial = ended.value
+        return shipped
+    return proposal
 
 
 @dataclass(frozen=True)
 class StudyInputs(Inputs):
     """Inputs of a study's trials, except for the candidate of each. Bounds and budgets are not among them."""
 
-    bundles: tuple[BundleInputs, ...]
+    bundles: tuple[Inputs, ...]
     """Inputs of the float bundle, and of the int8 bundle of the recipe to improve."""
-    reference: ReferenceInputs
+    reference: Inputs
     """Inputs of torch's predictions for the evaluation images."""
-    choosing: ReferenceInputs | None
+    choosing: Inputs | None
     """Inputs of those for other images, on which a repair compares its trials; None without these."""
     timing: Timing
     """Settings with which the trials are timed."""
@@ -126,93 +175,13 @@ def study_inputs(spec: BuildSpec, images: JobImages, target: str, timing: Timing
     """Inputs of the trials of a job for one target, measured on this device."""
     return StudyInputs(
         bundles=tuple(spec.request(target, precision).inputs for precision in PRECISIONS),
-        reference=reference_inputs(spec.network, spec.task, images),
-        choosing=reference_inputs(spec.network, spec.task, images.repair) if images.repair else None,
+        reference=images.reference_inputs(spec.network, spec.task),
+        choosing=images.repair.reference_inputs(spec.network, spec.task) if images.repair else None,
         timing=timing,
         device=machine.describe() if device == THIS else None,
         address=device.url,
         code_sha256=code_sha256(ROOMS),
     )
-
-
-@dataclass(frozen=True)
-class StudyStore:
-    """One target's study in the run folder."""
-
-    run: RunFolder
-    target: str
-    inputs: Inputs
-    purpose: str
-    """What the study is for, such as "repair"."""
-
-    def load(self) -> Study | None:
-        """The study of an earlier command with the same inputs."""
-        return self.run.recall(f"{self.purpose}-{self.target}", self.inputs, Study)
-
-    def save(self, study: Study) -> None:
-        """Replace the stored study."""
-        self.run.remember(f"{self.purpose}-{self.target}", self.inputs, study)
-
-
-@dataclass(frozen=True)
-class Loop(ABC):
-    """Makes the trials of one study. A subclass chooses the next candidate by the results so far."""
-
-    store: StudyStore
-    reporter: Reporter
-    gates: Gates
-    """Gates that the trials are judged by."""
-
-    @abstractmethod
-    def make(self, study: Study, candidate: Candidate) -> Measurement:
-        """Build the bundle of a candidate and measure it. Raises StageError."""
-
-    @abstractmethod
-    def propose(self, study: Study) -> Candidate | None:
-        """The candidate to try next, by the results so far; None to end the loop."""
-
-    @abstractmethod
-    def title(self, trial: Trial) -> str:
-        """Name of a trial in the output."""
-
-    @abstractmethod
-    def tell(self, study: Study) -> None:
-        """Print a line about the last trial."""
-
-    def run(self, study: Study) -> Study:
-        """Make trials until none is proposed. Each is stored as soon as it ends.
-
-        If a trial raises a StageError or hits a bug in edgekit, only that trial fails. A full disk, Ctrl-C and the loss
-        of the device end the loop, and the same command resumes it.
-        """
-        while (candidate := self.propose(study)) is not None:
-            if candidate not in study.candidates:
-                study = replace(study, candidates=(*study.candidates, candidate))
-            trial = self.attempt(study, candidate)
-            if trial is None:
-                break
-            study = replace(study, trials=(*study.trials, trial))
-            self.store.save(study)
-            self.tell(study)
-        return study
-
-    def attempt(self, study: Study, candidate: Candidate) -> Trial | None:
-        """Make one trial; None if the device was lost. Its error doesn't name the run's folder: reports are shared."""
-        number = study.candidates.index(candidate)
-        try:
-            measured = self.make(study, candidate)
-        except Exception as error:
-            if not costs_a_row(error):
-                raise
-            failure = Failure.of("compile", error)
-            message = failure.message if failure.stage == "compile" else str(failure)
-            trial = Trial(number, candidate, error=without_folders(message, [self.store.run.path]))
-            self.reporter.failed(self.title(trial), error)
-            return trial
-        if lost_with_device(measured):
-            return None
-        trial = Trial.of(number, candidate, measured)
-        return replace(trial, error=trial.error and without_folders(trial.error, [self.store.run.path]))
 
 
 T = TypeVar("T")
@@ -235,29 +204,70 @@ class MeasuredBundles:
 
 
 @dataclass(frozen=True)
-class BundleLoop(Loop):
-    """Tries to improve one target's INT8 bundle, on the device that judges."""
+class Strategy(ABC):
+    """One kind of trial: which candidates it tries, and what it says about them."""
 
-    shipped: MeasuredBundles
-    """The bundles as an earlier command, or an earlier loop, left them."""
-    measure: MeasureRows
-    """Measures bundles on the device that judges."""
+    gates: Gates
+    """Gates that the trials are judged by."""
+    device: str
+    """Name of the device that judges."""
+    calibration_images: int
+    """Number of calibration images."""
+
+    purpose: ClassVar[str]
+    """Purpose of the trials, such as "repair"."""
+
+    @abstractmethod
+    def prepare(self, driver: "Driver", study: Study | None) -> Study | None:
+        """The study with what decides which candidates are tried; None if the next command has to begin.
+
+        What the first command has measured decides for all with the same inputs, so that they make the same bundles.
+        """
+
+    @abstractmethod
+    def proposals(self, study: Study) -> Proposals:
+        """Propose the candidates of a study."""
+
+    @abstractmethod
+    def told(self, study: Study) -> str:
+        """What the last trial showed."""
+
+    @abstractmethod
+    def described(self, row: Row, study: Study) -> Row:
+        """The row with what the study changed in its bundle."""
+
+    def chosen(self, study: Study) -> Trial:
+        """The trial to ship; that of the recipe's own bundle while others are missing."""
+        result = outcome(self.proposals(study), study)
+        return result if isinstance(result, Trial) else study.trials[0]
+
+
+@dataclass(frozen=True)
+class Driver:
+    """Makes the trials of one target's studies, on the device that judges, and ships the bundles that they choose."""
+
+    run: RunFolder
+    target: str
+    inputs: Inputs
+    """Inputs of the study; see `study_inputs`."""
     recipe: Recipe
     """The recipe that the candidates change."""
     graphs: JobGraphs
     """The graphs that the bundles are made from."""
+    reporter: Reporter
+    shipped: MeasuredBundles
+    """The bundles as an earlier command, or an earlier strategy, left them."""
+    measure: MeasureRows
+    """Measures bundles on the device that judges."""
     compare: MeasureRows | None = None
     """Measures bundles on images that give no verdict; None if there are none."""
-    tried: dict[Candidate, MeasuredBundles] = field(default_factory=dict)
-    """The bundles that this command has tried, beside the float bundle."""
-
-    purpose: ClassVar[str]
-    """What the loop's studies are for; see `StudyStore`."""
+    measured: dict[Candidate, MeasuredBundles] = field(default_factory=dict)
+    """The bundles that this command has measured on the evaluation images, beside the float bundle."""
 
     @property
     def name(self) -> str:
         """Name of the bundle."""
-        return f"{self.store.target}-int8"
+        return f"{self.target}-int8"
 
     @property
     def row(self) -> Measurement:
@@ -267,85 +277,122 @@ class BundleLoop(Loop):
     @property
     def layer_times(self) -> LayerTimes | None:
         """Times of the layers; None unless the device is of the class that the bundles are for."""
-        in_float = self.shipped.rows.get(f"{self.store.target}-float")
+        in_float = self.shipped.rows.get(f"{self.target}-float")
         return LayerTimes.measured(self.row, in_float, self.graphs.spec.device_class.name)
 
-    @staticmethod
-    @abstractmethod
-    def choose(study: Study, gates: Gates) -> Trial:
-        """The trial to ship by the results so far."""
-
-    @abstractmethod
-    def begin(self) -> Study | None:
-        """A study whose first trial is the recipe's own bundle; None if the next command has to begin.
-
-        What it has measured decides for all commands with the same inputs, so that they make the same bundles.
-        """
-
-    @abstractmethod
-    def described(self, row: Row, study: Study) -> Row:
-        """The row with what the study changed in its bundle."""
-
-    def improve(self) -> tuple[Study | None, MeasuredBundles]:
+    def improve(self, strategy: Strategy) -> tuple[Study | None, MeasuredBundles]:
         """Make the trials that no earlier command has made, and ship the bundle that is chosen.
 
         Trials of another device, or of another version of the runtime, don't count. Nothing is compared with a row
         that failed. Returns the study, if there is one, and the bundles.
         """
-        study, loop = self.store.load(), self
+        study, driver = recalled(self.run, self.target, strategy.purpose, self.inputs), self
         if self.row.failure:
             return study, self.shipped
-        if study is not None and not is_of(study, self.row):
-            is_own = self.choose(study, self.gates).number == 0
-            study, loop = None, self if is_own else replace(self, shipped=self.begin_again())
-        study = study or loop.begin()
-        return (None, loop.shipped) if study is None else loop.resume(study)
+        if study is not None and not study.is_of(self.row):
+            is_own = strategy.chosen(study).number == 0
+            study, driver = None, self if is_own else replace(self, shipped=self.begin_again(strategy.purpose))
+        in_place = strategy.chosen(study) if study else None
+        study = strategy.prepare(driver, study)
+        if study is None:
+            return None, driver.shipped
+        study = driver.complete(strategy, study)
+        chosen = strategy.chosen(study)
+        number = in_place.number if in_place else 0
+        if chosen.number == number:
+            return study, driver.shipped
+        if number == 0:  # where a command with other bounds finds it
+            read_bundle(self.run.path / self.name).copied_to(self.path_of(Candidate()))
+        return study, driver.ship(chosen.candidate)
 
-    def resume(self, study: Study) -> tuple[Study, MeasuredBundles]:
-        """Make the trials that are missing, and ship the bundle that is chosen."""
-        in_place = self.choose(study, self.gates)
-        study = self.run(study)
-        chosen = self.choose(study, self.gates)
-        if chosen.number == in_place.number:
-            return study, self.shipped
-        if in_place.number == 0:  # where a command with other bounds finds it
-            copy_bundle(self.store.run.path / self.name, self.path_of(Candidate()))
-        return study, self.ship(chosen.candidate)
+    def complete(self, strategy: Strategy, study: Study) -> Study:
+        """Make the trials that a study lacks. Each is stored as soon as it ends.
 
-    def begin_again(self) -> MeasuredBundles:
+        If a trial raises a StageError or hits a bug in edgekit, only that trial fails. A full disk, Ctrl-C and the loss
+        of the device end the study, and the same command resumes it.
+        """
+        self.remember(strategy, study)
+        while isinstance(proposal := outcome(strategy.proposals(study), study), Proposal):
+            trial = self.attempt(strategy, proposal, len(study.trials))
+            if trial is None:
+                break
+            study = replace(study, trials=(*study.trials, trial))
+            self.remember(strategy, study)
+            if words := strategy.told(study):
+                self.reporter.say(f"{self.name}: {words}")
+        return study
+
+    def remember(self, strategy: Strategy, study: Study) -> None:
+        """Replace the stored study."""
+        self.run.remember(f"{strategy.purpose}-{self.target}", self.inputs, study)
+
+    def attempt(self, strategy: Strategy, proposal: Proposal, number: int) -> Trial | None:
+        """Make one trial; None if the device was lost. Its error doesn't name the run's folder: reports are shared."""
+        candidate = proposal.candidate
+        try:
+            measured = self.tried(proposal)
+        except Exception as error:
+            if not costs_a_row(error):
+                raise
+            failure = Failure.of("compile", error)
+            message = failure.message if failure.stage == "compile" else str(failure)
+            self.reporter.failed(f"{self.name}: {strategy.purpose}", error)
+            return Trial(number, candidate, error=without_folders(message, [self.run.path]))
+        if lost_with_device(measured):
+            return None
+        trial = Trial.of(number, candidate, measured)
+        return replace(trial, error=trial.error and without_folders(trial.error, [self.run.path]))
+
+    def tried(self, proposal: Proposal) -> Measurement:
+        """Build the bundle of a candidate and measure it. Raises StageError."""
+        bundle, before = self.build(proposal.candidate), proposal.before
+        if before is not None:
+            assert self.row.latency_ms is not None
+            own = self.shipped.bundles[self.name] if before == Candidate() else self.build(before)
+            return self.in_turns(own, bundle, self.row.latency_ms.threads)
+        bundles = {**self.shipped.bundles, self.name: bundle}
+        rows = (self.compare or self.measure)(bundles)
+        if self.compare is None:
+            self.measured[proposal.candidate] = MeasuredBundles(bundles, rows)
+        return rows[self.name]
+
+    def in_turns(self, before: Bundle | Exception, bundle: Bundle, threads: int) -> Measurement:
+        """Time a bundle in turns with the one before it.
+
+        There is no speedup if the latency of one of them drifted: its interval would mean nothing.
+        """
+        placed = f"{self.name}-placed"
+        rows = self.measure({self.name: before, placed: bundle}, threads)
+        drift = max((row.latency_ms.spread or 0.0 for row in rows.values() if row.latency_ms), default=0.0)
+        return replace(rows[placed], speedup=None) if drift > MOST_SPREAD else rows[placed]
+
+    def begin_again(self, purpose: str) -> MeasuredBundles:
         """Ship and measure the recipe's own bundle, as if there had been no other."""
-        built = self.attempted(lambda: self.build(Candidate()))
+        built = self.attempted(lambda: self.build(Candidate()), purpose)
         return self.ship(Candidate()) if built else self.shipped
 
-    def attempted(self, work: Callable[[], T]) -> T | None:
+    def attempted(self, work: Callable[[], T], purpose: str) -> T | None:
         """The result of work for this bundle; None if it failed, which is reported."""
-        results, _ = each_bundle([self.name], lambda _: work(), self.reporter, self.purpose)
+        results, _ = each_bundle([self.name], lambda _: work(), self.reporter, purpose)
         return results.get(self.name)
-
-    def title(self, trial: Trial) -> str:
-        """The same for all trials."""
-        return f"{self.name}: {self.purpose}"
 
     def build(self, candidate: Candidate) -> Bundle:
         """Build the bundle of a candidate, or reuse the one that is there. Raises StageError."""
-        recipe = candidate.applied(self.recipe, self.store.target)
-        path = self.path_of(candidate)
-        return build_one(self.graphs.with_recipe(recipe), self.store.target, "int8", path)
+        recipe = candidate.applied(self.recipe, self.target)
+        return build_one(self.graphs.with_recipe(recipe), self.target, "int8", self.path_of(candidate))
 
     def ship(self, candidate: Candidate) -> MeasuredBundles:
         """Replace the run's bundle by that of a candidate. Returns the bundles, measured now unless they have been."""
-        bundle = copy_bundle(self.path_of(candidate), self.store.run.path / self.name)
-        bundles, tried = {**self.shipped.bundles, self.name: bundle}, self.tried.get(candidate)
-        return MeasuredBundles(bundles, tried.rows if tried else self.measure(bundles))
+        bundle = read_bundle(self.path_of(candidate)).copied_to(self.run.path / self.name)
+        bundles, measured = {**self.shipped.bundles, self.name: bundle}, self.measured.get(candidate)
+        return MeasuredBundles(bundles, measured.rows if measured else self.measure(bundles))
 
     def path_of(self, candidate: Candidate) -> Path:
         """Folder of a candidate's bundle."""
-        target = self.store.target
-        layers = candidate.applied(self.recipe, target).for_target(target).float_layers
-        return attempt_path(self.store.run, self.name, layers)
+        layers = candidate.applied(self.recipe, self.target).for_target(self.target).float_layers
+        return self.run.attempt(self.name, layers)
 
 
-def is_of(study: Study, row: Measurement) -> bool:
-    """Whether the device and the runtime that measured the trials also measured this row."""
-    own = study.trials[0].measured
-    return own is not None and (own.device, own.engine) == (row.device, row.engine)
+def recalled(run: RunFolder, target: str, purpose: str, inputs: Inputs) -> Study | None:
+    """The study of an earlier command with the same inputs."""
+    return run.recall(f"{purpose}-{target}", inputs, Study)

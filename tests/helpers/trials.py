@@ -1,17 +1,21 @@
-"""A study without a network: a loop that keeps one more layer in float with each trial, of up to three."""
+"""A study without a network: a strategy that keeps one more layer in float with each trial, of up to three."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
 
 from edgekit.measure.settings import Gates
-from edgekit.report.row import Measurement
+from edgekit.report.row import Measurement, Row
+from edgekit.support.files import Inputs
 from edgekit.support.progress import Reporter
-from edgekit.tuning.study import Candidate, Loop, Study, StudyStore, Trial
+from edgekit.support.run_folder import RunFolder
+from edgekit.tuning.study import Candidate, Driver, Proposal, Proposals, Strategy, Study, Trial, recalled
 from tests.helpers.measurements import accuracy, latency, measurement, speedup
 
-CANDIDATES = tuple(Candidate(("d", "b", "a")[:count]) for count in range(4))
-"""The candidates in the order in which they are tried."""
+CANDIDATES = tuple(Candidate().keeping_in_float(("d", "b", "a")[:count]) for count in range(4))
+"""The recipe's own, and the candidates in the order in which they are tried."""
 
 
 def measured(candidate: Candidate) -> Measurement:
@@ -21,30 +25,49 @@ def measured(candidate: Candidate) -> Measurement:
 
 
 @dataclass(frozen=True)
-class LayersLoop(Loop):
-    """Tries each candidate in turn. `measure` may raise, as for a trial that fails."""
+class EachInTurn(Strategy):
+    """Tries each candidate in turn, and ships the last one."""
 
-    measure: Callable[[Candidate], Measurement] = measured
-    candidates: Sequence[Candidate] = CANDIDATES
-    made: list[Candidate] = field(default_factory=list)
-    """Candidates that were measured."""
+    purpose: ClassVar[str] = "study"
+    count: int = len(CANDIDATES) - 1
 
-    @classmethod
-    def of(cls, store: StudyStore, measure: Callable[[Candidate], Measurement] = measured, **fields: Any) -> Study:
-        """The study of a loop with this store, after its trials."""
-        loop = cls(store, Reporter(quiet=True), Gates(), measure, **fields)
-        return loop.run(store.load() or Study(()))
+    def prepare(self, driver: Driver, study: Study | None) -> Study | None:
+        return study
 
-    def propose(self, study: Study) -> Candidate | None:
-        return next((each for each in self.candidates if each not in study.candidates), None)
+    def proposals(self, study: Study) -> Proposals:
+        last = study.trials[0]
+        for candidate in CANDIDATES[1 : self.count + 1]:
+            last = yield Proposal(candidate)
+        return last
 
-    def make(self, study: Study, candidate: Candidate) -> Measurement:
-        result = self.measure(candidate)
-        self.made.append(candidate)
+    def told(self, study: Study) -> str:
+        return f"{len(study.trials)} trials"
+
+    def described(self, row: Row, study: Study) -> Row:
+        return row
+
+
+def studied(
+    run: RunFolder,
+    inputs: Inputs,
+    measure: Callable[[Candidate], Measurement] = measured,
+    made: list[Candidate] | None = None,
+    **strategy: Any,
+) -> Study:
+    """The study with these inputs in a run, after its trials. `measure` may raise, as for a trial that fails."""
+
+    def tried(_: Driver, proposal: Proposal) -> Measurement:
+        result = measure(proposal.candidate)
+        if made is not None:
+            made.append(proposal.candidate)
         return result
 
-    def title(self, trial: Trial) -> str:
-        return f"trial {trial.number}"
-
-    def tell(self, study: Study) -> None:
-        self.reporter.say(f"{len(study.trials)} trials")
+    nothing: Any = None
+    driver = Driver(run, "onnx", inputs, nothing, nothing, Reporter(quiet=True), nothing, nothing)
+    study = recalled(run, "onnx", EachInTurn.purpose, inputs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Driver, "tried", tried)
+        return driver.complete(
+            EachInTurn(Gates(), "local", 10, **strategy),
+            study or Study((Trial.of(0, Candidate(), measured(Candidate())),)),
+        )

@@ -10,7 +10,8 @@ import pytest
 from edgekit.images.dataset import Dataset
 from edgekit.models.network import Network, torch_logits
 from edgekit.pipeline import reference
-from edgekit.pipeline.reference import FirstLogits, ReferenceInputs, reserve
+from edgekit.pipeline.job_images import ReferenceInputs
+from edgekit.pipeline.reference import FirstLogits, reserve
 from edgekit.support.run_folder import open_run
 
 

@@ -12,14 +12,15 @@ import pytest
 from edgekit.cli.main import main
 from edgekit.measure.settings import Gates
 from edgekit.report import load_report
-from edgekit.report.row import PlacedLayer, ProfilePlacement, Row, placement_words
+from edgekit.report.row import PlacedLayer, ProfilePlacement, Row
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.profile import OpProfile, Profile
 from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import open_run
 from edgekit.tuning import improvements
-from edgekit.tuning.improvements import PlacementLoop, is_faster, steps_of
+from edgekit.tuning.improvements import PlacementStrategy, is_faster, steps_of
 from edgekit.tuning.mixtures import DIFFERS, Border, LayerCosts
-from edgekit.tuning.study import Candidate, MeasuredBundles, Study, Trial
+from edgekit.tuning.study import Candidate, Driver, MeasuredBundles, Proposal, Study, Trial, outcome
 from tests.helpers import fake_runtime
 from tests.helpers.fake import profiler
 from tests.helpers.measurements import failed, latency, measurement, speedup
@@ -28,26 +29,25 @@ GATES = Gates()
 STEPS = tuple((PlacedLayer(name, 0.5, 0.2),) for name in "abc")
 
 
+PLACEMENT = PlacementStrategy(GATES, "local", 10)
+
+
 def study(*ratios: float | None) -> Study:
     """A study of three steps with these speedups over the bundle before, plus or minus 0.1; None for a failed trial."""
-    result = Study((Candidate(),), (Trial.of(0, Candidate(), measurement()),), steps=STEPS)
-    for ratio in ratios:
-        candidate = next_of(result)
-        assert candidate
-        number = len(result.candidates)
+    result = Study((Trial.of(0, Candidate(), measurement()),), steps=STEPS)
+    for number, ratio in enumerate(ratios, 1):
+        following = outcome(PLACEMENT.proposals(result), result)
+        assert isinstance(following, Proposal)
         measured = None if ratio is None else measurement(speedup=speedup(ratio, ratio - 0.1, ratio + 0.1))
-        trial = Trial(number, candidate) if measured is None else Trial.of(number, candidate, measured)
-        result = replace(result, candidates=(*result.candidates, candidate), trials=(*result.trials, trial))
+        trial = (
+            Trial(number, following.candidate) if measured is None else Trial.of(number, following.candidate, measured)
+        )
+        result = replace(result, trials=(*result.trials, trial))
     return result
 
 
-def loop() -> PlacementLoop:
-    nothing: Any = None
-    return PlacementLoop(nothing, nothing, GATES, nothing, nothing, nothing, nothing)
-
-
-def next_of(study: Study) -> Candidate | None:
-    return loop().propose(study)
+def in_float(layers: str) -> Candidate:
+    return Candidate().keeping_in_float(layers)
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,13 @@ def next_of(study: Study) -> Candidate | None:
 )
 def test_each_round_builds_on_what_was_faster(ratios: Any, chosen: str, following: str | None) -> None:
     so_far = study(*ratios)
-    assert PlacementLoop.choose(so_far, GATES).candidate.float_layers == tuple(chosen)
-    assert next_of(so_far) == (Candidate(tuple(following)) if following else None)
+    result = outcome(PLACEMENT.proposals(so_far), so_far)
+    if following:
+        assert result == Proposal(in_float(following), before=in_float(chosen))
+        assert PLACEMENT.chosen(so_far).number == 0, "the next command ships no bundle of an unfinished study"
+    else:
+        assert isinstance(result, Trial)
+        assert result.candidate == in_float(chosen)
 
 
 def test_a_speedup_without_an_interval_shows_nothing() -> None:
@@ -85,14 +90,13 @@ def test_an_unsteady_timing_shows_nothing(spread: float | None, kept: bool, monk
         steady = measurement(speedup=shown)
         return {"onnx-int8": measurement(latency_ms=latency(spread=spread)), "onnx-int8-placed": steady}
 
-    monkeypatch.setattr(PlacementLoop, "build", lambda *_: "built")
+    monkeypatch.setattr(Driver, "build", lambda *_: "built")
     shipped: Any = MeasuredBundles({"onnx-int8": "own"}, {"onnx-int8": before})  # type: ignore[dict-item]
-    store: Any = SimpleNamespace(target="onnx")
     nothing: Any = None
-    trying = PlacementLoop(store, nothing, GATES, shipped, measure, nothing, nothing)
-    measured = trying.make(study(), Candidate(("a",)))
+    driver = Driver(nothing, "onnx", nothing, nothing, nothing, nothing, shipped, measure)
+    measured = driver.tried(Proposal(in_float("a"), Candidate()))
     assert asked == [(["onnx-int8", "onnx-int8-placed"], 2)], "in turns, with as many threads as the row"
-    assert is_faster(Trial.of(1, Candidate(("a",)), measured)) is kept
+    assert is_faster(Trial.of(1, in_float("a"), measured)) is kept
 
 
 def costs(**gains: float) -> LayerCosts:
@@ -121,15 +125,15 @@ def test_rounds(gains: Mapping[str, float], steps: list[str]) -> None:
 def test_words() -> None:
     layers = tuple(PlacedLayer(f"layer{number}", 0.52, 0.2) for number in range(6))
     placed = ProfilePlacement(device="local", layers=layers[:1], speedup=1.25, bundles=2)
-    assert placement_words(placed) == (
+    assert placed.words() == (
         "placed by profile: 1 layer in float (layer0, 0.52 ms in INT8, 0.2 in float) made it 1.25x as fast as the "
         "recipe's own INT8 bundle"
     )
-    assert placement_words(placed, 0.5) == placement_words(placed)
+    assert placed.words(0.5) == placed.words()
     ending = "own INT8 bundle. INT8 doesn't pay here: it is left with 0.2% of the multiply-accumulates"
-    assert placement_words(placed, 0.002).endswith(ending)
-    assert "6 layers in float" in placement_words(replace(placed, layers=layers))
-    assert "layer3, 0.52 ms in INT8, 0.2 in float; and 2 more)" in placement_words(replace(placed, layers=layers))
+    assert placed.words(0.002).endswith(ending)
+    assert "6 layers in float" in replace(placed, layers=layers).words()
+    assert "layer3, 0.52 ms in INT8, 0.2 in float; and 2 more)" in replace(placed, layers=layers).words()
 
 
 def profile_with_a_slow_first_layer(model: Path, options: object, threads: int, runs: int) -> Profile:
@@ -167,7 +171,7 @@ def test_a_slow_layer_stays_in_float_for_a_reason(deploy: Callable[..., int], tm
     (layer,) = row.placement.layers
     assert (layer.name, row.placement.bundles) == (bundle.manifest.layers[0]["name"], 1)
     assert layer.int8_ms > 2 * layer.float_ms > 0
-    assert any(remark.startswith(placement_words(row.placement)) for remark in row.remarks)
+    assert any(remark.startswith(row.placement.words()) for remark in row.remarks)
     reasons = {each["name"]: each.get("reason") for each in bundle.manifest.layers if not each["int8"]}
     assert reasons.get(layer.name) == layer.reason
     listed = json.loads((folder / "calibration.json").read_text())
@@ -215,12 +219,14 @@ def test_a_run_decides_once_and_its_list_repeats_the_bundle_elsewhere(
     assert files[0] != files[1] == files[2]
 
 
-def test_a_study_is_left_as_it_is_while_the_row_fails() -> None:
-    store: Any = SimpleNamespace(load=lambda: study(1.2), target="onnx")
+def test_a_study_is_left_as_it_is_while_the_row_fails(tmp_path: Path) -> None:
     shipped: Any = MeasuredBundles({}, {"onnx-int8": failed()})
     nothing: Any = None
-    trying = PlacementLoop(store, Reporter(quiet=True), GATES, shipped, nothing, nothing, nothing)
-    assert trying.improve() == (study(1.2), shipped)
+    key: Any = SimpleNamespace(key="key")
+    with open_run(tmp_path / "run") as run:
+        driver = Driver(run, "onnx", key, nothing, nothing, Reporter(quiet=True), shipped, nothing)
+        driver.remember(PLACEMENT, study(1.2))
+        assert driver.improve(PLACEMENT) == (study(1.2), shipped)
 
 
 def test_the_written_recipe_makes_the_same_bundle_elsewhere(deploy: Callable[..., int], tmp_path: Path) -> None:
@@ -234,7 +240,7 @@ def test_the_written_recipe_makes_the_same_bundle_elsewhere(deploy: Callable[...
     (times,) = (line for line in comment if line.startswith("# fake-int8 on local, "))
     for piece in (row.device.cpu, row.engine, f"{row.latency_ms.p50:.3g} ms, "):
         assert str(piece) in times
-    assert any(line == f"# {placement_words(row.placement)}" for line in comment)
+    assert any(line == f"# {row.placement.words()}" for line in comment)
     assert deploy("--recipe", str(recipe), "--no-repair", "-o", str(other)) == 0
     again = read_bundle(other / "fake-int8")
     assert (again.manifest.fingerprint, again.manifest.files) == (bundle.manifest.fingerprint, bundle.manifest.files)

@@ -15,6 +15,7 @@ from edgekit.cli.main import main
 from edgekit.config.recipes import Recipe
 from edgekit.devices.registry import THIS
 from edgekit.errors import CompileError
+from edgekit.images.selection import Selection
 from edgekit.measure.bundles import measure_here
 from edgekit.measure.settings import Gates, Timing
 from edgekit.measure.statistics import least_drop_bound
@@ -22,9 +23,8 @@ from edgekit.measure.tasks import SingleLabel
 from edgekit.pipeline import deploy as deploying
 from edgekit.pipeline import job_images
 from edgekit.pipeline.build import build_one
-from edgekit.pipeline.deploy import attempt_path, copy_bundle
 from edgekit.report import load_report
-from edgekit.report.row import Repair, RepairAttempt, Row, price_words, repair_words
+from edgekit.report.row import Repair, RepairAttempt, Row, price_words
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import STATE, RunFolder, open_run
@@ -33,15 +33,14 @@ from edgekit.tuning import improvements as repairing
 from edgekit.tuning.improvements import (
     MOST_ATTEMPTS,
     Improvements,
-    PlacementLoop,
-    RepairLoop,
+    PlacementStrategy,
+    RepairStrategy,
     attempt_of,
-    decision,
     improvements_of,
     misses_bound,
     within_reach,
 )
-from edgekit.tuning.study import Candidate, MeasuredBundles, Study, StudyStore, Trial, is_of
+from edgekit.tuning.study import Candidate, Driver, MeasuredBundles, Study, Trial, outcome
 from tests.helpers import fake_runtime, fragile
 from tests.helpers.interrupts import interrupting
 from tests.helpers.measurements import accuracy, device, failed, measurement, speedup
@@ -116,7 +115,7 @@ def test_the_destroyed_layer_alone_stays_in_float(arguments: list[str], tmp_path
     assert before.drop_top1_points is not None
     assert before.drop_top1_points > 20
     assert after.drop_top1_points == row.accuracy.drop_top1_points
-    assert repair_words(row.repair) in out
+    assert row.repair.words in out
     bundle = read_bundle(folder / "onnx-int8")
     assert [layer["name"] for layer in bundle.manifest.layers if not layer["int8"]] == [fragile.FRAGILE]
     listed = json.loads((folder / "calibration.json").read_text())
@@ -243,7 +242,7 @@ def test_an_attempt_that_fails_costs_itself(
 
 def test_attempts_with_as_many_layers_do_not_share_a_folder(tmp_path: Path) -> None:
     with open_run(tmp_path / "run") as run:
-        assert len({attempt_path(run, "onnx-int8", layers) for layers in ((), ("a",), ("b",), ("a", "b"))}) == 4
+        assert len({run.attempt("onnx-int8", layers) for layers in ((), ("a",), ("b",), ("a", "b"))}) == 4
 
 
 def test_layers_that_cannot_be_ranked_leave_the_row_as_it_is(
@@ -262,7 +261,7 @@ def test_layers_that_cannot_be_ranked_leave_the_row_as_it_is(
 POINTS: list[tuple[Any, str, int]] = [
     (mixtures, "simulate", 0),
     (deploying, "measure_here", 1),
-    (study, "copy_bundle", 0),
+    (Bundle, "copied_to", 0),
 ]
 """Where Ctrl-C arrives, in the order of a repair: (owner, function, number of calls that still succeed)."""
 
@@ -297,49 +296,56 @@ def test_a_guessing_reference_is_not_repaired(
     assert not (tmp_path / "run" / STATE / "attempts").exists()
 
 
-DARK, BRIGHT = (SimpleNamespace(brightness=np.array([level, level + 1]), samples=()) for level in (20.0, 120.0))
+class Images(SimpleNamespace):
+    """Chosen images of which only the brightness is known."""
+
+    differs_in_brightness = Selection.differs_in_brightness
+
+
+DARK, BRIGHT = (Images(brightness=np.array([level, level + 1]), samples=()) for level in (20.0, 120.0))
 
 
 @pytest.mark.parametrize(
-    ("weights", "params", "calibration", "listed", "loops"),
+    ("weights", "params", "calibration", "listed", "strategies"),
     [
-        ("w", 1000, BRIGHT, None, (PlacementLoop, RepairLoop)),
-        ("random", 1000, BRIGHT, None, (PlacementLoop,)),
-        ("w", 1000, DARK, None, (PlacementLoop,)),
+        ("w", 1000, BRIGHT, None, (PlacementStrategy, RepairStrategy)),
+        ("random", 1000, BRIGHT, None, (PlacementStrategy,)),
+        ("w", 1000, DARK, None, (PlacementStrategy,)),
         ("w", 50_000_000, BRIGHT, None, ()),
         ("w", 1000, BRIGHT, Path("calibration.json"), ()),
     ],
     ids=["any other", "no accuracy", "calibration images unlike the others", "large", "an earlier run chose"],
 )
-def test_jobs_that_are_not_repaired(weights: str, params: int, calibration: Any, listed: Any, loops: Any) -> None:
+def test_jobs_that_are_not_repaired(weights: str, params: int, calibration: Any, listed: Any, strategies: Any) -> None:
     network = SimpleNamespace(weights=weights, params=params)
     spec: Any = SimpleNamespace(network=network, calibration=calibration, task=SingleLabel(), recipe=None)
     images: Any = SimpleNamespace(evaluation=BRIGHT)
-    job: Any = SimpleNamespace(targets=(), gates=Gates(), calibration_list=listed, recipe=None)
+    job: Any = SimpleNamespace(targets=(), gates=Gates(), calibration_list=listed, recipe=None, machines=(THIS,))
     run: Any = None
-    assert getattr(improvements_of(spec, images, job, run, QUIET), "loops", ()) == loops
+    assert tuple(map(type, improvements_of(spec, images, job, run, QUIET).strategies)) == strategies
 
 
 FAST, SLOW = speedup(1.5, 1.4, 1.6), speedup(1.0, 0.9, 1.1)
 
 
 def test_only_an_accuracy_that_is_too_low_is_repaired() -> None:
-    def int8(drop: float, speed: Any = FAST, **more: Any) -> Any:
-        return measurement(precision="int8", accuracy=accuracy(drop), speedup=speed, **more)
+    def missed(drop: float, gates: Gates, speed: Any = FAST, **more: Any) -> bool:
+        measured = measurement(accuracy=accuracy(drop), speedup=speed, **more)
+        return misses_bound(Study((Trial.of(0, Candidate(), measured),)), gates)
 
-    assert misses_bound(int8(1.2), Gates())
-    assert not misses_bound(int8(0.9), Gates())
-    assert misses_bound(int8(0.9), Gates(must_show_drop=True)), "the interval doesn't confirm the stated bound"
-    assert not misses_bound(int8(0.3), Gates(must_show_drop=True))
-    assert not misses_bound(int8(1.2, SLOW), Gates()), "layers in float make it slower still"
-    assert misses_bound(int8(1.2, SLOW), Gates(min_speedup=0))
-    assert misses_bound(int8(1.2, SLOW, device=device(emulated=True)), Gates())
-    assert not misses_bound(failed(), Gates())
+    assert missed(1.2, Gates())
+    assert not missed(0.9, Gates())
+    assert missed(0.9, Gates(must_show_drop=True)), "the interval doesn't confirm the stated bound"
+    assert not missed(0.3, Gates(must_show_drop=True))
+    assert not missed(1.2, Gates(), SLOW), "layers in float make it slower still"
+    assert missed(1.2, Gates(min_speedup=0), SLOW)
+    assert missed(1.2, Gates(), SLOW, device=device(emulated=True))
+    assert not misses_bound(Study((Trial.of(0, Candidate(), failed()),)), Gates())
 
 
 def state(*attempts: tuple[float | None, float | None], sets: int = 3) -> Study:
     """A repair with these drops and speedups, of which the first is the recipe's own bundle."""
-    candidates = tuple(Candidate(tuple("abc"[:count])) for count in range(sets + 1))
+    candidates = tuple(Candidate().keeping_in_float("abc"[:count]) for count in range(sets + 1))
     trials = []
     for number, (drop, speed) in enumerate(attempts):
         if drop is None:
@@ -350,11 +356,13 @@ def state(*attempts: tuple[float | None, float | None], sets: int = 3) -> Study:
         figures = accuracy(drop, drop_ci95_points=(drop - 0.4, drop + 0.4))
         measured = measurement(accuracy=figures, speedup=fast, device=where, engine="onnxruntime 1.0")
         trials.append(Trial.of(number, candidates[number], measured))
-    return Study(candidates, tuple(trials))
+    return Study(tuple(trials), ranked=tuple(candidate.float_layers for candidate in candidates[1:]))
 
 
-def number_of(trial: Trial | None) -> int | None:
-    return trial.number if trial else None
+def decision(study: Study, gates: Gates) -> int | None:
+    """Number of the trial to ship; None if another one has to be made."""
+    result = outcome(RepairStrategy(gates, "local", 10).proposals(study), study)
+    return result.number if isinstance(result, Trial) else None
 
 
 @pytest.mark.parametrize(
@@ -380,7 +388,7 @@ def number_of(trial: Trial | None) -> int | None:
     ],
 )  # fmt: skip
 def test_decisions(repair: Study, number: int | None) -> None:
-    assert number_of(decision(repair, Gates())) == number
+    assert decision(repair, Gates()) == number
 
 
 @pytest.mark.parametrize(
@@ -396,8 +404,8 @@ def test_decisions(repair: Study, number: int | None) -> None:
     ids=["unconfirmed", "confirmed", "the next attempt", "the first confirmed", "none confirmed", "no longer faster"],
 )
 def test_a_stated_bound_needs_the_whole_interval(repair: Study, number: int | None) -> None:
-    assert number_of(decision(repair, Gates(must_show_drop=True))) == number
-    assert number_of(decision(repair, Gates())) in (0, 1), "without it, the measured drop decides"
+    assert decision(repair, Gates(must_show_drop=True)) == number
+    assert decision(repair, Gates()) in (0, 1), "without it, the measured drop decides"
 
 
 @pytest.mark.parametrize(
@@ -422,18 +430,16 @@ def test_other_images_compare_the_attempts(own: float, repair: Study, gates: Gat
     """They may show less of the loss than the evaluation images, as images of the split train do."""
     judged, compared = state((own, 1.5)).trials[0], repair.trials[0]
     study = replace(repair, trials=(judged, *repair.trials[1:]), compared=compared)
-    assert number_of(decision(study, gates)) == number
+    assert decision(study, gates) == number
 
 
 def test_layers_in_float_never_make_the_shipped_bundle_slower_than_float() -> None:
     gates = Gates(min_speedup=0)
-    assert number_of(decision(state((3.0, 1.5), (0.5, 0.8)), gates)) == 0
-    assert number_of(decision(state((3.0, 1.5), (2.0, 1.02), (0.5, 0.8)), gates)) == 1
-    assert number_of(decision(state((3.0, 1.5), (0.5, 0.95)), gates)) == 1, (
-        "the interval doesn't show that it is slower"
-    )
-    assert number_of(decision(state((3.0, 0.8), (0.5, 0.7)), gates)) == 1, "it wasn't faster before"
-    assert number_of(decision(state((3.0, None), (0.5, None)), gates)) == 1, "an emulated device"
+    assert decision(state((3.0, 1.5), (0.5, 0.8)), gates) == 0
+    assert decision(state((3.0, 1.5), (2.0, 1.02), (0.5, 0.8)), gates) == 1
+    assert decision(state((3.0, 1.5), (0.5, 0.95)), gates) == 1, "the interval doesn't show that it is slower"
+    assert decision(state((3.0, 0.8), (0.5, 0.7)), gates) == 1, "it wasn't faster before"
+    assert decision(state((3.0, None), (0.5, None)), gates) == 1, "an emulated device"
 
 
 @pytest.mark.parametrize(("images", "confirmed"), [(0, False), (300, False), (400, True)])
@@ -446,9 +452,9 @@ def test_a_bound_that_no_bundle_could_confirm_is_judged_by_the_measured_drop(ima
 def test_attempts_count_on_the_device_and_runtime_that_measured_them() -> None:
     repair = state((3.0, 1.5))
     row = measurement(precision="int8", device=device(), engine="onnxruntime 1.0")
-    assert is_of(repair, row)
-    assert not is_of(repair, replace(row, engine="onnxruntime 1.1"))
-    assert not is_of(repair, replace(row, device=device(memory_bytes=2)))
+    assert repair.is_of(row)
+    assert not repair.is_of(replace(row, engine="onnxruntime 1.1"))
+    assert not repair.is_of(replace(row, device=device(memory_bytes=2)))
 
 
 @dataclass(frozen=True)
@@ -466,19 +472,22 @@ GRAPHS: Any = SimpleNamespace(
 KEY: Any = SimpleNamespace(key="key")
 
 
+REPAIR = RepairStrategy(Gates(), "local", 10)
+
+
+def driver(run: RunFolder, shipped: MeasuredBundles, measure: Any) -> Driver:
+    return Driver(run, "onnx", KEY, SPEC.recipe, GRAPHS, QUIET, shipped, measure)
+
+
 def test_on_another_device_the_repair_begins_with_the_recipes_own_bundle(
     make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = read_bundle(make_bundle("onnx"))
     row = measurement(precision="int8")
-    monkeypatch.setattr(study, "build_one", lambda graphs, target, precision, path: copy_bundle(bundle.path, path))
+    monkeypatch.setattr(study, "build_one", lambda graphs, target, precision, path: bundle.copied_to(path))
     with open_run(tmp_path / "run") as run:
-        store = StudyStore(run, "onnx", Gates(), "repair")  # type: ignore[arg-type]
         before = MeasuredBundles({"onnx-float": bundle, "onnx-int8": bundle}, {"onnx-int8": row})
-        loop = RepairLoop(
-            store, QUIET, Gates(), before, lambda bundles, _=None: dict.fromkeys(bundles, row), SPEC.recipe, GRAPHS
-        )
-        after = loop.begin_again()
+        after = driver(run, before, lambda bundles, _=None: dict.fromkeys(bundles, row)).begin_again("repair")
     shipped = after.bundles["onnx-int8"]
     assert isinstance(shipped, Bundle)
     assert (shipped.path, after.rows["onnx-int8"]) == (tmp_path / "run/onnx-int8", row)
@@ -497,12 +506,10 @@ def test_the_first_measurement_decides_whether_a_bundle_is_repaired(
     monkeypatch.setattr(repairing, "rank_layers", rank)
     own: Any = object()
     with open_run(tmp_path / "run") as run:
-        store = StudyStore(run, "onnx", KEY, "repair")
         for speed in (SLOW, FAST):
             row = measurement(precision="int8", accuracy=accuracy(3.0), speedup=speed)
             shipped = MeasuredBundles({"onnx-int8": own}, {"onnx-int8": row})
-            loop = RepairLoop(store, QUIET, Gates(), shipped, unneeded, SPEC.recipe, GRAPHS)  # type: ignore[arg-type]
-            study, after = loop.improve()
+            study, after = driver(run, shipped, unneeded).improve(REPAIR)
             assert after == shipped
             assert study is None or len(study.trials) == 1
     assert calls == []
@@ -513,7 +520,11 @@ def improving(run: RunFolder, targets: Sequence[str], devices: Any, monkeypatch:
     images: Any = None
     job: Any = SimpleNamespace(targets=targets, machines=devices, timing=Timing())
     monkeypatch.setattr(improvements, "study_inputs", lambda *_: KEY)
-    return Improvements(SPEC.recipe, SPEC, images, job, Gates(), run, QUIET, (RepairLoop,))
+    return Improvements(SPEC, images, job, Gates(), run, QUIET, (RepairStrategy,))
+
+
+def bench(measure: Any) -> Any:
+    return SimpleNamespace(measure_on=measure, choosing=None)
 
 
 def test_a_repair_that_begins_again_reports_the_bundle_in_the_run(
@@ -524,20 +535,19 @@ def test_a_repair_that_begins_again_reports_the_bundle_in_the_run(
     earlier = measurement(accuracy=accuracy(0.5), engine="onnxruntime 1.1")
     own = measurement(accuracy=accuracy(3.0), engine="onnxruntime 1.1")
     monkeypatch.setattr(repairing, "rank_layers", ranked())
-    monkeypatch.setattr(study, "build_one", lambda graphs, target, precision, path: copy_bundle(bundle.path, path))
+    monkeypatch.setattr(study, "build_one", lambda graphs, target, precision, path: bundle.copied_to(path))
     with open_run(tmp_path / "run") as run:
-        shipped = copy_bundle(bundle.path, run.path / "onnx-int8")
+        shipped = bundle.copied_to(run.path / "onnx-int8")
         repairs = improving(run, ["onnx"], (THIS,), monkeypatch)
-        StudyStore(run, "onnx", KEY, "repair").save(state((3.0, 1.5), (0.5, 1.4)))
-        after = repairs.improve(
-            {"onnx-int8": shipped}, [earlier], lambda _, bundles, __=None: [own for _ in bundles], GRAPHS
-        )
+        run.remember("repair-onnx", KEY, state((3.0, 1.5), (0.5, 1.4)))
+        measuring = bench(lambda _, bundles, __=None: [own for _ in bundles])
+        after = repairs.improve({"onnx-int8": shipped}, [earlier], measuring, GRAPHS)
     assert after == [own]
 
 
 def test_a_speedup_of_an_emulated_device_does_not_count() -> None:
     measured = measurement(precision="int8", accuracy=accuracy(1.2), speedup=SLOW, device=device(emulated=True))
-    attempt = attempt_of(Trial.of(1, Candidate(("a",)), measured))
+    attempt = attempt_of(Trial.of(1, Candidate().keeping_in_float(["a"]), measured))
     assert (attempt.speedup, attempt.speedup_ci95, attempt.float_layers) == (None, None, ("a",))
 
 
@@ -545,13 +555,13 @@ def test_other_devices_measure_the_repaired_bundles_only(tmp_path: Path, monkeyp
     built: Any = {name: object() for name in ("onnx-float", "onnx-int8", "tflite-float", "tflite-int8")}
     monkeypatch.setattr(improvements, "Bundle", object)
 
-    def repaired(loop: RepairLoop) -> Any:
-        if loop.store.target == "onnx":
-            return None, loop.shipped
-        bundles: Any = {**loop.shipped.bundles, "tflite-int8": "repaired"}
-        return None, MeasuredBundles(bundles, loop.measure(bundles))
+    def repaired(driver: Driver, _: RepairStrategy) -> Any:
+        if driver.target == "onnx":
+            return None, driver.shipped
+        bundles: Any = {**driver.shipped.bundles, "tflite-int8": "repaired"}
+        return None, MeasuredBundles(bundles, driver.measure(bundles))
 
-    monkeypatch.setattr(RepairLoop, "improve", repaired)
+    monkeypatch.setattr(Driver, "improve", repaired)
     calls: list[tuple[str, list[str], bool]] = []
 
     def measure(device: Any, bundles: Any, threads: int | None = None) -> Any:
@@ -563,7 +573,7 @@ def test_other_devices_measure_the_repaired_bundles_only(tmp_path: Path, monkeyp
     graphs: Any = None
     with open_run(tmp_path / "run") as run:
         repairs = improving(run, ("onnx", "tflite"), devices, monkeypatch)
-        after = repairs.improve(built, before, measure, graphs)
+        after = repairs.improve(built, before, bench(measure), graphs)
     group = ["tflite-float", "tflite-int8"]
     assert calls == [("pi4", group, True), ("pi5", group, True)]
     for name, row in zip(before, after, strict=True):
@@ -575,18 +585,18 @@ def test_words() -> None:
     kept = RepairAttempt(float_layers=("a", "b", "c", "d", "e"), drop_top1_points=0.25, speedup=1.6)
     refused = RepairAttempt(float_layers=("a",), error="compile: refused")
     common: Any = {"device": "local", "max_drop_points": 1.0, "ranking_images": 32}
-    assert repair_words(Repair(attempts=(own, kept), chosen=1, **common)) == (
+    assert Repair(attempts=(own, kept), chosen=1, **common).words == (
         "repaired: 5 layers (a, b, c, d, …) kept in float changed the drop from 2.00 to 0.25 points and the speedup "
         "over float from 1.80x to 1.60x; the same images chose and judged"
     )
-    assert repair_words(Repair(attempts=(own, kept), chosen=1, choosing_images=1300, **common)).endswith(
+    assert Repair(attempts=(own, kept), chosen=1, choosing_images=1300, **common).words.endswith(
         " from 1.80x to 1.60x on 1,300 other images"
     )
-    assert repair_words(Repair(attempts=(own, refused), chosen=0, **common)) == (
+    assert Repair(attempts=(own, refused), chosen=0, **common).words == (
         "not repaired: kept in float, a: compile: refused; this is the recipe's own bundle; the same images chose and "
         "judged"
     )
-    assert repair_words(Repair(attempts=(own,), chosen=0, **common)).startswith("not repaired: no set of layers")
+    assert Repair(attempts=(own,), chosen=0, **common).words.startswith("not repaired: no set of layers")
     assert price_words("onnx-int8", Repair(attempts=(own, refused, kept), chosen=0, **common)) == (
         "onnx-int8 keeps the bound with 5 layers in float at 1.60x float; without repair it loses 2.00 points at 1.80x "
         "float."

@@ -11,8 +11,9 @@ from edgekit.report.row import Measurement
 from edgekit.report.sensitivity_document import order_of
 from edgekit.support.files import Inputs
 from edgekit.support.run_folder import RunFolder, open_run
-from edgekit.tuning.study import ROOMS, Candidate, StudyStore
-from tests.helpers.trials import CANDIDATES, LayersLoop, measured
+from edgekit.tuning.study import ROOMS, Candidate, recalled
+from tests.helpers.measurements import failed
+from tests.helpers.trials import CANDIDATES, measured, studied
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,6 @@ def run(tmp_path: Path) -> Iterator[RunFolder]:
         yield run
 
 
-@pytest.fixture
-def store(run: RunFolder) -> StudyStore:
-    return StudyStore(run, "onnx", Key("inputs"), "study")
-
-
 def failing(candidate: Candidate, error: BaseException) -> Callable[[Candidate], Measurement]:
     """Measurements of trials, of which that of this candidate raises the error."""
 
@@ -44,45 +40,54 @@ def failing(candidate: Candidate, error: BaseException) -> Callable[[Candidate],
     return measure
 
 
-def test_a_whole_study(store: StudyStore) -> None:
-    study = LayersLoop.of(store)
+KEY = Key("inputs")
+
+
+def test_a_whole_study(run: RunFolder) -> None:
+    study = studied(run, KEY)
     assert [trial.number for trial in study.trials] == [0, 1, 2, 3]
     assert [trial.candidate for trial in study.trials] == list(CANDIDATES)
     assert [trial.drop for trial in study.trials] == [2.0, 1.0, 0.5, 0.25]
-    assert store.load() == study
+    assert recalled(run, "onnx", "study", KEY) == study
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OutputError("the disk is full")])
-def test_an_interrupted_study_is_resumed(store: StudyStore, error: BaseException) -> None:
+def test_an_interrupted_study_is_resumed(run: RunFolder, error: BaseException) -> None:
     with pytest.raises(type(error)):
-        LayersLoop.of(store, failing(CANDIDATES[2], error))
+        studied(run, KEY, failing(CANDIDATES[2], error))
     made: list[Candidate] = []
-    study = LayersLoop.of(store, made=made)
+    study = studied(run, KEY, made=made)
     assert made == list(CANDIDATES[2:]), "completed trials are not repeated, and the interrupted one is"
     assert len(study.trials) == len(CANDIDATES)
 
 
-def test_other_inputs_begin_a_study_anew(run: RunFolder, store: StudyStore) -> None:
-    LayersLoop.of(store)
+def test_other_inputs_begin_a_study_anew(run: RunFolder) -> None:
+    studied(run, KEY)
     made: list[Candidate] = []
-    LayersLoop.of(StudyStore(run, "onnx", Key("others"), "study"), made=made)
-    assert made == list(CANDIDATES)
+    studied(run, Key("others"), made=made)
+    assert made == list(CANDIDATES[1:])
 
 
 def test_a_trial_that_fails_is_stored_with_its_reason_and_affects_no_other(
-    store: StudyStore, capfd: pytest.CaptureFixture[str]
+    run: RunFolder, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    study = LayersLoop.of(store, failing(CANDIDATES[2], EngineError("no such operation")))
+    study = studied(run, KEY, failing(CANDIDATES[2], EngineError("no such operation")))
     assert [trial.error for trial in study.trials] == [None, None, "no such operation", None]
-    assert "trial 2" in capfd.readouterr().err
-    assert LayersLoop.of(store) == study, "it would fail again"
+    assert "onnx-int8: study: no such operation" in capfd.readouterr().err
+    assert studied(run, KEY) == study, "it would fail again"
 
 
-def test_a_bug_costs_its_trial_and_is_called_one(store: StudyStore, capfd: pytest.CaptureFixture[str]) -> None:
-    study = LayersLoop.of(store, failing(CANDIDATES[0], KeyError("model_constant_49")))
-    assert [trial.measured is None for trial in study.trials] == [True, False, False, False]
-    assert str(study.trials[0].error).startswith("bug in edgekit: KeyError: 'model_constant_49'")
+def test_a_bug_costs_its_trial_and_is_called_one(run: RunFolder, capfd: pytest.CaptureFixture[str]) -> None:
+    study = studied(run, KEY, failing(CANDIDATES[1], KeyError("model_constant_49")))
+    assert [trial.measured is None for trial in study.trials] == [False, True, False, False]
+    assert str(study.trials[1].error).startswith("bug in edgekit: KeyError: 'model_constant_49'")
     assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_device_that_is_lost_ends_the_study_and_the_same_command_goes_on(run: RunFolder) -> None:
+    lost = failed("device")
+    assert len(studied(run, KEY, lambda each: lost if each == CANDIDATES[2] else measured(each)).trials) == 2
+    assert len(studied(run, KEY).trials) == 4
 
 
 def test_a_study_depends_on_the_code_that_orders_the_layers() -> None:
