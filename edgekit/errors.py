@@ -78,7 +78,7 @@ class EdgekitError(Exception):
 
 def rebuild(kind: str, problem: str, valid: str, fix: str) -> EdgekitError:
     """An error that another process reported by the name of its class and its fields."""
-    error: EdgekitError = globals()[kind](problem, valid=valid, fix=fix)
+    error: EdgekitError = globals()[kind if kind in error_names() else "StageError"](problem, valid=valid, fix=fix)
     return error
 
 

@@ -100,8 +100,7 @@ def add(
 @command(None, group=devices, name="list")
 def list_() -> Answer:
     """List the saved devices."""
-    from edgekit.devices.registry import DeviceListing, read_devices, settings_of
-    from edgekit.devices.slots import fingerprint_of
+    from edgekit.devices.registry import DeviceListing, fingerprint_of, read_devices, settings_of
 
     devices = read_devices().values()
     facts = [

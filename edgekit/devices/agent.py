@@ -1,97 +1,104 @@
-"""The agent on a device: reads one job from stdin, measures with the host's code, and writes messages to stdout.
+"""The agent on a device: reads one job from stdin, measures with the host's code, and answers on stdout.
 
     python -m edgekit.devices.agent
 
-`edgekit.devices.messages` defines the job and the messages. The agent needs only numpy, Pillow, msgspec and the
-runtime of the bundles.
+`edgekit.devices.messages` defines the jobs and answers, and `edgekit.support.worker` how they are sent. The agent needs
+only numpy, Pillow, msgspec and the runtime of the bundles.
 """
 
+import errno
+import json
+import os
 import platform
 import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import convert, to_builtins
 
 from edgekit import __version__
 from edgekit.devices import messages
-from edgekit.devices.messages import AppState, DeviceTrial, Refusal, SlotRecord, readable
-from edgekit.devices.scripts.apps import app_state, locking, switch
-from edgekit.devices.slots import RUN_AGAIN, holding, link, pushing, receive, stored, trusted_key
+from edgekit.devices.messages import AppState, DeviceTrial, SlotRecord, readable
+from edgekit.devices.registry import other_key
+from edgekit.devices.scripts import apps
+from edgekit.devices.transport import full_disk
 from edgekit.errors import BundleRefusedError, DeviceError, EdgekitError
 from edgekit.images.dataset import LabelledCrops
 from edgekit.measure import machine
 from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.bundles import measure_group
-from edgekit.measure.inspect_bundle import inspect_bundle, inspect_model
+from edgekit.measure.inspect_bundle import Inspection, inspect_bundle, inspect_model
 from edgekit.measure.latency import CallFailed, alternate
 from edgekit.measure.tasks import task_of
 from edgekit.report.figure import counted
+from edgekit.report.row import Measurement
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.runtime.session import golden_error, open_session
-from edgekit.runtime.signature import fingerprint, read_signed_bundle
+from edgekit.runtime.signature import fingerprint, parse_public_key, read_signed_bundle
+from edgekit.support.files import file_sha256
 from edgekit.support.probe import emulated
-from edgekit.support.progress import Reporter, kind_of, summary_of, text_of
+from edgekit.support.progress import Reporter
+from edgekit.support.worker import SentError, Wire
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+RUN_AGAIN = "Run the same command again"
 TURN_S = 4 * 3600
 """Time limit of waiting for another push or measurement, which may be a long one of several bundles."""
 
 
 def main() -> None:
-    wire = messages.Wire()
+    wire = Wire()
     threading.Thread(target=wire.beat, daemon=True).start()
-    job = messages.decode_job(sys.stdin.buffer.readline())
+    wire.answer(lambda: answer(convert(json.loads(sys.stdin.buffer.readline()), messages.AgentJob), wire))
+
+
+def answer(job: messages.AgentJob, wire: Wire) -> object:
+    """Do a job."""
     (Path(job.cache) / "runtimes").mkdir(exist_ok=True)  # the home that the host set for this process
-    try:
-        with alone(Path(job.cache), wire):
-            answer(job, wire)
-    except TimeoutError as error:
-        wire.send(messages.Failed(DeviceError.__name__, str(error), fix=RUN_AGAIN))
-        wire.send(messages.Ended())
+    with alone(Path(job.cache), wire) as folder:
+        match job:
+            case messages.MeasureJob():
+                return measured(job, folder, wire)
+            case messages.InspectJob():
+                return inspected(job, folder)
+            case messages.PushJob():
+                return push_bundle(job, wire)
 
 
 @contextmanager
-def alone(cache: Path, wire: messages.Wire) -> Iterator[None]:
-    """Allow one measurement at a time on a device, and delete the work folders of killed ones. Raises TimeoutError."""
+def alone(cache: Path, wire: Wire) -> Iterator[Path]:
+    """Allow one measurement at a time on a device, and delete the work folders of killed ones. Yields a new one.
+
+    DeviceError if another measurement takes too long.
+    """
     with (cache / "measuring").open("w") as file:
-        waits = locking(file, TURN_S)
-        for _ in waits:
-            with wire.stage("wait for another measurement on the device") as step:
-                for _ in waits:
-                    step()  # shows the host that this process isn't stuck
+        waits = apps.locking(file, TURN_S)
+        try:
+            for _ in waits:
+                with wire.stage("wait for another measurement on the device") as step:
+                    for _ in waits:
+                        step()  # shows the host that this process isn't stuck
+        except TimeoutError as error:
+            raise DeviceError(str(error), fix=RUN_AGAIN) from error
         for leftover in cache.glob("work-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        yield
-
-
-def answer(job: messages.AgentJob, wire: messages.Wire) -> None:
-    """Do the job, and send its result or error followed by the end record."""
-    folder = Path(tempfile.mkdtemp(prefix="work-", dir=job.cache))
-    try:
+        folder = Path(tempfile.mkdtemp(prefix="work-", dir=cache))
         try:
-            match job:
-                case messages.MeasureJob():
-                    wire.send(measured(job, folder, wire))
-                case messages.InspectJob():
-                    wire.send(inspected(job, folder))
-                case messages.PushJob():
-                    wire.send(push_bundle(job, wire))
-        except EdgekitError as error:
-            wire.send(messages.Failed.of(error))
-        except Exception as error:  # a bug in edgekit, which the host reports as such
-            wire.send(messages.Failed(kind_of(error), summary_of(error), traceback=text_of(error)))
-        wire.send(messages.Ended())
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def measured(job: messages.MeasureJob, folder: Path, wire: messages.Wire) -> messages.Measured:
+def measured(job: messages.MeasureJob, folder: Path, wire: Wire) -> list[Measurement]:
     """Measure the job's bundles. The rows are in the bundles' order."""
     store = Path(job.cache) / "files"
     bundles = {
@@ -100,17 +107,17 @@ def measured(job: messages.MeasureJob, folder: Path, wire: messages.Wire) -> mes
     }
     device = machine.describe(job.name, job.device_class)
     images = images_of(job.images, store) if job.images else None
-    return messages.Measured(tuple(measure_group(bundles, job.timing, device, wire, images).values()))
+    return list(measure_group(bundles, job.timing, device, wire, images).values())
 
 
-def inspected(job: messages.InspectJob, folder: Path) -> messages.Inspected:
+def inspected(job: messages.InspectJob, folder: Path) -> Inspection:
     """Inspect the job's bundle, or its model file with the companion files, as `edgekit inspect` does."""
     place, device = folder / "it", machine.describe(job.name, job.device_class)
     link(job.files, Path(job.cache) / "files", place)
     if MANIFEST in job.files:
-        return messages.Inspected(bundle=replace(inspect_bundle(place, job.timing.threads, job.path), device=device))
+        return replace(inspect_bundle(place, job.timing.threads, job.path), device=device)
     model = place / next(iter(job.files))
-    return messages.Inspected(model=replace(inspect_model(model, job.timing.threads, job.path), device=device))
+    return replace(inspect_model(model, job.timing.threads, job.path), device=device)
 
 
 def assemble(files: messages.Files, store: Path, folder: Path) -> Bundle:
@@ -135,6 +142,87 @@ def images_of(sent: messages.SentImages, store: Path) -> EvaluationImages:
         )
 
 
+def stored(store: Path, digest: str, name: str) -> Path:
+    """Path of a file in the store, which has its hash. DeviceError, which names it, if it is gone or damaged.
+
+    A damaged one is deleted, so that the next command sends it again.
+    """
+    path = store / digest
+    try:
+        if file_sha256(path) == digest:
+            return path
+        path.unlink()
+    except FileNotFoundError as error:
+        problem = f"'{name}' is not in the device's store any more: another run needed its space"
+        raise DeviceError(problem, fix=RUN_AGAIN) from error
+    raise DeviceError(f"'{name}' was damaged in the device's store, and is deleted there", fix=RUN_AGAIN)
+
+
+def link(files: Mapping[str, str], store: Path, folder: Path) -> None:
+    """Create a folder with links to files in the store, under the files' own names. Raises the errors of `stored`."""
+    folder.mkdir(parents=True)
+    for name, digest in files.items():
+        source = stored(store, digest, name)
+        try:
+            os.link(source, folder / name)
+        except OSError as error:  # the file system has no hard links, or is another one
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+                raise
+            shutil.copyfile(source, folder / name)
+
+
+def receive(app: Path, files: Mapping[str, str], store: Path) -> Path:
+    """Write a bundle from files of the store into the folder of incoming bundles, which is returned."""
+    incoming = app / apps.INCOMING
+    shutil.rmtree(incoming, ignore_errors=True)
+    link(files, store, incoming)
+    for path in (*incoming.iterdir(), incoming):
+        apps.sync(path)
+    return incoming
+
+
+def holding(app: Path, files: Mapping[str, str]) -> Path | None:
+    """Folder of the active bundle if it has just these files, by name and SHA-256; else None."""
+    slot = apps.active_slot(app)
+    record, folder = apps.record_of(app, slot), app / apps.SLOTS / str(slot)
+    same = record is not None and record["files"] == files and apps.damage(folder, record, hashes=True) is None
+    return folder if same else None
+
+
+def trusted_key(app: Path, sent: str | None) -> "EllipticCurvePublicKey | None":
+    """The key that must have signed a bundle: the device's own, or else the one that the host sent.
+
+    Raises SignatureError if they differ, and MissingExtraError if signatures can't be verified here.
+    """
+    own = apps.trusted_key(app.parent)
+    if own is None and sent is None:
+        return None
+    if own and sent and own != sent:
+        raise other_key(own, sent, str(app.parent))
+    return parse_public_key((own or sent or "").encode(), f"the key '{app.parent / apps.TRUST}' of the device")
+
+
+@contextmanager
+def pushing(app: Path, device: str) -> Iterator[None]:
+    """Create an app's folder if necessary. A bundle that was received, and not activated, is deleted at the end.
+
+    Turns errors of the file system into a DeviceError with the device's name.
+    """
+    try:
+        app.mkdir(parents=True, exist_ok=True)
+        try:
+            yield
+        finally:
+            shutil.rmtree(app / apps.INCOMING, ignore_errors=True)
+    except TimeoutError as error:
+        raise DeviceError(str(error), fix=RUN_AGAIN) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise full_disk(device, "the push", f"'{app}'") from error
+        problem = f"the device can't write '{error.filename or app}': {error.strerror or error}"
+        raise DeviceError(problem, fix="Check the permissions and the file system there") from error
+
+
 TIMED_MS = 20_000
 """Duration of the timing after which a slow model gets fewer rounds, in milliseconds."""
 FEWEST_ROUNDS = 20
@@ -149,12 +237,12 @@ def push_bundle(job: messages.PushJob, reporter: Reporter) -> messages.Slotted:
         except DeviceError:
             raise
         except EdgekitError as error:
-            refusal = Refusal.of(error)
-        state = convert(readable(app_state(app)), AppState)
+            refusal = SentError.of(error)
+        state = convert(readable(apps.app_state(app)), AppState)
         return messages.Slotted(state, trials[-1] if trials else None, refusal)
 
 
-def push(job: messages.PushJob, app: Path, reporter: Reporter, trials: list[DeviceTrial]) -> Refusal | None:
+def push(job: messages.PushJob, app: Path, reporter: Reporter, trials: list[DeviceTrial]) -> SentError | None:
     """Try the job's bundle, and make it active. If it's active already, it is only tried."""
     name = job.bundle
     folder = holding(app, job.files) or receive(app, job.files, Path(job.cache) / "files")
@@ -169,7 +257,7 @@ def push(job: messages.PushJob, app: Path, reporter: Reporter, trials: list[Devi
         )
     record = to_builtins(record_of(bundle, job, trial, None if key is None else fingerprint(key)))
     with reporter.stage("switch"):  # the message ends this process if the host is gone
-        return convert(switch(app, job.expected, job.sha256, job.trust, record), Refusal | None)
+        return convert(apps.switch(app, job.expected, job.sha256, job.trust, record), SentError | None)
 
 
 def try_bundle(bundle: Bundle, job: messages.PushJob, reporter: Reporter) -> DeviceTrial:

@@ -1,27 +1,17 @@
-"""Messages between a process and the agent, or another process, that it starts; and what they say about apps.
+"""The jobs of the agent on a device and their answers, and what devices say about apps.
 
-The process sends one job, and reads messages as JSON lines until `Ended`. A `Wire` there sends the progress, and a
-`ShownProgress` here shows it. An app on a device has two slots for bundles, of which one is active; `scripts.apps`
-tells and changes them.
+An app on a device has two slots for bundles, of which one is active; `scripts.apps` tells and changes them.
 """
 
-import json
-import os
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from msgspec import Struct, ValidationError, convert, to_builtins
+from msgspec import Struct, ValidationError, convert
 
 from edgekit.config.runtimes import Precision
-from edgekit.errors import EdgekitError, all_printable, rebuild
-from edgekit.measure.inspect_bundle import BundleInspection, ModelInspection
 from edgekit.measure.settings import Timing
-from edgekit.report.row import Measurement
-from edgekit.support.progress import BugElsewhere, Reporter, Step, kind_of, no_step, summary_of, text_of
+from edgekit.support.worker import SentError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,28 +130,6 @@ def readable(document: Any) -> Any:
     return {**document, "verdict": "error"} if broken else document
 
 
-class Refusal(Struct, frozen=True):
-    """The fields of an error."""
-
-    error: str
-    """Name of the error's class."""
-    problem: str
-    """`problem` of the error."""
-    valid: str = ""
-    """`valid` of the error."""
-    fix: str = ""
-    """`fix` of the error."""
-
-    @classmethod
-    def of(cls, error: EdgekitError) -> Self:
-        """The fields of this error."""
-        return cls(type(error).__name__, error.problem, error.valid, error.fix)
-
-    def rebuilt(self) -> EdgekitError:
-        """The error with these fields."""
-        return rebuild(self.error, self.problem, self.valid, self.fix)
-
-
 @dataclass(frozen=True)
 class AppsAnswer:
     """The apps on a device."""
@@ -212,7 +180,10 @@ class DeviceJob(Struct, frozen=True, kw_only=True):
 
 
 class MeasureJob(DeviceJob, frozen=True, kw_only=True, tag="measure"):
-    """Measure the rows of a report or, without images, those of `edgekit benchmark`. The answer is `Measured`."""
+    """Measure the rows of a report or, without images, those of `edgekit benchmark`.
+
+    The answer has the bundles' order.
+    """
 
     bundles: Mapping[str, Files]
     """Files of each bundle, by its name."""
@@ -221,7 +192,7 @@ class MeasureJob(DeviceJob, frozen=True, kw_only=True, tag="measure"):
 
 
 class InspectJob(DeviceJob, frozen=True, kw_only=True, tag="inspect"):
-    """Inspect a bundle, or a model file with its companions. The answer is `Inspected`."""
+    """Inspect a bundle, or a model file with its companions. The answer is the inspection."""
 
     path: str
     """Path of the bundle or model file on the host."""
@@ -253,208 +224,13 @@ class PushJob(DeviceJob, frozen=True, kw_only=True, tag="push"):
 AgentJob = MeasureJob | InspectJob | PushJob
 
 
-class Warned(Struct, frozen=True, tag="warning"):
-    """A warning for the user."""
-
-    text: str
-    """Text of the warning."""
-
-
-class Said(Struct, frozen=True, tag="said"):
-    """A line about the work, which ends the stage before it."""
-
-    text: str
-    """Text of the line."""
-
-
-class Bug(Struct, frozen=True, tag="bug"):
-    """A bug in edgekit, which cost one row."""
-
-    what: str
-    """Work that failed."""
-    kind: str
-    """Name of the exception's class."""
-    summary: str
-    """The exception and where it was raised, in one line."""
-    traceback: str
-    """Traceback of the exception."""
-
-
-class StageBegan(Struct, frozen=True, tag="stage"):
-    """A new stage began, which ends the one before it."""
-
-    title: str
-    """Title of the stage."""
-    total: int | None
-    """Number of its steps, or None if it isn't counted."""
-
-
-class Stepped(Struct, frozen=True, tag="step"):
-    """The stage made progress."""
-
-    done: float
-    """Number of steps done so far, of which the last one may have been done in part."""
-
-
-class Alive(Struct, frozen=True, tag="alive"):
-    """A sign of life, which the agent sends whatever the runtime is doing."""
-
-    cpu_s: float
-    """Time that the agent's process has spent on processors so far. A deadlocked runtime adds nothing to it."""
-
-
-class Measured(Struct, frozen=True, tag="measured"):
-    """The result of a measurement."""
-
-    rows: tuple[Measurement, ...]
-    """Measurements in the order of the job's bundles."""
-
-
-class Inspected(Struct, frozen=True, tag="inspected"):
-    """The result of an inspection."""
-
-    bundle: BundleInspection | None = None
-    """Inspection of a bundle."""
-    model: ModelInspection | None = None
-    """Inspection of a model file."""
-
-
-class Slotted(Struct, frozen=True, tag="slotted"):
+@dataclass(frozen=True)
+class Slotted:
     """The result of a push or of a rollback."""
 
     app: AppState
     """The app afterwards."""
     trial: DeviceTrial | None = None
     """Trial of the bundle, as far as it came to its end; none for a rollback."""
-    refusal: Refusal | None = None
+    refusal: SentError | None = None
     """Reason why the app keeps the bundle that it had; None if the wanted one is active."""
-
-
-class Failed(Refusal, frozen=True, tag="failed"):
-    """The error that ended the job."""
-
-    traceback: str = ""
-    """Traceback, if the error is a bug in edgekit, of which `problem` is the summary."""
-
-
-class Ended(Struct, frozen=True, tag="end"):
-    """The last message, without which an answer is incomplete."""
-
-
-Answer = Measured | Inspected | Slotted
-Message = Warned | Said | Bug | StageBegan | Stepped | Alive | Answer | Failed | Ended
-
-
-def encode(message: AgentJob | Message) -> bytes:
-    """Encode one line of JSON in ASCII. Paths may contain bytes that aren't UTF-8, which only escapes can express."""
-    return json.dumps(to_builtins(message)).encode() + b"\n"
-
-
-def decode_job(line: bytes) -> AgentJob:
-    """Decode a job; ValueError if the line isn't one."""
-    job: AgentJob = convert(json.loads(line), AgentJob)
-    return job
-
-
-def decode_message(line: str | bytes) -> Message | None:
-    """Decode a message and make its texts printable.
-
-    Returns None if the line is no message, because it was cut off or a library printed it.
-    """
-    try:
-        message: Message = convert(all_printable(json.loads(line)), Message)
-    except (ValueError, RecursionError):  # not JSON, not UTF-8, nested too deeply, or not a message
-        return None
-    return message
-
-
-BEAT_S = 5
-"""Time between two messages that show that the agent is alive."""
-STEP_S = 0.5
-"""Shortest time between two progress messages."""
-
-
-class Wire(Reporter):
-    """Sends messages, including progress, to the process that started this one."""
-
-    def __init__(self) -> None:
-        self.quiet = False
-        self._sending = threading.Lock()
-        # The runtimes print to descriptor 1, so that goes to stderr, and this copy of it is for messages to the host.
-        self._out = os.fdopen(os.dup(1), "wb")
-        os.dup2(2, 1)
-
-    def send(self, message: Message) -> None:
-        """Send one line. If the pipe is closed at the other end, the process exits."""
-        try:
-            with self._sending:
-                self._out.write(encode(message))
-                self._out.flush()
-        except BrokenPipeError:
-            os._exit(1)
-
-    def say(self, message: str) -> None:
-        self.send(Said(message))
-
-    def warn(self, message: str, error: Exception | None = None) -> None:
-        self.send(Warned(message))
-
-    def bug(self, what: str, error: Exception) -> None:
-        self.send(Bug(what, kind_of(error), summary_of(error), text_of(error)))
-
-    @contextmanager
-    def stage(self, title: str, total: int | None = None) -> Iterator[Step]:
-        self.send(StageBegan(title, total))
-        done, last = 0.0, time.monotonic()
-
-        def step(amount: float = 1) -> None:
-            nonlocal done, last
-            done += amount
-            if time.monotonic() - last > STEP_S:
-                last = time.monotonic()
-                self.send(Stepped(done))
-
-        yield step
-        self.send(Stepped(done))
-
-    def beat(self) -> None:
-        """Send a regular sign of life, whatever the runtime is doing, with the time that it has computed."""
-        while True:
-            time.sleep(BEAT_S)
-            self.send(Alive(time.process_time()))
-
-
-class ShownProgress:
-    """Shows the stages and warnings of another process with this one's reporter, each after `prefix`."""
-
-    def __init__(self, reporter: Reporter, prefix: str = "") -> None:
-        self._reporter, self._prefix = reporter, prefix
-        self._stage = ExitStack()
-        self._step: Step = no_step
-        self._done = 0.0
-
-    def __enter__(self) -> "ShownProgress":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stage.__exit__(*error)
-
-    def show(self, message: Message) -> None:
-        """Open a stage, advance it, or print a line."""
-        if isinstance(message, Warned):
-            self._reporter.warn(f"{self._prefix}{message.text}")
-        elif isinstance(message, Bug):
-            bug = BugElsewhere(message.kind, message.summary, message.traceback)
-            self._reporter.bug(f"{self._prefix}{message.what}", bug)
-        elif isinstance(message, StageBegan):
-            self._stage.close()
-            self._step = self._stage.enter_context(
-                self._reporter.stage(f"{self._prefix}{message.title}", message.total)
-            )
-            self._done = 0.0
-        elif isinstance(message, Stepped):
-            self._step(message.done - self._done)
-            self._done = message.done
-        elif isinstance(message, Said):
-            self._stage.close()
-            self._reporter.say(f"{self._prefix}{message.text}")

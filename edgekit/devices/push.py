@@ -8,11 +8,10 @@ from typing import Literal
 
 from edgekit.config.runtimes import DeviceClass
 from edgekit.devices.messages import AppsAnswer, AppState, DeviceTrial, PushJob, SlotRecord, Slotted
-from edgekit.devices.registry import Device, each_device, in_threads
+from edgekit.devices.registry import Device, each_device, fingerprint_of, in_threads, other_key
 from edgekit.devices.remote import Board, files_of, open_board, run_agent
 from edgekit.devices.scripts import APPS
 from edgekit.devices.setup import ProbeResult, python_of
-from edgekit.devices.slots import fingerprint_of, other_key
 from edgekit.errors import BundleRefusedError, DeviceError, StageError, UsageError, costs_a_row
 from edgekit.measure.settings import Timing
 from edgekit.report import load_report

@@ -15,6 +15,7 @@
 The file is edgekit/devices.toml in the user's configuration folder, or the one that EDGEKIT_DEVICES_FILE names.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
@@ -25,7 +26,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Literal, TypeVar
 
-from edgekit.errors import OutputError, UsageError, as_sentences, did_you_mean
+from edgekit.errors import OutputError, SignatureError, UsageError, as_sentences, did_you_mean
 from edgekit.support.files import replace_text
 
 LOCAL = "local"
@@ -295,6 +296,19 @@ def _editing() -> Iterator[tuple[Mapping[str, Device], MutableMapping[str, Any]]
             f"can't write the devices file '{path}': {error.strerror or error}",
             fix="Set the environment variable EDGEKIT_DEVICES_FILE to another path",
         ) from error
+
+
+def fingerprint_of(pem: str) -> str:
+    """Fingerprint of a key by its PEM text, as signatures name their key."""
+    return hashlib.sha256(pem.encode()).hexdigest()
+
+
+def other_key(own: str, sent: str, folder: str) -> SignatureError:
+    """The error for a device whose key, in `folder`, is not the one that the host sent."""
+    return SignatureError(
+        f"the device trusts the key {fingerprint_of(own)}, and this machine has the key {fingerprint_of(sent)} for it",
+        fix=f"If you have a new key, delete {folder}/trust.pem on the device, and push again",
+    )
 
 
 T = TypeVar("T")

@@ -1,6 +1,6 @@
 """Measures on a device: sends missing files, runs the agent there, and returns its rows, or its error as rows.
 
-The agent gets one job, and its messages are read until the end record. A browser measures in the same way, through
+The agent gets one job, which it answers. A browser measures in the same way, through
 edgekit.devices.web. `edgekit benchmark` measures on this machine and on devices.
 """
 
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
+from msgspec import ValidationError, convert
 
 from edgekit.config.runtimes import Runtime
-from edgekit.devices import messages
-from edgekit.devices.messages import AppsAnswer, Inspected, InspectJob, Measured, MeasureJob, SentImages
+from edgekit.devices.messages import AgentJob, AppsAnswer, InspectJob, MeasureJob, PushJob, SentImages
 from edgekit.devices.registry import THIS, Device, each_device
 from edgekit.devices.scripts import APPS
 from edgekit.devices.setup import (
@@ -45,7 +45,7 @@ from edgekit.measure.bundles import (
     measure_group,
 )
 from edgekit.measure.gates import Group, baselines_of, is_baseline, judge_latency
-from edgekit.measure.inspect_bundle import Inspection, inspect_bundle, inspect_model
+from edgekit.measure.inspect_bundle import BundleInspection, Inspection, ModelInspection, inspect_bundle, inspect_model
 from edgekit.measure.settings import Gates, Timing
 from edgekit.report.figure import DeviceFacts
 from edgekit.report.row import Failure, Measurement, Row
@@ -54,7 +54,8 @@ from edgekit.runtime.engine import check_threads
 from edgekit.runtime.profile import target_of
 from edgekit.support import child_process
 from edgekit.support.libraries import release
-from edgekit.support.progress import BugElsewhere, Reporter, Step
+from edgekit.support.progress import Reporter, Step
+from edgekit.support.worker import Call, Worker
 
 if TYPE_CHECKING:
     from edgekit.devices.web.browser import Browser
@@ -72,12 +73,12 @@ LINE_BYTES = 64 << 20
 WAITING = 100
 """Number of lines that may wait to be read, so that a broken device can't fill this machine's memory."""
 
-A = TypeVar("A", messages.Measured, messages.Inspected, messages.Slotted)
+A = TypeVar("A")
 
 
-def run_agent(connection: Connection, python: str, job: messages.AgentJob, kind: type[A], reporter: Reporter) -> A:
-    """Run one job and return its answer. DeviceError if the agent fails, falls silent, or doesn't end properly."""
-    name, work = connection.device.name, "the trial" if isinstance(job, messages.PushJob) else "the measurement"
+def run_agent(connection: Connection, python: str, job: AgentJob, kind: type[A], reporter: Reporter) -> A:
+    """Run one job and return its answer. DeviceError if the agent fails, falls silent, or ends without an answer."""
+    name, work = connection.device.name, "the trial" if isinstance(job, PushJob) else "the measurement"
     with tempfile.TemporaryFile(dir=connection.folder) as stderr:
         # ONNX Runtime and OpenVINO write into the home. This one is in edgekit's folder and is cleaned with it.
         home = f"{job.cache}/runtimes"
@@ -86,31 +87,28 @@ def run_agent(connection: Connection, python: str, job: messages.AgentJob, kind:
             stderr,
         )
         with ending(process):
-            assert process.stdin
-            assert process.stdout
-            # In another thread, because a device whose disk hangs doesn't read it.
-            threading.Thread(target=_send, args=(process.stdin, messages.encode(job)), daemon=True).start()
-            results: list[messages.Message] = _listen(name, work, process.stdout, reporter)
+            lines = _lines(name, work, process)
+            answer = Worker(process, lines, f"{name}: ", Pace(name, work).check).ask(job, reporter)
+            for _ in lines:  # until the agent closes its pipe
+                pass
             with suppress(subprocess.TimeoutExpired):
                 process.wait(SILENCE_S)
         stderr.seek(0)
         output = stderr.read().decode(errors="replace")
     child_process.note(f"{name}: {work} ended with status {process.returncode}", output)
     connection.check(process.returncode)
-    for message in results:
-        if isinstance(message, messages.Failed):
-            if message.traceback:
-                raise BugElsewhere(message.error, message.problem, message.traceback)
-            raise DeviceError(f"{name}: {message.problem}", valid=message.valid, fix=message.fix)
+    if answer is not None and (error := answer.error) is not None:
+        if error.bug:
+            raise error.rebuilt()
+        raise DeviceError(f"{name}: {error.problem}", valid=error.valid, fix=error.fix)
     if process.returncode != 0:
         raise exit_error(name, work, process.returncode, output)
-    ends: list[messages.Message | None] = [None, None, *results]
-    answer, end = ends[-2:]
-    if answer is None or not isinstance(end, messages.Ended):
-        raise ConnectionCutError(f"{name}: the answer is incomplete (no end record)", fix="Run the same command again")
-    if not isinstance(answer, kind):
-        raise mismatch(name)
-    return answer
+    if answer is None:
+        raise ConnectionCutError(f"{name}: the answer is incomplete", fix="Run the same command again")
+    try:
+        return convert(answer.value, kind)
+    except ValidationError:
+        raise mismatch(name) from None
 
 
 def mismatch(device: str) -> ConnectionCutError:
@@ -118,59 +116,18 @@ def mismatch(device: str) -> ConnectionCutError:
     return ConnectionCutError(f"{device}: the answer does not match the job", fix="Run the same command again")
 
 
-def _listen(name: str, work: str, pipe: IO[bytes], reporter: Reporter) -> list[messages.Message]:
-    """Read all messages and return those that aren't progress. FrozenError if none arrives, or nothing is done."""
+def _lines(name: str, work: str, process: "subprocess.Popen[bytes]") -> Iterator[bytes]:
+    """The lines that a process writes. FrozenError if none arrives."""
     lines: queue.Queue[bytes | None] = queue.Queue(WAITING)
-    threading.Thread(target=_read, args=(pipe, lines.put), daemon=True).start()
-    results: list[messages.Message] = []
-    pace = Pace(name, work)
-    with messages.ShownProgress(reporter, f"{name}: ") as progress:
-        while True:
-            try:
-                raw = lines.get(timeout=SILENCE_S)
-            except queue.Empty:
-                raise frozen(name, f"{work} sent no message for {SILENCE_S} s") from None
-            if raw is None:
-                return results
-            message = messages.decode_message(raw)
-            if message is None:
-                continue  # printed by a library, or cut off, in which case the end record will be missing
-            pace.check(message)
-            progress.show(message)
-            if isinstance(message, messages.Answer | messages.Failed | messages.Ended):
-                results.append(message)
-
-
-class Pace:
-    """Tells from an agent's messages whether its work still advances."""
-
-    def __init__(self, device: str, work: str) -> None:
-        self._device, self._work, self._stage = device, work, "start"
-        self._cpu_s = 0.0
-        self._advanced = self._computed = time.monotonic()
-
-    def check(self, message: messages.Message) -> None:
-        """Raise FrozenError if there are signs of life, but neither progress nor computing, for too long."""
-        now = time.monotonic()
-        if not isinstance(message, messages.Alive):
-            self._advanced = self._computed = now
-            if isinstance(message, messages.StageBegan):
-                self._stage = message.title
+    threading.Thread(target=_read, args=(process.stdout, lines.put), daemon=True).start()
+    while True:
+        try:
+            line = lines.get(timeout=SILENCE_S)
+        except queue.Empty:
+            raise frozen(name, f"{work} sent no message for {SILENCE_S} s") from None
+        if line is None:
             return
-        if message.cpu_s - self._cpu_s >= BUSY_S:
-            self._cpu_s, self._computed = message.cpu_s, now
-        for since, limit_s, problem in (
-            (self._computed, IDLE_S, "computed nothing"),
-            (self._advanced, STEP_S, "made no progress"),
-        ):
-            if now - since > limit_s:
-                raise frozen(self._device, f"{self._work} {problem} for {limit_s} s in the stage '{self._stage}'")
-
-
-def _send(pipe: IO[bytes], job: bytes) -> None:
-    with suppress(OSError, ValueError):  # the exit status tells why
-        pipe.write(job)
-        pipe.flush()
+        yield line
 
 
 def _read(pipe: IO[bytes], put: Callable[[bytes | None], None]) -> None:
@@ -180,6 +137,33 @@ def _read(pipe: IO[bytes], put: Callable[[bytes | None], None]) -> None:
     except ValueError:
         pass  # the pipe was closed when the caller's block ended
     put(None)
+
+
+class Pace:
+    """Tells from an agent's calls whether its work still advances."""
+
+    def __init__(self, device: str, work: str) -> None:
+        self._device, self._work, self._stage = device, work, "start"
+        self._cpu_s = 0.0
+        self._advanced = self._computed = time.monotonic()
+
+    def check(self, call: Call) -> None:
+        """Raise FrozenError if there are signs of life, but neither progress nor computing, for too long."""
+        now = time.monotonic()
+        if call.name != "alive":
+            self._advanced = self._computed = now
+            if call.name == "stage":
+                self._stage = call.args[0]
+            return
+        (cpu_s,) = call.args
+        if cpu_s - self._cpu_s >= BUSY_S:
+            self._cpu_s, self._computed = cpu_s, now
+        for since, limit_s, problem in (
+            (self._computed, IDLE_S, "computed nothing"),
+            (self._advanced, STEP_S, "made no progress"),
+        ):
+            if now - since > limit_s:
+                raise frozen(self._device, f"{self._work} {problem} for {limit_s} s in the stage '{self._stage}'")
 
 
 INSTALLED = (
@@ -217,10 +201,10 @@ class Board:
             sent = None if images is None else self._send_images(images)
             files = self.send({name: files_of(bundle) for name, bundle in bundles.items()})
         job = MeasureJob(**self.place, timing=timing, bundles=files, images=sent)
-        answer = run_agent(self.connection, python, job, Measured, self._reporter)
-        if len(answer.rows) != len(bundles):
+        rows = run_agent(self.connection, python, job, list[Measurement], self._reporter)
+        if len(rows) != len(bundles):
             raise mismatch(self.device.name)
-        return [replace(row, bundle=name) for name, row in zip(bundles, answer.rows, strict=True)]
+        return [replace(row, bundle=name) for name, row in zip(bundles, rows, strict=True)]
 
     def versions(self, bundles: Group) -> dict[str, str]:
         """Versions of all packages with which the device runs these bundles of one target, and their environment.
@@ -245,10 +229,8 @@ class Board:
         with self.copying():
             sent = self.send({"": files})[""]
         job = InspectJob(**self.place, timing=Timing(threads=threads), path=str(path), files=sent)
-        answer = run_agent(self.connection, python, job, Inspected, self._reporter)
-        if (inspection := answer.bundle or answer.model) is None:
-            raise mismatch(self.device.name)
-        return inspection
+        kind: type[Inspection] = BundleInspection if path.is_dir() else ModelInspection
+        return run_agent(self.connection, python, job, kind, self._reporter)
 
     def ask_apps(self, *names: str, hashes: bool = False) -> AppsAnswer:
         """The apps with these names, or all; with `hashes` their bundles' files are read. Raises a DeviceError."""

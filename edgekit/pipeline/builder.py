@@ -1,7 +1,7 @@
 """Makes the bundles of a job: in one process, in several at once, or each bundle in a new process.
 
 A `BuildProcess` builds bundles of the job in a file, one after the other: it runs `main`, which reads each `Wanted`
-bundle as a line of JSON from stdin, and writes its progress and result as messages to stdout. When stdin is closed, it
+bundle as a line of JSON from stdin, and answers with messages on stdout. When stdin is closed, it
 exits, so it never outlives its parent. All processes map the weights from the file instead of copying them: mapped
 weights stay in the page cache, which the system can reclaim when memory is short.
 
@@ -13,7 +13,6 @@ import gc
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,8 +31,7 @@ from edgekit.compiler.execution import keep_to_available_cores, threads
 from edgekit.compiler.graph import MEMORY, MappedFiles, write_out
 from edgekit.config import runtimes
 from edgekit.config.runtimes import PRECISIONS, Precision
-from edgekit.devices.messages import Bug, Ended, Failed, ShownProgress, Wire, decode_message
-from edgekit.errors import CompileError, EdgekitError, InputError, OutputError, ParityError
+from edgekit.errors import CompileError, InputError, OutputError, ParityError
 from edgekit.images.selection import write_list
 from edgekit.job import Job
 from edgekit.measure.fresh_process import signal_name
@@ -50,8 +48,9 @@ from edgekit.support import child_process
 from edgekit.support.child_process import start_python
 from edgekit.support.files import writing
 from edgekit.support.libraries import quiet, threads_sleep
-from edgekit.support.progress import BugElsewhere, Reporter, each_bundle, kind_of, summary_of, text_of
+from edgekit.support.progress import Reporter, each_bundle
 from edgekit.support.run_folder import STATE, RunFolder, check_output, open_run
+from edgekit.support.worker import Wire, Worker
 
 BEGIN = (
     "import sys; from edgekit.support.libraries import import_needed; "
@@ -98,35 +97,21 @@ class BuildProcess:
 
     def __init__(self, job: Path, variables: Mapping[str, str] = MappingProxyType({})) -> None:
         self._job, self._variables = job, variables
-        self._process: subprocess.Popen[str] | None = self._started()
+        self._worker: Worker | None = self._started()
 
     def build(self, wanted: Wanted, reporter: Reporter) -> Bundle:
         """Build a bundle; show the progress with `reporter`.
 
         Raises the errors of the process, or CompileError if it is killed, after which the next bundle starts another.
         """
-        process, name = self._process or self._started(), wanted.path.name
-        self._process = process
-        assert process.stdin
-        assert process.stdout
-        request = {**asdict(wanted), "path": str(wanted.path)}
-        with suppress(BrokenPipeError):  # the exit status tells why
-            process.stdin.write(json.dumps(request) + "\n")
-            process.stdin.flush()
-        with ShownProgress(reporter) as progress:
-            for line in process.stdout:
-                message = decode_message(line)
-                if isinstance(message, Bug):
-                    raise BugElsewhere(message.kind, message.summary, message.traceback)
-                if isinstance(message, Failed):
-                    error = message.rebuilt()
-                    error.add_note(f"In the process that built '{name}': {message.traceback}")
-                    raise error
-                if isinstance(message, Ended):
-                    return read_bundle(wanted.path)
-                if message is not None:
-                    progress.show(message)
-        status = process.wait()
+        worker, name = self._worker or self._started(), wanted.path.name
+        self._worker = worker
+        answer = worker.ask({**asdict(wanted), "path": str(wanted.path)}, reporter)
+        if answer is not None:
+            if answer.error is not None:
+                raise answer.error.rebuilt()
+            return read_bundle(wanted.path)
+        status = worker.process.wait()
         self.close()
         if status >= 0:
             raise RuntimeError(f"the process that built '{name}' ended with status {status}")
@@ -137,19 +122,19 @@ class BuildProcess:
 
     def kill(self) -> None:
         """End the process in the middle of its work, from any thread. `build` then raises CompileError."""
-        if (process := self._process) is not None:
-            process.kill()
+        if (worker := self._worker) is not None:
+            worker.process.kill()
 
     def close(self) -> None:
         """End the process and close its pipes, when nothing is built in it."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.process.kill()
             with suppress(BrokenPipeError):
-                process.communicate()
+                worker.process.communicate()
 
-    def _started(self) -> "subprocess.Popen[str]":
-        return start_python(["-c", BEGIN, str(self._job)], self._variables)
+    def _started(self) -> Worker:
+        return Worker(start_python(["-c", BEGIN, str(self._job)], self._variables))
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -161,18 +146,15 @@ def main(arguments: Sequence[str]) -> None:
     requests: SimpleQueue[str] = SimpleQueue()
     Thread(target=_listen, args=(requests,), daemon=True).start()
     graphs: JobGraphs | None = None
+
+    def build() -> None:
+        nonlocal graphs
+        graphs = graphs or graphs_of(Path(arguments[0]), wire)
+        compile_graph(graphs.graph_to_compile(request["target"], request["precision"]), Path(request["path"]), wire)
+
     while True:
         request = json.loads(requests.get())
-        wanted = Wanted(request["target"], request["precision"], Path(request["path"]))
-        try:
-            graphs = graphs or graphs_of(Path(arguments[0]), wire)
-            compile_graph(graphs.graph_to_compile(wanted.target, wanted.precision), wanted.path, wire)
-        except EdgekitError as error:
-            wire.send(Failed(type(error).__name__, error.problem, error.valid, error.fix, text_of(error)))
-        except Exception as error:  # a bug in edgekit, which the parent reports as such
-            wire.send(Bug(wanted.path.name, kind_of(error), summary_of(error), text_of(error)))
-        else:
-            wire.send(Ended())
+        wire.answer(build)
 
 
 def _listen(requests: "SimpleQueue[str]") -> None:

@@ -110,13 +110,12 @@ def run_python(arguments: Sequence[str], timeout: float | None = None) -> subpro
 
 def start_python(
     arguments: Sequence[str], variables: Mapping[str, str] = MappingProxyType({})
-) -> "subprocess.Popen[str]":
-    """Start Python with these arguments and additional environment variables. stdin and stdout are text pipes."""
+) -> "subprocess.Popen[bytes]":
+    """Start Python with these arguments and additional environment variables. stdin and stdout are pipes."""
     return subprocess.Popen(
         _command(arguments),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
         env=_environment() | dict(variables),
     )
 

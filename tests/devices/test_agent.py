@@ -16,26 +16,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from msgspec import structs
+from msgspec import convert, structs
 
 from edgekit.devices.agent import assemble, images_of
-from edgekit.devices.messages import (
-    Bug,
-    Ended,
-    Failed,
-    Measured,
-    MeasureJob,
-    Message,
-    SentImages,
-    StageBegan,
-    Warned,
-    decode_message,
-    encode,
-)
+from edgekit.devices.messages import MeasureJob, SentImages
 from edgekit.errors import BundleError, DeviceError, printable
 from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.settings import Timing
 from edgekit.measure.tasks import TopClasses
+from edgekit.report.row import Measurement
+from edgekit.support.worker import Call, Outcome, SentError, decode, encode
 from tests.helpers.failing_engine import MESSAGE, Phase
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import MakeBundle
@@ -95,44 +85,46 @@ def started(arguments: list[str], job: MeasureJob) -> "Iterator[subprocess.Popen
         yield process
 
 
-def run(job: MeasureJob, arguments: list[str] = AGENT) -> tuple[list[Message], str]:
-    """Run an agent. It must exit with 0 after its end record. Returns its messages and its stderr."""
+def run(job: MeasureJob, arguments: list[str] = AGENT) -> tuple[list[Call], Outcome, str]:
+    """Run an agent. It must exit with 0 after its answer. Returns its calls, its answer and its stderr."""
     with started(arguments, job) as process:
         assert process.stdout
         assert process.stderr
-        messages = list(map(message_of, process.stdout))
+        *calls, answer = map(message_of, process.stdout)
         errors = process.stderr.read().decode()
     assert process.returncode == 0, errors
-    assert messages[-1] == Ended()
-    return messages, errors
+    assert isinstance(answer, Outcome)
+    return [call for call in calls if isinstance(call, Call)], answer, errors
 
 
-def message_of(line: bytes) -> Message:
-    message = decode_message(line)
+def message_of(line: bytes) -> Call | Outcome:
+    message = decode(line)
     assert message is not None, line
     return message
 
 
-def measured_by(job: MeasureJob, arguments: list[str] = AGENT) -> tuple[Measured, list[str]]:
-    """Run an agent. Returns the measurements, its last message before the end record, and the warnings."""
-    messages, _ = run(job, arguments)
-    measured = messages[-2]
-    assert isinstance(measured, Measured)
-    assert len(measured.rows) == len(job.bundles)
-    return measured, [message.text for message in messages if isinstance(message, Warned)]
+def measured_by(job: MeasureJob, arguments: list[str] = AGENT) -> tuple[list[Measurement], list[str]]:
+    """Run an agent. Returns the measurements, which are its answer, and the warnings."""
+    calls, answer, _ = run(job, arguments)
+    rows = convert(answer.value, list[Measurement])
+    assert len(rows) == len(job.bundles)
+    return rows, [call.args[0] for call in calls if call.name == "warn"]
 
 
-def test_measurements_then_the_end_record(job: MeasureJob, cache: Path) -> None:
-    messages, _ = run(job)
-    *others, measured, _ = messages
-    assert isinstance(measured, Measured)
-    (row,) = measured.rows
+def error_of(answer: Outcome) -> SentError:
+    assert answer.error is not None
+    return answer.error
+
+
+def test_calls_then_the_answer(job: MeasureJob, cache: Path) -> None:
+    calls, answer, _ = run(job)
+    (row,) = convert(answer.value, list[Measurement])
     assert row.failure is None
     assert row.bundle == "it's"
     assert row.latency_ms is not None
     assert row.latency_ms.count == 3
     assert (row.device.name, row.device.device_class) == ("pi", "raspberry-pi-5")
-    assert StageBegan("it's: time", 4) in others
+    assert Call("stage", ("it's: time", 4)) in calls
     assert {file.name for file in cache.iterdir()} == {"files", "runtimes", "measuring"}
 
 
@@ -142,33 +134,28 @@ def broken_agent(owner: str, name: str) -> list[str]:
 
 
 def test_a_bug_costs_its_row_and_its_traceback_reaches_the_host(job: MeasureJob) -> None:
-    messages, _ = run(job, broken_agent("edgekit.measure.bundles", "summarize_profile"))
-    (bug,) = (message for message in messages if isinstance(message, Bug))
-    assert (bug.what, bug.kind) == ("it's", "KeyError")
-    assert "Traceback (most recent call last)" in bug.traceback
-    measured = messages[-2]
-    assert isinstance(measured, Measured)
-    (row,) = measured.rows
+    calls, answer, _ = run(job, broken_agent("edgekit.measure.bundles", "summarize_profile"))
+    ((what, kind, _, traceback),) = (call.args for call in calls if call.name == "bug")
+    assert (what, kind) == ("it's", "KeyError")
+    assert "Traceback (most recent call last)" in traceback
+    (row,) = convert(answer.value, list[Measurement])
     assert row.failure is not None
     assert (row.failure.stage, row.failure.error) == ("bug in edgekit", "KeyError")
 
 
 def test_a_bug_outside_of_the_rows_ends_the_job_as_one(job: MeasureJob) -> None:
-    messages, _ = run(job, broken_agent("edgekit.measure.machine", "describe"))
-    failed = messages[-2]
-    assert isinstance(failed, Failed)
-    assert failed.error == "KeyError"
+    failed = error_of(run(job, broken_agent("edgekit.measure.machine", "describe"))[1])
+    assert (failed.error, failed.bug) == ("KeyError", True)
     assert "Traceback (most recent call last)" in failed.traceback
 
 
-def test_a_damaged_file_is_an_error_followed_by_the_end_record(job: MeasureJob, cache: Path) -> None:
+def test_a_damaged_file_is_an_error(job: MeasureJob, cache: Path) -> None:
     """It has its size, as after a bad block of an SD card. The same command then sends it again."""
     file = cache / "files" / job.bundles["it's"]["labels.txt"]
     file.write_bytes(bytes(file.stat().st_size))
-    messages, errors = run(job)
-    failed = messages[-2]
-    assert isinstance(failed, Failed)
-    assert (failed.error, failed.fix) == ("DeviceError", "Run the same command again")
+    _, answer, errors = run(job)
+    failed = error_of(answer)
+    assert (failed.error, failed.fix, failed.bug) == ("DeviceError", "Run the same command again", False)
     assert "'labels.txt' was damaged" in failed.problem
     assert errors == ""
     assert not file.exists()
@@ -185,8 +172,8 @@ def test_messages_name_the_bundle(job: MeasureJob, cache: Path) -> None:
     measured, warnings = measured_by(
         structs.replace(job, bundles=dict(zip(names, [broken, files, files], strict=True)))
     )
-    assert [row.bundle for row in measured.rows] == list(map(printable, names))
-    refused, *others = measured.rows
+    assert [row.bundle for row in measured] == list(map(printable, names))
+    refused, *others = measured
     assert refused.failure is not None
     assert (refused.failure.stage, refused.failure.error) == ("benchmark", "EngineError")
     assert "'$(touch pwned)'" in refused.failure.message
@@ -233,7 +220,7 @@ def with_images(two_bundles: MeasureJob, cache: Path, tiny_images: EvaluationIma
 
 def test_an_engine_that_fails_while_it_is_timed_loses_only_its_own_row(two_bundles: MeasureJob) -> None:
     measured, warnings = measured_by(two_bundles, failing_agent("openvino", "openvino-float", "model alone"))
-    float_, int8 = measured.rows
+    float_, int8 = measured
     assert float_.failure is not None
     assert (float_.failure.stage, float_.failure.error) == ("benchmark", "EngineError")
     assert MESSAGE in float_.failure.message
@@ -246,7 +233,7 @@ def test_an_engine_that_fails_while_it_is_timed_loses_only_its_own_row(two_bundl
 
 def test_an_engine_that_fails_end_to_end_loses_only_its_own_row(with_images: MeasureJob) -> None:
     measured, _ = measured_by(with_images, failing_agent("openvino", "openvino-int8", "end to end"))
-    float_, int8 = measured.rows
+    float_, int8 = measured
     assert int8.failure is not None
     assert (int8.failure.stage, int8.failure.error) == ("benchmark", "EngineError")
     assert float_.failure is None
@@ -262,9 +249,8 @@ def test_a_device_sends_its_profile_and_the_names_of_changed_images(with_images:
     names = tuple(f"{index}.png" for index in range(len(reference["classes"])))
     sent = replace(with_images.images, reference=store_arrays(cache, **reference), names=names)
     job = structs.replace(with_images, images=sent)
-    messages, _ = run(job)
-    (measured,) = (message for message in messages if isinstance(message, Measured))
-    for row in measured.rows:
+    rows, _ = measured_by(job)
+    for row in rows:
         assert row.profile is not None
         assert row.profile.kinds
         assert row.snr_db == pytest.approx(20 * np.log10(2), abs=1e-3)
@@ -274,8 +260,8 @@ def test_a_device_sends_its_profile_and_the_names_of_changed_images(with_images:
 
 def test_an_engine_that_fails_in_bf16_loses_only_that_figure(with_images: MeasureJob) -> None:
     measured, warnings = measured_by(with_images, failing_agent("openvino", "openvino-float", "model alone", "bf16"))
-    float_, int8 = measured.rows
-    assert [row.failure for row in measured.rows] == [None, None]
+    float_, int8 = measured
+    assert [row.failure for row in measured] == [None, None]
     assert float_.accuracy is not None
     assert float_.accuracy.top1 == pytest.approx(5 / 6)
     assert float_.low_precision is None
@@ -338,12 +324,12 @@ def test_one_measurement_at_a_time(job: MeasureJob, cache: Path) -> None:
         fcntl.flock(held, fcntl.LOCK_EX)
         with started(AGENT, job) as process:
             assert process.stdout
-            assert message_of(process.stdout.readline()) == StageBegan(
-                "wait for another measurement on the device", None
-            )
+            waiting = Call("stage", ("wait for another measurement on the device", None))
+            assert message_of(process.stdout.readline()) == waiting
             fcntl.flock(held, fcntl.LOCK_UN)
             *_, last = map(message_of, process.stdout)
-    assert last == Ended()
+    assert isinstance(last, Outcome)
+    assert last.error is None
     assert not list(cache.glob("work-*"))
 
 

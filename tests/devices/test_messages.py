@@ -1,41 +1,17 @@
 """Jobs and messages survive encoding and decoding, other lines are recognized, and progress is shown."""
 
 import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
-from msgspec import convert, to_builtins
+from msgspec import ValidationError, convert, to_builtins
 
-from edgekit.devices.messages import (
-    AgentJob,
-    Alive,
-    AppState,
-    Bug,
-    Ended,
-    Failed,
-    Inspected,
-    InspectJob,
-    Measured,
-    MeasureJob,
-    Message,
-    PushJob,
-    Refusal,
-    Said,
-    SentImages,
-    ShownProgress,
-    Slot,
-    Slotted,
-    StageBegan,
-    Stepped,
-    Warned,
-    decode_job,
-    decode_message,
-    encode,
-)
-from edgekit.errors import all_printable
+from edgekit.devices.messages import AgentJob, AppState, InspectJob, MeasureJob, PushJob, SentImages, Slot, Slotted
+from edgekit.errors import BundleError, StageError, all_printable
 from edgekit.measure.inspect_bundle import BundleInspection, Int8Detail, ModelInspection
 from edgekit.measure.settings import Timing
 from edgekit.report.figure import Sample, Throttling
@@ -50,7 +26,9 @@ from edgekit.report.row import (
     SustainedPoint,
 )
 from edgekit.runtime.profile import OpProfile
-from edgekit.support.progress import Reporter, Step
+from edgekit.support import worker
+from edgekit.support.progress import BugElsewhere, Reporter, Step
+from edgekit.support.worker import Call, Outcome, SentError, Worker, decode, encode
 from tests.helpers.measurements import (
     accuracy,
     conditions,
@@ -153,45 +131,68 @@ def slotted() -> AppState:
     )
 
 
-MESSAGES: list[Message] = [
-    Warned("Wärme\n\udcff"),
-    Said("Wärme\n\udcff"),
-    Bug("onnx-int8", "KeyError", "KeyError: 'val'", "Traceback …\nKeyError: 'val'"),
-    StageBegan("onnx-int8: evaluate", 20),
-    StageBegan("copy", None),
-    Stepped(7),
-    Alive(1.5),
-    Measured(()),
-    Measured((every_figure(), failed("benchmark", on=device("pi")))),
-    Inspected(bundle=bundle_inspection()),
-    Inspected(model=ModelInspection(model="m.onnx", size_bytes=1, int8=replace(detail(), time_by_kind_ms=None))),
-    Slotted(slotted()),
-    Slotted(slotted(), TRIAL, Refusal("GoldenError", "it differs", "at most 0.1", "")),
-    Failed("BundleError", "it is damaged", fix="Copy it again"),
-    Failed("KeyError", "KeyError: 'val'", traceback="Traceback …\nKeyError: 'val'"),
-    Ended(),
+CALLS = [
+    Call("warn", ("Wärme\n\udcff",)),
+    Call("say", ("Wärme\n\udcff",)),
+    Call("bug", ("onnx-int8", "KeyError", "KeyError: 'val'", "Traceback …\nKeyError: 'val'")),
+    Call("stage", ("onnx-int8: evaluate", 20)),
+    Call("stage", ("copy", None)),
+    Call("step", (0.5,)),
+    Call("alive", (1.5,)),
 ]
+RESULTS: list[tuple[Any, Any]] = [
+    ([], list[Measurement]),
+    ([every_figure(), failed("benchmark", on=device("pi"))], list[Measurement]),
+    (bundle_inspection(), BundleInspection),
+    (ModelInspection(model="m.onnx", size_bytes=1, int8=replace(detail(), time_by_kind_ms=None)), ModelInspection),
+    (Slotted(slotted()), Slotted),
+    (Slotted(slotted(), TRIAL, SentError("GoldenError", "it differs", "at most 0.1", "")), Slotted),
+]
+ANSWERS = [Outcome(to_builtins(result)) for result, _ in RESULTS] + [
+    Outcome(error=SentError("BundleError", "it is damaged", fix="Copy it again")),
+    Outcome(error=SentError("KeyError", "KeyError: 'val'", traceback="Traceback …\nKeyError: 'val'", bug=True)),
+]
+MESSAGES: list[Call | Outcome] = [*CALLS, *ANSWERS]
 
 
 def test_a_device_controls_no_terminal() -> None:
-    assert decode_message(encode(Said("a\x1b[2J\x9bb"))) == Said("a\N{REPLACEMENT CHARACTER}b")
-    assert decode_message(encode(StageBegan("\x1b[8mcopy", 2))) == StageBegan("copy", 2)
+    said = Call("say", ("a\x1b[2J\x9bb",))
+    assert decode(encode(said)) == Call("say", ("a\N{REPLACEMENT CHARACTER}b",))
+    assert decode(encode(Call("stage", ("\x1b[8mcopy", 2)))) == Call("stage", ("copy", 2))
 
 
 def test_every_kind_of_message_is_tried() -> None:
-    assert {type(message) for message in MESSAGES} == set(get_args(Message))
+    assert {call.name for call in CALLS} == set(worker.CALLS)
     figures = every_figure()
     assert [name for name in Measurement.__dataclass_fields__ if getattr(figures, name) is None] == ["failure"]
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
-def test_a_message_survives_the_wire(message: Message) -> None:
+def test_a_message_survives_the_wire(message: Call | Outcome) -> None:
     line = encode(message)
-    assert decode_message(line) == convert(all_printable(json.loads(json.dumps(to_builtins(message)))), Message)
-    assert type(decode_message(line)) is type(message)
+    assert decode(line) == convert(all_printable(json.loads(json.dumps(to_builtins(message)))), Call | Outcome)
+    assert type(decode(line)) is type(message)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1, "a message is one line"
     assert line.isascii(), "the encoding on the device must not matter"
+
+
+@pytest.mark.parametrize(("result", "kind"), RESULTS)
+def test_a_result_survives_the_wire(result: Any, kind: Any) -> None:
+    answer = decode(encode(Outcome(to_builtins(result))))
+    assert isinstance(answer, Outcome)
+    assert convert(answer.value, kind) == convert(all_printable(json.loads(json.dumps(to_builtins(result)))), kind)
+
+
+def test_an_error_survives_the_wire() -> None:
+    sent = SentError.of(BundleError("it is damaged", valid="a whole one", fix="Copy it again"))
+    error = sent.rebuilt()
+    assert type(error) is BundleError
+    assert (error.problem, error.valid, error.fix) == ("it is damaged", "a whole one", "Copy it again")
+    bug = SentError.of(KeyError("val")).rebuilt()
+    assert isinstance(bug, BugElsewhere)
+    assert (bug.kind, str(bug)) == ("KeyError", "KeyError: 'val'")
+    assert type(SentError("re", "of another version").rebuilt()) is StageError
 
 
 PLACE: dict[str, Any] = {
@@ -217,14 +218,14 @@ def test_every_kind_of_job_is_tried() -> None:
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: type(job).__name__)
 def test_a_job_survives_the_wire(job: AgentJob) -> None:
-    assert decode_job(encode(job)) == job
+    assert convert(json.loads(encode(job)), AgentJob) == job
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
-def test_a_line_that_was_cut_is_no_message(message: Message) -> None:
+def test_a_line_that_was_cut_is_no_message(message: Call | Outcome) -> None:
     line = encode(message)
     for end in {1, len(line) // 2, len(line) - 2}:
-        assert decode_message(line[:end]) is None
+        assert decode(line[:end]) is None
 
 
 @pytest.mark.parametrize(
@@ -233,25 +234,27 @@ def test_a_line_that_was_cut_is_no_message(message: Message) -> None:
         b"\n",
         b"warning: something a library printed\n",
         b"\xff\xfe\n",
-        b'{"type":"warning","text":"\xc3',  # cut inside a character
+        b'{"type":"call","name":"say","args":["\xc3',  # cut inside a character
         b"[]\n",
         b"null\n",
         b"{}\n",
         b'{"type":"unheard of"}\n',
-        b'{"type":"step","done":"many"}\n',
-        b'{"type":"measured","rows":[{}]}\n',
+        b'{"type":"call","name":"console","args":[]}\n',
+        b'{"type":"call","name":"step","args":["many"]}\n',
+        b'{"type":"call","name":"stage","args":["copy"]}\n',
+        b'{"type":"answer","error":{}}\n',
     ],
 )
 def test_other_lines_are_recognized(line: bytes) -> None:
-    assert decode_message(line) is None
+    assert decode(line) is None
 
 
 def test_a_row_without_a_figure_and_without_a_failure_is_refused() -> None:
-    """Types alone would accept it. The rule of Measurement also applies to messages from a device."""
-    whole = encode(Measured((measurement(),)))
-    without = whole.replace(b'"size_bytes": 4000000', b'"size_bytes": null')
-    assert without != whole
-    assert decode_message(without) is None
+    """Types alone would accept it. The rule of Measurement also applies to answers from a device."""
+    (row,) = to_builtins([measurement()])
+    convert(row, Measurement)
+    with pytest.raises(ValidationError):
+        convert({**row, "size_bytes": None}, Measurement)
 
 
 class Recorder(Reporter):
@@ -268,9 +271,15 @@ class Recorder(Reporter):
 
 
 def test_steps_arrive_in_parts() -> None:
-    recorder = Recorder()
-    with ShownProgress(recorder, "pi5: ") as shown:
-        for message in (StageBegan("calibrate", 8), Stepped(0.25), Stepped(6), Stepped(8), StageBegan("time", 2)):
-            shown.show(message)
-        shown.show(Stepped(2))
-    assert recorder.stages == {"pi5: calibrate: 8": [0.25, 5.75, 2], "pi5: time: 2": [2]}
+    begun, part, rest = Call("stage", ("calibrate", 8)), Call("step", (0.25,)), Call("step", (7.75,))
+    calls = [begun, part, rest, Call("stage", ("time", 2)), Call("step", (2.0,))]
+    lines = [*map(encode, calls), b"printed by a library\n", encode(Outcome(7))]
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        recorder = Recorder()
+        assert Worker(process, lines, "pi5: ").ask({}, recorder) == Outcome(7)
+        assert Worker(process, lines[:-1]).ask({}, recorder) is None
+        assert process.stdin
+        process.stdin.close()
+    assert recorder.stages == {
+        "pi5: calibrate: 8": [0.25, 7.75], "pi5: time: 2": [2], "calibrate: 8": [0.25, 7.75], "time: 2": [2]
+    }  # fmt: skip

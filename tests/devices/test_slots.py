@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from msgspec import convert, to_builtins
 
+from edgekit.devices.agent import pushing, receive
 from edgekit.devices.messages import UNREADABLE, AppState, readable
+from edgekit.devices.registry import fingerprint_of
 from edgekit.devices.scripts import apps
 from edgekit.devices.scripts.apps import INCOMING, LOCK, SLOTS, TRUST, app_state, switch
-from edgekit.devices.slots import fingerprint_of, pushing, receive
 from edgekit.errors import DeviceError, DeviceFullError
 from tests.helpers.missing import missing
 from tests.helpers.refusals import refuses

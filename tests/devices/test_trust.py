@@ -10,9 +10,8 @@ import edgekit
 from edgekit.cli.main import main
 from edgekit.cli.view import pushed_lines
 from edgekit.devices.push import LatencyBound, Pushed, PushedDevice, push_to, roll_back
-from edgekit.devices.registry import find_device
+from edgekit.devices.registry import find_device, fingerprint_of
 from edgekit.devices.scripts.apps import TRUST, app_state
-from edgekit.devices.slots import fingerprint_of
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.signature import sign_bundle
 from edgekit.support.progress import Reporter

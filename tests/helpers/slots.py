@@ -18,9 +18,9 @@ from pathlib import Path
 
 from msgspec import convert, to_builtins
 
+from edgekit.devices.agent import holding, pushing, receive
 from edgekit.devices.messages import AppState, DeviceTrial, SlotRecord, readable
 from edgekit.devices.scripts.apps import active_slot, app_state, bundle_in, switch
-from edgekit.devices.slots import holding, pushing, receive
 
 TRIAL = DeviceTrial(
     engine="onnxruntime 1.32.0", python="3.13.5", threads=4, max_abs_difference=0, tolerance=0.1, p50_ms=1, p99_ms=2

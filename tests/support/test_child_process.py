@@ -33,7 +33,7 @@ def test_a_child_has_its_parents_packages(hostile_folder: Path) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, edgekit.__file__)
     with start_python(["-c", IMPORTS]) as child:
         out, _ = child.communicate()
-    assert (child.returncode, out.strip()) == (0, edgekit.__file__)
+    assert (child.returncode, out.decode().strip()) == (0, edgekit.__file__)
 
 
 def test_start_python_adds_variables() -> None:
@@ -41,7 +41,7 @@ def test_start_python_adds_variables() -> None:
         ["-c", "import os; print(os.environ['COLOUR'], 'PATH' in os.environ)"], {"COLOUR": "red"}
     ) as child:
         out, _ = child.communicate()
-    assert out.split() == ["red", "True"]
+    assert out.split() == [b"red", b"True"]
 
 
 def test_workers_of_a_cluster_have_their_parents_packages(hostile_folder: Path) -> None:

@@ -237,7 +237,7 @@ if __name__ == "__main__":
     place, request = Path.home() / APPS, json.loads(sys.argv[1])
     if name := request.get("roll_back"):
         refused = switch(place / name, request["expected"], request["target"], request["trust"])
-        print(json.dumps({"type": "slotted", "app": app_state(place / name), "refusal": refused}))
+        print(json.dumps({"app": app_state(place / name), "refusal": refused}))
     else:
         folders = sorted(path for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
         apps = [
