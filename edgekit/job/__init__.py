@@ -262,7 +262,8 @@ class Job:
         kinds.Flag(),
         "Leave int8 bundles as the recipe makes them. Otherwise edgekit keeps more layers in float: first those that "
         "are slower in int8 by the runtime's profile, if that makes the bundle faster; then, if it misses --max-drop, "
-        "the noisiest ones, in at most three attempts, as long as int8 stays faster than float.",
+        "the noisiest ones, of which it takes as few as needed, in at most six attempts. What it ships is never slower "
+        "than float because of them.",
         value=True,
         flags=("--no-repair",),
         turns_off=True,

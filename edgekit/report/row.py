@@ -666,6 +666,16 @@ class Repair:
         return self.chosen > 0 and is_within(self.result, self.max_drop_points)
 
     @property
+    def beside(self) -> str:
+        """What the attempts with the next fewer and the next more layers cost, in words; empty without any."""
+        count = len(self.result.float_layers)
+        attempts = sorted(self.attempts[1:], key=lambda attempt: len(attempt.float_layers))
+        fewer = [attempt for attempt in attempts if len(attempt.float_layers) < count][-1:]
+        more = [attempt for attempt in attempts if len(attempt.float_layers) > count][:1]
+        next_ones = "; ".join(f"with {attempt.words}" for attempt in (*fewer, *more))
+        return f". Next to it: {next_ones}" if next_ones else ""
+
+    @property
     def words(self) -> str:
         """What was kept in float and what it cost, or what was tried, in one sentence."""
         before, after = self.attempts[0], self.result
@@ -673,7 +683,7 @@ class Repair:
         if self.succeeded:
             return (
                 f"repaired: {after.layers} kept in float changed the drop from {_points(before)} to "
-                f"{_points(after)} points{_speed(before, after)}{self.where}{same}"
+                f"{_points(after)} points{_speed(before, after)}{self.where}{same}{self.beside}"
             )
         if len(self.attempts) == 1:
             return "not repaired: no set of layers in float cuts the INT8 noise to a quarter"
@@ -688,9 +698,10 @@ def is_within(attempt: RepairAttempt, max_drop: float) -> bool:
 
 
 def price_words(name: str, repair: Repair) -> str:
-    """What the first attempt within the bound of a bundle of this name costs; empty if there is none."""
+    """What the fastest attempt within the bound of a bundle of this name costs; empty if there is none."""
     own, *attempts = repair.attempts
-    kept = next((attempt for attempt in attempts if is_within(attempt, repair.max_drop_points)), None)
+    within = [attempt for attempt in attempts if is_within(attempt, repair.max_drop_points)]
+    kept = max(within, key=lambda attempt: (attempt.speedup or 0.0, -len(attempt.float_layers)), default=None)
     if kept is None:
         return ""
     speed, before = (f" at {each.speedup:.2f}x float" if each.speedup is not None else "" for each in (kept, own))

@@ -30,7 +30,7 @@ from edgekit.report.row import Measurement, PlacedLayer, ProfilePlacement, Repai
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
-from edgekit.tuning.mixtures import DIFFERS, NOISE_IMAGES, LayerCosts, rank_layers
+from edgekit.tuning.mixtures import DIFFERS, NOISE_IMAGES, LayerCosts, Ranking, rank_layers
 from edgekit.tuning.study import (
     Candidate,
     Driver,
@@ -140,8 +140,10 @@ def steps_of(costs: LayerCosts, least: float) -> Steps:
     return tuple(map(tuple, groups if saved >= least else groups[:-1]))
 
 
-MOST_ATTEMPTS = 3
+MOST_ATTEMPTS = 6
 """Largest number of bundles with more layers in float that are compared for one row."""
+ALIKE = 0.02
+"""Share by which the speedups of two bundles differ at most if they count as equally fast."""
 
 
 class RepairStrategy(Strategy):
@@ -158,47 +160,53 @@ class RepairStrategy(Strategy):
             return study
         study = study or Study((Trial.of(0, Candidate(), driver.row),))
         own = study.trials[0].measured
-        if study.ranked is not None or own is None or own.accuracy is None or not misses_bound(study, self.gates):
+        if study.ranking is not None or own is None or own.accuracy is None or not misses_bound(study, self.gates):
             return study
         drop, allowed = own.accuracy.drop_points, self.gates.max_drop
         may_be = f", which may be {own.accuracy.drop_ci95_points[1]:.2f}" if drop <= allowed else ""
         missed = f"{own.accuracy.metric} drops by {drop:.2f} points{may_be}, at most {allowed:g} are allowed"
         driver.reporter.say(f"{driver.name}: {missed}: looking for the layers")
         graphs, target = driver.graphs.with_recipe(driver.recipe), driver.target
-        ranked = driver.attempted(lambda: rank_layers(graphs, target, driver.layer_times), self.purpose)
-        rows = driver.compare(driver.shipped.bundles) if driver.compare and ranked is not None else {}
-        if ranked is None or any(map(lost_with_device, rows.values())):
+        ranking = driver.attempted(lambda: rank_layers(graphs, target, driver.layer_times), self.purpose)
+        rows = driver.compare(driver.shipped.bundles) if driver.compare and ranking is not None else {}
+        if ranking is None or any(map(lost_with_device, rows.values())):
             return study
         compared = Trial.of(0, Candidate(), rows[driver.name]) if rows else None
-        return replace(study, ranked=ranked[:MOST_ATTEMPTS], compared=compared)
+        return replace(study, ranking=ranking, compared=compared)
 
     def proposals(self, study: Study) -> Proposals:
-        """Propose more and more layers in float, until a bundle can be shipped.
+        """Propose more layers in float until a bundle keeps the bound, then look for fewer by bisection.
 
-        That is the recipe's own if it keeps the bounds on the evaluation images, or else the first one that does where
-        the attempts are compared; with the whole interval of the drop if the user stated that bound. If the sets are
-        used up, or the last bundle was no longer faster than float, it is the first of those that were whose measured
-        drop is within the bound, or else the most accurate. Even if no speedup is required, a bundle that layers in
-        float made slower than float isn't shipped.
+        The numbers of layers that cut the simulated noise are tried first. It ends when no bundle in between could be
+        noticeably faster, or when one was slower than float and still missed the bound. The recipe's own bundle is
+        shipped if it keeps the bounds on the evaluation images, or else the fastest that does where the attempts are
+        compared, of equally fast ones that with the fewest layers in float. The whole interval of the drop counts if
+        the user stated that bound, or the measured drop if that confirms none. If there is no such bundle, it is the
+        most accurate. Even if no speedup is required, one that layers in float made slower than float isn't shipped.
         """
-        own, bounds = study.trials[0], bounds_of(study, self.gates)
-        if study.ranked is None or (own.keeps_drop(self.gates) and own.is_fast(self.gates)):
+        own, bounds, ranking = study.trials[0], bounds_of(study, self.gates), study.ranking
+        if ranking is None or (own.keeps_drop(self.gates) and own.is_fast(self.gates)):
             return own
-        compared = [study.compared or own]
-        for layers in study.ranked:
-            trial = yield Proposal(Candidate().keeping_in_float(layers))
-            compared.append(trial)
-            fast = trial.error is not None or self.is_fast(trial, own)
-            if not fast or trial.keeps_drop(bounds):
+        misses, keeps = study.compared or own, None
+        tried = [misses]
+        while len(tried) <= MOST_ATTEMPTS and (count := next_count(ranking, misses, keeps)):
+            trial = yield Proposal(Candidate().keeping_in_float(ranking.layers[:count]))
+            tried.append(trial)
+            if trial.keeps_drop(bounds):
+                keeps = trial
+            elif trial.error is None and not self.is_fast(trial, own):  # and more layers only make it slower
                 break
-        for trial in compared[1:]:
-            if trial.keeps_drop(bounds) and self.is_fast(trial, own):
-                return trial
-        drops = {
-            (max(trial.drop, bounds.max_drop), trial.number)
-            for trial in compared
-            if trial.drop is not None and (trial.number == 0 or self.is_fast(trial, own))
-        }
+            else:
+                misses = trial
+        fast = [trial for trial in tried[1:] if self.is_fast(trial, own)]
+        within = [trial for trial in fast if trial.keeps_drop(bounds)] or [
+            trial for trial in fast if trial.drop is not None and bounds.allow(trial.drop)
+        ]
+        if within:
+            fastest = max(map(speed_of, within))
+            alike = [trial for trial in within if speed_of(trial) >= (1 - ALIKE) * fastest]
+            return min(alike, key=lambda trial: len(trial.candidate.kinds))
+        drops = [(trial.drop, trial.number) for trial in (tried[0], *fast) if trial.drop is not None]
         return study.trials[min(drops, default=(0.0, 0))[1]]
 
     def is_fast(self, trial: Trial, own: Trial) -> bool:
@@ -207,13 +215,13 @@ class RepairStrategy(Strategy):
 
     def told(self, study: Study) -> str:
         """The layers of the last trial, and what they changed."""
-        most, number = len(study.ranked or ()), len(study.trials) - 1
-        return f"repair, attempt {number} of at most {most}: {attempt_of(study.trials[-1]).words}"
+        number = len(study.trials) - 1
+        return f"repair, attempt {number} of at most {MOST_ATTEMPTS}: {attempt_of(study.trials[-1]).words}"
 
     def described(self, row: Row, study: Study) -> Row:
         """The row with its repair, unless the recipe's own bundle keeps the bound."""
         result = outcome(self.proposals(study), study)
-        if study.ranked is None or isinstance(result, Proposal):
+        if study.ranking is None or isinstance(result, Proposal):
             return row
         if result.number == 0 and result.keeps_drop(self.gates):
             return row
@@ -227,6 +235,25 @@ class RepairStrategy(Strategy):
             choosing_images=compared.accuracy.count if compared and compared.accuracy else None,
         )
         return replace(row, repair=repair, remarks=(*row.remarks, repair.words))
+
+
+def next_count(ranking: Ranking, misses: Trial, keeps: Trial | None) -> int | None:
+    """How many layers to keep in float next, between the trials that miss and keep the bound; None for no more."""
+    low = len(misses.candidate.kinds)
+    if keeps is None:
+        doubled = min(2 * low, len(ranking.layers) - 1)
+        return next((count for count in (*ranking.counts, doubled) if count > low), None)
+    high = len(keeps.candidate.kinds)
+    known = speed_of(misses) and speed_of(keeps)
+    if high - low < 2 or (known and speed_of(misses) <= (1 + ALIKE) * speed_of(keeps)):
+        return None
+    return (low + high) // 2
+
+
+def speed_of(trial: Trial) -> float:
+    """Speedup over float of a trial on a real device; 0 if it isn't known."""
+    measured = trial.measured
+    return measured.speedup.ratio if measured and measured.speedup and not measured.device.emulated else 0.0
 
 
 def misses_bound(study: Study, gates: Gates) -> bool:

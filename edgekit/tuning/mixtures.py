@@ -208,8 +208,8 @@ choice."""
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 """Numbers of layers in float that a repair simulates."""
 NOISE_LEFT = (1 / 4, 1 / 16, 1 / 64)
-"""Share of the INT8 noise that each attempt of a repair may leave: its amplitude, and about the drop with it, halves
-each time."""
+"""Share of the INT8 noise that each of a repair's first attempts may leave: its amplitude, and about the drop with it,
+halves each time."""
 
 Mixture = frozenset[str]
 """Names of the layers in INT8."""
@@ -414,11 +414,21 @@ def layer_macs(graphs: JobGraphs) -> dict[str, int]:
     return macs
 
 
-def rank_layers(graphs: JobGraphs, target: str, times: LayerTimes | None = None) -> tuple[tuple[str, ...], ...]:
-    """The layers of the job's INT8 bundle to keep in float, for each attempt as many as cut the noise enough.
+@dataclass(frozen=True)
+class Ranking:
+    """The layers of an INT8 bundle in the order in which they should stay in float."""
+
+    layers: tuple[str, ...]
+    """Names of the layers, the first to keep in float first."""
+    counts: tuple[int, ...]
+    """Numbers of layers from the front that leave the shares `NOISE_LEFT` of the INT8 noise, as far as any does."""
+
+
+def rank_layers(graphs: JobGraphs, target: str, times: LayerTimes | None = None) -> Ranking:
+    """The layers of the job's INT8 bundle to keep in float, and how many cut the noise enough.
 
     Those are first that remove the most noise for the time that they lose; without times, the noisiest. Simulates the
-    bundle in torch. No attempt leaves all layers in float. Raises StageError.
+    bundle in torch. Raises StageError.
     """
     spec = graphs.spec
     samples = spec.calibration.samples[:NOISE_IMAGES]
@@ -432,11 +442,11 @@ def rank_layers(graphs: JobGraphs, target: str, times: LayerTimes | None = None)
     costs = times.costs(to_compile.graph) if times else None
     order = costs.order(noise) if costs else order_of(noise, {}, 1.0)
     with graphs.reporter.stage(f"{title}: simulate layers in float", len(samples)) as step:
-        return tuple(attempts_of(mixtures, order, step))
+        return Ranking(tuple(order), tuple(counts_of(mixtures, order, step)))
 
 
-def attempts_of(mixtures: Mixtures, order: Sequence[str], on_image: Step = no_step) -> Iterator[tuple[str, ...]]:
-    """The layers of each attempt: the fewest from the front of the order that leave no more noise than allowed."""
+def counts_of(mixtures: Mixtures, order: Sequence[str], on_image: Step = no_step) -> Iterator[int]:
+    """For each share of the noise, the fewest layers from the front of the order that leave no more; never all."""
     counts = [count for count in COUNTS if count < len(order)]
     left = {count: mixtures.everything - frozenset(order[:count]) for count in counts}
     mixtures.run(left.values(), on_image)
@@ -445,4 +455,4 @@ def attempts_of(mixtures: Mixtures, order: Sequence[str], on_image: Step = no_st
         enough = (n for n in counts if n > tried and mixtures.noise(left[n]) <= share * whole)
         if (count := next(enough, None)) is not None:
             tried = count
-            yield tuple(order[:count])
+            yield count

@@ -32,7 +32,7 @@ from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.files import Inputs, code_sha256, without_folders
 from edgekit.support.progress import Reporter, each_bundle
 from edgekit.support.run_folder import RunFolder
-from edgekit.tuning.mixtures import LayerTimes
+from edgekit.tuning.mixtures import LayerTimes, Ranking
 
 ROOMS = ("measure", "report", "runtime", "support", "tuning")
 """Folders of the package whose code simulates, orders, chooses, times and profiles layers."""
@@ -114,8 +114,8 @@ class Study:
     """The first candidate on the images that measured the later trials; None if these are the evaluation images."""
     steps: tuple[tuple[PlacedLayer, ...], ...] = ()
     """Sets of layers that a placement by profile moves to float, one for each trial after the first."""
-    ranked: tuple[tuple[str, ...], ...] | None = None
-    """Sets of layers that a repair keeps in float; None until they are ranked."""
+    ranking: Ranking | None = None
+    """The order in which a repair keeps layers in float; None until they are ranked."""
 
     def is_of(self, row: Measurement) -> bool:
         """Whether the device and the runtime that measured the trials also measured this row."""

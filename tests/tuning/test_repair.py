@@ -40,7 +40,8 @@ from edgekit.tuning.improvements import (
     misses_bound,
     within_reach,
 )
-from edgekit.tuning.study import Candidate, Driver, MeasuredBundles, Study, Trial, outcome
+from edgekit.tuning.mixtures import Ranking
+from edgekit.tuning.study import Candidate, Driver, MeasuredBundles, Proposal, Study, Trial, outcome
 from tests.helpers import fake_runtime, fragile
 from tests.helpers.interrupts import interrupting
 from tests.helpers.measurements import accuracy, device, failed, measurement, speedup
@@ -60,7 +61,6 @@ quantize_outputs = true
 quantize_depthwise = true
 """
 QUIET = Reporter(quiet=True)
-Ranked = tuple[tuple[str, ...], ...]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def calibrations(progress: str) -> int:
     return sum(line.startswith(("calibrate: ", "fake-int8: calibrate: ")) for line in progress.splitlines())
 
 
-def unneeded(*_: object) -> Ranked:
+def unneeded(*_: object) -> Ranking:
     raise AssertionError("the layers are ranked although nothing has to be repaired")
 
 
@@ -166,20 +166,21 @@ def test_the_list_of_calibration_images_reproduces_the_repaired_bundle(
     assert "fake-int8: reused from an earlier run" in capfd.readouterr().err
 
 
-def ranked(*attempts: tuple[str, ...]) -> Callable[..., Ranked]:
-    return lambda *_: attempts
+def ranked(*layers: str, counts: tuple[int, ...] = (1, 2, 3)) -> Callable[..., Ranking]:
+    return lambda *_: Ranking(layers, counts)
 
 
-def test_at_most_three_attempts_and_the_best_of_them(
+def test_the_best_attempt_if_none_is_good_enough(
     deploy: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sets = [("last",), ("last", "head"), ("last", "head", "first"), ("last", "head", "first", "middle")]
-    monkeypatch.setattr(repairing, "rank_layers", ranked(*sets))
+    order = ("last", "head", "first", "middle")
+    sets = [order[:count] for count in (1, 2, 3)]
+    monkeypatch.setattr(repairing, "rank_layers", ranked(*order))
     assert deploy() == 1
     row = int8_row(tmp_path / "run")
     assert row.verdict == "fail"
     assert row.repair
-    assert [attempt.float_layers for attempt in row.repair.attempts] == [(), *sets[:MOST_ATTEMPTS]]
+    assert [attempt.float_layers for attempt in row.repair.attempts] == [(), *sets]
     drops = [attempt.drop_top1_points or 0.0 for attempt in row.repair.attempts]
     assert row.repair.chosen == drops.index(min(drops))
     assert row.accuracy
@@ -192,7 +193,7 @@ def test_the_evaluation_images_judge_only_the_bundle_that_others_choose(
     deploy: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_images, "FEWEST", 15, raising=False)
-    monkeypatch.setattr(repairing, "rank_layers", ranked(("last",), ("last", "head"), ("last", fragile.FRAGILE)))
+    monkeypatch.setattr(repairing, "rank_layers", ranked("last", "head", fragile.FRAGILE, "first"))
     judged: list[str] = []
 
     def noting(built: Any, *more: Any) -> Any:
@@ -204,7 +205,7 @@ def test_the_evaluation_images_judge_only_the_bundle_that_others_choose(
     report = load_report(tmp_path / "run")
     row = int8_row(tmp_path / "run")
     assert row.repair
-    assert row.repair.result.float_layers == ("last", fragile.FRAGILE)
+    assert row.repair.result.float_layers == ("last", "head", fragile.FRAGILE)
     assert len(row.repair.attempts) == 4
     assert len(judged) == len({*judged}) == 2, "the recipe's own and the chosen one"
     assert row.accuracy
@@ -222,7 +223,7 @@ def test_the_evaluation_images_judge_only_the_bundle_that_others_choose(
 def test_an_attempt_that_fails_costs_itself(
     deploy: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    monkeypatch.setattr(repairing, "rank_layers", ranked(("last",), ("last", "middle")))
+    monkeypatch.setattr(repairing, "rank_layers", ranked("last", "middle", "head"))
     real = build_one
 
     def refuse(graphs: Any, target: str, precision: Any, path: Path) -> Any:
@@ -248,7 +249,7 @@ def test_attempts_with_as_many_layers_do_not_share_a_folder(tmp_path: Path) -> N
 def test_layers_that_cannot_be_ranked_leave_the_row_as_it_is(
     deploy: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    def refuse(*_: object) -> Ranked:
+    def refuse(*_: object) -> Ranking:
         raise CompileError("NNCF can't calibrate the graph")
 
     monkeypatch.setattr(repairing, "rank_layers", refuse)
@@ -356,7 +357,7 @@ def state(*attempts: tuple[float | None, float | None], sets: int = 3) -> Study:
         figures = accuracy(drop, drop_ci95_points=(drop - 0.4, drop + 0.4))
         measured = measurement(accuracy=figures, speedup=fast, device=where, engine="onnxruntime 1.0")
         trials.append(Trial.of(number, candidates[number], measured))
-    return Study(tuple(trials), ranked=tuple(candidate.float_layers for candidate in candidates[1:]))
+    return Study(tuple(trials), ranking=Ranking(tuple("abcd"), tuple(range(1, sets + 1))))
 
 
 def decision(study: Study, gates: Gates) -> int | None:
@@ -433,6 +434,74 @@ def test_other_images_compare_the_attempts(own: float, repair: Study, gates: Gat
     assert decision(study, gates) == number
 
 
+LAYERS = tuple(f"layer{number}" for number in range(30))
+
+
+def tried(
+    drop: Callable[[int], float], speed: Callable[[int], float], counts: tuple[int, ...] = (24,), most: float = 1.0
+) -> tuple[int, dict[int, tuple[float, float]]]:
+    """The number of layers in float that a repair takes on a bench with these curves, and all that it measured."""
+    strategy = RepairStrategy(Gates(max_drop=most), "local", 10)
+    measured: dict[int, tuple[float, float]] = {}
+
+    def trial(count: int) -> Trial:
+        measured[count] = points, ratio = drop(count), speed(count)
+        row = measurement(accuracy=accuracy(points), speedup=speedup(ratio, ratio - 0.01, ratio + 0.01))
+        return Trial.of(len(measured) - 1, Candidate().keeping_in_float(LAYERS[:count]), row)
+
+    study = Study((trial(0),), ranking=Ranking(LAYERS, counts))
+    while isinstance(following := outcome(strategy.proposals(study), study), Proposal):
+        study = replace(study, trials=(*study.trials, trial(len(following.candidate.float_layers))))
+    return len(following.candidate.float_layers), measured
+
+
+def falling(count: int) -> float:
+    """Points lost with so many layers in float: 2.7, 0.99 with three and 0.5 with five."""
+    return 2.7 * 0.715**count
+
+
+@pytest.mark.parametrize(
+    ("drop", "speed", "counts", "chosen", "attempts"),
+    [
+        (falling, lambda n: 1.14 - 0.0154 * n, (24,), 3, [24, 12, 6, 3, 1, 2]),
+        (falling, lambda n: 1.14 - 0.0025 * n, (24,), 6, [24, 12, 6]),
+        (falling, lambda n: 1.14 - 0.0154 * n, (2, 4, 8), 3, [2, 4, 3]),
+        (lambda n: 1.5 if n < 20 else 0.5, lambda n: 1.6 - 0.02 * n, (2, 4, 8), 22, [2, 4, 8, 16, 29, 22]),
+        (lambda n: 2.7, lambda n: 1.14 - 0.0154 * n, (2, 4, 24), 0, [2, 4, 24]),
+        (lambda n: 2.7 if n < 12 else 0.5, lambda n: 1.1 - 0.02 * n, (24,), 0, [24, 12, 6]),
+        (lambda n: 2.7 if n < 12 else 0.5, lambda n: 1.1 - 0.02 * n, (), 0, []),
+    ],
+    ids=[
+        "the fewest that keep the bound", "until no bundle is noticeably faster", "between two attempts",
+        "twice as many", "nothing helps", "only bundles slower than float keep it", "no set cuts the noise",
+    ],
+)  # fmt: skip
+def test_a_bisection_finds_the_fastest_bundle_within_the_bound(
+    drop: Any, speed: Any, counts: tuple[int, ...], chosen: int, attempts: list[int]
+) -> None:
+    count, measured = tried(drop, speed, counts)
+    assert list(measured) == [0, *attempts]
+    assert count == chosen
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_repair_ends_slower_than_float_or_than_another_bundle_within_the_bound(seed: int) -> None:
+    """Drops and speeds of few images and runs are noisy."""
+    random = np.random.default_rng(seed)
+    shift, start, slope = random.uniform(0.3, 0.95), random.uniform(1.05, 2), random.uniform(0, 0.05)
+    count, measured = tried(
+        lambda n: 1.2 + shift**n * random.uniform(0.5, 2) - 1,
+        lambda n: start - slope * n + random.normal(0, 0.01),
+        (int(random.integers(1, 10)), 24),
+    )
+    assert len(measured) <= 1 + MOST_ATTEMPTS
+    good = {n: speed for n, (drop, speed) in measured.items() if n and drop <= 1 and speed > 1.01}
+    if measured[0][0] <= 1 or not good:
+        assert count == 0 or measured[count][1] > 1.01
+    else:
+        assert good[count] >= 0.98 * max(good.values())
+
+
 def test_layers_in_float_never_make_the_shipped_bundle_slower_than_float() -> None:
     gates = Gates(min_speedup=0)
     assert decision(state((3.0, 1.5), (0.5, 0.8)), gates) == 0
@@ -499,9 +568,9 @@ def test_the_first_measurement_decides_whether_a_bundle_is_repaired(
     """It was too slow anyway in the first command, and is faster in the second."""
     calls: list[object] = []
 
-    def rank(*inputs: object) -> Ranked:
+    def rank(*inputs: object) -> Ranking:
         calls.append(inputs)
-        return ()
+        return Ranking((), ())
 
     monkeypatch.setattr(repairing, "rank_layers", rank)
     own: Any = object()
@@ -534,7 +603,7 @@ def test_a_repair_that_begins_again_reports_the_bundle_in_the_run(
     bundle = read_bundle(make_bundle("onnx"))
     earlier = measurement(accuracy=accuracy(0.5), engine="onnxruntime 1.1")
     own = measurement(accuracy=accuracy(3.0), engine="onnxruntime 1.1")
-    monkeypatch.setattr(repairing, "rank_layers", ranked())
+    monkeypatch.setattr(repairing, "rank_layers", ranked(counts=()))
     monkeypatch.setattr(study, "build_one", lambda graphs, target, precision, path: bundle.copied_to(path))
     with open_run(tmp_path / "run") as run:
         shipped = bundle.copied_to(run.path / "onnx-int8")
@@ -588,6 +657,12 @@ def test_words() -> None:
     assert Repair(attempts=(own, kept), chosen=1, **common).words == (
         "repaired: 5 layers (a, b, c, d, …) kept in float changed the drop from 2.00 to 0.25 points and the speedup "
         "over float from 1.80x to 1.60x; the same images chose and judged"
+    )
+    fewer = RepairAttempt(float_layers=("a", "b"), drop_top1_points=1.5, speedup=1.7)
+    more = RepairAttempt(float_layers=tuple("abcdefgh"), drop_top1_points=0.2, speedup=1.3)
+    assert Repair(attempts=(own, more, kept, refused, fewer), chosen=2, **common).words.endswith(
+        ". Next to it: with a, b: drop 1.50 points and 1.70x float; with 8 layers (a, b, c, d, …): drop 0.20 points "
+        "and 1.30x float"
     )
     assert Repair(attempts=(own, kept), chosen=1, choosing_images=1300, **common).words.endswith(
         " from 1.80x to 1.60x on 1,300 other images"
