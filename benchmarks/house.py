@@ -16,12 +16,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 283_900,
+    "tokens": 283_389,
     "tokens a line": 9.87,
     "files": 159,
     "lines of the longest file": 450,
-    "names across walls": 610,
-    "pairs of rooms in % of those that the layers allow": 88,
+    "names across walls": 592,
+    "pairs of rooms in % of those that the layers allow": 87,
     "class names that exist twice": 0,
 }
 """The largest value of each figure. Tokens and lines are those of code, without comments, docstrings and layout. A wall

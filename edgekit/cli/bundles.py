@@ -6,10 +6,9 @@ from typing import Any
 
 from edgekit import api
 from edgekit.cli.frame import BUNDLE, BUNDLES, COMMANDS, MORE, NEEDED, argument, command
-from edgekit.cli.output import Answer, all_pass, answer_width
+from edgekit.cli.output import Answer, all_pass
 from edgekit.compat.typer import REQUIRED
 from edgekit.devices.registry import LOCAL
-from edgekit.errors import printable
 from edgekit.job import OF_BUNDLE, Job
 from edgekit.job.kinds import Each, Number, Place, Text, own
 
@@ -52,19 +51,8 @@ def benchmark(stated: dict[str, Any], quiet: bool, bundles: list[Path] = BUNDLES
     would choose that, and others with the first one. The exit code is 1 if a
     bundle misses --min-speedup, or if the timing is too unsteady to tell.
     """
-    from edgekit.cli import view
-    from edgekit.report.formats import junit_of_rows, summary_of_rows
-
     measured = api.benchmark(bundles, quiet=quiet, **stated)
-    rows, title = measured.results, "edgekit benchmark"
-    return Answer(
-        measured,
-        view.latency_answer(rows, answer_width()),
-        view.after_benchmark(rows),
-        passed=all_pass(rows),
-        junit=lambda: junit_of_rows(title, rows),
-        summary=lambda: summary_of_rows(title, rows),
-    )
+    return Answer(measured, steps=measured.steps(), passed=all_pass(measured.results))
 
 
 @command(
@@ -95,23 +83,12 @@ def evaluate(stated: dict[str, Any], json_: bool, quiet: bool, bundles: list[Pat
     bundle's drop compared with a reference, such as the float bundle. The exit
     code is 1 if a bundle misses --max-drop, or if the interval can't confirm it.
     """
-    from edgekit.cli import view
-    from edgekit.report.formats import junit_of_rows, summary_of_rows
-
     evaluation = api.evaluate(bundles, quiet=quiet, **stated)
-    rows, meaningful = evaluation.results, evaluation.accuracy_meaningful
     some = stated["data"] if "num_eval_samples" in stated else None
     for warning in evaluation.warnings if json_ else ():
         print(f"warning: {warning}", file=sys.stderr)
-    title = "edgekit evaluate"
-    return Answer(
-        evaluation,
-        view.accuracy_answer(evaluation, answer_width()),
-        view.after_evaluate(rows, evaluation.evaluation.count, some, stated.get("max_drop")),
-        passed=all_pass(rows),
-        junit=lambda: junit_of_rows(title, rows, meaningful, evaluation.doubts),
-        summary=lambda: summary_of_rows(title, rows, meaningful, evaluation.warnings),
-    )
+    steps = evaluation.steps(some, stated.get("max_drop"))
+    return Answer(evaluation, steps=steps, passed=all_pass(evaluation.results))
 
 
 @command(COMMANDS, "threads", "wheels", defaults={"threads": OF_BUNDLE})
@@ -134,7 +111,6 @@ def inspect(
     compares the outputs; a difference is an error after the output. A layer
     that runs in float is listed with the reason.
     """
-    from edgekit.cli import view
     from edgekit.devices.registry import find_machine
     from edgekit.devices.remote import inspect_on
     from edgekit.measure.inspect_bundle import BundleInspection
@@ -143,7 +119,7 @@ def inspect(
     job = Job.of("", stated)
     inspection = inspect_on(find_machine(device, job.wheels), bundle, job.threads, Reporter(quiet=json_))
     error = inspection.golden_error if isinstance(inspection, BundleInspection) else None
-    return Answer(inspection, map(printable, view.inspection_lines(inspection)), error=error)
+    return Answer(inspection, error=error)
 
 
 @command(
@@ -177,13 +153,11 @@ def classify(
     With a bundle that gives vectors, prints the images of --data that are
     most similar, with the cosine.
     """
-    from edgekit.cli import view
     from edgekit.measure.inspect_bundle import classify_images
     from edgekit.support.progress import Reporter
 
     job = Job.of("", stated)
-    found = classify_images(bundle, images, top, job.threads, job.data, Reporter(quiet=json_), job.threshold)
-    return Answer(found, map(printable, view.classified_lines(found)))
+    return Answer(classify_images(bundle, images, top, job.threads, job.data, Reporter(quiet=json_), job.threshold))
 
 
 @command(MORE)

@@ -1,18 +1,16 @@
 """`edgekit devices`, which manages the machines to measure on; doctor, which checks them; push and rollback."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import api
 from edgekit.cli.frame import BUNDLE, COMMANDS, MORE, OUTPUT, Commands, app, argument, command, of_every_command
-from edgekit.cli.output import NO_DEVICES, Answer, all_pass
-from edgekit.errors import printable
+from edgekit.cli.output import Answer, all_pass
 from edgekit.job import OF_BUNDLE, values_of
 from edgekit.job.kinds import Each, Place, Text, own
 
 if TYPE_CHECKING:
-    from edgekit.devices.doctor import Diagnosis
     from edgekit.devices.push import Pushed
 
 EXAMPLES = """
@@ -100,7 +98,7 @@ def add(
 @command(None, group=devices, name="list")
 def list_() -> Answer:
     """List the saved devices."""
-    from edgekit.devices.registry import DeviceListing, fingerprint_of, read_devices, settings_of
+    from edgekit.devices.registry import NO_DEVICES, DeviceListing, fingerprint_of, read_devices, settings_of
 
     devices = read_devices().values()
     facts = [
@@ -164,7 +162,6 @@ def status(
     with their hashes. The exit code is 1 if a device can't be asked, or an
     active bundle is damaged.
     """
-    from edgekit.cli import view
     from edgekit.devices.push import status_of
     from edgekit.devices.registry import find_remote, saved_machines
     from edgekit.support.progress import Reporter
@@ -173,7 +170,7 @@ def status(
     result = status_of(chosen, Reporter(quiet=True))
     damaged = any(app.verdict == "error" for device in result.devices for app in device.apps)
     passed = not damaged and not any(device.failure for device in result.devices)
-    return Answer(result, view.status_lines(result), passed=passed)
+    return Answer(result, passed=passed)
 
 
 @command(COMMANDS)
@@ -195,16 +192,7 @@ def doctor(
     from edgekit.devices.registry import LOCAL, find_machine
 
     diagnosis = diagnose([find_machine(name) for name in dict.fromkeys(machines or [LOCAL])])
-    return Answer(diagnosis, _diagnosed(diagnosis, bool(machines)), passed=diagnosis.healthy)
-
-
-def _diagnosed(diagnosis: "Diagnosis", named: bool) -> Iterator[str]:
-    for finding in diagnosis.findings:
-        device = f"{finding.device}: " if named else ""
-        yield f"{finding.status:<8} {device}{finding.name}: {printable(finding.found)}"
-        if finding.fix:
-            yield f"{'':<8} fix: {printable(finding.fix)}"
-    yield "all checks passed" if diagnosis.healthy else "problems found; suggested fixes above"
+    return Answer(diagnosis, diagnosis.page(named=bool(machines)), passed=diagnosis.healthy)
 
 
 @command(MORE, of=api.push, defaults={"threads": OF_BUNDLE}, epilog=PUSH_EXAMPLES)
@@ -255,7 +243,6 @@ def rollback(
 
 def _answer(work: Callable[[], "Pushed"]) -> Answer:
     """What devices have after this work, or when Ctrl-C ends it."""
-    from edgekit.cli import view
     from edgekit.devices.push import Interrupted
 
     interruption = None
@@ -263,5 +250,4 @@ def _answer(work: Callable[[], "Pushed"]) -> Answer:
         pushed = work()
     except Interrupted as interrupted:
         pushed, interruption = interrupted.pushed, interrupted
-    passed = all_pass(pushed.results)
-    return Answer(pushed, view.pushed_lines(pushed), passed=passed, error=interruption)
+    return Answer(pushed, passed=all_pass(pushed.results), error=interruption)

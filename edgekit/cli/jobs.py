@@ -1,6 +1,5 @@
 """Commands that take a model or a run: deploy, demo and the steps of it, plan, soup, report, compare and targets."""
 
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit import api
 from edgekit.cli.frame import COMMANDS, FIELDS, MODELS, MORE, NAMES, argument, command, model_argument
-from edgekit.cli.output import Answer, all_pass, answer_width
+from edgekit.cli.output import Answer, all_pass
 from edgekit.compat.typer import REQUIRED
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import PRECISIONS, DeviceClass
 from edgekit.errors import MissingExtraError, OutputError, UsageError
 from edgekit.job import DEMO, EVERY_CORE, MAKING, MODEL, Job, flag_of
 from edgekit.job.kinds import Each, Number, OneOf, Place, Text, own
-from edgekit.job.saved import announce, job_of
+from edgekit.job.saved import announce, job_of, steps_after
 from edgekit.models.demo import OUTPUT
 from edgekit.support.files import check_file, replace_text, writing
 
@@ -85,24 +84,14 @@ def deploy(
 
 def _run(job: Job, quiet: bool, dry_run: bool) -> Answer:
     """Run or plan the job."""
-    from edgekit.cli import view
-    from edgekit.report import answer_lines
-    from edgekit.report.formats import junit_of_report, summary_of_report
-
     if dry_run:
-        planned = _planned(job, quiet)
-        facts = {key: value for key, value in vars(planned).items() if key != "prediction"}
-        lines = view.plan_lines(planned.prediction, "this machine") if planned.prediction else ()
-        return Answer(planned, [*(f"{key}: {value}" for key, value in facts.items()), *lines])
+        return Answer(_planned(job, quiet))
     run = api.deploy_job(job, quiet)
     return Answer(
         run.report,
-        answer_lines(run.report, answer_width()),
-        view.after_job(run.report, job.folder),
+        steps=steps_after(run.report, job.folder),
         last=("", f"Report: {job.folder}/report.html"),
         passed=run.passed,
-        junit=lambda: junit_of_report(run.report),
-        summary=lambda: summary_of_report(run.report),
     )
 
 
@@ -208,9 +197,6 @@ def sensitivity(
     The loss is simulated from one calibration. Writes sensitivity.json and
     sensitivity.svg to the run folder.
     """
-    from edgekit.cli import view
-    from edgekit.report.sensitivity_document import sensitivity_lines
-
     job = _of_analysis(job_of(model_or_demo, stated), stated)
     job.check()
     announce(model_or_demo, job, quiet)
@@ -220,8 +206,8 @@ def sensitivity(
         analysis = analyse(job, reporter)
     return Answer(
         analysis,
-        sensitivity_lines(analysis, shutil.get_terminal_size().columns),
-        view.after_sensitivity(analysis, job.folder),
+        steps=analysis.steps(job.folder),
+        widest=sys.maxsize,
         last=("", f"{job.folder}/sensitivity.json", f"{job.folder}/sensitivity.svg"),
         passed=all_pass(analysis.targets),
     )
@@ -266,7 +252,6 @@ def plan(
     Also gives the latency at the nominal peak rate of the device's class, and
     names int8 bundles that will hardly be faster than float there.
     """
-    from edgekit.cli import view
     from edgekit.support.progress import Reporter, loading
 
     job = Job.of(model, stated)
@@ -277,8 +262,7 @@ def plan(
     chosen = Recipe.load(job.recipe, REWRITES) if job.recipe else None
     bytes_ = None if memory is None else int(memory * 2**30)
     planned = plan_model(job.model_options, job.targets, cls, chosen, memory_of_class=not is_here, memory=bytes_)
-    machine = "this machine" if memory is None else "the machine"
-    return Answer(planned, view.plan_lines(planned, machine))
+    return Answer(planned, planned.page("this machine" if memory is None else "the machine"))
 
 
 def _class_of(device: str | None, device_class: str | None) -> tuple[DeviceClass | None, bool]:
@@ -340,7 +324,6 @@ def soup(
     --data and --model, only members that raise the accuracy on held-out
     images are averaged; the remaining images give the final accuracy.
     """
-    from edgekit.cli import view
     from edgekit.support.progress import Reporter, loading
 
     if output is None:
@@ -363,7 +346,7 @@ def soup(
         job.seed,
     )
     record = make_soup(options, reporter)
-    return Answer(record, [*view.soup_lines(record), str(output)])
+    return Answer(record, last=[str(output)])
 
 
 def check_soup_output(path: Path) -> None:
@@ -393,8 +376,7 @@ def report(
     ),
 ) -> Answer:
     """Print a run's answer, and rewrite its report.html and report.csv."""
-    from edgekit.cli import view
-    from edgekit.report import answer_lines, load_report, render_files
+    from edgekit.report import load_report, render_files
     from edgekit.report.formats import render_card
 
     check_file("--card", card)
@@ -413,8 +395,7 @@ def report(
 
         with writing(bom, "--bom"):
             replace_text(bom.resolve(), render_bom(document, _file_hashes(document, run)))
-    steps = view.after_job(document, folder) if folder.is_dir() else ()
-    return Answer(document, answer_lines(document, answer_width()), steps)
+    return Answer(document, steps=steps_after(document, folder) if folder.is_dir() else ())
 
 
 def _file_hashes(report: "Report", run: Path) -> dict[str, dict[str, str]]:
@@ -437,17 +418,8 @@ def compare(
     same processor with the same threads. Runs of different models or
     evaluation images are inconclusive, and exit with 1. Prints all figures.
     """
-    from edgekit.cli import view
-    from edgekit.report.formats import junit_of_comparison, summary_of_comparison
-
     comparison = api.compare(before, after, **stated)
-    return Answer(
-        comparison,
-        view.comparison_lines(comparison, answer_width()),
-        passed=comparison.verdict == "pass",
-        junit=lambda: junit_of_comparison(comparison),
-        summary=lambda: summary_of_comparison(comparison),
-    )
+    return Answer(comparison, passed=comparison.verdict == "pass")
 
 
 @command(MORE)
@@ -469,11 +441,7 @@ def targets(
 
     if recipe is not None:
         return _rewrites(recipe, json_)
-    catalogue = list_catalogue()
-    lines = [f"target        {target.name}: {target.runtime}" for target in catalogue.targets]
-    for label, entries in (("device class", catalogue.device_classes), ("recipe", catalogue.recipes)):
-        lines += [f"{label:<12}  {entry.name}: {entry.description}" for entry in entries]
-    return Answer(catalogue, lines)
+    return Answer(list_catalogue())
 
 
 def _rewrites(recipe: str, quiet: bool) -> Answer:
@@ -483,11 +451,4 @@ def _rewrites(recipe: str, quiet: bool) -> Answer:
     Recipe.load(recipe)
     with loading(Reporter(quiet)):
         from edgekit.compiler.rewrites import REWRITES
-    document = list_rewrites(recipe, REWRITES)
-    lines = [f"{document.name}: {document.description}"]
-    for row in document.rewrites:
-        table = f"[{row.target}]" if row.on is None else f'[{row.target}.on."{row.on}"]'
-        if row.precision == "float":
-            lines.append(f"{table} {', '.join(row.device_classes)}".rstrip())
-        lines.append(f"  {row.precision:<5}  {', '.join(row.rewrites) or 'none'}")
-    return Answer(document, lines)
+    return Answer(list_rewrites(recipe, REWRITES))

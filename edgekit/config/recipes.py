@@ -387,6 +387,13 @@ class Catalogue:
     recipes: tuple[Described, ...]
     """Shipped recipes, sorted by name."""
 
+    def page(self) -> Iterator[str]:
+        """A line for each."""
+        for target in self.targets:
+            yield f"target        {target.name}: {target.runtime}"
+        for label, entries in (("device class", self.device_classes), ("recipe", self.recipes)):
+            yield from (f"{label:<12}  {entry.name}: {entry.description}" for entry in entries)
+
 
 def list_catalogue() -> Catalogue:
     """List every registered runtime and every shipped device class and recipe."""
@@ -427,6 +434,15 @@ class RecipeRewrites:
     """One sentence about the recipe."""
     rewrites: tuple[ListedRewrites, ...]
     """The list of each table and precision, with `add` and `drop` applied."""
+
+    def page(self) -> Iterator[str]:
+        """The recipe, then a line for each table of device classes and for each precision."""
+        yield f"{self.name}: {self.description}"
+        for row in self.rewrites:
+            table = f"[{row.target}]" if row.on is None else f'[{row.target}.on."{row.on}"]'
+            if row.precision == "float":
+                yield f"{table} {', '.join(row.device_classes)}".rstrip()
+            yield f"  {row.precision:<5}  {', '.join(row.rewrites) or 'none'}"
 
 
 def list_rewrites(recipe_name: str, passes: Collection[str]) -> RecipeRewrites:

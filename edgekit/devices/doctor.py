@@ -16,7 +16,7 @@ from edgekit.devices import setup
 from edgekit.devices.registry import LOCAL, THIS, Device, each_device
 from edgekit.devices.setup import ProbeResult
 from edgekit.devices.transport import connect
-from edgekit.errors import DeviceError, DevicePythonError, as_sentences
+from edgekit.errors import DeviceError, DevicePythonError, as_sentences, printable
 from edgekit.support import child_process
 from edgekit.support.child_process import run_python
 from edgekit.support.libraries import install_command, installed_version, pip_command, pip_install, release
@@ -70,6 +70,15 @@ class Diagnosis:
     """Results of all checks, in the order in which they ran."""
     facts: Mapping[str, ProbeResult]
     """Results of the probe of each machine that could be reached, by its name."""
+
+    def page(self, named: bool = True) -> Iterator[str]:
+        """The findings with their fixes; `named` says whether each has the name of its machine."""
+        for finding in self.findings:
+            device = f"{finding.device}: " if named else ""
+            yield f"{finding.status:<8} {device}{finding.name}: {printable(finding.found)}"
+            if finding.fix:
+                yield f"{'':<8} fix: {printable(finding.fix)}"
+        yield "all checks passed" if self.healthy else "problems found; suggested fixes above"
 
 
 def diagnose(devices: Sequence[Device] = (THIS,)) -> Diagnosis:

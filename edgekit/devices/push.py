@@ -1,14 +1,14 @@
 """Push a bundle to devices, take it back, and describe what they have: the host's side, and the commands' documents."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from edgekit.config.runtimes import DeviceClass
-from edgekit.devices.messages import AppsAnswer, AppState, DeviceTrial, PushJob, SlotRecord, Slotted
-from edgekit.devices.registry import Device, each_device, fingerprint_of, in_threads, other_key
+from edgekit.devices.messages import AppsAnswer, AppState, DeviceTrial, PushJob, Slot, SlotRecord, Slotted
+from edgekit.devices.registry import NO_DEVICES, Device, each_device, fingerprint_of, in_threads, other_key
 from edgekit.devices.remote import Board, files_of, open_board, run_agent
 from edgekit.devices.scripts import APPS
 from edgekit.devices.setup import ProbeResult, python_of
@@ -16,6 +16,8 @@ from edgekit.errors import BundleRefusedError, DeviceError, StageError, UsageErr
 from edgekit.measure.settings import Timing
 from edgekit.report import load_report
 from edgekit.report.document import REPORT_FILE
+from edgekit.report.figure import NOTHING, counted
+from edgekit.report.page import Block, Column, Item, TextTable
 from edgekit.report.row import Failure, Row
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.signature import SIGNATURE, parse_public_key, public_pem, read_public_key, read_signed_bundle
@@ -27,6 +29,8 @@ MARGIN = 1.5
 second or third slowest of them, which varies from run to run; a bundle that is twice as slow is still refused."""
 HASH_DIGITS = 12
 """Digits of a bundle's hash that people see."""
+APP_KEY = "/etc/edgekit/trust.pem"
+"""Place of an app's copy of the public key in examples: only root can write there."""
 _HASH = re.compile(r"[0-9a-f]{6,64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -79,6 +83,40 @@ class Pushed:
     results: tuple[PushedDevice, ...]
     """Outcome on each device."""
 
+    def page(self) -> Iterator[Block]:
+        """What each device has now, the reasons of those that didn't pass, and how an app loads the bundle."""
+        results = self.results
+        yield TextTable(
+            [
+                Column("", [result.device for result in results], left=True),
+                Column(
+                    "verdict",
+                    [result.verdict or ("unknown" if result.reasons else "not begun") for result in results],
+                    left=True,
+                ),
+                Column("active", [_active_words(result) for result in results], left=True),
+                Column(
+                    "since", [(result.app and result.app.since) or NOTHING for result in results], left=True, rank=2
+                ),
+                Column("p50 ms", [_ms(result, "p50_ms") for result in results], rank=1),
+                Column("p99 ms", [_ms(result, "p99_ms") for result in results]),
+            ]
+        )
+        for result in results:
+            for reason in result.reasons:
+                text = reason if reason.startswith(f"{result.device}: ") else f"{result.device}: {reason}"
+                yield Item(text)
+        active = [result.app for result in results if result.verdict == "pass" and result.app]
+        for path, trust in dict.fromkeys((state.path, state.trust) for state in active):
+            yield f"An app loads it with edgekit.load({path!r}{f', trust={APP_KEY!r}' if trust else ''})."
+            if trust:
+                yield Item(
+                    f"Copy the public key to {APP_KEY} as root. Whoever may push can write the device's own copy of "
+                    "it, so an app needs one that only root can write."
+                )
+        if waiting := [result.device for result in results if result.verdict is None]:
+            yield Item(f"See what the others have: edgekit devices status {' '.join(waiting)}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceStatus:
@@ -104,6 +142,59 @@ class Status:
     """Version of this document's format."""
     devices: tuple[DeviceStatus, ...]
     """The devices."""
+
+    def page(self) -> Iterator[Block]:
+        """A paragraph for each app on each device."""
+        if not self.devices:
+            yield NO_DEVICES
+        for device in self.devices:
+            if device.failure:
+                yield Item(device.failure.message)
+                continue
+            free = f"{(device.disk_free_bytes or 0) / 1e6:,.0f} MB free"
+            if not device.apps:
+                yield f"{device.device}: no apps, {free}"
+            for state in device.apps:
+                yield f"{device.device}: {state.name}, {free}"
+                yield from (f"  {key + ':':<9} {value}" for key, value in _facts(state))
+
+
+def _ms(result: PushedDevice, key: str) -> str:
+    return f"{getattr(result.trial, key):.2f}" if result.trial else NOTHING
+
+
+def _active_words(result: PushedDevice) -> str:
+    if result.app is None:
+        return NOTHING if result.verdict == "fail" else "unknown"
+    return _bundle(result.app.active)
+
+
+def _bundle(slot: Slot | None) -> str:
+    """The name and the beginning of the hash of the bundle in a slot."""
+    if slot is None:
+        return NOTHING
+    return f"{slot.record.bundle} {slot.record.sha256[:HASH_DIGITS]}" if slot.record else "unknown"
+
+
+def _facts(state: AppState) -> Iterator[tuple[str, str]]:
+    if state.active is None:
+        yield "active", "nothing yet"
+        return
+    yield "active", f"{_bundle(state.active)} since {state.since}"
+    yield "verdict", str(state.verdict) + (f": {state.active.problem}" if state.active.problem else "")
+    if record := state.active.record:
+        trial = record.trial
+        yield "model", f"{record.model or 'unknown'}, {record.precision}, made for {record.device_class}"
+        yield "runtime", f"{trial.engine}, Python {trial.python}, pushed by edgekit {record.edgekit}"
+        bound = f", at most {record.max_p99_ms:.2f} ms" if record.max_p99_ms else ""
+        threads = counted(trial.threads, "thread")
+        yield from [("trust", f"bundles that the key in {state.trust} signed")] if state.trust else []
+        note = ", emulated: not comparable" if trial.emulated else ""
+        yield "latency", f"p50 {trial.p50_ms:.2f} ms, p99 {trial.p99_ms:.2f} ms{bound}, {threads}{note}"
+    other, record = state.previous, state.active.record
+    newer = record is not None and record.sha256 == state.returns_to
+    problem = f": {other.problem}" if other and other.problem else ""
+    yield "newer" if newer else "previous", f"{_bundle(other)}{problem}"
 
 
 def check_app(name: str) -> None:

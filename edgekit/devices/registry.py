@@ -98,6 +98,7 @@ class DeviceListing:
     """Name and settings of each device, with the keys of the file and in its order; null stands for the default."""
 
 
+NO_DEVICES = "no devices: add one with edgekit devices add NAME ssh://USER@HOST"
 THIS = Device(LOCAL)
 """The machine that edgekit runs on."""
 

@@ -8,15 +8,19 @@ import os
 import re
 import shlex
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.config.runtimes import PRECISIONS, RUNTIMES
 from edgekit.errors import DataError, InputError, UsageError
 from edgekit.job import DEMO, Job, Stated, declarations, flag_of, kinds
 from edgekit.models.options import HUB_PREFIXES, folder_of, in_folder
+
+if TYPE_CHECKING:
+    from edgekit.report.document import Report
+    from edgekit.report.page import NextStep
 
 TOML = ".toml"
 HUB = re.compile(r"[\w.-]+/[\w.-]+")
@@ -236,6 +240,20 @@ def networks_in(bundles: Iterable[Path]) -> dict[str, Path]:
         for bundle in bundles
     }
     return {weights: bundle for weights, bundle in found.items() if weights is not None}
+
+
+def steps_after(report: "Report", folder: Path) -> "Iterator[NextStep]":
+    """The next commands after `edgekit deploy` or `demo`: for the bundle to ship, and for what failed."""
+    from edgekit.measure.evaluation import images_left
+    from edgekit.report.sentences import rows_whose_gate, steps_after_run
+    from edgekit.support.run_folder import keeps_job
+
+    left = None
+    unsure = rows_whose_gate(report.results, "max-drop", "inconclusive")
+    if unsure and keeps_job(folder) and (job := continued(folder, {})).num_eval_samples:
+        taken = 0 if job.calibration_data else report.calibration.count
+        left = images_left(job.data, folder / str(unsure[0].bundle), taken + len(report.evaluation.unreadable))
+    yield from steps_after_run(report, folder, keeps_job(folder), left)
 
 
 def announce(model: str, job: Job, quiet: bool) -> None:

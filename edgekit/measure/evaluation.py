@@ -1,6 +1,6 @@
 """`edgekit evaluate`: compares the answers of bundles with those of one of them. Needs no torch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import ImageError, UsageError
+from edgekit.errors import EdgekitError, ImageError, UsageError
 from edgekit.images.dataset import Dataset, LabelledImage
 from edgekit.images.selection import CalibrationList, InspectedImage, Selection, evaluation_doubts, select, short_hashes
 from edgekit.measure import accuracy
@@ -17,15 +17,25 @@ from edgekit.measure.accuracy import executor_of
 from edgekit.measure.gates import COMPARED, NO_ACCURACY, NOT_INT8, bound_of, chance_gate, drop_gate, verdict_of
 from edgekit.measure.settings import Gates
 from edgekit.measure.task import Answers, Targets, Task
+from edgekit.report.answer import with_interval
 from edgekit.report.document import Reference, Unreadable, to_json
-from edgekit.report.figure import Count, DeviceFacts
+from edgekit.report.figure import NOTHING, Count, DeviceFacts, figure_at, score_figures
+from edgekit.report.page import Block, Column, Item, NextStep, TextTable
 from edgekit.report.row import Accuracy, Failure, Gate, Verdict
-from edgekit.report.sentences import RANDOM, crossing, near_chance
+from edgekit.report.sentences import (
+    RANDOM,
+    after_failures,
+    crossing,
+    more_images,
+    near_chance,
+    notes_of,
+    rows_whose_gate,
+)
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.support.files import replace_text, writing
 from edgekit.support.progress import Reporter, Step, each_bundle
-from edgekit.support.run_folder import open_run
+from edgekit.support.run_folder import keeps_job, open_run
 
 SHOWN = 3
 """Most images that a warning names."""
@@ -99,6 +109,88 @@ class BundleEvaluation:
         """The facts that the reader must know before any figure."""
         random = () if self.accuracy_meaningful else (RANDOM,)
         return (*random, *self.doubts, *_overlap(self.evaluation))
+
+    @property
+    def title(self) -> str:
+        """Heading of the outputs."""
+        return "edgekit evaluate"
+
+    def page(self) -> Iterator[Block]:
+        """The warnings, the loss, the device, a table of the bundles, and the notes on them."""
+        rows, reference = self.results, self.reference
+        yield from (Item(f"warning: {warning}", "bold red") for warning in self.warnings)
+        if reference is not None:
+            yield Item(_loss_of(self, reference))
+        if self.device is not None:
+            yield Item(f"The bundles ran on {self.device.label}: {self.device.cpu}.")
+        alone = reference is not None and all(row.bundle == reference.engine for row in rows)
+        if not alone:  # compared with itself, a bundle loses nothing
+            yield ""
+            yield TextTable(_columns(rows, self.accuracy_meaningful))
+        for row in rows:
+            for note in notes_of(row):
+                yield Item(f"{row.bundle}: {'' if row.failure else f'{row.verdict}: '}{note.sentence}")
+
+    def steps(self, data: Path | None, max_drop: float | None = None) -> Iterator[NextStep]:
+        """The next commands, with the stated bound; `data` has more images than were evaluated, None if not."""
+        bound = ("--max-drop", f"{max_drop:g}") if max_drop is not None else ()
+        lossy = [Path(row.bundle) for row in rows_whose_gate(self.results, "max-drop", "fail")]
+        for run in dict.fromkeys(bundle.parent for bundle in lossy):
+            targets = ",".join(bundle.name.rpartition("-")[0] for bundle in lossy if bundle.parent == run)
+            if keeps_job(run):
+                words = ("edgekit", "sensitivity", str(run), *bound, "--target", targets)
+                yield NextStep("see which layers lose the accuracy", words)
+            else:
+                yield NextStep(f"Deploy the model again: {run} does not say how these bundles were made.")
+        if unsure := rows_whose_gate(self.results, "max-drop", "inconclusive"):
+            left = images_left(data, Path(unsure[0].bundle), 0) if data else None
+            yield more_images(unsure, self.evaluation.count, left, None)
+        yield from after_failures(self.results)
+
+
+def images_left(data: Path, bundle: Path, taken: int) -> int | None:
+    """Number of images in a data set without those that are taken; None if the set can't be listed."""
+    try:
+        opened = read_bundle(bundle)
+        return len(Dataset.open(data, opened.labels, accuracy.task_in(opened).labelling).samples) - taken
+    except EdgekitError:
+        return None
+
+
+def _loss_of(evaluation: BundleEvaluation, reference: Reference) -> str:
+    """What the bundles lose against the one they are compared with, in one or two sentences."""
+    name, count = reference.engine, f"{evaluation.evaluation.count:,} images"
+    if not evaluation.accuracy_meaningful:
+        return f"The weights are random, so only the agreement with {name} on {count} means anything."
+    compared = [(row, row.accuracy) for row in evaluation.results if row.accuracy and row.bundle != name]
+    metric = reference.metric
+    reached = f"{name} reaches {metric} {100 * reference.value:.2f} % on {count}"
+    if not compared:
+        return f"{reached}."
+    row, most_lost = max(compared, key=lambda pair: pair[1].drop_points)
+    low, high = most_lost.drop_ci95_points
+    most = "" if len(compared) == 1 else "most, "
+    return (
+        f"{row.bundle} loses {most}{most_lost.drop_points:.2f} points of {metric} (95 % interval {low:.2f} to "
+        f"{high:.2f}): {reached}."
+    )
+
+
+def _columns(rows: Sequence[EvaluatedBundle], meaningful: bool) -> list[Column]:
+    (score, loss), agreement = score_figures(rows), figure_at("accuracy.agreement")
+    return [
+        Column("", [row.bundle for row in rows], left=True),
+        Column(score.title, [score.text(row, meaningful) for row in rows], rank=1),
+        Column("loss, points (95 %)", [with_interval(loss, row, meaningful) for row in rows]),
+        Column("agreement", [agreement.text(row) for row in rows], rank=2),
+        Column("verdict", [_word(row) for row in rows], left=True),
+    ]
+
+
+def _word(row: EvaluatedBundle) -> str:
+    """The verdict, if anything was judged."""
+    judged = row.verdict != "pass" or any(gate.name == "max-drop" and gate.verdict == "pass" for gate in row.gates)
+    return row.verdict if judged else NOTHING
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Inspects a bundle or a model file, for `edgekit inspect`, and answers for images, for `edgekit classify`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite, nan
 from pathlib import Path
@@ -9,13 +9,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.config.runtimes import Precision, Runtime
-from edgekit.errors import DataError, GoldenError, ImageError, UsageError
+from edgekit.config.runtimes import DeviceClass, Precision, Runtime
+from edgekit.errors import DataError, GoldenError, ImageError, UsageError, printable
 from edgekit.images.dataset import Dataset, LabelledImage
 from edgekit.images.preprocess import ImageLike
 from edgekit.measure.bundles import int8_of
-from edgekit.measure.gates import SATURATING
-from edgekit.report.figure import DeviceFacts
+from edgekit.measure.gates import SATURATING, SIMULATED
+from edgekit.report.figure import DeviceFacts, all_figures
 from edgekit.report.row import Int8
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.engine import check_threads
@@ -62,6 +62,10 @@ class ModelInspection:
     engine: str | None = None
     """Distribution of that runtime and its version, such as "onnxruntime 1.32.0"; null where it isn't known."""
 
+    def page(self) -> Iterator[str]:
+        """What the file contains, and which of its layers run in integer kernels."""
+        return _page(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BundleInspection:
@@ -94,6 +98,10 @@ class BundleInspection:
     provenance: Mapping[str, Any]
     device: DeviceFacts | None = None
     """Device that it ran on, or None for this machine."""
+
+    def page(self) -> Iterator[str]:
+        """What the bundle contains, and which of its layers run in integer kernels."""
+        return _page(self)
 
     @property
     def golden_error(self) -> GoldenError | None:
@@ -158,6 +166,36 @@ def inspect_model(path: Path, threads: int | None, name: str | None = None) -> M
         target=target,
         engine=_installed(target),
     )
+
+
+def _page(inspection: Inspection) -> Iterator[str]:
+    return map(printable, _lines(inspection))
+
+
+def _lines(inspection: Inspection) -> Iterator[str]:
+
+    ran = inspection.int8
+    yield summary(inspection, DeviceClass.of_host())
+    if inspection.device:
+        yield f"device: {inspection.device.name} ({inspection.device.cpu})"
+    for name, value in vars(inspection).items():
+        if isinstance(value, str | int | float):
+            yield f"{name}: {value}"
+    for figure in all_figures():
+        if figure.is_part_of(inspection) and figure.value(inspection) is not None:
+            yield f"{figure.title}: {figure.text(inspection)} {figure.unit}"
+    simulated = " (simulated in floating point)" if ran.simulated else ""
+    yield f"in integer kernels: {ran.int8_macs / 1e6:.1f} of {ran.total_macs / 1e6:.1f} M MACs{simulated}"
+    if sentence := portability(ran, inspection.target):
+        yield f"on other processors: {sentence}"
+    yield f"method: {ran.method}"
+    for op in ran.ops:
+        if not op.int8:
+            yield f"float: {op.name} [{op.kernel}] {op.macs / 1e6:.2f} M MACs: {op.reason}"
+    for kind, ms in (ran.time_by_kind_ms or {}).items():
+        yield f"time: {kind} {ms:.3f} ms"
+    if ran.simulated:
+        yield f"note: {SIMULATED}"
 
 
 def summary(inspection: Inspection, here: str | None) -> str:
@@ -248,6 +286,18 @@ class Classification:
     schema_version: Literal[1] = 1
     bundle: str
     results: tuple[ClassifiedImage | SearchedImage, ...]
+
+    def page(self) -> Iterator[str]:
+        """The labels, or the similar images, of each image."""
+        for result in self.results:
+            if len(self.results) > 1:
+                yield printable(result.image)
+            if isinstance(result, ClassifiedImage):
+                yield from (printable(f"{scored.score:7.2%}  {scored.label}") for scored in result.top)
+                if not result.top:
+                    yield "no label reaches its threshold"
+            else:
+                yield from (printable(f"{one.cosine:7.4f}  {one.image}") for one in result.nearest)
 
 
 def classify_images(

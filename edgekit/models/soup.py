@@ -89,6 +89,23 @@ class SoupRecord:
     final_count: int | None = None
     """Number of images on which `final_top1` was measured."""
 
+    def page(self) -> list[str]:
+        """The members, then the accuracies."""
+        lines = []
+        for member in self.members:
+            single = f": {member.held_out_top1:.2%} alone" if member.held_out_top1 is not None else ""
+            lines.append(f"{'kept' if member.kept else 'left out':<8} {member.file}{single}")
+        if self.accuracy is None or self.held_out is None:
+            return lines
+        for name, accuracy in vars(self.accuracy).items():
+            final = accuracy.final_top1
+            rest = f", {final:.2%} on the other {self.final_count}" if final is not None else ""
+            lines.append(
+                f"{name.replace('_', ' ')}: top-1 {accuracy.held_out_top1:.2%} on the {self.held_out.count} "
+                f"images that chose the members{rest}"
+            )
+        return lines
+
 
 def read_record(path: Path) -> SoupRecord | None:
     """Read the record in a soup's file; None if the file isn't a soup."""

@@ -268,6 +268,11 @@ class PlannedRun:
     prediction: Plan | None = None
     """Predicted memory and sizes; None for a model that can't be planned, such as a factory's."""
 
+    def page(self) -> list[str]:
+        """The facts, then the prediction."""
+        facts = [f"{key}: {value}" for key, value in vars(self).items() if key != "prediction"]
+        return [*facts, *(self.prediction.page() if self.prediction else ())]
+
 
 def plan(job: Job, reporter: Reporter) -> PlannedRun:
     """Describe what the job would do. Checks the whole input and writes nothing."""

@@ -131,6 +131,9 @@ def _expanded(module: nn.Module) -> int:
     return count
 
 
+GIB = 2**30
+
+
 @dataclass(frozen=True)
 class PlannedStage:
     """Predicted peak memory in bytes of one stage for one target."""
@@ -197,6 +200,36 @@ class Plan:
         """Whether the memory suffices to make a bundle; True if that isn't known."""
         return bundle.peak_bytes is None or bundle.peak_bytes < self.memory_available_bytes
 
+    def page(self, machine: str = "this machine") -> list[str]:
+        """The plan as lines of text; `machine` is what makes the bundles."""
+        height, width = self.input_shape[2:]
+        lines = [
+            f"{self.model}: {self.params / 1e6:,.2f} M parameters, {self.macs / 1e9:,.2f} GMAC at {height}x{width}",
+            f"{machine} has {self.memory_available_bytes / GIB:.1f} GiB of memory free; all bundles take "
+            f"{self.disk_bytes / 1e6:,.0f} MB of disk",
+            f"peak memory per stage, {self.memory_model}:",
+        ]
+        for stage in self.stages:
+            over = "" if stage.peak_bytes < self.memory_available_bytes else "  more than is free"
+            lines.append(f"{stage.target:<9} {stage.stage:<14} {stage.peak_bytes / GIB:6.2f} GiB{over}")
+        lines += [self._fits(bundle, machine) for bundle in self.artifacts]
+        if nominal := self.latency_bound_ms:
+            lines.append(
+                f"multiply-accumulates at the nominal rate of {nominal.device_class}: {nominal.float_ms:.2f} ms in "
+                f"float, {nominal.int8_ms:.2f} ms in int8 ({nominal.threads} threads)"
+            )
+        for target in self.float_on_device:
+            lines.append(f"{target}-int8 will hardly be faster than float, because most of it runs in float on Arm")
+        return lines
+
+    def _fits(self, bundle: PlannedBundle, machine: str) -> str:
+        """Whether a bundle fits where it will run, and whether the machine can make it."""
+        line = f"{bundle.name}: {'fits' if bundle.fits else 'does not fit'}: {bundle.why}"
+        if bundle.peak_bytes is None:
+            return line
+        verdict = "suffices" if self.possible(bundle) else "does not suffice"
+        return f"{line}; making it takes {bundle.peak_bytes / GIB:.1f} GiB: {machine} {verdict}"
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -213,9 +246,6 @@ class Fit:
         """Overhead in bytes per dense layer; for a target that was not measured, the largest of any target."""
         measured = self.layer_bytes.get(target)
         return measured[precision] if measured else max(overhead[precision] for overhead in self.layer_bytes.values())
-
-
-GIB = 2**30
 
 
 def plan_model(

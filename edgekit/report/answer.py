@@ -8,12 +8,22 @@ from collections.abc import Iterator, Sequence
 
 from edgekit.report import sentences
 from edgekit.report.document import Recommendation, Report
-from edgekit.report.figure import NOTHING, Column, Figure, Line, counted, figure_at, lines_of, paragraph, score_figures
+from edgekit.report.figure import NOTHING, Figure, counted, figure_at, score_figures
+from edgekit.report.page import (
+    COLOURS,
+    UNCONFIRMED,
+    WIDTH,
+    Block,
+    Column,
+    Item,
+    Line,
+    Paragraph,
+    TextTable,
+    lines_of,
+    page_of,
+)
 from edgekit.report.row import F32, Accuracy, Row, Verdict, price_words
 from edgekit.report.sentences import Note
-
-UNCONFIRMED_WORD = "unconfirmed"
-"""Stands for the verdict of a row that passes although its images can't confirm that its loss is within the bound."""
 
 METRIC_WIDTH = 12
 """Most characters of a line in the heading of the metric's column."""
@@ -149,7 +159,7 @@ def with_interval(figure: Figure, row: object, meaningful: bool = True) -> str:
 
 def verdict_word(row: Row) -> str:
     """The verdict, or another word for a row that passes on its measured loss alone."""
-    return UNCONFIRMED_WORD if row.verdict == "pass" and sentences.is_unconfirmed(row.accuracy) else row.verdict
+    return UNCONFIRMED if row.verdict == "pass" and sentences.is_unconfirmed(row.accuracy) else row.verdict
 
 
 def float_line(rows: Sequence[Row]) -> str:
@@ -234,35 +244,31 @@ def _megabytes(row: Row) -> str:
     return figure_at("size_bytes").text(row)
 
 
-COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", UNCONFIRMED_WORD: "yellow", "error": "bold red"}
-"""Colours of verdicts."""
-
-WIDTH = 80
-"""Most columns of the answer, however wide the terminal is."""
-
-
-def answer_lines(report: Report, width: int = WIDTH) -> Iterator[Line]:
+@page_of.register
+def answer_page(report: Report) -> Iterator[Block]:
     """Warnings, what to ship and what that gains and costs, a line for each INT8 bundle, and one for float.
 
     The page and the CSV have all figures.
     """
-    width, recommendations = min(width, WIDTH), report.recommendations
-    for alert in alerts(report):
-        yield from paragraph(alert, width, "bold red")
-    for advice in recommendations:
+    yield from (Paragraph(alert, "bold red") for alert in alerts(report))
+    for advice in report.recommendations:
         headline, *details = decision(report, advice)
-        yield from paragraph(headline, width, "bold")
-        yield from paragraph(" ".join(details), width)
-    for advice in recommendations:
+        yield Paragraph(headline, "bold")
+        yield Paragraph(" ".join(details))
+    for advice in report.recommendations:
         rows = report.rows_on(advice.device)
         int8 = [row for row in rows if row.precision == "int8"]
-        yield Line("")
-        if len(recommendations) > 1:
-            yield from paragraph(f"On {rows[0].device.label if rows else advice.device}:", width)
-        for line in lines_of(columns(int8, report.model.accuracy_meaningful), width) if int8 else ():
-            yield Line(line, COLOURS.get(line.rpartition("  ")[2], ""), line.rfind(" ") + 1)
-        yield from paragraph(float_line(rows), width)
-    yield Line("")
-    yield from paragraph(caption(report), width)
-    for row, remark in all_remarks(report):
-        yield from paragraph(remark, width, COLOURS[row.verdict])
+        yield ""
+        if len(report.recommendations) > 1:
+            yield Paragraph(f"On {rows[0].device.label if rows else advice.device}:")
+        if int8:
+            yield TextTable(columns(int8, report.model.accuracy_meaningful))
+        yield Paragraph(float_line(rows))
+    yield ""
+    yield Paragraph(caption(report))
+    yield from (Item(remark, COLOURS[row.verdict]) for row, remark in all_remarks(report))
+
+
+def answer_lines(report: Report, width: int = WIDTH) -> Iterator[Line]:
+    """The answer as lines of text."""
+    return lines_of(answer_page(report), min(width, WIDTH))

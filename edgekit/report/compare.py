@@ -8,6 +8,7 @@ from typing import Literal
 from edgekit.report.answer import unsteady
 from edgekit.report.document import Report
 from edgekit.report.figure import Figure, Interval, all_figures, lookup
+from edgekit.report.page import Block, Item
 from edgekit.report.row import Row, Verdict
 from edgekit.report.sentences import layer_names
 
@@ -82,6 +83,28 @@ class Comparison:
     verdict: Literal["pass", "fail", "inconclusive"]
     """`inconclusive` for runs of different models or evaluation images without `--different`; otherwise `fail` if there
     is any regression."""
+
+    @property
+    def title(self) -> str:
+        """Heading of the outputs."""
+        return "edgekit compare"
+
+    def page(self) -> Iterator[Block]:
+        """What leaves the verdict open, what got worse, then the notes on both runs and every change."""
+        yield from (Item(text, "bold") for text in inconclusive(self))
+        yield from (Item(f"worse: {text}") for text in self.regressions)
+        if not self.regressions:
+            yield UNCHANGED
+        yield from (Item(f"note: {note}") for note in self.notes)
+        for row in self.results:
+            first, second = row.verdicts
+            yield Item(f"{row.label}: {first or 'missing'} -> {second or 'missing'}")
+            for figure in compared_figures():
+                if change := row.changes.get(figure.csv_column):
+                    yield Item(f"  {figure.title}: {describe_change(figure, change)}")
+
+
+UNCHANGED = "nothing got worse beyond the noise"
 
 
 OTHER = {"model.name": "models", "evaluation.sha256": "evaluation images"}

@@ -12,24 +12,23 @@ import shlex
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import singledispatch
 from importlib.metadata import PackageNotFoundError, metadata
 from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from edgekit.report.answer import alerts, all_remarks, decision
+from edgekit.report.answer import decision
 from edgekit.report.compare import (
     Comparison,
     RowComparison,
     compared_figures,
     describe_change,
-    inconclusive,
     regression,
 )
 from edgekit.report.document import (
     Calibration,
     Evaluation,
-    Recommendation,
     Report,
     license_id,
     license_text,
@@ -38,15 +37,13 @@ from edgekit.report.document import (
 )
 from edgekit.report.figure import (
     NOTHING,
-    Column,
     Figure,
     all_figures,
-    escaped,
     figure_at,
-    markdown_of,
     score_figures,
     table_figures,
 )
+from edgekit.report.page import Column, Paragraph, Steps, backticks, escaped, markdown_of, markdown_page, page_of
 from edgekit.report.plot import templates
 from edgekit.report.row import Gate, Judged, Row
 from edgekit.report.sentences import (
@@ -55,72 +52,31 @@ from edgekit.report.sentences import (
     heading,
     layer_names,
     limits,
-    measured_with,
-    notes_of,
     steps_in_report,
     warnings,
 )
 from edgekit.support.libraries import NAME
 
-UNCHANGED = "Nothing got worse beyond the noise."
+
+@singledispatch
+def summary(document: Any) -> str:
+    """The page of a document in Markdown."""
+    return markdown_page(document.title, page_of(document))
 
 
+@summary.register
 def summary_of_report(report: Report) -> str:
-    """Alerts, the decision for each device, the limits, a table of the rows, remarks, next steps and the conditions."""
-    return _page(
-        report.title,
-        bold(alerts(report)),
-        *(part for advice in report.recommendations for part in _decision(report, advice)),
-        escaped(limits(report.results)),
-        table_of_rows(report.results, report.model.accuracy_meaningful),
-        bullets(remark for _, remark in all_remarks(report)),
-        _steps(report),
-        escaped(heading(report)),
-        *map(escaped, measured_with(report)),
-    )
+    """The page of a report, with the limits, the next steps and the model."""
+    steps = Steps(steps_in_report(report), f"Next, with {RUN} for the run folder:")
+    limited, model = Paragraph(limits(report.results)), Paragraph(heading(report))
+    return markdown_page(report.title, [*page_of(report), limited, steps, model])
 
 
-def _decision(report: Report, advice: Recommendation) -> list[str]:
-    """Paragraphs with the bundle to ship to a device, and what that gains and costs."""
-    headline, *details = decision(report, advice)
-    return [bold([headline]), escaped(" ".join(details))]
-
-
-def _steps(report: Report) -> str:
-    """The next steps, with their commands."""
-    steps = [
-        f"- {escaped(step.purpose)}{f': {_code(shlex.join(step.command))}' if step.command else ''}"
-        for step in steps_in_report(report)
-    ]
-    return "\n".join([f"Next, with {RUN} for the run folder:", "", *steps]) if steps else ""
-
-
-def summary_of_rows(title: str, rows: Sequence[Judged], meaningful: bool = True, warnings: Sequence[str] = ()) -> str:
-    """Warnings, a table of the rows, and the notes on them; `meaningful` is false for random weights."""
-    return _page(title, bold(warnings), table_of_rows(rows, meaningful), bullets(_notes(rows)))
-
-
-def summary_of_comparison(comparison: Comparison) -> str:
-    """The regressions, and a table of what changed in each row."""
-    rows = comparison.results
-    changes = {figure: [row.changes.get(figure.csv_column) for row in rows] for figure in compared_figures()}
-    verdicts = [" -> ".join(verdict or "missing" for verdict in row.verdicts) for row in rows]
-    columns = [
-        Column("row", [escaped(row.label) for row in rows], left=True),
-        Column("verdict", verdicts, left=True),
-        *(
-            Column(figure.title, [describe_change(figure, change) if change else NOTHING for change in of_rows])
-            for figure, of_rows in changes.items()
-            if any(of_rows)
-        ),
-    ]
-    return _page(
-        "edgekit compare",
-        bold(inconclusive(comparison)),
-        bullets(f"worse: {text}" for text in comparison.regressions) or UNCHANGED,
-        markdown_of(columns),
-        bullets(comparison.notes),
-    )
+@singledispatch
+def junit(document: Any) -> str:
+    """JUnit XML of a document with rows."""
+    doubts, meaningful = getattr(document, "doubts", ()), getattr(document, "accuracy_meaningful", True)
+    return junit_of_rows(document.title, document.results, meaningful, doubts)
 
 
 def table_of_rows(rows: Sequence[Judged], meaningful: bool) -> str:
@@ -140,34 +96,6 @@ def _column(figure: Figure, rows: Sequence[Judged], meaningful: bool) -> Column:
         for row in rows
     ]
     return Column(f"{figure.title} {figure.unit}{' [95 %]' if figure.interval else ''}", texts)
-
-
-def _notes(rows: Iterable[Judged]) -> list[str]:
-    return [f"{row.label}: {row.verdict}: {note.sentence}" for row in rows for note in notes_of(row)]
-
-
-def bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {escaped(line)}" for line in lines)
-
-
-def bold(lines: Iterable[str]) -> str:
-    return "\n\n".join(f"**{escaped(line)}**" for line in lines)
-
-
-def _code(text: str) -> str:
-    """A code span, on one line."""
-    ticks, space = _backticks(text, 1), " " * ("`" in text)
-    return f"{ticks}{space}{' '.join(text.splitlines())}{space}{ticks}"
-
-
-def _backticks(text: str, fewest: int) -> str:
-    """A row of backticks that is in no text which it encloses."""
-    return "`" * max(fewest, *(len(row) + 1 for row in re.findall("`+", text)), 1)
-
-
-def _page(title: str, *parts: str) -> str:
-    """A section of Markdown, to which another one can be appended."""
-    return "\n\n".join(filter(None, (f"## {escaped(title)}", *parts))) + "\n\n"
 
 
 OF_DEVICES = ("latency_ms.p50", "speedup.ratio")
@@ -196,7 +124,7 @@ def render_card(report: Report) -> str:
         license=license_text(model),
         provenance=provenance(report),
         command=command,
-        fence=_backticks(command, 3),
+        fence=backticks(command, 3),
         escaped=escaped,
     )
 
@@ -253,6 +181,7 @@ MEASURED = "measured"
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
+@junit.register
 def junit_of_report(report: Report) -> str:
     """JUnit XML of a report: doubts about the reference, the decision for each device, and the rows' test cases."""
     meaningful = report.model.accuracy_meaningful
@@ -275,6 +204,7 @@ def junit_of_rows(title: str, rows: Sequence[Judged], meaningful: bool = True, d
     return _document(title, [*_doubt_cases(doubts), *of_rows])
 
 
+@junit.register
 def junit_of_comparison(comparison: Comparison) -> str:
     """JUnit XML of a comparison: a test case for each row's verdict, and for each figure that can be a regression."""
     slowdown = comparison.max_slowdown_percent

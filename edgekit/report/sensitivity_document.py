@@ -2,23 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from edgekit.report.figure import (
-    MEANINGLESS,
-    NOTHING,
-    Column,
-    Count,
-    Fraction,
-    Interval,
-    Line,
-    lines_of,
-    paragraph,
-    points,
-)
+from edgekit.report.figure import MEANINGLESS, NOTHING, Count, Fraction, Interval, points
+from edgekit.report.page import Block, Column, NextStep, Paragraph, TextTable
 from edgekit.report.plot import Panel, Picture, bar
+from edgekit.support.run_folder import keeps_job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +168,27 @@ class Sensitivity:
     targets: tuple[TargetSensitivity, ...]
     """Sensitivity of the layers, for each runtime."""
 
+    def page(self) -> Iterator[Block]:
+        """The layers that should stay in float for each runtime, then the first of all blocks and layers."""
+        for part in self.targets:
+            yield Paragraph(f"{part.target}-int8: {advice(self, part)}", "bold")
+        yield Paragraph(f"{self.model.name}, recipe {self.recipe}: simulated on {self.evaluation.count:,} images.")
+        for part in self.targets:
+            yield ""
+            yield Paragraph(f"{part.target}: {whole(self, part)}", "bold")
+            for title, rows in (("blocks", part.blocks), ("layers", part.layers)):
+                yield TextTable(_columns(self, title, rows))
+                if len(rows) > SHOWN:
+                    yield f"and {len(rows) - SHOWN} more in sensitivity.json"
+
+    def steps(self, folder: Path) -> Iterator[NextStep]:
+        """The next command after `edgekit sensitivity`, for the runtimes whose loss is too large."""
+        flagged = [part.target for part in self.targets if part.verdict != "pass"]
+        if flagged and keeps_job(folder):
+            bound = ("--max-drop", f"{self.max_drop_points:g}") if "--max-drop" in self.command else ()
+            words = ("edgekit", "deploy", str(folder), *bound, "--target", ",".join(flagged))
+            yield NextStep("keep such layers in float where int8 stays faster", words)
+
 
 SHOWN = 15
 """Number of layers in a table or picture."""
@@ -199,21 +212,6 @@ def ranked(rows: Sequence[Sensitive]) -> list[Sensitive]:
     least = FREE * sum(time.int8_ms for time in times.values()) or 1.0
     by_name = {row.name: row for row in rows}
     return [by_name[name] for name in order_of({row.name: row.noise_share for row in rows}, lost, least)]
-
-
-def sensitivity_lines(sensitivity: Sensitivity, width: int) -> Iterator[Line]:
-    """The layers that should stay in float for each runtime, then the first of all blocks and layers."""
-    for part in sensitivity.targets:
-        yield from paragraph(f"{part.target}-int8: {advice(sensitivity, part)}", width, "bold")
-    images = f"simulated on {sensitivity.evaluation.count:,} images"
-    yield from paragraph(f"{sensitivity.model.name}, recipe {sensitivity.recipe}: {images}.", width)
-    for part in sensitivity.targets:
-        yield Line("")
-        yield from paragraph(f"{part.target}: {whole(sensitivity, part)}", width, "bold")
-        for title, rows in (("blocks", part.blocks), ("layers", part.layers)):
-            yield from map(Line, lines_of(_columns(sensitivity, title, rows), width))
-            if len(rows) > SHOWN:
-                yield Line(f"and {len(rows) - SHOWN} more in sensitivity.json")
 
 
 def whole(sensitivity: Sensitivity, part: TargetSensitivity) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from edgekit.errors import error_names
 from edgekit.report.document import Reference, Report
 from edgekit.report.figure import Conditions, Sample, figure_at, points
+from edgekit.report.page import NextStep
 from edgekit.report.row import (
     TOP1,
     Accuracy,
@@ -356,21 +357,11 @@ def _extent(values: Iterable[float | None], unit: str) -> str | None:
     return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
 
 
-Words = tuple[str, ...]
 COMMAND = "edgekit"
 BROWSER_ERROR = "BrowserError"
 """Error of a browser that never came, so that nothing else shows that its device is one."""
 RUN = "RUN"
 """Stands for the run folder in the commands of a report, which is shared without its path."""
-
-
-@dataclass(frozen=True)
-class NextStep:
-    """One command with its purpose."""
-
-    purpose: str
-    """Purpose of the command, as an instruction without a full stop; a whole sentence if there is no command."""
-    command: Words = ()
 
 
 def steps_in_report(report: Report) -> list[NextStep]:

@@ -37,6 +37,11 @@ VALID_OUTPUT = "a folder that is new, empty or an earlier run"
 OTHER_OUTPUT = "Choose another folder with --output DIR"
 
 
+def keeps_job(run: Path) -> bool:
+    """Whether a run folder stands for its job, so that other commands take it as their model."""
+    return (run / JOB).is_file()
+
+
 class RunFolder:
     """A run's output folder, locked by one process."""
 

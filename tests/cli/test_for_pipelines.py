@@ -56,7 +56,7 @@ def test_benchmark_and_evaluate_write_both_files(
     first, second = (tmp_path / "summary.md").read_text().split("## edgekit ")[1:]
     assert first.startswith("benchmark")
     assert "**error**" in first
-    assert "top-1 %" in second
+    assert "| top-1 |" in second
 
 
 def test_benchmark_and_evaluate_fail_if_a_bound_is_missed(

@@ -4,14 +4,19 @@ from dataclasses import replace
 
 import pytest
 
-from edgekit.cli.view import accuracy_answer, latency_answer
+from edgekit.devices.remote import Benchmark
 from edgekit.measure.evaluation import BundleEvaluation, EvaluatedBundle, EvaluatedImages
 from edgekit.report.document import Reference
+from edgekit.report.page import lines_of
 from edgekit.report.row import Bound, Gate
-from tests.helpers.reports import ENERGY, THROUGHPUT, accuracy, device, failed_row, row
+from tests.helpers.reports import ENERGY, THROUGHPUT, accuracy, benchmark, device, failed_row, row
 
 FOLDER = "runs/" + "/".join(["a-folder-with-a-long-name"] * 5)
 LOSS = accuracy(0.4, (-0.58, 1.57), count=500, bound=Bound(max_drop_points=1.0, shown=False, images_needed=2421))
+
+
+def printed(document: BundleEvaluation | Benchmark, width: int = 80) -> list[str]:
+    return [str(line) for line in lines_of(document.page(), width)]
 
 
 def evaluation(folder: str = "runs/demo", meaningful: bool = True) -> BundleEvaluation:
@@ -42,7 +47,7 @@ def evaluation(folder: str = "runs/demo", meaningful: bool = True) -> BundleEval
 
 
 def test_evaluate_begins_with_the_loss() -> None:
-    lines = list(accuracy_answer(evaluation(), 80))
+    lines = printed(evaluation())
     assert lines[0].startswith("runs/demo/onnx-int8 loses 0.40 points of top-1 (95 % interval -0.58 to 1.57)")
     text = " ".join(" ".join(lines).split())
     assert "runs/demo/onnx-float reaches top-1 76.64 % on 500 images." in text
@@ -55,12 +60,12 @@ def test_evaluate_begins_with_the_loss() -> None:
 def test_a_bundle_alone_has_no_loss() -> None:
     """It would be that against itself."""
     whole = evaluation()
-    lines = accuracy_answer(replace(whole, results=whole.results[:1]), 80)
+    lines = printed(replace(whole, results=whole.results[:1]))
     assert list(lines) == ["runs/demo/onnx-float reaches top-1 76.64 % on 500 images."]
 
 
 def test_evaluate_of_random_weights_shows_no_accuracy() -> None:
-    text = "\n".join(accuracy_answer(evaluation(meaningful=False), 80))
+    text = "\n".join(printed(evaluation(meaningful=False)))
     assert text.startswith("warning: Accuracy is meaningless: the weights are random.")
     assert "only the agreement with runs/demo/onnx-float" in text
     assert "76." not in text
@@ -69,24 +74,24 @@ def test_evaluate_of_random_weights_shows_no_accuracy() -> None:
 def test_benchmark_begins_with_the_fastest_bundle_of_each_device() -> None:
     here = [row("onnx", "float", 14.5), row("onnx", "int8", 7.7)]
     board = [replace(each, device=device("pi"), energy=ENERGY, throughput=THROUGHPUT) for each in here]
-    lines = list(latency_answer([*here, *board], 80))
+    lines = printed(benchmark(*[*here, *board]))
     assert lines[0] == "Fastest on local: onnx-int8, 7.70 ms, 1.88x onnx-float."
     assert "Fastest on pi: onnx-int8, 7.70 ms, 1.88x onnx-float." in lines
     assert "onnx-int8     7.70    9.24  1.88 (1.86 to 1.90)      121  pass" in lines
     text = " ".join(" ".join(lines).split())
     assert "pi: onnx-int8: 41.25 mJ per inference" in text
     assert "pi: onnx-int8: 4 streams, threads 1 each: 310.4 images/s" in text
-    alone = list(latency_answer([failed_row()], 80))
+    alone = printed(benchmark(*[failed_row()]))
     assert alone[0] == "No bundle could be timed."
 
 
 def test_warnings_stand_above_the_fastest_bundle() -> None:
     disturbed = row(remarks=("unreliable timing: other processes used 1.5 of 2 CPUs",))
-    first, *rest = latency_answer([disturbed], 80)
+    first, *rest = printed(benchmark(*[disturbed]))
     assert first == "warning: Unreliable timing of openvino-int8: other processes used 1.5 of 2 CPUs."
     assert "unreliable" not in "".join(rest)
     emulated = row(device=device("pi", emulated=True))
-    assert next(latency_answer([emulated], 80)).startswith("warning: Emulated by QEMU: pi.")
+    assert printed(benchmark(*[emulated]))[0].startswith("warning: Emulated by QEMU: pi.")
 
 
 @pytest.mark.parametrize("width", [40, 80])
@@ -97,6 +102,6 @@ def test_no_line_is_too_long(width: int) -> None:
         replace(failed_row(device=board), bundle=f"{FOLDER}/tflite-int8", reasons=("/a/long/path" * 30,)),
         row("onnx", "float", 22345.6, energy=ENERGY, throughput=THROUGHPUT),
     ]
-    lines = [*accuracy_answer(evaluation(FOLDER), width), *latency_answer(rows, width)]
+    lines = [*printed(evaluation(FOLDER), width), *printed(benchmark(*rows), width)]
     assert max(map(len, lines)) <= width
     assert f"{FOLDER}/onnx-int8" in "".join(line.strip() for line in lines)

@@ -11,18 +11,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgekit.cli.output import command_lines, step_lines
-from edgekit.cli.view import after_benchmark, after_evaluate, after_job, after_sensitivity
 from edgekit.job import Job
-from edgekit.job.saved import kept
-from edgekit.measure.evaluation import EvaluatedBundle
+from edgekit.job.saved import kept, steps_after
+from edgekit.measure.evaluation import BundleEvaluation, EvaluatedBundle, EvaluatedImages
 from edgekit.report.document import Recommendation, Report
+from edgekit.report.page import NextStep, command_lines, step_lines
 from edgekit.report.row import Bound, Failure, Gate, GateName, Row
-from edgekit.report.sentences import RUN, NextStep, steps_in_report
+from edgekit.report.sentences import RUN, steps_in_report
 from edgekit.support.progress import explain
 from edgekit.support.run_folder import JOB
 from tests.helpers.command_line import context_of
-from tests.helpers.reports import accuracy, device, failed_row, report, row
+from tests.helpers.reports import accuracy, benchmark, device, failed_row, report, row
 from tests.helpers.sensitivities import sensitivity
 
 MODEL = "hf_hub:somebody/a name with $pecial characters"
@@ -64,8 +63,14 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def evaluated(*bundles: EvaluatedBundle) -> BundleEvaluation:
+    """The document of bundles that were evaluated on 20 images."""
+    images = EvaluatedImages(20, "ab" * 32, (), 0)
+    return BundleEvaluation(accuracy_meaningful=True, evaluation=images, reference=None, results=bundles)
+
+
 def after(whole: Report, folder: Path) -> list[list[str]]:
-    return commands(list(after_job(whole, folder)))
+    return commands(list(steps_after(whole, folder)))
 
 
 def test_a_lost_accuracy_leads_to_sensitivity(run: Path) -> None:
@@ -78,7 +83,7 @@ def test_a_lost_accuracy_leads_to_sensitivity(run: Path) -> None:
 def test_calibration_images_unlike_the_others_come_first(run: Path) -> None:
     whole = with_rows(judged("max-drop", "fail"))
     whole = replace(whole, calibration=replace(whole.calibration, unlike_evaluation=True))
-    for steps in (after_job(whole, run), steps_in_report(whole)):
+    for steps in (steps_after(whole, run), steps_in_report(whole)):
         assert "--calibration-data" in next(iter(steps)).purpose
     passed = with_rows(judged("max-drop", "pass"))
     passed = replace(passed, calibration=whole.calibration)
@@ -103,22 +108,22 @@ def test_too_few_images_lead_to_more(finished_run: Path, photos: Path, tmp_path:
     unsure = judged("max-drop", "inconclusive", accuracy=replace(UNSURE, bound=bound))
     whole = with_rows(unsure)
     whole = replace(whole, evaluation=replace(whole.evaluation, count=20, unreadable=()))
-    steps = list(after_job(whole, run))
+    steps = list(steps_after(whole, run))
     assert commands(steps) == [["deploy", str(run), "--num-eval-samples", str(asked)]]
     assert ("all images" in steps[0].purpose) == (needed > 40)
     bundle = EvaluatedBundle(
         bundle=str(finished_run / "onnx-int8"), verdict="inconclusive", accuracy=unsure.accuracy, gates=unsure.gates
     )
-    (step,) = after_evaluate([bundle], 20, photos)
+    (step,) = evaluated(bundle).steps(photos)
     assert (step.command, f"`--num-eval-samples {asked}`" in step.purpose) == ((), True)
 
 
 def test_without_more_images_there_is_no_command() -> None:
     unsure = judged("max-drop", "inconclusive", accuracy=UNSURE)
-    (step,) = after_job(with_rows(unsure), FOLDER)
+    (step,) = steps_after(with_rows(unsure), FOLDER)
     assert (step.command, step.purpose.startswith("Add labelled images")) == ((), True)
     hopeless = replace(UNSURE, bound=Bound(max_drop_points=0.0, shown=False, images_needed=None))
-    (step,) = after_job(with_rows(judged("max-drop", "inconclusive", accuracy=hopeless)), FOLDER)
+    (step,) = steps_after(with_rows(judged("max-drop", "inconclusive", accuracy=hopeless)), FOLDER)
     assert step.purpose.startswith("More images would not confirm")
 
 
@@ -130,11 +135,11 @@ def test_unsteady_timing_leads_to_another_benchmark() -> None:
 def test_errors_lead_to_their_cure_and_to_the_device() -> None:
     lost = failed_row("tflite", "int8", failure=Failure("device", "DeviceError", "no route"))
     bug = failed_row("openvino", "int8", failure=Failure("bug in edgekit", "KeyError", "val"))
-    device, cure = after_job(with_rows(failed_row(), lost, bug), FOLDER)
+    device, cure = steps_after(with_rows(failed_row(), lost, bug), FOLDER)
     assert device.command == ("edgekit", "doctor", "local")
     assert (cure.command, cure.purpose) == ((), f"CompileError: {explain('CompileError').cure}")
     left = failed_row("tflite", "int8", failure=Failure("device", "BrowserError", "the browser left"))
-    (cure,) = after_job(with_rows(left), FOLDER)
+    (cure,) = steps_after(with_rows(left), FOLDER)
     assert cure.purpose.startswith("BrowserError: ")
 
 
@@ -146,13 +151,13 @@ def test_the_bundle_to_ship_can_be_tried() -> None:
 
 def test_benchmark_sensitivity_and_evaluate_lead_on(run: Path, tmp_path: Path) -> None:
     slow = replace(judged("min-speedup", "fail"), bundle="a/onnx-int8")
-    assert commands(list(after_benchmark([slow]))) == [["inspect", "a/onnx-int8"]]
-    (again,) = after_benchmark([judged("steady-timing", "inconclusive")])
+    assert commands(list(benchmark(slow).steps())) == [["inspect", "a/onnx-int8"]]
+    (again,) = benchmark(judged("steady-timing", "inconclusive")).steps()
     assert (again.command, "again" in again.purpose) == ((), True)
     deploy = ["deploy", str(run)]
-    assert commands(list(after_sensitivity(sensitivity(), run))) == [[*deploy, "--target", "onnx"]]
+    assert commands(list(sensitivity().steps(run))) == [[*deploy, "--target", "onnx"]]
     stated = sensitivity(command=("sensitivity", "net", "--max-drop", "1"))
-    assert commands(list(after_sensitivity(stated, run))) == [[*deploy, "--max-drop", "1", "--target", "onnx"]]
+    assert commands(list(stated.steps(run))) == [[*deploy, "--max-drop", "1", "--target", "onnx"]]
     lossy = [
         EvaluatedBundle(
             bundle=str(folder / f"{target}-int8"),
@@ -163,10 +168,10 @@ def test_benchmark_sensitivity_and_evaluate_lead_on(run: Path, tmp_path: Path) -
         for folder in (run, tmp_path / "other")
         for target in ("onnx", "tflite")
     ]
-    (step,) = after_evaluate(lossy[2:], 20, Path("photos"))
+    (step,) = evaluated(*lossy[2:]).steps(Path("photos"))
     assert (step.command, step.purpose.startswith("Deploy the model again")) == ((), True)
     end = [str(run), "--max-drop", "0.5", "--target", "onnx,tflite"]
-    steps = list(after_evaluate(lossy[:2], 20, Path("photos"), 0.5))
+    steps = list(evaluated(*lossy[:2]).steps(Path("photos"), 0.5))
     assert commands(steps) == [["sensitivity", *end]]
 
 
@@ -192,7 +197,7 @@ def test_a_reference_near_chance_comes_before_every_other_step() -> None:
 
 @pytest.mark.parametrize("width", [40, 80])
 def test_lines_fit_and_can_be_pasted(width: int, run: Path) -> None:
-    steps = list(after_job(with_rows(judged("max-drop", "fail"), bundle="onnx-float"), run))
+    steps = list(steps_after(with_rows(judged("max-drop", "fail"), bundle="onnx-float"), run))
     _, *lines = step_lines(steps, width)
     longest = len(shlex.quote(str(run)))
     assert max(map(len, lines)) <= max(width, longest + 40)

@@ -8,10 +8,10 @@ import pytest
 
 import edgekit
 from edgekit.cli.main import main
-from edgekit.cli.view import pushed_lines
 from edgekit.devices.push import LatencyBound, Pushed, PushedDevice, push_to, roll_back
 from edgekit.devices.registry import find_device, fingerprint_of
 from edgekit.devices.scripts.apps import TRUST, app_state
+from edgekit.report.page import lines_of
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.signature import sign_bundle
 from edgekit.support.progress import Reporter
@@ -94,7 +94,7 @@ def test_a_device_takes_only_what_its_key_signed(
     sign_bundle(second, keys.private)
     result = push(second, "signed")
     assert active(trusting) == "second"
-    shown = " ".join(pushed_lines(Pushed(app="app", sha256=None, results=(result,))))
+    shown = " ".join(map(str, lines_of(Pushed(app="app", sha256=None, results=(result,)).page(), 80)))
     assert f"edgekit.load('{apps}/app/current', trust='/etc/edgekit/trust.pem')" in shown
     assert "Copy the public key to /etc/edgekit/trust.pem as root." in " ".join(shown.split())
     assert refused_by(roll_back(find_device("board"), "app", QUIET)) == "BundleRefusedError"

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from edgekit.config.runtimes import Precision
+from edgekit.devices.remote import Benchmark
 from edgekit.report import answer_lines
 from edgekit.report.document import (
     Calibration,
@@ -287,3 +288,8 @@ def by_class(whole: Report, reference: Sequence[int], **bundles: Sequence[int]) 
 def answered(whole: Report, width: int = 80) -> str:
     """The answer of a report on a terminal of this width."""
     return "".join(f"{line}\n" for line in answer_lines(whole, width))
+
+
+def benchmark(*rows: Row) -> Benchmark:
+    """The document of `edgekit benchmark` with these rows."""
+    return Benchmark(device=rows[0].device, results=rows)

@@ -13,7 +13,7 @@ from edgekit.report import write_report
 from edgekit.report.compare import compare_runs
 from edgekit.report.document import Report
 from edgekit.report.figure import Interval
-from edgekit.report.formats import junit_of_comparison, summary_of_comparison
+from edgekit.report.formats import junit_of_comparison, summary
 from edgekit.report.row import Int8, LowPrecision, Speedup, ThreadTime, Verdict
 from tests.helpers.reports import (
     BEST,
@@ -228,7 +228,7 @@ def test_other_images_or_models_are_inconclusive_unless_asked(changes: dict[str,
     ):
         comparison = compare_runs(report(), other)
         assert (comparison.verdict, comparison.reasons) == ("inconclusive", (reason,))
-        assert "is inconclusive: different " in summary_of_comparison(comparison)
+        assert "is inconclusive: different " in summary(comparison)
         assert f'message="{reason}" type="inconclusive"' in junit_of_comparison(comparison)
         asked = compare_runs(report(), other, different=True)
         assert (asked.verdict, asked.reasons, asked.notes) == ("fail" if changes else "pass", (), (reason,))

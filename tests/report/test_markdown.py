@@ -13,10 +13,10 @@ from edgekit.cli.main import main
 from edgekit.errors import MissingExtraError
 from edgekit.report import write_report
 from edgekit.report.answer import decision
-from edgekit.report.compare import compare_runs
+from edgekit.report.compare import UNCHANGED, compare_runs
 from edgekit.report.document import NO_LICENSE, Recommendation, Report
-from edgekit.report.figure import escaped
-from edgekit.report.formats import UNCHANGED, render_card, summary_of_comparison, summary_of_report, summary_of_rows
+from edgekit.report.formats import render_card, summary, summary_of_report
+from edgekit.report.page import escaped
 from edgekit.report.plot import templates
 from edgekit.report.row import Failure, Int8
 from edgekit.report.sentences import RANDOM, limits
@@ -29,6 +29,7 @@ from tests.helpers.reports import (
     RANDOM_MODEL,
     ROWS,
     accuracy,
+    benchmark,
     device,
     failed_row,
     report,
@@ -54,18 +55,18 @@ def test_a_report_begins_with_the_answer() -> None:
         words.index(piece)
         for piece in (
             *decision(report(), report().recommendation),
-            limits(ROWS),
             "verdict",
+            "Latency: model alone",
             "tflite-int8 failed: drop of 1.31 points",
+            limits(ROWS),
             "edgekit sensitivity RUN",
             "convnextv2_atto (timm,",
-            "Accuracy:",
         )
     ]
     assert places == sorted(places)
-    assert lines(text, "openvino-int8 on local")[:4] == ["openvino-int8 on local", "pass", "7.70", "1.88 [1.86, 1.90]"]
-    assert lines(text, "tflite-int8 on local")[1] == "**fail**"
-    assert set(lines(text, "onnx-int8 on local")[2:]) == {"–"}  # noqa: RUF001
+    assert lines(text, "openvino-int8")[-3:] == ["76.55", "0.09 (-0.11 to 0.29)", "pass"]
+    assert lines(text, "tflite-int8")[-1] == "**fail**"
+    assert set(lines(text, "onnx-int8")[1:-1]) == {"–"}  # noqa: RUF001
     heads = {len(line.split("|")) for line in text.splitlines() if line.startswith("|")}
     assert len(heads) == 1
 
@@ -80,23 +81,23 @@ def test_text_is_shown_as_it_is() -> None:
     odd = "a|b `c` *d* _e_ <script> &amp; [x](y) ~~z~~ \\ end"
     assert page(escaped(odd)).words.strip() == odd
     failure = Failure("compile", "CompileError", f"first line\n{odd}")
-    text = summary_of_rows("x", [failed_row(bundle="a|b", failure=failure, reasons=(str(failure),))])
+    text = summary(benchmark(failed_row(bundle="a|b", failure=failure, reasons=(str(failure),))))
     assert odd in page(text).words
     assert "<script" not in text.replace("\\<script", "")
 
 
 def test_summaries_can_be_appended_to_each_other() -> None:
-    both = summary_of_rows("one", ROWS[:2]) + summary_of_rows("two", ROWS[:2])
+    both = 2 * summary(benchmark(*ROWS[:2]))
     assert [tag for tag, _ in page(both).elements if tag in ("h2", "table")] == ["h2", "table"] * 2
 
 
 def test_a_comparison_lists_what_got_worse() -> None:
-    assert UNCHANGED in summary_of_comparison(compare_runs(report(), report()))
+    assert UNCHANGED in summary(compare_runs(report(), report()))
     comparison = compare_runs(report(), report_with(BEST, accuracy=accuracy(0.5, (0.3, 0.7))))
-    words = page(summary_of_comparison(comparison)).words
+    words = page(summary(comparison)).words
     assert f"worse: {comparison.regressions[0]}" in words
     assert UNCHANGED not in words
-    assert re.search("onnx-int8 on local +error -> error", words)
+    assert re.search("onnx-int8 on local: error -> error", words)
     assert ROWS[FAILED].label == "onnx-int8 on local"
 
 

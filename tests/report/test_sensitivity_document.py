@@ -3,6 +3,7 @@
 from dataclasses import replace
 from xml.etree import ElementTree
 
+from edgekit.report.page import lines_of
 from edgekit.report.plot import render_svg
 from edgekit.report.sensitivity_document import (
     Culprits,
@@ -10,13 +11,12 @@ from edgekit.report.sensitivity_document import (
     advice,
     draw_sensitivity,
     ranked,
-    sensitivity_lines,
 )
 from tests.helpers.sensitivities import LAYER, TARGET, WHOLE, sensitivity
 
 
 def printed(document: Sensitivity) -> str:
-    return "".join(f"{line}\n" for line in sensitivity_lines(document, 200))
+    return "".join(f"{line}\n" for line in lines_of(document.page(), 200))
 
 
 def test_table() -> None:

@@ -31,7 +31,7 @@ from edgekit.report.formats import (
     junit_of_report,
     render_bom,
     render_card,
-    summary_of_comparison,
+    summary,
     summary_of_report,
 )
 from edgekit.report.html import read_thumbnails, render_csv
@@ -143,7 +143,7 @@ def render(shown: Report) -> dict[str, str]:
         "junit": junit_of_report(shown),
         "bom": render_bom(shown, {"text-int8": {"model": "ab"}}),
         "terminal": answered(shown),
-        "compared": "".join(map(summary_of_comparison, compared)),
+        "compared": "".join(map(summary, compared)),
         "compared junit": junit_of_comparison(compared[0]),
     }
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgekit.report.figure import Column, fitting, lines_of, markdown_of
+from edgekit.report.page import Column, fitting, markdown_of, table_lines
 
 NAMES = Column("", ["onnx-int8", "tflite-int8"], left=True)
 MS = Column("ms", ["0.81", "10.50"])
@@ -12,7 +12,7 @@ LONG = Column("", ["runs/" + "a" * 60 + "/onnx-int8", "x"], left=True)
 
 
 def test_a_table() -> None:
-    assert lines_of([NAMES, MS, SIZE, VERDICT], 80) == [
+    assert table_lines([NAMES, MS, SIZE, VERDICT], 80) == [
         "                ms   MB  verdict",
         "onnx-int8     0.81  2.5  pass",
         "tflite-int8  10.50  2.9  fail",
@@ -20,12 +20,12 @@ def test_a_table() -> None:
 
 
 def test_the_highest_rank_is_left_out_first() -> None:
-    assert lines_of([NAMES, MS, SIZE, VERDICT], 30)[0].split() == ["ms", "verdict"]
+    assert table_lines([NAMES, MS, SIZE, VERDICT], 30)[0].split() == ["ms", "verdict"]
 
 
 @pytest.mark.parametrize("width", [30, 40, 80])
 def test_long_names_have_lines_of_their_own(width: int) -> None:
-    lines = lines_of([LONG, MS, SIZE, VERDICT], width)
+    lines = table_lines([LONG, MS, SIZE, VERDICT], width)
     assert max(map(len, lines)) <= width
     assert LONG.texts[0] in "".join(lines)
     assert lines[-2:] == ["x", "  10.50  2.9  fail"]
@@ -35,7 +35,7 @@ DROP = Column("drop\npoints [95 %]", ["0.09 [-0.11, 0.29]", "–"], rank=1)  # n
 
 
 def test_columns_are_whole_or_left_out() -> None:
-    assert lines_of([NAMES, DROP, VERDICT], 80)[2] == "onnx-int8    0.09 [-0.11, 0.29]  pass"
+    assert table_lines([NAMES, DROP, VERDICT], 80)[2] == "onnx-int8    0.09 [-0.11, 0.29]  pass"
     assert [column.head for column in fitting([NAMES, DROP, VERDICT], 25)] == ["", "verdict"]
 
 
