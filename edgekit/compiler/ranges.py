@@ -21,7 +21,7 @@ of a pair to what the first one leaves. In a product of two activations, the sec
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -32,7 +32,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import Argument
 from torch.nn import functional as F
 
-from edgekit.compiler.execution import Collector, Together, side_by_side
+from edgekit.compiler.execution import Collector, collect, side_by_side
 from edgekit.compiler.graph import (
     A,
     add_constant,
@@ -104,8 +104,8 @@ def find_divisors(
     if not places:
         step()
         return {}
-    collector = _PeakCollector(graph, places)
-    collector.collect(samples, step)
+    collector = _PeakCollector(places)
+    collect(graph, samples, [collector], step)
     return {place.key: _divisor(graph, place, collector.peaks[node], strength) for node, place in places.items()}
 
 
@@ -157,8 +157,8 @@ def _response_weight(graph: GraphModule, factor: Argument) -> Tensor | None:
 class _PeakCollector(Collector[Tensor]):
     """Records the largest magnitude of each channel at each place."""
 
-    def __init__(self, graph: GraphModule, places: dict[Node, _Place]) -> None:
-        super().__init__(graph, places)
+    def __init__(self, places: dict[Node, _Place]) -> None:
+        super().__init__(places)
         self._places = places
         self.peaks: dict[Node, Tensor] = {}
 
@@ -196,7 +196,7 @@ def _divide(graph: GraphModule, place: _Place, divisor: Tensor) -> None:
     factor.args = (product, add_constant(graph, factor, f"{node.name}.one", 1 / divisor.view(shape)))
 
 
-ROWS_PER_INPUT = (32, 200)
+ROWS_PER_INPUT = (8, 200)
 """Rows sampled per input of a layer to estimate second moments: of a layer with many inputs, and of one with few, which
 takes more at little cost. More rows change little."""
 ENOUGH_ROWS = 20_000
@@ -248,6 +248,14 @@ def input_rows(layer: DenseLayer, x: Tensor, every: int = 1) -> Tensor:
     return columns.reshape(layer.groups, -1, columns.shape[-1]).transpose(1, 2)
 
 
+def output_rows(layer: DenseLayer, y: Tensor, every: int = 1) -> Tensor:
+    """The outputs of a layer for the rows that `input_rows` returns: [groups,positions,out]."""
+    if not layer.is_conv:
+        return y.flatten(0, -2)[None, ::every]
+    columns = y[0].flatten(1)[:, ::every]
+    return columns.view(layer.groups, -1, columns.shape[-1]).transpose(1, 2)
+
+
 def _windows(layer: DenseLayer, x: Tensor) -> Tensor:
     """A view of a convolution's input [1,C,H,W]: [C,rows,columns,*kernel] for the rows and columns of its output."""
     (top, left), padded = layer.padding, x[0]
@@ -279,7 +287,8 @@ class SecondMoments:
 
 
 WIDE = 1024
-"""Inputs of a layer above which the damping is validated on one half of the images, not on each half."""
+"""Inputs of a layer above which sums and factors are in float32, and the damping is validated on one half of the
+images, not on each half."""
 DAMPINGS = (10.0, 1.0, 0.1, 0.01)
 """Shares of the covariance's mean diagonal that may be added to its diagonal. The larger, the less a weight changes."""
 MOST_INPUTS_PER_ROW = 32
@@ -287,9 +296,9 @@ MOST_INPUTS_PER_ROW = 32
 generalize."""
 MOMENT_IMAGES = 32
 """Images that these rows come from, if each has enough positions."""
-INPUTS_PER_ROW = 2
-"""Images are taken together until they have one row for this many inputs. With fewer, most of the time would go into
-adding matrices of [in,in]."""
+ROWS_TOGETHER = 2
+"""Rows for each input that are multiplied at once. With fewer, most of the time would go into adding matrices of
+[in,in]."""
 
 
 @dataclass(frozen=True)
@@ -298,43 +307,35 @@ class Moments:
 
     rows: int
     missing: Tensor
-    """Products of the errors with the quantized inputs about the centre, [groups,out,in]."""
+    """Products of the errors with the quantized inputs about their mean, [groups,out,in]."""
     covariance: Tensor
-    """Products of the quantized inputs about the centre with each other, [groups,in,in]."""
+    """Products of the quantized inputs about their mean with each other, [groups,in,in]."""
 
-    @classmethod
-    def of(cls, weight: Tensor, exact: Tensor, quantized: Tensor, centre: Tensor) -> "Moments":
-        """The moments of rows [groups,rows,in] about the centre [groups,1,in], all float32."""
-        difference, quantized = (exact - quantized).mT, quantized - centre
-        outputs, inputs, rows = *weight.shape[1:], exact.shape[1]
-        if 2 * outputs * rows < inputs * (outputs + rows):
-            missing = (weight @ difference) @ quantized
-        else:
-            missing = weight @ (difference @ quantized)
-        covariance = SecondMoments(len(quantized), inputs)
-        covariance.add(quantized)
-        return cls(rows, missing, covariance.total())
-
-    @classmethod
-    def sum(cls, parts: Iterable["Moments"]) -> "Moments":
-        """The moments of all rows of the parts, float64."""
-        each = iter(parts)
-        first = next(each)
-        rows = first.rows
-        missing, covariance = (sums.to(torch.float64, copy=True) for sums in (first.missing, first.covariance))
-        for part in each:
-            rows += part.rows
-            missing += part.missing
-            covariance += part.covariance
-        return Moments(rows, missing, covariance)
-
-    def in_float32(self) -> "Moments":
-        return Moments(self.rows, self.missing.float(), self.covariance.float())
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(self.rows + other.rows, self.missing + other.missing, self.covariance + other.covariance)
 
     def error_on(self, other: "Moments", damping: float) -> float:
         """The squared error on other rows after a fit to these, minus that without a fit."""
-        change = correction(self, damping)
+        factor = cholesky(add_damping(self.covariance.clone(), damping))
+        change = torch.cholesky_solve(self.missing.mT, factor.to(self.missing.dtype)).mT
         return float((change * (change @ other.covariance - 2 * other.missing)).sum())
+
+
+def add_damping(matrices: Tensor, damping: float) -> Tensor:
+    """Add a share of their mean diagonal to the diagonal of matrices [groups,in,in], in place."""
+    diagonal = matrices.diagonal(dim1=1, dim2=2)
+    diagonal.add_(damping * diagonal.mean(1, keepdim=True) + 1e-20)
+    return matrices
+
+
+def cholesky(matrices: Tensor) -> Tensor:
+    """The lower factors of matrices [groups,in,in], in float64 if float32 isn't precise enough.
+
+    Raises LinAlgError if one isn't positive definite.
+    """
+    factors: Tensor
+    factors, failures = torch.linalg.cholesky_ex(matrices)
+    return torch.linalg.cholesky(matrices.double()) if failures.any() else factors
 
 
 def choose_damping(halves: tuple[Moments, Moments]) -> float:
@@ -347,7 +348,6 @@ def choose_damping(halves: tuple[Moments, Moments]) -> float:
     inputs = first.covariance.shape[1]
     if first is second or min(first.rows, second.rows) < max(2, inputs // MOST_INPUTS_PER_ROW):
         return math.inf
-    first, second = first.in_float32(), second.in_float32()
     folds = [(first, second), (second, first)][: 1 if inputs > WIDE else 2]
     best, least = math.inf, 0.0
     for damping in DAMPINGS:
@@ -358,49 +358,62 @@ def choose_damping(halves: tuple[Moments, Moments]) -> float:
     return best
 
 
-def correction(moments: Moments, damping: float) -> Tensor:
-    """The change of a weight [groups,out,in] with which its outputs come closest to the exact ones."""
-    if damping == math.inf:
-        return torch.zeros_like(moments.missing)
-    damped = moments.covariance.clone()
-    diagonal = damped.diagonal(dim1=1, dim2=2)
-    diagonal.add_(damping * diagonal.mean(1, keepdim=True) + 1e-20)
-    return torch.cholesky_solve(moments.missing.mT, torch.linalg.cholesky(damped)).mT
+Sides: TypeAlias = tuple[Tensor, Tensor, Tensor]
+"""The exact inputs of a layer for one image, its exact outputs, and its quantized inputs."""
 
 
 def layer_moments(
-    layer: DenseLayer, weight: Tensor, exact: Sequence[Tensor], quantized: Sequence[Tensor], at_once: int
+    layer: DenseLayer, weight: Tensor, bias: Tensor | None, images: Sequence[Sides], at_once: int
 ) -> tuple[Moments, Moments]:
-    """The moments of a layer with a weight [groups,out,in] in each half of the images.
+    """The moments of a layer with a weight float32 [groups,out,in] in each half of the images.
 
-    `exact` and `quantized` are its inputs for each image, of which this many are computed at once.
+    `at_once` images are computed at the same time.
     """
-    groups, _, inputs = weight.shape
+    groups, outputs, inputs = weight.shape
     positions = positions_of(layer)
-    surplus = surplus_of(layer, len(exact))
-    skipped = min(max(1, surplus), max(1, len(exact) // MOMENT_IMAGES))
+    surplus = surplus_of(layer, len(images))
+    skipped = min(max(1, surplus), max(1, len(images) // MOMENT_IMAGES))
     stride = stride_from(surplus // skipped, positions)
+    together = max(1, ROWS_TOGETHER * inputs * stride // positions)
+    by_outputs = 2 * outputs < inputs  # fewer products than by inputs, of which each row has more
 
-    def rows(images: Sequence[Tensor]) -> Tensor:
-        return torch.cat([input_rows(layer, image, stride) for image in images], 1)
+    def rows(x: Iterable[Tensor]) -> Tensor:
+        return torch.cat([input_rows(layer, image, stride) for image in x], 1)
 
-    together = max(1, inputs * stride // (INPUTS_PER_ROW * positions))
+    def sums(part: Sequence[Sides], centre: Tensor) -> list[Tensor]:
+        exact, wanted, quantized = zip(*part, strict=True)
+        read = rows(quantized)
+        if by_outputs:
+            missed = torch.cat([output_rows(layer, image, stride) for image in wanted], 1) - read @ weight.mT
+            if bias is not None:
+                missed -= bias.view(groups, 1, outputs)
+        else:
+            missed = rows(exact) - read
+        read -= centre
+        covariance = SecondMoments(groups, inputs)
+        covariance.add(read)
+        return [missed.mT @ read, covariance.total(), missed.sum(1, keepdim=True), read.sum(1, keepdim=True)]
 
-    def moments(images: slice) -> Moments:
-        both = list(zip(exact[images], quantized[images], strict=True))
+    def moments(half: Sequence[Sides]) -> Moments:
+        parts = [half[start : start + together] for start in range(0, len(half), together)]
+        # A bias takes up the difference of the means. Sums about a centre near the mean lose no digits.
         centre = torch.zeros(groups, 1, inputs)
-        if layer.bias is not None:  # which takes up the difference of the means
-            centre = torch.stack([rows([image]).mean(1, keepdim=True) for image in quantized[images]]).mean(0)
+        if bias is not None:
+            centre = rows([quantized for _, _, quantized in parts[0]]).mean(1, keepdim=True)
+        each = side_by_side(partial(sums, centre=centre), parts, at_once)
+        total = [value.to(torch.float32 if inputs > WIDE else torch.float64) for value in next(each)]
+        for part in each:
+            for value, more in zip(total, part, strict=True):
+                value += more
+        products, covariance, missed, read = total
+        count = len(half) * len(range(0, positions, stride))
+        if bias is not None:
+            products -= missed.mT @ read / count
+            covariance -= read.mT @ read / count
+        return Moments(count, products if by_outputs else weight.to(products.dtype) @ products, covariance)
 
-        def of_images(images: list[tuple[Tensor, Tensor]]) -> Moments:
-            exact_rows, quantized_rows = (rows(side) for side in zip(*images, strict=True))
-            return Moments.of(weight.float(), exact_rows, quantized_rows, centre)
-
-        parts = [both[start : start + together] for start in range(0, len(both), together)]
-        return Moments.sum(side_by_side(of_images, parts, at_once))
-
-    first = moments(slice(0, None, 2 * skipped))
-    return first, moments(slice(skipped, None, 2 * skipped)) if len(exact) > 1 else first
+    first = moments(images[:: 2 * skipped])
+    return first, moments(images[skipped :: 2 * skipped]) if len(images) > 1 else first
 
 
 BINS = 8192
@@ -452,9 +465,9 @@ def minimize_range_mse(
     also for the `others`. Returns the number of ranges changed.
     """
     asymmetric = [quantizer for quantizer in quantizers(graph) if quantizer.node in of]
-    histograms = _Histograms(graph, asymmetric, of, len(samples))
+    histograms = _Histograms(asymmetric, of, len(samples))
     collecting, narrowing = parts_of(step, [1, bool(asymmetric)])
-    Together(graph, [histograms, *others]).collect(samples, collecting)
+    collect(graph, samples, [histograms, *others], collecting)
     changed = 0
     for quantizer in asymmetric:
         scale, zero = _best(quantizer, histograms.mass[quantizer.node], of[quantizer.node].function)
@@ -468,12 +481,10 @@ def minimize_range_mse(
 class _Histograms(Collector[Tensor]):
     """Sums, for each quantizer, the weights of the values per bin of its range: float64 [BINS]."""
 
-    def __init__(
-        self, graph: GraphModule, of: Sequence[Quantizer], effects: Mapping[Node, Effect], images: int
-    ) -> None:
+    def __init__(self, of: Sequence[Quantizer], effects: Mapping[Node, Effect], images: int) -> None:
         self._most = max(1, min(MOST_OF_IMAGE, MOST_VALUES // images))
         self._quantizers = {quantizer.node: quantizer for quantizer in of}
-        super().__init__(graph, self._quantizers)
+        super().__init__(self._quantizers)
         self._effects = effects
         channels = cache(_sampled_channels)  # many activations have the same shape
         self._channels = {

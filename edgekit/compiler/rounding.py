@@ -9,9 +9,10 @@ its quantized inputs to its exact outputs (as in GPTAQ, arXiv 2504.02692) and ro
 error that remains on average. Only constants change, so runtimes compile the same kernels.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Self, TypeAlias
 
 import numpy as np
@@ -20,23 +21,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.execution import VALUES_BYTES, Collector, NodeByNode, Values, at_once, subset_that_fits, threads
+from edgekit.compiler.execution import (
+    VALUES_BYTES,
+    Collector,
+    NodeByNode,
+    Values,
+    at_once,
+    collect,
+    subset_that_fits,
+    threads,
+)
 from edgekit.compiler.graph import constant, constants, operand, operation_of, set_bias, shape_of, weight_of
 from edgekit.compiler.layers import (
     QUANTIZATIONS,
+    QUANTIZE,
     DenseLayer,
     LayerWeights,
     axes_but,
     dense_layer,
     dense_layers,
     int8_weight,
+    quantizer_of,
     set_int8_weights,
 )
 from edgekit.compiler.ranges import (
-    Moments,
+    WIDE,
     SecondMoments,
+    add_damping,
+    cholesky,
     choose_damping,
-    correction,
     input_rows,
     layer_moments,
     pairings_of,
@@ -102,9 +115,9 @@ def _round_groups(
     groups = list(_groups(graph))
     for group, of_group in zip(groups, parts_of(step, [len(group) for group in groups]), strict=True):
         collecting, rounding = parts_of(of_group, [0 if hessians else 1, 1])
-        collected = hessians or Hessians(graph, group, len(samples))
+        collected = hessians or Hessians(group, len(samples))
         if not hessians:
-            collected.collect(samples, collecting)
+            collect(graph, samples, [collected], collecting)
         for layer in group:
             round_layer(layer, collected.sums.pop(layer.node).total())
             rounding(1 / len(group))
@@ -154,20 +167,23 @@ def _round(
     quantizer = int8_weight(layer.node)
     assert quantizer is not None
     weight, scale = quantizer.weight_and_scale(graph)
-    compensation = Compensation.of(hessian, list(weight.shape))
-
-    def rounded(weight: Tensor, scale: Tensor, pairings: Sequence[Tensor] = ()) -> Tensor:
-        channels, parts = max(1, WEIGHTS_AT_ONCE // weight[0].numel()), []
-        for part, scales in zip(torch.split(weight.flatten(1), channels), torch.split(scale, channels), strict=True):
-            levels = round_levels(part[None], compensation, scales[None], quantizer.low, quantizer.high, pairings)[0]
-            parts.append((levels * scales.double()[:, None]).float())
-        return torch.cat(parts).view(weight.shape)
-
-    if other := unlimited.get(layer.node):
-        unlimited[layer.node] = replace(other, weight=rounded(other.weight, other.scale))
-    new = rounded(weight, scale, pairings_of(layer, weight) if limit_pairs else [])
-    set_int8_weights(graph, layer.node, new)
+    compensation, other = Compensation.of(hessian, list(weight.shape)), unlimited.get(layer.node)
+    limits, pairings = (quantizer.low, quantizer.high), pairings_of(layer, weight) if limit_pairs else []
+    channels, parts = max(1, WEIGHTS_AT_ONCE // weight[0].numel()), []
+    scale = scale if other is None else other.scale
+    for part, scales in zip(torch.split(weight.flatten(1), channels), torch.split(scale, channels), strict=True):
+        parts.append(round_twice(part[None], scales[None], limits, pairings, compensation))
+    free, limited = ([torch.cat([part[way][of][0] for part in parts]) for of in (0, 1)] for way in (0, 1))
+    if other is not None:
+        unlimited[layer.node] = replace(other, weight=_multiples(*free).view(weight.shape))
+    new = _multiples(*limited).view(weight.shape)
+    set_int8_weights(graph, layer.node, new, limited[1].float())
     return new
+
+
+def _multiples(levels: Tensor, scales: Tensor) -> Tensor:
+    """The weight, float32, of levels [..,out,in] with scales [..,out]."""
+    return (levels.double() * scales.double()[..., None]).float()
 
 
 def rounds_by_layer(graph: GraphModule) -> bool:
@@ -211,16 +227,16 @@ def _can_be_rounded(graph: GraphModule, layer: DenseLayer, most: int) -> bool:
 class Hessians(Collector[Tensor]):
     """Sums, for each layer, the Hessian X.T @ X of its inputs X: [1,in,in]."""
 
-    def __init__(self, graph: GraphModule, layers: Sequence[DenseLayer], images: int) -> None:
+    def __init__(self, layers: Sequence[DenseLayer], images: int) -> None:
         self._layers, self._images = {layer.node: layer for layer in layers}, images
-        super().__init__(graph, self._layers)
+        super().__init__(self._layers)
         self.sums = {layer.node: SecondMoments(1, layer.inputs) for layer in layers}
 
     @classmethod
     def of_all(cls, graph: GraphModule, images: int) -> Self | None:
         """A collector for all layers that `round_weights` rounds on this many images, if one pass is enough."""
         groups = [] if rounds_by_layer(graph) else list(_groups(graph))
-        return cls(graph, groups[0], images) if len(groups) == 1 else None
+        return cls(groups[0], images) if len(groups) == 1 else None
 
     def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
         return _rows(self._layers[node], inputs[0], self._images)
@@ -244,40 +260,88 @@ class Compensation:
 
     order: Tensor
     """Inputs in the reverse of the order in which their weights are rounded, int64 [groups,in]."""
-    shares: Tensor
-    """Shares of an input's rounding errors, in rows, that other inputs take up, in columns: float64 [groups,in,in],
-    lower triangular, and 1 on its diagonal."""
+    factor: Tensor
+    """Lower Cholesky factor of the Hessian of the inputs in this order, with damping: [groups,in,in]."""
 
     @classmethod
-    def of(cls, hessian: Tensor, shape: list[int]) -> Self:
-        """Factorize the Hessian [groups,in,in] of a layer's inputs. Raises CompileError with the weight's `shape`."""
-        diagonal = hessian.double().diagonal(dim1=1, dim2=2)
-        damping = PERCDAMP * diagonal.mean(1, keepdim=True) + 1e-30
-        order = (diagonal + damping).argsort(dim=1, descending=True, stable=True).flip(1)
+    def of(cls, hessian: Tensor, shape: list[int], damping: float = PERCDAMP) -> Self:
+        """Factorize the Hessian [groups,in,in] of a layer's inputs. Raises CompileError with the weight's `shape`.
+
+        Up to `WIDE` inputs, it computes in float64.
+        """
+        order = hessian.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True).flip(1)
         groups = torch.arange(len(order))[:, None, None]
-        matrix = hessian[groups, order[:, :, None], order[:, None, :]].double()
-        matrix.diagonal(dim1=1, dim2=2).add_(damping)
+        matrix = hessian[groups, order[:, :, None], order[:, None, :]]
         try:
-            factor = torch.linalg.cholesky(matrix)
+            factor = cholesky(add_damping(matrix if order.shape[1] > WIDE else matrix.double(), damping))
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise CompileError(
                 f"GPTQ can't round weights {shape}: the Hessian of their inputs isn't positive definite",
                 fix='Set weight_rounding = "nearest" in the recipe',
             ) from error
-        return cls(order, factor.div_(factor.diagonal(dim1=1, dim2=2)[:, None, :].clone()))
+        return cls(order, factor)
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """Shares of an input's rounding errors, in rows, that other inputs take up, in columns: [groups,in,in].
+
+        They are lower triangular, and 1 on their diagonal.
+        """
+        return self.factor / self.factor.diagonal(dim1=1, dim2=2)[:, None, :]
+
+    def solve(self, products: Tensor) -> Tensor:
+        """The products [groups,out,in] times the inverse of the damped Hessian."""
+        columns = self.order[:, None, :].expand(products.shape)
+        ordered = products.to(self.factor.dtype).gather(2, columns).mT
+        return torch.empty_like(products).scatter_(
+            2, columns, torch.cholesky_solve(ordered, self.factor).mT.to(products.dtype)
+        )
+
+
+Rounded: TypeAlias = tuple[Tensor, Tensor]
+"""Levels [groups,out,in] of a weight, and their scales [groups,out]."""
+
+
+def round_twice(
+    weight: Tensor,
+    scales: Tensor,
+    limits: tuple[int, int],
+    pairings: Sequence[Tensor],
+    compensation: Compensation | None,
+) -> tuple[Rounded, Rounded]:
+    """Round a weight [groups,out,in] without and with the limit for each pair in `pairings`, int64 [pairs,2].
+
+    With the limit, only channels of which a pair would saturate are rounded again, with larger scales. To nearest, if
+    `compensation` is None.
+    """
+
+    def rounded(weight: Tensor, scales: Tensor, pairings: Sequence[Tensor]) -> Rounded:
+        scales = safe_scales(weight, scales, pairings).float()
+        if compensation is None:
+            return (weight / scales.to(weight.dtype)[:, :, None]).round().clamp(*limits), scales
+        return round_levels(weight, compensation, scales, *limits, pairings), scales
+
+    levels, scales = free = rounded(weight, scales, [])
+    sums = (levels[..., pairs].sum(-1).abs().amax((0, 2)) for pairs in pairings if len(pairs))
+    again = sum((most > LARGEST_SUM for most in sums), torch.zeros(levels.shape[1], dtype=torch.bool))
+    if not again.any():
+        return free, free
+    levels, scales = levels.clone(), scales.clone()
+    levels[:, again], scales[:, again] = rounded(weight[:, again], scales[:, again], pairings)
+    return free, (levels, scales)
 
 
 def round_levels(
     weight: Tensor, compensation: Compensation, scale: Tensor, low: int, high: int, pairings: Sequence[Tensor] = ()
 ) -> Tensor:
-    """Integer levels, float64 [groups,out,in], of a weight [groups,out,in] with scales [groups,out].
+    """Integer levels [groups,out,in], in the factor's precision, of a weight [groups,out,in] with scales [groups,out].
 
     Later columns compensate the rounding error of each column. The levels of each pair in `pairings`, int64 [pairs,2],
     sum up to at most `LARGEST_SUM`.
     """
     columns, shares = compensation.order[:, None, :], compensation.shares
     # In rows, one for each column of the weight, which are fast to reach.
-    exact = (weight.double() / scale.double()[:, :, None]).take_along_dim(columns, 2).mT.contiguous()
+    exact = (weight.double() / scale.double()[:, :, None]).to(shares.dtype).take_along_dim(columns, 2).mT.contiguous()
     groups, inputs, outputs = exact.shape
     rounded = exact.new_zeros(groups, inputs + 1, outputs)  # the last row is for inputs without a partner
     errors = torch.zeros_like(exact)
@@ -307,12 +371,6 @@ def _partners(pairs: Tensor, order: Tensor) -> Tensor:
 
 WALK_BYTES = 1 << 31
 """Memory for the values that later nodes still need, of all images and both sides."""
-
-Rounding: TypeAlias = Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, Tensor]]
-"""Returns levels [groups,out,in] and their scales [groups,out], both float64.
-
-It takes the scales before the fit, and the pairs of inputs whose levels must not saturate.
-"""
 
 
 @torch.no_grad()
@@ -358,36 +416,24 @@ class Walk:
         self._graph.recompile()
         return fitted
 
-    def rounding(self, layer: DenseLayer, best: Tensor, covariance: Tensor | None, limits: tuple[int, int]) -> Rounding:
-        """How a layer's best weight, float64 [groups,out,in], is rounded to levels within the limits.
-
-        `covariance` is that of its quantized inputs, [groups,in,in]; None if it has more than `MOST_INPUTS`.
-        """
-        low, high = limits
-        if covariance is None:
-            return lambda scales, _: ((best / scales[:, :, None]).round().clamp(low, high), scales)
-        compensation = Compensation.of(covariance, list(shape_of(layer.weight)))
-
-        def compensated(scales: Tensor, pairings: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-            scales = safe_scales(best, torch.maximum(best.abs().amax(2) / high, scales / 2), pairings)
-            scales = scales.float().double()
-            return round_levels(best, compensation, scales, low, high, pairings), scales
-
-        return compensated
-
     def _visit(self, node: Node) -> bool:
         """Compute both sides of a node. If it is a quantized layer, fit it. Returns whether it was fitted."""
         inputs = node.all_input_nodes
         layer = _layer_to_fit(self._graph, node)
         if layer is not None and not isinstance(self._quantized[layer.source], list):
             layer = None  # it doesn't depend on the image
+        if node.target in QUANTIZATIONS:
+            self._exact[node] = self._exact[operand(node)]
+        elif node.op != "output":
+            self._exact[node] = self._nodes.run(node, self._exact)
         if layer is not None:
             self._quantized[layer.weight] = self._fit(layer)
-        for side in (self._exact, self._quantized):
-            if side is self._exact and node.target in QUANTIZATIONS:
-                side[node] = side[operand(node)]
-            elif node.op != "output":
-                side[node] = self._nodes.run(node, side)
+        if node.target is QUANTIZE:
+            self._quantized[node] = self._quantized[operand(node)]  # its DQ does both
+        elif (quantizer := quantizer_of(node)) is not None:
+            self._quantized[node] = self._nodes.map(quantizer.dequantized, self._quantized[operand(node)])
+        elif node.op != "output":
+            self._quantized[node] = self._nodes.run(node, self._quantized)
         if layer is not None and layer.bias is not None:
             self._correct_bias(layer)
         self._nodes.forget(inputs, self._exact, self._quantized)
@@ -398,25 +444,33 @@ class Walk:
         quantizer = int8_weight(layer.node)
         assert quantizer is not None
         weight, scale = quantizer.weight_and_scale(self._graph)
-        best = weight.double().reshape(layer.groups, len(weight) // layer.groups, -1)
-        covariance = None
+        best = weight.reshape(layer.groups, len(weight) // layer.groups, -1)
+        other, compensation = self._unlimited.get(layer.node), None
+        scales = (scale if other is None else other.scale).view(best.shape[:2])
         if best.shape[2] <= MOST_INPUTS:
-            exact, quantized = self._exact[layer.source], self._quantized[layer.source]
-            halves = layer_moments(layer, best, exact, quantized, self._at_once)
-            both = Moments.sum(halves)
-            best, covariance = best + correction(both, choose_damping(halves)), both.covariance
-        round_to = self.rounding(layer, best, covariance, (quantizer.low, quantizer.high))
+            best, compensation = self._fitted(layer, best)
+            scales = torch.maximum((best.abs().amax(2) / quantizer.high).float(), scales / 2)
+        pairings = pairings_of(layer, weight) if self._limit_pairs else []
+        free, limited = (
+            (_multiples(*rounded).view(weight.shape), rounded[1].flatten())
+            for rounded in round_twice(best, scales, (quantizer.low, quantizer.high), pairings, compensation)
+        )
+        set_int8_weights(self._graph, layer.node, *limited)
+        if other is not None:
+            self._unlimited[layer.node] = LayerWeights(*free, other.bias)
+        return limited[0]
 
-        def rounded(scale: Tensor, pairings: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
-            """The weight with other scales, and these; `scale` has those of the weight before the fit."""
-            levels, scales = round_to(scale.double().view(best.shape[:2]), pairings)
-            return (levels * scales[:, :, None]).float().view(weight.shape), scales.float().flatten()
-
-        fitted, scale = rounded(scale, pairings_of(layer, weight) if self._limit_pairs else [])
-        set_int8_weights(self._graph, layer.node, fitted, scale)
-        if other := self._unlimited.get(layer.node):
-            self._unlimited[layer.node] = LayerWeights(*rounded(other.scale), other.bias)
-        return fitted
+    def _fitted(self, layer: DenseLayer, weight: Tensor) -> tuple[Tensor, "Compensation"]:
+        """The weight [groups,out,in] with which a layer's outputs come closest to the exact ones, and its rounding."""
+        bias = None if layer.bias is None else weight_of(self._graph, layer.bias)
+        sides = self._exact[layer.source], self._exact[layer.node], self._quantized[layer.source]
+        halves = layer_moments(layer, weight, bias, list(zip(*sides, strict=True)), self._at_once)
+        damping, both = choose_damping(halves), halves[0] + halves[1]
+        compensation = Compensation.of(both.covariance, list(shape_of(layer.weight)))
+        if damping == math.inf:
+            return weight.double(), compensation
+        solver = compensation if damping == PERCDAMP else Compensation.of(both.covariance, [], damping)
+        return weight.double() + solver.solve(both.missing), compensation
 
     def _correct_bias(self, layer: DenseLayer) -> None:
         """Move the mean error of each channel, over all images and positions, into the layer's bias."""

@@ -1,28 +1,25 @@
-"""Sums over images: weights are quantized once, the order of the images is kept, and an error ends the collection."""
+"""Sums over images: the order of the images is kept, and an error ends the collection."""
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.fx import GraphModule, Interpreter, Node, symbolic_trace
+from torch.fx import GraphModule, Node, symbolic_trace
 
 from edgekit.compiler import execution
-from edgekit.compiler.execution import CachedWeightInterpreter, Collector, live_bytes, threads
-from edgekit.compiler.graph import Q, trace
+from edgekit.compiler.execution import Collector, collect, live_bytes, threads
 
 
 class Sums(Collector[Tensor]):
     """Sums the outputs of some nodes in float32, in which the order shows."""
 
-    def __init__(self, graph: GraphModule, nodes: list[Node]) -> None:
-        super().__init__(graph, nodes)
+    def __init__(self, nodes: list[Node]) -> None:
+        super().__init__(nodes)
         self.sums: dict[Node, Tensor] = {}
         self.threads: set[int] = set()
 
@@ -52,10 +49,10 @@ def test_sums_have_the_order_of_the_images(count: int, small: bool, monkeypatch:
     graph, nodes = network()
     if not small:
         monkeypatch.setattr("edgekit.config.runtimes.SIDE_BY_SIDE_UP_TO", 100)
-        monkeypatch.setattr(execution, "VALUES_BYTES", 4 * live_bytes(graph, torch.from_numpy(images(1)[0])))
+    monkeypatch.setattr(execution, "VALUES_BYTES", 4 * live_bytes(graph, torch.from_numpy(images(1)[0])))
     with torch.no_grad(), threads(count):
-        sums = Sums(graph, nodes)
-        sums.collect(images(9))
+        sums = Sums(nodes)
+        collect(graph, images(9), [sums])
     assert (len(sums.threads) > 1) == (count > 1 and small)
     with torch.no_grad(), threads(1):
         for node in nodes:
@@ -72,7 +69,7 @@ def test_sums_have_the_order_of_the_images(count: int, small: bool, monkeypatch:
 def test_an_image_that_fails_ends_the_others(slow: int | None) -> None:
     class SlowSums(Sums):
         def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
-            if self._image == slow:
+            if slow is not None and torch.equal(inputs[0], torch.from_numpy(samples[slow])):
                 time.sleep(0.2)  # so that the other image fails first
             return super().measure(node, inputs, output)
 
@@ -80,43 +77,4 @@ def test_an_image_that_fails_ends_the_others(slow: int | None) -> None:
     samples = images(9)
     samples[3][:] = np.nan
     with torch.no_grad(), threads(3), pytest.raises(ValueError, match="not finite"):
-        SlowSums(graph, nodes).collect(samples)
-
-
-CHANNELS = (0, -127, 127, torch.int8)
-
-
-class Quantized(nn.Module):
-    """Two linear layers whose weights have Q/DQ."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.weights = nn.ParameterList(torch.randn(8, 8) for _ in range(2))
-        self.scales, self.zeros = nn.Buffer(torch.full((8,), 0.03)), nn.Buffer(torch.zeros(8, dtype=torch.int64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for weight in self.weights:
-            levels = Q.quantize_per_channel.default(weight, self.scales, self.zeros, *CHANNELS)
-            x = nn.functional.linear(x, Q.dequantize_per_channel.default(levels, self.scales, self.zeros, *CHANNELS))
-        return x
-
-
-@pytest.mark.parametrize(("memory", "runs"), [(2 * 4 * 64, 2), (4 * 64, 1 + 3), (0, 3 + 3)])
-def test_weights_are_quantized_once_where_memory_allows(
-    memory: int, runs: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ran: Counter[str] = Counter()
-
-    def call(self: Interpreter, target: Any, args: Any, kwargs: Any) -> Any:
-        ran[str(target)] += 1
-        return Interpreter.call_function(self, target, args, kwargs)
-
-    monkeypatch.setattr(CachedWeightInterpreter, "call_function", call)
-    monkeypatch.setattr("edgekit.compiler.execution.CACHED_BYTES", memory)
-    graph = trace(Quantized().requires_grad_(False), (1, 8))
-    interpreter = CachedWeightInterpreter(graph)
-    for image in torch.randn(3, 1, 8):
-        assert torch.equal(interpreter.run(image), graph(image))
-    assert ran["quantized_decomposed.quantize_per_channel.default"] == runs
-    assert ran["quantized_decomposed.dequantize_per_channel.default"] == runs
+        collect(graph, samples, [SlowSums(nodes)])

@@ -12,6 +12,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from edgekit.compiler import rounding
+from edgekit.compiler.execution import collect
 from edgekit.compiler.graph import constant
 from edgekit.compiler.ranges import effects, minimize_range_mse
 from edgekit.compiler.rewrites import rewrite
@@ -113,7 +114,7 @@ def test_the_pass_that_narrows_ranges_collects_hessians_too(monkeypatch: pytest.
     alone, together = Hessians.of_all(graph, 4), Hessians.of_all(graph, 4)
     assert alone
     assert together
-    alone.collect(images(4, 0))
+    collect(graph, images(4, 0), [alone])
     minimize_range_mse(graph, images(4, 0), effects(graph), others=[together])
     assert len(together.sums) == 3
     for node, sums in alone.sums.items():
