@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import os
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from edgekit.cli.main import main
 from edgekit.config.runtimes import PRECISIONS
 from edgekit.errors import BundleError, InputError
 from edgekit.job import Job, arguments_of, declarations
-from edgekit.support.libraries import SLEEPING, let_threads_sleep, threads_sleep
+from edgekit.support.libraries import SLEEPING, let_threads_sleep
 from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.refusals import refuses
 
@@ -220,17 +221,17 @@ def test_an_interrupt_that_a_library_swallows_ends_a_call(
 
 
 def test_a_call_that_imports_torch_lets_its_threads_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the command does, so that calibration takes every core while other processes build."""
+    """As the command does, so that other work on their cores doesn't hold up each operation."""
     monkeypatch.delenv(SLEEPING[0], raising=False)
     code = """
-import sys
+import os, sys
 from edgekit import api
-from edgekit.support.libraries import threads_sleep
+from edgekit.support.libraries import SLEEPING
 
 class Finder:
     def find_spec(self, name, *_):
         if name == "torch":
-            sys.exit(3 if threads_sleep() else 4)
+            sys.exit(3 if os.environ.get(SLEEPING[0]) == SLEEPING[1] else 4)
 
 sys.meta_path.insert(0, Finder())
 with api.running(quiet=True):
@@ -238,7 +239,7 @@ with api.running(quiet=True):
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 3
     let_threads_sleep()
-    assert not threads_sleep(), "torch is here already"
+    assert SLEEPING[0] not in os.environ, "torch is here already"
 
 
 def test_the_functions_show_the_fields_of_a_job() -> None:

@@ -289,9 +289,6 @@ SIDE_BY_SIDE_UP_TO = 50_000_000
 """Largest network that runs several images side by side. The layers of larger ones keep all cores busy."""
 BUILT_APART_FROM = 50_000_000
 """Smallest network whose bundles are built in separate processes, with its weights in mapped files."""
-BUILT_SIDE_BY_SIDE_FROM = 1_000_000
-"""Smallest network whose bundles are built in several processes side by side. Each of them imports the compilers first,
-which takes longer than to build a smaller network."""
 CALIBRATED_ONCE_BELOW = 50_000_000
 """Networks of fewer parameters are calibrated once for all runtimes, which holds their weights three times. The
 processes that build the bundles of larger ones hold them once."""

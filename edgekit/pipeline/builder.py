@@ -1,9 +1,9 @@
-"""Makes the bundles of a job: in one process, in several at once, or each bundle in a new process.
+"""Makes the bundles of a job, in this process or, if the network is large, each bundle in a new process.
 
-A `BuildProcess` builds bundles of the job in a file, one after the other: it runs `main`, which reads each `Wanted`
-bundle as a line of JSON from stdin, and answers with messages on stdout. When stdin is closed, it
-exits, so it never outlives its parent. All processes map the weights from the file instead of copying them: mapped
-weights stay in the page cache, which the system can reclaim when memory is short.
+`build_apart` starts a process that builds one bundle of the job in a file. The process runs `main`, and answers with
+messages on stdout. When its stdin is closed, it exits, so it never outlives its parent. All processes map the weights
+from the file instead of copying them: mapped weights stay in the page cache, which the system can reclaim when memory
+is short.
 
 The commands `quantize` and `compile` are the two halves of building bundles.
 """
@@ -14,31 +14,28 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from queue import SimpleQueue
 from threading import Thread
 from types import MappingProxyType
 from typing import Literal
 
 import torch
 
-from edgekit.compiler.execution import keep_to_available_cores, threads
-from edgekit.compiler.graph import MEMORY, MappedFiles, write_out
+from edgekit.compiler.execution import keep_to_available_cores
+from edgekit.compiler.graph import MappedFiles, write_out
 from edgekit.config import runtimes
 from edgekit.config.runtimes import PRECISIONS, Precision
-from edgekit.errors import CompileError, InputError, OutputError, ParityError
+from edgekit.errors import CompileError, InputError, OutputError
 from edgekit.images.selection import write_list
 from edgekit.job import Job
 from edgekit.measure.fresh_process import signal_name
-from edgekit.pipeline.build import compile_graph, compile_stage, reused_bundle, warn_of_unmatched
+from edgekit.pipeline.build import build_one, compile_graph, compile_stage, reused_bundle, warn_of_unmatched
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.plan import available_memory
 from edgekit.pipeline.request import STAGE, BuildSpec, BundleInputs, load_graph, read_facts, save_facts, save_graph
 from edgekit.report.document import REPORT_FILE, load_report
 from edgekit.report.row import Failure
@@ -47,7 +44,7 @@ from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support import child_process
 from edgekit.support.child_process import start_python
 from edgekit.support.files import writing
-from edgekit.support.libraries import quiet, threads_sleep
+from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter, each_bundle
 from edgekit.support.run_folder import STATE, RunFolder, check_output, open_run
 from edgekit.support.worker import Wire, Worker
@@ -57,15 +54,8 @@ BEGIN = (
     "import_needed('edgekit.pipeline.builder', 'build').main(sys.argv[1:])"
 )
 """Code of the process. `import_needed` captures what libraries print while they are imported."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A bundle to build."""
-
-    target: str
-    precision: Precision
-    path: Path
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(8 << 20)}
+"""Makes glibc return freed weights of up to 32 MB, which it seldom does: convnextv2_huge has 54 of that size."""
 
 
 def write_spec(spec: BuildSpec, folder: Path) -> Path:
@@ -85,102 +75,64 @@ def write_spec(spec: BuildSpec, folder: Path) -> Path:
 def graphs_of(path: Path, reporter: Reporter) -> JobGraphs:
     """The graphs of the job in a file that `write_spec` wrote, with mapped weights."""
     spec: BuildSpec = torch.load(path, mmap=True, weights_only=False)  # safe: this same command wrote it
-    large = spec.network.params >= runtimes.BUILT_APART_FROM
-    return JobGraphs(spec, reporter, MappedFiles(path.parent) if large else MEMORY, path.parent)
+    return JobGraphs(spec, reporter, MappedFiles(path.parent), path.parent)
 
 
-class BuildProcess:
-    """A process that builds bundles of the job in a file. It imports the compilers, then waits for its first bundle.
+def build_apart(job: Path, target: str, precision: Precision, path: Path, reporter: Reporter) -> Bundle:
+    """Build a bundle of the job in a file at `path`, in a new process; show the progress with `reporter`.
 
-    `variables` are additional environment variables.
+    Raises the errors of the process, or CompileError if it is killed.
     """
-
-    def __init__(self, job: Path, variables: Mapping[str, str] = MappingProxyType({})) -> None:
-        self._job, self._variables = job, variables
-        self._worker: Worker | None = self._started()
-
-    def build(self, wanted: Wanted, reporter: Reporter) -> Bundle:
-        """Build a bundle; show the progress with `reporter`.
-
-        Raises the errors of the process, or CompileError if it is killed, after which the next bundle starts another.
-        """
-        worker, name = self._worker or self._started(), wanted.path.name
-        self._worker = worker
-        answer = worker.ask({**asdict(wanted), "path": str(wanted.path)}, reporter)
-        if answer is not None:
-            if answer.error is not None:
-                raise answer.error.rebuilt()
-            return read_bundle(wanted.path)
-        status = worker.process.wait()
-        self.close()
-        if status >= 0:
-            raise RuntimeError(f"the process that built '{name}' ended with status {status}")
-        raise CompileError(
-            f"the process that built '{name}' was ended by {signal_name(-status)}",
-            fix=f"See {STATE}/{child_process.NAME} in the run folder for its last output",
-        )
-
-    def kill(self) -> None:
-        """End the process in the middle of its work, from any thread. `build` then raises CompileError."""
-        if (worker := self._worker) is not None:
-            worker.process.kill()
-
-    def close(self) -> None:
-        """End the process and close its pipes, when nothing is built in it."""
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.process.kill()
-            with suppress(BrokenPipeError):
-                worker.process.communicate()
-
-    def _started(self) -> Worker:
-        return Worker(start_python(["-c", BEGIN, str(self._job)], self._variables))
+    process = start_python(["-c", BEGIN, str(job)], GIVE_BACK)
+    try:
+        request = {"target": target, "precision": precision, "path": str(path)}
+        answer = Worker(process).ask(request, reporter)
+        status = process.wait() if answer is None else 0
+    finally:
+        process.kill()
+        process.communicate()
+    if answer is not None:
+        if answer.error is not None:
+            raise answer.error.rebuilt()
+        return read_bundle(path)
+    if status >= 0:
+        raise RuntimeError(f"the process that built '{path.name}' ended with status {status}")
+    raise CompileError(
+        f"the process that built '{path.name}' was ended by {signal_name(-status)}",
+        fix=f"See {STATE}/{child_process.NAME} in the run folder for its last output",
+    )
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Build the bundles that the parent asks for, until it closes the pipe."""
+    """Build the bundle that `build_apart` asks for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends this process
     gc.freeze()  # what the imports made lasts as long as this process
     keep_to_available_cores()
     wire = Wire()
-    requests: SimpleQueue[str] = SimpleQueue()
-    Thread(target=_listen, args=(requests,), daemon=True).start()
-    graphs: JobGraphs | None = None
+    request = json.loads(sys.stdin.readline())
+    Thread(target=_exit_with_parent, daemon=True).start()
 
     def build() -> None:
-        nonlocal graphs
-        graphs = graphs or graphs_of(Path(arguments[0]), wire)
+        graphs = graphs_of(Path(arguments[0]), wire)
         compile_graph(graphs.graph_to_compile(request["target"], request["precision"]), Path(request["path"]), wire)
 
-    while True:
-        request = json.loads(requests.get())
-        wire.answer(build)
+    wire.answer(build)
 
 
-def _listen(requests: "SimpleQueue[str]") -> None:
-    for line in sys.stdin:
-        requests.put(line)
+def _exit_with_parent() -> None:
+    while os.read(0, 1):
+        pass
     os._exit(1)
 
 
-GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(8 << 20)}
-"""Makes glibc return freed weights of up to 32 MB, which it seldom does: convnextv2_huge has 54 of that size."""
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-"""If each of two processes has a thread for every core, the threads wait for each other at every operation."""
-
-
 class Builder:
-    """Makes the bundles of one job, in this process and in `others`, which read the job from the file `parked`.
+    """Makes the bundles of one job.
 
-    With `parked` and no `others`, each bundle is built in a new process, so that its memory is free for the next one.
+    With the job in the file `parked`, each bundle is built in a new process, so that its memory is free for the next.
     """
 
-    def __init__(self, graphs: JobGraphs, parked: Path | None = None, others: int = 0) -> None:
-        self._graphs, self._parked, self._others = graphs, parked, others
-        self._reporter = graphs.reporter
-        self._pool: ThreadPoolExecutor | None = None
-        self._processes: list[BuildProcess] = []
-        self._idle: SimpleQueue[BuildProcess] = SimpleQueue()
+    def __init__(self, graphs: JobGraphs, parked: Path | None = None) -> None:
+        self._graphs, self._parked = graphs, parked
 
     @property
     def spec(self) -> BuildSpec:
@@ -190,7 +142,7 @@ class Builder:
     @property
     def graphs(self) -> JobGraphs:
         """The graphs of the job. Those that are built here share them; processes for one bundle have their own."""
-        if self._parked and not self._others:
+        if self._parked:
             gc.collect()  # the network in memory: once its owner has dropped it, only its traced graph refers to it
             _give_back_memory()
         return self._graphs
@@ -206,133 +158,37 @@ class Builder:
 
         Bundles in `refused` are skipped for the reason there.
         """
-        wanted = {
-            f"{target}-{precision}": Wanted(target, precision, folder / f"{target}-{precision}")
-            for target, precision in product(targets, precisions)
-        }
-        graphs, labels = self.graphs, self.spec.network.labels
-        reused = {
-            name: bundle
-            for name, each in wanted.items()
-            if name not in refused
-            and (bundle := reused_bundle(each.path, graphs.inputs(each.target, each.precision), labels, self._reporter))
-        }
-        futures = self._shared_out([each for name, each in wanted.items() if name not in {*refused, *reused}])
+        wanted = {f"{target}-{precision}": (target, precision) for target, precision in product(targets, precisions)}
+        graphs = self.graphs
 
         def build(name: str) -> Bundle:
             if name in refused:
                 raise CompileError(f"skipped: {refused[name]}", fix="Use `--force` to try anyway")
-            if name in futures:
-                return futures[name].result()
-            return reused.get(name) or self._build(wanted[name])
+            target, precision = wanted[name]
+            if self._parked is None:
+                return build_one(graphs, target, precision, folder / name)
+            inputs, labels = graphs.inputs(target, precision), self.spec.network.labels
+            reused = reused_bundle(folder / name, inputs, labels, graphs.reporter)
+            return reused or build_apart(self._parked, target, precision, folder / name, graphs.reporter)
 
-        alone_last = sorted(wanted, key=lambda name: name not in futures)
-        built, errors = each_bundle(alone_last, build, self._reporter)
-        self.close()
+        built, errors = each_bundle(wanted, build, graphs.reporter)
         return {name: built[name] if name in built else errors[name] for name in wanted}
-
-    def close(self) -> None:
-        """End the other processes, even in the middle of their work."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            for process in self._processes:
-                process.kill()
-            self._pool.shutdown()
-        for process in self._processes:
-            process.close()
-        self._processes.clear()
-
-    def _build(self, wanted: Wanted) -> Bundle:
-        """Build a bundle here, or that of a large network in a new process."""
-        if self._parked and not self._others:
-            with closing(BuildProcess(self._parked, GIVE_BACK)) as process:
-                return process.build(wanted, self._reporter)
-        to_compile = self._graphs.graph_to_compile(wanted.target, wanted.precision)
-        return compile_graph(to_compile, wanted.path, self._reporter)
-
-    def _shared_out(self, wanted: Sequence[Wanted]) -> dict[str, "Future[Bundle]"]:
-        """Let other processes convert the float graphs while this one calibrates, then share the remaining bundles.
-
-        LiteRT's take the longest, so the last runtime in the table comes first, and its INT8 bundle is left to another
-        process. Bundles that are calibrated alone are left out, because a calibration uses every core.
-        """
-        others = min(self._others, len(wanted) - 1)
-        if others < 1 or self._parked is None:
-            return {}
-        for _ in range(others):
-            process = BuildProcess(self._parked, ONE_THREAD)
-            self._processes.append(process)
-            self._idle.put(process)
-        try:
-            _ = self._graphs.simplified  # importing the compilers takes the other processes as long
-        except ParityError:
-            self.close()
-            return {}  # so that each bundle raises it
-        self._pool = ThreadPoolExecutor(others)
-        futures = {}
-        for each in sorted(reversed(wanted), key=lambda each: each.precision == "int8"):
-            if each.precision == "float" or self._shares_calibration(each.target, others):
-                futures[each.path.name] = self._pool.submit(self._build_elsewhere, each), each
-        for name, (future, each) in reversed(futures.items()):
-            if future.cancel():
-                futures[name] = _done(self._build, each), each
-        return {name: future for name, (future, _) in futures.items()}
-
-    def _build_elsewhere(self, wanted: Wanted) -> Bundle:
-        process = self._idle.get()
-        try:
-            return process.build(wanted, self._reporter)
-        finally:
-            self._idle.put(process)
-
-    def _shares_calibration(self, target: str, others: int) -> bool:
-        """Whether an INT8 bundle shares its calibration, which exists afterwards, while `others` do other work.
-
-        False if the calibration fails, so that building the bundle raises the error.
-        """
-        left = max(1, torch.get_num_threads() - others)
-        with suppress(Exception), threads(torch.get_num_threads() if threads_sleep() else left):
-            return self._graphs.shares_calibration(target)
-        return False
-
-
-def _done(build: Callable[[Wanted], Bundle], wanted: Wanted) -> "Future[Bundle]":
-    """The bundle or its error, as a future that is done."""
-    future: Future[Bundle] = Future()
-    try:
-        future.set_result(build(wanted))
-    except Exception as error:
-        future.set_exception(error)
-    return future
 
 
 @contextmanager
-def builder_of(spec: BuildSpec, run: RunFolder, reporter: Reporter, peak_bytes: int | None = None) -> Iterator[Builder]:
+def builder_of(spec: BuildSpec, run: RunFolder, reporter: Reporter) -> Iterator[Builder]:
     """The builder for the size of a network. Inside the block, large ones are in mapped files in the run folder.
 
-    A process that builds a bundle needs `peak_bytes`; if that is None, no others run beside this one. A network
-    that isn't portable, or images in memory, stay in this process. Raises OutputError if the disk is full.
+    A network that isn't portable, or images in memory, stay in this process. Raises OutputError if the disk is full.
     """
-    params, others = spec.network.params, other_processes(peak_bytes)
-    large = params >= runtimes.BUILT_APART_FROM
-    several = large or (others and params >= runtimes.BUILT_SIDE_BY_SIDE_FROM)
-    if not several or spec.calibration_dataset.is_in_memory or not spec.network.is_portable:
+    small = spec.network.params < runtimes.BUILT_APART_FROM
+    if small or spec.calibration_dataset.is_in_memory or not spec.network.is_portable:
         yield Builder(JobGraphs(spec, reporter))
         return
     with run.workspace("weights") as folder:
         parked = write_spec(spec, folder)
-        if large:
-            del spec  # frees its weights now instead of at the end of the block
-            builder = Builder(graphs_of(parked, reporter), parked)
-        else:
-            builder = Builder(JobGraphs(spec, reporter, shared=folder), parked, others)
-        with closing(builder):
-            yield builder
-
-
-def other_processes(peak_bytes: int | None) -> int:
-    """How many processes can build bundles in addition to this one, as torch's threads and the memory allow."""
-    return max(0, min(torch.get_num_threads(), available_memory() // peak_bytes) - 1) if peak_bytes else 0
+        del spec  # frees its weights now instead of at the end of the block
+        yield Builder(graphs_of(parked, reporter), parked)
 
 
 def _give_back_memory() -> None:

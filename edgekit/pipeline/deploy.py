@@ -222,7 +222,7 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
             improvement = improve(spec, images, job, run, reporter) if improve and "int8" in job.precisions else None
             spec = replace(spec, recipe=improvement.recipe if improvement else spec.recipe)
             restore(spec, job.targets, run)
-            with builder_of(spec, run, reporter, refused.peak_bytes) as builder:
+            with builder_of(spec, run, reporter) as builder:
                 spec = replace(builder.spec, task=spec.task)  # a large network's, so that the one in memory is freed
                 calibration = run.path / "calibration.json"
                 write_list(calibration, spec.calibration, spec.recipe, job.seed)

@@ -434,10 +434,6 @@ class JobGraphs:
         with self.reporter.stage(f"{name}: rewrite"), quiet():
             return quantize_stage(request, graph, self.samples, images, shared=shared)
 
-    def shares_calibration(self, target: str) -> bool:
-        """Whether the int8 bundle of a target shares its calibration with others. It is made now unless it exists."""
-        return self._shared_calibration(self.spec.request(target, "int8")) is not None
-
     def _shared_calibration(self, request: BundleRequest) -> Calibrated | None:
         """The calibration that the request's runtime shares with others; None if it is calibrated alone."""
         recipe = request.shared_recipe

@@ -326,8 +326,6 @@ class Refusals:
 
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Reason with the numbers, by the bundle's name."""
-    peak_bytes: int | None = None
-    """Peak memory of the process that makes the largest of the others, in bytes; None if it isn't known."""
     unplanned: InputError | None = None
     """Reason why the job could not be planned, in which case no bundle is refused."""
 
@@ -365,8 +363,7 @@ def refusals(settings: JobSettings, targets: Sequence[str], precisions: Sequence
             f"'{planned.model}' ({planned.params / 1e6:,.0f} M parameters) does not fit on this machine: {listed}",
             fix=f"Use `--force` to try anyway, or run `edgekit plan {planned.model}` for details",
         )
-    peaks = [bundle.peak_bytes or 0 for bundle in bundles if bundle.name not in reasons]
-    return Refusals(reasons, max(peaks) or None)
+    return Refusals(reasons)
 
 
 def available_memory() -> int:

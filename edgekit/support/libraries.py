@@ -303,9 +303,3 @@ def let_threads_sleep() -> None:
     """Let threads that wait leave their cores to others, unless the user decided; too late once torch is imported."""
     if "torch" not in sys.modules:
         os.environ.setdefault(*SLEEPING)
-
-
-def threads_sleep() -> bool:
-    """Whether threads that wait leave their cores to others."""
-    variable, policy = SLEEPING
-    return os.environ.get(variable, "").upper() == policy

@@ -15,7 +15,7 @@ from edgekit.cli.frame import ELSEWHERE
 from edgekit.cli.main import entry, main
 from edgekit.errors import MissingExtraError
 from edgekit.support import progress
-from edgekit.support.libraries import SLEEPING, install_command, threads_sleep
+from edgekit.support.libraries import SLEEPING, install_command
 from edgekit.support.progress import lines_of
 from tests.helpers.command_line import all_commands
 
@@ -94,15 +94,15 @@ def test_version(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().out == f"edgekit {__version__}\n"
 
 
-@pytest.mark.parametrize(("own", "sleep"), [(None, True), ("ACTIVE", False)])
+@pytest.mark.parametrize(("own", "policy"), [(None, SLEEPING[1]), ("ACTIVE", "ACTIVE")])
 def test_torchs_threads_sleep_unless_the_user_decided(
-    own: str | None, sleep: bool, monkeypatch: pytest.MonkeyPatch
+    own: str | None, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(SLEEPING[0], raising=False)
     if own:
         monkeypatch.setenv(SLEEPING[0], own)
     main(["--version"])
-    assert threads_sleep() is sleep
+    assert os.environ[SLEEPING[0]] == policy
 
 
 def test_nothing_at_all_shows_help(capfd: pytest.CaptureFixture[str]) -> None:
