@@ -16,9 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 282_273,
+    "tokens": 282_230,
     "tokens a line": 9.87,
-    "files": 159,
+    "files": 158,
     "lines of the longest file": 450,
     "names across walls": 590,
     "pairs of rooms in % of those that the layers allow": 87,

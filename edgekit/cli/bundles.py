@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import api
-from edgekit.cli.frame import BUNDLE, BUNDLES, COMMANDS, MORE, NEEDED, argument, command
-from edgekit.cli.output import Answer, all_pass
+from edgekit.cli.frame import BUNDLE, BUNDLES, COMMANDS, MORE, NEEDED, Answer, all_pass, argument, command
 from edgekit.compat.typer import REQUIRED
 from edgekit.devices.registry import LOCAL
 from edgekit.job import OF_BUNDLE, Job

@@ -5,8 +5,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import api
-from edgekit.cli.frame import BUNDLE, COMMANDS, MORE, OUTPUT, Commands, app, argument, command, of_every_command
-from edgekit.cli.output import Answer, all_pass
+from edgekit.cli.frame import (
+    BUNDLE,
+    COMMANDS,
+    MORE,
+    OUTPUT,
+    Answer,
+    Commands,
+    all_pass,
+    app,
+    argument,
+    command,
+    of_every_command,
+)
 from edgekit.job import OF_BUNDLE, values_of
 from edgekit.job.kinds import Each, Place, Text, own
 

@@ -3,16 +3,23 @@
 The arguments and options of a command are its function's own, as the defaults of parameters; those of `COMMON`, by the
 names of parameters without a default; and fields of a job. A command returns its `Answer`, which is printed here, as
 JSON with `--json`, and gives the exit code; or one line of text, which is all that it prints.
+
+Stdout carries the result and nothing else; progress and messages go to stderr.
 """
 
 import inspect
 import os
 import re
 import shlex
-from collections.abc import Callable, Container, Mapping, Sequence
+import shutil
+import sys
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, TextIO, get_args
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -21,12 +28,15 @@ from typer.main import get_install_completion_arguments
 from edgekit import __version__, api
 from edgekit.cli import COMMAND, COMPLETION
 from edgekit.cli.completion import OFFERS
-from edgekit.cli.output import Answer, ForPipelines, clean_stdout
 from edgekit.compat.typer import Argument, PlainOption, command_path, options_of, subcommands, usage_error
 from edgekit.errors import UsageError, as_sentences
 from edgekit.job import declarations, fields_with_defaults, kinds
 from edgekit.job.kinds import Own, own, spelled
 from edgekit.support import progress
+from edgekit.support.files import append_text, check_file, replace_text, writing
+
+if TYPE_CHECKING:
+    from edgekit.report.page import Block, Line, NextStep
 
 COMMANDS = "Commands"
 MORE = "More"
@@ -277,6 +287,106 @@ def _parameter(
         multiple=isinstance(kind, kinds.Names),
         **limits,
     )
+
+
+@contextmanager
+def clean_stdout() -> Iterator[TextIO]:
+    """Send whatever libraries print in the block to stderr; yields the real stdout, for the result."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with (
+            os.fdopen(os.dup(stdout), "w", encoding="utf-8", errors="surrogateescape") as real,
+            redirect_stdout(sys.stderr),
+        ):
+            yield real
+    finally:
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
+
+
+def all_pass(rows: Iterable[Any]) -> bool:
+    """Whether no row has another verdict."""
+    return all(row.verdict == "pass" for row in rows)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command found, how it is printed, and whether it passed."""
+
+    document: Any
+    """Document that `--json` prints, whose page is printed otherwise."""
+    shown: "Iterable[Block] | None" = None
+    """What is printed instead of the document's page."""
+    steps: "Iterable[NextStep]" = ()
+    """The next commands, which follow the text."""
+    last: Iterable[str] = ()
+    """Lines that follow the next commands."""
+    widest: int | None = None
+    """Most columns of a line; None for those of a paragraph."""
+    passed: bool = True
+    """Whether the exit code is 0, and not 1."""
+    error: BaseException | None = None
+    """Raised when the answer was printed."""
+
+    def show(self, out: TextIO, json_: bool) -> None:
+        """Print the document as JSON, or else the text and the next commands."""
+        if json_:
+            from edgekit.report.document import to_json
+
+            out.write(to_json(self.document))
+            return
+        from edgekit.report.page import WIDTH, Steps, lines_of, page_of
+
+        page = page_of(self.document) if self.shown is None else self.shown
+        width = min(shutil.get_terminal_size().columns, self.widest or WIDTH)
+        lines = [*lines_of([*page, Steps(tuple(self.steps)), *self.last], width)]
+        if any(line.style for line in lines):
+            _print_styled(lines, out)
+        else:
+            out.writelines(f"{line}\n" for line in lines)
+
+
+def _print_styled(lines: "Iterable[Line]", out: TextIO) -> None:
+    """Lines in their colours, however long they are."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=out)
+    for line in lines:
+        text = Text(line.text)
+        text.stylize(line.style, line.start)
+        console.print(text, no_wrap=True, crop=False, overflow="ignore")
+
+
+@dataclass(frozen=True)
+class ForPipelines:
+    """Files in which a pipeline looks for the result. They are also written if a gate fails."""
+
+    junit: Path | None
+    summary: Path | None
+
+    def check(self) -> None:
+        """Raise an InputError for a file that can't be written. Writes nothing."""
+        check_file("--junit", self.junit)
+        check_file("--summary", self.summary)
+        if self.junit is not None and self.summary is not None and self.junit.resolve() == self.summary.resolve():
+            raise UsageError(f"--junit and --summary are both '{self.junit}'", valid="two different files")
+
+    def write(self, document: Any) -> None:
+        """Write the files that the user named, of a document with results. A JUnit file replaces an earlier one."""
+        from edgekit.report.formats import junit, summary
+
+        if not hasattr(document, "results"):  # a plan
+            return
+        if self.junit is not None:
+            with writing(self.junit, "--junit"):
+                replace_text(self.junit.resolve(), junit(document))
+        if self.summary is not None:
+            with writing(self.summary, "--summary"):
+                append_text(self.summary, summary(document))
 
 
 def _run(function: Callable[..., Any], here: Mapping[str, Own], fields: Mapping[str, Own], **typed: Any) -> int:

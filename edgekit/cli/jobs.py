@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit import api
-from edgekit.cli.frame import COMMANDS, FIELDS, MODELS, MORE, NAMES, argument, command, model_argument
-from edgekit.cli.output import Answer, all_pass
+from edgekit.cli.frame import COMMANDS, FIELDS, MODELS, MORE, NAMES, Answer, all_pass, argument, command, model_argument
 from edgekit.compat.typer import REQUIRED
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import PRECISIONS, DeviceClass
