@@ -11,7 +11,7 @@ convolutions get forms that XNNPACK runs fast: small kernels, or a grouped one o
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import product
@@ -38,9 +38,20 @@ from edgekit.compiler.graph import (
     pair,
     refresh,
     replace_each,
+    set_values,
     shape_of,
+    weight_of,
 )
-from edgekit.compiler.layers import DenseLayer, FixedWeights, dense_layers, replace_layers
+from edgekit.compiler.layers import (
+    DEQUANTIZE,
+    DEQUANTIZE_CHANNELS,
+    QUANTIZE,
+    DenseLayer,
+    FixedWeights,
+    dense_layer,
+    dense_layers,
+    replace_layers,
+)
 
 TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
@@ -476,3 +487,129 @@ def _block_weight(weight: Tensor) -> Tensor:
         window[:, row, column, top : top + side, left : left + side] = weight[:, 0]
     taps = window.reshape(-1, 3, BLOCK, 3, BLOCK).permute(0, 2, 4, 1, 3)
     return taps.reshape(-1, BLOCK * BLOCK, 3, 3)
+
+
+EACH_CHANNEL = {
+    A.relu.default,
+    A.clamp.default,
+    A.leaky_relu.default,
+    A.silu.default,
+    A.hardswish.default,
+    A.hardsigmoid.default,
+    A.sigmoid.default,
+    A.tanh.default,
+    A.gelu.default,
+    A.mish.default,
+    A.add.Tensor,
+    A.mul.Tensor,
+    A.max_pool2d.default,
+    A.avg_pool2d.default,
+    A.adaptive_avg_pool2d.default,
+    A.mean.dim,
+    QUANTIZE,
+    DEQUANTIZE,
+}
+"""Operations that compute each channel of [N,C,H,W] from the same channel of operands with as many channels.
+
+What they compute of zeros is finite, so a weight of zero makes zero of it.
+"""
+VECTOR = 16
+"""Channels that ONNX Runtime's depthwise INT8 kernel for x86 computes at once. It computes the others one by one."""
+
+
+@torch.no_grad()
+def pad_depthwise(graph: GraphModule) -> int:
+    """Pad the channels of INT8 depthwise layers to a multiple of 16 in a Q/DQ graph whose weights are levels.
+
+    The layers before get outputs of zeros, and the layers behind weights of zeros for them, so all outputs stay equal.
+    Only layers in INT8 and operations in `EACH_CHANNEL` may read and write the padded values, and concatenations.
+
+    Returns the number of layers changed, with those before and behind.
+    """
+    orders, changed = _orders(graph), 0
+    for layer in dense_layers(graph):
+        outputs, inputs = orders.get(layer.node), orders.get(layer.source)
+        if outputs is inputs is None:
+            continue
+        weight, axes, name = layer.weight, [outputs] if layer.is_depthwise else [outputs, inputs], f"padded_{changed}"
+        levels, scale, zero_point = (
+            _padded(graph, operand(weight, place), f"{name}.{place}", axes, fill)
+            for place, fill in enumerate((0, 1, 0))
+        )
+        weight.args = (levels, scale, zero_point, *weight.args[3:])
+        bias = layer.bias and _padded(graph, layer.bias, f"{name}.bias", axes, 0)
+        geometry = ([*sizes] for sizes in (layer.stride, layer.padding, layer.dilation))
+        groups = shape_of(levels)[0] if layer.is_depthwise else 1
+        layer.node.args = (layer.source, weight, bias, *geometry, groups)
+        changed += 1
+    if changed:
+        set_values(refresh(graph))
+    return changed
+
+
+def _padded(graph: GraphModule, node: Node, name: str, axes: Sequence[list[int] | None], fill: int = 0) -> Node:
+    """Insert a constant with these orders of another's slices along its axes; their number stands for `fill`."""
+    value = weight_of(graph, node)
+    for axis, order in enumerate(axes[: value.ndim]):
+        if order is not None:
+            end = torch.full_like(value.narrow(axis, 0, 1), fill)
+            value = torch.cat([value, end], axis).index_select(axis, torch.tensor(order))
+    return add_constant(graph, node, name, value)
+
+
+def _orders(graph: GraphModule) -> dict[Node, list[int]]:
+    """The channel in each place of the values that `pad_depthwise` pads; their number stands for zeros.
+
+    Values have the same order if an operation computes each channel of one from that channel of the others.
+    """
+    like: dict[Node, Node] = {}
+
+    def first(node: Node) -> Node:
+        while node in like:
+            node = like[node]
+        return node
+
+    fixed, odd, concatenations = set[Node](), set[Node](), dict[Node, list[Node]]()
+    for node in graph.graph.nodes:
+        layer, alike = dense_layer(node), list[Node]()
+        if layer is not None and layer.is_conv and layer.weight.target is DEQUANTIZE_CHANNELS:
+            if layer.is_depthwise and layer.groups == shape_of(node)[1]:
+                alike = [layer.source]
+                odd |= {node} if layer.source.target is DEQUANTIZE else set()
+            elif layer.groups > 1:
+                fixed |= {node, layer.source}
+        elif node.target is A.cat.default and argument(node, 1, 0) == 1 and len(shape_of(node)) == 4:
+            concatenations[node] = [*map(node_of, node.args[0])]
+        elif node.target in EACH_CHANNEL and _has_channels_of_all(node):
+            alike = node.all_input_nodes
+        else:
+            fixed |= {node, *node.all_input_nodes}
+        for value in alike:
+            if first(value) is not first(node):
+                like[first(node)] = first(value)
+    while True:
+        kept = {first(node) for node in fixed}
+        orders = {
+            node: [*range(shape_of(node)[1]), *[shape_of(node)[1]] * (-shape_of(node)[1] % VECTOR)]
+            for node in {first(node) for node in odd} - kept - {first(node) for node in concatenations}
+        }
+        for node, parts in [*concatenations.items()] * 2:  # a part may get its order from a later concatenation
+            joined, start, channels = list[int](), 0, shape_of(node)[1]
+            for part in parts:
+                own = shape_of(part)[1]
+                order = orders.get(first(part), range(own))
+                joined += [channels if place == own else start + place for place in order]
+                start += own
+            if joined != ([*range(channels)] if first(node) in kept else orders.setdefault(first(node), joined)):
+                fixed |= {node, *parts}
+                break
+        else:
+            values = [node for node in graph.graph.nodes if first(node) in orders]
+            return {node: orders[first(node)] for node in values if len(orders[first(node)]) > shape_of(node)[1]}
+
+
+def _has_channels_of_all(node: Node) -> bool:
+    """Whether an operation's value and all its operands are [N,C,H,W] with the same C, and none is a constant."""
+    shapes = [shape_of(value) for value in (node, *node.all_input_nodes)]
+    alike = all(len(shape) == 4 and shape[1] == shapes[0][1] for shape in shapes)
+    return alike and all(value.op != "get_attr" for value in node.all_input_nodes)

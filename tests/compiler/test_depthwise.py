@@ -1,5 +1,7 @@
 """Depthwise convolutions of every kind get forms for which runtimes have fast kernels, with the same outputs."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +10,19 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
 from edgekit.compiler.graph import shape_of
 from edgekit.compiler.layers import dense_layers
-from edgekit.compiler.layouts import depth_multiplier, depthwise_blocks, split_depthwise
+from edgekit.compiler.layouts import depth_multiplier, depthwise_blocks, pad_depthwise, split_depthwise
+from edgekit.compiler.placement import fold_weights
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import Recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.backend import load_backend
 from edgekit.support.libraries import quiet
 from tests.helpers.calibration import quantize
-from tests.helpers.graphs import export_graph, simplified
+from tests.helpers.graphs import check_values, export_graph, simplified
 from tests.helpers.litert import run_file
 from tests.helpers.tiny import X86
 
@@ -130,3 +134,85 @@ def test_files_in_int8_compute_what_the_calibrated_graph_does(target: str, tmp_p
     else:
         actual = run_file(file, images)
     assert snr_db(expected, actual) > 30
+
+
+class Gated(nn.Module):
+    """Squeeze-and-excitation of a few channels."""
+
+    def __init__(self, channels: int, gate: nn.Module) -> None:
+        super().__init__()
+        self.down, self.up, self.gate = nn.Conv2d(channels, 5, 1), nn.Conv2d(5, channels, 1), gate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate: torch.Tensor = self.gate(self.up(self.down(x.mean((2, 3), keepdim=True)).relu()))
+        return x * gate
+
+
+class Ghost(nn.Module):
+    """Channels, and as many that a depthwise layer makes of them, as in GhostNet."""
+
+    def __init__(self, inputs: int, channels: int, kernel: int = 3) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, channels, 1, bias=False)
+        self.cheap = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.first(x).relu()
+        return torch.cat([first, self.cheap(first).relu()], 1)
+
+
+class Residual(nn.Module):
+    """A sum of the input and what the modules make of it."""
+
+    def __init__(self, *modules: nn.Module) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*modules)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        total: torch.Tensor = x + self.branch(x)
+        return total
+
+
+def depthwise(channels: int, kernel: int, stride: int = 1, **settings: Any) -> nn.Conv2d:
+    return nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels, **settings)
+
+
+@pytest.mark.parametrize(
+    ("modules", "groups"),
+    [
+        ([depthwise(12, 3), nn.ReLU()], [16]),
+        ([depthwise(12, 5, 2, bias=False), nn.ReLU6()], [16]),
+        ([depthwise(12, 3), nn.Hardswish(), depthwise(12, 7), nn.SiLU()], [16, 16]),
+        ([depthwise(12, 3), nn.ReLU(), Gated(12, nn.Hardsigmoid())], [16]),
+        ([depthwise(12, 3, 2), nn.Hardswish(), Gated(12, nn.Sigmoid())], [16]),
+        ([Residual(depthwise(12, 3), nn.ReLU()), nn.MaxPool2d(2)], [16]),
+        ([nn.Conv2d(12, 16, 1), nn.ReLU(), depthwise(16, 3)], [16]),
+        ([Ghost(12, 6)], [16]),
+        ([Ghost(12, 6), depthwise(12, 3, 2), nn.ReLU(), Residual(Ghost(12, 6, 5))], [16, 32, 16]),
+        ([Residual(Ghost(12, 6)), nn.Conv2d(12, 12, 1), nn.ReLU(), Residual(Ghost(12, 6))], [16, 16]),
+        ([depthwise(12, 3), nn.PixelUnshuffle(2), nn.Conv2d(48, 12, 1)], [12]),
+        ([depthwise(12, 3), nn.Conv2d(12, 12, 1, groups=3)], [12]),
+        ([Ghost(12, 6), nn.PixelUnshuffle(2), nn.Conv2d(48, 12, 1)], [6]),
+        ([nn.Conv2d(12, 24, 3, groups=12)], [12]),
+    ],
+)
+@torch.no_grad()
+def test_padded_channels_change_nothing(modules: Sequence[nn.Module], groups: Sequence[int]) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 12, 3, 2, 1), nn.ReLU(), *modules, nn.LazyConv2d(8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+    images = [np.random.default_rng(seed).normal(size=(1, 3, 20, 24)).astype(np.float32) for seed in range(2)]
+    network.eval()(torch.from_numpy(images[0]))
+    recipe = replace(Recipe.load("default"), estimator="minmax", weight_rounding="nearest")
+    graph = quantize(export_graph(network, (1, 3, 20, 24)), images, recipe, "onnx")
+    fold_weights(graph)
+    before, old = graph(torch.from_numpy(images[0])), groups_of(graph)
+    assert bool(pad_depthwise(graph)) == (old != groups)
+    assert groups_of(graph) == groups
+    assert torch.equal(graph(torch.from_numpy(images[0])), before)
+    check_values(graph)
+
+
+def groups_of(graph: GraphModule) -> list[int]:
+    return [layer.groups for layer in dense_layers(graph) if layer.is_depthwise]

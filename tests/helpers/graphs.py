@@ -27,7 +27,7 @@ CALIBRATION = (
 ROUNDING = ("round_weights", "fit_weights")
 OTHERS = {
     "edgekit.compiler.calibrate": ("equalize", *CALIBRATION, *ROUNDING),
-    "edgekit.runtime.onnx.backend": ("fold_weights",),
+    "edgekit.runtime.onnx.backend": ("fold_weights", "pad_depthwise"),
     "edgekit.runtime.openvino.backend": ("fold_weights", "decompose_weight_quantizers"),
     "edgekit.runtime.tflite.backend": ("take_weights", "multiply_expansions"),
 }

@@ -24,6 +24,7 @@ from edgekit.compat.torch import compiled
 from edgekit.compat.torch_export import decomposing_by_node
 from edgekit.compiler.graph import example_input, layer_name, operand
 from edgekit.compiler.layers import DEQUANTIZE_CHANNELS, quantizers
+from edgekit.compiler.layouts import pad_depthwise
 from edgekit.compiler.placement import fold_weights
 from edgekit.config.runtimes import DeviceClass, Runtime
 from edgekit.runtime.backend import Artifact, compiler_errors
@@ -368,6 +369,8 @@ class Backend:
 
     def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
         fold_weights(graph)
+        if not device_class.is_arm:
+            pad_depthwise(graph)
         is_int8, layers = next(quantizers(graph), None) is not None, _layers_of_weights(graph)
         # MatMul + Add is faster than Gemm, and Gelu alone is faster than BiasGelu, which has an older kernel.
         disabled, saving = ("MatMulAddFusion", "BiasGeluFusion"), partial(save, folder=folder)
