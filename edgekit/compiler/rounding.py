@@ -466,10 +466,11 @@ class Walk:
         sides = self._exact[layer.source], self._exact[layer.node], self._quantized[layer.source]
         halves = layer_moments(layer, weight, bias, list(zip(*sides, strict=True)), self._at_once)
         damping, both = choose_damping(halves), halves[0] + halves[1]
-        compensation = Compensation.of(both.covariance, list(shape_of(layer.weight)))
+        factorize = partial(Compensation.of, both.covariance, list(shape_of(layer.weight)))
+        compensation = factorize()
         if damping == math.inf:
             return weight.double(), compensation
-        solver = compensation if damping == PERCDAMP else Compensation.of(both.covariance, [], damping)
+        solver = compensation if damping == PERCDAMP else factorize(damping)
         return weight.double() + solver.solve(both.missing), compensation
 
     def _correct_bias(self, layer: DenseLayer) -> None:
