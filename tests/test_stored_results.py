@@ -133,7 +133,9 @@ def make_bundle_of(place: Place, inputs: Any) -> None:
 
     place.patch.setattr(build, "compile_graph", compiled)
     spec = SimpleNamespace(network=SimpleNamespace(labels=tuple(tiny_labels())))
-    graphs: Any = SimpleNamespace(spec=spec, reporter=QUIET, inputs=lambda *_: inputs, graph_to_compile=lambda *_: None)
+    graphs: Any = SimpleNamespace(
+        spec=spec, reporter=QUIET, inputs=lambda *_: inputs, graph_to_compile=lambda *_: SimpleNamespace(graph=None)
+    )
     build_one(graphs, "onnx", "int8", place.run.path / "onnx-int8")
 
 
@@ -206,7 +208,7 @@ def make_sensitivity(place: Place, inputs: Any) -> None:
     place.patch.setattr(analysis, "study_inputs", lambda *_: inputs.layers)
     spec = SimpleNamespace(network=SimpleNamespace(preprocessing=None))
     images: Any = SimpleNamespace(dataset=SimpleNamespace(crop=lambda *_: None), evaluation=SimpleNamespace(samples=()))
-    graphs: Any = SimpleNamespace(spec=spec, reporter=QUIET, graph_to_compile=lambda *_: None)
+    graphs: Any = SimpleNamespace(spec=spec, reporter=QUIET, graph_to_compile=lambda *_: SimpleNamespace(graph=None))
     options: Any = SimpleNamespace(gates=Gates(max_drop=inputs.max_drop), timing=Timing())
     assert analysis._analysed(graphs, images, "onnx", options, place.run) == result
 

@@ -1,6 +1,6 @@
 """sensitivity.json: the accuracy that each layer costs in INT8 and the time that it saves, as a table and a picture."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from edgekit.report.figure import MEANINGLESS, NOTHING, Count, Fraction, Interval, points
 from edgekit.report.page import Block, Column, NextStep, Paragraph, TextTable
-from edgekit.report.plot import Panel, Picture, bar
+from edgekit.report.plot import Panel, Picture, bar, render_svg
 from edgekit.support.run_folder import keeps_job
 
 
@@ -25,6 +25,12 @@ class Simulated:
     """95 % interval of the drop, in percentage points."""
     agreement: Fraction
     """Share of images with the same predicted class as with all layers in float."""
+
+    def spared(self, whole: "Simulated") -> "Spared":
+        """The same with its gain over all layers in INT8."""
+        gain = None if self.snr_db is None or whole.snr_db is None else self.snr_db - whole.snr_db
+        points = whole.drop_top1_points - self.drop_top1_points
+        return Spared(**vars(self), snr_gain_db=gain, gain_top1_points=points)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +126,28 @@ class TargetSensitivity:
     verdict: Literal["pass", "fail"]
     """`pass` if the drop with all layers in INT8 is within the bound, else `fail`."""
 
+    @classmethod
+    def of(
+        cls,
+        target: str,
+        top1: Fraction,
+        int8: Simulated,
+        layers: Iterable[SensitiveLayer],
+        blocks: Iterable[SensitiveBlock],
+        culprits: Sequence[str],
+        then: Simulated,
+    ) -> "TargetSensitivity":
+        """The sensitivity with a float top-1, and the `culprits`, with which in float the accuracy is `then`."""
+        return cls(
+            target=target,
+            float=FloatAccuracy(top1),
+            int8=int8,
+            layers=tuple(layers),
+            blocks=tuple(blocks),
+            culprits=Culprits(tuple(culprits), then),
+            verdict="fail" if culprits else "pass",
+        )
+
 
 @dataclass(frozen=True)
 class NamedModel:
@@ -189,6 +217,10 @@ class Sensitivity:
             words = ("edgekit", "deploy", str(folder), *bound, "--target", ",".join(flagged))
             yield NextStep("keep such layers in float where int8 stays faster", words)
 
+    def svg(self) -> str:
+        """`draw_sensitivity` as an SVG file."""
+        return render_svg(draw_sensitivity(self))
+
 
 SHOWN = 15
 """Number of layers in a table or picture."""
@@ -196,11 +228,12 @@ FREE = 0.005
 """Share of the INT8 time up to which a layer loses nothing in float: profiles are no more precise."""
 
 
-def order_of(noise: Mapping[str, float], cost: Mapping[str, float], least: float) -> list[str]:
+def order_of(noise: Mapping[str, float], cost: Mapping[str, float], int8_ms: float) -> list[str]:
     """Layers sorted by the noise that they remove for their cost in float, largest first; by noise without costs.
 
-    Costs below `least` count as `least`, and those that are unknown as the largest one.
+    Costs below `FREE` of the time in INT8 count as that, and those that are unknown as the largest one.
     """
+    least = FREE * int8_ms or 1.0
     most = max([least, *cost.values()])
     return sorted(noise, key=lambda name: (-noise[name] / max(least, cost.get(name, most)), name))
 
@@ -209,9 +242,9 @@ def ranked(rows: Sequence[Sensitive]) -> list[Sensitive]:
     """Layers or blocks, those first that should stay in float first: by their noise and the time that INT8 saves."""
     times = {row.name: row.time for row in rows if row.time}
     lost = {name: time.saved_ms for name, time in times.items()}
-    least = FREE * sum(time.int8_ms for time in times.values()) or 1.0
+    int8_ms = sum(time.int8_ms for time in times.values())
     by_name = {row.name: row for row in rows}
-    return [by_name[name] for name in order_of({row.name: row.noise_share for row in rows}, lost, least)]
+    return [by_name[name] for name in order_of({row.name: row.noise_share for row in rows}, lost, int8_ms)]
 
 
 def whole(sensitivity: Sensitivity, part: TargetSensitivity) -> str:

@@ -40,9 +40,8 @@ from edgekit.measure.accuracy import snr_db
 from edgekit.measure.task import Answers, Task
 from edgekit.measure.tasks import SingleLabel
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.request import GraphToCompile
 from edgekit.report.row import Accuracy, Latency, Measurement, TimedLayer, TimeProfile
-from edgekit.report.sensitivity_document import FREE, Simulated, order_of
+from edgekit.report.sensitivity_document import Simulated, order_of
 from edgekit.support.progress import Step, no_step
 
 DIFFERS = 1.1
@@ -146,7 +145,7 @@ class LayerCosts:
     def order(self, noise: Mapping[str, float]) -> list[str]:
         """Layers sorted by the noise that they remove for the time that they lose in float, largest first."""
         lost = {name: self.lost_ms([name]) for name in self.int8_ms}
-        return order_of(noise, lost, FREE * sum(self.int8_ms.values()))
+        return order_of(noise, lost, sum(self.int8_ms.values()))
 
     def slower_in_int8(self) -> list[frozenset[str]]:
         """The sets of connected layers that save the most time in float, each with what it has to convert.
@@ -398,11 +397,11 @@ class Mixtures:
         return answers
 
 
-def simulate(graphs: JobGraphs, to_compile: GraphToCompile, images: LabelledCrops) -> Mixtures:
-    """Mixtures of a graph that was calibrated for one target, on these images."""
+def simulate(graphs: JobGraphs, target: str, graph: GraphModule, images: LabelledCrops) -> Mixtures:
+    """Mixtures of a graph that was calibrated for a target, on these images."""
     spec = graphs.spec
     rounded = spec.recipe.weight_rounding != "nearest"
-    simulation = Simulation(to_compile.graph, graphs.unrounded(to_compile.facts.target) if rounded else None)
+    simulation = Simulation(graph, graphs.unrounded(target) if rounded else None)
     return Mixtures(simulation, images, spec.network.preprocessing, spec.task)
 
 
@@ -433,14 +432,14 @@ def rank_layers(graphs: JobGraphs, target: str, times: LayerTimes | None = None)
     spec = graphs.spec
     samples = spec.calibration.samples[:NOISE_IMAGES]
     crops = spec.calibration_dataset.crop(samples, spec.network.preprocessing)
-    to_compile = graphs.graph_to_compile(target, "int8")
-    mixtures = simulate(graphs, to_compile, crops)
+    graph = graphs.graph_to_compile(target, "int8").graph
+    mixtures = simulate(graphs, target, graph, crops)
     title, layers = f"{target}-int8", mixtures.simulation.layers
     first = LabelledCrops(crops.pixels[:RANKING_IMAGES], crops.labels[:RANKING_IMAGES])
     with graphs.reporter.stage(f"{title}: rank {len(layers)} layers", len(first)) as step:
         noise = Mixtures(mixtures.simulation, first, mixtures.preprocessing).alone(step)
-    costs = times.costs(to_compile.graph) if times else None
-    order = costs.order(noise) if costs else order_of(noise, {}, 1.0)
+    costs = times.costs(graph) if times else None
+    order = costs.order(noise) if costs else order_of(noise, {}, 0.0)
     with graphs.reporter.stage(f"{title}: simulate layers in float", len(samples)) as step:
         return Ranking(tuple(order), tuple(counts_of(mixtures, order, step)))
 

@@ -1,11 +1,13 @@
 """`edgekit sensitivity`: the layers that cost accuracy in INT8, and the time that each saves."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from torch.fx import GraphModule
 
 from edgekit import __version__
 from edgekit.config.runtimes import PRECISIONS
@@ -15,33 +17,30 @@ from edgekit.pipeline.build import build_one
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.request import BuildSpec, GraphToCompile
+from edgekit.pipeline.request import BuildSpec
 from edgekit.report import load_report, write_report
 from edgekit.report.document import REPORT_FILE as REPORT
 from edgekit.report.document import to_json
-from edgekit.report.plot import render_svg
 from edgekit.report.sensitivity_document import (
-    Culprits,
-    FloatAccuracy,
     ImageSet,
     LayerTime,
     NamedModel,
     SensitiveBlock,
     SensitiveLayer,
     Sensitivity,
-    Spared,
+    Simulated,
     TargetSensitivity,
-    draw_sensitivity,
     order_of,
 )  # fmt: skip
 from edgekit.runtime.backend import load_backend
+from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.profile import Profile, profile_bundle
 from edgekit.support.files import Inputs, replace_text, shareable_command, writing
 from edgekit.support.libraries import import_needed, quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, check_output, open_run
-from edgekit.tuning.mixtures import LayerCosts, LayerTimes, Mixture, Mixtures, layer_macs, simulate
+from edgekit.tuning.mixtures import LayerCosts, LayerTimes, Mixtures, layer_macs, simulate
 from edgekit.tuning.study import StudyInputs, study_inputs
 
 FILE, PICTURE = "sensitivity.json", "sensitivity.svg"
@@ -63,8 +62,7 @@ def analyse(job: Job, reporter: Reporter) -> Sensitivity:
         graphs = JobGraphs(spec, reporter)
         parts = [_analysed(graphs, images, target, job, run) for target in job.targets]
         sensitivity = document(spec, images, job, parts)
-        picture = render_svg(draw_sensitivity(sensitivity))
-        for file, text in ((FILE, to_json(sensitivity)), (PICTURE, picture)):
+        for file, text in ((FILE, to_json(sensitivity)), (PICTURE, sensitivity.svg())):
             with writing(run.path / file):
                 replace_text(run.path / file, text)
         _add_to_report(run.path, sensitivity, reporter)
@@ -113,36 +111,37 @@ def _analysed(graphs: JobGraphs, images: JobImages, target: str, job: Job, run: 
         graphs.reporter.say(f"{target}: reused from an earlier run")
         return earlier
     to_compile, preprocessing = graphs.graph_to_compile(target, "int8"), graphs.spec.network.preprocessing
-    mixtures = simulate(graphs, to_compile, images.dataset.crop(images.evaluation.samples, preprocessing))
+    mixtures = simulate(graphs, target, to_compile.graph, images.dataset.crop(images.evaluation.samples, preprocessing))
+    bundles = (  # which are built when they are profiled
+        build_one(graphs, target, each, run.path / f"{target}-{each}", to_compile if each == "int8" else None)
+        for each in PRECISIONS
+    )
     measured = measure(
         mixtures,
         target,
         layer_macs(graphs),
         job.gates.max_drop,
         graphs.reporter,
-        lambda: profiled_costs(graphs, job.timing.threads, run, to_compile),
+        lambda: profiled_costs(bundles, target, job.timing.threads, to_compile.graph, graphs.reporter),
     )
     run.remember(f"sensitivity-{target}", inputs, measured)
     return measured
 
 
 def profiled_costs(
-    graphs: JobGraphs, threads: int | None, run: RunFolder, to_compile: GraphToCompile
+    bundles: Iterable[Bundle], target: str, threads: int | None, graph: GraphModule, reporter: Reporter
 ) -> LayerCosts | None:
     """What each layer costs in float, by profiles of the float and the INT8 bundle on this machine; None without."""
     profiles: list[Profile] = []
-    target, reporter = to_compile.facts.target, graphs.reporter
     try:
-        for precision in PRECISIONS:
-            graph = to_compile if precision == "int8" else None
-            bundle = build_one(graphs, target, precision, run.path / f"{target}-{precision}", graph)
+        for bundle in bundles:
             with reporter.stage(f"{bundle.path.name}: profile"), quiet():
                 profiles.append(profile_bundle(bundle, check_threads(threads)))
     except StageError as error:
         reporter.warn(f"{target}: the layers can't be timed: {error}", error)
         return None
     in_float, in_int8 = profiles
-    return LayerTimes(in_int8.layer_times, in_float.layer_times, in_int8.conversion_ns).costs(to_compile.graph)
+    return LayerTimes(in_int8.layer_times, in_float.layer_times, in_int8.conversion_ns).costs(graph)
 
 
 def _add_to_report(folder: Path, sensitivity: Sensitivity, reporter: Reporter) -> None:
@@ -187,10 +186,10 @@ def measure(
     groups = [frozenset([name]) for name in layers] + [frozenset(names) for names in blocks.values()]
     with reporter.stage(f"{target}: simulate {len(layers)} layers", len(mixtures.images)) as step:
         mixtures.run([mixture for group in groups for mixture in (group, everything - group)], step)
-    alone, layer_costs = mixtures.alone(), time_layers()
+    alone, layer_costs, whole = mixtures.alone(), time_layers(), mixtures.figures(everything)
     noise = sum(alone.values())
-    order = layer_costs.order(alone) if layer_costs else order_of(alone, {}, 1.0)
-    harmful = culprits(mixtures, order, max_drop, reporter, target)
+    order = layer_costs.order(alone) if layer_costs else order_of(alone, {}, 0.0)
+    harmful, then = culprits(mixtures, order, max_drop, reporter, target)
 
     def costs(name: str, own: Sequence[str]) -> dict[str, Any]:
         """The figures of a layer or a block."""
@@ -199,27 +198,20 @@ def measure(
             "name": name,
             "macs": sum(macs.get(layer, 0) for layer in own),
             "only_int8": mixtures.figures(only),
-            "only_float": _spared(mixtures, only),
+            "only_float": mixtures.figures(everything - only).spared(whole),
             "noise_share": mixtures.noise(only) / noise if noise else 0.0,
             "time": _time_of(layer_costs, own),
         }
 
-    return TargetSensitivity(
-        target=target,
-        float=FloatAccuracy(mixtures.float_accuracy().value),
-        int8=mixtures.figures(everything),
-        layers=tuple(SensitiveLayer(block=block_of(name), **costs(name, [name])) for name in layers),
-        blocks=tuple(SensitiveBlock(layers=tuple(own), **costs(name, own)) for name, own in blocks.items()),
-        culprits=harmful,
-        verdict="fail" if harmful.layers else "pass",
+    return TargetSensitivity.of(
+        target,
+        mixtures.float_accuracy().value,
+        whole,
+        [SensitiveLayer(block=block_of(name), **costs(name, [name])) for name in layers],
+        [SensitiveBlock(layers=tuple(own), **costs(name, own)) for name, own in blocks.items()],
+        harmful,
+        then,
     )
-
-
-def _spared(mixtures: Mixtures, layers: Mixture) -> Spared:
-    """All layers in INT8 except these, and the gain from that."""
-    whole, without = mixtures.figures(mixtures.everything), mixtures.figures(mixtures.everything - layers)
-    gain = None if without.snr_db is None or whole.snr_db is None else without.snr_db - whole.snr_db
-    return Spared(**vars(without), snr_gain_db=gain, gain_top1_points=whole.drop_top1_points - without.drop_top1_points)
 
 
 def _time_of(costs: LayerCosts | None, layers: Sequence[str]) -> LayerTime | None:
@@ -230,8 +222,13 @@ def _time_of(costs: LayerCosts | None, layers: Sequence[str]) -> LayerTime | Non
     return LayerTime(float_ms=in_float, int8_ms=in_int8, saved_ms=costs.lost_ms(layers))
 
 
-def culprits(mixtures: Mixtures, order: Sequence[str], max_drop: float, reporter: Reporter, title: str) -> Culprits:
-    """The first layers of an order: as many as must stay in float to keep the drop within `max_drop` points."""
+def culprits(
+    mixtures: Mixtures, order: Sequence[str], max_drop: float, reporter: Reporter, title: str
+) -> tuple[tuple[str, ...], Simulated]:
+    """The first layers of an order, as many as must stay in float to keep the drop within `max_drop` points.
+
+    Returns them, and the accuracy with them in float.
+    """
     everything = mixtures.everything
 
     def suffices(count: int) -> bool:
@@ -247,4 +244,4 @@ def culprits(mixtures: Mixtures, order: Sequence[str], max_drop: float, reporter
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if suffices(middle) else (middle, high)
-    return Culprits(tuple(order[:high]), mixtures.figures(everything - frozenset(order[:high])))
+    return tuple(order[:high]), mixtures.figures(everything - frozenset(order[:high]))
