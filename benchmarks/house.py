@@ -16,11 +16,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 283_500,
+    "tokens": 282_709,
     "tokens a line": 9.87,
     "files": 158,
     "lines of the longest file": 450,
-    "names across walls": 584,
+    "names across walls": 570,
     "pairs of rooms in % of those that the layers allow": 87,
     "class names that exist twice": 0,
 }

@@ -164,7 +164,7 @@ def alone(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
 
 def _int8_share(bundle: Bundle) -> float | None:
     with open_session(bundle, 1) as session:
-        return summarize_profile(session).int8.share_of_macs
+        return summarize_profile(session)[0].share_of_macs
 
 
 def make(

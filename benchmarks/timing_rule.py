@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 
 from benchmarks.rows import Row, keep_rows
 from edgekit.measure import latency
-from edgekit.measure.fresh_process import Fresh
-from edgekit.measure.gates import judge_latency
-from edgekit.measure.latency import latency_of, speedup, time_steadily
+from edgekit.measure.gates import speed_gate
+from edgekit.measure.latency import latency_of, speedup, time_in_turns
 from edgekit.measure.settings import Gates, Timing
 from edgekit.report.figure import Conditions, DeviceFacts, MachineState
 from edgekit.report.row import Measurement
@@ -168,21 +167,22 @@ def compare(noise: Noise, ratio: float, seed: int, timing: Timing, reporter: Rep
     machine = Machine(noise, {"float": MS * ratio, "int8": MS}, seed)
     calls: dict[str, Callable[[], object]] = {name: partial(machine.run, name) for name in ("float", "int8")}
     with simulated(machine):
-        times, conditions = time_steadily(calls, 1, timing, "time", reporter)
+        timed = time_in_turns(calls, 1, timing, "time", reporter)
+    times = timed.times
     row = Measurement(
         target="onnx",
         precision="int8",
         bundle="int8",
         size_bytes=1,
         device=DeviceFacts(name="simulated", device_class=None, cpu=None, cores=1, memory_bytes=None),
-        latency_ms=latency_of(times["int8"], 1, Fresh(1.0, 1.0, None)),
+        latency_ms=latency_of(times["int8"], threads=1, load=1.0, first=1.0),
         speedup=speedup("float", times["float"], times["int8"]),
-        thermal=conditions,
+        thermal=timed.conditions,
     )
     assert row.speedup is not None
     assert row.speedup.ci95 is not None
     low, high = row.speedup.ci95
-    faster = judge_latency(row, Gates(), ("float",)).verdict == "pass"
+    faster = speed_gate(row, Gates(), baselines=("float",)).verdict == "pass"
     return Outcome(faster, not low <= 1 <= high, low <= ratio <= high, len(times["int8"]))
 
 

@@ -20,8 +20,8 @@ import pytest
 
 from edgekit.config import runtimes
 from edgekit.job import Job
+from edgekit.measure import bundles as measuring
 from edgekit.measure import tasks
-from edgekit.measure.bundles import open_bundle
 from edgekit.measure.settings import Timing
 from edgekit.report import figure
 from edgekit.report.row import Measurement, Score
@@ -75,7 +75,7 @@ DECLARATIONS: dict[str, list[tuple[Any, str, str]]] = {
     "figure": [
         (Measurement, "    low_precision: LowPrecision | None = None", "    fake_level: float | None = None\n"),
         (figure, 'Figure(path="snr_db"', FIGURE),
-        (open_bundle, '"snr_db": snr.db', '"fake_level": float(timing.fake_level), '),
+        (measuring, '"peak_rss_bytes": fresh', '"fake_level": float(timing.fake_level), '),
     ],
     "task": [
         (tasks, "", TASK),

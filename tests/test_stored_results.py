@@ -17,7 +17,7 @@ from edgekit.images.preprocess import Preprocessing
 from edgekit.images.selection import select
 from edgekit.measure import accuracy
 from edgekit.measure.accuracy import EvaluationImages, SerialExecutor, Shard, ShardInputs, evaluate_shards
-from edgekit.measure.bundles import GroupInputs, Machine, MeasurementStore
+from edgekit.measure.bundles import GroupInputs, MeasureSpec
 from edgekit.measure.settings import Gates, Timing
 from edgekit.measure.tasks import MultiLabel, SingleLabel, TopClasses
 from edgekit.models.network import NetworkIdentity
@@ -36,7 +36,7 @@ from edgekit.tuning import sensitivity as analysis
 from edgekit.tuning.sensitivity import SensitivityInputs
 from edgekit.tuning.study import Candidate, StudyInputs
 from tests.helpers.changes import changes
-from tests.helpers.measurements import device, measurement
+from tests.helpers.measurements import FakeHost, device, measurement
 from tests.helpers.sensitivities import sensitivity
 from tests.helpers.tiny import MakeBundle, tiny_labels
 from tests.helpers.trials import measured, studied
@@ -64,7 +64,8 @@ ROW = GroupInputs(
     images=REFERENCE.key,
     image_names=("cat/1.png", "dog/1.png"),
     timing=Timing(),
-    machine=Machine(device(), VERSIONS),
+    device=device(),
+    versions=VERSIONS,
 )
 SHARD = ShardInputs("18", 1, ("f6",), "Zen 3", VERSIONS)
 STUDY = StudyInputs((BUNDLE,), REFERENCE, OTHERS, Timing(), device(), "ssh://pi@pi4", "3a")
@@ -169,15 +170,17 @@ def make_reference(place: Place, inputs: Any) -> None:
 def make_row(place: Place, inputs: Any) -> None:
     """Measure a bundle with these inputs, or resume its measurement."""
     images: EvaluationImages = SimpleNamespace()  # type: ignore[assignment]
-    store = MeasurementStore(place.run, images, Timing())
-    place.patch.setattr(MeasurementStore, "inputs", lambda *_: inputs)
-    bundle: Any = SimpleNamespace(manifest=SimpleNamespace(target="onnx"), labels=("cat", "dog"))
+    spec, host = MeasureSpec(Timing(), images, place.run), FakeHost()
+    place.patch.setattr(MeasureSpec, "inputs", lambda *_: inputs)
+    manifest: Any = SimpleNamespace(target="onnx")
+    bundle = Bundle(Path("onnx-int8"), manifest, ("cat", "dog"))
 
-    def measure(group: object) -> Any:
+    def measure(*_: object) -> Any:
         place.made()
         return {"onnx-int8": measurement()}
 
-    assert store.resumed({"onnx-int8": bundle}, ROW.machine, measure, QUIET) == {"onnx-int8": measurement()}
+    place.patch.setattr(host, "rows", measure)
+    assert host.measure({"onnx-int8": bundle}, spec) == [measurement()]
 
 
 def make_shard(place: Place, inputs: Any) -> None:

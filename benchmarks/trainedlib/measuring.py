@@ -99,7 +99,7 @@ class Bench:
         bundle = build_one(graphs, runtime, "int8", folder)
         with open_session(bundle, 1) as session:
             figures = self.figures(session)
-            share = summarize_profile(session).int8.share_of_macs
+            share = summarize_profile(session)[0].share_of_macs
         return figures | {"int8_share_of_macs": _rounded(share, 3), "temperature": bundle.manifest.temperature}
 
     def _repaired(self, runtime: str, folder: Path) -> Row:

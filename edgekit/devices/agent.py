@@ -33,7 +33,7 @@ from edgekit.errors import BundleRefusedError, DeviceError, EdgekitError
 from edgekit.images.dataset import LabelledCrops
 from edgekit.measure import machine
 from edgekit.measure.accuracy import EvaluationImages
-from edgekit.measure.bundles import measure_group
+from edgekit.measure.bundles import Here, MeasureSpec, measure
 from edgekit.measure.inspect_bundle import Inspection, inspect_bundle, inspect_model
 from edgekit.measure.latency import CallFailed, alternate
 from edgekit.measure.tasks import task_of
@@ -105,9 +105,9 @@ def measured(job: messages.MeasureJob, folder: Path, wire: Wire) -> list[Measure
         name: assemble(files, store, folder / str(index) / (Path(name).name.strip(".") or "bundle"))
         for index, (name, files) in enumerate(job.bundles.items())
     }
-    device = machine.describe(job.name, job.device_class)
-    images = images_of(job.images, store) if job.images else None
-    return list(measure_group(bundles, job.timing, device, wire, images).values())
+    here = Here(machine.describe(job.name, job.device_class), wire)
+    spec = MeasureSpec(job.timing, images_of(job.images, store) if job.images else None)
+    return measure(here.connected, here.row_facts, bundles, spec, wire)
 
 
 def inspected(job: messages.InspectJob, folder: Path) -> Inspection:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from threading import Event
 from typing import Any, Literal, TypeVar
@@ -364,8 +365,8 @@ def each_device(devices: Sequence[Device], measure: Callable[[Device], Sequence[
     """
     others = [device for device in devices if device != THIS]
     if len(others) < 2:
-        return [row for device in devices for row in measure(device)]
+        return list(chain.from_iterable(map(measure, devices)))
     rows = dict(zip(others, in_threads(others, measure, len(others)), strict=True))
     if THIS in devices:
         rows[THIS] = measure(THIS)
-    return [row for device in devices for row in rows[device]]
+    return list(chain.from_iterable(map(rows.__getitem__, devices)))

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -33,24 +34,17 @@ from edgekit.devices.setup import (
 )
 from edgekit.devices.transport import Connection, connect, ending, exit_error, frozen
 from edgekit.devices.web.pages import Pages, check_browsers, runnable_on, serving
-from edgekit.errors import ConnectionCutError, DeviceError, EdgekitError, InputError, UsageError
+from edgekit.errors import ConnectionCutError, DeviceError, InputError
 from edgekit.measure import machine
 from edgekit.measure.accuracy import EvaluationImages
-from edgekit.measure.bundles import (
-    BuiltBundles,
-    Machine,
-    MeasurementStore,
-    failed_measurement,
-    measure_built,
-    measure_group,
-)
-from edgekit.measure.gates import Group, baselines_of, is_baseline, judge_latency
+from edgekit.measure.bundles import BuiltBundles, Here, MeasureSpec, measure
+from edgekit.measure.gates import Group, check_comparable, judge_latency
 from edgekit.measure.inspect_bundle import BundleInspection, Inspection, ModelInspection, inspect_bundle, inspect_model
 from edgekit.measure.settings import Gates, Timing
 from edgekit.report.answer import unsteady, with_interval
 from edgekit.report.figure import DeviceFacts, figure_at
 from edgekit.report.page import Block, Column, Item, NextStep, TextTable
-from edgekit.report.row import Failure, Measurement, Row
+from edgekit.report.row import Measurement, Row
 from edgekit.report.sentences import (
     after_failures,
     emulated,
@@ -201,32 +195,39 @@ class Board:
         }
         """What every job of the agent states."""
 
-    def measure(self, bundles: Group, timing: Timing, images: EvaluationImages | None = None) -> Sequence[Measurement]:
-        """Measure bundles of one target on the device, as `measure_group` does here. Rows are in the bundles' order.
+    def rows(self, group: Group, spec: MeasureSpec) -> dict[str, Measurement]:
+        """Measure bundles of one target on the device, where the agent runs the code of `Here`.
 
         Raises a DeviceError if that fails, or if memory or disk are too small.
         """
-        target, oldest = _runtime_of(bundles)
-        sizes = {name: bundle.size_bytes for name, bundle in bundles.items()}
-        python = self.ready(target, oldest, sizes, timing.streams or 0)
+        target, oldest = _runtime_of(group)
+        sizes = {name: bundle.size_bytes for name, bundle in group.items()}
+        python = self.ready(target, oldest, sizes, spec.timing.streams or 0)
         with self.copying():
-            sent = None if images is None else self._send_images(images)
-            files = self.send({name: files_of(bundle) for name, bundle in bundles.items()})
-        job = MeasureJob(**self.place, timing=timing, bundles=files, images=sent)
+            sent = None if spec.images is None else self._send_images(spec.images)
+            files = self.send({name: files_of(bundle) for name, bundle in group.items()})
+        job = MeasureJob(**self.place, timing=spec.timing, bundles=files, images=sent)
         rows = run_agent(self.connection, python, job, list[Measurement], self._reporter)
-        if len(rows) != len(bundles):
+        if len(rows) != len(group):
             raise mismatch(self.device.name)
-        return [replace(row, bundle=name) for name, row in zip(bundles, rows, strict=True)]
+        return {name: replace(row, bundle=name) for name, row in zip(group, rows, strict=True)}
 
-    def versions(self, bundles: Group) -> dict[str, str]:
-        """Versions of all packages with which the device runs these bundles of one target, and their environment.
+    def versions(self, group: Group) -> Mapping[str, str]:
+        """Versions of all packages with which the device runs these bundles of one target, their environment, and the
+        address of the device.
 
         Raises a DeviceError.
         """
-        target, oldest = _runtime_of(bundles)
+        target, oldest = _runtime_of(group)
         python = self.environment(target, oldest)
         installed = self.connection.run([python, "-I", "-c", INSTALLED], work="the list of packages")
-        return {"environment": python, **self.connection.answer(installed, dict[str, str], "the list of packages")}
+        packages = self.connection.answer(installed, dict[str, str], "the list of packages")
+        return {
+            **packages,
+            "environment": python,
+            "address": self.device.url or "",
+            "ssh": self.device.ssh_config or "",
+        }
 
     def inspect(self, path: Path, threads: int | None) -> Inspection:
         """Inspect a bundle or model file on the device, as `edgekit inspect` does. Raises the errors of `measure`."""
@@ -314,13 +315,13 @@ def open_board(device: Device, reporter: Reporter) -> Iterator[Board]:
 
 
 @contextmanager
-def open_measurer(
-    device: Device, timing: Timing, reporter: Reporter, pages: Pages | None
+def open_host(
+    device: Device, threads: int | None, reporter: Reporter, pages: Pages | None
 ) -> Iterator["Board | Browser"]:
     """Connect to a board, or wait for a browser. Raises a DeviceError if that fails."""
     if device.is_browser:
         assert pages is not None
-        yield pages.browser(device, timing.threads)
+        yield pages.browser(device, threads)
     else:
         with open_board(device, reporter) as board:
             yield board
@@ -339,46 +340,20 @@ def inspect_on(device: Device, path: Path, threads: int | None, reporter: Report
 def measure_on_device(
     device: Device,
     built: BuiltBundles,
-    timing: Timing,
+    spec: MeasureSpec,
     reporter: Reporter,
-    images: EvaluationImages | None = None,
-    store: MeasurementStore | None = None,
     pages: Pages | None = None,
+    together: bool = False,
 ) -> list[Measurement]:
-    """Measure bundles on a device, one measurement each. If the device fails, the measurements contain the error.
+    """Measure bundles on this machine or another device, as `measure` does. A browser needs `pages`.
 
-    A lost connection is opened again for the bundles of the next runtime. Rows that failed before a connection have the
-    facts that a later one gave. Measurements in `store` are used only if the device that answers is the one that they
-    were measured on. A browser needs `pages`.
+    A lost connection is opened again for the bundles of the next runtime.
     """
-    facts = unknown = unknown_device(device)
-
-    def measure(group: Group) -> Mapping[str, Measurement]:
-        nonlocal facts
-        try:
-            with open_measurer(device, timing, reporter, pages) as measurer:
-                facts = measurer.row_facts
-
-                def measure_there(group: Group) -> Mapping[str, Measurement]:
-                    return dict(zip(group, measurer.measure(group, timing, images), strict=True))
-
-                if store is None:
-                    return measure_there(group)
-                machine = Machine(facts, measurer.versions(group), device.url, device.ssh_config)
-                return store.resumed(group, machine, measure_there, reporter)
-        except Exception as error:
-            child_process.check()  # an interrupt makes the main thread close the connections, which is not an error
-            if isinstance(error, DeviceError):
-                reporter.warn(str(error), error)
-            elif isinstance(error, EdgekitError):
-                raise
-            else:
-                reporter.failed(f"{device.name}: measuring {', '.join(group)}", error)
-            failure = Failure.of("device", error)
-        return {name: failed_measurement(name, bundle, failure, facts, images) for name, bundle in group.items()}
-
-    rows = measure_built(built, unknown, measure)
-    return [replace(row, device=facts) if row.device == unknown else row for row in rows]
+    if device == THIS:
+        here = Here(machine.describe(), reporter)
+        return measure(here.connected, here.row_facts, built, spec, reporter, together)
+    connect = partial(open_host, device, spec.timing.threads, reporter, pages)
+    return measure(connect, unknown_device(device), built, spec, reporter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -470,29 +445,13 @@ def benchmark_devices(
     runnable = {device: runnable_on(device, bundles, reporter) for device in devices}
     check_browsers(devices, timing)
     if gates is not None:
-        _check_comparable(bundles)
+        check_comparable(bundles)
 
     with serving(devices, reporter) as pages:
 
-        def measure(device: Device) -> Sequence[Measurement]:
-            if device != THIS:
-                return measure_on_device(device, runnable[device], timing, reporter, pages=pages)
-            measured: Mapping[str, Measurement] = measure_group(bundles, timing, machine.describe(), reporter)
-            return list(measured.values())
+        def measured_on(device: Device) -> Sequence[Measurement]:
+            return measure_on_device(device, runnable[device], MeasureSpec(timing), reporter, pages, together=True)
 
-        measured = each_device(devices, measure)
-    rows = tuple(
-        judge_latency(row, gates, baselines_of(row.name, bundles) if row.name in bundles else ()) for row in measured
-    )
+        measured = each_device(devices, measured_on)
+    rows = tuple(judge_latency(row, gates, bundles) for row in measured)
     return Benchmark(device=rows[0].device, results=rows)
-
-
-def _check_comparable(bundles: Group) -> None:
-    """Raise UsageError for a bundle that has nothing to beat, and that no other bundle has to beat."""
-    for name, bundle in bundles.items():
-        if not baselines_of(name, bundles) and not is_baseline(name, bundles):
-            raise UsageError(
-                f"--min-speedup compares bundles of one runtime, and '{name}' is the only one for "
-                f"{Runtime.find(bundle.manifest.target).title}",
-                fix="Also give the float bundle of this runtime, or leave out `--min-speedup`",
-            )

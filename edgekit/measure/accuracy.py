@@ -65,6 +65,25 @@ class EvaluationImages:
     logits: NDArray[np.float32] | None = None
     """Torch's outputs [M,K] for the first M images, for the signal-to-noise ratio; None to leave that out."""
 
+    def judged(self, bundle: Bundle, run: Run, images: Iterable[NDArray[np.float32]]) -> dict[str, Any]:
+        """Figures of a bundle that `run` runs on the images in their order, by their fields of a measurement.
+
+        They are its accuracy, with the classes that changed by their indices, and its signal-to-noise ratio.
+        """
+        task = self.task
+        targets = self.crops.labels
+        snr = SnrMeter(self.logits)
+        answers = predict(task, snr.watched(run), images, self.names)
+        confidence = task.confidence(answers, self.reference, targets)
+        accuracy = replace(
+            task.compare(answers, self.reference, targets),
+            changes=task.changes(answers, self.reference, targets, self.names),
+            right_by_class=task.right_by_class(answers, targets),
+            given_by_class=task.given_by_class(answers, targets),
+            confidence=replace(confidence, temperature=bundle.manifest.temperature),
+        )
+        return {"accuracy": accuracy, "snr_db": snr.db}
+
 
 def predict(task: Task, run: Run, images: Iterable[NDArray[np.float32]], names: Sequence[str] = ()) -> Answers:
     """Run a model on images, each float32 [1,C,H,W]; raises EngineError if an output isn't finite.

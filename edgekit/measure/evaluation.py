@@ -1,7 +1,7 @@
 """`edgekit evaluate`: compares the answers of bundles with those of one of them. Needs no torch."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -13,7 +13,7 @@ from edgekit.errors import EdgekitError, ImageError, UsageError
 from edgekit.images.dataset import Dataset, LabelledImage
 from edgekit.images.selection import CalibrationList, InspectedImage, Selection, evaluation_doubts, select, short_hashes
 from edgekit.measure import accuracy
-from edgekit.measure.accuracy import executor_of
+from edgekit.measure.accuracy import executor_of, predict
 from edgekit.measure.gates import COMPARED, NO_ACCURACY, NOT_INT8, bound_of, chance_gate, drop_gate, verdict_of
 from edgekit.measure.settings import Gates
 from edgekit.measure.task import Answers, Targets, Task
@@ -354,15 +354,10 @@ class Elsewhere(Protocol):
         """The device, as reports describe it."""
         ...
 
-    def predict(
-        self,
-        task: Task,
-        bundle: Bundle,
-        crops: Iterable[NDArray[np.uint8]],
-        samples: Sequence[LabelledImage],
-        step: Step,
-    ) -> Answers:
-        """Answers for crops [H,W,C] of these samples. Calls `step` after each. Raises a StageError."""
+    def outputs(
+        self, bundle: Bundle, crops: Iterable[NDArray[np.uint8]], count: int, step: Step
+    ) -> Generator[NDArray[np.float32]]:
+        """Outputs [1,K] for each of `count` crops [H,W,C]. Calls `step` after each. Raises a StageError."""
         ...
 
 
@@ -424,7 +419,8 @@ def evaluate_bundles(
             with reporter.stage(name, len(chosen.samples)) as step:
                 if elsewhere is not None:
                     crops = dataset.crop_each(chosen.samples, bundle.manifest.preprocessing)
-                    return elsewhere.predict(task, bundle, crops, chosen.samples, step)
+                    with closing(elsewhere.outputs(bundle, crops, len(chosen.samples), step)) as rows:
+                        return predict(task, lambda row: row, rows, [sample.name for sample in chosen.samples])
                 parts = accuracy.shards_of(bundle, dataset, chosen, threads)
                 return accuracy.evaluate_shards(task, parts, executor, run, f"{index}-{bundle.path.name}", step)
 

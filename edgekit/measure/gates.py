@@ -6,8 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from edgekit.config.runtimes import DeviceClass
-from edgekit.measure.latency import FEWEST_FOR_INTERVAL, Timed, speedup, throttled, unreliable
+from edgekit.config.runtimes import DeviceClass, Runtime
+from edgekit.errors import UsageError
+from edgekit.measure.latency import FEWEST_FOR_INTERVAL, Times, speedup, throttled, unreliable
 from edgekit.measure.settings import Gates
 from edgekit.measure.statistics import images_for_width, images_needed
 from edgekit.report.figure import counted, points
@@ -50,13 +51,14 @@ def judge(measured: Measurement, gates: Gates, random_weights: bool, near_chance
     return _row(replace(measured, accuracy=accuracy, low_precision=low), outcomes, gates.needs_steady_timing)
 
 
-def judge_latency(measured: Measurement, gates: Gates | None = None, baselines: Sequence[str] = ()) -> Row:
+def judge_latency(measured: Measurement, gates: Gates | None = None, group: "Group | None" = None) -> Row:
     """Turn a measurement into a row of `edgekit benchmark`, which has gates only if the user stated a speed-up.
 
-    `baselines` are the names of the bundles that this one has to beat.
+    `group` are the bundles of the benchmark, some of which this one may have to beat.
     """
     if gates is None:
         return _row(measured, (), needs_steady_timing=False)
+    baselines = baselines_of(measured.name, group) if group and measured.name in group else ()
     speed = speed_gate(measured, gates, None if baselines else COMPARED, baselines)
     return _row(measured, (speed, _timing_gate(measured, gates)), gates.needs_steady_timing)
 
@@ -206,7 +208,9 @@ def remarks_on(measured: Measurement) -> Iterator[str]:
         yield DOT_PRODUCTS[browser.dot_product]
     if measured.sustain and measured.thermal and not measured.device.emulated and (hot := throttled(measured.thermal)):
         yield hot
-    energy, throughput, cores = measured.energy, measured.throughput, measured.device.cores
+    energy = measured.energy
+    throughput = measured.throughput
+    cores = measured.device.cores
     if energy and energy.inference_mj is not None and energy.inference_mj <= 0:
         yield f"energy: {energy.source} does not show more power under load than idle, so the net energy means nothing"
     if throughput and cores and throughput.streams > 1 and throughput.streams * throughput.threads > cores:
@@ -245,20 +249,31 @@ def is_baseline(name: str, group: Group) -> bool:
     return any(name in baselines_of(other, group) for other in group)
 
 
-def speedup_of(name: str, group: Group, timed: Timed[Call], in_any_format: bool = True) -> Speedup | None:
+def check_comparable(group: Group) -> None:
+    """Raise UsageError for a bundle that has nothing to beat, and that no other bundle has to beat."""
+    for name, bundle in group.items():
+        if not baselines_of(name, group) and not is_baseline(name, group):
+            raise UsageError(
+                f"--min-speedup compares bundles of one runtime, and '{name}' is the only one for "
+                f"{Runtime.find(bundle.manifest.target).title}",
+                fix="Also give the float bundle of this runtime, or leave out `--min-speedup`",
+            )
+
+
+def speedup_of(name: str, group: Group, times: Mapping[Call, Times], in_any_format: bool = True) -> Speedup | None:
     """Speed-up over the fastest baseline, in f32, bf16 or f16, or in f32 alone; None if all baselines failed.
 
     A bundle without a baseline is compared with the first one that works, of any runtime.
     """
     baselines = baselines_of(name, group)
     if baselines:
-        calls = [call for call in timed.times if call[0] in baselines and (in_any_format or call[1] == F32)]
+        calls = [call for call in times if call[0] in baselines and (in_any_format or call[1] == F32)]
     else:
-        calls = [call for call in timed.times if call[1] == F32][:1]
+        calls = [call for call in times if call[1] == F32][:1]
     if not calls or calls[0][0] == name:
         return None
-    fastest = min(calls, key=lambda call: float(np.median(timed.times[call])))
-    return speedup(fastest[0], timed.times[fastest], timed.times[name, F32], fastest[1])
+    fastest = min(calls, key=lambda call: float(np.median(times[call])))
+    return speedup(fastest[0], times[fastest], times[name, F32], fastest[1])
 
 
 def over_accurate(measured: Sequence[Measurement], max_drop: float) -> list[Measurement]:

@@ -36,13 +36,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
 from statistics import NormalDist
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import StageError, costs_a_row
-from edgekit.measure.fresh_process import Fresh
 from edgekit.measure.machine import TelemetrySampler
 from edgekit.measure.settings import Timing
 from edgekit.report.figure import Conditions, Interval, counted
@@ -50,7 +49,7 @@ from edgekit.report.row import Latency, Speedup, Sustained, SustainedLatency, Su
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.session import open_session
-from edgekit.support.progress import Reporter, Step, each_bundle
+from edgekit.support.progress import Reporter, Step
 
 K = TypeVar("K")
 Times = NDArray[np.float64]
@@ -245,26 +244,6 @@ LOOK_EVERY = 20
 """Rounds from one look at the intervals to the next, because it takes as long as some inferences."""
 
 
-def time_steadily(
-    calls: Mapping[K, Callable[[], object]], threads: int, timing: Timing, title: str, reporter: Reporter
-) -> tuple[dict[K, Times], Conditions]:
-    """Time the calls with `alternate`, again if the times are unreliable; returns milliseconds and conditions."""
-
-    def attempt() -> tuple[dict[K, Times], Conditions]:
-        sampler = TelemetrySampler()
-        with reporter.stage(title, timing.warmup + timing.iterations) as step:
-
-            def on_turn(_: K, rounds: int, step: Step = step) -> None:
-                step(rounds / len(calls))
-                sampler()
-
-            enough = enough_rounds if timing.may_end_early else None
-            times = alternate(calls, timing.warmup, timing.iterations, on_turn, enough=enough)
-        return times, sampler.finish()
-
-    return repeat_until_steady(attempt, threads, reporter)
-
-
 def enough_rounds(times: Mapping[K, "array[float]"], fewest: int = FEWEST_ROUNDS, look_every: int = LOOK_EVERY) -> bool:
     """Whether these rounds, by default enough to show drift, tell precisely how much faster each call is."""
     rounds = min(map(len, times.values()))
@@ -273,17 +252,14 @@ def enough_rounds(times: Mapping[K, "array[float]"], fewest: int = FEWEST_ROUNDS
     return are_precise({key: np.array(values) for key, values in times.items()}, PRECISE_WITHIN)
 
 
-def repeat_until_steady(
-    attempt: Callable[[], tuple[dict[K, Times], Conditions]], threads: int, reporter: Reporter
-) -> tuple[dict[K, Times], Conditions]:
-    """Make attempts until the times are reliable, at most three; returns those of the last one."""
-    for number in range(ATTEMPTS):
-        times, conditions = attempt()
-        reasons = unreliable(conditions, threads, max((spread(values) or 0 for values in times.values()), default=0))
-        if not reasons or number == ATTEMPTS - 1:
-            break
-        reporter.say(f"timing again: {'; '.join(reasons)}")
-    return times, conditions
+def repeats(attempt: int, times: Mapping[K, Times], conditions: Conditions, threads: int, reporter: Reporter) -> bool:
+    """Whether another attempt follows this one, the first of which is 1: its times are unreliable, and it isn't the
+    third."""
+    reasons = unreliable(conditions, threads, max((spread(values) or 0 for values in times.values()), default=0))
+    if not reasons or attempt >= ATTEMPTS:
+        return False
+    reporter.say(f"timing again: {'; '.join(reasons)}")
+    return True
 
 
 def spread(times: Times) -> float | None:
@@ -325,7 +301,6 @@ def throttled(conditions: Conditions) -> str | None:
     return f"the processor was throttled during timing ({names}{hottest}): improve its cooling or power supply"
 
 
-T = TypeVar("T")
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
 
 
@@ -341,57 +316,68 @@ class Timed(Generic[K]):
     """Conditions during timing; None if every call failed."""
     failures: Mapping[K, Exception] = field(default_factory=dict)
     """Error of each call that failed."""
-    batches: Mapping[K, int] = field(default_factory=dict)
-    """Number of inferences whose mean is one time, where it isn't 1."""
 
 
 def time_in_turns(
     calls: Mapping[K, Callable[[], object]], threads: int, timing: Timing, title: str, reporter: Reporter
 ) -> Timed[K]:
-    """Time the calls until the times are reliable, or for `timing.sustain_s` seconds."""
+    """Time the calls until the times are reliable, or for `timing.sustain_s` seconds.
 
-    def once(calls: Mapping[K, Callable[[], object]]) -> Timed[K]:
-        if timing.sustain_s is None:
-            times, conditions = time_steadily(calls, threads, timing, title, reporter)
-            return Timed(times, {}, conditions)
-        times, sustained, conditions = time_sustained(calls, timing.warmup, timing.sustain_s, title, reporter)
-        return Timed(times, sustained, conditions)
+    Without those that fail, the others are timed again.
+    """
+    remaining = dict(calls)
+    failures: dict[K, Exception] = {}
+    attempt = 0
+    enough = enough_rounds if timing.may_end_early else None
+    while remaining:
+        sampler = TelemetrySampler()
+        try:
+            if timing.sustain_s is not None:
+                timed = time_sustained(remaining, timing.warmup, timing.sustain_s, title, reporter)
+                return replace(timed, failures=failures)
+            with reporter.stage(title, timing.warmup + timing.iterations) as step:
 
-    timed, failures = without_failing(calls, once)
-    return replace(timed or Timed(), failures=failures)
+                def on_turn(
+                    _: K,
+                    rounds: int,
+                    step: Step = step,
+                    sampler: TelemetrySampler = sampler,
+                    count: int = len(remaining),
+                ) -> None:
+                    step(rounds / count)
+                    sampler()
+
+                times = alternate(remaining, timing.warmup, timing.iterations, on_turn, enough=enough)
+        except CallFailed as failed:
+            failures[failed.key] = failed.error
+            del remaining[failed.key]
+            attempt = 0
+            continue
+        attempt += 1
+        conditions = sampler.finish()
+        if not repeats(attempt, times, conditions, threads, reporter):
+            return Timed(times, {}, conditions, failures)
+    return Timed(failures=failures)
 
 
 def time_end_to_end(
     calls: Mapping[K, Callable[[], object]], timing: Timing
 ) -> tuple[dict[K, Times], dict[K, Exception]]:
     """Time calls that include decoding and preprocessing, in fewer rounds; returns the times and the errors."""
-    rounds = max(5, timing.iterations // 8)
-    times, failures = without_failing(calls, lambda calls: alternate(calls, min(timing.warmup, 2), rounds))
-    return times or {}, failures
-
-
-def without_failing(
-    calls: Mapping[K, Callable[[], object]], measure: Callable[[Mapping[K, Callable[[], object]]], T]
-) -> tuple[T | None, dict[K, Exception]]:
-    """Measure the calls that don't fail; returns the result, or None if all fail, and the error of each that fails."""
-    failures: dict[K, Exception] = {}
     remaining = dict(calls)
+    failures: dict[K, Exception] = {}
+    rounds = max(5, timing.iterations // 8)
     while remaining:
         try:
-            return measure(remaining), failures
+            return alternate(remaining, min(timing.warmup, 2), rounds), failures
         except CallFailed as failed:
             failures[failed.key] = failed.error
             del remaining[failed.key]
-    return None, failures
+    return {}, failures
 
 
-def latency_of(
-    times: Times, threads: int, fresh: Fresh, batch: int = 1, by_threads: tuple[ThreadTime, ...] = ()
-) -> Latency:
-    """Compute latency figures from times [N] in ms, and add those of a fresh process.
-
-    Each time is the mean of `batch` inferences.
-    """
+def latency_of(times: Times, **others: Any) -> Latency:
+    """Compute latency figures from times [N] in ms, and add the others, by their fields."""
     p5, p25, p50, p75, p90, p95, p99 = np.percentile(times, PERCENTILES).tolist()
     return Latency(
         p5=p5, p25=p25, p50=p50, p75=p75, p90=p90, p95=p95, p99=p99,
@@ -399,11 +385,7 @@ def latency_of(
         std=float(times.std(ddof=1)) if len(times) > 1 else 0.0,
         spread=spread(times),
         count=len(times),
-        threads=threads,
-        by_threads=by_threads,
-        batch=batch,
-        load=fresh.load_ms,
-        first=fresh.first_ms,
+        **others,
     )  # fmt: skip
 
 
@@ -414,10 +396,16 @@ POINTS = 60
 
 
 def time_sustained(
-    calls: Mapping[K, Callable[[], object]], warmup: int, seconds: float, title: str, reporter: Reporter
-) -> tuple[dict[K, Times], dict[K, Sustained], Conditions]:
-    """Time the calls in turns for `seconds`; returns their times in ms, their summaries, and the conditions."""
-    sampler, ends, last = TelemetrySampler(), array("d"), next(reversed(tuple(calls)), None)
+    calls: Mapping[K, Callable[[], object]],
+    warmup: int,
+    seconds: float,
+    title: str,
+    reporter: Reporter,
+) -> Timed[K]:
+    """Time the calls in turns for `seconds`."""
+    sampler = TelemetrySampler()
+    ends = array("d")
+    last = next(reversed(tuple(calls)), None)
     with reporter.stage(title, max(1, round(seconds))) as step:
 
         def on_turn(name: K, rounds: int) -> None:
@@ -428,8 +416,9 @@ def time_sustained(
             sampler()
 
         times = alternate(calls, warmup, 1, on_turn, seconds)
-    conditions, at = sampler.finish(), np.array(ends)[warmup:]
-    return times, {name: sustained(values, at) for name, values in times.items()}, conditions
+    conditions = sampler.finish()
+    at = np.array(ends)[warmup:]
+    return Timed(times, {name: sustained(values, at) for name, values in times.items()}, conditions)
 
 
 def sustained(times: Times, at: Times) -> Sustained:
@@ -437,9 +426,11 @@ def sustained(times: Times, at: Times) -> Sustained:
 
     A run of less than two minutes is split into halves instead.
     """
-    begin, end = float(at[0]), float(at[-1])
+    begin = float(at[0])
+    end = float(at[-1])
     window = min(WINDOW_S, (end - begin) / 2)
-    first, last = _figures(times[at <= begin + window]), _figures(times[at >= end - window])
+    first = _figures(times[at <= begin + window])
+    last = _figures(times[at >= end - window])
     width = max(1.0, (end - begin) / POINTS)
     places = ((at - begin) // width).astype(int)
     series = tuple(
@@ -463,23 +454,15 @@ APART = 1.05
 FEWEST_TRIAL_ROUNDS, MOST_ROUNDS = FEWEST_BLOCKS * TURN, 200
 
 
-@dataclass(frozen=True)
-class ThreadChoice:
-    """The number of threads that a bundle is measured with."""
-
-    threads: int
-    times: tuple[ThreadTime, ...] = ()
-    """Medians of the numbers that were compared, fewest first; empty if there was no comparison."""
-
-
-def fastest_threads(bundle: Bundle, cores: int, reporter: Reporter) -> ThreadChoice:
+def fastest_threads(bundle: Bundle, cores: int, reporter: Reporter) -> tuple[int, tuple[ThreadTime, ...]]:
     """Choose the fastest number of threads on this machine: one, every physical core, or a power of two between.
 
+    Also returns the medians of the numbers that were compared, fewest first; none if there was no comparison.
     It is every core if other processes, or heat, may have slowed down all larger numbers. Raises StageError if a
     session fails.
     """
     if cores == 1:
-        return ThreadChoice(cores)
+        return cores, ()
     image = bundle.manifest.preprocessing.normalize(bundle.golden().pixels[0])
     sampler = TelemetrySampler()
 
@@ -503,8 +486,8 @@ def fastest_threads(bundle: Bundle, cores: int, reporter: Reporter) -> ThreadCho
     p50 |= {threads: float(np.median(each)) for threads, each in times.items()}
     chosen = fewest_of_the_fastest(times) if times else near[0]
     if not is_certain(chosen, p50, sampler.finish()):
-        return ThreadChoice(cores)
-    return ThreadChoice(chosen, tuple(ThreadTime(threads, p50[threads]) for threads in sorted(p50)))
+        return cores, ()
+    return chosen, tuple(ThreadTime(threads, p50[threads]) for threads in sorted(p50))
 
 
 def promising(cores: int, look: Callable[[int], float]) -> dict[int, float]:
@@ -539,21 +522,6 @@ def is_certain(chosen: int, compared: Iterable[int], conditions: Conditions) -> 
     """
     larger = [threads for threads in compared if threads > chosen]
     return not larger or any(not unreliable(conditions, threads, None) for threads in larger)
-
-
-def measure_streams(
-    bundles: Mapping[str, tuple[Bundle, NDArray[np.float32]]], timing: Timing, reporter: Reporter
-) -> tuple[dict[str, Throughput], dict[str, Exception]]:
-    """Throughput of each bundle on its image, and the errors of those that fail; nothing without `timing.streams`."""
-    if not timing.streams:
-        return {}, {}
-    work = f"run {counted(timing.streams, 'stream')}"
-
-    def measure(name: str) -> Throughput:
-        with reporter.stage(f"{name}: {work}"):
-            return measure_throughput(*bundles[name], timing)
-
-    return each_bundle(bundles, measure, reporter, work)
 
 
 def measure_throughput(bundle: Bundle, image: NDArray[np.float32], timing: Timing) -> Throughput:
@@ -592,7 +560,8 @@ def run_side_by_side(calls: Sequence[Callable[[], object]], warmup: int, iterati
     Raises:
         StageError: A call raised it.
     """
-    begin, stop = threading.Barrier(len(calls)), threading.Event()
+    begin = threading.Barrier(len(calls))
+    stop = threading.Event()
 
     def stream(call: Callable[[], object]) -> Times:
         times = array("d")

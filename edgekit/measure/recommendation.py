@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from edgekit.measure.bundles import Machine, MeasurementStore
+from edgekit.measure.bundles import MeasureSpec
 from edgekit.measure.gates import unsteady
 from edgekit.measure.latency import APART, Timed, ratio, spread, time_in_turns, unreliable
 from edgekit.measure.machine import measuring_versions
@@ -78,7 +78,7 @@ def _threads(row: Row) -> int:
 
 
 def time_finals(
-    rows: Sequence[Row], bundles: Mapping[str, Bundle], store: MeasurementStore, reporter: Reporter
+    rows: Sequence[Row], bundles: Mapping[str, Bundle], spec: MeasureSpec, reporter: Reporter
 ) -> Finals | None:
     """Time the finalists of this machine in turns, or take the times of an interrupted run; None if there is no final.
 
@@ -91,11 +91,12 @@ def time_finals(
     versions = {row.target: str(measuring_versions(row.target)) for row in chosen}
     group = {row.name: bundles[row.name] for row in chosen}
     calls = {f"call of {row.name}": f"{row.best_format}, threads: {_threads(row)}" for row in chosen}
-    inputs = store.inputs(group, Machine(chosen[0].device, {**versions, **calls}))
-    finals = store.run.recall("row-finals", inputs, Finals)
+    inputs = spec.inputs(group, chosen[0].device, {**versions, **calls})
+    finals = spec.run.recall("row-finals", inputs, Finals) if spec.run is not None else None
     if finals is None:
-        finals = _time(chosen, group, store.timing, reporter)
-        store.run.remember("row-finals", inputs, finals)
+        finals = _time(chosen, group, spec.timing, reporter)
+        if spec.run is not None:
+            spec.run.remember("row-finals", inputs, finals)
     return finals
 
 

@@ -19,9 +19,8 @@ from edgekit.errors import BundleError, InputError, UsageError
 from edgekit.images.selection import write_list
 from edgekit.job import Job
 from edgekit.job.saved import kept
-from edgekit.measure import machine
 from edgekit.measure.accuracy import EvaluationImages
-from edgekit.measure.bundles import BuiltBundles, MeasurementStore, measure_built, measure_group, measure_here
+from edgekit.measure.bundles import BuiltBundles, MeasureSpec
 from edgekit.measure.gates import judge, over_accurate
 from edgekit.measure.recommendation import Finals, time_finals
 from edgekit.measure.settings import Gates, Timing
@@ -39,7 +38,7 @@ from edgekit.report.document import Reference, Report
 from edgekit.report.row import Measurement, Row
 from edgekit.report.sentences import near_chance
 from edgekit.runtime.backend import load_backend
-from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.runtime.bundle import read_bundle
 from edgekit.support.files import without_folders
 from edgekit.support.libraries import import_needed
 from edgekit.support.progress import Reporter
@@ -107,17 +106,12 @@ def reference_for(network: Network, evaluation: EvaluationImages, reporter: Repo
     )
 
 
-def fingerprints(built: BuiltBundles) -> dict[str, str]:
-    """The hash of what each bundle was made from, whatever its classes are called, by the bundle's own hash."""
-    return {bundle.sha256: bundle.manifest.fingerprint for bundle in built.values() if isinstance(bundle, Bundle)}
-
-
 @dataclass(frozen=True)
 class Bench:
     """The devices of a job, and the images and the timing with which they measure bundles. Browsers need `pages`."""
 
     devices: Sequence[Device]
-    store: MeasurementStore
+    spec: MeasureSpec
     reporter: Reporter
     pages: Pages | None = None
     max_drop: float = inf
@@ -127,7 +121,7 @@ class Bench:
 
     def measure(self, bundles: BuiltBundles) -> list[Measurement]:
         """Measure all bundles on each device in turn."""
-        return each_device(self.devices, lambda device: self.measure_on(device, bundles))
+        return each_device(self.devices, partial(self.measure_on, bundles=bundles))
 
     def measure_on(
         self, device: Device, bundles: BuiltBundles, threads: int | None = None, others: EvaluationImages | None = None
@@ -136,32 +130,23 @@ class Bench:
 
         Measurements with other images than those of the evaluation are not stored.
         """
-        return over_accurate(self._measure_on(device, bundles, threads, others), self.max_drop)
+        spec = self.spec
+        if threads is not None:
+            spec = MeasureSpec(replace(spec.timing, threads=threads, sustain_s=None, streams=None), others)
+        elif others is not None:
+            spec = MeasureSpec(spec.timing, others)
+        return over_accurate(measure_on_device(device, bundles, spec, self.reporter, self.pages), self.max_drop)
 
     def compare_on(self, device: Device, bundles: BuiltBundles, threads: int | None = None) -> Sequence[Measurement]:
         """The same with the images on which a repair chooses."""
         return self.measure_on(device, bundles, threads, self.choosing() if self.choosing else None)
 
-    def _measure_on(
-        self, device: Device, bundles: BuiltBundles, threads: int | None, images: EvaluationImages | None
-    ) -> Sequence[Measurement]:
-        timing, store = self.store.timing, None
-        if threads is not None:
-            timing = replace(timing, threads=threads, sustain_s=None, streams=None)
-        elif images is None:
-            images, store = self.store.images, self.store
-        if device != THIS:
-            return measure_on_device(device, bundles, timing, self.reporter, images, store, self.pages)
-        here = machine.describe()
-        if store is not None:
-            return measure_here(bundles, here, store, self.reporter)
-        return measure_built(bundles, here, lambda group: measure_group(group, timing, here, self.reporter, images))
-
     def time_finals(self, rows: Sequence[Row]) -> Finals | None:
         """Time the finalists of this machine in turns; None if there is no final."""
-        here, folder = [row for row in rows if row.device.name == THIS.name], self.store.run.path
-        shipped = {row.bundle: read_bundle(folder / row.bundle) for row in here if row.bundle}
-        return time_finals(here, shipped, self.store, self.reporter)
+        here = [row for row in rows if row.device.name == THIS.name]
+        run = self.spec.run
+        shipped = {row.bundle: read_bundle(run.path / row.bundle) for row in here if row.bundle and run is not None}
+        return time_finals(here, shipped, self.spec, self.reporter)
 
 
 def judge_all(
@@ -227,13 +212,13 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
                 calibration = run.path / "calibration.json"
                 write_list(calibration, spec.calibration, spec.recipe, job.seed)
                 built = builder.build(job.targets, run.path, job.precisions, refused.reasons)
-                store = MeasurementStore(run, evaluation, job.timing, fingerprints(built))
+                wanted = MeasureSpec(job.timing, evaluation, run)
                 max_drop = inf if spec.network.weights == "random" else job.gates.max_drop
                 choosing = None
                 if images.repair:
                     others = spec.network, spec.task, images.repair, workspace, run, reporter, "choosing"
                     choosing = cache(partial(crop_images, *others))
-                bench = Bench(job.machines, store, reporter, pages, max_drop, choosing)
+                bench = Bench(job.machines, wanted, reporter, pages, max_drop, choosing)
                 measured: Sequence[Measurement] = bench.measure(built)
                 if improvement and not reference.near_chance:  # where no accuracy means anything
                     measured = improvement.improve(built, measured, bench, builder.graphs)

@@ -18,7 +18,6 @@ from edgekit.errors import ImageError, printable
 from edgekit.images.dataset import Dataset
 from edgekit.images.preprocess import Preprocessing
 from edgekit.measure.accuracy import evaluated_classes
-from edgekit.measure.bundles import lost_with_device
 from edgekit.measure.recommendation import Finals, recommend
 from edgekit.measure.task import Task
 from edgekit.models.network import Network
@@ -112,7 +111,7 @@ def write_run(
     """
     write_thumbnails(run.path, make_thumbnails(report, dataset, preprocessing, reporter) if thumbnails else {})
     write_report(report, run.path)
-    if not any(lost_with_device(row) for row in report.results):
+    if not any(row.lost_with_device for row in report.results):
         run.complete()
 
 

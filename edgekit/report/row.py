@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Protocol
 
 from msgspec import Meta
 
-from edgekit.config.runtimes import Precision
+from edgekit.config.runtimes import DeviceClass, Precision
 from edgekit.errors import EdgekitError
 from edgekit.report.figure import Conditions, Count, DeviceFacts, Fraction, Interval, Milliseconds, Seconds, counted
 from edgekit.support import progress
@@ -97,6 +97,17 @@ class Latency:
     """Number of consecutive inferences whose mean is one time; above 1 in browsers, whose clocks are coarse."""
     load: Milliseconds
     first: Milliseconds
+
+    def rated(self, device: DeviceFacts, macs: int, precision: Precision) -> "RatedLatency | None":
+        """Latency at the nominal peak rate of the measured device, or None if its class is unknown.
+
+        The bundle may have been made for a different class.
+        """
+        if device.device_class is None:
+            return None
+        cores = min(self.threads, device.cores or self.threads)
+        nominal = DeviceClass.load(device.device_class).nominal_ms(macs, precision, cores)
+        return RatedLatency(nominal, nominal / self.p50)
 
 
 @dataclass(frozen=True)
@@ -521,6 +532,11 @@ class Measurement:
     def name(self) -> str:
         """Name of the bundle, or the name that it would have had."""
         return self.bundle or f"{self.target}-{self.precision}"
+
+    @property
+    def lost_with_device(self) -> bool:
+        """Whether the device failed and not the bundle, so that the same command may succeed later."""
+        return self.failure is not None and self.failure.stage == "device"
 
     def times_are_of(self, device_class: str) -> bool:
         """Whether its times hold for devices of this class: a real one of them was measured."""

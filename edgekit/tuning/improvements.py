@@ -19,7 +19,7 @@ from typing import ClassVar
 from edgekit.config import runtimes
 from edgekit.config.recipes import Recipe
 from edgekit.job import Job
-from edgekit.measure.bundles import BuiltBundles, lost_with_device
+from edgekit.measure.bundles import BuiltBundles
 from edgekit.measure.settings import Gates
 from edgekit.measure.statistics import least_drop_bound
 from edgekit.pipeline.deploy import Bench
@@ -169,7 +169,7 @@ class RepairStrategy(Strategy):
         graphs, target = driver.graphs.with_recipe(driver.recipe), driver.target
         ranking = driver.attempted(lambda: rank_layers(graphs, target, driver.layer_times), self.purpose)
         rows = driver.compare(driver.shipped.bundles) if driver.compare and ranking is not None else {}
-        if ranking is None or any(map(lost_with_device, rows.values())):
+        if ranking is None or any(row.lost_with_device for row in rows.values()):
             return study
         compared = Trial.of(0, Candidate(), rows[driver.name]) if rows else None
         return replace(study, ranking=ranking, compared=compared)

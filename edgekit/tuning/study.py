@@ -18,7 +18,7 @@ from edgekit.config.runtimes import PRECISIONS
 from edgekit.devices.registry import THIS, Device
 from edgekit.errors import costs_a_row
 from edgekit.measure import machine
-from edgekit.measure.bundles import BuiltBundles, lost_with_device
+from edgekit.measure.bundles import BuiltBundles
 from edgekit.measure.gates import judge
 from edgekit.measure.latency import MOST_SPREAD
 from edgekit.measure.settings import Gates, Timing
@@ -338,7 +338,7 @@ class Driver:
             message = failure.message if failure.stage == "compile" else str(failure)
             self.reporter.failed(f"{self.name}: {strategy.purpose}", error)
             return Trial(number, candidate, error=without_folders(message, [self.run.path]))
-        if lost_with_device(measured):
+        if measured.lost_with_device:
             return None
         trial = Trial.of(number, candidate, measured)
         return replace(trial, error=trial.error and without_folders(trial.error, [self.run.path]))

@@ -12,6 +12,7 @@ from edgekit.devices.messages import MeasureJob
 from edgekit.devices.remote import open_board, run_agent
 from edgekit.devices.transport import connect
 from edgekit.errors import ConnectionCutError, DeviceCrashError, DeviceError, DeviceFullError, FrozenError
+from edgekit.measure.bundles import MeasureSpec
 from edgekit.measure.settings import Timing
 from edgekit.report.row import Measurement
 from edgekit.runtime.bundle import read_bundle
@@ -32,8 +33,8 @@ def test_a_killed_agent(lent_board: Server, pair: list[Path]) -> None:
             when(lambda: agents_at_work(lent_board), lambda: signal_agents(lent_board, signal.SIGKILL)),
             refuses(DeviceCrashError, "SIGKILL"),
         ):
-            opened.measure(bundles, LONG)
-        assert len(opened.measure(bundles, TIMING)) == 1, "the connection still works"
+            opened.rows(bundles, MeasureSpec(LONG))
+        assert len(opened.rows(bundles, MeasureSpec(TIMING))) == 1, "the connection still works"
 
 
 def test_a_connection_that_is_cut_under_the_agent(lent_board: Server, pair: list[Path]) -> None:
@@ -42,7 +43,7 @@ def test_a_connection_that_is_cut_under_the_agent(lent_board: Server, pair: list
         when(lambda: agents_at_work(lent_board), lent_board.cut),
         pytest.raises(ConnectionCutError),
     ):
-        opened.measure({"int8": read_bundle(pair[1])}, LONG)
+        opened.rows({"int8": read_bundle(pair[1])}, MeasureSpec(LONG))
 
 
 @pytest.mark.slow
@@ -54,7 +55,7 @@ def test_an_agent_that_falls_silent(lent_board: Server, pair: list[Path], monkey
         when(lambda: agents_at_work(lent_board), lambda: stopped.extend(signal_agents(lent_board, signal.SIGSTOP))),
         pytest.raises(FrozenError),
     ):
-        opened.measure({"int8": read_bundle(pair[1])}, LONG)
+        opened.rows({"int8": read_bundle(pair[1])}, MeasureSpec(LONG))
     for pid in stopped:
         os.kill(pid, signal.SIGKILL)
 
@@ -179,4 +180,4 @@ def test_an_answer_that_does_not_match_the_job_is_an_error(
     with open_board(lent_board.device(), Reporter(quiet=True)) as opened:
         monkeypatch.setattr(remote, "run_agent", lambda *_: [])
         with pytest.raises(ConnectionCutError):
-            opened.measure({"int8": read_bundle(pair[1])}, TIMING)
+            opened.rows({"int8": read_bundle(pair[1])}, MeasureSpec(TIMING))

@@ -18,7 +18,7 @@ from edgekit.devices.registry import Device
 from edgekit.devices.remote import measure_on_device, open_board
 from edgekit.devices.setup import ensure_environment
 from edgekit.errors import CompileError, DeviceMemoryError, DeviceSetupError, UnreachableError
-from edgekit.measure.bundles import BuiltBundles
+from edgekit.measure.bundles import BuiltBundles, MeasureSpec
 from edgekit.measure.settings import Timing
 from edgekit.report import load_report
 from edgekit.runtime.bundle import read_bundle
@@ -92,12 +92,12 @@ def test_rows_that_failed_before_the_connection_have_the_facts_of_a_later_one(
     def opened(*_: object) -> Iterator[Any]:
         if error := next(answers):
             raise error
-        yield SimpleNamespace(row_facts=facts, measure=lambda *_: [measurement(device=facts)])
+        yield SimpleNamespace(row_facts=facts, rows=lambda *_: {"onnx": measurement(device=facts)})
 
-    monkeypatch.setattr(remote, "open_measurer", opened)
+    monkeypatch.setattr(remote, "open_host", opened)
     bundles = {target: read_bundle(make_bundle(target, target)) for target in ("openvino", "onnx")}
     built: BuiltBundles = {"tflite-int8": CompileError("refused"), **bundles}
-    rows = measure_on_device(Device("pi", "ssh://pi"), built, TIMING, Reporter(quiet=True))
+    rows = measure_on_device(Device("pi", "ssh://pi"), built, MeasureSpec(TIMING), Reporter(quiet=True))
     assert [row.failure and row.failure.stage for row in rows] == ["compile", "device", None]
     assert [row.device for row in rows] == [facts] * 3
 
@@ -146,7 +146,7 @@ def test_a_bug_in_the_hosts_side_costs_the_rows_and_is_not_blamed_on_the_device(
     def mistaken(*_: object) -> None:
         raise KeyError("val")
 
-    monkeypatch.setattr(remote.Board, "measure", mistaken)
+    monkeypatch.setattr(remote.Board, "rows", mistaken)
     capfd.readouterr()
     assert main(["benchmark", *map(str, pair), "--device", "board", "--json"]) == 1
     out, err = capfd.readouterr()
@@ -213,7 +213,7 @@ def test_refused_before_anything_starts(lent_board: Server, pair: list[Path]) ->
         facts = opened.facts
         opened.facts = replace(facts, memory_available_bytes=1000)
         with refuses(DeviceMemoryError, "0 MB", "105 MB", "'int8'"):
-            opened.measure(bundles, TIMING)
+            opened.rows(bundles, MeasureSpec(TIMING))
         opened.facts = replace(facts, machine="armv7l")
         with refuses(DeviceSetupError, "onnx", "armv7l"):
-            opened.measure(bundles, TIMING)
+            opened.rows(bundles, MeasureSpec(TIMING))

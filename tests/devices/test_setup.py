@@ -21,6 +21,7 @@ from edgekit.devices.remote import open_board
 from edgekit.devices.setup import REQUIREMENTS, own_package, probe
 from edgekit.devices.transport import connect
 from edgekit.errors import ConnectionCutError, DeviceError, DeviceFullError, DeviceSetupError, FrozenError
+from edgekit.measure.bundles import MeasureSpec
 from edgekit.measure.settings import Timing
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.files import file_sha256
@@ -116,7 +117,7 @@ def test_packages_come_from_this_machine(
         setup.fetch_wheels("board", probe(connection), requirements, tmp_path)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with open_board(lent_board.device(wheels=str(tmp_path)), Reporter(quiet=True)) as opened:
-        (row,) = opened.measure({"int8": bundle}, Timing(threads=1, warmup=1, iterations=5))
+        (row,) = opened.rows({"int8": bundle}, MeasureSpec(Timing(threads=1, warmup=1, iterations=5))).values()
     assert row.latency_ms is not None
     assert row.latency_ms.count == 5
     (python,) = lent_board.cache.glob("environments/*/bin/python")

@@ -1,7 +1,7 @@
 """Measurements with plausible figures. A test sets the figures that matter to it."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -9,10 +9,14 @@ import pytest
 
 from edgekit.config.runtimes import Precision
 from edgekit.measure import bundles
+from edgekit.measure.accuracy import EvaluationImages
+from edgekit.measure.bundles import BuiltBundles, Here, MeasureSpec, measure
 from edgekit.measure.fresh_process import Fresh
 from edgekit.measure.gates import Group
+from edgekit.measure.settings import Timing
 from edgekit.report.figure import Conditions, DeviceFacts, MachineState, Sample
 from edgekit.report.row import Accuracy, Failure, Latency, Measurement, Speedup, Stage
+from edgekit.support.progress import Reporter
 
 FRESH = Fresh(load_ms=1.0, first_ms=1.0, peak_rss_bytes=1_000_000)
 
@@ -104,16 +108,33 @@ def failed(stage: Stage = "compile", target: str = "onnx", on: DeviceFacts | Non
     return Measurement(target=target, precision="int8", device=on or device(), failure=failure)
 
 
-class FakeMeasure:
-    """Fake measurement of a group that records its calls and returns one measurement per bundle."""
+def measured_here(
+    group: Group, timing: Timing, images: EvaluationImages | None = None, **facts: Any
+) -> dict[str, Measurement]:
+    """Measure bundles in this process, all in turns."""
+    host, reporter = Here(device(**facts), Reporter(quiet=True)), Reporter(quiet=True)
+    spec = MeasureSpec(timing, images)
+    return dict(zip(group, measure(host.connected, host.row_facts, group, spec, reporter, True), strict=True))
 
-    def __init__(self, failure: Failure | None = None) -> None:
+
+class FakeHost:
+    """A host that records which groups it was asked for, and gives one measurement per bundle."""
+
+    def __init__(self, failure: Failure | None = None, name: str = "local", address: str = "") -> None:
         self.groups: list[list[str]] = []
-        self._failure = failure
+        self.row_facts = device(name)
+        self._failure, self._address = failure, address
 
-    def __call__(self, group: Group) -> Mapping[str, Measurement]:
+    def versions(self, group: Group) -> Mapping[str, str]:
+        return {"onnxruntime": "1.0", "address": self._address}
+
+    def rows(self, group: Group, spec: MeasureSpec) -> dict[str, Measurement]:
         self.groups.append(list(group))
         return {name: self._measured(name) for name in group}
+
+    def measure(self, built: BuiltBundles, spec: MeasureSpec, reporter: Reporter | None = None) -> list[Measurement]:
+        """Measure bundles on this host, or resume their measurements."""
+        return measure(lambda: nullcontext(self), self.row_facts, built, spec, reporter or Reporter(quiet=True))
 
     def _measured(self, name: str) -> Measurement:
         if self._failure:

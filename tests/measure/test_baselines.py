@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgekit.measure.gates import Call, Group, baselines_of, is_baseline, over_accurate, speedup_of
-from edgekit.measure.latency import Timed
+from edgekit.measure.latency import Times
 from edgekit.report.row import LowPrecision
 from edgekit.runtime.bundle import Bundle
 from tests.helpers.measurements import accuracy, measurement
@@ -42,13 +42,13 @@ def test_int8_has_to_beat_the_floats_of_its_runtime(names: list[str], baselines:
     assert {name for name in names if is_baseline(name, bundles)} == beaten
 
 
-def timed(**milliseconds: float) -> Timed[Call]:
+def timed(**milliseconds: float) -> dict[Call, Times]:
     """Times of calls in f32, or in the format after two underscores; an underscore stands for a hyphen."""
     times = {}
     for key, value in milliseconds.items():
         name, _, computed_in = key.partition("__")
         times[name.replace("_", "-"), computed_in or "f32"] = np.full(40, value)
-    return Timed(times)
+    return times
 
 
 def test_the_fastest_float_in_any_format_counts() -> None:

@@ -1,6 +1,7 @@
 """Verdicts and the recommendation."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +10,18 @@ from edgekit.measure.gates import NEAR_CHANCE, SIMULATED, TOO_FEW_RUNS, judge, j
 from edgekit.measure.recommendation import recommend
 from edgekit.measure.settings import Gates
 from edgekit.report.row import Bound, Confidence, Crossings, Energy, Gate, GateName, Int8, LowPrecision, Row, Speedup
+from edgekit.runtime.bundle import Bundle
 from tests.helpers.measurements import accuracy, conditions, device, failed, latency, measurement, speedup
 from tests.helpers.reports import ENERGY, THROUGHPUT
+from tests.helpers.tiny import tiny_labels, tiny_manifest
 
 GATES = Gates(max_drop=1.0, min_speedup=1.0)
 STATED_DROP = replace(GATES, must_show_drop=True)
+PAIR = {
+    f"onnx-{kind}": Bundle(Path(kind), tiny_manifest("onnx", precision=kind), tuple(tiny_labels()))
+    for kind in ("float", "int8")
+}
+"""The bundles of a benchmark."""
 
 
 def row(gates: Gates = GATES, **figures: Any) -> Row:
@@ -173,7 +181,7 @@ def test_the_speed_gate_uses_the_lower_end_of_the_interval(faster: tuple[float, 
 def test_a_stated_speedup_needs_an_interval() -> None:
     few = Speedup(versus="onnx-float", ratio=1.5, ci95=None)
     stated = Gates(min_speedup=1.4, needs_steady_timing=True)
-    for judged in (row(stated, speedup=few), judge_latency(measurement(speedup=few), stated, ["onnx-float"])):
+    for judged in (row(stated, speedup=few), judge_latency(measurement(speedup=few), stated, PAIR)):
         assert judged.verdict == "inconclusive"
         assert judged.reasons == (TOO_FEW_RUNS,)
     unstated = row(Gates(min_speedup=1.4), speedup=few)
@@ -271,18 +279,18 @@ def test_a_failed_measurement_is_an_error_with_its_reason() -> None:
 
 def test_a_benchmark_has_the_gates_that_the_user_states() -> None:
     stated = Gates(min_speedup=1.2, needs_steady_timing=True)
-    fast = judge_latency(measurement(), stated, ["onnx-float"])
+    fast = judge_latency(measurement(), stated, PAIR)
     assert (fast.verdict, outcomes(fast)) == ("pass", {"min-speedup": "pass", "steady-timing": "pass"})
-    slow = judge_latency(measurement(speedup=speedup(1.3, 1.1, 1.4, "bf16")), stated, ["onnx-float"])
+    slow = judge_latency(measurement(speedup=speedup(1.3, 1.1, 1.4, "bf16")), stated, PAIR)
     assert slow.verdict == "fail"
     assert slow.reasons == ("1.30x onnx-float in bf16 (95 % interval 1.10 to 1.40), but more than 1.2 is required",)
-    lonely = judge_latency(measurement(speedup=None), stated, ["onnx-float"])
+    lonely = judge_latency(measurement(speedup=None), stated, PAIR)
     assert lonely.reasons == ("onnx-float could not be timed, so there is no baseline for the speed-up",)
-    unsteady = judge_latency(measurement(latency_ms=latency(spread=0.9), thermal=conditions()), stated, ["onnx-float"])
+    unsteady = judge_latency(measurement(latency_ms=latency(spread=0.9), thermal=conditions()), stated, PAIR)
     assert unsteady.verdict == "inconclusive"
-    baseline = judge_latency(measurement(precision="float"), stated)
+    baseline = judge_latency(measurement(precision="float"), stated, PAIR)
     assert (baseline.verdict, outcomes(baseline)["min-speedup"]) == ("pass", "skipped")
-    board = judge_latency(measurement(device=device("pi", emulated=True)), stated, ["onnx-float"])
+    board = judge_latency(measurement(device=device("pi", emulated=True)), stated, PAIR)
     assert set(outcomes(board).values()) == {"skipped"}
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,19 +11,18 @@ import pytest
 
 from edgekit.config.runtimes import DeviceClass
 from edgekit.errors import EngineError
-from edgekit.measure import bundles, latency
+from edgekit.measure import accuracy, bundles, latency
 from edgekit.measure.accuracy import EvaluationImages, predict
-from edgekit.measure.bundles import measure_group, rated_latency
 from edgekit.measure.settings import Timing
 from edgekit.measure.task import Answers, Task
 from edgekit.measure.tasks import TopClasses
-from edgekit.report.row import Failure, Measurement, Speedup, Stage
+from edgekit.report.row import Failure, Measurement, Speedup, Stage, Throughput
 from edgekit.runtime.bundle import Bundle, Golden, read_bundle
 from edgekit.runtime.openvino import engine as openvino
 from edgekit.runtime.session import Session
-from edgekit.support.progress import Reporter
 from tests.helpers.failing_engine import MESSAGE, Phase, failing_engine
-from tests.helpers.measurements import device
+from tests.helpers.measurements import device, measured_here
+from tests.helpers.measurements import latency as latency_of_row
 from tests.helpers.reports import ENERGY, THROUGHPUT
 from tests.helpers.tiny import MakeBundle
 
@@ -44,7 +43,7 @@ def measure_all(
     group: Mapping[str, Bundle], images: EvaluationImages | None, timing: Timing = TIMING
 ) -> dict[str, Measurement]:
     """Measure a group; the result must have the names and the order of its bundles."""
-    measured = measure_group(group, timing, device(), Reporter(quiet=True), images)
+    measured = measured_here(group, timing, images)
     assert list(measured) == list(group)
     return measured
 
@@ -99,7 +98,7 @@ def test_measurements_of_a_group(group: dict[str, Bundle], tiny_images: Evaluati
     ("owner", "name"),
     [
         (bundles, "summarize_profile"),
-        (bundles, "measurement_of"),
+        (bundles.Tracking, "_row"),
         (bundles, "partial"),
         (bundles, "speedup_of"),
         (bundles, "EnergyMeter"),
@@ -110,7 +109,7 @@ def test_a_bug_costs_its_row_and_is_blamed_on_nobody(
     tiny_images: EvaluationImages,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-    owner: ModuleType,
+    owner: Any,
     name: str,
 ) -> None:
     """In the work for the second bundle; EnergyMeter is for all of them."""
@@ -181,7 +180,13 @@ def test_energy_and_streams_of_each_bundle(group: dict[str, Bundle], monkeypatch
 
 def test_a_stream_that_fails_loses_its_own_row(group: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
     error = EngineError("no memory for it")
-    monkeypatch.setattr(bundles, "measure_streams", lambda *_: ({"onnx-int8": THROUGHPUT}, {"onnx-float": error}))
+
+    def measure(bundle: Bundle, *_: object) -> Throughput:
+        if bundle is group["onnx-float"]:
+            raise error
+        return THROUGHPUT
+
+    monkeypatch.setattr(bundles, "measure_throughput", measure)
     float_, int8 = measure_all(group, None, replace(TIMING, streams=2)).values()
     assert_lost(float_, "benchmark", "no memory for it")
     assert (int8.failure, int8.throughput, int8.speedup) == (None, THROUGHPUT, None)
@@ -362,7 +367,7 @@ def test_every_failure_is_a_measurement(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(bundles, name, fail)
+    monkeypatch.setattr(accuracy if name == "predict" else bundles, name, fail)
     measured = measure_all(group, tiny_images if stage == "evaluate" else None)
     assert [each.failure for each in measured.values()] == [Failure.of(stage, error)] * 2
 
@@ -401,8 +406,8 @@ def test_end_to_end_cycles_through_the_files(make_bundle: MakeBundle, tiny_image
 
 def test_the_bound_is_of_the_measured_device_and_not_of_the_bundle() -> None:
     here = device(device_class="x86-64-v4", cores=2)
-    limit = rated_latency(here, 10**9, "int8", threads=8, p50_ms=20.0)
+    limit = latency_of_row(20.0, threads=8).rated(here, 10**9, "int8")
     bound = DeviceClass.load("x86-64-v4").nominal_ms(10**9, "int8", 2)
     assert limit is not None
     assert (limit.bound_ms, limit.fraction) == (bound, bound / 20)
-    assert rated_latency(device(device_class=None), 10**9, "int8", threads=1, p50_ms=20.0) is None
+    assert latency_of_row(20.0).rated(device(device_class=None), 10**9, "int8") is None

@@ -15,7 +15,7 @@ from tests.helpers.tiny import MakeBundle
 def test_int8_comes_from_the_runtime_and_not_from_the_manifest(make_bundle: MakeBundle) -> None:
     layers = [{"name": "conv", "op": "conv", "macs": 48600, "int8": True}]
     with Session(read_bundle(make_bundle("onnx", precision="int8", layers=layers)), 1) as session:
-        int8 = summarize_profile(session).int8
+        int8, _ = summarize_profile(session)
     assert int8.share_of_macs == 0
     assert int8.float_layers is not None
     assert "conv" in int8.float_layers
@@ -24,7 +24,7 @@ def test_int8_comes_from_the_runtime_and_not_from_the_manifest(make_bundle: Make
 
 def test_a_profile_has_every_kind_and_layer(make_bundle: MakeBundle) -> None:
     with Session(read_bundle(make_bundle("onnx")), 1) as session:
-        times = summarize_profile(session).time
+        _, times = summarize_profile(session)
     assert times.missing is None
     assert {layer.name for layer in times.layers} >= {"conv"}
     assert not any(layer.int8 for layer in times.layers)
@@ -37,9 +37,9 @@ def test_a_runtime_without_a_profile_gives_the_reason(make_bundle: MakeBundle, m
 
     monkeypatch.setattr(bundles, "profile_session", refuse)
     with Session(read_bundle(make_bundle("onnx")), 1) as session:
-        found = summarize_profile(session)
-    assert found.int8 == Int8(share_of_macs=None, method="unknown: no counters here", float_layers=None, simulated=None)
-    assert found.time == TimeProfile(missing="no counters here")
+        int8, times = summarize_profile(session)
+    assert int8 == Int8(share_of_macs=None, method="unknown: no counters here", float_layers=None, simulated=None)
+    assert times == TimeProfile(missing="no counters here")
 
 
 def test_times_are_the_slowest_first() -> None:

@@ -10,7 +10,7 @@ from edgekit.config.runtimes import Precision
 from edgekit.images.dataset import LabelledCrops
 from edgekit.measure import recommendation as module
 from edgekit.measure.accuracy import EvaluationImages
-from edgekit.measure.bundles import MeasurementStore
+from edgekit.measure.bundles import MeasureSpec
 from edgekit.measure.gates import judge
 from edgekit.measure.latency import Timed
 from edgekit.measure.recommendation import Final, Finals, finalists, finals_of, recommend, time_finals
@@ -127,11 +127,11 @@ def test_the_final_runs_the_bundles_once_and_is_stored(
     )
     rows = [row("onnx", 5.0), row("tflite", 5.2)]
     with open_run(tmp_path / "run") as run:
-        store = MeasurementStore(run, images, Timing(threads=1, warmup=1, iterations=4))
-        first = time_finals(rows, bundles, store, Reporter(quiet=True))
+        spec = MeasureSpec(Timing(threads=1, warmup=1, iterations=4), images, run)
+        first = time_finals(rows, bundles, spec, Reporter(quiet=True))
         assert first is not None
         assert first.results.keys() == bundles.keys()
         assert min(each.ratio for each in first.results.values()) == 1
         monkeypatch.setattr(module, "time_in_turns", None)  # not called again
-        assert time_finals(rows, bundles, store, Reporter(quiet=True)) == first
-        assert time_finals(rows[:1], bundles, store, Reporter(quiet=True)) is None
+        assert time_finals(rows, bundles, spec, Reporter(quiet=True)) == first
+        assert time_finals(rows[:1], bundles, spec, Reporter(quiet=True)) is None

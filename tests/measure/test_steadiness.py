@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgekit.measure.gates import judge
-from edgekit.measure.latency import LEAD_RUNS, MOST_SPREAD, spread, time_steadily, unreliable
+from edgekit.measure.latency import LEAD_RUNS, MOST_SPREAD, spread, time_in_turns, unreliable
 from edgekit.measure.settings import Gates, Timing
 from edgekit.report.figure import Conditions
 from edgekit.report.row import Row, Sustained, SustainedLatency
@@ -124,7 +124,7 @@ def test_timing_ends_when_the_ratio_is_precise(
 
     calls = {name: partial(call, name) for name in latency_ms}
     timing = Timing(threads=1, warmup=1, iterations=130, may_end_early=early)
-    times, _ = time_steadily(calls, 1, timing, "time", Reporter(quiet=True))
+    times = time_in_turns(calls, 1, timing, "time", Reporter(quiet=True)).times
     assert {name: len(values) for name, values in times.items()} == dict.fromkeys(latency_ms, rounds)
 
 
@@ -144,9 +144,11 @@ def test_an_unreliable_latency_is_timed_again(
     done: list[int] = []
     timing = Timing(warmup=1, iterations=2)
     monkeypatch.setattr("edgekit.measure.latency.LEAD_MS", math.inf)
-    times, last = time_steadily({"a": lambda: done.append(1)}, 4, timing, "time", Reporter())
-    assert (len(times["a"]), len(done), last.other_cpus) == (2, 3 * (1 + LEAD_RUNS + 2), 0)
+    timed = time_in_turns({"a": lambda: done.append(1)}, 4, timing, "time", Reporter())
+    assert timed.conditions
+    assert (len(timed.times["a"]), len(done), timed.conditions.other_cpus) == (2, 3 * (1 + LEAD_RUNS + 2), 0)
     assert capfd.readouterr().err.count("timing again: other processes used") == 2
     loads = iter([3.0, 2.0, 2.5])
-    _, last = time_steadily({"a": lambda: None}, 4, timing, "time", Reporter(quiet=True))
+    last = time_in_turns({"a": lambda: None}, 4, timing, "time", Reporter(quiet=True)).conditions
+    assert last
     assert last.other_cpus == 2.5, "it is timed at most three times"

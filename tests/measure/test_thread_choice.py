@@ -8,17 +8,16 @@ import pytest
 
 from edgekit.measure import bundles, latency
 from edgekit.measure.accuracy import EvaluationImages
-from edgekit.measure.bundles import measure_group
-from edgekit.measure.latency import ThreadChoice, Times, fastest_threads, fewest_of_the_fastest, is_certain, promising
+from edgekit.measure.latency import Times, fastest_threads, fewest_of_the_fastest, is_certain, promising
 from edgekit.measure.settings import Timing
 from edgekit.report.figure import Conditions
 from edgekit.report.row import Measurement, ThreadTime
 from edgekit.runtime.bundle import Bundle, read_bundle, with_manifest
 from edgekit.support.progress import Reporter
-from tests.helpers.measurements import conditions, device
+from tests.helpers.measurements import conditions, measured_here
 from tests.helpers.tiny import MakeBundle
 
-CHOICE = ThreadChoice(2, (ThreadTime(1, 1.25), ThreadTime(2, 1.0)))
+TRIED = (ThreadTime(1, 1.25), ThreadTime(2, 1.0))
 QUIETLY = Reporter(quiet=True)
 
 
@@ -92,18 +91,18 @@ def state(monkeypatch: pytest.MonkeyPatch) -> list[Conditions]:
 @pytest.mark.parametrize("target", ["onnx", "openvino", "tflite"])
 def test_a_bundle_is_compared_with_itself(target: str, make_bundle: MakeBundle, state: list[Conditions]) -> None:
     bundle = read_bundle(make_bundle(target))
-    choice = fastest_threads(bundle, 2, QUIETLY)
-    assert [each.threads for each in choice.times] == [1, 2]
-    assert all(each.p50 > 0 for each in choice.times)
-    assert choice.threads in (1, 2)
+    threads, tried = fastest_threads(bundle, 2, QUIETLY)
+    assert [each.threads for each in tried] == [1, 2]
+    assert all(each.p50 > 0 for each in tried)
+    assert threads in (1, 2)
     state[0] = conditions(other_cpus=3.9)
-    assert fastest_threads(bundle, 2, QUIETLY).threads == 2, "a busy machine tells nothing"
-    assert fastest_threads(bundle, 1, QUIETLY) == ThreadChoice(1)
+    assert fastest_threads(bundle, 2, QUIETLY)[0] == 2, "a busy machine tells nothing"
+    assert fastest_threads(bundle, 1, QUIETLY) == (1, ())
 
 
 def measured(bundle: Bundle, images: EvaluationImages | None, threads: int | None = None, **facts: Any) -> Measurement:
     timing = Timing(threads=threads, warmup=1, iterations=4)
-    (result,) = measure_group({"onnx-float": bundle}, timing, device(**facts), QUIETLY, images).values()
+    (result,) = measured_here({"onnx-float": bundle}, timing, images, **facts).values()
     return result
 
 
@@ -111,10 +110,10 @@ def measured(bundle: Bundle, images: EvaluationImages | None, threads: int | Non
 def test_rows_of_a_report_have_the_fastest_number_unless_it_is_stated(
     make_bundle: MakeBundle, tiny_images: EvaluationImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundles, "fastest_threads", lambda *_: CHOICE)
+    monkeypatch.setattr(bundles, "fastest_threads", lambda *_: (2, TRIED))
     bundle = with_manifest(read_bundle(make_bundle("onnx")), threads=1)
     for images, stated, facts, threads, by_threads in (
-        (tiny_images, None, {}, 2, CHOICE.times),
+        (tiny_images, None, {}, 2, TRIED),
         (tiny_images, 1, {}, 1, ()),
         (tiny_images, None, {"emulated": True}, 1, ()),
         (None, None, {}, 1, ()),

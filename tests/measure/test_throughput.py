@@ -7,11 +7,9 @@ import pytest
 
 from edgekit.errors import EngineError
 from edgekit.measure import latency
-from edgekit.measure.latency import measure_streams, measure_throughput, run_side_by_side
+from edgekit.measure.latency import measure_throughput, run_side_by_side
 from edgekit.measure.settings import Timing
-from edgekit.runtime.bundle import Bundle, read_bundle
-from edgekit.runtime.session import Session, open_session
-from edgekit.support.progress import Reporter
+from edgekit.runtime.bundle import read_bundle
 from tests.helpers.tiny import SIDE, MakeBundle
 
 IMAGE = np.zeros((1, 3, SIDE, SIDE), np.float32)
@@ -77,22 +75,3 @@ def test_the_figures_of_the_times(make_bundle: MakeBundle, monkeypatch: pytest.M
     assert measured.images_per_second == pytest.approx(1000 / 5 + 1000 / 10)
     assert (measured.p50_ms, measured.count) == (6.0, 3)
     assert measured.p99_ms == pytest.approx(9.92)
-
-
-def test_one_bundle_that_fails_costs_its_own_figure(
-    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    bundles = {name: (read_bundle(make_bundle("onnx", name)), IMAGE) for name in "ab"}
-    error = EngineError("no memory")
-
-    def refuse(bundle: Bundle, threads: int) -> Session:
-        if bundle is bundles["a"][0]:
-            raise error
-        return open_session(bundle, threads)
-
-    monkeypatch.setattr("edgekit.measure.latency.open_session", refuse)
-    timing = Timing(threads=1, warmup=0, iterations=1, streams=2)
-    measured, failures = measure_streams(bundles, timing, Reporter(quiet=True))
-    assert (list(measured), failures) == (["b"], {"a": error})
-    assert "a: run 2 streams: no memory" in capfd.readouterr().err
-    assert measure_streams(bundles, Timing(), Reporter(quiet=True)) == ({}, {}), "nobody asked for it"

@@ -7,7 +7,7 @@ import pytest
 
 from edgekit.errors import EngineError, UsageError
 from edgekit.job.kinds import Duration
-from edgekit.measure.fresh_process import Fresh
+from edgekit.measure import latency as module
 from edgekit.measure.latency import (
     LEAD_RUNS,
     POINTS,
@@ -17,14 +17,13 @@ from edgekit.measure.latency import (
     time_end_to_end,
     time_in_turns,
     time_sustained,
-    without_failing,
 )
 from edgekit.measure.settings import Timing
 from edgekit.report.row import SustainedLatency
 from edgekit.support.progress import Reporter
 
 TIMING = Timing(threads=1, warmup=1, iterations=4)
-FRESH = Fresh(load_ms=20.0, first_ms=3.0, peak_rss_bytes=50_000_000)
+FRESH = {"threads": 3, "load": 20.0, "first": 3.0}
 
 
 class Calls:
@@ -102,16 +101,17 @@ def test_there_are_no_end_to_end_times_if_all_fail() -> None:
     assert (times, list(failures)) == ({}, ["a"])
 
 
-def test_a_programming_error_is_not_taken_for_a_failing_runtime() -> None:
-    def measure(_: object) -> None:
+def test_a_programming_error_is_not_taken_for_a_failing_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    def enough(*_: object) -> None:
         raise ZeroDivisionError
 
+    monkeypatch.setattr(module, "enough_rounds", enough)
     with pytest.raises(ZeroDivisionError):
-        without_failing({"a": lambda: None}, measure)
+        time_in_turns({"a": lambda: None}, 1, Timing(may_end_early=True), "time", Reporter(quiet=True))
 
 
 def test_latency_has_the_figures_of_the_times() -> None:
-    latency = latency_of(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), 3, FRESH)
+    latency = latency_of(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), **FRESH)
     assert (latency.p50, latency.mean, latency.count, latency.threads) == (3.0, 3.0, 5, 3)
     assert (latency.p25, latency.p75) == (2.0, 4.0)
     assert (latency.load, latency.first) == (20.0, 3.0)
@@ -121,11 +121,11 @@ def test_latency_has_the_figures_of_the_times() -> None:
 
 
 def test_latency_of_drifting_times_has_a_spread() -> None:
-    assert latency_of(np.linspace(5, 10, 400), 1, FRESH).spread == pytest.approx(0.5, abs=0.01)
+    assert latency_of(np.linspace(5, 10, 400), **FRESH).spread == pytest.approx(0.5, abs=0.01)
 
 
 def test_a_single_time_has_no_deviation() -> None:
-    assert latency_of(np.array([2.0]), 1, FRESH).std == 0.0
+    assert latency_of(np.array([2.0]), **FRESH).std == 0.0
 
 
 def test_first_and_last_minute() -> None:
@@ -159,7 +159,9 @@ def test_a_single_round() -> None:
 def test_calls_take_turns_until_the_time_is_over() -> None:
     order: list[str] = []
     calls = {name: lambda name=name: order.append(name) for name in "ab"}
-    times, runs, conditions = time_sustained(calls, 2, 1.2, "time", Reporter(quiet=True))
+    timed = time_sustained(calls, 2, 1.2, "time", Reporter(quiet=True))
+    times, runs, conditions = timed.times, timed.sustained, timed.conditions
+    assert conditions
     assert conditions.seconds >= 1.2
     assert order[:4] == list("abab")
     turns = (len(order) - 4) // (2 * (LEAD_RUNS + TURN))

@@ -14,9 +14,9 @@ import pytest
 from edgekit.cli.main import main
 from edgekit.config.recipes import Recipe
 from edgekit.devices.registry import THIS
+from edgekit.devices.remote import measure_on_device
 from edgekit.errors import CompileError
 from edgekit.images.selection import Selection
-from edgekit.measure.bundles import measure_here
 from edgekit.measure.settings import Gates, Timing
 from edgekit.measure.statistics import least_drop_bound
 from edgekit.measure.tasks import SingleLabel
@@ -196,11 +196,12 @@ def test_the_evaluation_images_judge_only_the_bundle_that_others_choose(
     monkeypatch.setattr(repairing, "rank_layers", ranked("last", "head", fragile.FRAGILE, "first"))
     judged: list[str] = []
 
-    def noting(built: Any, *more: Any) -> Any:
-        judged.append(built["fake-int8"].sha256)
-        return measure_here(built, *more)
+    def noting(device: Any, built: Any, spec: Any, *more: Any) -> Any:
+        if spec.run is not None:
+            judged.append(built["fake-int8"].sha256)
+        return measure_on_device(device, built, spec, *more)
 
-    monkeypatch.setattr("edgekit.pipeline.deploy.measure_here", noting)
+    monkeypatch.setattr("edgekit.pipeline.deploy.measure_on_device", noting)
     assert deploy("--num-eval-samples", "15") in (0, 1)
     report = load_report(tmp_path / "run")
     row = int8_row(tmp_path / "run")
@@ -261,7 +262,7 @@ def test_layers_that_cannot_be_ranked_leave_the_row_as_it_is(
 
 POINTS: list[tuple[Any, str, int]] = [
     (mixtures, "simulate", 0),
-    (deploying, "measure_here", 1),
+    (deploying, "measure_on_device", 1),
     (Bundle, "copied_to", 0),
 ]
 """Where Ctrl-C arrives, in the order of a repair: (owner, function, number of calls that still succeed)."""

@@ -1,10 +1,11 @@
 """Measures LiteRT bundles in a browser. The page returns raw logits and times, which are judged as a board's are."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,36 +25,33 @@ from edgekit.devices.web.page_messages import (
 )
 from edgekit.devices.web.server import PAGE, PageServer, Runner
 from edgekit.errors import BrowserError, DeviceError
-from edgekit.images.dataset import LabelledImage
-from edgekit.measure.accuracy import EvaluationImages, SnrMeter, predict
-from edgekit.measure.bundles import CheckedBundle, GroupTimes, ProfileSummary, accuracy_of, measure_with
+from edgekit.measure.accuracy import EvaluationImages
+from edgekit.measure.bundles import Found, MeasureSpec, Subject, Tracking
 from edgekit.measure.evaluation import EvaluatedBundle
-from edgekit.measure.fresh_process import Fresh
-from edgekit.measure.gates import Call, Group
-from edgekit.measure.latency import Timed, Times, repeat_until_steady
+from edgekit.measure.gates import Group
+from edgekit.measure.latency import repeats
 from edgekit.measure.machine import ROOMS
-from edgekit.measure.settings import Timing
-from edgekit.measure.task import Answers, Task
 from edgekit.report.figure import Conditions, MachineState
 from edgekit.report.row import F32, Int8, Measurement, TimeProfile
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import VerifyResult, golden_error
 from edgekit.support.files import digest, file_sha256
 from edgekit.support.libraries import versions_of
-from edgekit.support.progress import Reporter, Step
+from edgekit.support.progress import Reporter, Step, each_bundle
 
 NO_PROFILER = "unknown: browsers have no profiler for LiteRT.js"
 UNKNOWN = MachineState(**dict.fromkeys(each.name for each in fields(MachineState)))
 """State of a machine that reports nothing."""
 
 
-class Browser:
+class Browser(Tracking):
     """A browser that opened the page, ready to measure."""
 
     def __init__(
         self, device: Device, server: PageServer, runtime: RuntimeFiles, threads: int | None, reporter: Reporter
     ) -> None:
-        self._device, self._server, self._reporter = device, server, reporter
+        self._device = device
+        self._server = server
         self._facts = server.joined().facts
         try:
             build = build_for(device.name, self._facts, threads or 1)
@@ -71,31 +69,32 @@ class Browser:
         files = Build(f"runtime/{script.name}", replace(server.offer(wasm), url=f"runtime/{wasm.name}"), self._threads)
         self._runner = Runner(server, files, self._facts.clock_ms)
         self._engine = f"{NAME} {VERSION} ({build})"
-        self.row_facts = device_of(device, self._facts, build)
-        """The browser, as reports describe it."""
+        super().__init__(device_of(device, self._facts, build), reporter)
 
-    def versions(self, bundles: Group) -> dict[str, str]:
+    def versions(self, group: Group) -> Mapping[str, str]:
         """Versions on which the measurements depend."""
         page = digest({file.name: file_sha256(file) for file in PAGE.iterdir()})
-        return {NAME: VERSION, "page": page, "edgekit": __version__, **versions_of(("numpy", "pillow"), ROOMS)}
+        return {
+            NAME: VERSION,
+            "page": page,
+            "address": self._device.url or "",
+            "edgekit": __version__,
+            **versions_of(("numpy", "pillow"), ROOMS),
+        }
 
-    def measure(self, bundles: Group, timing: Timing, images: EvaluationImages | None = None) -> Sequence[Measurement]:
-        """Measure bundles in the browser, as `measure_group` does here. Rows are in the bundles' order.
-
-        Raises a DeviceError if the browser fails or leaves.
-        """
-
-        def opening(name: str) -> CheckedBundle:
-            return self._check(name, bundles[name], offered[name], images)
-
-        def times_of(opened: Mapping[str, CheckedBundle]) -> GroupTimes:
-            return GroupTimes(self._time(opened, offered, timing, images))
-
-        with self._offering(bundles, "The measurement failed") as offered:
-            measured = measure_with(opening, times_of, bundles, self.row_facts, self._reporter, images)
-        rows = list(measured.values())
-        self._server.show(outcome(rows))
+    def rows(self, group: Group, spec: MeasureSpec) -> dict[str, Measurement]:
+        """Measure bundles in the browser. Raises a DeviceError if it fails or leaves."""
+        rows = super().rows(group, spec)
+        self._server.show(outcome(list(rows.values())))
         return rows
+
+    def track(self, subjects: dict[str, Subject], group: Group, spec: MeasureSpec, stack: ExitStack) -> Iterator[Found]:
+        with self._offering(group, "The measurement failed") as offered:
+            yield each_bundle(
+                list(subjects), lambda name: self._check(subjects[name], offered[name], spec.images), self.reporter
+            )
+            if subjects:
+                yield {name: {"thermal": self._time(subjects, spec)} for name in subjects}, {}
 
     @contextmanager
     def _offering(self, bundles: Group, failed: str) -> Iterator[dict[str, Download]]:
@@ -110,17 +109,17 @@ class Browser:
             for model in offered.values():
                 self._server.withdraw(model)
 
-    def _check(self, name: str, bundle: Bundle, model: Download, images: EvaluationImages | None) -> CheckedBundle:
+    def _check(self, subject: Subject, model: Download, images: EvaluationImages | None) -> Mapping[str, Any]:
         """Run the golden samples and, if there are any, the evaluation images."""
-        opened = self._open(name, bundle, model)
-        accuracy, snr = None, SnrMeter(images.logits if images else None)
+        bundle = subject.bundle
+        opened = self._open(subject.name, bundle, model)
+        judged = {}
         if images is not None:
-            title = f"{Path(name).name}: evaluate"
-            with self._reporter.stage(f"{self._device.name}: {title}", len(images.crops)) as step:
+            title = f"{Path(subject.name).name}: evaluate"
+            with self.reporter.stage(f"{self._device.name}: {title}", len(images.crops)) as step:
                 self._show(title, 0, len(images.crops))
                 rows = self._runner.logits(bundle, model, images.crops.pixels, counted(step))
-                answers = predict(images.task, snr.watched(lambda row: row), rows, images.names)
-            accuracy = accuracy_of(bundle, answers, images)
+                judged = images.judged(bundle, lambda row: row, rows)
         int8 = Int8(
             share_of_macs=None,
             method=NO_PROFILER,
@@ -128,30 +127,24 @@ class Browser:
             simulated=None,
             pairs_that_can_saturate=bundle.manifest.pairs_that_can_saturate,
         )
-        return CheckedBundle(
-            bundle=bundle,
-            engine=self._engine,
-            threads=self._threads,
-            fresh=Fresh(opened.load_ms, opened.first_ms, None),
-            profile=ProfileSummary(int8, TimeProfile(missing=NO_PROFILER)),
-            figures={"accuracy": accuracy, "snr_db": snr.db},
-        )
+        subject.latency |= {"threads": self._threads, "load": opened.load_ms, "first": opened.first_ms}
+        subject.session = model
+        return {
+            "engine": self._engine,
+            "int8": None if images is None and bundle.manifest.precision == "float" else int8,
+            "profile": TimeProfile(missing=NO_PROFILER),
+            **judged,
+        }
 
-    def predict(
-        self,
-        task: Task,
-        bundle: Bundle,
-        crops: Iterable[NDArray[np.uint8]],
-        samples: Sequence[LabelledImage],
-        step: Step,
-    ) -> Answers:
-        """Check the golden samples of a bundle, and run it on crops [H,W,C]. Raises a StageError."""
+    def outputs(
+        self, bundle: Bundle, crops: Iterable[NDArray[np.uint8]], count: int, step: Step
+    ) -> Generator[NDArray[np.float32]]:
+        """Check the golden samples of a bundle, and run it on `count` crops [H,W,C]. Raises a StageError."""
         name = bundle.path.name
         with self._offering({name: bundle}, "The evaluation failed") as offered:
             self._open(name, bundle, offered[name])
-            self._show(f"{name}: evaluate", 0, len(samples))
-            rows = self._runner.logits(bundle, offered[name], crops, counted(step))
-            return predict(task, lambda row: row, rows, [sample.name for sample in samples])
+            self._show(f"{name}: evaluate", 0, count)
+            yield from self._runner.logits(bundle, offered[name], crops, counted(step))
 
     def finish(self, rows: Sequence[EvaluatedBundle]) -> None:
         """Show the accuracy of all bundles that were evaluated."""
@@ -168,30 +161,22 @@ class Browser:
             raise golden_error(name, result, self._engine, None, f"'{self._device.name}'")
         return opened
 
-    def _time(
-        self,
-        opened: Mapping[str, CheckedBundle],
-        offered: Mapping[str, Download],
-        timing: Timing,
-        images: EvaluationImages | None,
-    ) -> Timed[Call]:
+    def _time(self, subjects: dict[str, Subject], spec: MeasureSpec) -> Conditions:
         """Time the bundles in turns on the first image, or without images on a golden sample."""
-        if not opened:
-            return Timed()
-        title, total = f"{', '.join(Path(name).name for name in opened)}: time", timing.warmup + timing.iterations
-        models = [(checked.bundle, offered[name]) for name, checked in opened.items()]
-        examples = [example_of(checked.bundle, images) for checked in opened.values()]
-        calls: list[Call] = [(name, F32) for name in opened]
-        batches: dict[Call, int] = {}
-
-        def attempt() -> tuple[dict[Call, Times], Conditions]:
+        timing = spec.timing
+        attempt = 0
+        title = f"{', '.join(Path(name).name for name in subjects)}: time"
+        total = timing.warmup + timing.iterations
+        models = [(each.bundle, each.session) for each in subjects.values()]
+        examples = [each.pixels(spec.images) for each in subjects.values()]
+        while True:
+            attempt += 1
             started = time.monotonic()
-            with self._reporter.stage(f"{self._device.name}: {title}", total) as step:
+            with self.reporter.stage(f"{self._device.name}: {title}", total) as step:
                 on_step = counted(step)
                 self._show(title, 0, total)
-                times = self._runner.times(models, examples, timing, on_step)
+                measured = self._runner.times(models, examples, timing, on_step)
                 on_step(total)
-            batches.update(zip(calls, times.batches, strict=True))
             conditions = Conditions(
                 before=UNKNOWN,
                 after=UNKNOWN,
@@ -200,12 +185,15 @@ class Browser:
                 throttled=None,
                 cpus=max(1, self._facts.cores),
                 other_cpus=None,
-                hidden=times.hidden,
+                hidden=measured.hidden,
             )
-            return {call: np.array(own) for call, own in zip(calls, times.times, strict=True)}, conditions
-
-        measured, conditions = repeat_until_steady(attempt, self._threads, self._reporter)
-        return Timed(measured, {}, conditions, {}, batches)
+            times = {name: np.array(own) for name, own in zip(subjects, measured.times, strict=True)}
+            if not repeats(attempt, times, conditions, self._threads, self.reporter):
+                break
+        for subject, batch in zip(subjects.values(), measured.batches, strict=True):
+            subject.latency["batch"] = batch
+            subject.times[F32] = times[subject.name]
+        return conditions
 
     def _show(self, title: str, done: int | None = None, total: int | None = None) -> None:
         self._server.show(Shown(state="working", title=title, done=done, total=total))
@@ -222,11 +210,6 @@ def counted(step: Step) -> Callable[[int], None]:
         taken = max(taken, done)
 
     return on_step
-
-
-def example_of(bundle: Bundle, images: EvaluationImages | None) -> NDArray[np.uint8]:
-    """The image to time a bundle on, [1,H,W,C]: the first one, or without images a golden sample."""
-    return images.crops.pixels[:1] if images is not None else bundle.golden().pixels[:1]
 
 
 def outcome(rows: Sequence[Measurement]) -> Shown:

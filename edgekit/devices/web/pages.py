@@ -8,7 +8,7 @@ import ipaddress
 import socket
 import ssl
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,11 +24,9 @@ from edgekit.config.runtimes import Runtime
 from edgekit.devices.registry import Device, closing
 from edgekit.devices.web.page_messages import RuntimeFiles, runtime_files
 from edgekit.errors import UsageError
-from edgekit.images.dataset import LabelledImage
 from edgekit.measure.evaluation import BundleEvaluation
 from edgekit.measure.gates import Group
 from edgekit.measure.settings import Timing
-from edgekit.measure.task import Answers, Task
 from edgekit.report.figure import DeviceFacts
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.libraries import import_needed
@@ -184,16 +182,11 @@ class InBrowser:
         """The browser, as reports describe it."""
         return self.browser.row_facts
 
-    def predict(
-        self,
-        task: Task,
-        bundle: Bundle,
-        crops: Iterable[NDArray[np.uint8]],
-        samples: Sequence[LabelledImage],
-        step: Step,
-    ) -> Answers:
-        """Check the golden samples, and run the bundle on crops [H,W,C]. Raises a StageError."""
-        return self.browser.predict(task, bundle, crops, samples, step)
+    def outputs(
+        self, bundle: Bundle, crops: Iterable[NDArray[np.uint8]], count: int, step: Step
+    ) -> Generator[NDArray[np.float32]]:
+        """See `Browser.outputs`."""
+        return self.browser.outputs(bundle, crops, count, step)
 
 
 def evaluate_in_browser(
