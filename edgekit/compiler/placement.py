@@ -84,22 +84,16 @@ class RuntimeLowering:
     """The lowerings of one runtime."""
 
     named: Mapping[str, Lowering] = field(default_factory=dict)
-    """Lowerings by the names in the runtime's row, in the order of application."""
-    dynamic: Lowering | None = None
-    """The lowering of layers of the kind "dynamic"; None if the runtime has no kernels that are worth it."""
+    """Lowerings by the names in the runtime's row, in the order of application, and that of the kind "dynamic"."""
     miscomputed_layers: Callable[[GraphModule], tuple[str, ...]] = lambda graph: ()
     """Names of the layers that the runtime's INT8 kernels would compute wrongly, and that stay in float."""
 
     def enabled(self, wants: TargetRecipe) -> Iterator[Lowering]:
-        """The lowerings that a recipe's table names, and that of dynamic layers if it has any.
-
-        Raises ProfileError for an unknown name.
-        """
+        """The lowerings that a recipe's table names, and that of a kind. Raises ProfileError for an unknown name."""
         if unknown := set(wants.lowerings) - self.named.keys():
             raise ProfileError(f"unknown lowering {', '.join(sorted(unknown))}", valid=", ".join(self.named) or "none")
-        yield from (lowering for name, lowering in self.named.items() if name in wants.lowerings)
-        if self.dynamic and "dynamic" in wants.kinds.values():
-            yield self.dynamic
+        names = {*wants.lowerings, *wants.kinds.values()}
+        return (lowering for name, lowering in self.named.items() if name in names)
 
 
 def int8_activation(title: str, operation: Operation, how: str) -> Lowering:

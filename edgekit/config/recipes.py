@@ -172,8 +172,15 @@ class Recipe:
             name: replace(row, on={}) if (pattern := patterns[name]) is None else row.on[pattern]
             for name, row in self.targets.items()
         }
-        if device_class.is_arm or not device_class.dot_product:
-            rows = {name: replace(row, kinds=_without_dynamic(row.kinds)) for name, row in rows.items()}
+        chosen = replace(self, targets=rows)
+        return chosen.static() if device_class.is_arm or not device_class.dot_product else chosen
+
+    def static(self) -> "Recipe":
+        """The recipe with static layers in place of dynamic ones."""
+        rows = {}
+        for name, row in self.targets.items():
+            kinds = {key: "static" if kind == "dynamic" else kind for key, kind in row.kinds.items()}
+            rows[name] = replace(row, kinds=kinds)
         return replace(self, targets=rows)
 
     def rounding_to_nearest(self) -> "Recipe":
@@ -257,10 +264,6 @@ class Recipe:
         recipes = [Recipe.load(recipe, rewrites) for recipe in list_recipes()]
         fits = [(len(pattern), r) for r in recipes for pattern in r.architectures if fnmatchcase(name, pattern)]
         return max(fits, key=lambda fit: fit[0])[1]
-
-
-def _without_dynamic(kinds: Mapping[str, LayerKind]) -> dict[str, LayerKind]:
-    return {pattern: "static" if kind == "dynamic" else kind for pattern, kind in kinds.items()}
 
 
 def _literally(name: str) -> str:

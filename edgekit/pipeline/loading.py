@@ -64,6 +64,8 @@ def settings_of(job: Job) -> JobSettings:
     listed = CalibrationList.read(job.calibration_list, REWRITES) if job.calibration_list else None
     default = listed.recipe if listed else Recipe.for_model(job.identified.name, REWRITES)
     chosen = (Recipe.load(job.recipe, REWRITES) if job.recipe else default).for_class(device_class)
+    if any(device.is_browser for device in job.machines):  # of which no one has measured dynamic layers
+        chosen = chosen.static()
     if job.scheme:
         chosen = replace(chosen, scheme=job.scheme)
     check_scheme(chosen.scheme, job.targets)

@@ -13,9 +13,11 @@ import edgekit
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import DeviceClass, LayerKind
 from edgekit.errors import EngineError
+from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
 from edgekit.pipeline.build import compile_stage
 from edgekit.pipeline.graphs import Rewriter, calibrate_together, quantize_stage
+from edgekit.pipeline.loading import settings_of
 from edgekit.pipeline.request import BundleRequest
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.openvino.engine import GROUP, config_of
@@ -90,8 +92,8 @@ def test_each_layer_has_its_kind_and_runs_as_it_says(target: str, wide: str, bun
 @pytest.mark.parametrize(("inputs", "expected"), [(127, False), (128, True), (136, True)])
 def test_openvino_quantizes_inputs_of_as_many_values_as_share_a_range(inputs: int, expected: bool) -> None:
     """A canary of the least number of inputs in the lowering; no property of OpenVINO tells it."""
-    assert _quantizes_inputs(inputs, tuple(config_of({GROUP: "128"}).items())) is expected
-    assert not _quantizes_inputs(inputs, tuple((config_of({}) | {GROUP.upper(): "0"}).items()))
+    assert _quantizes_inputs(inputs, config_of({GROUP: "128"})) is expected
+    assert not _quantizes_inputs(inputs, config_of({GROUP: "0"}))
 
 
 def test_a_wrong_size_of_groups_is_refused(bundles: dict[str, Bundle]) -> None:
@@ -155,3 +157,12 @@ def test_a_network_of_nothing_else_is_compiled(tmp_path: Path) -> None:
     )
     (op,) = profile_bundle(bundle, threads=1, runs=1).ops
     assert op.int8
+
+
+def test_a_job_with_a_browser_gets_static_layers() -> None:
+    """Nobody has measured dynamic ones in LiteRT.js."""
+    job = Job("vit_tiny_patch16_224", Path("images"), weights="random", devices=("local",), device_class=VNNI.name)
+    assert "dynamic" in settings_of(job).recipe.targets["tflite"].kinds.values()
+    kinds = settings_of(replace(job, devices=("local", "web"))).recipe.targets["tflite"].kinds
+    assert kinds.keys() == settings_of(job).recipe.targets["tflite"].kinds.keys()
+    assert set(kinds.values()) == {"static"}

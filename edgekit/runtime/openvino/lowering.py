@@ -64,13 +64,13 @@ LOWERING = RuntimeLowering(
             scheme="the rest in bf16 where the processor has it",
             session={"inference_precision": NATIVE},
         ),
+        "dynamic": Lowering(
+            f"Inputs of dynamic layers become INT8 at run time, with one range for {_GROUP} values of a row.",
+            least_inputs=_GROUP,
+            scheme="inputs of dynamic layers with ranges at run time",
+            session={GROUP: str(_GROUP)},
+        ),
     },
-    dynamic=Lowering(
-        f"Inputs of dynamic layers become INT8 at run time, with a range for each group of {_GROUP} values of a row.",
-        least_inputs=_GROUP,
-        scheme="inputs of dynamic layers with ranges at run time",
-        session={GROUP: str(_GROUP)},
-    ),
     miscomputed_layers=miscomputed_layers,
 )
 """Lowerings of OpenVINO, for quantization."""

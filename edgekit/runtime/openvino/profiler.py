@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -168,17 +167,15 @@ def _products(
         name, node = op.get_friendly_name(), each or _RanNode("unknown", "", (), 0.0)
         operands = (_quantized(op.input_value(0), LAYOUT), _quantized(op.input_value(1), (*LAYOUT, *DECOMPRESSION)))
         why = UNSEEN if not node.kind else INSIDE if all(operands) and node.kind == "Subgraph" else ""
-        int8 = node.int8
-        ms = node.ms if node.is_product else None
+        int8, ms = node.int8, node.ms if node.is_product else None
         if node.kind == COMPRESSED:
             inputs = _macs(op) // math.prod(map(int, op.get_output_shape(0)))
-            int8 = _quantizes_inputs(inputs, tuple(config.items()))
+            int8 = _quantizes_inputs(inputs, config)
         ops.append((product("OpenVINO", OpProfile(name, node.kernel, _macs(op), int8, ms, why), operands), node))
     return ops
 
 
-@cache
-def _quantizes_inputs(inputs: int, config: Sequence[tuple[str, str | int]]) -> bool:
+def _quantizes_inputs(inputs: int, config: Mapping[str, str | int]) -> bool:
     """Whether OpenVINO quantizes the inputs of a layer with INT8 weights and this many inputs at run time.
 
     No name of a kernel tells, so a layer of this kind runs with ranges at run time and without.
@@ -189,10 +186,10 @@ def _quantizes_inputs(inputs: int, config: Sequence[tuple[str, str | int]]) -> b
     weights = operations.multiply(operations.convert(levels, np.float32), np.full((16, 1), 0.1, np.float32))
     layer = ov.Model([operations.matmul(source, weights, False, True)], [source])
     one, other = (
-        compile_for_cpu(layer, {**dict(config), **changes}).create_infer_request().infer([feed])[0]
+        compile_for_cpu(layer, {**config, **changes}).create_infer_request().infer([feed])[0]
         for changes in ({}, {GROUP.upper(): "0"})
     )
-    return bool((one != other).any())
+    return not np.array_equal(one, other)
 
 
 def _in_order_of_calls(products: Sequence[Any]) -> list[Any]:

@@ -11,7 +11,6 @@ from edgekit.errors import BundleError, MissingExtraError
 from edgekit.runtime import engine
 from edgekit.runtime.bundle import Manifest
 from edgekit.runtime.engine import Infer, check_shapes, import_runtime, package_version, precision_option
-from edgekit.support.libraries import pip_install
 
 PRECISIONS = ("f32", "f16")
 """Values of the session option "inference_precision"."""
@@ -35,7 +34,7 @@ class Engine(engine.Engine):
         if self.package == "tflite-runtime" and any(layer.get("kind") == "dynamic" for layer in manifest.layers):
             raise MissingExtraError(
                 f"tflite-runtime {self.version} can't run layers whose ranges are taken at run time",
-                fix=f"Run: {pip_install('ai-edge-litert')}",
+                fix="Install ai-edge-litert in its place",
             )
         self._model = model
         if precision_option(manifest.session, PRECISIONS) == "f16":

@@ -63,7 +63,9 @@ def take_dynamic(graph: GraphModule) -> dict[bytes, Dynamic]:
         weight, scales = quantizer.weight_and_scale(graph)
         levels = _rounded(weight, scales, quantizer.low, quantizer.high)
         exact = levels * scales[:, None]
-        replace_layer(graph, layer.weight, add_constant(graph, layer.node, f"{layer.node.name}.dynamic", exact))
+        value = add_constant(graph, layer.node, f"{layer.node.name}.dynamic", exact)
+        replace_layer(graph, layer.weight, value)
+        replace_layer(graph, quantizer.node, value)
         taken.setdefault(_digest(exact.numpy()), (set(), levels.numpy(), scales.numpy()))[0].add(layer.name)
     return taken
 

@@ -12,11 +12,11 @@ LOWERING = RuntimeLowering(
         "int8-silu": int8_activation("SiLU", A.silu.default, _TABLE),
         "int8-mish": int8_activation("Mish", A.mish.default, _TABLE),
         "int8-gates": INT8_GATES,
+        "dynamic": Lowering(
+            "Inputs of dynamic layers become INT8 at run time, with one range for a row.",
+            least_inputs=1,
+            scheme="inputs of dynamic layers with ranges at run time",
+        ),
     },
-    dynamic=Lowering(
-        "Inputs of dynamic layers become INT8 at run time, with one range for each row.",
-        least_inputs=1,
-        scheme="inputs of dynamic layers with ranges at run time",
-    ),
 )
 """Lowerings of LiteRT, for quantization."""
