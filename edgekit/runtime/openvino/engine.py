@@ -45,7 +45,7 @@ class Engine(engine.Engine):
 
     The manifest's session option "inference_precision" is "f32" (default), "bf16", "f16" or "native". OpenVINO's own
     default is bf16 or f16 where the processor supports it, and the results would differ from those in f32. The other
-    option is `GROUP`.
+    option is `GROUP`; without it, inputs of layers whose weights alone are INT8 are not quantized, as OpenVINO would.
     """
 
     package = "openvino"
@@ -91,10 +91,12 @@ def _check_files(model: Path, manifest: Manifest) -> Path:
 
 def config_of(session: Mapping[str, Any]) -> dict[str, str | int]:
     """OpenVINO's properties for these session options. Raises BundleError for an unknown precision."""
-    precision, group = precision_option(session, (*PRECISIONS, NATIVE)), session.get(GROUP)
-    hint = _native_precision() if precision == NATIVE else precision
-    config: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
-    return config if group is None else config | {GROUP.upper(): str(group)}
+    precision = precision_option(session, (*PRECISIONS, NATIVE))
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": _native_precision() if precision == NATIVE else precision,
+        GROUP.upper(): str(session.get(GROUP, 0)),
+    }
 
 
 def _native_precision() -> str:
