@@ -234,9 +234,10 @@ class Preprocessing:
     ) -> Image.Image:
         """What is in `region` (left, top, right, bottom) of the image after it was resized to this width and height.
 
-        Where only a part of the image is wanted, only that is computed. Some of its pixels differ by one level from
-        those of the whole, because Pillow rounds the region's place in the image to float32; so the filters that jump
-        at their ends compute the whole. Two calls, because Pillow chooses by the shape which side it resizes first.
+        Where only a part of the image is wanted, only that is computed. Some of its pixels differ by a level, or by
+        two where it is enlarged, from those of the whole, because Pillow rounds the region's place in the image to
+        float32; so the filters that jump at their ends compute the whole. Two calls, because Pillow chooses by the
+        shape which side it resizes first.
         """
         if (width, height) == image.size:
             return image.crop(region)

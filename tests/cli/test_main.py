@@ -340,8 +340,8 @@ def noisy():
     print("python noise"); os.write(1, b"C noise\\n")
     return real()
 recipes.list_recipes = noisy
-from edgekit.cli import frame, output
-inside = output.clean_stdout
+from edgekit.cli import frame
+inside = frame.clean_stdout
 import contextlib
 @contextlib.contextmanager
 def noisy_stdout():

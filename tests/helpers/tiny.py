@@ -5,6 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from edgekit.config.runtimes import RUNTIMES, DeviceClass
 from edgekit.images.dataset import Dataset
 from edgekit.images.preprocess import Preprocessing
@@ -101,3 +105,9 @@ TINY_MODEL = ["convnextv2_atto", "--model-args", TINY_ARGS, "--imgsz", "32", "--
 VIT_ARGS = "patch_size=8,depth=1,embed_dim=32,num_heads=2,num_classes=10"
 TINY_VIT = ["vit_tiny_patch16_224", "--model-args", VIT_ARGS, "--imgsz", "32", "--crop-pct", "1.0"]
 """A ViT of one block, which is exported and calibrated in less than half the time."""
+
+
+def levels_apart(ours: Preprocessing, photo: Image.Image, expected: NDArray[np.float32]) -> int:
+    """The largest difference, in levels of 0 to 255, between an image that edgekit prepared and another's [C,H,W]."""
+    difference = np.abs(ours(photo)[0] - expected) * np.reshape(ours.std, (-1, 1, 1))
+    return round(255 * float(difference.max()))

@@ -16,6 +16,7 @@ from edgekit.models.loading import build_meta, load_network
 from edgekit.models.options import ModelOptions
 from edgekit.models.transforms import InputOptions, resolve_preprocessing
 from tests.helpers.refusals import refuses
+from tests.helpers.tiny import levels_apart
 
 TINY = "tiny_of_tests"
 CONFIG = {
@@ -93,7 +94,7 @@ def test_all_published_pairs(open_clip: Any, towers: None, monkeypatch: pytest.M
         assert kind[3] == {"shortest": "center", "squash": "squash"}[own["resize_mode"]]
         assert (preprocessing.width, preprocessing.height, preprocessing.crop_pct) == (own["size"], own["size"], 1)
         if kind not in compared:
-            np.testing.assert_allclose(preprocessing(photo)[0], transform(photo).numpy(), rtol=1e-5, atol=1e-5)
+            assert levels_apart(preprocessing, photo, transform(photo).numpy()) <= 1
         compared.add(kind)
     assert len(pairs) >= 196
     assert len(compared) >= 8

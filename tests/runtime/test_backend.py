@@ -363,7 +363,7 @@ def test_a_mistake_in_a_backend_is_not_blamed_on_the_compiler(
         raise KeyError("a mistake of ours")
 
     monkeypatch.setattr(import_module(runtime.backend_module), OURS[runtime.name], mistaken)
-    monkeypatch.setattr(builder, "_reporter", Reporter(quiet=True))  # which prints where this test reads
+    monkeypatch.setattr(builder.graphs, "reporter", Reporter(quiet=True))  # which prints where this test reads
     (error,) = builder.build((runtime.name,), tmp_path, ("int8",)).values()
     assert isinstance(error, KeyError)
     assert list(tmp_path.iterdir()) == []
