@@ -93,6 +93,8 @@ class TargetRecipe:
 
     def kind_of(self, layer: str) -> LayerKind:
         """The kind that the table states for a layer of this name."""
+        if any(fnmatchcase(layer, pattern) for pattern in self.float_layers or ()):
+            return "float"
         return next((kind for pattern, kind in self.kinds.items() if fnmatchcase(layer, pattern)), "static")
 
     def pattern_of(self, device_class: str) -> str | None:
@@ -210,17 +212,14 @@ class Recipe:
         The overrides under `on` are gone, because the choice is for one device class.
         """
         row = self.targets[target]
-        named = {_literally(name): kind for name, kind in kinds.items()}
-        row = replace(row, on={}, kinds={**named, **row.kinds, **named})
-        return replace(self, targets={**self.targets, target: row})
-
-    def keeping_in_float(self, target: str, layers: Iterable[str]) -> "Recipe":
-        """The recipe with these layers of one target in float as well.
-
-        The overrides under `on` are gone, because the choice is for one device class.
-        """
-        patterns = (*self.for_target(target).float_layers, *map(_literally, layers))
-        row = replace(self.targets[target], on={}, float_layers=patterns)
+        in_float = [_literally(name) for name, kind in kinds.items() if kind == "float"]
+        named = {_literally(name): kind for name, kind in kinds.items() if kind != "float"}
+        row = replace(
+            row,
+            on={},
+            float_layers=(*self.for_target(target).float_layers, *in_float),
+            kinds={**named, **row.kinds, **named},
+        )
         return replace(self, targets={**self.targets, target: row})
 
     def to_toml(self, comment: str) -> str:

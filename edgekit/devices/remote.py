@@ -1,7 +1,7 @@
 """Measures on a device: sends missing files, runs the agent there, and returns its rows, or its error as rows.
 
-The agent gets one job, which it answers. A browser measures in the same way, through
-edgekit.devices.web. `edgekit benchmark` measures on this machine and on devices.
+The agent gets one job, which it answers. A browser measures in the same way, through edgekit.devices.web.
+`edgekit benchmark` measures on this machine and on devices.
 """
 
 import queue
@@ -397,7 +397,7 @@ class Benchmark:
 
 def _fastest(rows: Sequence[Row], several: bool) -> str:
     """The fastest bundle on a device, with its latency and speed-up."""
-    where = f" on {rows[0].device.label}" if several or rows[0].device.name != "local" else ""
+    where = f" on {rows[0].device.label}" if several or not rows[0].device.is_local else ""
     timed = [(row.latency_ms.p50, row) for row in rows if row.latency_ms]
     if not timed:
         return f"No bundle could be timed{where}."

@@ -8,7 +8,6 @@ commands for the device's shell are quoted.
 
 import json
 import shlex
-import signal
 import subprocess
 import tempfile
 import threading
@@ -26,6 +25,7 @@ from edgekit.devices.messages import readable
 from edgekit.devices.registry import Device, closing
 from edgekit.devices.scripts import source
 from edgekit.errors import DeviceError, FrozenError, MissingExtraError, UnreachableError, all_printable
+from edgekit.support import child_process
 
 # Signals on the device, which runs Linux. The host's Python may number them differently, and Windows has no SIGKILL.
 SIGILL, SIGKILL = 4, 9
@@ -104,7 +104,7 @@ def exit_error(device: str, work: str, status: int, stderr: str) -> DeviceError:
         )
     if 0 < number < 65:
         return errors.DeviceCrashError(
-            f"{device}: {work} crashed ({_signal_name(number)}{': ' + line if line else ''})",
+            f"{device}: {work} crashed ({child_process.signal_name(number)}{': ' + line if line else ''})",
             fix="Run the same command again; if the crash repeats, leave this runtime out with --target",
         )
     return DeviceError(f"{device}: {work} failed with exit status {status}: {line or 'no message'}")
@@ -129,13 +129,6 @@ def _reason(output: str) -> str:
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:400] if lines else ""
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 CONNECT_S = 15

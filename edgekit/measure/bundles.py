@@ -58,8 +58,6 @@ from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter, Step, each_bundle
 from edgekit.support.run_folder import RunFolder
 
-LOCAL = "local"
-"""Name of the machine that edgekit runs on."""
 BuiltBundles = Mapping[str, Bundle | Exception]
 """Bundles by name; instead of a bundle, the error of making it."""
 Found = tuple[Mapping[str, Mapping[str, Any]], Mapping[str, Exception]]
@@ -155,7 +153,7 @@ class MeasureSpec:
 def _place(group: Group, inputs: GroupInputs) -> tuple[str, str]:
     """Name of the stored measurements of a group, whose bundles are of one runtime, and the same for messages."""
     target, device = next(iter(group.values())).manifest.target, inputs.device.name
-    if device == LOCAL:
+    if inputs.device.is_local:
         return target, target
     # The name of a device may be an ssh:// address, which contains characters that are not valid in file names.
     return f"{target}-on-{quote(device, safe='')}", f"{device}: {target}"

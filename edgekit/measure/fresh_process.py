@@ -5,7 +5,6 @@ the runtime.
 """
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.errors import EngineError
+from edgekit.support import child_process
 from edgekit.support.child_process import run_python
 
 
@@ -41,7 +41,7 @@ def measure_fresh(bundle: Path, threads: int, timeout: float = 600) -> Fresh:
     if done.returncode < 0:
         last_line = f". It printed last: {lines[-1]}" if lines else ""
         raise EngineError(
-            f"'{bundle.name}' can't run here: its process was ended by {signal_name(-done.returncode)}{last_line}"
+            f"'{bundle.name}' can't run here: its process was ended by {cause_of(-done.returncode)}{last_line}"
         )
     if done.returncode != 0:
         cause = lines[-1] if lines else f"exit status {done.returncode}"
@@ -49,17 +49,14 @@ def measure_fresh(bundle: Path, threads: int, timeout: float = 600) -> Fresh:
     return Fresh(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def signal_name(number: int) -> str:
-    """Name of a signal, with its usual cause in a runtime and what helps."""
+def cause_of(number: int) -> str:
+    """Name of the signal that ended a runtime's process, with its usual cause and what helps."""
     meanings = {
         "SIGILL": "the runtime uses an instruction that this processor lacks: choose other runtimes with --target",
         "SIGSEGV": "the runtime crashed: install another version of it, or choose other runtimes with --target",
         "SIGKILL": "probably out of memory: close other programs, or use a smaller model",
     }
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    name = child_process.signal_name(number)
     return f"{name} ({meanings[name]})" if name in meanings else name
 
 

@@ -32,7 +32,7 @@ from edgekit.config.runtimes import PRECISIONS, Precision
 from edgekit.errors import CompileError, InputError, OutputError
 from edgekit.images.selection import write_list
 from edgekit.job import Job
-from edgekit.measure.fresh_process import signal_name
+from edgekit.measure.fresh_process import cause_of
 from edgekit.pipeline.build import build_one, compile_graph, compile_stage, reused_bundle, warn_of_unmatched
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.loading import load_job
@@ -98,7 +98,7 @@ def build_apart(job: Path, target: str, precision: Precision, path: Path, report
     if status >= 0:
         raise RuntimeError(f"the process that built '{path.name}' ended with status {status}")
     raise CompileError(
-        f"the process that built '{path.name}' was ended by {signal_name(-status)}",
+        f"the process that built '{path.name}' was ended by {cause_of(-status)}",
         fix=f"See {STATE}/{child_process.NAME} in the run folder for its last output",
     )
 

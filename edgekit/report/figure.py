@@ -325,6 +325,11 @@ class DeviceFacts(Struct, frozen=True, kw_only=True):
     """The browser that ran the bundle; null for a machine that runs Python."""
 
     @property
+    def is_local(self) -> bool:
+        """Whether it is the machine that edgekit runs on."""
+        return self.name == "local"
+
+    @property
     def label(self) -> str:
         """Name as outputs show it, which marks an emulated device."""
         return f"{self.name} (emulated)" if self.emulated else self.name

@@ -454,7 +454,7 @@ class Bundle:
         return golden
 
     def copied_to(self, place: Path) -> "Bundle":
-        """A copy of the bundle, in place of what is there."""
+        """Copy the bundle to a folder, which replaces the one that is there. Returns the copy."""
         with writing(place):
             place.parent.mkdir(parents=True, exist_ok=True)
             with replacing(place) as temporary:

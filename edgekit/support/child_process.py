@@ -136,6 +136,14 @@ def child_environment() -> Iterator[None]:
                 os.environ[name] = value
 
 
+def signal_name(number: int) -> str:
+    """Name of the signal that ended a process, such as SIGKILL."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def _command(arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-P", *arguments]
 

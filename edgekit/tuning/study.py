@@ -11,10 +11,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, Self, TypeVar
+from typing import ClassVar, Protocol, Self, TypeVar
 
 from edgekit.config.recipes import Recipe
-from edgekit.config.runtimes import PRECISIONS
+from edgekit.config.runtimes import PRECISIONS, LayerKind
 from edgekit.devices.registry import THIS, Device
 from edgekit.errors import costs_a_row
 from edgekit.measure import machine
@@ -36,15 +36,13 @@ from edgekit.tuning.mixtures import LayerTimes, Ranking
 
 ROOMS = ("measure", "report", "runtime", "support", "tuning")
 """Folders of the package whose code simulates, orders, chooses, times and profiles layers."""
-Kind = Literal["float"]
-"""Kind of a layer other than static INT8, which a recipe's layers are of by default."""
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A change of a recipe for one target, by default none."""
 
-    kinds: tuple[tuple[str, Kind], ...] = ()
+    kinds: tuple[tuple[str, LayerKind], ...] = ()
     """Name and kind of each layer that differs from the recipe."""
 
     def keeping_in_float(self, layers: Iterable[str]) -> "Candidate":
@@ -57,8 +55,8 @@ class Candidate:
         return tuple(name for name, kind in self.kinds if kind == "float")
 
     def applied(self, recipe: Recipe, target: str) -> Recipe:
-        """The recipe with these layers of a target in float; the very same recipe if there are none."""
-        return recipe.keeping_in_float(target, self.float_layers) if self.kinds else recipe
+        """The recipe with these kinds of a target's layers; the very same recipe if there are none."""
+        return recipe.with_kinds(target, dict(self.kinds)) if self.kinds else recipe
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,7 @@ def test_only_the_runtimes_that_need_it_get_limited_pairs() -> None:
 @pytest.mark.parametrize("target", RUNTIMES)
 def test_a_repaired_runtime_keeps_the_calibration_of_the_others(target: str) -> None:
     recipe, in_float = Recipe.load("vit").for_class(X86), "blocks.1.mlp.fc2"
-    repaired = request("vit", target, recipe.keeping_in_float(target, [in_float]))
+    repaired = request("vit", target, recipe.with_kinds(target, {in_float: "float"}))
     assert repaired.shared_recipe == request("vit", "onnx", recipe).shared_recipe is not None
     before, after = (graph_of(asked, "vit", together("vit"), count=1) for asked in (request("vit", target), repaired))
     assert int8_layers(before) - int8_layers(after) == {in_float}

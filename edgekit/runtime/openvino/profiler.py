@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -162,6 +163,7 @@ def _products(
     left = [node for node in nodes if node.is_product and node not in found]
     if len(left) == found.count(None):  # such as layers behind polynomials, which OpenVINO says are their origins
         found = [node or left.pop(0) for node in found]
+    quantizes_inputs = cache(partial(_quantizes_inputs, config=config))
     ops = []
     for op, each in zip(products, found, strict=True):
         name, node = op.get_friendly_name(), each or _RanNode("unknown", "", (), 0.0)
@@ -170,7 +172,7 @@ def _products(
         int8, ms = node.int8, node.ms if node.is_product else None
         if node.kind == COMPRESSED:
             inputs = _macs(op) // math.prod(map(int, op.get_output_shape(0)))
-            int8 = _quantizes_inputs(inputs, config)
+            int8 = quantizes_inputs(inputs)
         ops.append((product("OpenVINO", OpProfile(name, node.kernel, _macs(op), int8, ms, why), operands), node))
     return ops
 
