@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 282_711,
+    "tokens": 282_762,
     "tokens a line": 9.87,
     "files": 158,
     "lines of the longest file": 450,

@@ -277,7 +277,7 @@ def _is_fixed(node: Node, values: dict[Node, Any]) -> bool:
 
 @torch.no_grad()
 def products_to_linear(graph: GraphModule) -> int:
-    """Replace each product `x @ weight`, and its form as an einsum, by a linear layer.
+    """Replace each product `x @ weight`, also as an einsum or with a sum in one operation, by a linear layer.
 
     The other operand may have any number of axes. Returns the number of products replaced.
     """
@@ -285,9 +285,12 @@ def products_to_linear(graph: GraphModule) -> int:
     def linear(product: Node) -> Node | None:
         if product.target is A.einsum.default:
             return _linear_of_einsum(graph, product)
-        return _linear(graph, product, operand(product), operand(product, 1), transposed=True)
+        is_sum = product.target is A.addmm.default
+        x, matrix = map(node_of, product.args[is_sum:])
+        linear = None if product.kwargs else _linear(graph, product, x, matrix, transposed=True)
+        return insert(graph, product, A.add.Tensor, linear, product.args[0]) if linear and is_sum else linear
 
-    return replace_each(graph, {A.matmul.default, A.mm.default, A.einsum.default}, linear)
+    return replace_each(graph, {A.matmul.default, A.mm.default, A.einsum.default, A.addmm.default}, linear)
 
 
 def _linear(graph: GraphModule, node: Node, x: Node, matrix: Node, transposed: bool) -> Node | None:

@@ -129,6 +129,8 @@ LINEAR: dict[str, Compute] = {
     "product": lambda x, w: x @ w,
     "product with a transposed matrix": lambda x, w: x @ torch.cat([w.mT, w.mT]).mT,
     "product of a matrix": lambda x, w: torch.mm(x[0, 0], w),
+    "sum with a product": lambda x, w: torch.addmm(w[0], x[0, 0], w),
+    "sum of a value with a product": lambda x, w: torch.addmm(x[0, 0, :, :5], x[0, 1], w),
     "einsum": lambda x, w: torch.einsum("bchw,wd->bchd", x, w),
     "einsum with the matrix first in order": lambda x, w: torch.einsum("bchw,dw->bdch", x, w.mT),
     "einsum over the channels": lambda x, w: torch.einsum("bchw, cd -> bdhw", x, w[:3]),
@@ -137,6 +139,8 @@ OTHERS: dict[str, Compute] = {
     "product of two values": lambda x, _: x @ x.mT,
     "product from the left": lambda x, w: w.mT @ x.mT,
     "product with several matrices": lambda x, w: x @ w.expand(3, -1, -1),
+    "sum with a multiple of a product": lambda x, w: torch.addmm(w[0], x[0, 0], w, alpha=2),
+    "sum with a product of two values": lambda x, w: torch.addmm(w[0], x[0, 0], x[0, 1, :, :5]),
     "einsum of two values": lambda x, _: torch.einsum("bchw,bdhw->bcd", x, x),
     "einsum that keeps all axes": lambda x, w: torch.einsum("bchw,wd->bchwd", x, w),
     "einsum that sums an axis of the matrix": lambda x, w: torch.einsum("bchw,wd->bch", x, w),
@@ -163,7 +167,7 @@ def test_products_with_a_matrix_are_linear(name: str) -> None:
     assert places == 1
     targets = targets_of(graph)
     assert targets.count(A.linear.default) == 1
-    assert not {A.matmul.default, A.mm.default, A.einsum.default}.intersection(targets)
+    assert not {A.matmul.default, A.mm.default, A.addmm.default, A.einsum.default}.intersection(targets)
 
 
 @pytest.mark.parametrize("name", OTHERS)
