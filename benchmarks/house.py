@@ -16,12 +16,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 282_762,
-    "tokens a line": 9.87,
+    "tokens": 282_794,
+    "tokens a line": 9.86,
     "files": 158,
     "lines of the longest file": 450,
-    "names across walls": 570,
-    "pairs of rooms in % of those that the layers allow": 87,
+    "names across walls": 564,
+    "pairs of rooms in % of those that the layers allow": 86,
     "class names that exist twice": 0,
 }
 """The largest value of each figure. Tokens and lines are those of code, without comments, docstrings and layout. A wall

@@ -219,7 +219,7 @@ def quantize(
     count as 1 in `step`. With `limit_pairs`, nothing saturates in kernels that add two products in 16 bits. Raises
     CompileError if NNCF fails, for example on activations that aren't finite.
     """
-    placement = placement_of(recipe, target, lowering, graph)
+    placement = lowering.placement(recipe, target, graph)
     equalizing, inserting, narrowing, rounding = _passes(step, recipe)
     with torch.no_grad(), quiet():
         if recipe.equalization and equalize(graph, samples, recipe.equalization, equalizing):
@@ -337,7 +337,7 @@ def quantize_like(
 
     The graph is consumed. Returns None if the calibration doesn't fit this runtime's graph.
     """
-    placement = placement_of(recipe, target, lowering, graph)
+    placement = lowering.placement(recipe, target, graph)
     layouts = calibration.layouts(graph, placement)
     if layouts is None:
         return None
@@ -465,13 +465,6 @@ def _weights(quantized: GraphModule) -> dict[Node, LayerWeights]:
     """The weights of the layers in INT8, by their nodes."""
     layers = dense_layers(quantized)
     return {layer.node: weights for layer in layers if (weights := layer_weights(quantized, layer)) is not None}
-
-
-def placement_of(recipe: Recipe, target: str, lowering: RuntimeLowering, graph: GraphModule) -> Placement:
-    """The recipe's placement for a runtime, without the layers that its INT8 kernels would compute wrongly."""
-    wrong = lowering.miscomputed_layers(graph) if recipe.scheme == "w8a8" else ()
-    wants = recipe.targets[target]
-    return Placement(wants, (*recipe.float_layers, *wrong), recipe.scheme, tuple(lowering.enabled(wants)))
 
 
 def _check_scales(graph: GraphModule) -> None:

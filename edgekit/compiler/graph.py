@@ -30,7 +30,16 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import Argument, map_arg
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from edgekit.compat.torch import WRAPPERS, fake_tensors, is_mutable, lazily_compiled, out_of_place, shared_argument
+from edgekit.compat.torch import (
+    WRAPPERS,
+    compiled,
+    fake_tensors,
+    is_mutable,
+    lazily_compiled,
+    out_of_place,
+    shared_argument,
+    weights_only_loads,
+)
 from edgekit.support.files import writing
 
 A = torch.ops.aten
@@ -237,6 +246,18 @@ def set_values(graph: GraphModule) -> GraphModule:
     """Compute every node's fake tensor from that of the graph's input. Returns the same graph."""
     FakeTensorProp(graph, fake_tensors()).propagate(example_input(graph))
     return graph
+
+
+def write_graph(graph: GraphModule, example: Tensor, path: Path) -> None:
+    """Write a graph to a file for `read_graph`."""
+    with torch.no_grad():
+        torch.export.save(torch.export.export(compiled(graph), (example,)), path)
+
+
+def read_graph(path: Path) -> GraphModule:
+    """Load a graph that `write_graph` wrote, with weights_only=True. torch raises almost anything on a damaged file."""
+    with weights_only_loads():
+        return set_values(lazily_compiled(torch.export.load(path).module(check_guards=False)))
 
 
 def set_value(graph: GraphModule, node: Node) -> None:

@@ -46,6 +46,7 @@ from edgekit.compiler.layers import (
     fixed_weights,
     int8_weight,
     layer_weights,
+    layers,
     quantizer_of,
     quantizers,
     scale_output,
@@ -54,7 +55,7 @@ from edgekit.compiler.layers import (
     set_owners,
     set_places,
 )
-from edgekit.config.recipes import TargetRecipe
+from edgekit.config.recipes import Recipe, TargetRecipe
 from edgekit.config.runtimes import LayerKind, Scheme
 from edgekit.errors import ProfileError
 
@@ -94,6 +95,12 @@ class RuntimeLowering:
             raise ProfileError(f"unknown lowering {', '.join(sorted(unknown))}", valid=", ".join(self.named) or "none")
         names = {*wants.lowerings, *wants.kinds.values()}
         return (lowering for name, lowering in self.named.items() if name in names)
+
+    def placement(self, recipe: Recipe, target: str, graph: GraphModule) -> "Placement":
+        """The recipe's placement for the runtime, without the layers that its INT8 kernels would compute wrongly."""
+        wrong = self.miscomputed_layers(graph) if recipe.scheme == "w8a8" else ()
+        wants = recipe.targets[target]
+        return Placement(wants, (*recipe.float_layers, *wrong), recipe.scheme, tuple(self.enabled(wants)))
 
 
 def int8_activation(title: str, operation: Operation, how: str) -> Lowering:
@@ -172,6 +179,24 @@ class Placement(TorchQuantizer):  # type: ignore[misc]
     def int8_products(self, graph: GraphModule) -> set[str]:
         """Names of the products of activations, such as attention, whose operands become integers."""
         return {layer_name(node) for lowering in self._lowerings for node in lowering.symmetric_inputs(graph)}
+
+    def kinds(self, graph: GraphModule, rewritten: GraphModule) -> dict[Node, LayerKind]:
+        """How the layers of a graph before any rewrite compute after the rewrites, by node, without those in float.
+
+        A product of two activations has no weights, and may have the same name as a layer.
+        """
+        covered = {
+            layer.name: self.kind_of(layer) for layer in dense_layers(rewritten) if self.quantizes(rewritten, layer)
+        }
+        products = self.int8_products(rewritten)
+        kinds: dict[Node, LayerKind] = {}
+        for node, layer in layers(graph):
+            dense = dense_layer(node)
+            if layer.op == "matmul" and layer.name in products:
+                kinds[node] = "static"
+            elif layer.name in covered and dense and fixed_weights(graph, dense) is not None:
+                kinds[node] = covered[layer.name]
+        return kinds
 
     def phrases(self, graph: GraphModule) -> list[str]:
         """What a float graph would compute in other formats beside its dense layers, in words for a bundle's scheme."""

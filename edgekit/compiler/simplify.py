@@ -13,6 +13,7 @@ import math
 import operator
 from collections.abc import Callable
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from torch.fx.node import Argument
 from edgekit.compiler import arithmetic
 from edgekit.compiler.graph import (
     A,
+    MappedFiles,
     add_constant,
     argument,
     constant,
@@ -30,6 +32,7 @@ from edgekit.compiler.graph import (
     insert,
     integers,
     is_same,
+    keep_constants_in,
     keeps_dtype,
     layer_name,
     literal,
@@ -512,8 +515,13 @@ SIMPLIFICATIONS: tuple[Callable[[GraphModule], int], ...] = (
 """The passes, in the order of application."""
 
 
-def simplify(graph: GraphModule) -> GraphModule:
-    """Apply `SIMPLIFICATIONS` to a traced graph, in place. Returns the same graph, without unused nodes."""
+def simplify(graph: GraphModule, folder: Path | None = None) -> GraphModule:
+    """Apply `SIMPLIFICATIONS` to a traced graph, in place. Returns the same graph, without unused nodes.
+
+    With a folder, large constants that this and later passes add are in mapped files there.
+    """
+    if folder is not None:
+        keep_constants_in(graph, MappedFiles(folder))
     for apply in SIMPLIFICATIONS:
         apply(graph)
     return refresh(graph)

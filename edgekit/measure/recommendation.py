@@ -92,12 +92,9 @@ def time_finals(
     group = {row.name: bundles[row.name] for row in chosen}
     calls = {f"call of {row.name}": f"{row.best_format}, threads: {_threads(row)}" for row in chosen}
     inputs = spec.inputs(group, chosen[0].device, {**versions, **calls})
-    finals = spec.run.recall("row-finals", inputs, Finals) if spec.run is not None else None
-    if finals is None:
-        finals = _time(chosen, group, spec.timing, reporter)
-        if spec.run is not None:
-            spec.run.remember("row-finals", inputs, finals)
-    return finals
+    if spec.run is None:
+        return _time(chosen, group, spec.timing, reporter)
+    return spec.run.once("row-finals", inputs, Finals, lambda: _time(chosen, group, spec.timing, reporter))
 
 
 def _time(chosen: Sequence[Row], group: Mapping[str, Bundle], timing: Timing, reporter: Reporter) -> Finals:

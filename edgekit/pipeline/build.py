@@ -23,7 +23,7 @@ from edgekit.config.runtimes import Precision, Runtime
 from edgekit.errors import BundleError, ParityError
 from edgekit.pipeline.graphs import PARITY, JobGraphs, difference
 from edgekit.pipeline.job_images import ACTIVATIONS, helpful_temperature
-from edgekit.pipeline.request import BundleInputs, GraphFacts, GraphToCompile
+from edgekit.pipeline.request import GraphFacts, GraphToCompile
 from edgekit.runtime.backend import Artifact, load_backend
 from edgekit.runtime.bundle import Bundle, EngineRequirement, Golden, Manifest, ManifestLayer, read_bundle, write_bundle
 from edgekit.runtime.session import Session, pairs_that_can_saturate
@@ -171,9 +171,8 @@ def build_one(
     graphs: JobGraphs, target: str, precision: Precision, path: Path, to_compile: GraphToCompile | None = None
 ) -> Bundle:
     """Return the bundle at `path`, and build it unless a valid one is there; `to_compile` is its graph if it exists."""
-    labels, reporter = graphs.spec.network.labels, graphs.reporter
-    reused = reused_bundle(path, graphs.inputs(target, precision), labels, reporter)
-    return reused or compile_graph(to_compile or graphs.graph_to_compile(target, precision), path, reporter)
+    reused = reused_bundle(graphs, target, precision, path)
+    return reused or compile_graph(to_compile or graphs.graph_to_compile(target, precision), path, graphs.reporter)
 
 
 def compile_graph(to_compile: GraphToCompile, path: Path, reporter: Reporter) -> Bundle:
@@ -201,13 +200,14 @@ def warn_of_unmatched(to_compile: GraphToCompile, reporter: Reporter) -> None:
     )
 
 
-def reused_bundle(path: Path, inputs: BundleInputs, labels: tuple[str, ...], reporter: Reporter) -> Bundle | None:
-    """The bundle at `path`, with these class names, if it is intact and was made from these inputs."""
+def reused_bundle(graphs: JobGraphs, target: str, precision: Precision, path: Path) -> Bundle | None:
+    """The bundle at `path`, with the job's class names, if it is intact and was made from the same inputs."""
+    labels, reporter = graphs.spec.network.labels, graphs.reporter
     try:
         bundle = read_bundle(path)
     except BundleError:
         return None
-    if bundle.manifest.fingerprint != inputs.key:
+    if bundle.manifest.fingerprint != graphs.inputs(target, precision).key:
         return None
     if tuple(bundle.labels) == labels:
         reporter.say(f"{path.name}: reused from an earlier run")

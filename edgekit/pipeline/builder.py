@@ -26,14 +26,14 @@ from typing import Literal
 import torch
 
 from edgekit.compiler.execution import keep_to_available_cores
-from edgekit.compiler.graph import MappedFiles, write_out
+from edgekit.compiler.graph import write_out
 from edgekit.config import runtimes
 from edgekit.config.runtimes import PRECISIONS, Precision
 from edgekit.errors import CompileError, InputError, OutputError
 from edgekit.images.selection import write_list
 from edgekit.job import Job
 from edgekit.measure.fresh_process import cause_of
-from edgekit.pipeline.build import build_one, compile_graph, compile_stage, reused_bundle, warn_of_unmatched
+from edgekit.pipeline.build import build_one, compile_stage, reused_bundle, warn_of_unmatched
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.request import STAGE, BuildSpec, BundleInputs, load_graph, read_facts, save_facts, save_graph
@@ -75,7 +75,7 @@ def write_spec(spec: BuildSpec, folder: Path) -> Path:
 def graphs_of(path: Path, reporter: Reporter) -> JobGraphs:
     """The graphs of the job in a file that `write_spec` wrote, with mapped weights."""
     spec: BuildSpec = torch.load(path, mmap=True, weights_only=False)  # safe: this same command wrote it
-    return JobGraphs(spec, reporter, MappedFiles(path.parent), path.parent)
+    return JobGraphs(spec, reporter, path.parent)
 
 
 def build_apart(job: Path, target: str, precision: Precision, path: Path, reporter: Reporter) -> Bundle:
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str]) -> None:
 
     def build() -> None:
         graphs = graphs_of(Path(arguments[0]), wire)
-        compile_graph(graphs.graph_to_compile(request["target"], request["precision"]), Path(request["path"]), wire)
+        build_one(graphs, request["target"], request["precision"], Path(request["path"]))
 
     wire.answer(build)
 
@@ -164,12 +164,11 @@ class Builder:
         def build(name: str) -> Bundle:
             if name in refused:
                 raise CompileError(f"skipped: {refused[name]}", fix="Use `--force` to try anyway")
-            target, precision = wanted[name]
+            bundle, path = wanted[name], folder / name
             if self._parked is None:
-                return build_one(graphs, target, precision, folder / name)
-            inputs, labels = graphs.inputs(target, precision), self.spec.network.labels
-            reused = reused_bundle(folder / name, inputs, labels, graphs.reporter)
-            return reused or build_apart(self._parked, target, precision, folder / name, graphs.reporter)
+                return build_one(graphs, *bundle, path)
+            reused = reused_bundle(graphs, *bundle, path)
+            return reused or build_apart(self._parked, *bundle, path, graphs.reporter)
 
         built, errors = each_bundle(wanted, build, graphs.reporter)
         return {name: built[name] if name in built else errors[name] for name in wanted}

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
-from edgekit.compiler.calibrate import Calibrated, calibrate, placement_of, quantize, quantize_like
+from edgekit.compiler.calibrate import Calibrated, calibrate, quantize, quantize_like
 from edgekit.compiler.execution import is_small
-from edgekit.compiler.graph import MEMORY, ConstantStore, copy_sharing, keep_constants_in, layer_name
-from edgekit.compiler.layers import Layer, dense_layer, dense_layers, fixed_weights, layers
+from edgekit.compiler.graph import copy_sharing, layer_name
+from edgekit.compiler.layers import layers
 from edgekit.compiler.placement import Placement
 from edgekit.compiler.rewrites import APPROXIMATE, REWRITES, Rewritten, rewrite
 from edgekit.compiler.simplify import simplify
@@ -275,22 +275,13 @@ def quantize_stage(
         done = rewriter.rewrite(graph, names)
     rewritten, matched = done.graph, tuple(name for name in names if done.counts[name])
     lowering = load_lowering(request.target)
-    placement = placement_of(recipe, request.target, lowering, rewritten)
+    placement = lowering.placement(recipe, request.target, rewritten)
     integer = int8 and recipe.scheme == "w8a8"
-    kinds = {
-        layer.name: placement.kind_of(layer)
-        for layer in dense_layers(rewritten)
-        if integer and placement.quantizes(rewritten, layer)
-    }
-    products = placement.int8_products(rewritten) if integer else set()
-
-    def listed(node: Node, layer: Layer) -> ManifestLayer:
-        kind = kinds.get(layer.name, "float") if _has_weights(graph, node) else "float"
-        if layer.op == "matmul" and layer.name in products:
-            kind = "static"
-        return ManifestLayer(name=layer.name, op=layer.op, macs=layer.macs, int8=kind != "float", kind=kind)
-
-    table = tuple(listed(node, layer) for node, layer in layers(graph))
+    kinds = placement.kinds(graph, rewritten) if integer else {}
+    table = tuple(
+        ManifestLayer(name=layer.name, op=layer.op, macs=layer.macs, int8=node in kinds, kind=kinds.get(node, "float"))
+        for node, layer in layers(graph)
+    )
     scheme = "float32"
     if int8:
         scheme = _scheme(recipe, wants, placement.phrases(rewritten))
@@ -315,12 +306,6 @@ def quantize_stage(
         session={key: value for each in lowering.enabled(wants) for key, value in each.session.items() if integer},
     )
     return GraphToCompile(rewritten, facts, samples)
-
-
-def _has_weights(graph: GraphModule, node: Node) -> bool:
-    """Whether a layer has weights. A product of two activations has none, and may have the same name as a layer."""
-    layer = dense_layer(node)
-    return layer is not None and fixed_weights(graph, layer) is not None
 
 
 def calibrate_together(
@@ -379,16 +364,13 @@ T = TypeVar("T")
 class JobGraphs:
     """Graphs of one job. The network is exported once, for the first graph.
 
-    New constants of the graphs are in `constants`. If other processes have graphs of the same job, `shared` is a folder
-    for results that the first one stores for all: that it has compared the graph with torch, the calibration images
-    that it has cropped and checked, and what it has calibrated.
+    If other processes have graphs of the same job, `folder` has the new constants of each, and results that the first
+    one stores for all: that it has compared the graph with torch, the calibration images that it has cropped and
+    checked, and what it has calibrated.
     """
 
-    def __init__(
-        self, spec: BuildSpec, reporter: Reporter, constants: ConstantStore = MEMORY, shared: Path | None = None
-    ) -> None:
-        self.spec, self.reporter = spec, reporter
-        self._constants, self._folder = constants, shared
+    def __init__(self, spec: BuildSpec, reporter: Reporter, folder: Path | None = None) -> None:
+        self.spec, self.reporter, self._folder = spec, reporter, folder
         self._results: dict[str, Any] = {}
 
     def _once(self, name: str, make: Callable[[], T]) -> T:
@@ -505,9 +487,7 @@ class JobGraphs:
         Raises ModelError if torch can't export the network, and ParityError if the graph computes something else.
         """
         with self.reporter.stage("simplify"), quiet():
-            graph = copy_sharing(self.spec.network.traced)
-            keep_constants_in(graph, self._constants)
-            simplify(graph)
+            graph = simplify(copy_sharing(self.spec.network.traced), self._folder)
 
         def compare() -> ParityError | None:
             with self.reporter.stage("compare the graph with torch"), quiet():

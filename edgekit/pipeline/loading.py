@@ -151,10 +151,11 @@ def load_job(
     check_import(network, datasets.calibration, images.calibration, reporter)
     with reporter.stage("export"), quiet():
         _ = network.graph_sha256  # a network that can't be traced ends the job here
+    task = task.at(job.threshold, network.classes)
     spec = BuildSpec(network, recipe, settings.device_class, datasets.calibration, images.calibration, task)
     if len(images.choosing.images) >= FEWEST_IMAGES and network.params < runtimes.BUILT_APART_FROM:
         spec = replace(spec, fitting=images.choosing.split(MOST_IMAGES)[0], fitting_dataset=images.dataset)
-    return spec.at(job.threshold), images
+    return spec, images
 
 
 def _chosen(job: Job, task: Task, network: Network) -> Chosen | None:

@@ -239,8 +239,8 @@ def with_thresholds(spec: BuildSpec, images: JobImages, run: RunFolder, reporter
     if spec.task.labelling != "several" or spec.task.thresholds or not samples:
         return spec
     inputs = ThresholdInputs(spec.network.identity, images.choosing.hashes, tuple(each.labels for each in samples))
-    thresholds = run.recall("thresholds", inputs, tuple[float, ...])
-    if thresholds is None:
+
+    def choose() -> tuple[float, ...]:
         outputs = []
         with reporter.stage("choose thresholds", len(samples)) as step:
             for start in range(0, len(samples), BLOCK):
@@ -248,6 +248,7 @@ def with_thresholds(spec: BuildSpec, images: JobImages, run: RunFolder, reporter
                 crops = images.dataset.crop(part, spec.network.preprocessing, on_image=step)
                 outputs.append(torch_logits(spec.network, crops.pixels))
         targets = images.dataset.targets(samples)
-        thresholds = spec.task.with_thresholds(np.concatenate(outputs), targets).thresholds
-        run.remember("thresholds", inputs, thresholds)
+        return spec.task.with_thresholds(np.concatenate(outputs), targets).thresholds
+
+    thresholds = run.once("thresholds", inputs, tuple[float, ...], choose)
     return replace(spec, task=replace(spec.task, thresholds=thresholds))

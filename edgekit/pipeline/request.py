@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from edgekit import __version__
-from edgekit.compat.torch import compiled, lazily_compiled, weights_only_loads
-from edgekit.compiler.graph import set_values
+from edgekit.compiler.graph import read_graph, write_graph
 from edgekit.config import runtimes
 from edgekit.config.recipes import Recipe, TargetRecipe
 from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Activation, DeviceClass, Precision, Runtime
@@ -58,10 +57,6 @@ class BuildSpec:
     """Images that fit the temperature of INT8 bundles; None for bundles without one."""
     fitting_dataset: Dataset | None = None
     """The data set of these images."""
-
-    def at(self, threshold: float | None) -> "BuildSpec":
-        """The same with a threshold that the user states; see `Task.at`."""
-        return replace(self, task=self.task.at(threshold, self.network.classes))
 
     def request(self, target: str, precision: Precision) -> "BundleRequest":
         """The request for one bundle."""
@@ -293,14 +288,14 @@ def save_graph(to_compile: GraphToCompile, folder: Path) -> None:
     Raises OutputError if the folder can't be written or contains something else.
     """
     samples = to_compile.samples
-    example = (torch.zeros(to_compile.facts.preprocessing.input_shape),)
+    example = torch.zeros(to_compile.facts.preprocessing.input_shape)
     with writing(folder):
         if folder.is_dir() and any(folder.iterdir()) and not (folder / STAGE).exists():
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
         with replacing(folder) as temporary:
             temporary.mkdir(parents=True)
-            with quiet(), torch.no_grad():
-                torch.export.save(torch.export.export(compiled(to_compile.graph), example), temporary / GRAPH)
+            with quiet():
+                write_graph(to_compile.graph, example, temporary / GRAPH)
             np.savez(temporary / SAMPLES, pixels=samples.pixels, logits=samples.logits)
             (temporary / STAGE).write_text(to_json(to_compile.facts), encoding="utf-8")
 
@@ -310,10 +305,9 @@ def load_graph(folder: Path) -> GraphToCompile:
     # numpy and torch raise almost anything on a damaged file.
     refused = LibraryErrors(lambda raised: _not_a_graph(folder, raised))
     facts = read_facts(folder)
-    with quiet(), weights_only_loads(), refused, np.load(folder / SAMPLES, allow_pickle=False) as arrays:
+    with quiet(), refused, np.load(folder / SAMPLES, allow_pickle=False) as arrays:
         samples = ParitySamples(arrays["pixels"], arrays["logits"])
-        graph = lazily_compiled(torch.export.load(folder / GRAPH).module(check_guards=False))
-    return GraphToCompile(set_values(graph), facts, samples)
+        return GraphToCompile(read_graph(folder / GRAPH), facts, samples)
 
 
 def read_facts(folder: Path) -> GraphFacts:

@@ -5,7 +5,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,6 +61,14 @@ class RunFolder:
         except (OSError, ValueError, TypeError, KeyError):  # not there, damaged, or not of this type
             pass
         return None
+
+    def once(self, name: str, inputs: Inputs, kind: type[T], make: Callable[[], T]) -> T:
+        """The result of this type under this name for equal inputs, which is made and stored if there is none."""
+        result = self.recall(name, inputs, kind)
+        if result is None:
+            result = make()
+            self.remember(name, inputs, result)
+        return result
 
     def attempt(self, name: str, layers: Sequence[str]) -> Path:
         """Folder of the bundle that was tried instead of the run's bundle `name`, with these layers in float."""

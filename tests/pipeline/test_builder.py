@@ -14,7 +14,6 @@ import torch
 
 from edgekit.cli.main import main
 from edgekit.compiler import graph
-from edgekit.compiler.graph import MappedFiles
 from edgekit.config import runtimes
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import CompileError, ParityError
@@ -79,7 +78,7 @@ def test_constants_in_files_make_the_same_bundles(
     reporter = Reporter(quiet=True)
     spec, _ = load_job(Job(model, photos, num_calibration_samples=10), reporter)
     monkeypatch.setattr(graph, "LARGE_BYTES", 0)
-    graphs = JobGraphs(spec, reporter, MappedFiles(tmp_path))
+    graphs = JobGraphs(spec, reporter, tmp_path)
     for target in RUNTIMES:
         bundle = build_one(graphs, target, "int8", tmp_path / f"{target}-int8")
         assert bundle.manifest.files == read_bundle(finished_run / f"{target}-int8").manifest.files, target

@@ -59,7 +59,7 @@ def test_each_calibration_image_is_decoded_and_checked_once(
     monkeypatch.setattr(Dataset, "crop_each", noting_each)
     monkeypatch.setattr(graphs_module, "batched_logits", batched_logits)
     for place in (tmp_path, tmp_path, None):
-        graphs = JobGraphs(spec, Reporter(quiet=True), shared=place)
+        graphs = JobGraphs(spec, Reporter(quiet=True), place)
         images = graphs._calibration
         graphs._check_images()
         graphs._check_images()

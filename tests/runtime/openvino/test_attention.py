@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekit.compat.openvino import openvino
-from edgekit.compiler.calibrate import placement_of
 from edgekit.compiler.graph import A
 from edgekit.config.recipes import Recipe
 from edgekit.measure.accuracy import snr_db
@@ -62,7 +61,7 @@ def graph() -> GraphModule:
 def test_queries_and_keys_have_symmetric_ranges(
     graph: GraphModule, images: list[NDArray[np.float32]], on: bool
 ) -> None:
-    placement = placement_of(recipe(on), "openvino", load_lowering("openvino"), graph)
+    placement = load_lowering("openvino").placement(recipe(on), "openvino", graph)
     assert placement.int8_products(graph) == ({"scaled_dot_product_attention"} if on else set())
     quantized = quantize(graph, images, recipe(on), "openvino")
     (attention,) = quantized.graph.find_nodes(op="call_function", target=A.scaled_dot_product_attention.default)
