@@ -474,19 +474,22 @@ def push(
         quiet: Show no progress.
         options: Fields of the job.
     """
-    from edgekit.devices.push import bound_for, check_app, check_trust, push_bundle
-    from edgekit.devices.registry import find_remote
-    from edgekit.runtime.bundle import read_bundle
+    from edgekit.devices.push import push_bundle
 
-    check_app(name)
     job = Job.of("", options)
     names = [devices] if isinstance(devices, str) else devices
-    machines = [find_remote(each, job.wheels) for each in dict.fromkeys(names)]
-    read = read_bundle(bundle)
-    check_trust(read, machines)
-    bounds = {machine: bound_for(read, machine, max_p99, job.threads) for machine in machines}
     with running(quiet, builds=False) as reporter:
-        return push_bundle(read, bounds, name, reporter, canary, parallel)
+        return push_bundle(
+            Path(bundle),
+            names,
+            name,
+            reporter,
+            max_p99=max_p99,
+            threads=job.threads,
+            wheels=job.wheels,
+            canary=canary,
+            parallel=parallel,
+        )
 
 
 def _paths(places: Bundles) -> list[Path]:

@@ -109,24 +109,9 @@ def add(
 @command(None, group=devices, name="list")
 def list_() -> Answer:
     """List the saved devices."""
-    from edgekit.devices.registry import NO_DEVICES, DeviceListing, fingerprint_of, read_devices, settings_of
+    from edgekit.devices.registry import list_devices
 
-    devices = read_devices().values()
-    facts = [
-        (
-            device.name,
-            device.url,
-            device.device_class,
-            device.ssh_config and f"configuration {device.ssh_config}",
-            device.trust and f"trusts the key {fingerprint_of(device.trust)}",
-            device.wheels and f"packages from {device.wheels}",
-            device.web_network and f"served over {device.web_network}",
-            device.web_runtime and f"LiteRT.js from {device.web_runtime}",
-        )
-        for device in devices
-    ]
-    listing = DeviceListing(devices=tuple(map(settings_of, devices)))
-    return Answer(listing, ["  ".join(filter(None, each)) for each in facts] or [NO_DEVICES])
+    return Answer(list_devices())
 
 
 @command(None, group=devices)
@@ -149,14 +134,9 @@ def clean(
     saved: str = argument(Text(metavar="DEVICE"), "The name of a device, or ssh://USER@HOST."),
 ) -> str:
     """Delete the environments and files that edgekit keeps on a device."""
-    from edgekit.devices.registry import find_remote
-    from edgekit.devices.setup import clean, probe
-    from edgekit.devices.transport import connect
+    from edgekit.devices.setup import clean
 
-    with connect(find_remote(saved)) as connection:
-        facts = probe(connection)
-        removed = clean(connection, facts)
-    return f"{saved}: removed {facts.cache}" if removed else f"{saved}: nothing to remove at {facts.cache}"
+    return clean(saved)
 
 
 @command(None, group=devices)
@@ -174,14 +154,10 @@ def status(
     active bundle is damaged.
     """
     from edgekit.devices.push import status_of
-    from edgekit.devices.registry import find_remote, saved_machines
     from edgekit.support.progress import Reporter
 
-    chosen = [find_remote(name) for name in dict.fromkeys(saved or saved_machines())]
-    result = status_of(chosen, Reporter(quiet=True))
-    damaged = any(app.verdict == "error" for device in result.devices for app in device.apps)
-    passed = not damaged and not any(device.failure for device in result.devices)
-    return Answer(result, passed=passed)
+    status = status_of(saved, Reporter(quiet=True))
+    return Answer(status, passed=status.passed)
 
 
 @command(COMMANDS)
@@ -200,9 +176,8 @@ def doctor(
     device is changed. The exit code is 1 if there is a problem.
     """
     from edgekit.devices.doctor import diagnose
-    from edgekit.devices.registry import LOCAL, find_machine
 
-    diagnosis = diagnose([find_machine(name) for name in dict.fromkeys(machines or [LOCAL])])
+    diagnosis = diagnose(machines)
     return Answer(diagnosis, diagnosis.page(named=bool(machines)), passed=diagnosis.healthy)
 
 
@@ -242,14 +217,10 @@ def rollback(
     waited for. The same command a second time changes nothing, so repeat it
     after a lost connection.
     """
-    from edgekit.devices.push import check_app, check_hash, roll_back_devices
-    from edgekit.devices.registry import find_remote
+    from edgekit.devices.push import roll_back_devices
     from edgekit.support.progress import Reporter
 
-    check_app(name)
-    check_hash(to)
-    devices = [find_remote(each) for each in dict.fromkeys(saved)]
-    return _answer(lambda: roll_back_devices(devices, name, Reporter(quiet or json_), to))
+    return _answer(lambda: roll_back_devices(saved, name, Reporter(quiet or json_), to))
 
 
 def _answer(work: Callable[[], "Pushed"]) -> Answer:

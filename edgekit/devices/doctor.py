@@ -13,7 +13,7 @@ from edgekit import __version__
 from edgekit.config.compatibility import KnownBad, known_bad
 from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Runtime
 from edgekit.devices import setup
-from edgekit.devices.registry import LOCAL, THIS, Device, each_device
+from edgekit.devices.registry import LOCAL, THIS, Device, each_device, find_machine
 from edgekit.devices.setup import ProbeResult
 from edgekit.devices.transport import connect
 from edgekit.errors import DeviceError, DevicePythonError, as_sentences, printable
@@ -81,8 +81,9 @@ class Diagnosis:
         yield "all checks passed" if self.healthy else "problems found; suggested fixes above"
 
 
-def diagnose(devices: Sequence[Device] = (THIS,)) -> Diagnosis:
-    """Check this machine or devices. Nothing on a device is changed."""
+def diagnose(names: Sequence[str] | None = None) -> Diagnosis:
+    """Check the machines with these names, or this one. Nothing on a device is changed."""
+    devices = [find_machine(name) for name in dict.fromkeys(names or [LOCAL])]
     findings: list[Finding] = []
     facts: dict[str, ProbeResult] = {}
     for name, probed, results in each_device(devices, lambda device: [_examined(device)]):

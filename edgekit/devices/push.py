@@ -8,7 +8,16 @@ from typing import Literal
 
 from edgekit.config.runtimes import DeviceClass
 from edgekit.devices.messages import AppsAnswer, AppState, DeviceTrial, PushJob, Slot, SlotRecord, Slotted
-from edgekit.devices.registry import NO_DEVICES, Device, each_device, fingerprint_of, in_threads, other_key
+from edgekit.devices.registry import (
+    NO_DEVICES,
+    Device,
+    each_device,
+    find_remote,
+    fingerprint_of,
+    in_threads,
+    other_key,
+    saved_machines,
+)
 from edgekit.devices.remote import Board, files_of, open_board, run_agent
 from edgekit.devices.scripts import APPS
 from edgekit.devices.setup import ProbeResult, python_of
@@ -19,7 +28,7 @@ from edgekit.report.document import REPORT_FILE
 from edgekit.report.figure import NOTHING, counted
 from edgekit.report.page import Block, Column, Item, TextTable
 from edgekit.report.row import Failure, Row
-from edgekit.runtime.bundle import Bundle
+from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.signature import SIGNATURE, parse_public_key, public_pem, read_public_key, read_signed_bundle
 from edgekit.support import child_process
 from edgekit.support.progress import Reporter
@@ -142,6 +151,12 @@ class Status:
     """Version of this document's format."""
     devices: tuple[DeviceStatus, ...]
     """The devices."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every device could be asked, and no active bundle is damaged."""
+        damaged = any(app.verdict == "error" for device in self.devices for app in device.apps)
+        return not damaged and not any(device.failure for device in self.devices)
 
     def page(self) -> Iterator[Block]:
         """A paragraph for each app on each device."""
@@ -442,23 +457,41 @@ def roll_out(
 
 
 def push_bundle(
-    bundle: Bundle, bounds: dict[Device, LatencyBound], app: str, reporter: Reporter, canary: int = 1, parallel: int = 4
+    path: Path,
+    names: Iterable[str],
+    app: str,
+    reporter: Reporter,
+    *,
+    max_p99: float | None,
+    threads: int | None,
+    wheels: Path | None,
+    canary: int,
+    parallel: int,
 ) -> Pushed:
-    """Push a bundle to devices, each with the bound of its latency, as the active bundle of an app."""
+    """Push a bundle to the devices with these names, as the active bundle of an app; see `bound_for` and `roll_out`."""
+    check_app(app)
+    devices = [find_remote(name, wheels) for name in dict.fromkeys(names)]
+    bundle = read_bundle(path)
+    check_trust(bundle, devices)
+    bounds = {device: bound_for(bundle, device, max_p99, threads) for device in devices}
     pushed = Pushed(app=app, sha256=bundle.sha256, results=())
     return roll_out(
-        pushed, list(bounds), lambda device: push_to(device, bundle, app, bounds[device], reporter), canary, parallel
+        pushed, devices, lambda device: push_to(device, bundle, app, bounds[device], reporter), canary, parallel
     )
 
 
-def roll_back_devices(devices: Sequence[Device], app: str, reporter: Reporter, to: str | None = None) -> Pushed:
+def roll_back_devices(names: Iterable[str], app: str, reporter: Reporter, to: str | None = None) -> Pushed:
     """Make a bundle of an app active again on devices, in parallel. One that fails doesn't stop the others."""
+    check_app(app)
+    check_hash(to)
+    devices = [find_remote(name) for name in dict.fromkeys(names)]
     pushed = Pushed(app=app, sha256=None, results=())
     return roll_out(pushed, devices, lambda device: roll_back(device, app, reporter, to), 0, len(devices))
 
 
-def status_of(devices: Sequence[Device], reporter: Reporter) -> Status:
-    """Ask devices for their apps, in parallel."""
+def status_of(names: Iterable[str] | None, reporter: Reporter) -> Status:
+    """Ask the devices with these names, or all saved ones, for their apps, in parallel."""
+    devices = [find_remote(name) for name in dict.fromkeys(names or saved_machines())]
 
     def ask(device: Device) -> Sequence[DeviceStatus]:
         try:

@@ -98,7 +98,27 @@ class DeviceListing:
     devices: tuple[Mapping[str, str | None], ...]
     """Name and settings of each device, with the keys of the file and in its order; null stands for the default."""
 
+    def page(self) -> Iterator[str]:
+        """A line for each device."""
+        for device in self.devices:
+            key = device["trust"] and fingerprint_of(device["trust"])
+            facts = {text: device[name] for name, text in _SHOWN.items()} | {"trusts the key {}": key}
+            yield "  ".join(text.format(value) for text, value in facts.items() if value)
+        if not self.devices:
+            yield NO_DEVICES
 
+
+_SHOWN = {
+    "name": "{}",
+    "url": "{}",
+    "class": "{}",
+    "ssh_config": "configuration {}",
+    "trust": "trusts the key {}",
+    "wheels": "packages from {}",
+    "web_network": "served over {}",
+    "web_runtime": "LiteRT.js from {}",
+}
+"""How a list of devices shows each setting."""
 NO_DEVICES = "no devices: add one with edgekit devices add NAME ssh://USER@HOST"
 THIS = Device(LOCAL)
 """The machine that edgekit runs on."""
@@ -139,6 +159,11 @@ def read_devices() -> dict[str, Device]:
     except (OSError, ValueError) as error:
         raise UsageError(f"the devices file '{path}' can't be read: {error}", fix="Correct or delete it") from error
     return {name: _device(name, table, path) for name, table in tables.items()}
+
+
+def list_devices() -> DeviceListing:
+    """The user's devices as a document."""
+    return DeviceListing(devices=tuple(map(settings_of, read_devices().values())))
 
 
 def saved_machines() -> list[str]:

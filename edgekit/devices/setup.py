@@ -23,7 +23,7 @@ import msgspec
 
 from edgekit import __version__
 from edgekit.config.runtimes import RUNTIMES, DeviceClass, Runtime, data_folder
-from edgekit.devices.registry import Device
+from edgekit.devices.registry import Device, find_remote
 from edgekit.devices.scripts import ENVIRONMENT, PROBE, STORE, source
 from edgekit.devices.transport import Connection, Done, Request, connect, exit_error, full_disk, script_command, watched
 from edgekit.errors import (
@@ -349,11 +349,13 @@ def fetch_wheels(
         )
 
 
-def clean(connection: Connection, facts: ProbeResult) -> bool:
-    """Delete edgekit's folder on the device. Returns whether it existed."""
-    python = python_of(connection.device.name, facts).path
-    request = {"cache": facts.cache, "clean": True}
-    return connection.ask(python, ENVIRONMENT, request, dict[str, bool], "cleaning")["removed"]
+def clean(name: str) -> str:
+    """Delete edgekit's folder on the device with this name. Returns what was done, in words."""
+    with connect(find_remote(name)) as connection:
+        facts = probe(connection)
+        request = {"cache": facts.cache, "clean": True}
+        answer = connection.ask(python_of(name, facts).path, ENVIRONMENT, request, dict[str, bool], "cleaning")
+    return f"{name}: {'removed' if answer['removed'] else 'nothing to remove at'} {facts.cache}"
 
 
 def _stream(connection: Connection, python: str, request: Request, paths: Mapping[Path, int]) -> Sequence[str]:

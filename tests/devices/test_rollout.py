@@ -58,7 +58,8 @@ def test_a_device_that_fails_does_not_stop_a_rollback_of_the_others(monkeypatch:
         return PushedDevice(device=device.name, verdict="error" if device.name == "0" else "pass")
 
     monkeypatch.setattr(push_module, "roll_back", roll_back)
-    rolled_back = push_module.roll_back_devices(DEVICES, "door", Reporter(quiet=True))
+    monkeypatch.setattr(push_module, "find_remote", lambda name: DEVICES[int(name)])
+    rolled_back = push_module.roll_back_devices([device.name for device in DEVICES], "door", Reporter(quiet=True))
     assert [result.device for result in rolled_back.results] == [device.name for device in DEVICES]
     assert [result.verdict for result in rolled_back.results] == ["error"] + ["pass"] * 5
 
