@@ -16,11 +16,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 282_811,
-    "tokens a line": 9.85,
+    "tokens": 283_460,
+    "tokens a line": 9.86,
     "files": 158,
     "lines of the longest file": 450,
-    "names across walls": 553,
+    "names across walls": 552,
     "pairs of rooms in % of those that the layers allow": 86,
     "class names that exist twice": 0,
 }

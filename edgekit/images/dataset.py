@@ -390,7 +390,7 @@ class Dataset:
     def crop_each(self, samples: Sequence[LabelledImage], preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
         """Yield each sample cropped, uint8 [H,W,C]. Raises ImageError for a sample that can't be read."""
         for sample in samples:
-            yield preprocessing.crop(self.image(sample))
+            yield preprocessing.crop(self.read(sample), f"{self.path}/{sample.name}")
 
     def crop(
         self,

@@ -6,16 +6,17 @@ timm's evaluation transform, pixel for pixel.
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from io import BytesIO
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from edgekit.config.runtimes import CROP_MODES, INTERPOLATIONS
 from edgekit.errors import BundleError, ImageError, UsageError
@@ -31,6 +32,24 @@ except ImportError:
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000", *(("AVIF",) if HAS_AVIF else ()))
 
 
+Reduction: TypeAlias = Callable[[int, int], int]
+"""Gives the factor, 1, 2, 4 or 8, by which an image of a height and width may be reduced while it is decoded."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An upright RGB image that was reduced by a factor, and its height and width before that."""
+
+    image: Image.Image
+    height: int
+    width: int
+    factor: int
+
+
+def _whole(height: int, width: int) -> int:
+    return 1
+
+
 def open_image(source: ImageLike, name: str | None = None) -> Image.Image:
     """Decode an image to RGB with 8 bits per channel, upright according to its EXIF tag.
 
@@ -38,20 +57,26 @@ def open_image(source: ImageLike, name: str | None = None) -> Image.Image:
     palette images are converted as Pillow does (alpha is dropped); 16-bit grey is scaled to 8 bits. Raises ImageError
     with `name`, or else the path, if the file is missing, truncated or not an image.
     """
+    return open_reduced(source, name, _whole).image
+
+
+def open_reduced(source: ImageLike, name: str | None, reduction: Reduction) -> Decoded:
+    """The same, reduced by a factor. JPEGs in files are decoded at that fraction, and all others are averaged."""
     if isinstance(source, np.ndarray):
-        return _from_array(source, name or "array")
+        return _reduced(_from_array(source, name or "array"), reduction)
     if isinstance(source, Image.Image):
-        return _decode(source, name or getattr(source, "filename", "") or "PIL image", borrowed=True)
+        named = name or getattr(source, "filename", "") or "PIL image"
+        return _reduced(_decode(source, named, borrowed=True), reduction)
     if isinstance(source, bytes):
-        return _open(BytesIO(source), name or f"{len(source)} bytes")
+        return _open(BytesIO(source), name or f"{len(source)} bytes", reduction)
     if isinstance(source, str | os.PathLike):
-        return _open(os.fspath(source), name or str(source))
+        return _open(os.fspath(source), name or str(source), reduction)
     raise ImageError(
         f"can't read an image from {type(source).__name__}", valid="a path, bytes, a PIL image or a uint8 array"
     )
 
 
-def _open(file: str | BytesIO, name: str) -> Image.Image:
+def _open(file: str | BytesIO, name: str, reduction: Reduction) -> Decoded:
     try:
         image = Image.open(file, formats=_FORMATS)
     except FileNotFoundError:
@@ -64,7 +89,31 @@ def _open(file: str | BytesIO, name: str) -> Image.Image:
     except Exception as error:
         raise ImageError(f"can't open image '{name}': {error}") from error
     with image:
-        return _decode(image, name)
+        size = _draft(image, reduction)
+        decoded = _decode(image, name)
+    return Decoded(decoded, *size) if size else _reduced(decoded, reduction)
+
+
+def _draft(image: Image.Image, reduction: Reduction) -> tuple[int, int, int] | None:
+    """Let a JPEG be decoded at a fraction of its size. Returns its upright height and width, and the factor, if so."""
+    if not isinstance(image, JpegImageFile):
+        return None
+    (width, height), orientation = image.size, 1
+    with suppress(Exception):  # as where the image is decoded
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation in (5, 6, 7, 8):  # which a quarter turn makes upright
+        width, height = height, width
+    factor = reduction(height, width)
+    # A decoder has pixels that are made of fewer at the ends of the sides, which must not become their beginnings.
+    if factor == 1 or (orientation != 1 and (width % factor or height % factor)):
+        return None
+    image.draft(None, (image.width // factor, image.height // factor))
+    return height, width, factor
+
+
+def _reduced(image: Image.Image, reduction: Reduction) -> Decoded:
+    factor = reduction(image.height, image.width)
+    return Decoded(image.reduce(factor) if factor > 1 else image, image.height, image.width, factor)
 
 
 def _decode(image: Image.Image, name: str, borrowed: bool = False) -> Image.Image:
@@ -123,6 +172,13 @@ CHANNELS = (3, 1)
 """Numbers of channels that a network may take: RGB, or grey."""
 MAX_SIDE = 4096
 MAX_PIXELS = 1 << 28
+Form: TypeAlias = Literal["exact", "fast"]
+"""The form of preprocessing: of the whole image, or of an image that is decoded at a fraction of its size."""
+MARGIN = 2.0
+"""Margin of the fast form. With 1, ten times as many pixels change by a level; with 3, a frame of 1080 lines that a
+network of 224 pixels classifies isn't reduced at all."""
+FACTORS = (8, 4, 2)
+"""Factors by which JPEG decoders reduce."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +188,10 @@ class Preprocessing:
     Three means and standard deviations are those of RGB images. One of each means that the images are grey.
 
     `crop_mode`: "center" scales the shorter side and crops; "squash" scales both sides; "border" scales the longer side
-    and pads with the mean. The scaled side has the input's length divided by `crop_pct`. Raises UsageError for invalid
-    values.
+    and pads with the mean. The scaled side has the input's length divided by `crop_pct`.
+
+    With a `margin`, the form is "fast": before it is scaled, an image is reduced by the largest factor of 2, 4 and 8
+    that leaves both its sides at least this many times as long as after scaling. Raises UsageError for invalid values.
     """
 
     height: int
@@ -143,6 +201,7 @@ class Preprocessing:
     crop_mode: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    margin: float | None = None
 
     def __post_init__(self) -> None:
         if problems := _problems(self):
@@ -157,6 +216,15 @@ class Preprocessing:
         return len(self.mean)
 
     @property
+    def form(self) -> Form:
+        """Whether images are reduced before they are scaled."""
+        return "exact" if self.margin is None else "fast"
+
+    def in_form(self, form: Form) -> "Preprocessing":
+        """The same in a form, "fast" with its margin of today."""
+        return self if form == self.form else replace(self, margin=MARGIN if form == "fast" else None)
+
+    @property
     def input_shape(self) -> tuple[int, int, int, int]:
         """Shape of one normalized image, [1,C,H,W]."""
         return (1, self.channels, self.height, self.width)
@@ -168,21 +236,33 @@ class Preprocessing:
 
     def __call__(self, image: ImageLike) -> NDArray[np.float32]:
         """Decode, crop and normalize one image: float32 [1,C,H,W]."""
-        return self.normalize(self.crop(open_image(image)))
+        return self.normalize(self.crop(image))
 
-    def crop(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Resize and crop an RGB image: uint8 [H,W,C]. Raises ImageError if its sides are too unequal to resize."""
-        height, width = (max(side, 1) for side in self._resized(image.height, image.width))
+    def crop(self, source: ImageLike, name: str | None = None) -> NDArray[np.uint8]:
+        """Decode, resize and crop an image: uint8 [H,W,C]. Raises the errors of `open_image`, with `name`.
+
+        Raises ImageError, too, if its sides are too unequal to resize.
+        """
+        return self.crop_decoded(open_reduced(source, name, self.reduction))
+
+    def reduction(self, height: int, width: int) -> int:
+        """The factor by which an image of this height and width is reduced: 1, 2, 4 or 8."""
+        if self.margin is None:
+            return 1
+        least = [self.margin * side for side in self._resized(height, width)]
+        return next((factor for factor in FACTORS if height >= factor * least[0] and width >= factor * least[1]), 1)
+
+    def crop_decoded(self, decoded: Decoded) -> NDArray[np.uint8]:
+        """Resize and crop an image that `open_reduced` has decoded for this preprocessing: uint8 [H,W,C]."""
+        height, width = (max(side, 1) for side in self._resized(decoded.height, decoded.width))
         if height * width > MAX_PIXELS:
             raise ImageError(
-                f"an image of {image.width}x{image.height} pixels would be resized to {width}x{height}",
+                f"an image of {decoded.width}x{decoded.height} pixels would be resized to {width}x{height}",
                 fix="Crop the image first",
             )
-        if self.channels == 1:
-            image = image.convert("L")
         left, top = _offset(width, self.width), _offset(height, self.height)
         region = (max(left, 0), max(top, 0), min(left + self.width, width), min(top + self.height, height))
-        image = self._resized_region(image, width, height, region)
+        image = self._resized_region(decoded, width, height, region)
         if image.size != (self.width, self.height):
             canvas = Image.new(image.mode, (self.width, self.height), self._fill)
             canvas.paste(image, (region[0] - left, region[1] - top))
@@ -204,13 +284,17 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, object]:
         """The fields as JSON values."""
-        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        values = asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        if self.margin is None:  # so that older versions of edgekit read the bundle
+            del values["margin"]
+        return values
 
     @classmethod
     def from_dict(cls, values: object) -> "Preprocessing":
         """The inverse of `to_dict`. Raises BundleError if a key is unknown, missing or of the wrong type."""
         if not isinstance(values, Mapping):
             raise BundleError(f"preprocessing is {type(values).__name__}, not an object")
+        values = {"margin": None, **values}
         names = [field.name for field in fields(cls)]
         for key in [*values, *names]:
             if key not in names or key not in values:
@@ -230,7 +314,7 @@ class Preprocessing:
         return np.asarray((levels - mean) / std, np.float32)
 
     def _resized_region(
-        self, image: Image.Image, width: int, height: int, region: tuple[int, int, int, int]
+        self, decoded: Decoded, width: int, height: int, region: tuple[int, int, int, int]
     ) -> Image.Image:
         """What is in `region` (left, top, right, bottom) of the image after it was resized to this width and height.
 
@@ -239,12 +323,14 @@ class Preprocessing:
         float32; so the filters that jump at their ends compute the whole. Two calls, because Pillow chooses by the
         shape which side it resizes first.
         """
+        image = decoded.image.convert("L") if self.channels == 1 else decoded.image
         if (width, height) == image.size:
             return image.crop(region)
         filter_ = Image.Resampling[self.interpolation.upper()]
+        wide, tall = decoded.width / decoded.factor, decoded.height / decoded.factor
         if self.crop_mode != "center" or self.interpolation in ("nearest", "box"):
-            return image.resize((width, height), filter_).crop(region)
-        x, y = image.width / width, image.height / height
+            return image.resize((width, height), filter_, (0, 0, wide, tall)).crop(region)
+        x, y = wide / width, tall / height
         left, top, right, bottom = region
         image = image.resize((right - left, image.height), filter_, (left * x, 0, right * x, image.height))
         return image.resize((image.width, bottom - top), filter_, (0, top * y, image.width, bottom * y))
@@ -292,6 +378,8 @@ def _problems(values: Preprocessing) -> dict[str, str]:
             problems[name] = "three finite numbers for red, green and blue, or one for grey"
         elif name == "std" and min(numbers) <= 0:
             problems[name] = "numbers above 0"
+    if values.margin is not None and not (_is_number(values.margin) and 1 <= values.margin <= MAX_SIDE):
+        problems["margin"] = f"a number from 1 to {MAX_SIDE}, or null for the exact form"
     if not problems and len(values.mean) != len(values.std):
         problems["std"] = f"as many numbers as mean, which has {len(values.mean)}"
     return problems

@@ -234,7 +234,8 @@ def answer(shard: Shard) -> Answers:
     """Run a shard's bundle on its images."""
     session = _session(shard.bundle, shard.inputs.bundle, shard.inputs.threads)
     samples = shard.dataset.samples
-    images = (session.preprocess(shard.dataset.image(sample)) for sample in samples)
+    preprocessing = session.bundle.manifest.preprocessing
+    images = map(preprocessing.normalize, shard.dataset.crop_each(samples, preprocessing))
     return predict(task_in(session.bundle), session, images, [sample.name for sample in samples])
 
 

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from edgekit.config.runtimes import Precision
 from edgekit.errors import DeviceError, EdgekitError, EngineError, StageError
-from edgekit.images.preprocess import open_image
 from edgekit.measure.accuracy import EvaluationImages, predict
 from edgekit.measure.fresh_process import measure_fresh
 from edgekit.measure.gates import Call, Group, is_baseline, speedup_of
@@ -517,4 +516,4 @@ def time_of(ran: Profile) -> TimeProfile:
 def _end_to_end(session: Session, files: Sequence[bytes]) -> Callable[[], object]:
     """Build a call that decodes, preprocesses and runs the next file, in an endless cycle."""
     turn = cycle(files)
-    return lambda: session(session.preprocess(open_image(next(turn))))
+    return lambda: session(session.preprocess(next(turn)))

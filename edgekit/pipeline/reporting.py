@@ -178,7 +178,8 @@ def make_thumbnails(
         if sample.name not in names:
             continue
         try:
-            thumbnails[sample.name] = _thumbnail(preprocessing.crop(dataset.image(sample)))
+            [pixels] = dataset.crop_each([sample], preprocessing)
+            thumbnails[sample.name] = _thumbnail(pixels)
         except ImageError as error:  # which could be read when the bundles were evaluated
             reporter.warn(f"the report shows no thumbnail of '{sample.name}': {error}", error)
     return thumbnails

@@ -49,6 +49,9 @@ class PreprocessingFacts:
     """Mean of each channel, on a scale of 0 to 1."""
     std: tuple[float, ...]
     """Standard deviation of each channel, on a scale of 0 to 1."""
+    margin: float | None = None
+    """Size, as a multiple of that which an image is scaled to, down to which the fast form reduces it before; null for
+    the exact form."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -497,4 +500,6 @@ def preprocessing_words(facts: PreprocessingFacts) -> str:
     height, width = (floor(side / facts.crop_pct) for side in (facts.height, facts.width))
     scale = SCALE[facts.crop_mode].format(size=f"{height}x{width}", filter=facts.interpolation)
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (facts.mean, facts.std))
+    if facts.margin is not None:
+        scale = f"reduce to no less than {facts.margin:g} times the scaled size, {scale}"
     return f"{scale} to {facts.height}x{facts.width}; mean {mean}; standard deviation {std}"

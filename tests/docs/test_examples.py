@@ -463,16 +463,23 @@ def classify(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "classify"
 
 
-def preprocessing(interpolation: str, crop_pct: float, crop_mode: str) -> Preprocessing:
-    return Preprocessing(SIDE, SIDE, interpolation, crop_pct, crop_mode, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
+def preprocessing(interpolation: str, crop_pct: float, crop_mode: str, margin: float | None = None) -> Preprocessing:
+    return Preprocessing(SIDE, SIDE, interpolation, crop_pct, crop_mode, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), margin)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "rules", [("bilinear", 1.0, "center"), ("bicubic", 0.875, "center"), ("bicubic", 0.9, "squash")]
+    "rules",
+    [
+        ("bilinear", 1.0, "center", None),
+        ("bicubic", 0.875, "center", None),
+        ("bicubic", 0.9, "squash", None),
+        ("bicubic", 0.875, "center", 2.0),
+        ("bilinear", 1.0, "center", 1.0),
+    ],
 )
 def test_the_program_in_cpp_gives_the_labels_and_scores_of_the_sdk(
-    rules: tuple[str, float, str], classify: Path, make_bundle: MakeBundle, tmp_path: Path
+    rules: tuple[str, float, str, float | None], classify: Path, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
     path = make_bundle("openvino", preprocessing=preprocessing(*rules))
     images = random_frames(5)

@@ -258,6 +258,62 @@ def test_damage_elsewhere_in_exif_does_not_lose_the_orientation(damage: bytes) -
         np.testing.assert_array_equal(np.asarray(open_image(source)), expected)
 
 
+FAST = preprocessing(height=16, width=24, margin=2.0)
+
+
+@pytest.mark.parametrize(
+    ("size", "factor"), [((55, 40), 1), ((112, 80), 2), ((107, 80), 1), ((399, 287), 4), ((4000, 3000), 8)]
+)
+def test_the_fast_form_reduces_as_far_as_its_margin(size: tuple[int, int], factor: int) -> None:
+    assert preprocessing(height=16, width=24, crop_pct=0.86, margin=2.0).reduction(size[1], size[0]) == factor
+    assert preprocessing(height=16, width=24, crop_pct=0.86).reduction(size[1], size[0]) == 1
+
+
+def assert_alike(ours: NDArray[np.uint8], others: NDArray[np.uint8], levels: float = 1) -> None:
+    assert np.abs(ours.astype(int) - others).mean() <= levels
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+def test_a_jpeg_at_a_fraction_has_the_pixels_of_the_whole(crop_mode: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    sides = (608, 400) if orientation > 1 else (601, 403)
+    content = encode(noise(6, 4).resize(sides, Image.Resampling.BICUBIC), "JPEG", exif=exif)
+    fast = preprocessing(height=32, width=48, crop_mode=crop_mode, margin=2.0)
+    at_a_fraction, whole = fast.crop(content), fast.crop(np.asarray(open_image(content)))
+    assert not np.array_equal(at_a_fraction, whole)
+    assert_alike(at_a_fraction, whole)
+    assert_alike(whole, fast.in_form("exact").crop(content))
+    odd = encode(noise(6, 4).resize((607, 403), Image.Resampling.BICUBIC), "JPEG", exif=exif)
+    assert_alike(fast.crop(odd), fast.in_form("exact").crop(odd))
+
+
+@pytest.mark.parametrize("size", [(20, 12), (240, 160)])
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P", "I;16", "animated"])
+def test_every_kind_of_image_has_a_fast_form(mode: str, size: tuple[int, int]) -> None:
+    photo = noise(6, 4).resize(size, Image.Resampling.BICUBIC)
+    if mode == "animated":
+        content = encode(photo, "GIF", save_all=True, append_images=[noise(*size)])
+    elif mode == "I;16":
+        content = encode(Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257), "PNG")
+    else:
+        content = encode(photo.convert(mode), "PNG" if mode in ("RGBA", "P") else "JPEG")
+    assert_alike(FAST.crop(content), FAST.in_form("exact").crop(content), 2)
+
+
+def test_a_small_image_has_the_same_bytes_in_each_form() -> None:
+    for size in ((10, 7), (24, 16), (70, 40)):
+        np.testing.assert_array_equal(FAST.crop(noise(*size)), FAST.in_form("exact").crop(noise(*size)))
+
+
+def test_a_truncated_jpeg_is_an_error_in_each_form() -> None:
+    content = encode(noise(400, 300), "JPEG")
+    for ours in (FAST, FAST.in_form("exact")):
+        with refuses(ImageError, "cut.jpg", "truncated"):
+            ours.crop(content[: len(content) * 2 // 3], "cut.jpg")
+
+
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
 def test_truncated_files_are_named(form: str, tmp_path: Path) -> None:
     content = encode(noise(200, 200), form)
@@ -334,6 +390,8 @@ def test_dict_round_trip() -> None:
         ({"mean": [0.5, 0.5, "0.5"]}, "mean is"),
         ({"std": [0.5, 0.5, 0]}, r"std is .0\.5, 0\.5, 0."),
         ({"std": None}, "std is None"),
+        ({"margin": 0.5}, "margin is 0.5"),
+        ({"margin": "fast"}, "margin is 'fast'"),
         ({"colour": "RGB"}, "key 'colour' is unknown"),
     ],
 )
