@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 283_460,
+    "tokens": 283_755,
     "tokens a line": 9.86,
     "files": 158,
     "lines of the longest file": 450,

@@ -58,6 +58,7 @@ from edgekit.compiler.ranges import (
 )
 from edgekit.compiler.rounding import Hessians, fit_weights, round_weights
 from edgekit.config.recipes import Estimator, Recipe
+from edgekit.config.runtimes import LayerKind
 from edgekit.errors import CompileError
 from edgekit.support.libraries import LibraryErrors, first_line, quiet
 from edgekit.support.progress import Step, no_step, parts_of
@@ -87,6 +88,8 @@ class CalibratedLayer:
     """Its weights for a runtime in which no pair of them may saturate."""
     unlimited: LayerWeights
     """Its weights for the others."""
+    dynamic: LayerWeights
+    """Its weights for inputs with ranges at run time, which are nearly exact."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,27 +110,27 @@ class Calibrated:
     def layouts(self, graph: GraphModule, placement: Placement) -> "Mapping[Node, LayerLayout] | None":
         """How the layers of a runtime's float graph store the weights of this calibration.
 
-        It leaves out those that the recipe keeps in float, and dynamic ones, whose weights are rounded to nearest:
-        weights that were fitted to the noise of static inputs cost them 13 dB (DINOv2 ViT-S). None if the graph lacks
-        others in INT8, or if its rewrites changed their values.
+        It leaves out those that the recipe keeps in float. None if the graph lacks others in INT8, or if its rewrites
+        changed their values.
         """
         names = distinct_names(graph)
-        others = {names[layer.node] for layer in dense_layers(graph) if placement.kind_of(layer) != "static"}
+        in_float = {names[layer.node] for layer in dense_layers(graph) if placement.kind_of(layer) == "float"}
         covered = {names[layer.node]: layer for layer in dense_layers(graph) if placement.quantizes(graph, layer)}
-        wanted = self.layers.keys() - others
+        wanted = self.layers.keys() - in_float
         if not wanted <= covered.keys():
             return None
-        found = {covered[name].node: self._layout(graph, covered[name], name) for name in wanted}
+        kinds = {name: placement.kind_of(covered[name]) for name in wanted}
+        found = {covered[name].node: self._layout(graph, covered[name], name, kinds[name]) for name in wanted}
         layouts = {node: layout for node, layout in found.items() if layout is not None}
         return layouts if len(layouts) == len(found) else None
 
-    def _layout(self, graph: GraphModule, layer: DenseLayer, name: str) -> "LayerLayout | None":
+    def _layout(self, graph: GraphModule, layer: DenseLayer, name: str, kind: LayerKind) -> "LayerLayout | None":
         calibrated, weights = self.layers[name], fixed_weights(graph, layer)
         if weights is None or not _equal(weights.bias, calibrated.bias_before):
             return None
         weight = weights.weight
         for channels_last in (False, True):
-            layout = LayerLayout(name, weight.shape, channels_last)
+            layout = LayerLayout(name, weight.shape, channels_last, kind)
             if layout.holds(calibrated.before) and _equal(weight, layout.arrange(calibrated.before)):
                 return layout
         return None
@@ -146,7 +149,8 @@ class Calibrated:
         for layer in dense_layers(graph):
             if layout := layouts.get(layer.node.name):
                 calibrated = self.layers[layout.name]
-                weights = calibrated.limited if limit_pairs else calibrated.unlimited
+                static = calibrated.limited if limit_pairs else calibrated.unlimited
+                weights = calibrated.dynamic if layout.kind == "dynamic" else static
                 _set_weights(graph, layer, replace(weights, weight=layout.arrange(weights.weight)))
         graph.recompile()
         return True
@@ -162,6 +166,8 @@ class LayerLayout:
     """Shape of the weight."""
     channels_last: bool
     """Whether the channels of each output come last, not before the positions of the kernel."""
+    kind: LayerKind
+    """Kind of the layer there."""
 
     def holds(self, weight: Tensor) -> bool:
         """Whether this layout can store a weight."""
@@ -228,7 +234,7 @@ def quantize(
         _check_scales(quantized)
         hessians = _narrow(quantized, samples, recipe, effects(quantized), narrowing)
         set_known_grids(quantized)
-        _round(quantized, samples, recipe, limit_pairs, {}, hessians, rounding)
+        _round(quantized, samples, recipe, limit_pairs, {}, {}, hessians, rounding)
         fit_biases(quantized)
         return quantized
 
@@ -272,13 +278,15 @@ def calibrate(
         for node in idle:
             quantized.graph.erase_node(node)
         quantized.recompile()
-        unlimited = _weights(quantized) if limit_pairs else {}
-        _round(quantized, samples, recipe, limit_pairs, unlimited, hessians, rounding)
-    names = distinct_names(quantized)
-    calibrated = {
-        names[node]: CalibratedLayer(*before[names[node]], limited=weights, unlimited=unlimited.get(node, weights))
-        for node, weights in _weights(quantized).items()
-    }
+        own = _weights(quantized)
+        unlimited = own if limit_pairs else {}
+        fitted = {layer.node for layer in dense_layers(quantized) if not layer.is_conv and layer.node in own}
+        dynamic = {node: own[node] for node in fitted} if recipe.weight_rounding == "fit" else {}
+        _round(quantized, samples, recipe, limit_pairs, unlimited, dynamic, hessians, rounding)
+    names, calibrated = distinct_names(quantized), {}
+    for node, limited in _weights(quantized).items():
+        free, name = unlimited.get(node, limited), names[node]
+        calibrated[name] = CalibratedLayer(*before[name], limited, free, dynamic.get(node, free))
     return Calibrated(divisors, ranges, calibrated)
 
 
@@ -447,10 +455,11 @@ def _round(
     recipe: Recipe,
     limit_pairs: bool,
     unlimited: MutableMapping[Node, LayerWeights],
+    dynamic: MutableMapping[Node, LayerWeights],
     hessians: Hessians | None,
     step: Step,
 ) -> None:
-    """Round the weights of a Q/DQ graph with its final ranges, in place, and the weights in `unlimited`."""
+    """Round the weights of a Q/DQ graph with its final ranges, in place, and those in `unlimited` and `dynamic`."""
     tie_rearrangements(quantized)
     if limit_pairs:
         widen_scales(quantized)
@@ -458,7 +467,7 @@ def _round(
     if recipe.weight_rounding == "gptq":
         round_weights(quantized, samples, limit_pairs, unlimited, step, hessians)
     elif recipe.weight_rounding == "fit":
-        fit_weights(quantized, samples, limit_pairs, unlimited, step)
+        fit_weights(quantized, samples, limit_pairs, unlimited, dynamic, step)
 
 
 def _weights(quantized: GraphModule) -> dict[Node, LayerWeights]:

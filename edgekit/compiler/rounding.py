@@ -379,6 +379,7 @@ def fit_weights(
     samples: Sequence[NDArray[np.float32]],
     limit_pairs: bool = False,
     unlimited: MutableMapping[Node, LayerWeights] | None = None,
+    dynamic: MutableMapping[Node, LayerWeights] | None = None,
     step: Step = no_step,
 ) -> int:
     """Fit and round the weights of a Q/DQ graph, in place, on images float32 [1,3,H,W]. Returns the number of layers.
@@ -386,8 +387,9 @@ def fit_weights(
     Uses as many of the images, evenly spaced, as fit into `MEMORY_BYTES`. The weights' scales change too. Layers with
     more than `MOST_INPUTS` inputs are rounded to nearest and get a new bias. With `limit_pairs`, no pair of fitted
     weights saturates on x86 processors without VNNI. The weights in `unlimited` are fitted too, without this limit.
+    Those in `dynamic` are only rounded, for inputs with ranges at run time, which are nearly exact.
     """
-    return Walk(graph, samples, limit_pairs, unlimited).fit(step)
+    return Walk(graph, samples, limit_pairs, unlimited, dynamic).fit(step)
 
 
 class Walk:
@@ -399,8 +401,10 @@ class Walk:
         samples: Sequence[NDArray[np.float32]],
         limit_pairs: bool = False,
         unlimited: MutableMapping[Node, LayerWeights] | None = None,
+        dynamic: MutableMapping[Node, LayerWeights] | None = None,
     ) -> None:
-        self._graph, self._limit_pairs, self._unlimited = graph, limit_pairs, unlimited or {}
+        self._graph, self._limit_pairs = graph, limit_pairs
+        self._unlimited, self._dynamic = unlimited or {}, dynamic or {}
         self._nodes = NodeByNode(graph, subset_that_fits(graph, samples, WALK_BYTES // 2))
         self._at_once = at_once(graph)
         self._exact: Values = {}
@@ -458,6 +462,10 @@ class Walk:
         set_int8_weights(self._graph, layer.node, *limited)
         if other is not None:
             self._unlimited[layer.node] = LayerWeights(*free, other.bias)
+        if exact := self._dynamic.get(layer.node):
+            limits = quantizer.low, quantizer.high
+            rounded, _ = round_twice(exact.weight[None], exact.scale[None], limits, [], compensation)
+            self._dynamic[layer.node] = self._with_mean_of(layer, exact, _multiples(*rounded)[0])
         return limited[0]
 
     def _fitted(self, layer: DenseLayer, weight: Tensor) -> tuple[Tensor, "Compensation"]:
@@ -482,20 +490,24 @@ class Walk:
             error += (exact - quantized).mean(axes_but(axis, exact.ndim)) / len(self._nodes.images)
         corrected = (bias.double() + error).float()
         if other := self._unlimited.get(node):
-            self._unlimited[node] = replace(other, bias=corrected + self._mean_difference(layer, other.weight))
+            fitted = LayerWeights(self._quantized[layer.weight], other.scale, corrected)
+            self._unlimited[node] = self._with_mean_of(layer, fitted, other.weight)
         set_bias(self._graph, node, f"{node.name}.bias", corrected)
         shift = error.float().view(-1, 1, 1) if axis == 1 else error.float()
         for quantized in self._quantized[node]:
             quantized.add_(shift)
 
-    def _mean_difference(self, layer: DenseLayer, weight: Tensor) -> Tensor:
-        """What the layer's outputs lose on average if it gets another weight: [out]. It is linear in its input."""
+    def _with_mean_of(self, layer: DenseLayer, before: LayerWeights, weight: Tensor) -> LayerWeights:
+        """A layer's weights with another weight, and the bias with which its outputs stay the same on average."""
+        if before.bias is None:
+            return replace(before, weight=weight)
         inputs = self._quantized[layer.source]
         mean = sum(image / len(inputs) for image in inputs)
-        lost = self._quantized[layer.weight] - weight
+        lost, node = before.weight - weight, layer.node
         with threads(1):  # as all images run; several threads may add the products of many inputs in another order
-            difference: Tensor = operation_of(layer.node)(mean, lost, None, *layer.node.args[3:], **layer.node.kwargs)
-        return difference.mean(axes_but(layer.channel_axis, difference.ndim))
+            difference: Tensor = operation_of(node)(mean, lost, None, *node.args[3:], **node.kwargs)
+        shift = difference.mean(axes_but(layer.channel_axis, difference.ndim))
+        return replace(before, weight=weight, bias=before.bias + shift)
 
 
 def _layer_to_fit(graph: GraphModule, node: Node) -> DenseLayer | None:
