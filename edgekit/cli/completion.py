@@ -93,6 +93,7 @@ def models() -> list[str]:
 _models_and_demo = _offering(lambda: ("demo", *_offering(models)("")))
 OFFERS: Mapping[str, Callable[[str], list[str]]] = {
     "model": _offering(models),
+    "models": _offering(models),
     "source": _offering(models),
     "model_or_demo": _models_and_demo,
     "weights": _offering(lambda: ("random",), ".safetensors", ".pth", ".pt", ".bin", ".ckpt"),

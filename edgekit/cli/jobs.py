@@ -10,7 +10,7 @@ from edgekit.cli.frame import COMMANDS, FIELDS, MODELS, MORE, NAMES, Answer, all
 from edgekit.compat.typer import REQUIRED
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import PRECISIONS, DeviceClass
-from edgekit.errors import MissingExtraError, OutputError, UsageError
+from edgekit.errors import EdgekitError, MissingExtraError, OutputError, UsageError
 from edgekit.job import DEMO, EVERY_CORE, MAKING, MODEL, Job, flag_of
 from edgekit.job.kinds import Each, Number, OneOf, Place, Text, own
 from edgekit.job.saved import announce, job_of, steps_after
@@ -43,6 +43,7 @@ Examples:
   edgekit deploy resnet18 --data photos --junit junit.xml --summary summary.md
   edgekit deploy job.toml
   edgekit deploy runs/resnet18 --labels corrected.txt
+  edgekit deploy resnet18 mobilenetv3_small_100 --data photos --device pi5
 """
 
 
@@ -68,7 +69,11 @@ def deploy(
     stated: dict[str, Any],
     quiet: bool,
     dry_run: bool,
-    model: str = model_argument(f"A {MODELS}; a run folder, whose job is used; or a TOML file with a job."),
+    models: list[str] = argument(
+        Each(Text(), metavar="MODEL"),
+        f"A {MODELS}; a run folder, whose job is used; or a TOML file with a job. Several are deployed one after the "
+        "other.",
+    ),
 ) -> Answer:
     """Quantize, compile, evaluate, benchmark and report, for every runtime.
 
@@ -76,9 +81,59 @@ def deploy(
     the report in several formats. The exit code is 0 if every bundle passed
     its gates and 1 if not. After an interruption, the same command resumes.
     """
-    job = job_of(model, stated)
-    announce(model, job, quiet)
-    return _run(job, quiet, dry_run)
+    jobs = _jobs(models, stated)
+    for model, job in zip(models, jobs, strict=True):
+        announce(model, job, quiet)
+    return _run(jobs[0], quiet, dry_run) if len(jobs) == 1 else _run_all(jobs, quiet, dry_run)
+
+
+def _jobs(models: list[str], stated: dict[str, Any]) -> list[Job]:
+    """The job of each model; several have folders in `--output`. Raises UsageError for what only one can have."""
+    if len(models) == 1:
+        return [job_of(models[0], stated)]
+    of_one = [name for name in ("weights", "write_recipe") if stated.get(name) not in (None, "random")]
+    if of_one:
+        raise UsageError(
+            f"{flag_of(of_one[0])} was given for {len(models)} models",
+            fix="Give it to a command of one model; or name checkpoints, saved folders or TOML files as the models",
+        )
+    jobs = [job_of(model, {**stated, "output": None}) for model in models]
+    if output := stated.get("output"):
+        jobs = [job.with_values({"output": Path(output) / job.folder.name}) for job in jobs]
+    folders = [job.folder.resolve() for job in jobs]
+    if again := next((job for at, job in enumerate(jobs) if folders[at] in folders[:at]), None):
+        raise UsageError(
+            f"two of the models have the run folder '{again.folder}'",
+            fix="Deploy them by commands with another --output",
+        )
+    for job in jobs:
+        job.check()
+    return jobs
+
+
+def _run_all(jobs: list[Job], quiet: bool, dry_run: bool) -> Answer:
+    """Run or plan several jobs one after the other. An error of one leaves the others; the worst ends the command."""
+    from edgekit.report.choice import choose
+    from edgekit.report.page import page_of
+    from edgekit.support.progress import Reporter
+
+    answers, errors = {}, []
+    for job in jobs:
+        try:
+            answers[job.folder] = _run(job, quiet, dry_run)
+        except EdgekitError as error:
+            Reporter(quiet).warn(f"'{job.command[1]}' was not deployed: {error}")
+            errors.append(error)
+    worst = max(errors, key=lambda error: error.exit_code, default=None)
+    if dry_run or not answers:
+        pages = (block for answer in answers.values() for block in ("", *page_of(answer.document)))
+        return Answer([answer.document for answer in answers.values()], pages, error=worst)
+    return Answer(
+        choose({folder: answer.document for folder, answer in answers.items()}),
+        last=("", *(line for answer in answers.values() for line in answer.last if line)),
+        passed=all(answer.passed for answer in answers.values()),
+        error=worst,
+    )
 
 
 def _run(job: Job, quiet: bool, dry_run: bool) -> Answer:
@@ -363,7 +418,16 @@ def check_soup_output(path: Path) -> None:
 @command(MORE, "thumbnails", shown=("thumbnails",))
 def report(
     stated: dict[str, Any],
-    folder: Path = argument(Place(metavar="RUN"), "A run folder."),
+    folders: list[Path] = argument(
+        Each(Place(), metavar="RUN"), "A run folder; several for a table over them, such as of several models."
+    ),
+    max_p50: float | None = own(
+        "Gates",
+        Number(0, api.MOST_MS, typed=float, metavar="MS"),
+        "Largest p50 of the bundle to ship, in milliseconds. Of the runs that keep it, the most accurate is chosen; if "
+        "none does, the exit code is 1.",
+    ),
+    chart: Path | None = own("Output", Place(), "SVG file to write, with the latency and the accuracy of each run."),
     card: Path | None = own(
         "Output", Place(), "Model card to write, in the form that model hubs read: a README.md with YAML metadata."
     ),
@@ -374,10 +438,19 @@ def report(
         "hashes of images and bundles, the runtimes and the licences.",
     ),
 ) -> Answer:
-    """Print a run's answer, and rewrite its report.html and report.csv."""
+    """Print a run's answer, and rewrite its report.html and report.csv.
+
+    Of several runs, print a table and the one to ship, and write nothing
+    unless --chart is given.
+    """
     from edgekit.report import load_report, render_files
     from edgekit.report.formats import render_card
 
+    if len(folders) > 1 or max_p50 is not None or chart is not None:
+        if card or bom or "thumbnails" in stated:
+            raise UsageError("--card, --bom and --no-thumbnails are for the report of one run", fix="Leave them out")
+        return _chosen(folders, max_p50, chart)
+    folder = folders[0]
     check_file("--card", card)
     check_file("--bom", bom)
     document = load_report(folder)
@@ -395,6 +468,20 @@ def report(
         with writing(bom, "--bom"):
             replace_text(bom.resolve(), render_bom(document, _file_hashes(document, run)))
     return Answer(document, steps=steps_after(document, folder) if folder.is_dir() else ())
+
+
+def _chosen(folders: list[Path], max_p50: float | None, chart: Path | None) -> Answer:
+    """The table over several runs, with its chart. It passes unless no run keeps a limit that was stated."""
+    from edgekit.report import load_report
+    from edgekit.report.choice import choose, draw_choice
+    from edgekit.report.plot import render_svg
+
+    check_file("--chart", chart)
+    choice = choose({folder: load_report(folder) for folder in folders}, max_p50)
+    if chart is not None:
+        with writing(chart, "--chart"):
+            replace_text(chart.resolve(), render_svg(draw_choice(choice)))
+    return Answer(choice, passed=max_p50 is None or None not in choice.ships.values())
 
 
 def _file_hashes(report: "Report", run: Path) -> dict[str, dict[str, str]]:

@@ -101,7 +101,7 @@ def test_every_help_of_a_model_names_every_source() -> None:
         for option in command.params
         if re.search("timm name", str(option.help))
     }
-    expected = {"deploy model", "plan model", "quantize model", "compile source", "sensitivity model_or_demo"}
+    expected = {"deploy models", "plan model", "quantize model", "compile source", "sensitivity model_or_demo"}
     assert set(texts) == expected | {"soup model_or_demo"}
     for command, text in texts.items():
         forms = [form for form in MODELS if form != ".onnx file" or command != "soup model_or_demo"]

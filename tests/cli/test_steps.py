@@ -473,3 +473,35 @@ def test_report_of_nothing(tmp_path: Path, capfd: Any) -> None:
     (tmp_path / "report.json").write_text("{")
     _, err = run(capfd, "report", tmp_path, code=2)
     assert f"'{tmp_path / 'report.json'}' is not a valid Report" in err
+
+
+def test_several_models_are_deployed_as_jobs_of_their_own(vit_arguments: list[str], tmp_path: Path, capfd: Any) -> None:
+    at = vit_arguments.index("--weights")
+    model, weights, options = vit_arguments[0], vit_arguments[at + 1], [*vit_arguments[1:at], *vit_arguments[at + 2 :]]
+    for name in ("small", "large"):
+        job = f'model = "{model}"\nweights = "{weights}"\noutput = "{name}"\n'
+        (tmp_path / f"{name}.toml").write_text(job)
+    jobs = [tmp_path / "small.toml", tmp_path / "large.toml"]
+    with fake_runtime.added():
+        code = main(["deploy", *map(str, jobs), *options, "--target", "fake", "--min-speedup", "0", "--json"])
+        found = capfd.readouterr()
+        assert code == 0, found.err
+        document = json.loads(found.out)
+        assert [*document["reports"]] == ["small", "large"]
+        alone = json.loads((tmp_path / "small" / "report.json").read_text())
+        assert document["reports"]["small"] == alone
+        chart = tmp_path / "chart.svg"
+        out, _ = run(capfd, "report", tmp_path / "small", tmp_path / "large", "--max-p50", 0, "--chart", chart, code=1)
+    assert out.startswith(("Ship nothing", "small: "))
+    assert chart.read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a", "b", "--weights", "best.pth"], "--weights was given for 2 models"),
+        (["resnet18", "resnet18", "--data", "."], "two of the models have the run folder"),
+    ],
+)
+def test_several_models_that_one_command_cannot_deploy(arguments: list[str], message: str, capfd: Any) -> None:
+    assert message in run(capfd, "deploy", *arguments, code=2)[1]

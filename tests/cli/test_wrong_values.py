@@ -81,6 +81,7 @@ WRONG: dict[str, list[Wrong]] = {
     "--min-speedup": number("-1", "inf", lowest="0", highest="1000", kind="a number"),
     "--max-slowdown": number("-1", "inf", lowest="0", highest="1000", kind="a number"),
     "--max-p99": number("-1", "inf", lowest="0", highest="3600000", kind="a number"),
+    "--max-p50": number("-1", "inf", lowest="0", highest="3600000", kind="a number"),
     "--name": text("../door", ".", "a b", names=("letters, digits",)),
     "--to": text("newer", "12ab", "12AB34", names=("6 to 64", "0-9 and a-f")),
     "--canary": number("-1", "1.5", lowest="0"),
@@ -99,6 +100,7 @@ WRONG: dict[str, list[Wrong]] = {
     "--write-recipe": text("images", "gone/recipe.toml", "notes.txt/recipe.toml", "/dev/null", names=FILES),
     "--card": text("images", "gone/README.md", "notes.txt/README.md", "/dev/null", names=FILES),
     "--bom": text("images", "gone/bom.json", "notes.txt/bom.json", "/dev/null", names=FILES),
+    "--chart": text("images", "gone/chart.svg", "notes.txt/chart.svg", "/dev/null", names=FILES),
     "--output": text("notes.txt", "notes.txt/run", "images", names=("--output",)),
 }
 OTHERS = {
