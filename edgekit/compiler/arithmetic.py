@@ -24,6 +24,7 @@ from edgekit.compiler.graph import (
     A,
     Operation,
     add_constant,
+    argument,
     constant,
     constants,
     insert,
@@ -425,17 +426,63 @@ def factor_and_shift(graph: GraphModule, norm: Node) -> tuple[Tensor, Tensor] | 
 
 
 def _fold_before(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> Node | None:
-    """Fold into the layer before the norm, if the norm is its only consumer. Returns the norm's input.
+    """Fold into the layer before the norm, or those that are concatenated there. Returns the norm's input.
 
-    Between a linear layer and a norm of rows, views may merge the axes before the channels.
+    The norm must be the only consumer. Between a linear layer and a norm of rows, views may merge the axes before the
+    channels.
     """
     value, of_rows = operand(norm), len(shape_of(norm)) == 2
     while of_rows and value.target in VIEWS and len(value.users) == 1 and _keeps_channels(value):
         value = operand(value)
-    layer = dense_layer(value)
-    if layer is None or layer.is_conv == of_rows or len(value.users) != 1:
+    layers = _joined_layers(graph, value)
+    if not layers or any(layer.is_conv == of_rows for layer in layers):
         return None
-    return operand(norm) if scale_output(graph, layer, scale, shift) else None
+    channels = [shape_of(layer.weight)[0] for layer in layers]
+    for layer, *affine in zip(layers, scale.split(channels), shift.split(channels), strict=True):
+        scale_output(graph, layer, *affine)
+    return operand(norm)
+
+
+def _joined_layers(graph: GraphModule, value: Node) -> list[DenseLayer]:
+    """The layers with constant weights whose channels a value consists of, in their order; none for other values.
+
+    A single node reads the value, and nothing else reads what it is concatenated from.
+    """
+    layer = dense_layer(value)
+    if len(value.users) != 1:
+        return []
+    if layer is not None:
+        return [layer] if fixed_weights(graph, layer) is not None else []
+    if value.target is not A.cat.default:
+        return []
+    parts = [node_of(part) for part in literal(value.args[0], list)]
+    joined = [_joined_layers(graph, part) for part in parts]
+    layers = [layer for part in joined for layer in part]
+    axis, axes = argument(value, 1, 0), len(shape_of(value))
+    along = all(layer.channel_axis % axes == literal(axis, int) % axes for layer in layers)
+    return layers if along and all(joined) and len(set(parts)) == len(parts) else []
+
+
+def activate_before_concatenations(graph: GraphModule) -> int:
+    """Apply the activation of layers that are concatenated to the output of each, as kernels of layers can.
+
+    Returns the number of activations moved.
+    """
+
+    def moved(activation: Node) -> Node | None:
+        value = operand(activation)
+        layers = _joined_layers(graph, value) if value.target is A.cat.default else []
+        for node in [layer.node for layer in layers]:
+            (reader,) = node.users
+            options = activation.kwargs
+            active = insert(
+                graph, reader, operation_of(activation), node, *activation.args[1:], like=activation, **options
+            )
+            reader.replace_input_with(node, active)
+        return value if layers else None
+
+    graph.graph.eliminate_dead_code()  # a norm that was folded would still read its concatenation
+    return replace_each(graph, {call[0] for call in ACTIVATIONS} | {A.relu.default, A.clamp.default}, moved)
 
 
 def _keeps_channels(view: Node) -> bool:

@@ -507,6 +507,7 @@ SIMPLIFICATIONS: tuple[Callable[[GraphModule], int], ...] = (
     arithmetic.merge_branches,
     state_shapes,
     arithmetic.fold_batch_norms,
+    arithmetic.activate_before_concatenations,
     remove_zero_branches,
     arithmetic.fold_numbers,
     arithmetic.fold_hard_sigmoids,

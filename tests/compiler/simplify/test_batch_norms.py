@@ -2,10 +2,16 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekit.compiler.arithmetic import fold_batch_norms, restore_batch_norms
+from edgekit.compiler.arithmetic import (
+    activate_before_concatenations,
+    fold_batch_norms,
+    restore_activations,
+    restore_batch_norms,
+)
 from edgekit.compiler.graph import A, trace
 from edgekit.compiler.simplify import state_shapes
 from tests.helpers.graphs import simplified, targets_of
@@ -76,6 +82,80 @@ def test_batch_norms_of_rows_are_folded_into_linear_layers() -> None:
     graph, places = simplified(Rows(), torch.randn(1, 6, 3, 4), state_shapes, fold_batch_norms)
     assert places == 4
     assert targets_of(graph).count(A.mul.Tensor) == 2  # that of other channels, and that with another consumer
+
+
+class Branches(nn.Module):
+    """Convolutions of parts of an image that are concatenated, normalized and activated."""
+
+    def __init__(self, activation: nn.Module, way: str) -> None:
+        super().__init__()
+        self.kernels = nn.ModuleList(
+            nn.Conv2d(groups, 2 * groups, side, (1, 2), side // 2, groups=groups, bias=side != 3)
+            for groups, side in ((1, 3), (2, 5), (1, 1))
+        )
+        self.norm, self.activation, self.way = with_statistics(nn.BatchNorm2d(8)), activation, way
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two, three = (kernel(part) for kernel, part in zip(self.kernels, x.split([1, 2, 1], 1), strict=True))
+        if self.way == "a part that no layer makes":
+            three = three.exp()
+        if self.way == "a part twice":
+            joined = torch.cat([two, one, one], 1)
+        elif self.way == "nested":
+            joined = torch.cat([torch.cat([one, two], -3), three], 1)
+        elif self.way == "along the height":
+            joined = torch.cat([two, two + 0.5], 2).repeat(1, 2, 1, 1)
+        else:
+            joined = torch.cat([one, two, three], 1)
+        y: Tensor = self.activation(self.norm(joined))
+        return y + two.mean() if self.way == "a part with another reader" else y
+
+
+@pytest.mark.parametrize("way", ["in order", "nested"])
+@pytest.mark.parametrize("activation", [nn.SiLU(), nn.ReLU6(), nn.Hardswish(), nn.GELU("tanh")], ids=str)
+def test_norms_and_activations_behind_a_concatenation_go_to_its_layers(activation: nn.Module, way: str) -> None:
+    torch.manual_seed(0)
+    passes = restore_activations, fold_batch_norms, activate_before_concatenations
+    graph, places = simplified(Branches(activation, way), torch.randn(1, 4, 7, 10), *passes)
+    assert places == 1
+    assert not {A.batch_norm.default, A.mul.Tensor}.intersection(targets_of(graph))
+    readers = [
+        reader for node in graph.graph.find_nodes(op="call_function", target=A.conv2d.default) for reader in node.users
+    ]
+    assert len(readers) == 3
+    assert A.cat.default not in {reader.target for reader in readers}
+
+
+@pytest.mark.parametrize(
+    "way", ["a part that no layer makes", "a part twice", "along the height", "a part with another reader"]
+)
+def test_norms_behind_other_concatenations_stay(way: str) -> None:
+    torch.manual_seed(0)
+    passes = fold_batch_norms, activate_before_concatenations
+    graph, places = simplified(Branches(nn.ReLU(), way), torch.randn(1, 4, 7, 10), *passes)
+    assert places == 0
+    assert targets_of(graph).count(A.mul.Tensor) == 1
+
+
+class ConcatenatedRows(nn.Module):
+    """Linear layers of one input whose outputs are normalized together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(nn.Linear(6, channels) for channels in (3, 5))
+        self.norm = with_statistics(nn.BatchNorm1d(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mean(3).mT
+        y: Tensor = torch.cat([linear(x) for linear in self.linears], -1)
+        return self.norm(y.flatten(0, 1)).reshape_as(y).relu()
+
+
+def test_a_norm_of_rows_behind_a_concatenation_is_folded() -> None:
+    torch.manual_seed(0)
+    graph, places = simplified(ConcatenatedRows(), torch.randn(1, 6, 3, 4), state_shapes, fold_batch_norms)
+    assert places == 1
+    assert A.mul.Tensor not in targets_of(graph)
 
 
 def test_a_norm_over_the_image_itself_stays() -> None:
