@@ -438,7 +438,7 @@ def _fold_before(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -
     if not layers or any(layer.is_conv == of_rows for layer in layers):
         return None
     channels = [shape_of(layer.weight)[0] for layer in layers]
-    for layer, *affine in zip(layers, scale.split(channels), shift.split(channels), strict=True):
+    for layer, *affine in zip(layers, torch.split(scale, channels), torch.split(shift, channels), strict=True):
         scale_output(graph, layer, *affine)
     return operand(norm)
 

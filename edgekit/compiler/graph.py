@@ -48,15 +48,20 @@ Q = torch.ops.quantized_decomposed
 T = TypeVar("T")
 Operation: TypeAlias = Callable[..., Any]
 """An operation that a node calls."""
-CONSTANT_VIEWS = {A.reshape.default, A.permute.default, A.unsqueeze.default, A.expand.default}
-"""Operations of which a parameter remains a constant."""
+VIEWS = {A.reshape.default, A.permute.default, A.unsqueeze.default, A.squeeze.dim, A.expand.default}
+"""Operations that arrange values, of which a parameter remains a constant."""
+
+
+def without_views(node: Node) -> Node:
+    """The node of which this one is nothing but views."""
+    while node.target in VIEWS:
+        node = operand(node)
+    return node
 
 
 def is_view_of_constant(node: Argument) -> bool:
     """Whether a node is a parameter, or nothing but views of one."""
-    while isinstance(node, Node) and node.target in CONSTANT_VIEWS:
-        node = node.args[0]
-    return isinstance(node, Node) and node.op == "get_attr"
+    return isinstance(node, Node) and without_views(node).op == "get_attr"
 
 
 def node_of(argument: Argument) -> Node:
@@ -290,7 +295,7 @@ def constant(graph: GraphModule, node: Node) -> Tensor | None:
         path, _, name = str(node.target).rpartition(".")
         value = getattr(graph.get_submodule(path), name)
         return value.detach() if isinstance(value, Tensor) else None
-    if node.target in CONSTANT_VIEWS:
+    if node.target in VIEWS:
         inner = constant(graph, operand(node))
         return None if inner is None else operation_of(node)(inner, *node.args[1:], **node.kwargs)
     return None

@@ -17,7 +17,6 @@ from torch.fx import GraphModule, Node
 from edgekit.compat.torchao import MinMaxObserver, PerChannelMinMaxObserver, QuantizationAnnotation, QuantizationSpec
 from edgekit.compat.torchao import Quantizer as TorchQuantizer
 from edgekit.compiler.graph import (
-    CONSTANT_VIEWS,
     A,
     Operation,
     add_constant,
@@ -31,6 +30,7 @@ from edgekit.compiler.graph import (
     replace_layer,
     set_bias,
     shape_of,
+    without_views,
 )
 from edgekit.compiler.layers import (
     DEQUANTIZE,
@@ -307,8 +307,7 @@ class Placement(TorchQuantizer):  # type: ignore[misc]
 
     def _is_float_sum(self, value: Node) -> bool:
         """Whether a value is a sum that stays in float, such as of a transformer, whose channels are too unequal."""
-        while value.target in CONSTANT_VIEWS:
-            value = operand(value)
+        value = without_views(value)
         return value.target is A.add.Tensor and value.name not in self._output_places
 
     def _name_inputs(self, node: Node, values: Sequence[Node], title: str) -> None:
@@ -376,11 +375,15 @@ def _residuals(graph: GraphModule, names: Mapping[Node, str]) -> dict[Node, str]
 
 
 def _gated(graph: GraphModule) -> Iterator[tuple[Node, DenseLayer]]:
-    """The products of a value [N,C,H,W] and a gate [N,C,1,1], with the layer that makes the gate."""
+    """The products of a value [N,C,H,W] and a gate [N,C,1,1], with the layer that makes the gate.
+
+    It may be a linear layer, or a convolution over the channels, whose output views arrange.
+    """
     for node in graph.graph.find_nodes(op="call_function", target=A.mul.Tensor):
-        for gate in node.args:
-            if isinstance(gate, Node) and gate.target in GATES and shape_of(gate)[2:] == (1, 1):
-                layer = dense_layer(operand(gate))
+        for factor in node.args:
+            gate = without_views(factor) if isinstance(factor, Node) and shape_of(factor)[2:] == (1, 1) else node
+            if gate.target in GATES:
+                layer = dense_layer(without_views(operand(gate)))
                 if layer is not None and not any(is_view_of_constant(value) for value in node.args):
                     yield node, layer
                     break

@@ -84,6 +84,32 @@ class GatedSum(nn.Module):
         return product
 
 
+class Attended(nn.Module):
+    """A value of 8 channels times a gate of its means, written as people's own code does."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 1)
+        self.squeeze, self.excite, self.along = nn.Linear(8, 4), nn.Linear(4, 8), nn.Conv1d(1, 1, 3, padding=1)
+        self.way = way
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.stem(image).relu()
+        y = x.mean((2, 3))
+        n, c = y.shape
+        z = self.excite(self.squeeze(y).relu())
+        gate = {
+            "linear": lambda: z.sigmoid().view(n, c, 1, 1),
+            "linear, expanded": lambda: z.sigmoid().view(n, c, 1, 1).expand_as(x),
+            "linear, before the sigmoid": lambda: z.unsqueeze(-1).unsqueeze(-1).sigmoid(),
+            "linear, indexed": lambda: z.clamp(0, 1)[..., None, None],
+            "along channels": lambda: self.along(y.view(n, 1, c)).sigmoid().view(n, -1, 1, 1),
+            "not of a layer": lambda: y.sigmoid()[..., None, None],
+        }[self.way]()
+        logits: torch.Tensor = self.head(gate * x if "expanded" in self.way else x * gate).mean((2, 3))
+        return logits
+
+
 BLOCKS = {"hard-swish": (nn.Hardswish(), Clamp()), "silu": (nn.SiLU(), nn.Sigmoid())}
 OTHERS = {"mish": (nn.Mish(), nn.Sigmoid())}
 
@@ -246,6 +272,36 @@ def test_the_product_of_a_gate_and_a_sum_is_in_int8_where_the_sum_is(
 ) -> None:
     graph = quantize(graph_of(GatedSum(layer)), SAMPLES, recipe(target), target)
     assert [is_quantized(graph, node) for node in (A.add.Tensor, A.mul.Tensor)] == [in_int8, in_int8]
+
+
+@pytest.mark.parametrize("target", ["onnx", "tflite"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "linear",
+        "linear, expanded",
+        "linear, before the sigmoid",
+        "linear, indexed",
+        "along channels",
+    ],
+)
+def test_views_may_stand_between_a_layer_its_gate_and_the_product(way: str, target: str, tmp_path: Path) -> None:
+    graph = quantize(graph_of(Attended(way)), SAMPLES, recipe(target), target)
+    assert reads_int8(graph, A.mul.Tensor)
+    path = compiled(graph, target, tmp_path)
+    if target == "onnx":
+        assert kinds_on_onnx(path)["QLinearMul"] == 1
+
+
+def test_a_gate_that_no_layer_makes_stays_in_float() -> None:
+    graph = quantize(graph_of(Attended("not of a layer")), SAMPLES, recipe("onnx"), "onnx")
+    assert not reads_int8(graph, A.mul.Tensor)
+
+
+def reads_int8(graph: GraphModule, operation: Any) -> bool:
+    """Whether all operands of the graph's only such operation are quantized."""
+    (node,) = graph.graph.find_nodes(op="call_function", target=operation)
+    return all(quantizer_of(value) is not None for value in node.args)
 
 
 def is_quantized(graph: GraphModule, operation: Any) -> bool:

@@ -96,7 +96,9 @@ class Branches(nn.Module):
         self.norm, self.activation, self.way = with_statistics(nn.BatchNorm2d(8)), activation, way
 
     def forward(self, x: Tensor) -> Tensor:
-        one, two, three = (kernel(part) for kernel, part in zip(self.kernels, x.split([1, 2, 1], 1), strict=True))
+        one, two, three = (
+            kernel(part) for kernel, part in zip(self.kernels, torch.split(x, [1, 2, 1], 1), strict=True)
+        )
         if self.way == "a part that no layer makes":
             three = three.exp()
         if self.way == "a part twice":
@@ -148,7 +150,8 @@ class ConcatenatedRows(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.mean(3).mT
         y: Tensor = torch.cat([linear(x) for linear in self.linears], -1)
-        return self.norm(y.flatten(0, 1)).reshape_as(y).relu()
+        y = self.norm(y.flatten(0, 1)).reshape_as(y)
+        return y.relu()
 
 
 def test_a_norm_of_rows_behind_a_concatenation_is_folded() -> None:
