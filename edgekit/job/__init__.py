@@ -4,7 +4,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import (
@@ -21,6 +21,7 @@ from edgekit.config.runtimes import (
 )
 from edgekit.devices.registry import THIS, Device, PageScheme, find_device
 from edgekit.errors import UsageError, did_you_mean
+from edgekit.images.preprocess import Form
 from edgekit.job import kinds
 from edgekit.job.kinds import OPTION, Option, Own
 from edgekit.measure.settings import Gates, Timing
@@ -41,7 +42,7 @@ ORDERED = ("data", "calibration_data", "labels")
 """The fields whose values in memory keep their form and order."""
 MAKING = (
     *MODEL, "task", "data", "calibration_data", "num_calibration_samples", "calibration_list", "seed", "targets",
-    "recipe", "device_class", "scheme", "output",
+    "recipe", "device_class", "scheme", "preprocessing", "output",
 )  # fmt: skip
 """The fields that decide how bundles are made."""
 MEASURING = ("devices", "wheels", "web_runtime", "web_network", "threads", "warmup", "iterations", "min_speedup")
@@ -181,6 +182,13 @@ class Job:
         "INT8 scheme: w8a8 quantizes weights and activations; w8 quantizes the weights alone, which makes the file "
         "smaller and computes in float.",
         default="the recipe's",
+        advanced=True,
+    )
+    preprocessing: Form = bundle_option(
+        kinds.OneOf(get_args(Form), metavar="FORM"),
+        "Form of preprocessing that the bundles state: exact resizes the whole photo; fast reduces it by 2, 4 or 8 "
+        "before, for which JPEGs needn't be decoded whole. Every loss is measured against float with the exact form.",
+        value="exact",
         advanced=True,
     )
     recipe: str | None = bundle_option(

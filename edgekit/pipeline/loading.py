@@ -128,6 +128,7 @@ def load_job(
     settings, model = settings or settings_of(job), job.model_options
     with reporter.stage(f"load {model.name}"), quiet():
         network = load_network(settings.model, seed=job.seed)
+    network = replace(network, preprocessing=network.preprocessing.in_form(job.preprocessing))
     check_folder(job, network, reporter)
     recipe = for_size(settings.recipe, network.params)
     report_rounding(settings.recipe, recipe, network.params, reporter)

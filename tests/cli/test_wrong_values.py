@@ -63,6 +63,7 @@ WRONG: dict[str, list[Wrong]] = {
     "--recipe": tables(("convnextv3", "gone.toml"), list_recipes(), ("estimator", "architectures")),
     "--precision": text("banana", "INT8", names=("float", "int8")),
     "--scheme": text("w4", "W8", names=("w8a8", "w8")),
+    "--preprocessing": text("quick", "Fast", names=("exact", "fast")),
     "--task": text("regression", "Multi-Label", names=TASKS),
     "--device": [
         *text("pi5", names=("local", "ssh://USER@HOST")),

@@ -54,6 +54,7 @@ def all_stated(tmp_path: Path, photos: Path, finished_run: Path) -> dict[str, An
         "targets": ["onnx"],
         "precisions": ["int8"],
         "scheme": "w8",
+        "preprocessing": "fast",
         "recipe": "default",
         "device_class": "x86-64-v3",
         "force": True,

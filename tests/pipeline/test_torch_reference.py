@@ -6,12 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgekit.images.dataset import Dataset
+from edgekit.images.selection import select
+from edgekit.measure.tasks import task_of
 from edgekit.models.network import Network, torch_logits
 from edgekit.pipeline import reference
-from edgekit.pipeline.job_images import ReferenceInputs
-from edgekit.pipeline.reference import FirstLogits, reserve
+from edgekit.pipeline.job_images import JobImages, ReferenceInputs
+from edgekit.pipeline.reference import FirstLogits, crop_images, reserve
+from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import open_run
 
 
@@ -48,3 +52,23 @@ def test_first_logits_are_kept_or_recalled_or_computed(
             assert np.array_equal(FirstLogits(tiny_convnext).of(crops, inputs, run, "reference"), 2 * logits[:count])
             other = replace(inputs, labels=((1,),))
             assert np.array_equal(FirstLogits(tiny_convnext).of(crops, other, run, "reference"), computed)
+
+
+def test_torch_sees_the_exact_form_and_bundles_that_of_the_network(
+    tiny_convnext: Network, photos: Path, tmp_path: Path
+) -> None:
+    for path in photos.glob("class_[01]/*.png"):
+        larger = tmp_path / "photos" / path.relative_to(photos)
+        larger.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as image:
+            image.resize((200, 160), Image.Resampling.BICUBIC).save(larger)
+    network = replace(tiny_convnext, preprocessing=tiny_convnext.preprocessing.in_form("fast"))
+    dataset = Dataset.open(tmp_path / "photos", network.labels)
+    chosen = select(dataset, 6, 0)
+    exact, fast = (dataset.crop(chosen.samples, each.preprocessing).pixels for each in (tiny_convnext, network))
+    assert not np.array_equal(exact, fast)
+    with open_run(tmp_path / "run") as run:
+        images = JobImages(dataset, chosen, select(dataset, 1, 0), select(dataset, 1, 0))
+        made = crop_images(network, task_of("single-label"), images, tmp_path, run, Reporter(quiet=True))
+    np.testing.assert_array_equal(made.crops.pixels, fast)
+    np.testing.assert_allclose(made.logits, torch_logits(tiny_convnext, exact), rtol=1e-4, atol=1e-5)
