@@ -101,9 +101,8 @@ class DeviceListing:
     def page(self) -> Iterator[str]:
         """A line for each device."""
         for device in self.devices:
-            key = device["trust"] and fingerprint_of(device["trust"])
-            facts = {text: device[name] for name, text in _SHOWN.items()} | {"trusts the key {}": key}
-            yield "  ".join(text.format(value) for text, value in facts.items() if value)
+            facts = {**device, "trust": device["trust"] and fingerprint_of(device["trust"])}
+            yield "  ".join(text.format(facts[name]) for name, text in _SHOWN.items() if facts[name])
         if not self.devices:
             yield NO_DEVICES
 
