@@ -71,4 +71,5 @@ def test_torch_sees_the_exact_form_and_bundles_that_of_the_network(
         images = JobImages(dataset, chosen, select(dataset, 1, 0), select(dataset, 1, 0))
         made = crop_images(network, task_of("single-label"), images, tmp_path, run, Reporter(quiet=True))
     np.testing.assert_array_equal(made.crops.pixels, fast)
+    assert made.logits is not None
     np.testing.assert_allclose(made.logits, torch_logits(tiny_convnext, exact), rtol=1e-4, atol=1e-5)
