@@ -16,11 +16,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 286_813,
+    "tokens": 286_815,
     "tokens a line": 9.87,
     "files": 159,
     "lines of the longest file": 450,
-    "names across walls": 556,
+    "names across walls": 557,
     "pairs of rooms in % of those that the layers allow": 86,
     "class names that exist twice": 0,
 }

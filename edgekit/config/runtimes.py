@@ -29,6 +29,9 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 """Names of Pillow's filters, as `--interpolation` and a bundle's manifest give them."""
 CROP_MODES = ("center", "squash", "border")
 """Ways to fit images of another aspect ratio, as `--crop-mode` and a bundle's manifest give them."""
+Form = Literal["exact", "fast"]
+"""The form of preprocessing: of the whole image, or of an image that is decoded at a fraction of its size."""
+FORMS: tuple[Form, ...] = get_args(Form)
 
 TASKS = {
     "single-label": "an image is of one class",

@@ -11,14 +11,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from io import BytesIO
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from edgekit.config.runtimes import CROP_MODES, INTERPOLATIONS
+from edgekit.config.runtimes import CROP_MODES, INTERPOLATIONS, Form
 from edgekit.errors import BundleError, ImageError, UsageError
 
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
@@ -172,8 +172,6 @@ CHANNELS = (3, 1)
 """Numbers of channels that a network may take: RGB, or grey."""
 MAX_SIDE = 4096
 MAX_PIXELS = 1 << 28
-Form: TypeAlias = Literal["exact", "fast"]
-"""The form of preprocessing: of the whole image, or of an image that is decoded at a fraction of its size."""
 MARGIN = 2.0
 """Margin of the fast form. With 1, ten times as many pixels change by a level; with 3, a frame of 1080 lines that a
 network of 224 pixels classifies isn't reduced at all."""

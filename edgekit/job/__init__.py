@@ -4,24 +4,25 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import (
     CROP_MODES,
+    FORMS,
     INTERPOLATIONS,
     PRECISIONS,
     RUNTIMES,
     SCHEMES,
     TASKS,
     DeviceClass,
+    Form,
     Precision,
     Runtime,
     Scheme,
 )
 from edgekit.devices.registry import THIS, Device, PageScheme, find_device
 from edgekit.errors import UsageError, did_you_mean
-from edgekit.images.preprocess import Form
 from edgekit.job import kinds
 from edgekit.job.kinds import OPTION, Option, Own
 from edgekit.measure.settings import Gates, Timing
@@ -185,7 +186,7 @@ class Job:
         advanced=True,
     )
     preprocessing: Form = bundle_option(
-        kinds.OneOf(get_args(Form), metavar="FORM"),
+        kinds.OneOf(FORMS, metavar="FORM"),
         "Form of preprocessing that the bundles state: exact resizes the whole photo; fast reduces it by 2, 4 or 8 "
         "before, for which JPEGs needn't be decoded whole. Every loss is measured against float with the exact form.",
         value="exact",
