@@ -66,7 +66,7 @@ class Choice:
         ready = passed(self.reports, rows, device)
         if not ready:
             return f"Ship nothing{where}: no run has a bundle that passed."
-        if not self.accuracy_meaningful or len({_metric(row) for row in ready.values()}) > 1:
+        if not _comparable(self.reports, ready):
             return f"Nothing tells which model to ship{where}, because their accuracies can't be compared."
         fastest = min(ready, key=lambda run: ready[run].best_ms)
         limit, best = self.max_p50_ms, self.ships[device]
@@ -101,7 +101,7 @@ class Choice:
     def _remarks(self, device: str, rows: Rows) -> Iterator[str]:
         """Models that another one makes superfluous, accuracies that noise can explain, and other images."""
         ready = passed(self.reports, rows, device)
-        if self.accuracy_meaningful and len({_metric(row) for row in ready.values()}) == 1:
+        if _comparable(self.reports, ready):
             for run, row in ready.items():
                 faster = [(name, other) for name, other in ready.items() if other.best_ms < row.best_ms]
                 alike = [name for name, other in faster if not is_better(row, other)]
@@ -130,8 +130,7 @@ def choose(reports: Mapping[Path, Report], max_p50: float | None = None) -> Choi
 def _shipped(reports: Mapping[str, Report], device: str, max_p50: float | None) -> str | None:
     """RUN/BUNDLE of the bundle to ship to a device; None if there is none."""
     ready = passed(reports, rows_on(reports, device), device)
-    comparable = all(report.model.accuracy_meaningful for report in reports.values())
-    if not comparable or len({_metric(row) for row in ready.values()}) > 1:
+    if not _comparable(reports, ready):
         return None
     within = {run: row for run, row in ready.items() if max_p50 is None or row.best_ms <= max_p50}
     best = max(within, key=lambda run: (_value(within[run]), -within[run].best_ms), default=None)
@@ -142,7 +141,7 @@ def rows_on(reports: Mapping[str, Report], device: str) -> dict[str, Row]:
     """The row of each run that was measured on a device: the one to ship or, without one, the fastest."""
     rows = {}
     for run, report in reports.items():
-        shipped = {advice.device: advice.bundle for advice in report.recommendations}.get(device)
+        shipped = _advised(report, device)
         if measured := report.rows_on(device):
             rows[run] = min(measured, key=lambda row: (row.bundle != shipped, row.precision != "int8", row.p50))
     return rows
@@ -150,12 +149,18 @@ def rows_on(reports: Mapping[str, Report], device: str) -> dict[str, Row]:
 
 def passed(reports: Mapping[str, Report], rows: Rows, device: str) -> dict[str, Row]:
     """Those of the rows whose run ships them to the device."""
-    return {
-        run: row
-        for run, row in rows.items()
-        if row.bundle is not None
-        and (device, row.bundle) in {(a.device, a.bundle) for a in reports[run].recommendations}
-    }
+    return {run: row for run, row in rows.items() if row.bundle and row.bundle == _advised(reports[run], device)}
+
+
+def _advised(report: Report, device: str) -> str | None:
+    """Name of the bundle that a run's report ships to a device; None if it ships none."""
+    return next((advice.bundle for advice in report.recommendations if advice.device == device), None)
+
+
+def _comparable(reports: Mapping[str, Report], rows: Rows) -> bool:
+    """Whether the accuracies of these rows all mean something, and are of one metric."""
+    meaningful = all(report.model.accuracy_meaningful for report in reports.values())
+    return meaningful and len({_metric(row) for row in rows.values()}) <= 1
 
 
 def _metric(row: Row) -> str | None:
