@@ -104,7 +104,7 @@ def _draft(image: Image.Image, reduction: Reduction) -> tuple[int, int, int] | N
     if orientation in (5, 6, 7, 8):  # which a quarter turn makes upright
         width, height = height, width
     factor = reduction(height, width)
-    # A decoder has pixels that are made of fewer at the ends of the sides, which must not become their beginnings.
+    # What is left of the sides is averaged at the right and the bottom; in a turned image, that would be elsewhere.
     if factor == 1 or (orientation != 1 and (width % factor or height % factor)):
         return None
     image.draft(None, (image.width // factor, image.height // factor))
