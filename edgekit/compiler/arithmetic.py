@@ -472,13 +472,11 @@ def activate_before_concatenations(graph: GraphModule) -> int:
     def moved(activation: Node) -> Node | None:
         value = operand(activation)
         layers = _joined_layers(graph, value) if value.target is A.cat.default else []
-        for node in [layer.node for layer in layers]:
-            (reader,) = node.users
-            options = activation.kwargs
-            active = insert(
-                graph, reader, operation_of(activation), node, *activation.args[1:], like=activation, **options
-            )
-            reader.replace_input_with(node, active)
+        operation, options = operation_of(activation), activation.kwargs
+        for layer in layers:
+            (reader,) = layer.node.users
+            active = insert(graph, reader, operation, layer.node, *activation.args[1:], like=activation, **options)
+            reader.replace_input_with(layer.node, active)
         return value if layers else None
 
     graph.graph.eliminate_dead_code()  # a norm that was folded would still read its concatenation
