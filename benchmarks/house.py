@@ -16,8 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 286_820,
-    "tokens a line": 9.88,
+    "tokens": 286_822,
+    "tokens a line": 9.87,
     "files": 159,
     "lines of the longest file": 450,
     "names across walls": 557,

@@ -472,7 +472,8 @@ def activate_before_concatenations(graph: GraphModule) -> int:
     def moved(activation: Node) -> Node | None:
         value = operand(activation)
         layers = _joined_layers(graph, value) if value.target is A.cat.default else []
-        operation, options = operation_of(activation), activation.kwargs
+        operation = operation_of(activation)
+        options = activation.kwargs
         for layer in layers:
             (reader,) = layer.node.users
             active = insert(graph, reader, operation, layer.node, *activation.args[1:], like=activation, **options)

@@ -149,7 +149,9 @@ def rows_on(reports: Mapping[str, Report], device: str) -> dict[str, Row]:
 
 def passed(reports: Mapping[str, Report], rows: Rows, device: str) -> dict[str, Row]:
     """Those of the rows whose run ships them to the device."""
-    return {run: row for run, row in rows.items() if row.bundle and row.bundle == _advised(reports[run], device)}
+    return {
+        run: row for run, row in rows.items() if row.bundle is not None and row.bundle == _advised(reports[run], device)
+    }
 
 
 def _advised(report: Report, device: str) -> str | None:
