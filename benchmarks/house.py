@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 286_822,
+    "tokens": 286_819,
     "tokens a line": 9.87,
     "files": 159,
     "lines of the longest file": 450,

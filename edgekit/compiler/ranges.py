@@ -196,19 +196,19 @@ def _divide(graph: GraphModule, place: _Place, divisor: Tensor) -> None:
     factor.args = (product, add_constant(graph, factor, f"{node.name}.one", 1 / divisor.view(shape)))
 
 
-ROWS_PER_INPUT = (8, 200)
-"""Rows sampled per input of a layer to estimate second moments: of a layer with many inputs, and of one with few, which
-takes more at little cost. More rows change little."""
+ROWS_PER_INPUT = (4, 200)
+"""Rows sampled per input of a layer to estimate second moments: of a layer with more than `WIDE` inputs, and of one
+with fewer, which takes more at little cost. More rows change little."""
 ENOUGH_ROWS = 20_000
-"""Rows from which on a layer needs no more than the smaller number per input."""
+"""Largest number of rows of a layer with at most `WIDE` inputs."""
 STRIP = 256
 """Inputs whose products with all later inputs are computed at once."""
 
 
 def most_rows(inputs: int) -> int:
     """Largest number of rows of all images from which second moments of this many inputs are estimated."""
-    least, most = (each * inputs for each in ROWS_PER_INPUT)
-    return max(least, min(most, ENOUGH_ROWS))
+    of_wide, of_narrow = ROWS_PER_INPUT
+    return of_wide * inputs if inputs > WIDE else min(of_narrow * inputs, ENOUGH_ROWS)
 
 
 def positions_of(layer: DenseLayer) -> int:
