@@ -14,8 +14,8 @@ from timm.layers.create_norm import get_norm_layer
 from timm.models.maxxvit import MaxxVit, MaxxVitCfg, MaxxVitStage, MaxxVitTransformerCfg
 from torch import nn
 
-from edgekit.compat.open_clip import build_vision_tower
 from edgekit.models.checkpoint import randomize
+from edgekit.models.compat import build_vision_tower
 from edgekit.models.open_clip_source import ImageClassifier, deployable
 from edgekit.support.libraries import import_needed
 

@@ -81,7 +81,7 @@ package, backend = (types.ModuleType(name) for name in names)
 package.Telemetry, backend.backend_ga4 = Client, None
 sys.modules.update(zip(names, (package, backend)))
 if sys.argv[2] == "hidden":
-    __import__("edgekit.compat." + sys.argv[1])
+    __import__({"openvino": "edgekit.compat.openvino", "nncf": "edgekit.compiler.nncf_compat"}[sys.argv[1]])
 else:
     __import__(sys.argv[1])
 print(bool(made), sys.modules["openvino_telemetry"] is package)
@@ -197,7 +197,7 @@ def test_the_interpreter_lists_operations_by_name(tiny_models: Path) -> None:
 def test_typer_raises_the_usage_error(arguments: list[str]) -> None:
     import typer
 
-    from edgekit.compat.typer import usage_error
+    from edgekit.cli.compat import usage_error
 
     app = typer.Typer()
     app.command("one")(lambda value: None)
@@ -211,7 +211,7 @@ def test_typer_raises_the_usage_error(arguments: list[str]) -> None:
 def test_typer_tells_which_command_was_meant() -> None:
     import typer
 
-    from edgekit.compat.typer import command_path, options_of, subcommands, usage_error
+    from edgekit.cli.compat import command_path, options_of, subcommands, usage_error
 
     app, more = typer.Typer(), typer.Typer()
     more.command("a")(lambda: None)
@@ -230,8 +230,8 @@ def test_parameters_show_no_types_and_keep_what_was_typed(
     import typer
     from typer.core import TyperCommand
 
-    from edgekit.compat.typer import Argument, usage_error
-    from edgekit.compat.typer import PlainOption as Option
+    from edgekit.cli.compat import Argument, usage_error
+    from edgekit.cli.compat import PlainOption as Option
 
     def own(
         files: list[Path],
@@ -274,7 +274,7 @@ def test_parameters_show_no_types_and_keep_what_was_typed(
 def test_torch_operations_that_write_into_their_input() -> None:
     import torch
 
-    from edgekit.compat.torch import out_of_place
+    from edgekit.compiler.torch_compat import out_of_place
 
     aten = torch.ops.aten
     assert out_of_place(aten.relu_.default) is aten.relu.default
@@ -286,7 +286,7 @@ def test_torch_operations_that_write_into_their_input() -> None:
 def test_a_graph_s_code_is_compiled_when_it_is_called() -> None:
     import torch
 
-    from edgekit.compat.torch import compiled
+    from edgekit.compiler.torch_compat import compiled
     from tests.helpers.graphs import export_graph
 
     graph = export_graph(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Flatten()), (1, 3, 2, 2))
@@ -306,7 +306,7 @@ def test_fake_tensors_work_with_a_graph_s_real_weights() -> None:
     import torch
     from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-    from edgekit.compat.torch import fake_tensors
+    from edgekit.compiler.torch_compat import fake_tensors
 
     image = torch.zeros(1, 3)
     graph = torch.export.export(torch.nn.Linear(3, 4), (image,)).module(check_guards=False)
@@ -324,7 +324,7 @@ def test_q_and_dq_give_torch_s_own_values(low: int, high: int, kind: str) -> Non
     import torch
     from torch.ao.quantization.fx import _decomposed
 
-    import edgekit.compat.torch  # noqa: F401  (registers the kernels)
+    import edgekit.compiler.torch_compat  # noqa: F401  (registers the kernels)
 
     grid = (0.037, (low + high) // 3, low, high, getattr(torch, kind))
     for x in (torch.randn(1, 8, 40, 40) * 5, torch.randn(3, 4).half(), torch.tensor([])):
@@ -347,7 +347,7 @@ class _Harmful:
 def test_an_exported_graph_is_loaded_without_running_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from edgekit.compat.torch import weights_only_loads
+    from edgekit.compiler.torch_compat import weights_only_loads
 
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     file = io.BytesIO()
@@ -366,7 +366,7 @@ def test_an_exported_graph_is_loaded_without_running_its_code(monkeypatch: pytes
 def test_timm_names_a_checkpoints_filter_by_convention() -> None:
     import torch
 
-    from edgekit.compat.checkpoints import checkpoint_filter
+    from edgekit.models.compat import checkpoint_filter
 
     rename = checkpoint_filter("convnextv2_atto")
     assert rename is not None
@@ -375,7 +375,7 @@ def test_timm_names_a_checkpoints_filter_by_convention() -> None:
 
 
 def test_torchvision_renames_the_tensors_of_published_densenets() -> None:
-    from edgekit.compat.checkpoints import renamed_as_published
+    from edgekit.models.compat import renamed_as_published
 
     state = {"features.denseblock1.denselayer1.norm.1.weight": 1}
     assert renamed_as_published("densenet121", state) == {"features.denseblock1.denselayer1.norm1.weight": 1}
@@ -387,7 +387,7 @@ def test_open_clip_converts_a_checkpoint_before_it_loads_it() -> None:
     import torch
     from torch import nn
 
-    from edgekit.compat.open_clip import present_layout
+    from edgekit.models.compat import present_layout
 
     class Model(nn.Module):
         logit_bias = None
@@ -405,7 +405,7 @@ def test_an_image_tower_of_open_clip_is_built_alone() -> None:
     library = pytest.importorskip("open_clip", reason="needs the open-clip extra")
     import torch
 
-    from edgekit.compat.open_clip import build_vision_tower, keep_first_query
+    from edgekit.models.compat import build_vision_tower, keep_first_query
 
     config = library.get_model_config("coca_ViT-B-32")
     config["vision_cfg"] |= {"layers": 1, "image_size": 32}
@@ -490,7 +490,7 @@ def test_torch_traces_code_that_reads_tensors() -> None:
     import torch
     from torch import nn
 
-    from edgekit.compat.torch import trace_with_values
+    from edgekit.compiler.torch_compat import trace_with_values
 
     class Shaped(nn.Module):
         def __init__(self) -> None:
@@ -510,7 +510,7 @@ def test_layer_normalization_of_onnx2pytorch_is_replaced() -> None:
     import torch
     from onnx import TensorProto, helper
 
-    from edgekit.compat.onnx2pytorch import convert
+    from edgekit.models.compat import convert
 
     sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in ("x", "y")]
     weights = [helper.make_tensor(name, TensorProto.FLOAT, [3], [1.0, 2.0, 3.0]) for name in ("scale", "bias")]
@@ -526,7 +526,7 @@ def test_layer_normalization_of_onnx2pytorch_is_replaced() -> None:
 def test_threads_that_call_a_graph_for_the_first_time_compile_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from edgekit.compat.torch import lazily_compiled
+    from edgekit.compiler.torch_compat import lazily_compiled
 
     codes: list[Any] = []
     python_code, together = torch.fx.Graph.python_code, Barrier(8)
@@ -556,8 +556,8 @@ def test_blocks_that_replace_functions_of_libraries_take_turns() -> None:
     from nncf.torch.engine import PTEngine
     from torch.export import exported_program
 
-    from edgekit.compat.nncf import collecting_by
     from edgekit.compat.torch_export import decomposing_by_node
+    from edgekit.compiler.nncf_compat import collecting_by
 
     blocks: list[tuple[Callable[[], AbstractContextManager[None]], Any, str]] = [
         (lambda: collecting_by(lambda network, images: None, nullcontext()), PTEngine, "infer"),
@@ -583,7 +583,7 @@ def test_blocks_that_replace_functions_of_libraries_take_turns() -> None:
 
 
 def test_nncf_s_quantizer_has_the_parameters_that_edgekit_passes() -> None:
-    from edgekit.compat.nncf import RangeEstimatorParametersSet, quantize_pt2e
+    from edgekit.compiler.nncf_compat import RangeEstimatorParametersSet, quantize_pt2e
 
     arguments = {
         "subset_size",
@@ -625,7 +625,7 @@ def test_nncf_still_reduces_each_weight_for_each_image(monkeypatch: pytest.Monke
 
 
 def test_torchao_s_specification_has_the_fields_that_edgekit_sets() -> None:
-    from edgekit.compat.torchao import QuantizationAnnotation, QuantizationSpec, Quantizer
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 
     fields = ["dtype", "observer_or_fake_quant_ctr", "quant_min", "quant_max", "qscheme", "ch_axis"]
     assert list(inspect.signature(QuantizationSpec).parameters)[: len(fields)] == fields

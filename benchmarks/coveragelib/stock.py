@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.fx import GraphModule
 
-from edgekit.compat.nncf import nncf
 from edgekit.compat.openvino import openvino
 from edgekit.compiler.graph import example_input
+from edgekit.compiler.nncf_compat import nncf
 from edgekit.measure.accuracy import snr_db
 from edgekit.support.libraries import quiet
 

@@ -18,9 +18,9 @@ from benchmarks.peerlib.candidates import ACCURATE, BF16, PERCENTILE, Candidate
 from benchmarks.peerlib.converters import convert_mnn, convert_ncnn
 from benchmarks.peerlib.executorch import convert_executorch
 from benchmarks.peerlib.wheels import WHEELS
-from edgekit.compat.nncf import nncf
 from edgekit.compat.openvino import openvino
 from edgekit.compat.telemetry import hidden_telemetry
+from edgekit.compiler.nncf_compat import nncf
 from edgekit.config.runtimes import DeviceClass
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.files import replacing

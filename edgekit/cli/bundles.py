@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import api
+from edgekit.cli.compat import REQUIRED
 from edgekit.cli.frame import BUNDLE, BUNDLES, COMMANDS, MORE, NEEDED, Answer, all_pass, argument, command
-from edgekit.compat.typer import REQUIRED
 from edgekit.devices.registry import LOCAL
 from edgekit.job import OF_BUNDLE, Job
 from edgekit.job.kinds import Each, Number, Place, Text, own

@@ -27,8 +27,8 @@ from typer.main import get_install_completion_arguments
 
 from edgekit import __version__, api
 from edgekit.cli import COMMAND, COMPLETION
+from edgekit.cli.compat import Argument, PlainOption, command_path, options_of, subcommands, usage_error
 from edgekit.cli.completion import OFFERS
-from edgekit.compat.typer import Argument, PlainOption, command_path, options_of, subcommands, usage_error
 from edgekit.errors import UsageError, as_sentences
 from edgekit.job import declarations, fields_with_defaults, kinds
 from edgekit.job.kinds import Own, own, spelled

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit import api
+from edgekit.cli.compat import REQUIRED
 from edgekit.cli.frame import COMMANDS, FIELDS, MODELS, MORE, NAMES, Answer, all_pass, argument, command, model_argument
-from edgekit.compat.typer import REQUIRED
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import PRECISIONS, DeviceClass
 from edgekit.errors import EdgekitError, MissingExtraError, OutputError, UsageError

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekit.compat.nncf import RangeEstimatorParametersSet, collecting_by, nncf, quantize_pt2e
-from edgekit.compat.torch import lazily_compiled
 from edgekit.compiler.execution import at_once, side_by_side, threads
 from edgekit.compiler.graph import keep_constants_in, set_bias, store_of
 from edgekit.compiler.layers import (
@@ -36,6 +34,7 @@ from edgekit.compiler.layers import (
     set_quantized_values,
     weight_quantizer_of,
 )
+from edgekit.compiler.nncf_compat import RangeEstimatorParametersSet, collecting_by, nncf, quantize_pt2e
 from edgekit.compiler.placement import (
     Placement,
     RuntimeLowering,
@@ -57,6 +56,7 @@ from edgekit.compiler.ranges import (
     widen_scales,
 )
 from edgekit.compiler.rounding import Hessians, fit_weights, round_weights
+from edgekit.compiler.torch_compat import lazily_compiled
 from edgekit.config.recipes import Estimator, Recipe
 from edgekit.config.runtimes import LayerKind
 from edgekit.errors import CompileError

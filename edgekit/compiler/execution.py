@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 
-from edgekit.compat.torch import fake_tensors
+from edgekit.compiler.torch_compat import fake_tensors
 from edgekit.config import runtimes
 from edgekit.support.probe import available_cores
 from edgekit.support.progress import Step, no_step

@@ -30,7 +30,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import Argument, map_arg
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from edgekit.compat.torch import (
+from edgekit.compiler.torch_compat import (
     WRAPPERS,
     compiled,
     fake_tensors,

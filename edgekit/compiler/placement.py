@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e.observer import MinMaxObserver, PerChannelMinMaxObserver
+from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec
+from torchao.quantization.pt2e.quantizer import Quantizer as TorchQuantizer
 
-from edgekit.compat.torchao import MinMaxObserver, PerChannelMinMaxObserver, QuantizationAnnotation, QuantizationSpec
-from edgekit.compat.torchao import Quantizer as TorchQuantizer
 from edgekit.compiler.graph import (
     A,
     Operation,

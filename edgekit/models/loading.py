@@ -14,11 +14,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from edgekit.compat.checkpoints import checkpoint_filter
 from edgekit.compiler.execution import keep_to_available_cores
 from edgekit.errors import BundleError, EdgekitError, ModelError, UsageError, WeightsError
 from edgekit.images.dataset import Dataset
 from edgekit.models.checkpoint import Checkpoint, fetch_repository, open_checkpoint, random_images, run_on_rgb_or_grey
+from edgekit.models.compat import checkpoint_filter
 from edgekit.models.description import CONFIG, IMAGENET_CLASSES, choose_labels, describe_folder
 from edgekit.models.module_source import FactorySource, ModuleSource
 from edgekit.models.network import ModelSource, Network, Rename, check_finite, classes_of_head, own_tensors

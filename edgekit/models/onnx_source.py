@@ -21,10 +21,10 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
 
-from edgekit.compat.onnx2pytorch import convert
-from edgekit.compat.torch import trace_with_values
+from edgekit.compiler.torch_compat import trace_with_values
 from edgekit.errors import EdgekitError, ModelError, UsageError
 from edgekit.images.preprocess import CHANNELS
+from edgekit.models.compat import convert
 from edgekit.models.description import stored_names
 from edgekit.models.network import LoadedModule, ModelSource, state_sha256
 from edgekit.models.options import ONNX_SUFFIX, ModelOptions

@@ -12,9 +12,9 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgekit.compat.open_clip import build_vision_tower, keep_first_query, present_layout
 from edgekit.errors import HubError, ModelError, UsageError, WeightsError
 from edgekit.models.checkpoint import fetch, hub_error, open_checkpoint, randomize
+from edgekit.models.compat import build_vision_tower, keep_first_query, present_layout
 from edgekit.models.description import IMAGENET_CLASSES, read_labels, resolve_labels
 from edgekit.models.network import LoadedModule, ModelSource, State, fit_weights, state_sha256
 from edgekit.models.options import InferredNote, ModelOptions

@@ -9,9 +9,9 @@ import timm
 from timm.models import PretrainedCfg
 from torch import nn
 
-from edgekit.compat.checkpoints import checkpoint_filter
 from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.models.checkpoint import fetch, hub_error, load_weights, randomize
+from edgekit.models.compat import checkpoint_filter
 from edgekit.models.network import (
     LoadedModule,
     ModelSource,

@@ -10,9 +10,9 @@ import torch
 import torchvision
 from torch import nn
 
-from edgekit.compat.checkpoints import renamed_as_published
 from edgekit.errors import HubError, ModelError, UsageError, WeightsError
 from edgekit.models.checkpoint import build_fitted, load_weights, parameters_without_memory, randomize
+from edgekit.models.compat import renamed_as_published
 from edgekit.models.network import (
     LoadedModule,
     ModelSource,

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch.fx import GraphModule
 
-from edgekit.compat.torch import compiled
 from edgekit.compat.torch_export import decomposing_by_node
 from edgekit.compiler.graph import example_input, layer_name, operand
 from edgekit.compiler.layers import DEQUANTIZE_CHANNELS, quantizers
 from edgekit.compiler.layouts import pad_depthwise
 from edgekit.compiler.placement import fold_weights
+from edgekit.compiler.torch_compat import compiled
 from edgekit.config.runtimes import DeviceClass, Runtime
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.onnx.engine import REARRANGING, OnnxGraph, read_onnx

@@ -8,11 +8,11 @@ import torch
 from torch.fx import GraphModule
 
 from edgekit.compat.openvino import openvino
-from edgekit.compat.torch import compiled
 from edgekit.compat.torch_export import decomposing_by_node
 from edgekit.compiler.graph import A, add_constant, constant, example_input, insert, operand, replace_layer
 from edgekit.compiler.layers import DEQUANTIZE_CHANNELS, quantizers
 from edgekit.compiler.placement import fold_weights
+from edgekit.compiler.torch_compat import compiled
 from edgekit.config.runtimes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.openvino.workarounds import shield_extremes, shield_reshapes, split_reductions

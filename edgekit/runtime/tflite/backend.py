@@ -19,7 +19,6 @@ from litert_torch.quantize import pt2e_quantizer, quant_config
 from torch.fx import GraphModule, Node
 
 from edgekit.compat.litert_torch import keep_layout_marks, register_rewriters
-from edgekit.compat.torch import compiled
 from edgekit.compat.torch_export import decomposing_by_node
 from edgekit.compiler.graph import (
     A,
@@ -46,6 +45,7 @@ from edgekit.compiler.layers import (
     quantizers,
 )
 from edgekit.compiler.placement import ACTIVATIONS
+from edgekit.compiler.torch_compat import compiled
 from edgekit.config.runtimes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.tflite.engine import F16, F16_OFFERED
