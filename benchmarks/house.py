@@ -16,12 +16,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 286_819,
-    "tokens a line": 9.87,
-    "files": 159,
+    "tokens": 286_859,
+    "tokens a line": 9.88,
+    "files": 156,
     "lines of the longest file": 450,
-    "names across walls": 557,
-    "pairs of rooms in % of those that the layers allow": 86,
+    "names across walls": 529,
+    "pairs of rooms in % of those that the layers allow": 75,
     "class names that exist twice": 0,
 }
 """The largest value of each figure. Tokens and lines are those of code, without comments, docstrings and layout. A wall

@@ -23,18 +23,23 @@ from edgekit.devices.registry import LOCAL, THIS, Device
 from edgekit.errors import UsageError, did_you_mean
 from edgekit.job import MAKING, MEASURING, MOST_THREADS, Job, declarations, fields_with_defaults, kinds
 from edgekit.job.kinds import SPELLING, Duration, Number, Own, Text, own, spelled
-from edgekit.job.saved import bundles_of, job_of
+from edgekit.job.saved import in_memory, job_of
 from edgekit.support.child_process import interruptible, noting
 from edgekit.support.libraries import OfProcess, let_threads_sleep
 from edgekit.support.libraries import quiet as silent
 
 if TYPE_CHECKING:
     from edgekit.devices.push import Pushed
-    from edgekit.devices.remote import Benchmark
     from edgekit.measure.evaluation import BundleEvaluation
+    from edgekit.measure.inspect_bundle import Classification
     from edgekit.measure.task import Metric
+    from edgekit.pipeline.builder import CompiledBundles, QuantizedGraphs
+    from edgekit.pipeline.deploy import PlannedRun
+    from edgekit.pipeline.plan import Plan, RecipeRewrites
+    from edgekit.report.answer import Benchmark
     from edgekit.report.compare import Comparison
     from edgekit.report.document import Report
+    from edgekit.report.sensitivity_document import Sensitivity
     from edgekit.runtime import Session
     from edgekit.runtime.bundle import Bundle
     from edgekit.support.progress import Reporter
@@ -157,28 +162,6 @@ def _takes(*names: str) -> Callable[[Call], Call]:
     return taking
 
 
-def _job(model: Any, transform: Any, name: str | None, options: dict[str, Any], images: Any = None) -> Job:
-    """The job of a model, which may be a network in memory, and of the options that were stated.
-
-    Without a transform, a network in memory gets that of the images.
-    """
-    if not isinstance(model, str | os.PathLike):
-        from edgekit.images.dataset import transform_of
-        from edgekit.models.module_source import name_of
-        from edgekit.models.options import ModelOptions
-
-        own = transform if transform is not None else transform_of(images)
-        model = ModelOptions(name=name or name_of(model), module=model, transform=own)
-    elif transform is not None or name is not None:
-        parameter = "name" if transform is None else "transform"
-        raise UsageError(
-            f"{parameter} was given for the model '{model}'",
-            valid=f"a {parameter} for a network in memory",
-            fix="Leave it out, or state imgsz, mean, std, interpolation, crop_pct and crop_mode",
-        )
-    return job_of(model, options)
-
-
 _on_stderr = OfProcess(lambda: redirect_stdout(cast(TextIO, sys.__stderr__)))
 
 
@@ -228,7 +211,8 @@ def deploy(
     Raises:
         InputError: a value, the images or the model are not usable; nothing was written.
     """
-    return deploy_job(replace(_job(model, transform, name, {"data": data, **options}, data), metric=metric), quiet)
+    job = job_of(in_memory(model, transform, name, data), {"data": data, **options})
+    return deploy_job(replace(job, metric=metric), quiet)
 
 
 def deploy_job(job: Job, quiet: bool) -> Run:
@@ -240,6 +224,66 @@ def deploy_job(job: Job, quiet: bool) -> Run:
 
         report = pipeline.deploy(job, reporter, improvements_of if job.repair else None)
     return Run(job.folder.absolute(), report)
+
+
+def plan_job(job: Job, quiet: bool) -> PlannedRun:
+    """Check a job and plan its run, as `--dry-run` does."""
+    job.check()
+    with running(quiet) as reporter:
+        from edgekit.pipeline.deploy import plan
+
+        return plan(job, reporter)
+
+
+def quantize_job(job: Job, quiet: bool) -> QuantizedGraphs:
+    """Check a job and write its quantized graphs, as `edgekit quantize` does."""
+    if job.calibration_data is None:
+        job.check_data()
+    job.check_output()
+    with running(quiet) as reporter:
+        from edgekit.pipeline.builder import quantize_model
+
+        return quantize_model(job, reporter)
+
+
+def compile_job(job: Job, graphs: Path | None, quiet: bool) -> CompiledBundles:
+    """Compile a checked job's model in float, or the graphs that `quantize_job` wrote to a folder."""
+    with running(quiet) as reporter:
+        from edgekit.pipeline.builder import compile_graphs, compile_model
+
+        return compile_model(job, reporter) if graphs is None else compile_graphs(graphs, job.folder, reporter)
+
+
+def analyse_job(job: Job, quiet: bool) -> Sensitivity:
+    """Measure the sensitivity of a checked job's layers, as `edgekit sensitivity` does."""
+    with running(quiet) as reporter:
+        from edgekit.tuning.sensitivity import analyse
+
+        return analyse(job, reporter)
+
+
+def predict_job(job: Job, first: Device, device_class: str | None, memory: int | None, quiet: bool) -> Plan:
+    """Predict what a job needs and makes, as `edgekit plan` does, on a machine with `memory` bytes."""
+    with running(quiet):
+        from edgekit.pipeline.plan import predict
+
+        return predict(job, first, device_class, memory)
+
+
+def classify_job(job: Job, bundle: Path, images: Sequence[Path], top: int | None, quiet: bool) -> Classification:
+    """The best labels of images, or the most similar images of the job's data, as `edgekit classify` prints them."""
+    from edgekit.measure.inspect_bundle import classify_images
+    from edgekit.support.progress import Reporter
+
+    return classify_images(bundle, images, top, job.threads, job.data, Reporter(quiet), job.threshold)
+
+
+def rewrites_of(recipe: str, quiet: bool) -> RecipeRewrites:
+    """The rewrites of a recipe, as `edgekit targets --recipe` lists them."""
+    with running(quiet):
+        from edgekit.pipeline.plan import list_rewrites
+
+        return list_rewrites(recipe)
 
 
 @_takes(*(name for name in MAKING if name not in ("data", "calibration_data", "targets")))
@@ -269,7 +313,7 @@ def quantize(
         StageError: The model could not be calibrated or compiled.
     """
     stated = {**options, "calibration_data": images, "targets": [target], "precisions": ["int8"]}
-    job = _job(model, transform, name, stated, images)
+    job = job_of(in_memory(model, transform, name, images), stated)
     if options.get("output") is None:  # a measured run keeps its bundles
         job = replace(job, output=job.folder.with_name(f"{job.folder.name}-quantized"))
     with running(quiet) as reporter:
@@ -334,7 +378,7 @@ def evaluate(
         quiet: Show no progress.
         options: Fields of the job.
     """
-    from edgekit.measure.evaluation import Scale, evaluate_bundles
+    from edgekit.measure.evaluation import Scale, bundles_of, evaluate_bundles
     from edgekit.support.run_folder import check_output
 
     paths, job = bundles_of(_paths(bundles)), Job.of("", {"data": data, **options})
@@ -403,6 +447,7 @@ def benchmark(
         options: Fields of the job.
     """
     from edgekit.devices.remote import benchmark_devices
+    from edgekit.measure.evaluation import bundles_of
 
     paths, job = bundles_of(_paths(bundles)), Job.of("", options)
     if sustain_s is not None and job.iterations is not None:

@@ -112,13 +112,11 @@ def inspect(
     """
     from edgekit.devices.registry import find_machine
     from edgekit.devices.remote import inspect_on
-    from edgekit.measure.inspect_bundle import BundleInspection
     from edgekit.support.progress import Reporter
 
     job = Job.of("", stated)
     inspection = inspect_on(find_machine(device, job.wheels), bundle, job.threads, Reporter(quiet=json_))
-    error = inspection.golden_error if isinstance(inspection, BundleInspection) else None
-    return Answer(inspection, error=error)
+    return Answer(inspection, error=inspection.golden_error)
 
 
 @command(
@@ -152,11 +150,7 @@ def classify(
     With a bundle that gives vectors, prints the images of --data that are
     most similar, with the cosine.
     """
-    from edgekit.measure.inspect_bundle import classify_images
-    from edgekit.support.progress import Reporter
-
-    job = Job.of("", stated)
-    return Answer(classify_images(bundle, images, top, job.threads, job.data, Reporter(quiet=json_), job.threshold))
+    return Answer(api.classify_job(Job.of("", stated), bundle, images, top, quiet=json_))
 
 
 @command(MORE)

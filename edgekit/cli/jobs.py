@@ -10,6 +10,7 @@ from edgekit.cli.compat import REQUIRED
 from edgekit.cli.frame import COMMANDS, FIELDS, MODELS, MORE, NAMES, Answer, all_pass, argument, command, model_argument
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import PRECISIONS, DeviceClass
+from edgekit.devices.registry import THIS, find_machine
 from edgekit.errors import EdgekitError, MissingExtraError, OutputError, UsageError
 from edgekit.job import DEMO, EVERY_CORE, MAKING, MODEL, Job, flag_of
 from edgekit.job.kinds import Each, Number, OneOf, Place, Text, own
@@ -18,7 +19,6 @@ from edgekit.models.demo import OUTPUT
 from edgekit.support.files import check_file, replace_text, writing
 
 if TYPE_CHECKING:
-    from edgekit.pipeline.deploy import PlannedRun
     from edgekit.report.document import Report
 
 ONE_MODEL = model_argument(f"A {MODELS}.")
@@ -139,7 +139,7 @@ def _run_all(jobs: list[Job], quiet: bool, dry_run: bool) -> Answer:
 def _run(job: Job, quiet: bool, dry_run: bool) -> Answer:
     """Run or plan the job."""
     if dry_run:
-        return Answer(_planned(job, quiet))
+        return Answer(api.plan_job(job, quiet))
     run = api.deploy_job(job, quiet)
     return Answer(
         run.report,
@@ -147,14 +147,6 @@ def _run(job: Job, quiet: bool, dry_run: bool) -> Answer:
         last=("", f"Report: {job.folder}/report.html"),
         passed=run.passed,
     )
-
-
-def _planned(job: Job, quiet: bool) -> "PlannedRun":
-    job.check()
-    with api.running(quiet) as reporter:
-        from edgekit.pipeline.deploy import plan
-
-        return plan(job, reporter)
 
 
 @command(
@@ -168,14 +160,7 @@ def quantize(stated: dict[str, Any], quiet: bool, model: str = ONE_MODEL) -> Ans
 
     `edgekit compile` turns the graphs into int8 bundles.
     """
-    job = Job.of(model, stated)
-    if job.calibration_data is None:
-        job.check_data()
-    job.check_output()
-    with api.running(quiet) as reporter:
-        from edgekit.pipeline.builder import quantize_model
-
-        quantized = quantize_model(job, reporter)
+    quantized = api.quantize_job(Job.of(model, stated), quiet)
     return Answer(quantized, quantized.graphs, passed=not quantized.failures)
 
 
@@ -211,10 +196,7 @@ def compile_(
         )
     elif job.output is None:
         raise UsageError("no output folder was given", valid="a new folder", fix="Name one with --output FOLDER")
-    with api.running(quiet) as reporter:
-        from edgekit.pipeline.builder import compile_graphs, compile_model
-
-        compiled = compile_graphs(Path(source), job.folder, reporter) if of_graphs else compile_model(job, reporter)
+    compiled = api.compile_job(job, Path(source) if of_graphs else None, quiet)
     return Answer(compiled, compiled.bundles, passed=not compiled.failures)
 
 
@@ -254,10 +236,7 @@ def sensitivity(
     job = _of_analysis(job_of(model_or_demo, stated), stated)
     job.check()
     announce(model_or_demo, job, quiet)
-    with api.running(quiet) as reporter:
-        from edgekit.tuning.sensitivity import analyse
-
-        analysis = analyse(job, reporter)
+    analysis = api.analyse_job(job, quiet)
     return Answer(
         analysis,
         steps=analysis.steps(job.folder),
@@ -306,41 +285,15 @@ def plan(
     Also gives the latency at the nominal peak rate of the device's class, and
     names int8 bundles that will hardly be faster than float there.
     """
-    from edgekit.support.progress import Reporter, loading
-
     job = Job.of(model, stated)
-    cls, is_here = _class_of(device, device_class)
-    with loading(Reporter(quiet)):
-        from edgekit.compiler.rewrites import REWRITES
-        from edgekit.pipeline.plan import plan_model
-    chosen = Recipe.load(job.recipe, REWRITES) if job.recipe else None
-    bytes_ = None if memory is None else int(memory * 2**30)
-    planned = plan_model(job.model_options, job.targets, cls, chosen, memory_of_class=not is_here, memory=bytes_)
-    return Answer(planned, planned.page("this machine" if memory is None else "the machine"))
-
-
-def _class_of(device: str | None, device_class: str | None) -> tuple[DeviceClass | None, bool]:
-    """The class of the device, and whether it is this machine."""
-    from edgekit.devices.registry import THIS, find_machine
-
+    if device is not None and device_class is not None:
+        raise UsageError("--device and --device-class were both given", fix="Leave one of them out")
+    first = find_machine(device) if device else THIS
     if device_class is not None:
-        if device is not None:
-            raise UsageError("--device and --device-class were both given", fix="Leave one of them out")
-        return DeviceClass.load(device_class if not device_class.endswith(".toml") else Path(device_class)), False
-    chosen = find_machine(device) if device else THIS
-    if chosen == THIS:
-        name = DeviceClass.of_host()
-        return (DeviceClass.load(name) if name else None), True
-    from edgekit.devices.setup import class_of_remote
-
-    name = class_of_remote(chosen)
-    if name is None:
-        raise UsageError(
-            f"no device class fits '{chosen.name}'",
-            valid=f"{', '.join(DeviceClass.listed())}, or the path of a TOML file",
-            fix="Name the class with --device-class",
-        )
-    return DeviceClass.load(name), False
+        DeviceClass.load(device_class)
+    bytes_ = None if memory is None else int(memory * 2**30)
+    planned = api.predict_job(job, first, device_class, bytes_, quiet)
+    return Answer(planned, planned.page("this machine" if memory is None else "the machine"))
 
 
 @command(MORE, *(name for name in MODEL if name != "weights"), "data", "seed")
@@ -526,15 +479,6 @@ def targets(
     from edgekit.config.recipes import list_catalogue
 
     if recipe is not None:
-        return _rewrites(recipe, json_)
+        Recipe.load(recipe)
+        return Answer(api.rewrites_of(recipe, json_))
     return Answer(list_catalogue())
-
-
-def _rewrites(recipe: str, quiet: bool) -> Answer:
-    from edgekit.config.recipes import list_rewrites
-    from edgekit.support.progress import Reporter, loading
-
-    Recipe.load(recipe)
-    with loading(Reporter(quiet)):
-        from edgekit.compiler.rewrites import REWRITES
-    return Answer(list_rewrites(recipe, REWRITES))

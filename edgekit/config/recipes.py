@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from edgekit.config.runtimes import (
-    PRECISIONS,
     RUNTIMES,
     DeviceClass,
     LayerKind,
@@ -22,7 +21,6 @@ from edgekit.config.runtimes import (
     unknown,
 )
 from edgekit.errors import ProfileError, as_sentences, did_you_mean
-from edgekit.support.libraries import import_needed
 
 Estimator: TypeAlias = Literal["histogram", "minmax", "mse"]
 """Estimators of activation ranges."""
@@ -222,12 +220,10 @@ class Recipe:
         )
         return replace(self, targets={**self.targets, target: row})
 
-    def to_toml(self, comment: str) -> str:
-        """The recipe as TOML, from which `load` reads the same one. MissingExtraError without tomlkit."""
-        toml = import_needed("tomlkit", "cli")
+    def table(self) -> dict[str, Any]:
+        """The table of a TOML file from which `load` reads the same recipe."""
         table = asdict(self)
-        text: str = toml.dumps(_without_defaults(table.pop("targets") | table))
-        return "".join(f"# {line}\n" for line in comment.splitlines()) + text
+        return _without_defaults(table.pop("targets") | table)
 
     @staticmethod
     def parse(table: Mapping[str, Any], where: str, rewrites: Collection[str] | None = None) -> "Recipe":
@@ -406,64 +402,3 @@ def list_catalogue() -> Catalogue:
         device_classes=tuple(Described(row.name, row.description) for row in classes),
         recipes=tuple(Described(row.name, row.description) for row in recipes),
     )
-
-
-@dataclass(frozen=True)
-class ListedRewrites:
-    """The rewrites that a table of a recipe enables for the bundles of one precision."""
-
-    target: str
-    """Runtime of the table."""
-    on: str | None
-    """Pattern of device classes of a table under `on`; None for the runtime's own table."""
-    device_classes: tuple[str, ...]
-    """Shipped device classes to which the table applies, sorted by name."""
-    precision: Precision
-    """Whether the list is for float or INT8 bundles."""
-    rewrites: tuple[str, ...]
-    """Names of the rewrites in the order of application."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecipeRewrites:
-    """The document of `edgekit targets --recipe`."""
-
-    schema_version: Literal[1] = 1
-    """Version of this document's format."""
-    name: str
-    """Name of the recipe."""
-    description: str
-    """One sentence about the recipe."""
-    rewrites: tuple[ListedRewrites, ...]
-    """The list of each table and precision, with `add` and `drop` applied."""
-
-    def page(self) -> Iterator[str]:
-        """The recipe, then a line for each table of device classes and for each precision."""
-        yield f"{self.name}: {self.description}"
-        for row in self.rewrites:
-            table = f"[{row.target}]" if row.on is None else f'[{row.target}.on."{row.on}"]'
-            if row.precision == "float":
-                yield f"{table} {', '.join(row.device_classes)}".rstrip()
-            yield f"  {row.precision:<5}  {', '.join(row.rewrites) or 'none'}"
-
-
-def list_rewrites(recipe_name: str, passes: Collection[str]) -> RecipeRewrites:
-    """List the rewrites of a recipe, given by name or file. `passes` are all rewrites in their order of application.
-
-    Raises ProfileError as `Recipe.load` does.
-    """
-    recipe = Recipe.load(recipe_name, passes)
-    listed = []
-    for target, row in recipe.targets.items():
-        for pattern, variant, classes in _tables(row):
-            for precision in PRECISIONS:
-                names = tuple(name for name in passes if name in variant.rewrites_of(precision))
-                listed.append(ListedRewrites(target, pattern, classes, precision, names))
-    return RecipeRewrites(name=recipe.name, description=recipe.description, rewrites=tuple(listed))
-
-
-def _tables(row: TargetRecipe) -> Iterator[tuple[str | None, TargetRecipe, tuple[str, ...]]]:
-    """Each table of a runtime: the pattern after `on`, the settings, and the shipped device classes that take them."""
-    patterns = {name: row.pattern_of(name) for name in DeviceClass.listed()}
-    for pattern, variant in ((None, row), *row.on.items()):
-        yield pattern, variant, tuple(name for name in patterns if patterns[name] == pattern)

@@ -30,7 +30,6 @@ from edgekit.devices.registry import other_key
 from edgekit.devices.scripts import apps
 from edgekit.devices.transport import full_disk
 from edgekit.errors import BundleRefusedError, DeviceError, EdgekitError
-from edgekit.images.dataset import LabelledCrops
 from edgekit.measure import machine
 from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.bundles import Here, MeasureSpec, measure
@@ -130,16 +129,8 @@ def images_of(sent: messages.SentImages, store: Path) -> EvaluationImages:
     """The evaluation images, memory-mapped from the store."""
     pixels = np.load(stored(store, sent.pixels, "pixels.npy"), mmap_mode="r", allow_pickle=False)
     with np.load(stored(store, sent.reference, "reference.npz"), allow_pickle=False) as arrays:
-        task = task_of(sent.task, sent.thresholds)
-        return EvaluationImages(
-            task,
-            LabelledCrops(pixels, arrays["labels"]),
-            task.answers(**{name: arrays[name] for name in task.answers.names()}),
-            [stored(store, digest, "image").read_bytes() for digest in sent.files],
-            "",
-            sent.names,
-            arrays.get("logits"),
-        )
+        files = [stored(store, digest, "image").read_bytes() for digest in sent.files]
+        return EvaluationImages.of_arrays(task_of(sent.task, sent.thresholds), pixels, arrays, files, sent.names)
 
 
 def stored(store: Path, digest: str, name: str) -> Path:

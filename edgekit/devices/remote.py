@@ -11,10 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from msgspec import ValidationError, convert
@@ -41,20 +41,8 @@ from edgekit.measure.bundles import BuiltBundles, Here, MeasureSpec, measure
 from edgekit.measure.gates import Group, check_comparable, judge_latency
 from edgekit.measure.inspect_bundle import BundleInspection, Inspection, ModelInspection, inspect_bundle, inspect_model
 from edgekit.measure.settings import Gates, Timing
-from edgekit.report.answer import unsteady, with_interval
-from edgekit.report.figure import DeviceFacts, figure_at
-from edgekit.report.page import Block, Column, Item, NextStep, TextTable
-from edgekit.report.row import Measurement, Row
-from edgekit.report.sentences import (
-    after_failures,
-    emulated,
-    energy_words,
-    notes_of,
-    rows_whose_gate,
-    stream_words,
-    sustain_lines,
-    timing_words,
-)
+from edgekit.report.answer import Benchmark
+from edgekit.report.row import Measurement
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.profile import target_of
@@ -272,11 +260,8 @@ class Board:
         return self._reporter.stage(f"{self.device.name}: copy")
 
     def _send_images(self, images: EvaluationImages) -> SentImages:
-        arrays: dict[str, Any] = {"labels": images.crops.labels, **images.reference.arrays()}
-        if images.logits is not None:
-            arrays["logits"] = images.logits
         with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-            np.savez(Path(folder) / "reference.npz", **arrays)
+            np.savez(Path(folder) / "reference.npz", **images.arrays())
             pixels = getattr(images.crops.pixels, "filename", None)
             if pixels is None:
                 pixels = Path(folder) / "pixels.npy"
@@ -354,81 +339,6 @@ def measure_on_device(
         return measure(here.connected, here.row_facts, built, spec, reporter, together)
     connect = partial(open_host, device, spec.timing.threads, reporter, pages)
     return measure(connect, unknown_device(device), built, spec, reporter)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Benchmark:
-    """The document of `edgekit benchmark`."""
-
-    schema_version: Literal[1] = 1
-    """Version of this document's format."""
-    device: DeviceFacts
-    """The first device. Each row also names its own."""
-    results: tuple[Row, ...]
-    """One row for each bundle and device."""
-
-    @property
-    def title(self) -> str:
-        """Heading of the outputs."""
-        return "edgekit benchmark"
-
-    def page(self) -> Iterator[Block]:
-        """The warnings; for each device the fastest bundle, a table, the conditions, and more on each bundle."""
-        for warning in (*emulated(self.results), *unsteady(self.results)):
-            yield Item(f"warning: {warning}", "bold red")
-        several = len({row.device.name for row in self.results}) > 1
-        for device in dict.fromkeys(row.device.name for row in self.results):
-            measured = [row for row in self.results if row.device.name == device]
-            yield Item(_fastest(measured, several))
-            yield ""
-            yield TextTable(_columns(measured))
-            yield Item(f"Latency: {timing_words(measured)}.")
-            for row in measured:
-                yield from map(Item, _more_on(row, several))
-
-    def steps(self) -> Iterator[NextStep]:
-        """The next commands."""
-        if slow := rows_whose_gate(self.results, "min-speedup", "fail"):
-            yield NextStep("see which of its layers run in float", ("edgekit", "inspect", slow[0].name))
-        if rows_whose_gate(self.results, "steady-timing", "inconclusive"):
-            yield NextStep("Run the same command again while nothing else runs.")
-        yield from after_failures(self.results)
-
-
-def _fastest(rows: Sequence[Row], several: bool) -> str:
-    """The fastest bundle on a device, with its latency and speed-up."""
-    where = f" on {rows[0].device.label}" if several or not rows[0].device.is_local else ""
-    timed = [(row.latency_ms.p50, row) for row in rows if row.latency_ms]
-    if not timed:
-        return f"No bundle could be timed{where}."
-    p50, row = min(timed, key=lambda pair: pair[0])
-    versus = f", {row.speedup.ratio:.2f}x {row.speedup.baseline}" if row.speedup else ""
-    return f"Fastest{where}: {row.name}, {p50:.2f} ms{versus}."
-
-
-def _columns(rows: Sequence[Row]) -> list[Column]:
-    p50, p99, ratio, peak = map(figure_at, ("latency_ms.p50", "latency_ms.p99", "speedup.ratio", "peak_rss_bytes"))
-    return [
-        Column("", [row.name for row in rows], left=True),
-        Column("p50 ms", [p50.text(row) for row in rows]),
-        Column("p99 ms", [p99.text(row) for row in rows], rank=2),
-        Column("speedup (95 %)", [with_interval(ratio, row) for row in rows], rank=1),
-        Column("peak MB", [peak.text(row) for row in rows], rank=3),
-        Column("verdict", [row.verdict for row in rows], left=True),
-    ]
-
-
-def _more_on(row: Row, several: bool) -> Iterator[str]:
-    """A row's energy where a sensor was read, its streams, its sustained run, and the notes on it."""
-    emulation = " (emulated: timings are not comparable)" if row.device.emulated else ""
-    name = f"{row.device.name}{emulation}: {row.name}" if several or emulation else row.name
-    if row.energy and row.energy.inference_mj is not None:
-        yield f"{name}: {energy_words(row.energy)}"
-    if words := stream_words(row):
-        yield f"{name}: {words}"
-    yield from sustain_lines(name, row)
-    verdict = "" if row.failure else f"{row.verdict}: "
-    yield from (f"{name}: {verdict}{note.sentence}" for note in notes_of(row) if note.kind != "unsteady")
 
 
 def benchmark_devices(

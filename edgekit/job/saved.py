@@ -8,15 +8,14 @@ import os
 import re
 import shlex
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgekit.config.runtimes import PRECISIONS, RUNTIMES
 from edgekit.errors import DataError, InputError, UsageError
 from edgekit.job import DEMO, Job, Stated, declarations, flag_of, kinds
-from edgekit.models.options import HUB_PREFIXES, folder_of, in_folder
+from edgekit.models.options import HUB_PREFIXES, ModelOptions, folder_of, in_folder
 
 if TYPE_CHECKING:
     from edgekit.report.document import Report
@@ -57,14 +56,22 @@ def job_of(model: Any, stated: Stated) -> Job:
     return continued(run, {"output": run, **stated})
 
 
-def is_run(path: Path) -> bool:
-    """Whether a path is that of a run folder."""
-    if not os.path.isdir(path):
-        return False
-    from edgekit.report.document import REPORT_FILE
-    from edgekit.support.run_folder import STATE
+def in_memory(model: Any, transform: Any, name: str | None, images: Any) -> Any:
+    """A network in memory with its name and transform, by default that of its images; any other model as it is."""
+    if not isinstance(model, str | os.PathLike):
+        from edgekit.images.dataset import transform_of
+        from edgekit.models.module_source import name_of
 
-    return os.path.isdir(path / STATE) or os.path.isfile(path / REPORT_FILE)
+        own = transform if transform is not None else transform_of(images)
+        return ModelOptions(name=name or name_of(model), module=model, transform=own)
+    if transform is not None or name is not None:
+        parameter = "name" if transform is None else "transform"
+        raise UsageError(
+            f"{parameter} was given for the model '{model}'",
+            valid=f"a {parameter} for a network in memory",
+            fix="Leave it out, or state imgsz, mean, std, interpolation, crop_pct and crop_mode",
+        )
+    return model
 
 
 def run_of(model: str, output: Path | None) -> Path | None:
@@ -72,6 +79,8 @@ def run_of(model: str, output: Path | None) -> Path | None:
 
     Raises InputError for a path that doesn't exist.
     """
+    from edgekit.report.document import is_run
+
     path = Path(model).expanduser()
     if os.sep in model and ":" not in model and not path.suffix and not path.exists():
         raise InputError(
@@ -202,44 +211,6 @@ def _exists(path: Path) -> bool:
     except DataError:
         return False
     return True
-
-
-def bundles_of(paths: list[Path]) -> list[Path]:
-    """Bundle folders, with each run folder replaced by the bundles of its report, or by all of an unfinished run.
-
-    Raises InputError for a run without any, or with bundles of several networks.
-    """
-    from edgekit.report.document import REPORT_FILE, load_report
-    from edgekit.runtime.bundle import MANIFEST
-
-    order, bundles = [f"{target}-{precision}" for target in RUNTIMES for precision in PRECISIONS], []
-    for path in paths:
-        if not is_run(path) or (path / MANIFEST).exists():
-            bundles.append(path)
-            continue
-        reported = load_report(path).bundles if (path / REPORT_FILE).exists() else order
-        inside = [path / name for name in order if name in reported and (path / name / MANIFEST).exists()]
-        if not inside:
-            raise InputError(f"run '{path}' contains no bundle", fix=f"Finish it with `edgekit deploy {path}`")
-        if len(networks := networks_in(inside)) > 1:
-            names = ", ".join(bundle.name for bundle in networks.values())
-            raise InputError(
-                f"run '{path}' has bundles of {len(networks)} networks, such as {names}",
-                fix=f"Finish it with `edgekit deploy {path}`, or name the bundles of one",
-            )
-        bundles += inside
-    return bundles
-
-
-def networks_in(bundles: Iterable[Path]) -> dict[str, Path]:
-    """The hashes of the weights in these bundles, as far as they record it, each with the last such bundle."""
-    from edgekit.runtime.bundle import read_bundle
-
-    found = {
-        read_bundle(bundle, check_hashes=False).manifest.recorded("model", "weights_sha256"): bundle
-        for bundle in bundles
-    }
-    return {weights: bundle for weights, bundle in found.items() if weights is not None}
 
 
 def steps_after(report: "Report", folder: Path) -> "Iterator[NextStep]":

@@ -65,6 +65,26 @@ class EvaluationImages:
     logits: NDArray[np.float32] | None = None
     """Torch's outputs [M,K] for the first M images, for the signal-to-noise ratio; None to leave that out."""
 
+    @classmethod
+    def of_arrays(
+        cls, task: Task, pixels: NDArray[np.uint8], arrays: Any, files: Sequence[bytes], names: Sequence[str]
+    ) -> "EvaluationImages":
+        """The images with these pixels, uint8 [N,H,W,3], and what `arrays` gave."""
+        return cls(
+            task,
+            LabelledCrops(pixels, arrays["labels"]),
+            task.answers(**{name: arrays[name] for name in task.answers.names()}),
+            files,
+            "",
+            names,
+            arrays.get("logits"),
+        )
+
+    def arrays(self) -> dict[str, Any]:
+        """Labels, torch's answers and its outputs for the first images, by their names in a .npz file."""
+        outputs = {} if self.logits is None else {"logits": self.logits}
+        return {"labels": self.crops.labels, **self.reference.arrays(), **outputs}
+
     def judged(self, bundle: Bundle, run: Run, images: Iterable[NDArray[np.float32]]) -> dict[str, Any]:
         """Figures of a bundle that `run` runs on the images in their order, by their fields of a measurement.
 

@@ -66,6 +66,10 @@ class ModelInspection:
         """What the file contains, and which of its layers run in integer kernels."""
         return _page(self)
 
+    @property
+    def golden_error(self) -> None:
+        """None, because a file of any origin has no golden samples."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BundleInspection:

@@ -23,15 +23,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgekit.compiler.layouts import ConvolutionShape
 from edgekit.compiler.rewrites import REWRITES, weights_after
 from edgekit.compiler.rounding import MOST_INPUTS, hessian_bytes
-from edgekit.config.recipes import Recipe
+from edgekit.config.recipes import Recipe, TargetRecipe
 from edgekit.config.runtimes import PRECISIONS, RUNTIMES, DeviceClass, FileLimit, Precision, Runtime
+from edgekit.devices.registry import THIS, Device
 from edgekit.errors import InputError, ModelError, PlanError
 from edgekit.images.preprocess import CHANNELS
+from edgekit.job import Job
 from edgekit.measure.machine import machine_memory
 from edgekit.models.checkpoint import run_on_rgb_or_grey
 from edgekit.models.loading import build_meta, identify
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.loading import JobSettings, for_size
+from edgekit.pipeline.loading import JobSettings, choose_class, for_size
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 
@@ -304,6 +306,18 @@ def plan_model(
     )
 
 
+def predict(job: Job, first: Device, device_class: str | None, memory: int | None) -> Plan:
+    """The plan of `edgekit plan`: for a device class or, without one, for that of a device.
+
+    The class is unknown on a machine that fits none. `memory` is as for `plan_model`.
+    """
+    is_here = first == THIS and device_class is None
+    is_known = not is_here or DeviceClass.of_host() is not None
+    cls = choose_class(device_class, first) if is_known else None
+    recipe = Recipe.load(job.recipe, REWRITES) if job.recipe else None
+    return plan_model(job.model_options, job.targets, cls, recipe, not is_here, memory)
+
+
 def _peak(stages: Sequence[PlannedStage], target: str, precision: Precision) -> int | None:
     """Largest peak of the stages that make a bundle.
 
@@ -444,3 +458,64 @@ def terms(shape: Shape, recipe: Recipe, target: str, stage: str) -> list[int]:
 def read_fit() -> Fit:
     """Read the fit that edgekit ships."""
     return msgspec.json.decode((files("edgekit") / "_assets" / "plan.json").read_bytes(), type=Fit)
+
+
+@dataclass(frozen=True)
+class ListedRewrites:
+    """The rewrites that a table of a recipe enables for the bundles of one precision."""
+
+    target: str
+    """Runtime of the table."""
+    on: str | None
+    """Pattern of device classes of a table under `on`; None for the runtime's own table."""
+    device_classes: tuple[str, ...]
+    """Shipped device classes to which the table applies, sorted by name."""
+    precision: Precision
+    """Whether the list is for float or INT8 bundles."""
+    rewrites: tuple[str, ...]
+    """Names of the rewrites in the order of application."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeRewrites:
+    """The document of `edgekit targets --recipe`."""
+
+    schema_version: Literal[1] = 1
+    """Version of this document's format."""
+    name: str
+    """Name of the recipe."""
+    description: str
+    """One sentence about the recipe."""
+    rewrites: tuple[ListedRewrites, ...]
+    """The list of each table and precision, with `add` and `drop` applied."""
+
+    def page(self) -> Iterator[str]:
+        """The recipe, then a line for each table of device classes and for each precision."""
+        yield f"{self.name}: {self.description}"
+        for row in self.rewrites:
+            table = f"[{row.target}]" if row.on is None else f'[{row.target}.on."{row.on}"]'
+            if row.precision == "float":
+                yield f"{table} {', '.join(row.device_classes)}".rstrip()
+            yield f"  {row.precision:<5}  {', '.join(row.rewrites) or 'none'}"
+
+
+def list_rewrites(recipe_name: str) -> RecipeRewrites:
+    """List the rewrites of a recipe, given by name or file.
+
+    Raises ProfileError as `Recipe.load` does.
+    """
+    recipe = Recipe.load(recipe_name, REWRITES)
+    listed = []
+    for target, row in recipe.targets.items():
+        for pattern, variant, classes in _tables(row):
+            for precision in PRECISIONS:
+                names = tuple(name for name in REWRITES if name in variant.rewrites_of(precision))
+                listed.append(ListedRewrites(target, pattern, classes, precision, names))
+    return RecipeRewrites(name=recipe.name, description=recipe.description, rewrites=tuple(listed))
+
+
+def _tables(row: TargetRecipe) -> Iterator[tuple[str | None, TargetRecipe, tuple[str, ...]]]:
+    """Each table of a runtime: the pattern after `on`, the settings, and the shipped device classes that take them."""
+    patterns = {name: row.pattern_of(name) for name in DeviceClass.listed()}
+    for pattern, variant in ((None, row), *row.on.items()):
+        yield pattern, variant, tuple(name for name in patterns if patterns[name] == pattern)

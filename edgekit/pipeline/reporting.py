@@ -29,6 +29,7 @@ from edgekit.report.html import changed_rows, shown_images, write_thumbnails
 from edgekit.report.row import Row
 from edgekit.runtime.bundle import ManifestLayer, read_bundle, with_manifest
 from edgekit.support.files import replace_text, shareable_command, writing
+from edgekit.support.libraries import import_needed
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
 
@@ -158,8 +159,9 @@ def write_recipe(path: Path, recipe: Recipe, report: Report) -> None:
         lines.append(f"{where}: {row.latency_ms.p50:.3g} ms{speed}")
         lines += [row.placement.words()] if row.placement else []
         lines += [row.repair.words] if row.repair else []
+    comment = "".join(f"# {line}\n" for line in lines)
     with writing(path, "--write-recipe"):
-        replace_text(path.resolve(), recipe.to_toml("\n".join(lines)))
+        replace_text(path.resolve(), comment + import_needed("tomlkit", "cli").dumps(recipe.table()))
 
 
 SIDE = 64

@@ -1,14 +1,16 @@
-"""The answer that a run gives: what to ship, what it gains, what it costs and how sure that is.
+"""The answer that a run or a benchmark gives: what to ship, what it gains, what it costs and how sure that is.
 
 It is lines of text within 80 columns, for a terminal or a pipe.
 """
 
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from edgekit.report import sentences
 from edgekit.report.document import Recommendation, Report
-from edgekit.report.figure import NOTHING, Figure, counted, figure_at, score_figures
+from edgekit.report.figure import NOTHING, DeviceFacts, Figure, counted, figure_at, score_figures
 from edgekit.report.page import (
     COLOURS,
     UNCONFIRMED,
@@ -17,6 +19,7 @@ from edgekit.report.page import (
     Column,
     Item,
     Line,
+    NextStep,
     Paragraph,
     TextTable,
     lines_of,
@@ -272,3 +275,78 @@ def answer_page(report: Report) -> Iterator[Block]:
 def answer_lines(report: Report, width: int = WIDTH) -> Iterator[Line]:
     """The answer as lines of text."""
     return lines_of(answer_page(report), min(width, WIDTH))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """The document of `edgekit benchmark`."""
+
+    schema_version: Literal[1] = 1
+    """Version of this document's format."""
+    device: DeviceFacts
+    """The first device. Each row also names its own."""
+    results: tuple[Row, ...]
+    """One row for each bundle and device."""
+
+    @property
+    def title(self) -> str:
+        """Heading of the outputs."""
+        return "edgekit benchmark"
+
+    def page(self) -> Iterator[Block]:
+        """The warnings; for each device the fastest bundle, a table, the conditions, and more on each bundle."""
+        for warning in (*sentences.emulated(self.results), *unsteady(self.results)):
+            yield Item(f"warning: {warning}", "bold red")
+        several = len({row.device.name for row in self.results}) > 1
+        for device in dict.fromkeys(row.device.name for row in self.results):
+            measured = [row for row in self.results if row.device.name == device]
+            yield Item(_fastest(measured, several))
+            yield ""
+            yield TextTable(_columns(measured))
+            yield Item(f"Latency: {sentences.timing_words(measured)}.")
+            for row in measured:
+                yield from map(Item, _more_on(row, several))
+
+    def steps(self) -> Iterator[NextStep]:
+        """The next commands."""
+        if slow := sentences.rows_whose_gate(self.results, "min-speedup", "fail"):
+            yield NextStep("see which of its layers run in float", ("edgekit", "inspect", slow[0].name))
+        if sentences.rows_whose_gate(self.results, "steady-timing", "inconclusive"):
+            yield NextStep("Run the same command again while nothing else runs.")
+        yield from sentences.after_failures(self.results)
+
+
+def _fastest(rows: Sequence[Row], several: bool) -> str:
+    """The fastest bundle on a device, with its latency and speed-up."""
+    where = f" on {rows[0].device.label}" if several or not rows[0].device.is_local else ""
+    timed = [(row.latency_ms.p50, row) for row in rows if row.latency_ms]
+    if not timed:
+        return f"No bundle could be timed{where}."
+    p50, row = min(timed, key=lambda pair: pair[0])
+    versus = f", {row.speedup.ratio:.2f}x {row.speedup.baseline}" if row.speedup else ""
+    return f"Fastest{where}: {row.name}, {p50:.2f} ms{versus}."
+
+
+def _columns(rows: Sequence[Row]) -> list[Column]:
+    p50, p99, ratio, peak = map(figure_at, ("latency_ms.p50", "latency_ms.p99", "speedup.ratio", "peak_rss_bytes"))
+    return [
+        Column("", [row.name for row in rows], left=True),
+        Column("p50 ms", [p50.text(row) for row in rows]),
+        Column("p99 ms", [p99.text(row) for row in rows], rank=2),
+        Column("speedup (95 %)", [with_interval(ratio, row) for row in rows], rank=1),
+        Column("peak MB", [peak.text(row) for row in rows], rank=3),
+        Column("verdict", [row.verdict for row in rows], left=True),
+    ]
+
+
+def _more_on(row: Row, several: bool) -> Iterator[str]:
+    """A row's energy where a sensor was read, its streams, its sustained run, and the notes on it."""
+    emulation = " (emulated: timings are not comparable)" if row.device.emulated else ""
+    name = f"{row.device.name}{emulation}: {row.name}" if several or emulation else row.name
+    if row.energy and row.energy.inference_mj is not None:
+        yield f"{name}: {sentences.energy_words(row.energy)}"
+    if words := sentences.stream_words(row):
+        yield f"{name}: {words}"
+    yield from sentences.sustain_lines(name, row)
+    verdict = "" if row.failure else f"{row.verdict}: "
+    yield from (f"{name}: {verdict}{note.sentence}" for note in sentences.notes_of(row) if note.kind != "unsteady")

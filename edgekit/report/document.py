@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import inspect
 import json
+import os
 import re
 import shlex
 import textwrap
@@ -27,6 +28,7 @@ from edgekit.report.figure import NOTHING, Count, DeviceFacts, Fraction, Interva
 from edgekit.report.row import ModelAccuracy, Row
 from edgekit.report.sensitivity_document import Sensitivity
 from edgekit.support.files import read_regular
+from edgekit.support.run_folder import STATE
 
 Timestamp = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$")]
 
@@ -378,6 +380,11 @@ def _name_of_definition(entry: dict[str, Any]) -> str:
     """Name of the definition that a property refers to, whether or not the property may be null."""
     references = [choice["$ref"] for choice in entry.get("anyOf", [entry]) if "$ref" in choice]
     return str(references[0]).rsplit("/", 1)[-1]
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is that of a run folder."""
+    return os.path.isdir(path / STATE) or os.path.isfile(path / REPORT_FILE)  # False for a name that is too long
 
 
 def load_report(path: Path) -> Report:

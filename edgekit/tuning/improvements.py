@@ -395,7 +395,7 @@ class Improvements:
 
     def _inputs(self, target: str) -> StudyInputs:
         spec = replace(self._spec, recipe=self._recipes[target])
-        return study_inputs(spec, self._images, target, self._job.timing, self._job.machines[0])
+        return study_inputs(spec, self._images, target, self._job.timing, self._job.machines[0].url)
 
     def _change(self, target: str, strategy: Strategy, study: Study | None) -> None:
         """Let the target's recipe have what a study has chosen."""

@@ -15,7 +15,6 @@ from typing import ClassVar, Protocol, Self, TypeVar
 
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import PRECISIONS, LayerKind
-from edgekit.devices.registry import THIS, Device
 from edgekit.errors import costs_a_row
 from edgekit.measure import machine
 from edgekit.measure.bundles import BuiltBundles
@@ -169,15 +168,17 @@ class StudyInputs(Inputs):
     """Hash of edgekit's code in `ROOMS`."""
 
 
-def study_inputs(spec: BuildSpec, images: JobImages, target: str, timing: Timing, device: Device = THIS) -> StudyInputs:
-    """Inputs of the trials of a job for one target, measured on this device."""
+def study_inputs(
+    spec: BuildSpec, images: JobImages, target: str, timing: Timing, address: str | None = None
+) -> StudyInputs:
+    """Inputs of the trials of a job for one target, measured on this machine or the device at an address."""
     return StudyInputs(
         bundles=tuple(spec.request(target, precision).inputs for precision in PRECISIONS),
         reference=images.reference_inputs(spec.network, spec.task),
         choosing=images.repair.reference_inputs(spec.network, spec.task) if images.repair else None,
         timing=timing,
-        device=machine.describe() if device == THIS else None,
-        address=device.url,
+        device=machine.describe() if address is None else None,
+        address=address,
         code_sha256=code_sha256(ROOMS),
     )
 

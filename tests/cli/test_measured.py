@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from edgekit.devices.remote import Benchmark
 from edgekit.measure.evaluation import BundleEvaluation, EvaluatedBundle, EvaluatedImages
+from edgekit.report.answer import Benchmark
 from edgekit.report.document import Reference
 from edgekit.report.page import lines_of
 from edgekit.report.row import Bound, Gate

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from edgekit.config.runtimes import Precision
-from edgekit.devices.remote import Benchmark
 from edgekit.report import answer_lines
+from edgekit.report.answer import Benchmark
 from edgekit.report.document import (
     Calibration,
     EvaluatedClass,

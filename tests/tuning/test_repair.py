@@ -638,7 +638,7 @@ def test_other_devices_measure_the_repaired_bundles_only(tmp_path: Path, monkeyp
         calls.append((device.name, list(bundles), bundles["tflite-int8"] == "repaired"))
         return [f"new {name} on {device.name}" for name in bundles]
 
-    devices: Any = (SimpleNamespace(name="pi4"), SimpleNamespace(name="pi5"))
+    devices: Any = (SimpleNamespace(name="pi4", url="ssh://pi4"), SimpleNamespace(name="pi5", url="ssh://pi5"))
     before: Any = [f"{name} on {device.name}" for device in devices for name in built]
     graphs: Any = None
     with open_run(tmp_path / "run") as run:
