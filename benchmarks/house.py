@@ -16,8 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 286_859,
-    "tokens a line": 9.88,
+    "tokens": 286_863,
+    "tokens a line": 9.83,
     "files": 156,
     "lines of the longest file": 450,
     "names across walls": 529,

@@ -10,9 +10,19 @@ if TYPE_CHECKING:
 _API = ("Run", "benchmark", "compare", "deploy", "evaluate", "push", "quantize")
 _SDK = ("LiveSession", "Session", "follow", "load")
 __all__ = [
-    "LiveSession", "Run", "Session", "__version__", "benchmark", "compare", "deploy", "evaluate", "follow", "load",
-    "push", "quantize",
-]  # fmt: skip
+    "LiveSession",
+    "Run",
+    "Session",
+    "__version__",
+    "benchmark",
+    "compare",
+    "deploy",
+    "evaluate",
+    "follow",
+    "load",
+    "push",
+    "quantize",
+]
 
 __version__ = "0.1.0"
 

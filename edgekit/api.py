@@ -394,10 +394,16 @@ def evaluate(
     with running(quiet, builds=False) as reporter:
         evaluated = functools.partial(
             evaluate_bundles,
-            data=job.data, count=job.num_eval_samples, seed=job.seed, threads=job.threads, reporter=reporter,
-            scale=Scale(workers, scheduler, output), reference=reference,
-            gates=None if job.max_drop is None else job.gates, threshold=job.threshold,
-        )  # fmt: skip
+            data=job.data,
+            count=job.num_eval_samples,
+            seed=job.seed,
+            threads=job.threads,
+            reporter=reporter,
+            scale=Scale(workers, scheduler, output),
+            reference=reference,
+            gates=None if job.max_drop is None else job.gates,
+            threshold=job.threshold,
+        )
         if browser is None:
             return evaluated(paths)
         from edgekit.devices.web.pages import evaluate_in_browser

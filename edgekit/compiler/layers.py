@@ -35,8 +35,12 @@ from edgekit.compiler.graph import (
 
 TRANSPOSED = {A.conv_transpose1d.default, A.conv_transpose2d.input, A.conv_transpose3d.input}
 OTHER_CONVOLUTIONS = TRANSPOSED | {
-    A.conv1d.default, A.conv1d.padding, A.conv2d.padding, A.conv3d.default, A.conv3d.padding
-}  # fmt: skip
+    A.conv1d.default,
+    A.conv1d.padding,
+    A.conv2d.padding,
+    A.conv3d.default,
+    A.conv3d.padding,
+}
 """Convolutions that are never quantized."""
 
 Kind: TypeAlias = Literal["conv", "depthwise", "linear", "matmul"]

@@ -56,10 +56,25 @@ from edgekit.compiler.layers import (
 TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 ELEMENTWISE = {
-    A.gelu.default, A.relu.default, A.silu.default, A.hardswish.default, A.hardsigmoid.default, A.sigmoid.default,
-    A.mish.default, A.clamp.default, A.tanh.default, A.sqrt.default, A.rsqrt.default, A.neg.default,
-    A.pow.Tensor_Scalar, A.add.Tensor, A.sub.Tensor, A.mul.Tensor, A.div.Tensor, A.addcmul.default,
-}  # fmt: skip
+    A.gelu.default,
+    A.relu.default,
+    A.silu.default,
+    A.hardswish.default,
+    A.hardsigmoid.default,
+    A.sigmoid.default,
+    A.mish.default,
+    A.clamp.default,
+    A.tanh.default,
+    A.sqrt.default,
+    A.rsqrt.default,
+    A.neg.default,
+    A.pow.Tensor_Scalar,
+    A.add.Tensor,
+    A.sub.Tensor,
+    A.mul.Tensor,
+    A.div.Tensor,
+    A.addcmul.default,
+}
 REDUCTIONS: dict[Target, int] = {
     A.mean.dim: 1,
     A.sum.dim_IntList: 1,

@@ -396,10 +396,20 @@ def without_activation(node: Node) -> Node:
 
 
 REARRANGEMENTS = {
-    A.max_pool2d.default, A.flip.default, A.fliplr.default, A.flipud.default, A.rot90.default, A.roll.default,
-    A.permute.default, A.transpose.int, A.reshape.default, A.flatten.using_ints, A.channel_shuffle.default,
-    A.pixel_shuffle.default, A.pixel_unshuffle.default,
-}  # fmt: skip
+    A.max_pool2d.default,
+    A.flip.default,
+    A.fliplr.default,
+    A.flipud.default,
+    A.rot90.default,
+    A.roll.default,
+    A.permute.default,
+    A.transpose.int,
+    A.reshape.default,
+    A.flatten.using_ints,
+    A.channel_shuffle.default,
+    A.pixel_shuffle.default,
+    A.pixel_unshuffle.default,
+}
 """Operations whose output has values of their input only."""
 LARGEST_BIAS = 2**30
 """Largest level of a bias: half of what int32 holds, because kernels add the products to it."""

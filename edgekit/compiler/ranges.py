@@ -426,8 +426,13 @@ EVERY, FEW_BINS = 4, 1024
 `FEW_BINS` bins have values, all pairs are tried: the error is less smooth there, and quickly computed."""
 
 POINTWISE = {
-    A.gelu.default, A.silu.default, A.mish.default, A.hardswish.default, A.sigmoid.default, A.hardsigmoid.default,
-}  # fmt: skip
+    A.gelu.default,
+    A.silu.default,
+    A.mish.default,
+    A.hardswish.default,
+    A.sigmoid.default,
+    A.hardsigmoid.default,
+}
 """Activations that map some values to nearly the same output."""
 
 

@@ -47,9 +47,18 @@ from edgekit.compiler.graph import (
 
 CONVOLUTIONS = {A.conv1d.default: A.conv2d.default, A.conv1d.padding: A.conv2d.padding}
 ON_ROWS = {
-    A.batch_norm.default, A.relu.default, A.gelu.default, A.silu.default, A.hardswish.default, A.hardsigmoid.default,
-    A.hardtanh.default, A.sigmoid.default, A.tanh.default, A.leaky_relu.default, A.clamp.default,
-}  # fmt: skip
+    A.batch_norm.default,
+    A.relu.default,
+    A.gelu.default,
+    A.silu.default,
+    A.hardswish.default,
+    A.hardsigmoid.default,
+    A.hardtanh.default,
+    A.sigmoid.default,
+    A.tanh.default,
+    A.leaky_relu.default,
+    A.clamp.default,
+}
 """Operations that compute the same on [N,C,1,L] as on [N,C,L]."""
 
 
@@ -263,9 +272,15 @@ COPIES = {A.lift_fresh_copy.default, A.contiguous.default, A.clone.default}
 """Operations that do nothing but copy their input, which in a functional graph is the same as their input."""
 
 BROADCASTING = {
-    A.add.Tensor, A.sub.Tensor, A.mul.Tensor, A.div.Tensor, A.pow.Tensor_Tensor, A.maximum.default, A.minimum.default,
+    A.add.Tensor,
+    A.sub.Tensor,
+    A.mul.Tensor,
+    A.div.Tensor,
+    A.pow.Tensor_Tensor,
+    A.maximum.default,
+    A.minimum.default,
     A.where.self,
-}  # fmt: skip
+}
 """Operations that expand their operands themselves."""
 
 

@@ -35,10 +35,17 @@ _UNKNOWN_KEY = ("Host key verification failed", "No matching host key", "host ke
 _REFUSED = ("Permission denied", "Too many authentication failures", "no such identity", "Authentication failed")
 _SILENT = ("not responding", "timed out during banner exchange")
 _NO_ROUTE = (
-    "Could not resolve hostname", "Connection refused", "No route to host", "Network is unreachable",
-    "Connection timed out", "Operation timed out", "Bad configuration option", "Can't open user config file",
-    "Bad owner or permissions", "Bad port",
-)  # fmt: skip
+    "Could not resolve hostname",
+    "Connection refused",
+    "No route to host",
+    "Network is unreachable",
+    "Connection timed out",
+    "Operation timed out",
+    "Bad configuration option",
+    "Can't open user config file",
+    "Bad owner or permissions",
+    "Bad port",
+)
 _FULL = ("No space left on device", "Disk quota exceeded")
 
 

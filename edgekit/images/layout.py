@@ -24,10 +24,24 @@ LONGEST_LABEL = 1 << 20
 """Most bytes of a file with the label of one image."""
 SUFFIXES = frozenset(
     (
-        ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2",
-        ".avif", ".heic", ".heif",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".gif",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".jp2",
+        ".avif",
+        ".heic",
+        ".heif",
     )
-)  # fmt: skip
+)
 """Suffixes of images. Pillow can't decode HEIC, so such a file is reported as unreadable, and not passed over."""
 # zipfile raises RuntimeError for encryption, and its subclass NotImplementedError for an unknown compression
 UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, RuntimeError)
@@ -37,8 +51,18 @@ EVALUATION_SPLITS = ("val", "valid", "validation", "test")
 """Names of splits in the order in which one of them is chosen to evaluate on."""
 SPLITS = (*TRAINING_SPLITS, *EVALUATION_SPLITS)
 PATH_COLUMNS = (
-    "path", "filepath", "imagepath", "file", "filename", "imagefile", "image", "img", "id", "imageid", "name",
-)  # fmt: skip
+    "path",
+    "filepath",
+    "imagepath",
+    "file",
+    "filename",
+    "imagefile",
+    "image",
+    "img",
+    "id",
+    "imageid",
+    "name",
+)
 LABEL_COLUMNS = ("label", "class", "category", "target", "labels", "classname", "cls")
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "imagebytes", "bytes", "pixels")
 """Names of columns as `plain_column` writes them; the first one that a table has is used."""

@@ -42,9 +42,20 @@ MODEL = ("weights", "model_args", "imgsz", "mean", "std", "interpolation", "crop
 ORDERED = ("data", "calibration_data", "labels")
 """The fields whose values in memory keep their form and order."""
 MAKING = (
-    *MODEL, "task", "data", "calibration_data", "num_calibration_samples", "calibration_list", "seed", "targets",
-    "recipe", "device_class", "scheme", "preprocessing", "output",
-)  # fmt: skip
+    *MODEL,
+    "task",
+    "data",
+    "calibration_data",
+    "num_calibration_samples",
+    "calibration_list",
+    "seed",
+    "targets",
+    "recipe",
+    "device_class",
+    "scheme",
+    "preprocessing",
+    "output",
+)
 """The fields that decide how bundles are made."""
 MEASURING = ("devices", "wheels", "web_runtime", "web_network", "threads", "warmup", "iterations", "min_speedup")
 """The fields that decide how bundles are timed."""

@@ -235,8 +235,9 @@ def baselines_of(name: str, group: Group) -> tuple[str, ...]:
     each has to beat the first one.
     """
     manifest = group[name].manifest
-    runtime = {other: bundle.manifest.precision for other, bundle in group.items()
-               if bundle.manifest.target == manifest.target}  # fmt: skip
+    runtime = {
+        other: bundle.manifest.precision for other, bundle in group.items() if bundle.manifest.target == manifest.target
+    }
     if len(set(runtime.values())) > 1:
         floats = tuple(other for other, precision in runtime.items() if precision == "float")
         return floats if manifest.precision == "int8" else ()

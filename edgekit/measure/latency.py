@@ -380,13 +380,19 @@ def latency_of(times: Times, **others: Any) -> Latency:
     """Compute latency figures from times [N] in ms, and add the others, by their fields."""
     p5, p25, p50, p75, p90, p95, p99 = np.percentile(times, PERCENTILES).tolist()
     return Latency(
-        p5=p5, p25=p25, p50=p50, p75=p75, p90=p90, p95=p95, p99=p99,
+        p5=p5,
+        p25=p25,
+        p50=p50,
+        p75=p75,
+        p90=p90,
+        p95=p95,
+        p99=p99,
         mean=float(times.mean()),
         std=float(times.std(ddof=1)) if len(times) > 1 else 0.0,
         spread=spread(times),
         count=len(times),
         **others,
-    )  # fmt: skip
+    )
 
 
 WINDOW_S = 60.0

@@ -315,9 +315,12 @@ def _download(library: Any, options: ModelOptions, tag: str) -> Path:
     file = name or library.constants.HF_WEIGHTS_NAME
     safe = f"{Path(name).stem}.safetensors" if name else library.constants.HF_SAFE_WEIGHTS_NAME
     published = PretrainedCfg(
-        architecture=model, tag=tag, url=entry.get("url") or "",
-        hf_hub_id=repository or None, hf_hub_filename=file,
-    )  # fmt: skip
+        architecture=model,
+        tag=tag,
+        url=entry.get("url") or "",
+        hf_hub_id=repository or None,
+        hf_hub_filename=file,
+    )
     path = fetch(published, (safe, file))
     if path is None:
         raise hub_error(published, OSError("open_clip publishes them at a plain URL only"))

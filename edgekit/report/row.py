@@ -521,8 +521,20 @@ class Measurement:
     """Stage that failed and its error; null where the row has figures."""
 
     def __post_init__(self) -> None:
-        figures = (self.accuracy, self.snr_db, self.latency_ms, self.end_to_end_ms, self.speedup, self.int8, self.limit,
-                   self.size_bytes, self.peak_rss_bytes, self.energy, self.throughput, self.profile)  # fmt: skip
+        figures = (
+            self.accuracy,
+            self.snr_db,
+            self.latency_ms,
+            self.end_to_end_ms,
+            self.speedup,
+            self.int8,
+            self.limit,
+            self.size_bytes,
+            self.peak_rss_bytes,
+            self.energy,
+            self.throughput,
+            self.profile,
+        )
         if self.failure and any(figure is not None for figure in figures):
             raise ValueError("a row with a failure must not have figures")
         if self.failure is None and (self.bundle is None or self.size_bytes is None or self.latency_ms is None):

@@ -17,9 +17,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 NOTED = (
-    "asimd", "asimddp", "asimdhp", "fphp", "i8mm", "bf16", "sve",
-    "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8",
-)  # fmt: skip
+    "asimd",
+    "asimddp",
+    "asimdhp",
+    "fphp",
+    "i8mm",
+    "bf16",
+    "sve",
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "amx_int8",
+)
 """Features of a processor that decide which kernels a runtime chooses."""
 PYTHONS = ("python3", "python3.11", "python3.12", "python3.13", "python3.14")
 

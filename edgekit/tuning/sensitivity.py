@@ -31,7 +31,7 @@ from edgekit.report.sensitivity_document import (
     Simulated,
     TargetSensitivity,
     order_of,
-)  # fmt: skip
+)
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.engine import check_threads

@@ -54,10 +54,22 @@ from edgekit.runtime.tflite.flatbuffer import Key, Levels, finish, packed, take_
 PARTS = {A.slice.Tensor, A.select.int, A.narrow.default, A.index_select.default, getitem}
 """Operations that take a part of a value, among them that of a split."""
 SPLITS = {A.chunk.default, A.split.Tensor, A.split_with_sizes.default, A.tensor_split.sections, A.unbind.int}
-VIEWS = PARTS | SPLITS | {
-    A.reshape.default, A.flatten.using_ints, A.unflatten.int, A.permute.default, A.transpose.int, A.expand.default,
-    A.unsqueeze.default, A.squeeze.dim, A.channel_shuffle.default, A.flip.default,
-}  # fmt: skip
+VIEWS = (
+    PARTS
+    | SPLITS
+    | {
+        A.reshape.default,
+        A.flatten.using_ints,
+        A.unflatten.int,
+        A.permute.default,
+        A.transpose.int,
+        A.expand.default,
+        A.unsqueeze.default,
+        A.squeeze.dim,
+        A.channel_shuffle.default,
+        A.flip.default,
+    }
+)
 """Operations through which LiteRT's converter passes a scale on."""
 PRODUCTS = {A.matmul.default, A.bmm.default}
 NEARLY_ONE = 1 + 2**-23
