@@ -173,6 +173,21 @@ def tiny_models(tiny_network: Any, shared_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pixel_models(tiny_network: Any, shared_folder: Path) -> Path:
+    """The same files of the network that takes the pixels of a crop, uint8 [1,32,32,3]."""
+    from edgekit.compiler.graph import trace
+    from edgekit.compiler.placement import take_pixels
+    from edgekit.compiler.torch_compat import compiled
+
+    def make(folder: Path) -> None:
+        graph, half = trace(tiny_network, (1, 3, SIDE, SIDE)), (0.5, 0.5, 0.5)
+        take_pixels(graph, half, half)
+        compile_all(compiled(graph), (1, SIDE, SIDE, 3), folder, "uint8")
+
+    return kept(shared_folder, "pixel_models", make)
+
+
+@pytest.fixture(scope="session")
 def tiny_golden(tiny_network: Any) -> Golden:
     """Three random images with torch's logits."""
     import torch
@@ -185,11 +200,18 @@ def tiny_golden(tiny_network: Any) -> Golden:
 
 
 @pytest.fixture
-def make_bundle(tiny_models: Path, tiny_golden: Golden, tmp_path: Path) -> MakeBundle:
-    """Function that writes a bundle of the tiny network: `make_bundle(target, name, golden, **manifest_changes)`."""
+def make_bundle(tiny_models: Path, tiny_golden: Golden, tmp_path: Path, request: pytest.FixtureRequest) -> MakeBundle:
+    """Function that writes a bundle of the tiny network: `make_bundle(target, name, golden, **manifest_changes)`.
+
+    With dtype="uint8", the bundle takes pixels.
+    """
 
     def make(target: str, name: str = "bundle", golden: Golden = tiny_golden, **changes: Any) -> Path:
-        files = model_files(target, tiny_models)
+        folder = tiny_models
+        if changes.get("dtype") == "uint8":
+            folder = request.getfixturevalue("pixel_models")
+            changes |= {"layout": "NHWC", "input_shape": (1, SIDE, SIDE, 3)}
+        files = model_files(target, folder)
         return write_bundle(tmp_path / name, files, tiny_manifest(target, **changes), tiny_labels(), golden).path
 
     return make

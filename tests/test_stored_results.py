@@ -55,6 +55,7 @@ BUNDLE = BundleInputs(
     device_class=DeviceClass.load("x86-64-v3"),
     calibration=CalibrationInputs(replace(RECIPE, targets={}), "c3", ("d4", "e5"), ("e6",), RECIPE),
     task=("single-label", ()),
+    input_dtype="float32",
     versions=VERSIONS,
 )
 REFERENCE = ReferenceInputs(NETWORK, ("f6", "07"), ((0,), (1,)), "single-label ()")

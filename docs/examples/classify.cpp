@@ -112,7 +112,7 @@ Image resized(const Image& image, double side, int whole, int start, int size, b
     return result;
 }
 
-// Resizes, crops and normalizes an image into the input tensor, as the manifest says.
+// Resizes and crops an image into the input tensor and, unless the model takes pixels, normalizes it.
 void preprocess(const Image& image, const std::string& manifest, ov::Tensor tensor) {
     const int height = std::stoi(value(manifest, "height")), width = std::stoi(value(manifest, "width"));
     const double crop = std::stod(value(manifest, "crop_pct"));
@@ -143,12 +143,16 @@ void preprocess(const Image& image, const std::string& manifest, ov::Tensor tens
     const Image rows = resized(smaller, wide, broad, part ? left : 0, part ? width : broad, true, bicubic);
     const Image result = resized(rows, high, tall, part ? top : 0, part ? height : tall, false, bicubic);
     const int above = part ? 0 : top, before = part ? 0 : left;
-    float* input = tensor.data<float>();
+    const bool takes_pixels = value(manifest, "dtype") == "\"uint8\"";
     for (int row = 0; row < height; ++row)
         for (int column = 0; column < width; ++column)
             for (int channel = 0; channel < 3; ++channel) {
                 const uint8_t byte = result.rgb[(size_t(row + above) * result.width + column + before) * 3 + channel];
-                input[(size_t(channel) * height + row) * width + column] = (byte / 255.0f - mean[channel]) / std[channel];
+                const size_t pixel = size_t(row) * width + column;
+                if (takes_pixels)
+                    tensor.data<uint8_t>()[pixel * 3 + channel] = byte;
+                else
+                    tensor.data<float>()[size_t(channel) * height * width + pixel] = (byte / 255.0f - mean[channel]) / std[channel];
             }
 }
 

@@ -167,7 +167,7 @@ def quantize(stated: dict[str, Any], quiet: bool, model: str = ONE_MODEL) -> Ans
 @command(
     MORE,
     *MODEL,
-    *("task", "data", "targets", "device_class", "recipe", "seed", "output"),
+    *("task", "data", "targets", "input_dtype", "device_class", "recipe", "seed", "output"),
     defaults={"data": f"{REQUIRED} for a model", "output": "runs/MODEL; graphs need the option"},
     helps={"output": "Folder for the bundles."},
     name="compile",
@@ -202,7 +202,7 @@ def compile_(
 
 @command(
     MORE,
-    *(name for name in MAKING if name != "scheme"),
+    *(name for name in MAKING if name not in ("scheme", "input_dtype")),
     *("num_eval_samples", "max_drop", "threads"),
     defaults={
         "data": f"{REQUIRED}, except for demo",

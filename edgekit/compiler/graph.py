@@ -267,7 +267,7 @@ def read_graph(path: Path) -> GraphModule:
 
 def set_value(graph: GraphModule, node: Node) -> None:
     """Compute the fake tensor of a constant, or of a call from those of its arguments."""
-    mode = _placeholder(graph).meta["val"].fake_mode
+    mode = placeholder_of(graph).meta["val"].fake_mode
     if node.op == "get_attr":
         node.meta["val"] = mode.from_tensor(weight_of(graph, node))
         return
@@ -276,11 +276,13 @@ def set_value(graph: GraphModule, node: Node) -> None:
 
 
 def example_input(graph: GraphModule) -> Tensor:
-    """Zeros, float32, in the shape of the graph's input."""
-    return torch.zeros(shape_of(_placeholder(graph)))
+    """Zeros in the shape and dtype of the graph's input."""
+    value = value_of(placeholder_of(graph))
+    return torch.zeros(value.shape, dtype=value.dtype)
 
 
-def _placeholder(graph: GraphModule) -> Node:
+def placeholder_of(graph: GraphModule) -> Node:
+    """The node of the graph's input."""
     placeholder: Node
     (placeholder,) = graph.graph.find_nodes(op="placeholder")
     return placeholder

@@ -24,13 +24,16 @@ from edgekit.compiler.graph import (
     behind_views,
     constant,
     copy_sharing,
+    insert,
     is_padding,
     is_view_of_constant,
     layer_name,
     operand,
+    placeholder_of,
     replace_layer,
     set_bias,
     shape_of,
+    value_of,
     without_views,
 )
 from edgekit.compiler.layers import (
@@ -545,6 +548,23 @@ def fold_weights(graph: GraphModule) -> int:
         folded += 1
     graph.recompile()
     return folded
+
+
+def take_pixels(graph: GraphModule, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Let a graph of normalized images, float32 [1,C,H,W], take the pixels of crops, uint8 [1,H,W,C], in place."""
+    image = placeholder_of(graph)
+    readers, before, value = list(image.users), image.next, value_of(image)
+    image.meta["val"] = value.permute(0, 2, 3, 1).to(torch.uint8)
+    turned = insert(graph, before, A.permute.default, image, [0, 3, 1, 2])
+    # Other strides would reach the last pooling, for which torch.export then has a gather of each value.
+    levels = insert(graph, before, A.to.dtype, insert(graph, before, A.contiguous.default, turned), torch.float32)
+    shift, width = (255 * torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (mean, std))
+    centred = insert(graph, before, A.sub.Tensor, levels, add_constant(graph, before, "pixels.mean", shift.float()))
+    factor = add_constant(graph, before, "pixels.factor", (1 / width).float())
+    normalized = insert(graph, before, A.mul.Tensor, centred, factor)
+    for reader in readers:
+        reader.replace_input_with(image, normalized)
+    graph.recompile()
 
 
 @torch.no_grad()

@@ -32,6 +32,10 @@ CROP_MODES = ("center", "squash", "border")
 Form = Literal["exact", "fast"]
 """The form of preprocessing: of the whole image, or of an image that is decoded at a fraction of its size."""
 FORMS: tuple[Form, ...] = get_args(Form)
+InputDtype = Literal["float32", "uint8"]
+"""The type of a model file's input: normalized images, or the pixels of crops, which the file normalizes itself."""
+INPUT_LAYOUTS: Mapping[InputDtype, Literal["NCHW", "NHWC"]] = {"float32": "NCHW", "uint8": "NHWC"}
+"""Order of the axes of an input of each type."""
 
 TASKS = {
     "single-label": "an image is of one class",

@@ -262,7 +262,7 @@ def try_bundle(bundle: Bundle, job: messages.PushJob, reporter: Reporter) -> Dev
         golden = session.compare_golden()
         if not golden.passed:
             raise golden_error(name, golden, engine, bundle.manifest.made_with, job.name)
-        image = bundle.manifest.preprocessing.normalize(bundle.golden().pixels[:1])
+        image = bundle.manifest.input_of(bundle.golden().pixels[:1])
         calls = {name: lambda: session(image)}
         try:
             ((one_ms,),) = alternate(calls, 1, 1).values()

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from edgekit.config.runtimes import CROP_MODES, INTERPOLATIONS, Form
-from edgekit.errors import BundleError, ImageError, UsageError
+from edgekit.config.runtimes import CROP_MODES, INTERPOLATIONS, Form, InputDtype
+from edgekit.errors import BundleError, ImageError, InputError, UsageError
 
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
@@ -232,6 +232,10 @@ class Preprocessing:
         """Shape of one cropped image, [H,W,C]."""
         return (self.height, self.width, self.channels)
 
+    def shape_of(self, dtype: InputDtype) -> tuple[int, int, int, int]:
+        """Shape of one image as a model's input: normalized, [1,C,H,W], or as pixels, [1,H,W,C]."""
+        return self.input_shape if dtype == "float32" else (1, *self.crop_shape)
+
     def __call__(self, image: ImageLike) -> NDArray[np.float32]:
         """Decode, crop and normalize one image: float32 [1,C,H,W]."""
         return self.normalize(self.crop(image))
@@ -279,6 +283,23 @@ class Preprocessing:
         for channel in range(channels):
             np.take(self._table[channel], batch[..., channel], out=result[:, channel], mode="clip")
         return result
+
+    def pixels(self, batch: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """The inverse of `normalize`: the nearest levels, uint8 [N,H,W,C], of float32 [N,C,H,W].
+
+        Raises InputError if a value is off every level by more than a half, as in images normalized otherwise.
+        """
+        mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (self.mean, self.std))
+        levels = (batch * std + mean) * np.float32(255)
+        nearest = levels.round().clip(0, 255)
+        off = np.abs(levels - nearest).max(initial=0)
+        if not off <= 0.5:  # which a NaN isn't
+            raise InputError(
+                f"a value of the batch is off the nearest of 256 levels by {off:.3g}",
+                valid="at most 0.5, for a bundle that takes pixels",
+                fix="Prepare each image with `Session.preprocess`",
+            )
+        return nearest.astype(np.uint8).transpose(0, 2, 3, 1)
 
     def to_dict(self) -> dict[str, object]:
         """The fields as JSON values."""

@@ -10,6 +10,7 @@ from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import (
     CROP_MODES,
     FORMS,
+    INPUT_LAYOUTS,
     INTERPOLATIONS,
     PRECISIONS,
     RUNTIMES,
@@ -17,6 +18,7 @@ from edgekit.config.runtimes import (
     TASKS,
     DeviceClass,
     Form,
+    InputDtype,
     Precision,
     Runtime,
     Scheme,
@@ -54,6 +56,7 @@ MAKING = (
     "device_class",
     "scheme",
     "preprocessing",
+    "input_dtype",
     "output",
 )
 """The fields that decide how bundles are made."""
@@ -201,6 +204,13 @@ class Job:
         "Form of preprocessing that the bundles state: exact resizes the whole photo; fast reduces it by 2, 4 or 8 "
         "before, for which JPEGs needn't be decoded whole. Every loss is measured against float with the exact form.",
         value="exact",
+        advanced=True,
+    )
+    input_dtype: InputDtype = bundle_option(
+        kinds.OneOf(tuple(INPUT_LAYOUTS), metavar="TYPE"),
+        "Type of the model files' input: float32 for normalized images, NCHW; uint8 for the pixels of cropped images, "
+        "NHWC, which the file normalizes itself.",
+        value="float32",
         advanced=True,
     )
     recipe: str | None = bundle_option(

@@ -40,8 +40,8 @@ from edgekit.support.libraries import first_line, import_needed, quiet
 from edgekit.support.progress import Step
 from edgekit.support.run_folder import RunFolder
 
-Run: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""A model: an image [1,C,H,W] to its outputs [1,K]."""
+Run: TypeAlias = Callable[[NDArray[Any]], NDArray[np.float32]]
+"""A model: an image as its input to its outputs [1,K]."""
 BLOCK = 256
 """Images whose outputs are held before what the task needs of them is kept."""
 
@@ -85,7 +85,7 @@ class EvaluationImages:
         outputs = {} if self.logits is None else {"logits": self.logits}
         return {"labels": self.crops.labels, **self.reference.arrays(), **outputs}
 
-    def judged(self, bundle: Bundle, run: Run, images: Iterable[NDArray[np.float32]]) -> dict[str, Any]:
+    def judged(self, bundle: Bundle, run: Run, images: Iterable[NDArray[Any]]) -> dict[str, Any]:
         """Figures of a bundle that `run` runs on the images in their order, by their fields of a measurement.
 
         They are its accuracy, with the classes that changed by their indices, and its signal-to-noise ratio.
@@ -105,8 +105,8 @@ class EvaluationImages:
         return {"accuracy": accuracy, "snr_db": snr.db}
 
 
-def predict(task: Task, run: Run, images: Iterable[NDArray[np.float32]], names: Sequence[str] = ()) -> Answers:
-    """Run a model on images, each float32 [1,C,H,W]; raises EngineError if an output isn't finite.
+def predict(task: Task, run: Run, images: Iterable[NDArray[Any]], names: Sequence[str] = ()) -> Answers:
+    """Run a model on images, each as its input; raises EngineError if an output isn't finite.
 
     The message names the image by `names`, or by its position if there are none.
     """
@@ -254,8 +254,8 @@ def answer(shard: Shard) -> Answers:
     """Run a shard's bundle on its images."""
     session = _session(shard.bundle, shard.inputs.bundle, shard.inputs.threads)
     samples = shard.dataset.samples
-    preprocessing = session.bundle.manifest.preprocessing
-    images = map(preprocessing.normalize, shard.dataset.crop_each(samples, preprocessing))
+    manifest = session.bundle.manifest
+    images = map(manifest.input_of, shard.dataset.crop_each(samples, manifest.preprocessing))
     return predict(task_in(session.bundle), session, images, [sample.name for sample in samples])
 
 

@@ -345,9 +345,7 @@ class Here(Tracking):
         yield each_bundle(list(subjects), lambda name: self._check(subjects[name], group, spec, stack), reporter)
         if not subjects:
             return
-        inputs = {
-            name: each.bundle.manifest.preprocessing.normalize(each.pixels(images)) for name, each in subjects.items()
-        }
+        inputs = {name: each.bundle.manifest.input_of(each.pixels(images)) for name, each in subjects.items()}
         meter = EnergyMeter(reporter)
         yield self._time(subjects, inputs, timing)
         if images is not None and images.files:
@@ -415,7 +413,7 @@ class Here(Tracking):
         judged = {}
         if images is not None:
             with reporter.stage(f"{subject.name}: evaluate", len(images.crops)) as step:
-                judged = images.judged(bundle, session, _normalized(bundle, images, step))
+                judged = images.judged(bundle, session, _inputs(bundle, images, step))
         int8, profile = summarize_profile(session, runs_for(fresh.first_ms))
         if images is not None or is_baseline(subject.name, group):
             self._open_in_low_precision(subject, session, images, stack)
@@ -443,16 +441,16 @@ class Here(Tracking):
             if images is not None:
                 title = f"{in_format(subject.name, _format_of(low))}: evaluate"
                 with self.reporter.stage(title, len(images.crops)) as step:
-                    answers = predict(images.task, low, _normalized(low.bundle, images, step), images.names)
+                    answers = predict(images.task, low, _inputs(low.bundle, images, step), images.names)
                 subject.low_accuracy = images.task.compare(answers, images.reference, images.crops.labels)
             subject.low = low
         except StageError as error:
             self.reporter.warn(f"{subject.name} in bf16 or f16: {error}", error)
 
 
-def _normalized(bundle: Bundle, images: EvaluationImages, step: Step) -> Iterator[NDArray[np.float32]]:
-    for image in images.crops.normalized(bundle.manifest.preprocessing):
-        yield image
+def _inputs(bundle: Bundle, images: EvaluationImages, step: Step) -> Iterator[NDArray[Any]]:
+    for pixels in images.crops.pixels:
+        yield bundle.manifest.input_of(pixels)
         step()
 
 

@@ -84,7 +84,8 @@ def main(arguments: Sequence[str]) -> None:
     start = time.perf_counter()
     session = load(path, threads)
     loaded = time.perf_counter()
-    session(np.zeros(session.bundle.manifest.input_shape, np.float32))
+    manifest = session.bundle.manifest
+    session(np.zeros(manifest.input_shape, manifest.dtype))
     ran = time.perf_counter()
     fresh = Fresh((loaded - start) * 1e3, (ran - loaded) * 1e3, peak_rss_bytes())
     print(json.dumps(vars(fresh)))

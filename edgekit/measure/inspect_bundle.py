@@ -82,6 +82,9 @@ class BundleInspection:
     scheme: str
     model: str | None
     input_shape: tuple[int, ...]
+    input_dtype: str | None = None
+    """Type of the input: "float32" for normalized images, "uint8" for pixels; None from a device with an edgekit that
+    did not say."""
     classes: int
     """Number of outputs: of classes, or of values of a vector."""
     task: str = "single-label"
@@ -144,6 +147,7 @@ def inspect_bundle(path: Path, threads: int | None, name: str | None = None) -> 
         scheme=manifest.scheme,
         model=manifest.recorded("model", "name"),
         input_shape=manifest.input_shape,
+        input_dtype=manifest.dtype,
         classes=manifest.classes,
         task=manifest.task,
         device_class=manifest.device_class,

@@ -469,7 +469,7 @@ def fastest_threads(bundle: Bundle, cores: int, reporter: Reporter) -> tuple[int
     """
     if cores == 1:
         return cores, ()
-    image = bundle.manifest.preprocessing.normalize(bundle.golden().pixels[0])
+    image = bundle.manifest.input_of(bundle.golden().pixels[0])
     sampler = TelemetrySampler()
 
     def opened(threads: int, stack: ExitStack) -> Callable[[], object]:
@@ -530,8 +530,8 @@ def is_certain(chosen: int, compared: Iterable[int], conditions: Conditions) -> 
     return not larger or any(not unreliable(conditions, threads, None) for threads in larger)
 
 
-def measure_throughput(bundle: Bundle, image: NDArray[np.float32], timing: Timing) -> Throughput:
-    """Run `timing.streams` sessions of the bundle at once on a normalized image, float32 [1,C,H,W].
+def measure_throughput(bundle: Bundle, image: NDArray[Any], timing: Timing) -> Throughput:
+    """Run `timing.streams` sessions of the bundle at once on an image as its input.
 
     The sessions share the cores, unless the user stated the number of threads. Raises StageError if one of them fails.
     """

@@ -106,7 +106,7 @@ def _time(chosen: Sequence[Row], group: Mapping[str, Bundle], timing: Timing, re
             session = stack.enter_context(open_session(bundle, _threads(row_of[name])))
             if row_of[name].best_format != F32 and (low := session.in_low_precision()) is not None:
                 session = stack.enter_context(low)
-            return partial(session, bundle.manifest.preprocessing.normalize(bundle.golden().pixels[0]))
+            return partial(session, bundle.manifest.input_of(bundle.golden().pixels[0]))
 
         calls, _ = each_bundle(group, opened, reporter, "final")
         threads = max(map(_threads, chosen))

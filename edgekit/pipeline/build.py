@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from edgekit import __version__
 from edgekit.compiler.graph import copy_sharing
-from edgekit.compiler.placement import divide_outputs
-from edgekit.config.runtimes import Precision, Runtime
+from edgekit.compiler.placement import divide_outputs, take_pixels
+from edgekit.config.runtimes import INPUT_LAYOUTS, Precision, Runtime
 from edgekit.errors import BundleError, ParityError
 from edgekit.pipeline.graphs import PARITY, JobGraphs, difference
 from edgekit.pipeline.job_images import ACTIVATIONS, helpful_temperature
@@ -104,18 +104,19 @@ def _draft(to_compile: GraphToCompile, folder: Path) -> _Draft:
     pairs = pairs_that_can_saturate(facts.target, folder / artifact.model_file) if facts.precision == "int8" else None
     manifest = replace(manifest_of(facts, artifact), pairs_that_can_saturate=pairs)
     golden = Golden(samples.pixels[:1], samples.logits[:1], 0.0)
-    normalize = facts.preprocessing.normalize
     with Session(write_bundle(folder / "draft", files, manifest, facts.labels, golden)) as session:
-        fitted = None if fitting is None else session(normalize(fitting.pixels))
-        return _Draft(manifest, files, session(normalize(samples.pixels)), fitted)
+        fitted = None if fitting is None else session(manifest.input_of(fitting.pixels))
+        return _Draft(manifest, files, session(manifest.input_of(samples.pixels)), fitted)
 
 
 def _compiled(to_compile: GraphToCompile, folder: Path) -> Artifact:
-    backend = load_backend(to_compile.facts.target)
-    facts = to_compile.facts
+    facts, graph = to_compile.facts, to_compile.graph
+    backend = load_backend(facts.target)
     metadata = embedded(facts, facts.labels, facts.provenance.model.name)
     with quiet(), torch.no_grad():
-        return backend.compile(to_compile.graph, folder, metadata, facts.device_class)
+        if facts.input_dtype == "uint8":
+            take_pixels(graph, facts.preprocessing.mean, facts.preprocessing.std)
+        return backend.compile(graph, folder, metadata, facts.device_class)
 
 
 def embedded(of: GraphFacts | Manifest, labels: Sequence[str], model: str | None) -> str:
@@ -141,7 +142,9 @@ def manifest_of(facts: GraphFacts, artifact: Artifact) -> Manifest:
         precision=facts.precision,
         scheme=facts.scheme,
         model_file=artifact.model_file,
-        input_shape=facts.preprocessing.input_shape,
+        input_shape=facts.preprocessing.shape_of(facts.input_dtype),
+        layout=INPUT_LAYOUTS[facts.input_dtype],
+        dtype=facts.input_dtype,
         input_name=artifact.input_name,
         output_name=artifact.output_name,
         classes=len(facts.labels),

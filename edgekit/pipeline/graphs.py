@@ -303,6 +303,7 @@ def quantize_stage(
         task=request.task.name,
         activation=request.task.activation,
         thresholds=request.task.thresholds,
+        input_dtype=request.input_dtype,
         session={key: value for each in lowering.enabled(wants) for key, value in each.session.items() if integer},
     )
     return GraphToCompile(rewritten, facts, samples)

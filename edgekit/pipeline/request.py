@@ -20,7 +20,15 @@ from edgekit import __version__
 from edgekit.compiler.graph import read_graph, write_graph
 from edgekit.config import runtimes
 from edgekit.config.recipes import Recipe, TargetRecipe
-from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Activation, DeviceClass, Precision, Runtime
+from edgekit.config.runtimes import (
+    COMPILER_DISTRIBUTIONS,
+    RUNTIMES,
+    Activation,
+    DeviceClass,
+    InputDtype,
+    Precision,
+    Runtime,
+)
 from edgekit.errors import InputError
 from edgekit.images.dataset import Dataset
 from edgekit.images.preprocess import Preprocessing
@@ -57,10 +65,13 @@ class BuildSpec:
     """Images that fit the temperature of INT8 bundles; None for bundles without one."""
     fitting_dataset: Dataset | None = None
     """The data set of these images."""
+    input_dtype: InputDtype = "float32"
+    """Type of the bundles' input."""
 
     def request(self, target: str, precision: Precision) -> "BundleRequest":
         """The request for one bundle."""
-        request = BundleRequest(self.network, target, precision, self.recipe, self.device_class, task=self.task)
+        settings = (self.network, target, precision, self.recipe, self.device_class)
+        request = BundleRequest(*settings, task=self.task, input_dtype=self.input_dtype)
         if precision == "float":
             return request
         images = self.calibration
@@ -109,6 +120,8 @@ class BundleInputs(Inputs):
     """Inputs of the calibration; None for a float bundle."""
     task: tuple[str, tuple[float, ...]]
     """Name of the task, and its thresholds if the manifest has them."""
+    input_dtype: InputDtype
+    """Type of the bundle's input."""
     versions: Mapping[str, str]
     """Versions of the packages that compile and run bundles, of Python and of edgekit, and the hash of its code."""
 
@@ -130,6 +143,8 @@ class BundleRequest:
     """SHA-256 of each image that fits the temperature of an int8 bundle."""
     task: Task = field(default_factory=SingleLabel)
     """What the network's outputs mean."""
+    input_dtype: InputDtype = "float32"
+    """Type of the bundle's input."""
 
     @property
     def target_recipe(self) -> Recipe:
@@ -161,6 +176,7 @@ class BundleRequest:
             device_class=self.device_class,
             calibration=calibration,
             task=(self.task.name, self.task.thresholds if self.task.activation == "sigmoid" else ()),
+            input_dtype=self.input_dtype,
             versions=versions(),
         )
 
@@ -257,6 +273,8 @@ class GraphFacts:
     thresholds: tuple[float, ...] = ()
     session: Mapping[str, str] = field(default_factory=dict)
     """Session options with which the bundle's engine runs, in addition to those of the compiled files."""
+    input_dtype: InputDtype = "float32"
+    """Type of the bundle's input. The graph itself takes normalized images."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ class Artifact:
     files: tuple[str, ...]
     """Names of all files that the runtime loads, including `model_file`."""
     input_name: str = "image"
-    """Name of the model's input tensor, float32 [1,C,H,W]."""
+    """Name of the model's input tensor."""
     output_name: str = "logits"
     """Name of the model's output tensor, float32 [1,classes]."""
     session: Mapping[str, Any] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Backend(Protocol):
         Implementations call the runtime's compiler inside a `compiler_errors` block.
 
         Args:
-            graph: Exported graph for one image, float32 [1,C,H,W]; compiling may change it.
+            graph: Exported graph for one image, float32 [1,C,H,W] or uint8 [1,H,W,C]; compiling may change it.
             folder: Existing folder for the files.
             metadata: JSON text to embed in the model file, so that the file can be used without the bundle.
             device_class: Machines that the files are for.

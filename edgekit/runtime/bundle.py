@@ -22,9 +22,9 @@ from typing import Any, Literal, NoReturn, NotRequired, TypeAlias, TypedDict, ge
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.config.runtimes import RUNTIMES, Activation, LayerKind
+from edgekit.config.runtimes import INPUT_LAYOUTS, RUNTIMES, Activation, InputDtype, LayerKind
 from edgekit.errors import BundleError, OutputError
-from edgekit.images.preprocess import CHANNELS, MAX_SIDE, Preprocessing
+from edgekit.images.preprocess import MAX_SIDE, Preprocessing
 from edgekit.support.files import digest, file_sha256, replace_text, replacing, writing
 
 _BIDI = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
@@ -201,11 +201,11 @@ class Manifest:
     model_file: str
     """Name of the file that the engine opens."""
     input_shape: tuple[int, int, int, int]
-    """Shape of the input for one image, [1,C,H,W]."""
-    layout: Literal["NCHW"] = "NCHW"
-    """Order of the axes in `input_shape`, which older versions of edgekit read."""
-    dtype: Literal["float32"] = "float32"
-    """Type of the input and of the outputs."""
+    """Shape of the input for one image, in the order of `layout`."""
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    """Order of the axes in `input_shape`: "NCHW" for normalized images, "NHWC" for pixels."""
+    dtype: InputDtype = "float32"
+    """Type of the input: "float32" for normalized images, "uint8" for pixels. Outputs are always float32."""
     input_name: str
     """Name of the input tensor in the model file."""
     output_name: str
@@ -245,6 +245,12 @@ class Manifest:
     """Name of the file with the golden samples."""
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     """Hash and size of every file, by name; `write_bundle` fills them in."""
+
+    def input_of(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        """The model's input for cropped images, uint8 [H,W,C] or [N,H,W,C]: themselves, [N,H,W,C], or normalized."""
+        if self.dtype == "uint8":
+            return pixels if pixels.ndim == 4 else pixels[None]
+        return self.preprocessing.normalize(pixels)
 
     def recorded(self, *keys: str) -> str | None:
         """The text at these nested keys of the provenance, or None: it may come from a stranger, in any shape."""
@@ -307,11 +313,11 @@ def _is_file_name(value: object) -> bool:
 
 def _is_shape(value: Any) -> bool:
     fits = isinstance(value, list) and len(value) == 4 and all(type(size) is int for size in value)
-    return fits and value[0] == 1 and value[1] in CHANNELS and all(1 <= size <= MAX_SIDE for size in value)
+    return fits and value[0] == 1 and all(1 <= size <= MAX_SIDE for size in value)
 
 
 check_file_name = parser(_is_file_name, "a file name of letters, digits, '.', '_' and '-', without a folder")
-_shape = parser(_is_shape, f"[1, 3 or 1, height, width] with sides from 1 to {MAX_SIDE}")
+_shape = parser(_is_shape, f"1 and three whole numbers from 1 to {MAX_SIDE}")
 _list = parser(lambda value: isinstance(value, list | tuple), "a list")
 _share = parser(lambda value: type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1")
 _layer = record(
@@ -341,8 +347,8 @@ _PARSERS: dict[str, Parser] = {
     "scheme": parse_text,
     "model_file": check_file_name,
     "input_shape": lambda key, value: tuple(_shape(key, value)),
-    "layout": choice("NCHW"),
-    "dtype": choice("float32"),
+    "layout": choice(*INPUT_LAYOUTS.values()),
+    "dtype": choice(*INPUT_LAYOUTS),
     "input_name": parse_text,
     "output_name": parse_text,
     "classes": whole(1, MAX_CLASSES),
@@ -382,7 +388,9 @@ def _check_agreement(manifest: Manifest) -> None:
         others = [name.casefold() for other, name in named.items() if other != key]
         if named[key].casefold() in others:
             refuse(key, named[key], "a file that no other key names")
-    shape = manifest.preprocessing.input_shape
+    if manifest.layout != (layout := INPUT_LAYOUTS[manifest.dtype]):
+        refuse("layout", manifest.layout, f"{layout}, because dtype is {manifest.dtype}")
+    shape = manifest.preprocessing.shape_of(manifest.dtype)
     if manifest.input_shape != shape:
         refuse("input_shape", list(manifest.input_shape), f"{list(shape)}, the output of the preprocessing")
     if manifest.thresholds is not None and manifest.activation != "sigmoid":

@@ -20,8 +20,11 @@ from edgekit.runtime.bundle import Manifest
 from edgekit.support.libraries import first_line, install_command, pip_install, release
 from edgekit.support.probe import available_cores
 
-Infer: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Computes the logits [1,classes] of a normalized, C-contiguous image [1,C,H,W]. The caller owns the result."""
+Infer: TypeAlias = Callable[[NDArray[Any]], NDArray[np.float32]]
+"""Computes the logits [1,classes] of an image in the shape and dtype of the manifest, C-contiguous.
+
+The caller owns the result.
+"""
 
 
 class Engine(ABC):
@@ -42,8 +45,8 @@ class Engine(ABC):
     def open(self, model: Path, manifest: Manifest, threads: int | None) -> Infer:
         """Open a model file, set `package` and `version`, and return the function that runs the model."""
 
-    def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits [1,classes] of a normalized, C-contiguous image [1,C,H,W]; the caller owns the result."""
+    def run(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """What `Infer` computes. Raises EngineError if the session is closed."""
         with self._turn:
             infer = self._infer
             if infer is None:

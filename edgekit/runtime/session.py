@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.config.runtimes import Activation, Runtime, cpu_features
+from edgekit.config.runtimes import Activation, InputDtype, Runtime, cpu_features
 from edgekit.errors import BundleError, EdgekitError, GoldenError, InputError, UsageError
 from edgekit.images.preprocess import ImageLike
 from edgekit.runtime.bundle import Bundle
@@ -114,7 +114,9 @@ class Session:
         with engine_errors(f"loading {bundle.model_path} in {runtime.title}"):
             self._engine: Engine = engine(bundle.model_path, bundle.manifest, self.threads)
         self._action = f"running {bundle.model_path} in {runtime.title}"
-        self._image_shape = bundle.manifest.input_shape[1:]
+        size = bundle.manifest.preprocessing
+        dtypes: tuple[InputDtype, ...] = ("float32", bundle.manifest.dtype)
+        self._takes = {np.dtype(dtype): size.shape_of(dtype)[1:] for dtype in dtypes}
 
     @property
     def engine_name(self) -> str:
@@ -141,29 +143,22 @@ class Session:
         """
         return self.bundle.manifest.preprocessing(image)
 
-    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(self, batch: NDArray[np.float32] | NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run the model on a batch, one image at a time.
 
         Args:
-            batch: Normalized images, float32 [N,C,H,W], as `preprocess` returns them.
+            batch: Normalized images, float32 [N,C,H,W], as `preprocess` returns them. A bundle whose manifest has the
+                `dtype` "uint8" turns them back into pixels, and also takes the pixels of crops, uint8 [N,H,W,C].
 
         Returns:
             Outputs of the model, float32 [N,classes]: logits, or vectors before they are normalized.
 
         Raises:
-            InputError: The batch has another dtype or shape.
+            InputError: The batch has another dtype or shape, or it has values that no pixel has, for a bundle that
+                takes pixels.
             EngineError: The runtime failed, or the session is closed.
         """
-        fits = isinstance(batch, np.ndarray) and batch.dtype == np.float32 and batch.ndim == 4
-        if not fits or batch.shape[1:] != self._image_shape:
-            actual = f"{batch.dtype} {list(batch.shape)}" if isinstance(batch, np.ndarray) else type(batch).__name__
-            sizes = ", ".join(map(str, self._image_shape))
-            raise InputError(
-                f"the batch is {actual}",
-                valid=f"float32 [N, {sizes}]",
-                fix="Prepare each image with `Session.preprocess`",
-            )
-        batch = np.ascontiguousarray(batch)
+        batch = self._input(batch)
         with engine_errors(self._action):
             if len(batch) == 1:
                 return self._engine.run(batch)
@@ -171,6 +166,19 @@ class Session:
             for index in range(len(batch)):
                 outputs[index] = self._engine.run(batch[index : index + 1])[0]
         return outputs
+
+    def _input(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """A batch as the model takes it, contiguous. Raises InputError for another dtype or shape."""
+        is_batch = isinstance(batch, np.ndarray) and batch.ndim == 4
+        if not is_batch or batch.shape[1:] != self._takes.get(batch.dtype):
+            actual = f"{batch.dtype} {list(batch.shape)}" if isinstance(batch, np.ndarray) else type(batch).__name__
+            raise InputError(
+                f"the batch is {actual}",
+                valid=" or ".join(f"{dtype} [N, {', '.join(map(str, shape))}]" for dtype, shape in self._takes.items()),
+                fix="Prepare each image with `Session.preprocess`",
+            )
+        manifest = self.bundle.manifest
+        return np.ascontiguousarray(batch if batch.dtype == manifest.dtype else manifest.preprocessing.pixels(batch))
 
     def classify(
         self, image: ImageLike, top: int | None = None, threshold: float | None = None
@@ -239,13 +247,14 @@ class Session:
 
     def _activated(self, image: ImageLike) -> NDArray[np.float32]:
         """Scores of the classes, or the vector, of one image: float32 [K]. Raises BundleError if one isn't finite."""
-        outputs = self(self.preprocess(image))
+        manifest = self.bundle.manifest
+        outputs = self(manifest.input_of(manifest.preprocessing.crop(image)))
         if not np.isfinite(outputs).all():
             raise BundleError(
                 f"the outputs of bundle '{self.bundle.path}' for this image are NaN or infinite: its model is damaged",
                 fix="Make the bundle again with `edgekit deploy`",
             )
-        values: NDArray[np.float32] = activated(outputs, self.bundle.manifest.activation)[0]
+        values: NDArray[np.float32] = activated(outputs, manifest.activation)[0]
         return values
 
     def verify(self) -> VerifyResult:
@@ -270,8 +279,8 @@ class Session:
     def compare_golden(self) -> VerifyResult:
         """Compare the golden samples as `verify` does, but leave it to the caller whether a difference is an error."""
         golden = self.bundle.golden()
-        batch = self.bundle.manifest.preprocessing.normalize(golden.pixels)
-        difference = float(np.abs(self(batch) - golden.logits).max())
+        outputs = self(self.bundle.manifest.input_of(golden.pixels))
+        difference = float(np.abs(outputs - golden.logits).max())
         tolerance = golden.tolerance
         if self.bundle.manifest.session.get("inference_precision") in LOW_PRECISIONS:
             tolerance = max(tolerance, LOW_PRECISION_SPREAD * float(golden.logits.std()))

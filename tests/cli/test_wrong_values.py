@@ -64,6 +64,7 @@ WRONG: dict[str, list[Wrong]] = {
     "--precision": text("banana", "INT8", names=("float", "int8")),
     "--scheme": text("w4", "W8", names=("w8a8", "w8")),
     "--preprocessing": text("quick", "Fast", names=("exact", "fast")),
+    "--input-dtype": text("int8", "UINT8", names=("float32", "uint8")),
     "--task": text("regression", "Multi-Label", names=TASKS),
     "--device": [
         *text("pi5", names=("local", "ssh://USER@HOST")),

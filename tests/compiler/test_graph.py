@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,13 @@ from edgekit.compiler.graph import (
     pair,
     refresh,
     set_weights,
+    value_of,
 )
 from edgekit.compiler.layers import Layer, layers
+from edgekit.compiler.placement import take_pixels
 from edgekit.compiler.rewrites import REWRITES, rewrite
 from edgekit.compiler.simplify import COPIES
+from edgekit.images.preprocess import Preprocessing
 from tests.helpers.graphs import export_graph
 
 SHAPE = (1, 3, 16, 16)
@@ -219,3 +223,17 @@ def test_an_enabled_autocast_stays() -> None:
 
     x = torch.randn(SHAPE)
     assert export_graph(Half(), SHAPE)(x).dtype == Half()(x).dtype == torch.bfloat16
+
+
+@torch.no_grad()
+def test_a_graph_takes_the_pixels_of_a_crop() -> None:
+    size = Preprocessing(16, 16, "bilinear", 1.0, "center", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    graph, pixels = (
+        export_graph(Small().eval(), SHAPE),
+        np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8),
+    )
+    expected = graph(torch.from_numpy(size.normalize(pixels)))
+    take_pixels(graph, size.mean, size.std)
+    assert (example_input(graph).dtype, example_input(graph).shape) == (torch.uint8, (1, 16, 16, 3))
+    torch.testing.assert_close(graph(torch.from_numpy(pixels)), expected, rtol=1e-5, atol=1e-5)
+    assert all(value_of(node).is_contiguous() for node in graph.graph.nodes if node.target is A.mul.Tensor)

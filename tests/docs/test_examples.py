@@ -468,6 +468,7 @@ def preprocessing(interpolation: str, crop_pct: float, crop_mode: str, margin: f
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
 @pytest.mark.parametrize(
     "rules",
     [
@@ -479,9 +480,9 @@ def preprocessing(interpolation: str, crop_pct: float, crop_mode: str, margin: f
     ],
 )
 def test_the_program_in_cpp_gives_the_labels_and_scores_of_the_sdk(
-    rules: tuple[str, float, str, float | None], classify: Path, make_bundle: MakeBundle, tmp_path: Path
+    rules: tuple[str, float, str, float | None], dtype: str, classify: Path, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
-    path = make_bundle("openvino", preprocessing=preprocessing(*rules))
+    path = make_bundle("openvino", preprocessing=preprocessing(*rules), dtype=dtype)
     images = random_frames(5)
     images[1:3] = [images[1].resize((300, 211)), images[2].resize((21, 35))]
     for index, image in enumerate(images):

@@ -23,7 +23,7 @@ from edgekit.images.preprocess import Preprocessing
 from edgekit.runtime.bundle import read_bundle, with_manifest
 from tests.docs.blocks import run_bash
 from tests.helpers.chromium import opened_tab
-from tests.helpers.tiny import ROOT
+from tests.helpers.tiny import ROOT, MakeBundle
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -143,6 +143,25 @@ def test_the_app_reads_the_meaning_of_the_outputs_as_python_does(
             for top, expected in zip(given, calls, strict=True):
                 assert [one["label"] for one in top] == [label for label, _ in expected]
                 assert [one["score"] for one in top] == pytest.approx([score for _, score in expected], abs=1e-6)
+
+
+def test_the_app_gives_a_model_the_pixels_that_it_takes(
+    chromium: str, app: Path, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    photo(123, 77).save(app / "image.png")
+    bundle = shutil.copytree(make_bundle("tflite", dtype="uint8"), app / "pixels")
+
+    async def act(url: str) -> list[Any]:
+        async with opened_tab(chromium, url, tmp_path) as tab:
+            answers: dict[str, list[Any]] = await tab.evaluate(MEAN.replace("NAMES", '["pixels"]'))
+            return answers["pixels"]
+
+    with static_host(app) as url:
+        _, best, _ = asyncio.run(act(url))
+    with edgekit.load(bundle) as session:
+        expected = session.classify(app / "image.png")
+    assert [one["label"] for one in best] == [label for label, _ in expected]
+    assert [one["score"] for one in best] == pytest.approx([score for _, score in expected], abs=1e-6)
 
 
 def test_the_page_of_a_bundle_of_vectors_compares_images(

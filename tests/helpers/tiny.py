@@ -22,7 +22,7 @@ X86 = DeviceClass.load("x86-64-v3")
 MakeBundle = Callable[..., Path]
 
 
-def compile_all(network: Any, shape: tuple[int, ...], folder: Path) -> Path:
+def compile_all(network: Any, shape: tuple[int, ...], folder: Path, dtype: str = "float32") -> Path:
     """Compile a torch network for every runtime, including the fake one, without edgekit's backends."""
     import litert_torch
     import torch
@@ -30,7 +30,7 @@ def compile_all(network: Any, shape: tuple[int, ...], folder: Path) -> Path:
     from edgekit.compat.openvino import openvino
     from edgekit.compat.torch_export import decomposing_by_node
 
-    x = torch.zeros(shape)
+    x = torch.zeros(shape, dtype=getattr(torch, dtype))
     with warnings.catch_warnings(), decomposing_by_node():
         warnings.simplefilter("ignore")  # of the converters
         program = torch.export.export(network, (x,))

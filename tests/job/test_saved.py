@@ -56,6 +56,7 @@ def all_stated(tmp_path: Path, photos: Path, finished_run: Path) -> dict[str, An
         "precisions": ["int8"],
         "scheme": "w8",
         "preprocessing": "fast",
+        "input_dtype": "uint8",
         "recipe": "default",
         "device_class": "x86-64-v3",
         "force": True,

@@ -20,18 +20,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from packaging.requirements import Requirement
+from torch import nn
 
 from edgekit.config.recipes import Recipe
-from edgekit.config.runtimes import PRECISIONS, RUNTIMES, DeviceClass, Runtime, register
+from edgekit.config.runtimes import INPUT_LAYOUTS, PRECISIONS, RUNTIMES, DeviceClass, Precision, Runtime, register
 from edgekit.errors import CompileError
 from edgekit.job import Job
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.build import build_one
+from edgekit.pipeline.build import build_one, compile_stage
 from edgekit.pipeline.builder import Builder
-from edgekit.pipeline.graphs import PARITY, JobGraphs
+from edgekit.pipeline.graphs import PARITY, JobGraphs, quantize_stage
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.request import BuildSpec
+from edgekit.pipeline.request import BuildSpec, BundleRequest
 from edgekit.runtime.backend import load_backend, load_lowering
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.profile import profile_bundle
@@ -39,6 +40,9 @@ from edgekit.runtime.session import Session
 from edgekit.support import progress
 from edgekit.support.progress import Reporter
 from tests.helpers import fake_runtime
+from tests.helpers.calibration import network_of, noise_for
+from tests.helpers.graphs import export_graph
+from tests.helpers.tiny import X86
 
 SNR_DB = 15
 """Lowest signal-to-noise ratio of int8 logits, in decibels. This network reaches at least 20, a wrong scale below 5."""
@@ -124,6 +128,34 @@ def test_images_do_not_disturb_each_other(bundle: Bundle, batch: NDArray[np.floa
     assert together.shape == (3, 10)
     assert together.dtype == np.float32
     np.testing.assert_allclose(together[[2, 0, 1]], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_pixels_give_the_answers_of_normalized_images(runtime: Runtime, precision: Precision, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(3, 8, 3, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ]
+    network = network_of(nn.Sequential(*layers, nn.Linear(16, 5)), 32)
+    size = replace(network.preprocessing, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    network = replace(network, preprocessing=size)
+    noise, graph = noise_for(network, 8), export_graph(network.module, size.input_shape)
+    images, recipe = [size.normalize(pixels) for pixels in noise.pixels], Recipe.load("default")
+    bundles = {}
+    for dtype, layout in INPUT_LAYOUTS.items():
+        request = BundleRequest(network, runtime.name, precision, recipe, X86, input_dtype=dtype)
+        stage = quantize_stage(request, graph, noise, images)
+        bundles[dtype], _ = compile_stage(stage, tmp_path / dtype, golden_count=8)
+        manifest = bundles[dtype].manifest
+        assert (manifest.dtype, manifest.layout, manifest.input_shape) == (dtype, layout, size.shape_of(dtype))
+    floats, pixels = (bundles[dtype].golden().logits for dtype in ("float32", "uint8"))
+    np.testing.assert_allclose(pixels, floats, atol=(1e-5 if precision == "float" else 1e-2) * float(floats.std()))
+    with Session(bundles["uint8"], 1) as session:
+        np.testing.assert_array_equal(session(np.concatenate(images)), session(noise.pixels))
 
 
 def test_golden_samples_agree(bundle: Bundle) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 import edgekit
 from edgekit.config.runtimes import RUNTIMES, Runtime
 from edgekit.errors import BundleError, EngineError, GoldenError, ImageError, InputError, MissingExtraError, UsageError
+from edgekit.images.preprocess import Preprocessing
 from edgekit.runtime import GoldenWarning
 from edgekit.runtime import engine as base
 from edgekit.runtime.bundle import Golden, read_bundle, with_manifest, write_bundle
@@ -44,6 +45,12 @@ def nhwc_models(tiny_network: Any, tmp_path_factory: pytest.TempPathFactory) -> 
             return self.network(x.permute(0, 3, 1, 2))
 
     return compile_all(ChannelsLast().eval(), (1, SIDE, SIDE, 3), tmp_path_factory.mktemp("nhwc"))
+
+
+@pytest.fixture
+def pixel_bundle(target: str, make_bundle: MakeBundle) -> Path:
+    """A bundle of the tiny network that takes pixels."""
+    return make_bundle(target, dtype="uint8")
 
 
 def test_logits_agree_with_torch(target: str, make_bundle: MakeBundle, tiny_golden: Golden) -> None:
@@ -229,6 +236,49 @@ def test_a_wrong_batch_is_refused(target: str, make_bundle: MakeBundle, batch: o
     ):
         session(batch)  # type: ignore[arg-type]
     assert caught.value.valid == "float32 [N, 3, 32, 32]"
+
+
+def test_a_bundle_that_takes_pixels_takes_normalized_images_too(
+    pixel_bundle: Path, tiny_golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = tiny_golden.pixels
+    with edgekit.load(pixel_bundle, verify=True) as session:
+        logits = session(np.concatenate([session.preprocess(image) for image in pixels]))
+        np.testing.assert_allclose(logits, tiny_golden.logits, atol=1e-4)
+        np.testing.assert_array_equal(session(pixels), logits)
+        np.testing.assert_array_equal(session(pixels[:, :, ::-1][:, :, ::-1]), logits)
+        monkeypatch.delattr(Preprocessing, "normalize")  # which costs time
+        best = [session.classify(image, top=1)[0][0] for image in pixels]
+    assert best == [f"class {index}" for index in logits.argmax(1)]
+
+
+@pytest.mark.parametrize(
+    ("batch", "received"),
+    [
+        (np.zeros((1, 3, 32, 32), np.uint8), "[1, 3, 32, 32]"),
+        (np.zeros((1, 32, 33, 3), np.uint8), "[1, 32, 33, 3]"),
+        (np.zeros((32, 32, 3), np.uint8), "[32, 32, 3]"),
+        (np.zeros((1, 32, 32, 3), np.float32), "float32"),
+        (np.zeros((1, 32, 32, 3), np.int8), "int8"),
+    ],
+)
+def test_a_wrong_batch_is_refused_where_pixels_are_taken(pixel_bundle: Path, batch: Any, received: str) -> None:
+    with edgekit.load(pixel_bundle) as session, refuses(InputError, received) as caught:
+        session(batch)
+    assert caught.value.valid == "float32 [N, 3, 32, 32] or uint8 [N, 32, 32, 3]"
+
+
+@pytest.mark.parametrize(("levels", "fits"), [(0.49, True), (0.51, False), (np.nan, False), (np.inf, False)])
+def test_values_of_no_pixel_are_refused(pixel_bundle: Path, levels: float, fits: bool) -> None:
+    white = np.full((1, SIDE, SIDE, 3), 255, np.uint8)
+    with edgekit.load(pixel_bundle) as session:
+        batch = session.bundle.manifest.preprocessing.normalize(white)
+        batch[0, 1, 2, 3] += levels * 2 / 255
+        if fits:
+            np.testing.assert_array_equal(session(batch), session(white))
+            return
+        with refuses(InputError, "off the nearest of 256 levels", "Session.preprocess"):
+            session(batch)
 
 
 def test_a_damaged_model_is_an_engine_error(target: str, make_bundle: MakeBundle, tiny_models: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.config.runtimes import RUNTIMES
+from edgekit.config.runtimes import INPUT_LAYOUTS, RUNTIMES
 from edgekit.errors import BundleError
 from edgekit.runtime.bundle import Manifest, parse_manifest
 from tests.helpers.strategies import preprocessings
@@ -43,13 +43,16 @@ def manifests(draw: st.DrawFn) -> Manifest:
     classes = draw(st.integers(1, 20) | st.integers(1, 1_000_000))
     task, activation = draw(st.sampled_from(MEANINGS))
     few = activation == "sigmoid" and classes <= 20
+    dtype = draw(st.sampled_from(sorted(INPUT_LAYOUTS)))
     one_each = st.lists(st.floats(0, 1), min_size=classes, max_size=classes) if few else st.nothing()
     return tiny_manifest(
         target,
         precision=draw(st.sampled_from(("float", "int8"))),
         scheme=draw(TEXT),
         model_file=model,
-        input_shape=(1, 3, size.height, size.width),
+        input_shape=size.shape_of(dtype),
+        layout=INPUT_LAYOUTS[dtype],
+        dtype=dtype,
         classes=classes,
         task=task,
         activation=activation,

@@ -20,7 +20,8 @@ export async function open(folder) {
   ]);
   await check(model, manifest.files[manifest.model_file].sha256);
   const run = await loadModel(runtime, model, manifest.classes);
-  await run(new Float32Array(manifest.input_shape.reduce((product, side) => product * side))); // the first run is slow
+  const values = manifest.dtype === "uint8" ? Uint8Array : Float32Array;
+  await run(new values(manifest.input_shape.reduce((product, side) => product * side))); // the first run is slow
   return new Model(manifest, labels.split("\n").slice(0, manifest.classes), run);
 }
 
@@ -53,7 +54,8 @@ class Model {
 
   async outputs(source) {
     const image = await pixels(source), start = performance.now();
-    const input = normalize(crop(image, this.manifest.preprocessing), this.manifest), prepared = performance.now();
+    const bytes = crop(image, this.manifest.preprocessing);
+    const input = this.manifest.dtype === "uint8" ? bytes : normalize(bytes, this.manifest), prepared = performance.now();
     const raw = await this.run(input), end = performance.now();
     if (!raw.every(Number.isFinite)) throw new Error("The outputs are NaN or infinite: the model is damaged.");
     return {values: Float32Array.from(activated(raw, this.activation)), prepareMs: prepared - start, runMs: end - prepared};

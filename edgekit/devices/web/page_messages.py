@@ -164,16 +164,16 @@ class OpenRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class PageImages:
-    """Images for a model, and how to normalize them."""
+    """Images for a model, and how to normalize them, unless it takes pixels."""
 
     pixels: Download
     """Bytes [count,H,W,C]."""
     count: int
     """Number of images."""
     shape: tuple[int, ...]
-    """Shape of a normalized image, [C,H,W]."""
+    """Shape of an image as the model's input: [C,H,W] if it is normalized, and [H,W,C] for pixels."""
     table: tuple[tuple[float, ...], ...]
-    """For each channel, the normalized value of each of the 256 bytes, as float32."""
+    """For each channel, the normalized value of each of the 256 bytes, as float32; empty for pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -381,15 +381,15 @@ class Runner:
     @contextmanager
     def _offered(self, bundle: Bundle, pixels: NDArray[np.uint8]) -> Iterator[page_messages.PageImages]:
         """Offer images [N,H,W,C] to the page while the block runs."""
-        preprocessing = bundle.manifest.preprocessing
-        levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], preprocessing.channels, axis=2)
-        table = preprocessing.normalize(levels)[0, :, :, 0]
+        manifest = bundle.manifest
+        levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], manifest.preprocessing.channels, axis=2)
+        table = manifest.preprocessing.normalize(levels)[0, :, :, 0] if manifest.dtype == "float32" else np.empty(0)
         download = self._server.offer(pixels.tobytes())
         try:
             yield page_messages.PageImages(
                 pixels=download,
                 count=len(pixels),
-                shape=bundle.manifest.input_shape[1:],
+                shape=manifest.input_shape[1:],
                 table=tuple(map(tuple, table.tolist())),
             )
         finally:

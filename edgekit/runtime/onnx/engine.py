@@ -210,7 +210,7 @@ class Engine(engine.Engine):
         check_shapes(manifest, [value.shape for value in inputs], [value.shape for value in outputs])
         image, logits = inputs[0].name, [outputs[0].name]
 
-        def infer(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        def infer(x: NDArray[Any]) -> NDArray[np.float32]:
             result: NDArray[np.float32] = session.run(logits, {image: x})[0]
             return result
 

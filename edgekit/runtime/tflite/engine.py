@@ -2,6 +2,7 @@
 
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,16 +46,16 @@ class Engine(engine.Engine):
         interpreter.allocate_tensors()
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         check_shapes(manifest, [end["shape"].tolist() for end in inputs], [end["shape"].tolist() for end in outputs])
-        for end in (*inputs, *outputs):
-            if end["dtype"] != np.float32:
+        for end, dtype in ((inputs[0], manifest.dtype), (outputs[0], "float32")):
+            if end["dtype"] != np.dtype(dtype):
                 raise BundleError(
                     f"tensor '{end['name']}' of the model has the type {np.dtype(end['dtype'])}",
-                    valid="float32",
+                    valid=dtype,
                     fix="Make the bundle again with `edgekit deploy`",
                 )
         image, logits = inputs[0]["index"], outputs[0]["index"]
 
-        def infer(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        def infer(x: NDArray[Any]) -> NDArray[np.float32]:
             np.copyto(interpreter.tensor(image)(), x)
             interpreter.invoke()
             result: NDArray[np.float32] = interpreter.get_tensor(logits)

@@ -64,6 +64,17 @@ def test_requests_for_logits_are_small(side: int, count: int) -> None:
     assert steps == list(np.cumsum(sizes))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_a_page_normalizes_unless_the_model_takes_pixels(dtype: str) -> None:
+    page, shapes = Page(numbered), {"float32": (3, 32, 32), "uint8": (32, 32, 3)}
+    manifest = tiny_manifest("tflite", input_shape=(1, *shapes[dtype]), dtype=dtype)
+    subject = cast(Bundle, SimpleNamespace(manifest=manifest, path=Path("tflite-int8")))
+    list(runner(page).logits(subject, FILE, [np.zeros((32, 32, 3), np.uint8)]))
+    (images,) = page.asked[0].images
+    assert images.shape == shapes[dtype]
+    assert [len(values) for values in images.table] == ([256] * 3 if dtype == "float32" else [])
+
+
 @pytest.mark.parametrize("size", [None, 0, 4 * CLASSES - 1, 4 * CLASSES + 4, 8 * CLASSES])
 def test_other_logits_than_asked_for_fail(size: int | None) -> None:
     page = Page(lambda request: {"load_ms": 1.0} if size is None else bytes(size))

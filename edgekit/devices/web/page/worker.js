@@ -58,11 +58,12 @@ async function ready({build, models: wanted}, report) {
   return wanted.map((model) => models.get(model.sha256));
 }
 
-// Normalized images [channels, height, width] of bytes [count, height, width, channels], by a table for each channel.
-function* normalized(pixels, {count, shape: [channels, height, width], table}) {
-  const tables = table.map((values) => Float32Array.from(values)), area = height * width;
-  for (let image = 0; image < count; image++) {
-    const values = new Float32Array(channels * area), from = image * channels * area;
+// A model's inputs of bytes [count, height, width, channels]: themselves, or normalized by a table for each channel.
+function* inputs(pixels, {count, shape, table}) {
+  const tables = table.map((values) => Float32Array.from(values)), channels = tables.length;
+  const size = shape.reduce((product, side) => product * side), area = size / channels;
+  for (let from = 0; from < count * size; from += size) {
+    const values = channels ? new Float32Array(size) : pixels.subarray(from, from + size);
     for (let channel = 0; channel < channels; channel++)
       for (let pixel = 0; pixel < area; pixel++) values[channel * area + pixel] = tables[channel][pixels[from + pixel * channels + channel]];
     yield values;
@@ -83,7 +84,7 @@ async function open({build, models: [model]}, report) {
 async function logits(request, report) {
   const count = (done) => report(request.before + done);
   const [model] = await ready(request, count), [images] = request.images, parts = [];
-  for (const image of normalized(await fetched(images.pixels), images)) {
+  for (const image of inputs(await fetched(images.pixels), images)) {
     model.put(image);
     count(parts.push(await model.run()));
   }
@@ -104,7 +105,7 @@ async function lead(model, {lead_runs, lead_ms}) {
 async function times(request, report) {
   const opened = await ready(request, report);
   for (const [index, images] of request.images.entries()) {
-    const [image] = normalized(await fetched(images.pixels), images);
+    const [image] = inputs(await fetched(images.pixels), images);
     opened[index].put(image);
   }
   for (let round = 0; round < request.warmup; round++) {
