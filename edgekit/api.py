@@ -336,7 +336,18 @@ def _check_scheduler(address: str) -> None:
 
 
 @_takes(
-    *("data", "num_eval_samples", "seed", "devices", "web_runtime", "web_network", "threads", "threshold", "max_drop")
+    *(
+        "data",
+        "num_eval_samples",
+        "seed",
+        "devices",
+        "web_runtime",
+        "web_network",
+        "threads",
+        "threshold",
+        "max_drop",
+        "min_agreement",
+    )
 )
 def evaluate(
     bundles: Bundles,
@@ -370,11 +381,11 @@ def evaluate(
     quiet: bool = False,
     **options: Any,
 ) -> BundleEvaluation:
-    """Measure the accuracy of bundles on labelled images, as `edgekit evaluate` does.
+    """Measure the accuracy of bundles, or their agreement on images without labels, as `edgekit evaluate` does.
 
     Args:
         bundles: A bundle folder, a run or its folder for all of its bundles, or several of them.
-        data: Labelled images, as for `deploy`.
+        data: Images, as for `deploy`.
         quiet: Show no progress.
         options: Fields of the job.
     """
@@ -401,7 +412,7 @@ def evaluate(
             reporter=reporter,
             scale=Scale(workers, scheduler, output),
             reference=reference,
-            gates=None if job.max_drop is None else job.gates,
+            gates=None if job.max_drop is None and job.min_agreement is None else job.gates,
             threshold=job.threshold,
         )
         if browser is None:

@@ -62,6 +62,7 @@ def benchmark(stated: dict[str, Any], quiet: bool, bundles: list[Path] = BUNDLES
         "num_eval_samples": "all",
         "threads": f"{OF_BUNDLE}, or 1 for each of several workers",
         "max_drop": "no gate",
+        "min_agreement": "95",
     },
     helps={
         "num_eval_samples": "Number of images to evaluate on, of each class in proportion to its size.",
@@ -71,16 +72,20 @@ def benchmark(stated: dict[str, Any], quiet: bool, bundles: list[Path] = BUNDLES
         "max_drop": "Largest loss of top-1 accuracy, or of the task's metric, against the reference, in percentage "
         "points, with which a bundle passes. Its whole 95 % confidence interval must lie within the bound. Float "
         "bundles are exempt if int8 bundles are compared with one.",
+        "min_agreement": "Smallest agreement with the reference with which a bundle passes on images without labels: "
+        "the share of images with the same answer, or for vectors the cosine in percent. The whole 95 % confidence "
+        "interval must reach it.",
     },
     judges=True,
     epilog=EVALUATE_EXAMPLES,
 )
 def evaluate(stated: dict[str, Any], json_: bool, quiet: bool, bundles: list[Path] = BUNDLES) -> Answer:
-    """Measure the accuracy of bundles on labelled images.
+    """Measure the accuracy of bundles, or their agreement without labels.
 
     Prints top-1 and top-5 accuracy, or the metric of another task, and each
-    bundle's drop compared with a reference, such as the float bundle. The exit
-    code is 1 if a bundle misses --max-drop, or if the interval can't confirm it.
+    bundle's loss against a reference, such as the float bundle. Of images
+    without labels, prints the agreement with the reference. The exit code is 1
+    if a bundle misses --max-drop or --min-agreement, or can't show that it keeps it.
     """
     evaluation = api.evaluate(bundles, quiet=quiet, **stated)
     some = stated["data"] if "num_eval_samples" in stated else None

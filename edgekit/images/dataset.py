@@ -77,10 +77,8 @@ def open_layout(path: Path) -> Layout:
     raise DataError(f"'{path}' doesn't exist", valid=VALID_SETS)
 
 
-PAIR_TERMS = Terms("label", "without a label", "State their labels, or calibrate on them alone")
-VALID_PAIRS = (
-    "pairs (image, label), or images alone to calibrate on: PIL images, uint8 arrays [H,W,3] or tensors [3,H,W]"
-)
+PAIR_TERMS = Terms("label", "without a label", "State their labels")
+VALID_PAIRS = "pairs (image, label), or images alone: PIL images, uint8 arrays [H,W,3] or tensors [3,H,W]"
 
 READS = 3
 """Reads of the first and of the last image, which show a random transform."""
@@ -283,11 +281,11 @@ def _class_names(data: Any) -> tuple[str, ...]:
 
 
 ImageSet: TypeAlias = str | os.PathLike[str] | Any
-"""A path of labelled images, or images in memory: a data set of torch, or an iterable of (image, label)."""
+"""A path of images, or images in memory: a data set of torch, or an iterable of (image, label) or of images."""
 UNLABELLED = -1
 """Label of an image of which no class is known, or that has none of several labels."""
 _VALID_LABELS: Mapping[Labelling, str] = {
-    "one": "a label for each image",
+    "one": "a label for each image, or for none",
     "several": "a list of labels for each image, which is empty for an image that has none of them",
     "optional": "a label for each image, or for none",
 }
@@ -350,6 +348,11 @@ class Dataset:
         several = self.labelling == "several"
         classes = {label for sample in samples for label in (sample.labels if several else (sample.label,))}
         return classes - {UNLABELLED}
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the images have labels. Either all of them state something about their classes, or none does."""
+        return bool(self.classes_of(self.samples))
 
     def in_order(self, names: Sequence[str]) -> "Dataset":
         """The set with its classes, which an image has one of, as outputs in another order."""
@@ -433,7 +436,7 @@ class Datasets:
         are the classes in sorted order, or in the order that the set gives. Raises DataError otherwise.
 
         Without a `labelling`, the set has "several" labels if any image has a list of them. With "optional", the
-        classes are the set's own, in sorted order, and no image needs a label.
+        classes are the set's own, in sorted order. Unless it has "several", a set may state no label at all.
         """
         listed = _ListedSet(source, labels, labelling)
         if listed.training is listed.evaluation:
@@ -472,7 +475,7 @@ class _ListedSet:
 
     def dataset(self, part: Part) -> Dataset:
         """The images of one part as a data set, whose classes are those of the part for calibration."""
-        if self._labelling == "optional" and not _has_labels(part):
+        if self._labelling != "several" and not _has_labels(part):
             return self.unlabelled(part)
         _check(part, self._contents.terms, self._labelling)
         classes = self._contents.classes
@@ -481,7 +484,7 @@ class _ListedSet:
             indices = {label: index for index, label in enumerate(sorted(present, key=_in_order))}
             names = tuple(_class_name(label, classes) for label in indices)
             return self._dataset(part, _samples(part, indices, names), names)
-        known = classes or tuple(sorted(map(str, _labels_of(self.training))))
+        known = classes or tuple(sorted(map(str, _labels_of(self.training) or present)))
         images = LabelledSet(part.path, self._contents.terms.label, present, known, bool(classes))
         indices, by_order = class_indices(images, self._labels)
         named = {

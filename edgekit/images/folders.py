@@ -326,7 +326,8 @@ class _Row:
 class Table:
     """A CSV or TSV whose header names a column of paths and one of labels, and possibly one of splits.
 
-    Without a column of labels, every other column is one of zeros and ones, and its name that of a class.
+    Without a column of labels, every other column is one of zeros and ones, and its name that of a class. Without
+    those, the images have no labels.
     """
 
     file: Path
@@ -339,7 +340,7 @@ class Table:
     label: str | None
     """The column of labels."""
     description: ClassVar[str] = (
-        "a CSV or TSV with the columns path and label, or path and one of 0 or 1 for each class"
+        "a CSV or TSV with the columns path and label, path and one of 0 or 1 for each class, or path alone"
     )
 
     @classmethod
@@ -354,13 +355,13 @@ class Table:
         path, label = find_column(header, PATH_COLUMNS), find_column(header, LABEL_COLUMNS)
         if path is not None:
             table = cls(place, inner, delimiter, header, path, label)
-            if label is not None or len(table.classes) > 1:
+            if label is not None or len(table.classes) != 1:
                 return table
         listed = ", ".join(f"'{name}'" for name in header) or "nothing"
         raise DataError(
             f"'{place}' has no column with the {'labels' if path else 'paths'} of images: its first line has {listed}",
             valid=f"a first line with names such as path,label; for paths: {', '.join(PATH_COLUMNS)}; for labels: "
-            f"{', '.join(LABEL_COLUMNS)}, or the names of classes for columns of 0 and 1",
+            f"{', '.join(LABEL_COLUMNS)}, or the names of classes for columns of 0 and 1; or a column of paths alone",
             fix="Correct the first line",
         )
 

@@ -56,7 +56,8 @@ class Parquet:
     """The only split to list; empty for all."""
     image: str
     """Path of the column with the bytes, such as "image.bytes"."""
-    label: str
+    label: str | None
+    """The column of labels; None without any column that could be one."""
     classes: tuple[str, ...]
     """Names of the classes in the order of the labels, if the schema has them."""
     description: ClassVar[str] = "Parquet with the columns image and label"
@@ -71,7 +72,7 @@ class Parquet:
         schema = _open(first).schema_arrow
         names = _class_names(schema)
         image, label = _image_column(schema, first), _label_column(schema, first, names)
-        return cls(shards, inner, image, label, names.get(label, ()))
+        return cls(shards, inner, image, label, names.get(label or "", ()))
 
     def contents(self) -> Contents:
         """Read the labels of all rows. Raises DataError for a damaged file, or row groups that are too large."""
@@ -85,6 +86,8 @@ class Parquet:
         with _open(shard.file) as file:
             self._check_columns(file.schema_arrow, shard.file)
             _check_groups(shard.file, file.metadata, self.image)
+            if self.label is None:
+                return [ListedImage(shard.within(str(row)), None) for row in range(file.metadata.num_rows)]
             try:
                 column = file.read(columns=[self.label], use_threads=False).column(0)
                 labels = [() if value is None else read_label(value) for value in column.to_pylist()]
@@ -98,10 +101,11 @@ class Parquet:
         """Raise DataError unless a file has the columns of the first one, and its classes in the same order."""
         names = _class_names(schema)
         columns = _image_column(schema, file), _label_column(schema, file, names)
-        if (*columns, names.get(self.label, ())) != (self.image, self.label, self.classes):
+        if (*columns, names.get(self.label or "", ())) != (self.image, self.label, self.classes):
             raise DataError(
                 f"'{file}' has other columns or classes than '{self.shards.files[0].file}'",
-                valid=f"'{self.image}' and '{self.label}', with the same names of classes",
+                valid=f"'{self.image}' and {repr(self.label) if self.label else 'none of labels'}, with the same names "
+                "of classes",
                 fix="Move the files of other sets away",
             )
 
@@ -182,8 +186,8 @@ def _bytes_in(name: str, kind: "DataType") -> str:
     return name if types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind) else ""
 
 
-def _label_column(schema: "Schema", file: Path, names: Mapping[str, Sequence[str]]) -> str:
-    """The column with a usual name, or else the only one whose classes the schema names."""
+def _label_column(schema: "Schema", file: Path, names: Mapping[str, Sequence[str]]) -> str | None:
+    """The column with a usual name, or else the only one whose classes the schema names; None if none could be one."""
     types = import_needed("pyarrow.types", EXTRA)
 
     def is_label(kind: "DataType") -> bool:
@@ -200,6 +204,8 @@ def _label_column(schema: "Schema", file: Path, names: Mapping[str, Sequence[str
         return is_label(entry) or types.is_boolean(entry) or types.is_floating(entry)
 
     columns = [field.name for field in schema if is_label(field.type) or is_list(field.type)]
+    if not columns:
+        return None
     name = find_column(columns, LABEL_COLUMNS) or (next(iter(names)) if len(names) == 1 else None)
     if name is None or name not in columns:
         raise _wrong_columns(

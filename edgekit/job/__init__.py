@@ -87,9 +87,9 @@ class Job:
     """Name or path of the model, or the options of a network in memory; empty for measurements of bundles."""
     data: Any = image_option(
         kinds.Images(),
-        "Labelled images: a folder or a zip with one folder of images for each class, or a JSON beside each image; a "
-        "CSV of path and label, Parquet, or tar shards of WebDataset. If it has the splits train and val (or test), "
-        "train is for the calibration, and val for the evaluation.",
+        "Images with labels: a folder or a zip with one folder of images for each class, or a JSON beside each image; "
+        "a CSV of path and label, Parquet, or tar shards of WebDataset. Or images that all have none. If it has the "
+        "splits train and val (or test), train is for the calibration, and val for the evaluation.",
     )
     _: KW_ONLY
     weights: str | None = model_option(
@@ -282,6 +282,12 @@ class Job:
         "passes. The whole 95 % confidence interval of the loss must lie within it.",
         default="the measured loss may be 1 point, whatever its interval",
     )
+    min_agreement: float | None = gate_option(
+        kinds.Number(0, 100, typed=float, metavar="PERCENT"),
+        "Smallest agreement with float with which an int8 bundle passes on images without labels: the share of images "
+        "with the same answer, or for vectors the cosine in percent. The whole 95 % confidence interval must reach it.",
+        default="95",
+    )
     min_speedup: float | None = gate_option(
         kinds.Number(0, MOST_SPEEDUP, typed=float, metavar="FACTOR"),
         "Required speedup of an int8 bundle over its runtime's fastest float, bf16 and f16 included. The whole 95 % "
@@ -410,7 +416,17 @@ class Job:
     @property
     def gates(self) -> Gates:
         """The gates. A bound that the user states is a claim, which the interval must confirm."""
-        return gates_of(self.max_drop, self.min_speedup)
+        gates = Gates(min_agreement=self.min_agreement)
+        if self.min_speedup is not None:
+            gates = replace(gates, min_speedup=self.min_speedup, needs_steady_timing=self.min_speedup > 0)
+        return gates if self.max_drop is None else replace(gates, max_drop=self.max_drop, must_show_drop=True)
+
+    def gates_on(self, labelled: bool) -> Gates:
+        """The gates on images with labels or without. Raises UsageError for a stated bound that these can't show.
+
+        A metric of the user's judges with or without labels.
+        """
+        return self.gates.for_images(labelled or self.metric is not None)
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -439,14 +455,6 @@ def values_of(stated: Stated, label: Callable[[str], str] | None = None) -> dict
         for name, option in cheap_first
         if name in stated
     }
-
-
-def gates_of(max_drop: float | None, min_speedup: float | None) -> Gates:
-    """The gates with these bounds; a bound that is None keeps its default, which no interval must confirm."""
-    gates = Gates()
-    if min_speedup is not None:
-        gates = replace(gates, min_speedup=min_speedup, needs_steady_timing=min_speedup > 0)
-    return gates if max_drop is None else replace(gates, max_drop=max_drop, must_show_drop=True)
 
 
 def check_scheme(scheme: Scheme, targets: tuple[str, ...]) -> None:

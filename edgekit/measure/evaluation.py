@@ -15,14 +15,14 @@ from edgekit.images.dataset import Dataset, LabelledImage
 from edgekit.images.selection import CalibrationList, InspectedImage, Selection, evaluation_doubts, select, short_hashes
 from edgekit.measure import accuracy
 from edgekit.measure.accuracy import executor_of, predict
-from edgekit.measure.gates import COMPARED, NO_ACCURACY, NOT_INT8, bound_of, chance_gate, drop_gate, verdict_of
-from edgekit.measure.settings import Gates
+from edgekit.measure.gates import COMPARED, NO_ACCURACY, NOT_INT8, accuracy_gate, bound_of, chance_gate, verdict_of
+from edgekit.measure.settings import NO_LABELS, Gates
 from edgekit.measure.task import Answers, Targets, Task
 from edgekit.report.answer import with_interval
 from edgekit.report.document import REPORT_FILE, Reference, Unreadable, is_run, load_report, to_json
 from edgekit.report.figure import NOTHING, Count, DeviceFacts, figure_at, score_figures
 from edgekit.report.page import Block, Column, Item, NextStep, TextTable
-from edgekit.report.row import Accuracy, Failure, Gate, Verdict
+from edgekit.report.row import ACCURACY_GATES, Accuracy, Failure, Gate, Verdict
 from edgekit.report.sentences import (
     RANDOM,
     after_failures,
@@ -135,7 +135,7 @@ class BundleEvaluation:
     def steps(self, data: Path | None, max_drop: float | None = None) -> Iterator[NextStep]:
         """The next commands, with the stated bound; `data` has more images than were evaluated, None if not."""
         bound = ("--max-drop", f"{max_drop:g}") if max_drop is not None else ()
-        lossy = [Path(row.bundle) for row in rows_whose_gate(self.results, "max-drop", "fail")]
+        lossy = [Path(row.bundle) for row in rows_whose_gate(self.results, ACCURACY_GATES, "fail")]
         for run in dict.fromkeys(bundle.parent for bundle in lossy):
             targets = ",".join(bundle.name.rpartition("-")[0] for bundle in lossy if bundle.parent == run)
             if keeps_job(run):
@@ -143,7 +143,7 @@ class BundleEvaluation:
                 yield NextStep("see which layers lose the accuracy", words)
             else:
                 yield NextStep(f"Deploy the model again: {run} does not say how these bundles were made.")
-        if unsure := rows_whose_gate(self.results, "max-drop", "inconclusive"):
+        if unsure := rows_whose_gate(self.results, ACCURACY_GATES, "inconclusive"):
             left = images_left(data, Path(unsure[0].bundle), 0) if data else None
             yield more_images(unsure, self.evaluation.count, left, None)
         yield from after_failures(self.results)
@@ -164,6 +164,8 @@ def _loss_of(evaluation: BundleEvaluation, reference: Reference) -> str:
     if not evaluation.accuracy_meaningful:
         return f"The weights are random, so only the agreement with {name} on {count} means anything."
     compared = [(row, row.accuracy) for row in evaluation.results if row.accuracy and row.bundle != name]
+    if reference.without_labels:
+        return _agreement_of(compared, name, count)
     metric = reference.metric
     reached = f"{name} reaches {metric} {100 * reference.value:.2f} % on {count}"
     if not compared:
@@ -174,6 +176,17 @@ def _loss_of(evaluation: BundleEvaluation, reference: Reference) -> str:
     return (
         f"{row.bundle} loses {most}{most_lost.drop_points:.2f} points of {metric} (95 % interval {low:.2f} to "
         f"{high:.2f}): {reached}."
+    )
+
+
+def _agreement_of(compared: Sequence[tuple[EvaluatedBundle, Accuracy]], name: str, count: str) -> str:
+    """How far the bundles give the answers of another one for images without labels, in two sentences."""
+    row, least = min(compared, key=lambda pair: pair[1].value)
+    low, high = least.drop_ci95_points
+    others = "" if len(compared) == 1 else ", the lowest"
+    return (
+        f"The {count} have no labels, so accuracy isn't known. {row.bundle}: {least.metric}, here {name}, is "
+        f"{100 * least.value:.2f} %{others} (95 % interval {100 - high:.2f} to {100 - low:.2f})."
     )
 
 
@@ -190,7 +203,7 @@ def _columns(rows: Sequence[EvaluatedBundle], meaningful: bool) -> list[Column]:
 
 def _word(row: EvaluatedBundle) -> str:
     """The verdict, if anything was judged."""
-    judged = row.verdict != "pass" or any(gate.name == "max-drop" and gate.verdict == "pass" for gate in row.gates)
+    judged = row.verdict != "pass" or any(gate.name in ACCURACY_GATES and gate.verdict == "pass" for gate in row.gates)
     return row.verdict if judged else NOTHING
 
 
@@ -273,14 +286,14 @@ def _versus(
 
 
 def _judged(bundle: Bundle, answers: Answers, versus: _Versus, gates: Gates | None) -> EvaluatedBundle:
-    """Compare the answers of a bundle, and judge its drop if the user stated a bound."""
+    """Compare the answers of a bundle, and judge its drop if there is a bound."""
     task, pair = versus.task, (answers, versus.answers, versus.targets)
     confidence = replace(task.confidence(*pair), temperature=bundle.manifest.temperature)
     accuracy = replace(task.compare(*pair, versus=versus.figures.engine), confidence=confidence)
-    outcomes = [chance_gate(versus.random, versus.figures.near_chance)]
+    outcomes = [chance_gate(versus.random, versus.figures.near_chance, accuracy)]
     if gates is not None:
         not_applicable = _not_applicable(bundle, versus)
-        drop = drop_gate(accuracy, gates, not_applicable)
+        drop = accuracy_gate(accuracy, gates, not_applicable)
         if versus.lost and not_applicable in (None, COMPARED):
             drop = replace(drop, verdict="inconclusive", reasons=(f"'{versus.lost}', the reference, failed",))
         elif drop.verdict in ("pass", "inconclusive"):
@@ -390,24 +403,26 @@ def evaluate_bundles(
     """Evaluate bundles on the same images, and compare each with one of them.
 
     That is `reference`, which is evaluated too, or else the first float bundle, or else the first bundle. With gates,
-    the others must not lose more accuracy. With `elsewhere`, another device runs the bundles. `threshold` replaces the
-    bundles' own. Raises UsageError if the bundles can't be compared, and DeviceError if that device fails.
+    the others must not lose more accuracy; on images without labels there are always gates. With `elsewhere`, another
+    device runs the bundles. `threshold` replaces the bundles' own. Raises UsageError if the bundles can't be compared,
+    and DeviceError if that device fails.
     """
     scale = scale or Scale()
     check_threads(threads)
     if threads is None and (scale.workers or scale.scheduler):
         threads = 1  # the workers already run in parallel
     bundles = _read(paths, reference)
-    if gates is not None and len(bundles) < 2:
-        raise UsageError(
-            f"--max-drop compares bundles, and '{bundles[0].path}' is the only one",
-            fix="Name the bundle to compare with, such as the float bundle, with `--reference BUNDLE`",
-        )
+    if gates is not None:
+        _check_several(bundles, "--max-drop" if gates.must_show_drop else "--min-agreement")
     task = accuracy.task_in(bundles[0])
     for bundle in bundles[1:]:
         if threshold is None and bundle.manifest.thresholds != bundles[0].manifest.thresholds:
             reporter.warn(f"'{bundle.path}' has other thresholds than '{bundles[0].path}', whose thresholds are taken")
     dataset = _open(data.absolute() if scale.scheduler else data, bundles[0], task, reporter)
+    if not dataset.is_labelled:
+        _check_several(bundles, f"an evaluation on images without labels, such as '{data}',")
+    if gates is not None or not dataset.is_labelled:
+        gates = (gates or Gates()).for_images(dataset.is_labelled)
     with ExitStack() as stack:
         stack.callback(accuracy.close_session)
         run = stack.enter_context(open_run(scale.output)) if scale.output else None
@@ -437,11 +452,22 @@ def evaluate_bundles(
     return document
 
 
+def _check_several(bundles: Sequence[Bundle], what: str) -> None:
+    """Raise UsageError for a single bundle, which nothing can be compared with."""
+    if len(bundles) < 2:
+        raise UsageError(
+            f"{what} compares bundles, and '{bundles[0].path}' is the only one",
+            fix="Name the bundle to compare with, such as the float bundle, with `--reference BUNDLE`",
+        )
+
+
 def _open(data: Path, bundle: Bundle, task: Task, reporter: Reporter) -> Dataset:
     """Open the data set, with the labels of the bundles, and say what was assumed about it."""
     dataset = Dataset.open(data, bundle.labels, task.labelling)
     if dataset.origin:
         reporter.say(dataset.origin)
+    if not dataset.is_labelled:
+        reporter.say(f"'{dataset.path}' {NO_LABELS}")
     if dataset.assumption:
         reporter.say(
             f"no {dataset.class_term} has the name of a class, such as '{bundle.labels[0]}': {dataset.assumption}"

@@ -19,6 +19,7 @@ from edgekit.runtime.bundle import Bundle
 NOT_INT8 = "this gate applies to int8 bundles"
 COMPARED = "the other bundles are compared with this one"
 NO_ACCURACY = "random weights have no accuracy"
+NO_LABELS = "images without labels show no accuracy"
 NEAR_CHANCE = "the reference is near chance, so no accuracy means anything"
 TOO_FEW_RUNS = (
     f"a speedup from fewer than {FEWEST_FOR_INTERVAL} runs has no interval that could confirm it: use --iterations "
@@ -35,9 +36,9 @@ def judge(measured: Measurement, gates: Gates, random_weights: bool, near_chance
     measurement has the verdict "error".
     """
     only_int8 = None if measured.precision == "int8" else NOT_INT8
-    drop = drop_gate(measured.accuracy, gates, only_int8 or (NO_ACCURACY if random_weights else None))
+    drop = accuracy_gate(measured.accuracy, gates, only_int8 or (NO_ACCURACY if random_weights else None))
     outcomes = (
-        chance_gate(random_weights, near_chance),
+        chance_gate(random_weights, near_chance, measured.accuracy),
         drop,
         speed_gate(measured, gates, only_int8),
         _timing_gate(measured, gates),
@@ -85,35 +86,57 @@ def _reasons(gates: Sequence[Gate], verdict: str) -> list[str]:
     return [reason for gate in gates if gate.verdict == verdict for reason in gate.reasons]
 
 
-def chance_gate(random_weights: bool, near_chance: bool) -> Gate:
-    """Demand that the accuracy of the reference is not that of guessing."""
+def chance_gate(random_weights: bool, near_chance: bool, accuracy: Accuracy | None) -> Gate:
+    """Demand that the accuracy of the reference is not that of guessing, as far as the images show that."""
     gate = Gate(name="above-chance", verdict="pass")
     if random_weights:
         return _ended(gate, "skipped", NO_ACCURACY)
+    if accuracy and accuracy.without_labels:
+        return _ended(gate, "skipped", NO_LABELS)
     return _ended(gate, "inconclusive", NEAR_CHANCE) if near_chance else gate
 
 
-def drop_gate(accuracy: Accuracy | None, gates: Gates, not_applicable: str | None = None) -> Gate:
-    """Compare the drop of the metric with the largest one allowed, unless the gate does not apply for a reason."""
-    gate = Gate(
-        name="max-drop",
-        verdict="pass",
-        figure="accuracy.drop_score_points" if accuracy and accuracy.score else "accuracy.drop_top1_points",
-        limit=gates.max_drop,
-        whole_interval=gates.must_show_drop,
-    )
+def accuracy_gate(accuracy: Accuracy | None, gates: Gates, not_applicable: str | None = None) -> Gate:
+    """Compare the drop of the metric with the largest one allowed, unless the gate does not apply for a reason.
+
+    For images without labels it is the gate on the agreement, and `gates` are those of `Gates.for_images`.
+    """
+    if accuracy and accuracy.without_labels:
+        least = 100 - gates.max_drop
+        gate = Gate(
+            name="min-agreement",
+            verdict="pass",
+            figure="accuracy.score.value",
+            limit=least / 100,
+            whole_interval=True,
+        )
+    else:
+        gate = Gate(
+            name="max-drop",
+            verdict="pass",
+            figure="accuracy.drop_score_points" if accuracy and accuracy.score else "accuracy.drop_top1_points",
+            limit=gates.max_drop,
+            whole_interval=gates.must_show_drop,
+        )
     if not_applicable or accuracy is None:
         return _ended(gate, "skipped", not_applicable or "accuracy was not measured")
     drop, (low, high) = accuracy.drop_points, accuracy.drop_ci95_points
-    images = f"95 % interval {low:.2f} to {high:.2f}, n = {accuracy.count:,}"
-    if not gates.allow(drop):
-        allowed = f"but at most {gates.max_drop:g} is allowed"
-        return _ended(gate, "fail", f"{accuracy.metric} drops by {drop:.2f} points ({images}), {allowed}")
     bound = bound_of(accuracy, gates.max_drop)
+    if accuracy.without_labels:
+        images = f"95 % interval {100 - high:.2f} to {100 - low:.2f}, n = {accuracy.count:,}"
+        missed = f"{accuracy.metric} is {100 - drop:.2f} % ({images}), but at least {least:g} % is required"
+        claim, measured = f"an agreement of at least {least:g} %", 100 - drop
+    else:
+        images = f"95 % interval {low:.2f} to {high:.2f}, n = {accuracy.count:,}"
+        allowed = f"but at most {gates.max_drop:g} is allowed"
+        missed = f"{accuracy.metric} drops by {drop:.2f} points ({images}), {allowed}"
+        claim, measured = f"a drop of at most {points(gates.max_drop)}", drop
+    if not gates.allow(drop):
+        return _ended(gate, "fail", missed)
     if bound.shown:
         return gate
     needed = f"about {bound.images_needed:,} images are needed" if bound.images_needed else "more images would not help"
-    unconfirmed = f"cannot confirm a drop of at most {points(gates.max_drop)} (measured {drop:.2f}, {images}); {needed}"
+    unconfirmed = f"cannot confirm {claim} (measured {measured:.2f}, {images}); {needed}"
     return _ended(gate, "inconclusive" if gates.must_show_drop else "pass", unconfirmed)
 
 

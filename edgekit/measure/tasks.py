@@ -24,7 +24,7 @@ from edgekit.measure.statistics import (
 )
 from edgekit.measure.task import CLASSES, EXAMPLES, MOST_CLASSES, Answers, Outputs, Targets, Task
 from edgekit.report.document import Reference
-from edgekit.report.row import Accuracy, ChangedImage, ClassChange, Detail, Score
+from edgekit.report.row import AGREEMENT, COSINE, Accuracy, ChangedImage, ClassChange, Detail, Score
 from edgekit.runtime.session import activated
 
 Hits = NDArray[np.bool_]
@@ -70,19 +70,33 @@ class SingleLabel(Task):
         return TopClasses(classes, (scores.max(1) / scores.sum(1)).astype(np.float32))
 
     def _compare(self, answers: TopClasses, reference: TopClasses, targets: Targets, versus: str) -> Accuracy:
-        """Top-1 and top-5, and the paired drop of top-1."""
+        """With labels, top-1 and top-5, and the paired drop of top-1; else the share of images with the same class."""
+        same = answers.best == reference.best
+        agreement = float(same.mean())
+        if not is_labelled(targets):
+            low, high = share_interval(int(same.sum()), len(same))
+            return Accuracy(
+                count=len(same),
+                drop_ci95_points=(100 * (1 - high), 100 * (1 - low)),
+                agreement=agreement,
+                score=Score(AGREEMENT, agreement),
+                drop_score_points=100 * (1 - agreement),
+                versus=versus,
+            )
         right, was_right = answers.right(targets), reference.right(targets)
         return Accuracy(
             top1=float(right.mean()),
             top5=float(answers.right_in_five(targets).mean()),
-            agreement=float((answers.best == reference.best).mean()),
+            agreement=agreement,
             drop_top1_points=100 * float(was_right.mean() - right.mean()),
             versus=versus,
             **vars(difference(right, was_right)),
         )
 
     def _reference(self, engine: str, answers: TopClasses, targets: Targets, outputs: int) -> Reference:
-        """Top-1 and top-5 beside chance; see `near_chance`."""
+        """With labels, top-1 and top-5 beside chance; see `near_chance`."""
+        if not is_labelled(targets):
+            return Reference(engine=engine, score=Score(AGREEMENT, 1.0))
         right = answers.right(targets)
         low, high = share_interval(int(right.sum()), len(right))
         guessed = chance_of_top1(answers.best, targets, outputs)
@@ -98,18 +112,20 @@ class SingleLabel(Task):
     def changes(
         self, answers: TopClasses, reference: TopClasses, targets: Targets, names: Sequence[str]
     ) -> tuple[ClassChange, ...]:
-        """Classes of the images whose best class differs."""
+        """Classes of the images whose best class differs. Without labels, the reference's is the right one."""
+        if not is_labelled(targets):
+            targets = reference.best
         words = [(str(before), str(after)) for before, after in zip(reference.best, answers.best, strict=True)]
         hits = answers.right(targets), reference.right(targets)
         return changed(answers.best != reference.best, *hits, targets, words, names)
 
     def confidences(self, answers: TopClasses, targets: Targets) -> Confidences:
         """The softmax scores of the best classes."""
-        return Confidences(answers.confidence, answers.right(targets), answers.best)
+        return Confidences(answers.confidence, answers.right(targets) if is_labelled(targets) else None, answers.best)
 
     def right_by_class(self, answers: TopClasses, targets: Targets) -> tuple[int, ...] | None:
         """Number of images of each class whose best class is the right one."""
-        return hits_by_class(answers.right(targets), targets)
+        return hits_by_class(answers.right(targets), targets) if is_labelled(targets) else None
 
 
 @dataclass(frozen=True)
@@ -413,7 +429,6 @@ NEIGHBOURS = 10
 BLOCK = 512
 """Images whose neighbours are sought together."""
 BY_LABEL = "nearest-neighbour top-1"
-BY_COSINE = "5th percentile of the cosine to float"
 
 
 @dataclass(frozen=True)
@@ -449,7 +464,7 @@ class Embedding(Task):
                 count=len(targets),
                 drop_ci95_points=(low, high),
                 agreement=agreement,
-                score=Score(BY_COSINE, float(fifth), details[1:]),
+                score=Score(COSINE, float(fifth), details[1:]),
                 drop_score_points=100 * (1 - float(fifth)),
                 versus=versus,
             )
@@ -465,7 +480,7 @@ class Embedding(Task):
     def _reference(self, engine: str, answers: Outputs, targets: Targets, outputs: int) -> Reference:
         """With labels, the share of images whose nearest neighbour has the same label, beside chance."""
         if not is_labelled(targets):
-            return Reference(engine=engine, score=Score(BY_COSINE, 1.0))
+            return Reference(engine=engine, score=Score(COSINE, 1.0))
         found = targets[neighbours(answers.values)[:, 0]]
         right = found == targets
         ends = share_interval(int(right.sum()), len(right))

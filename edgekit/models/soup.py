@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from edgekit import __version__
-from edgekit.errors import OutputError, UsageError, WeightsError
+from edgekit.errors import DataError, OutputError, UsageError, WeightsError
 from edgekit.images.dataset import Dataset, LabelledCrops
 from edgekit.images.selection import select
 from edgekit.models.checkpoint import read_checkpoint
@@ -172,6 +172,12 @@ def _measured(
     with quiet():
         network = load_network(replace(model, weights=str(options.members[0])), seed=options.seed)
     dataset = Dataset.open(data, network.labels, "one")
+    if not dataset.is_labelled:
+        raise DataError(
+            f"'{dataset.path}' states no label, and the accuracy of members and soups needs them",
+            valid="a label for each image",
+            fix="Leave out --data and --model for a uniform average",
+        )
     if dataset.origin:
         reporter.say(dataset.origin)
     settle_classes(network, model, dataset, reporter)

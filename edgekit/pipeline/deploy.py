@@ -196,6 +196,7 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
         spec, images = load_job(job, reporter, settings=settings, chooses=True)
         if job.metric:
             spec = replace(spec, task=replace(spec.task, metric=OwnMetric(job.metric)))
+        gates = job.gates_on(images.dataset.is_labelled)
         refused.warn(reporter)
         with open_run(job.folder) as run, run.workspace("images") as workspace:
             run.keep_job(kept(job))
@@ -213,7 +214,7 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
                 write_list(calibration, spec.calibration, spec.recipe, job.seed)
                 built = builder.build(job.targets, run.path, job.precisions, refused.reasons)
                 wanted = MeasureSpec(job.timing, evaluation, run)
-                max_drop = inf if spec.network.weights == "random" else job.gates.max_drop
+                max_drop = inf if spec.network.weights == "random" else gates.max_drop
                 choosing = None
                 if images.repair:
                     others = spec.network, spec.task, images.repair, workspace, run, reporter, "choosing"
@@ -223,7 +224,7 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
                 if improvement and not reference.near_chance:  # where no accuracy means anything
                     measured = improvement.improve(built, measured, bench, builder.graphs)
                     write_list(calibration, spec.calibration, improvement.recipe, job.seed)
-                rows = judge_all(measured, job.gates, spec, images, reference, run.path)
+                rows = judge_all(measured, gates, spec, images, reference, run.path)
                 rows = [improvement.described(row) for row in rows] if improvement else rows
                 finals = bench.time_finals(rows)
             report = assemble(spec, images, rows, reference, finals, job.seed, job.command, job.folder)
@@ -263,6 +264,7 @@ def plan(job: Job, reporter: Reporter) -> PlannedRun:
     """Describe what the job would do. Checks the whole input and writes nothing."""
     check_tools(job.folder, job.targets, job.machines, job.timing)
     spec, images = load_job(job, reporter, chooses=True)
+    job.gates_on(images.dataset.is_labelled)
     try:
         prediction = plan_model(job.identified, job.targets, spec.device_class, spec.recipe)
     except InputError:

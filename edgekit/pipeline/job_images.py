@@ -19,6 +19,7 @@ from edgekit.config.runtimes import Activation, Labelling
 from edgekit.errors import ModelError, UsageError
 from edgekit.images.dataset import Dataset, Datasets
 from edgekit.images.selection import CalibrationList, Selection, evaluation_doubts, select, select_listed
+from edgekit.measure.settings import NO_LABELS
 from edgekit.measure.task import ClassNames, Task
 from edgekit.measure.tasks import task_of
 from edgekit.models.network import Network, NetworkIdentity
@@ -222,9 +223,12 @@ def choose_evaluation(
 
 
 def _others(datasets: Datasets, calibration: Selection) -> int:
-    """Number of labelled images in a data set of calibration images alone that don't calibrate the network."""
+    """Number of images in a data set of calibration images alone that don't calibrate the network.
+
+    It counts only if it has labels as the evaluation images have them.
+    """
     dataset = datasets.calibration
-    if dataset is datasets.evaluation or not dataset.classes_of(dataset.samples):
+    if dataset is datasets.evaluation or dataset.is_labelled != datasets.evaluation.is_labelled:
         return 0
     return len(dataset.samples) - len(calibration.images)
 
@@ -312,7 +316,9 @@ def without_classes(network: Network, options: ModelOptions) -> Network:
 
 
 def say_why(stated: str | None, task: Task, network: Network, dataset: Dataset, reporter: Reporter) -> None:
-    """Say why a task was recognized unless it is the usual one, and what is taken for an embedding."""
+    """Say what no labels mean, why a task was recognized unless it is the usual one, and what an embedding is."""
+    if not dataset.is_labelled:
+        reporter.say(f"'{dataset.path}' {NO_LABELS}")
     if stated is not None:
         if not task.outputs_are_classes and network.has_classifier:
             reporter.say(f"embedding: the {network.classes} outputs of '{network.name}', whatever its last layer is")

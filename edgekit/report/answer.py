@@ -108,7 +108,10 @@ def _cost(accuracy: Accuracy, reference: float, meaningful: bool) -> Iterator[st
     if not meaningful:
         yield "What it costs in accuracy is unknown, because the weights are random."
         return
-    yield f"{_begun(accuracy.metric)} is {100 * accuracy.value:.2f} % instead of {100 * reference:.2f} %."
+    if accuracy.without_labels:
+        yield f"The images have no labels. {_begun(accuracy.metric)} is {100 * accuracy.value:.2f} %."
+    else:
+        yield f"{_begun(accuracy.metric)} is {100 * accuracy.value:.2f} % instead of {100 * reference:.2f} %."
     yield sentences.confidence(accuracy)
     if more := sentences.task_details(accuracy):
         yield f"{_begun(more)}."
@@ -309,9 +312,9 @@ class Benchmark:
 
     def steps(self) -> Iterator[NextStep]:
         """The next commands."""
-        if slow := sentences.rows_whose_gate(self.results, "min-speedup", "fail"):
+        if slow := sentences.rows_whose_gate(self.results, ["min-speedup"], "fail"):
             yield NextStep("see which of its layers run in float", ("edgekit", "inspect", slow[0].name))
-        if sentences.rows_whose_gate(self.results, "steady-timing", "inconclusive"):
+        if sentences.rows_whose_gate(self.results, ["steady-timing"], "inconclusive"):
             yield NextStep("Run the same command again while nothing else runs.")
         yield from sentences.after_failures(self.results)
 

@@ -257,7 +257,7 @@ class ClassChange:
     """Predictions for the images of one class, by the reference and by the bundle."""
 
     label: str
-    """Name of the class; empty for images without labels, for which the reference's answer is the right one."""
+    """Name of the class; without labels, of the reference's answer, or empty for vectors."""
     images: Count
     """Number of evaluation images of this class."""
     reference_right: Count
@@ -321,7 +321,7 @@ class Detail:
 
 @dataclass(frozen=True)
 class Score:
-    """The metric of a task other than single-label, or one of the user's."""
+    """The metric of a task other than single-label, of images without labels, or of the user's."""
 
     metric: str
     """Name of the metric, such as "mAP"."""
@@ -333,6 +333,8 @@ class Score:
 
 TOP1 = "top-1"
 """Metric of the task single-label."""
+AGREEMENT, COSINE = "agreement with float", "5th percentile of the cosine to float"
+"""Metrics of classes and of vectors for images without labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,11 +385,11 @@ class ModelAccuracy:
     """The metric of one model on the evaluation images: top-1, or the `score` of another task."""
 
     top1: Fraction | None = None
-    """Share of images whose highest-scoring class is the right one; null for tasks with a `score`."""
+    """Share of images whose highest-scoring class is the right one; null where there is a `score`."""
     top5: Fraction | None = None
-    """Share of images whose right class is among the five highest-scoring ones; null for tasks with a `score`."""
+    """Share of images whose right class is among the five highest-scoring ones; null where there is a `score`."""
     score: Score | None = None
-    """Metric of another task than single-label; null for that one."""
+    """Metric in place of top-1: of another task, or of images without labels; null for classes with labels."""
     right_by_class: tuple[Count, ...] | None = None
     """Number of right predictions for each class of `evaluation.classes`, in that order; null where that is null."""
     given_by_class: tuple[Count, ...] | None = None
@@ -397,6 +399,11 @@ class ModelAccuracy:
     def metric(self) -> str:
         """Name of the task's metric."""
         return self.score.metric if self.score else TOP1
+
+    @property
+    def without_labels(self) -> bool:
+        """Whether the images have no labels, so that only the answers of two models are compared."""
+        return self.metric in (AGREEMENT, COSINE)
 
     @property
     def value(self) -> float:
@@ -410,7 +417,7 @@ class Accuracy(ModelAccuracy):
 
     count: Count
     drop_top1_points: float | None = None
-    """Drop of top-1; null for tasks with a `score`."""
+    """Drop of top-1; null where there is a `score`."""
     drop_ci95_points: Interval
     """95 % interval of the drop in percentage points: Tango's score interval for paired differences, or a paired
     bootstrap over images for metrics that aren't a share of the images."""
@@ -423,7 +430,7 @@ class Accuracy(ModelAccuracy):
     versus: str
     """Name of the bundle to compare with, or "reference" for the float network in its own framework."""
     drop_score_points: float | None = None
-    """Drop of `score.value`, in hundredths; null for the task single-label."""
+    """Drop of `score.value`, in hundredths; null where there is none."""
     bound: Bound | None = None
     """Comparison of the drop's interval with the allowed drop; null where no gate applies."""
     changes: tuple[ClassChange, ...] | None = None
@@ -749,7 +756,9 @@ def _points(attempt: RepairAttempt) -> str:
     return "unknown" if attempt.drop_top1_points is None else f"{attempt.drop_top1_points:.2f}"
 
 
-GateName = Literal["above-chance", "max-drop", "min-speedup", "steady-timing"]
+GateName = Literal["above-chance", "max-drop", "min-agreement", "min-speedup", "steady-timing"]
+ACCURACY_GATES: tuple[GateName, ...] = ("max-drop", "min-agreement")
+"""The gates on the accuracy: of images with labels, and of images without."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from edgekit.report.document import Reference, Report
 from edgekit.report.figure import Conditions, Sample, figure_at, points
 from edgekit.report.page import NextStep
 from edgekit.report.row import (
+    ACCURACY_GATES,
     TOP1,
     Accuracy,
     Confidence,
@@ -45,6 +46,8 @@ def outcomes(row: Row) -> str:
 def _limit_words(gate: Gate, metric: str) -> str:
     limit = gate.limit or 0.0
     judged = {True: ", with its whole 95 % interval", False: ", as measured", None: ""}[gate.whole_interval]
+    if gate.name == "min-agreement":
+        return f"an {metric} of at least {100 * limit:g} %{judged}"
     if gate.name == "max-drop":
         return f"a loss of {metric} of at most {points(limit)}{judged}"
     return f"a speedup over float of more than {limit:g}x{judged}"
@@ -107,10 +110,12 @@ def measured_with(report: Report) -> list[str]:
     if not report.model.accuracy_meaningful:
         return [timing]
     reference = report.reference
+    images = f"{report.evaluation.count:,} images"
+    if reference.without_labels:
+        return [f"Accuracy: unknown, because the {images} have no labels; loss: of agreement with torch.", timing]
     reached = f"{reference.metric} {reference.value * 100:.2f} %"
     if reference.top5 is not None:
         reached += f", top-5 {reference.top5 * 100:.2f} %"
-    images = f"{report.evaluation.count:,} images"
     return [f"Accuracy: {images}; {reference.engine} reaches {reached}. A loss above 0 is worse.", timing]
 
 
@@ -149,7 +154,7 @@ def layer_names(names: Sequence[str] | None) -> str:
 
 
 NoteKind = Literal["unsteady", "unconfirmed", "other"]
-BEGINNINGS: dict[NoteKind, str] = {"unsteady": "unreliable timing: ", "unconfirmed": "cannot confirm a drop"}
+BEGINNINGS: dict[NoteKind, str] = {"unsteady": "unreliable timing: ", "unconfirmed": "cannot confirm a"}
 """Beginnings, as report.json has them, of the notes on a disturbed latency and on a loss that isn't confirmed."""
 
 
@@ -196,18 +201,23 @@ def confidence(accuracy: Accuracy) -> str:
     low, high = accuracy.drop_ci95_points
     images, bound = f"{accuracy.count:,} images", accuracy.bound
     if bound is None:
+        if accuracy.without_labels:
+            return f"The 95 % interval of the agreement is {100 - high:.2f} to {100 - low:.2f} % on {images}."
         return f"The 95 % interval of the loss is {low:.2f} to {high:.2f} points on {images}."
+    shown, unsure = f"the loss is at most {high:.2f} points", f"the loss may be up to {high:.2f} points"
+    required, allowed = f"{bound.max_drop_points:g} is allowed", points(bound.max_drop_points)
+    if accuracy.without_labels:
+        shown, unsure = f"the agreement is at least {100 - high:.2f} %", f"the agreement may be {100 - high:.2f} %"
+        required, allowed = (f"{100 - bound.max_drop_points:g} %{end}" for end in (" is required", ""))
     if bound.shown:
-        return (
-            f"Confirmed on {images}: the loss is at most {high:.2f} points, and {bound.max_drop_points:g} is allowed."
-        )
-    unconfirmed, allowed = f"Not confirmed: the loss may be up to {high:.2f} points.", points(bound.max_drop_points)
+        return f"Confirmed on {images}: {shown}, and {required}."
     if bound.images_needed is None:
-        return f"{unconfirmed} More than these {images} would not settle {allowed}."
+        return f"Not confirmed: {unsure}. More than these {images} would not settle {allowed}."
     if bound.images_needed <= accuracy.count:
-        return f"{unconfirmed} This run had {images}."
+        return f"Not confirmed: {unsure}. This run had {images}."
     return (
-        f"{unconfirmed} About {bound.images_needed:,} images would settle {allowed}; this run had {accuracy.count:,}."
+        f"Not confirmed: {unsure}. About {bound.images_needed:,} images would settle {allowed}; this run had "
+        f"{accuracy.count:,}."
     )
 
 
@@ -389,14 +399,14 @@ def steps_after_run(
         return
     if not bundle and keeps_job and any(row.device.emulated for row in rows):
         yield NextStep("measure on a real device", (COMMAND, "deploy", str(folder), "--device", "NAME"))
-    if report.calibration.unlike_evaluation and rows_whose_gate(rows, "max-drop", "fail"):
+    if report.calibration.unlike_evaluation and rows_whose_gate(rows, ACCURACY_GATES, "fail"):
         yield NextStep(
             "Calibrate on images like those that you evaluate on: name their folder with --calibration-data."
         )
     yield from _better_int8(rows, folder, keeps_job)
-    if unsure := rows_whose_gate(rows, "max-drop", "inconclusive"):
+    if unsure := rows_whose_gate(rows, ACCURACY_GATES, "inconclusive"):
         yield more_images(unsure, report.evaluation.count, images_left, folder if keeps_job else None)
-    if disturbed := rows_whose_gate(rows, "steady-timing", "inconclusive"):
+    if disturbed := rows_whose_gate(rows, ["steady-timing"], "inconclusive"):
         names = dict.fromkeys(f"{row.target}-{precision}" for row in disturbed for precision in ("float", "int8"))
         bundles = [str(folder / name) for name in names]
         yield NextStep("time them again while nothing else runs", (COMMAND, "benchmark", *bundles))
@@ -405,7 +415,7 @@ def steps_after_run(
 
 def _better_int8(rows: Sequence[Row], folder: Path, keeps_job: bool) -> Iterator[NextStep]:
     """The next commands for INT8 bundles that lose too much accuracy or gain too little speed."""
-    inaccurate, slow = (rows_whose_gate(rows, name, "fail") for name in ("max-drop", "min-speedup"))
+    inaccurate, slow = rows_whose_gate(rows, ACCURACY_GATES, "fail"), rows_whose_gate(rows, ["min-speedup"], "fail")
     if inaccurate and keeps_job:
         words = (COMMAND, "sensitivity", str(folder), *target_option(inaccurate))
         yield NextStep(f"see which layers of {_names(inaccurate)} lose the accuracy", words)
@@ -420,11 +430,14 @@ def more_images(unsure: Sequence[Any], images: int, left: int | None, run: Path 
     The command is that of the run folder `run`; without one, a sentence says what to state.
     """
     needs = [row.accuracy.bound.images_needed for row in unsure if row.accuracy and row.accuracy.bound]
+    without_labels = any(row.accuracy and row.accuracy.without_labels for row in unsure)
     if not needs or None in needs:
-        return NextStep("More images would not confirm so small a loss: allow more with --max-drop, or ship float.")
+        option = "--min-agreement" if without_labels else "--max-drop"
+        return NextStep(f"More images would not confirm so small a loss: allow more with {option}, or ship float.")
     needed = max(need for need in needs if need is not None)
     if not left or left <= images:
-        return NextStep(f"Add labelled images and run the same command again: about {needed:,} would settle it.")
+        kind = "images" if without_labels else "labelled images"
+        return NextStep(f"Add {kind} and run the same command again: about {needed:,} would settle it.")
     count = min(needed, left)
     purpose = "evaluate on more images" if count == needed else f"evaluate on all images ({needed:,} would settle it)"
     if run is None:
@@ -446,9 +459,9 @@ def after_failures(rows: Iterable[Any]) -> Iterator[NextStep]:
             yield NextStep(f"{error}: {explain(error).cure}")
 
 
-def rows_whose_gate(rows: Sequence[Any], name: GateName, verdict: str) -> list[Any]:
-    """The rows whose gate of this name has this outcome."""
-    return [row for row in rows if any((gate.name, gate.verdict) == (name, verdict) for gate in row.gates)]
+def rows_whose_gate(rows: Sequence[Any], names: Sequence[GateName], verdict: str) -> list[Any]:
+    """The rows of which a gate of one of these names has this outcome."""
+    return [row for row in rows if any(gate.name in names and gate.verdict == verdict for gate in row.gates)]
 
 
 def target_option(parts: Sequence[Any]) -> list[str]:

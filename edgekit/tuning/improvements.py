@@ -261,8 +261,8 @@ def misses_bound(study: Study, gates: Gates) -> bool:
 
     Layers in float only make it slower.
     """
-    verdicts = study.trials[0].verdicts(gates)
-    return verdicts.get("max-drop") in ("fail", "inconclusive") and verdicts.get("min-speedup") != "fail"
+    own = study.trials[0]
+    return not own.keeps_drop(gates) and own.is_fast(gates)
 
 
 def within_reach(gates: Gates, least: float) -> Gates:
@@ -416,13 +416,13 @@ def improvements_of(spec: BuildSpec, images: JobImages, job: Job, run: RunFolder
         reporter.say(f"layers stay in INT8 or in float as '{job.calibration_list}' states")
     elif spec.network.params >= runtimes.BUILT_APART_FROM:
         least = f"{runtimes.BUILT_APART_FROM / 1e6:.0f} million parameters"
-        reporter.say(f"INT8 that misses --max-drop isn't repaired, because the network has at least {least}")
+        reporter.say(f"INT8 that loses too much isn't repaired, because the network has at least {least}")
     elif spec.network.weights == "random":
         strategies = (PlacementStrategy,)
     elif spec.calibration.differs_in_brightness(images.evaluation):
-        reporter.say("INT8 that misses --max-drop isn't repaired: calibrate on other images instead")
+        reporter.say("INT8 that loses too much isn't repaired: calibrate on other images instead")
         strategies = (PlacementStrategy,)
     else:
         strategies = (PlacementStrategy, RepairStrategy)
-    gates = within_reach(job.gates, least_drop_bound(len(images.evaluation.samples)))
+    gates = within_reach(job.gates_on(images.dataset.is_labelled), least_drop_bound(len(images.evaluation.samples)))
     return Improvements(spec, images, job, gates, run, reporter, strategies)

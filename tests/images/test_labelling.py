@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from edgekit.config.runtimes import Labelling
 from edgekit.errors import DataError
@@ -137,11 +139,56 @@ def test_a_set_that_states_no_label_at_all_is_unlabelled(labels: list[Any]) -> N
     with refuses(DataError, "4 images", "without a label"):
         Dataset.open(in_memory(labels), CLASSES, "several")
     calibration = Dataset.for_calibration(in_memory(labels), CLASSES, "several")
-    assert {sample.label for sample in calibration.samples} == {UNLABELLED}
+    one = Dataset.open(in_memory(labels), CLASSES)
+    for dataset in (calibration, one):
+        assert {sample.label for sample in dataset.samples} == {UNLABELLED}
+        assert not dataset.is_labelled
+    assert [*one.class_names] == CLASSES
+    assert missing_classes(one, select(one, 2, 0)) is None
+
+
+def unlabelled(place: Path) -> dict[str, Any]:
+    """Sets of four images without labels, in all layouts."""
+    images = {f"{index}.png": image_bytes(index) for index in range(4)}
+    names = [(name,) for name in sorted(images)]
+    return {
+        "folder": write_folder(place / "folder", images),
+        "splits": write_folder(place / "splits", {f"{split}/{name}": each for split in ("train", "val")
+                                                  for name, each in images.items()}),
+        "CSV": write_table(write_folder(place / "csv", images) / "set.csv", [("path",), *names]),
+        "tar": write_tar(place / "set.tar", images),
+        "memory": [Image.open(BytesIO(each)) for each in images.values()],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["folder", "splits", "CSV", "tar", "memory"])
+def test_every_layout_may_state_no_label(tmp_path: Path, layout: str) -> None:
+    datasets = Datasets.open(unlabelled(tmp_path)[layout], CLASSES)
+    assert datasets.evaluation.targets(datasets.evaluation.samples).tolist() == [UNLABELLED] * 4
+    assert len(select(datasets.calibration, 2, 0, order="turns").samples) == 2
+    assert (datasets.calibration is datasets.evaluation) == (layout != "splits")
+
+
+def test_parquet_may_state_no_label(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="needs the parquet extra")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table({"image": [image_bytes(index) for index in range(4)]})
+    parquet.write_table(table, tmp_path / "set.parquet")
+    assert not Dataset.open(tmp_path / "set.parquet", CLASSES).is_labelled
+
+
+def test_a_train_split_without_labels_calibrates_what_val_judges(tmp_path: Path) -> None:
+    images = {"train/0.png": image_bytes(0), "train/1.png": image_bytes(1)}
+    place = write_folder(
+        tmp_path, {**images, **{f"val/{name}/0.png": image_bytes(2 + i) for i, name in enumerate("abc")}}
+    )
+    datasets = Datasets.open(place, ["0", "1", "2"])
+    assert not datasets.calibration.is_labelled
+    assert datasets.evaluation.class_names == ("a", "b", "c")
 
 
 def test_an_empty_label_of_a_set_with_one_for_each_image_is_missing() -> None:
-    with refuses(DataError, "1 images", "'3'", "--task multi-label"):
+    with refuses(DataError, "1 images", "'3'", "or for none", "--task multi-label"):
         Dataset.open(in_memory(["cat", "dog", "owl", ""]), CLASSES)
 
 

@@ -6,12 +6,27 @@ from typing import Any
 
 import pytest
 
+from edgekit.errors import UsageError
 from edgekit.measure.gates import NEAR_CHANCE, SIMULATED, TOO_FEW_RUNS, judge, judge_latency, verdict_of
 from edgekit.measure.recommendation import recommend
 from edgekit.measure.settings import Gates
-from edgekit.report.row import Bound, Confidence, Crossings, Energy, Gate, GateName, Int8, LowPrecision, Row, Speedup
+from edgekit.report.row import (
+    AGREEMENT,
+    Bound,
+    Confidence,
+    Crossings,
+    Energy,
+    Gate,
+    GateName,
+    Int8,
+    LowPrecision,
+    Row,
+    Score,
+    Speedup,
+)
 from edgekit.runtime.bundle import Bundle
 from tests.helpers.measurements import accuracy, conditions, device, failed, latency, measurement, speedup
+from tests.helpers.refusals import refuses
 from tests.helpers.reports import ENERGY, THROUGHPUT
 from tests.helpers.tiny import tiny_labels, tiny_manifest
 
@@ -139,6 +154,38 @@ def test_no_number_of_images_confirms_a_bound_that_the_drop_reaches() -> None:
     assert judged.accuracy.bound == Bound(max_drop_points=1.0, shown=False, images_needed=None)
     (reason,) = judged.reasons
     assert reason.endswith("more images would not help")
+
+
+def agreeing(percent: float, least: float, gates: Gates = GATES) -> Row:
+    """The row of a bundle that agrees with float on this share of images without labels, at least with `least`."""
+    drops = {"drop_score_points": 100 - percent, "drop_ci95_points": (0.0, 100 - least)}
+    measured = accuracy(0.0, top1=None, top5=None, score=Score(AGREEMENT, percent / 100), right_to_wrong=None,
+                        wrong_to_right=None, drop_top1_points=None, **drops)  # fmt: skip
+    return row(gates.for_images(labelled=False), accuracy=measured)
+
+
+@pytest.mark.parametrize(
+    ("percent", "least", "stated", "verdict"),
+    [(98, 96, None, "pass"), (98, 94, None, "inconclusive"), (94, 90, None, "fail"), (94, 90, 90, "pass")],
+)
+def test_without_labels_the_whole_interval_of_the_agreement_is_judged(
+    percent: float, least: float, stated: float | None, verdict: str
+) -> None:
+    judged = agreeing(percent, least, replace(GATES, min_agreement=stated))
+    gate = named(judged, "min-agreement")
+    assert (gate.verdict, judged.verdict, gate.limit) == (verdict, verdict, (stated or 95) / 100)
+    assert (gate.figure, gate.whole_interval) == ("accuracy.score.value", True)
+    assert (f"at least {stated or 95} %" in "".join(gate.reasons)) == (verdict != "pass")
+    assert outcomes(judged)["above-chance"] == "skipped"
+    assert "max-drop" not in outcomes(judged)
+
+
+def test_a_bound_that_the_images_cannot_show_is_refused() -> None:
+    with refuses(UsageError, "--max-drop", "no labels", "--min-agreement PERCENT"):
+        STATED_DROP.for_images(labelled=False)
+    with refuses(UsageError, "--min-agreement", "have labels", "--max-drop POINTS"):
+        replace(GATES, min_agreement=90.0).for_images(labelled=True)
+    assert STATED_DROP.for_images(labelled=True) is STATED_DROP
 
 
 def test_an_unconfirmed_drop_is_listed_beside_a_failed_gate() -> None:

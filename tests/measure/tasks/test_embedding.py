@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from edgekit.measure.task import Outputs
-from edgekit.measure.tasks import BY_COSINE, BY_LABEL, Embedding, neighbours, overlap
-from edgekit.report.row import ChangedImage
+from edgekit.measure.tasks import BY_LABEL, Embedding, neighbours, overlap
+from edgekit.report.row import COSINE, ChangedImage
 
 TASK = Embedding()
 
@@ -57,7 +57,7 @@ def test_without_labels_the_metric_is_the_cosine_to_float() -> None:
     reference, labels = vectors()
     accuracy = TASK.compare(noisy(reference, 0.05), reference, np.full(len(labels), -1))
     cosines = (noisy(reference, 0.05).values * reference.values).sum(1)
-    assert accuracy.metric == BY_COSINE
+    assert accuracy.metric == COSINE
     assert accuracy.value == pytest.approx(np.percentile(cosines, 5))
     assert accuracy.drop_points == pytest.approx(100 * (1 - accuracy.value))
     low, high = accuracy.drop_ci95_points

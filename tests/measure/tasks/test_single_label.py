@@ -11,7 +11,7 @@ from edgekit.measure.statistics import share_interval
 from edgekit.measure.task import CLASSES, EXAMPLES, MOST_CLASSES
 from edgekit.measure.tasks import SingleLabel, TopClasses, chance_of_top1
 from edgekit.report.document import Reference
-from edgekit.report.row import ChangedImage, ClassChange
+from edgekit.report.row import AGREEMENT, ChangedImage, ClassChange
 
 SINGLE = SingleLabel()
 
@@ -51,6 +51,32 @@ def test_compare_counts_lost_and_won_images() -> None:
     assert low < 10 < high
     assert (accuracy.right_to_wrong, accuracy.wrong_to_right, accuracy.mcnemar_p) == (2, 1, 1.0)
     assert accuracy.bound is None
+
+
+def test_without_labels_the_metric_is_the_agreement() -> None:
+    reference, other, none = answered([0, 0, 1, 2] * 25), answered([0, 0, 1, 0] + [0, 0, 1, 2] * 24), np.full(100, -1)
+    accuracy = SINGLE.compare(other, reference, none)
+    assert (accuracy.metric, accuracy.value, accuracy.agreement) == (AGREEMENT, 0.99, 0.99)
+    assert (accuracy.top1, accuracy.top5, accuracy.drop_top1_points, accuracy.right_to_wrong) == (None,) * 4
+    assert accuracy.drop_points == pytest.approx(1)
+    low, high = share_interval(99, 100)
+    assert accuracy.drop_ci95_points == pytest.approx((100 - 100 * high, 100 - 100 * low))
+    judged = SINGLE.reference("torch", reference, none, 3, False)
+    assert (judged.value, judged.top1, judged.chance, judged.near_chance) == (1, None, None, False)
+    assert SINGLE.right_by_class(other, none) is None
+    confidence = SINGLE.confidence(other, reference, none)
+    assert confidence.calibration_error is None
+    assert [crossed.changed_class for crossed in confidence.crossings] == [1, 1]
+
+
+def test_without_labels_the_class_in_float_is_the_right_one() -> None:
+    reference, other = answered([0, 0, 1, 1]), answered([0, 1, 1, 1])
+    changes = SINGLE.with_class_names(SINGLE.changes(other, reference, np.full(4, -1), list("wxyz")), ["cat", "dog"])
+    assert changes == (
+        ClassChange(
+            label="cat", images=2, reference_right=2, right=1, flipped=1, examples=(ChangedImage("x", "cat", "dog"),)
+        ),
+    )
 
 
 def test_changed_classes_come_worst_first() -> None:
