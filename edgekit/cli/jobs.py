@@ -112,19 +112,25 @@ def _jobs(models: list[str], stated: dict[str, Any]) -> list[Job]:
 
 
 def _run_all(jobs: list[Job], quiet: bool, dry_run: bool) -> Answer:
-    """Run or plan several jobs one after the other. An error of one leaves the others; the worst ends the command."""
+    """Run or plan several jobs one after the other, once all of their models could be loaded.
+
+    An error of one leaves the others, and the exit code is that of the worst.
+    """
     from edgekit.report.choice import choose
     from edgekit.report.page import page_of
     from edgekit.support.progress import Reporter
 
-    answers, errors = {}, []
+    _load_each(jobs, quiet)
+    answers, errors = {}, {}
     for job in jobs:
         try:
             answers[job.folder] = _run(job, quiet, dry_run)
         except EdgekitError as error:
-            Reporter(quiet).warn(f"'{job.command[1]}' was not deployed: {error}")
-            errors.append(error)
-    worst = max(errors, key=lambda error: error.exit_code, default=None)
+            Reporter(quiet).warn(f"'{job.folder.name}' was not deployed: {error}")
+            errors[job.folder.name] = error
+    worst = max(errors.values(), key=lambda error: error.exit_code, default=None)
+    if worst is not None:
+        worst = type(worst)(f"{len(errors)} of {len(jobs)} models were not deployed: {', '.join(errors)}")
     if dry_run or not answers:
         pages = (block for answer in answers.values() for block in ("", *page_of(answer.document)))
         return Answer([answer.document for answer in answers.values()], pages, error=worst)
@@ -134,6 +140,17 @@ def _run_all(jobs: list[Job], quiet: bool, dry_run: bool) -> Answer:
         passed=all(answer.passed for answer in answers.values()),
         error=worst,
     )
+
+
+def _load_each(jobs: list[Job], quiet: bool) -> None:
+    """Raise the error of a model that can't be loaded, such as a wrong name, before the first one is deployed."""
+    with api.running(quiet) as reporter:
+        from edgekit.models.loading import load_network
+        from edgekit.support import libraries
+
+        for job in jobs:
+            with reporter.stage(f"load {job.model_options.name}"), libraries.quiet():
+                load_network(job.identified, seed=job.seed)
 
 
 def _run(job: Job, quiet: bool, dry_run: bool) -> Answer:

@@ -481,11 +481,20 @@ def test_several_models_are_deployed_as_jobs_of_their_own(vit_arguments: list[st
     for name in ("small", "large"):
         job = f'model = "{model}"\nweights = "{weights}"\noutput = "{name}"\n'
         (tmp_path / f"{name}.toml").write_text(job)
-    jobs = [tmp_path / "small.toml", tmp_path / "large.toml"]
+    (tmp_path / "labels.txt").write_text("\n".join(["class_0", *(f"another_{index}" for index in range(1, 10))]))
+    job = f'model = "{model}"\nweights = "{weights}"\nlabels = "labels.txt"\noutput = "other"\n'
+    (tmp_path / "other.toml").write_text(job)
+    jobs = [tmp_path / f"{name}.toml" for name in ("small", "large", "other")]
+    options += ["--target", "fake", "--min-speedup", "0"]
     with fake_runtime.added():
-        code = main(["deploy", *map(str, jobs), *options, "--target", "fake", "--min-speedup", "0", "--json"])
+        _, err = run(capfd, "deploy", jobs[0], "resnett18", *options, code=2)
+        assert err.count("resnett18'") == 1
+        assert not (tmp_path / "small").exists(), "nothing was deployed before the wrong name was found"
+        code = main(["deploy", *map(str, jobs), *options, "--json"])
         found = capfd.readouterr()
-        assert code == 0, found.err
+        assert code == 2, found.err
+        assert found.err.count("class folders") == 1
+        assert "1 of 3 models were not deployed: other" in found.err.splitlines()[-1]
         document = json.loads(found.out)
         assert [*document["reports"]] == ["small", "large"]
         alone = json.loads((tmp_path / "small" / "report.json").read_text())
