@@ -377,6 +377,13 @@ def _labelled(shard: ShardFile) -> list[ListedImage]:
             continue  # such as the mask KEY.seg.png beside KEY.jpg
         label = _read_label(shard.file, other, *members[other]) if (other := beside.get(_key(name))) else None
         images.append(ListedImage(shard.within(name), label))
+    folders = {PurePosixPath(name).parent for name in names}
+    if len(folders) > 1 and all(image.label is None for image in images):
+        raise DataError(
+            f"'{shard.file}' has {len(images)} images in {len(folders)} folders, and no label beside any",
+            valid="a label beside each image, or images without labels in one folder",
+            fix=f"{TAR_TERMS.fix}. If the folders are classes, unpack the tar or use a zip",
+        )
     return images
 
 

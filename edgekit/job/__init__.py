@@ -280,7 +280,7 @@ class Job:
         kinds.Number(0, 100, typed=float, metavar="POINTS"),
         "Largest loss of top-1 accuracy, or of the task's metric, in percentage points, with which an int8 bundle "
         "passes. The whole 95 % confidence interval of the loss must lie within it.",
-        default="the measured loss may be 1 point, whatever its interval",
+        default="1, and only a loss that is proven to exceed it fails",
     )
     min_agreement: float | None = gate_option(
         kinds.Number(0, 100, typed=float, metavar="PERCENT"),

@@ -99,7 +99,9 @@ def chance_gate(random_weights: bool, near_chance: bool, accuracy: Accuracy | No
 def accuracy_gate(accuracy: Accuracy | None, gates: Gates, not_applicable: str | None = None) -> Gate:
     """Compare the drop of the metric with the largest one allowed, unless the gate does not apply for a reason.
 
-    For images without labels it is the gate on the agreement, and `gates` are those of `Gates.for_images`.
+    To pass, the whole interval must be within a bound that the user states; otherwise the gate fails only if the whole
+    interval is beyond it. For images without labels it is the gate on the agreement, and `gates` are those of
+    `Gates.for_images`.
     """
     if accuracy and accuracy.without_labels:
         least = 100 - gates.max_drop
@@ -131,7 +133,7 @@ def accuracy_gate(accuracy: Accuracy | None, gates: Gates, not_applicable: str |
         allowed = f"but at most {gates.max_drop:g} is allowed"
         missed = f"{accuracy.metric} drops by {drop:.2f} points ({images}), {allowed}"
         claim, measured = f"a drop of at most {points(gates.max_drop)}", drop
-    if not gates.allow(drop):
+    if not gates.allow(drop if gates.must_show_drop else low):
         return _ended(gate, "fail", missed)
     if bound.shown:
         return gate

@@ -36,7 +36,8 @@ class Gates:
     max_drop: float = 1.0
     """Largest drop of an INT8 bundle's metric, in percentage points."""
     must_show_drop: bool = False
-    """Whether the 95 % interval must confirm `max_drop`, as when the user states it, or only the measured drop."""
+    """Whether the whole 95 % interval must keep `max_drop`, as when the user states it, or must not miss it as a whole.
+    """
     min_agreement: float | None = None
     """Smallest agreement with float that the user states for images without labels, in percent; None for the usual."""
     min_speedup: float = 1.0

@@ -13,7 +13,6 @@ from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import NOTHING, DeviceFacts, Figure, counted, figure_at, score_figures
 from edgekit.report.page import (
     COLOURS,
-    UNCONFIRMED,
     WIDTH,
     Block,
     Column,
@@ -153,7 +152,7 @@ def columns(rows: Sequence[Row], meaningful: bool) -> list[Column]:
         Column("MB", [size.text(row) for row in rows], rank=2),
         Column(textwrap.fill(score.title, METRIC_WIDTH), [score.text(row, meaningful) for row in rows], rank=3),
         Column("loss, points (95 %)", [with_interval(loss, row, meaningful) for row in rows], rank=1),
-        Column("verdict", [verdict_word(row) for row in rows], left=True),
+        Column("verdict", [row.verdict for row in rows], left=True),
     ]
 
 
@@ -161,11 +160,6 @@ def with_interval(figure: Figure, row: object, meaningful: bool = True) -> str:
     """A figure with its interval, such as "0.40 (-0.58 to 1.57)"."""
     text, ends = figure.text(row, meaningful), figure.ends(row, meaningful)
     return f"{text} ({figure.number(ends[0])} to {figure.number(ends[1])})" if ends else text
-
-
-def verdict_word(row: Row) -> str:
-    """The verdict, or another word for a row that passes on its measured loss alone."""
-    return UNCONFIRMED if row.verdict == "pass" and sentences.is_unconfirmed(row.accuracy) else row.verdict
 
 
 def float_line(rows: Sequence[Row]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgekit.errors import UsageError
-from edgekit.report.answer import verdict_word, with_interval
+from edgekit.report.answer import with_interval
 from edgekit.report.document import Report
 from edgekit.report.figure import NOTHING, figure_at, score_figures
 from edgekit.report.page import Block, Column, Item, Paragraph, TextTable
@@ -95,7 +95,7 @@ class Choice:
             Column("MB", [size.text(row) for row in every]),
             Column(score.title, [score.text(row, meaningful) for row in every]),
             Column("loss, points (95 %)", [with_interval(loss, row, meaningful) for row in every], rank=1),
-            Column("verdict", [verdict_word(row) for row in every], left=True),
+            Column("verdict", [row.verdict for row in every], left=True),
         ]
 
     def _remarks(self, device: str, rows: Rows) -> Iterator[str]:

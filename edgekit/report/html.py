@@ -20,10 +20,9 @@ import msgspec
 
 from edgekit.errors import InputError, OutputError
 from edgekit.report import sentences
-from edgekit.report.answer import alerts, all_remarks, decision, float_line, verdict_word
+from edgekit.report.answer import alerts, all_remarks, decision, float_line
 from edgekit.report.document import MOST_BYTES, REPORT_FILE, Report, origin, parse, provenance, to_json
 from edgekit.report.figure import Conditions, Figure, all_figures, figure_at, lookup, score_figures, table_figures
-from edgekit.report.page import UNCONFIRMED
 from edgekit.report.plot import Axis, Mark, Panel, Picture, axis, bar, templates
 from edgekit.report.row import Accuracy, LowPrecision, ModelAccuracy, Row, TimedKind, TimedLayer
 from edgekit.report.sensitivity_document import draw_sensitivity, sentences_of
@@ -407,8 +406,6 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] = MappingProxyTy
         sensitivity=draw_sensitivity(report.sensitivity) if report.sensitivity and report.sensitivity.targets else None,
         sensitivity_sentences=sentences_of,
         details=lambda row: details(report, row),
-        verdict=verdict_word,
-        style=lambda row: "inconclusive" if verdict_word(row) == UNCONFIRMED else row.verdict,
         provenance=provenance(report),
         several=report.has_several_devices,
     )

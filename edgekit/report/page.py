@@ -14,9 +14,7 @@ from typing import Any, NamedTuple
 
 WIDTH = 80
 """Most columns of a line, however wide the terminal is."""
-UNCONFIRMED = "unconfirmed"
-"""Stands for the verdict of a row that passes although its images can't confirm that its loss is within the bound."""
-COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", UNCONFIRMED: "yellow", "error": "bold red"}
+COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "bold red"}
 """Colours of verdicts."""
 CONTINUED = " \\"
 GAP = "  "

@@ -775,7 +775,7 @@ class Gate:
     limit: float | None = None
     """Limit of that figure, in the units of report.json."""
     whole_interval: bool | None = None
-    """Whether the whole 95 % interval must meet the limit, instead of the measured value alone; null for gates without
+    """Whether the whole 95 % interval must meet the limit, or else must not miss it as a whole; null for gates without
     a limit, and in reports of an edgekit without it."""
     reasons: tuple[str, ...] = ()
     """Reasons for an outcome other than "pass", and remarks on one that is "pass"."""

@@ -45,9 +45,11 @@ def outcomes(row: Row) -> str:
 
 def _limit_words(gate: Gate, metric: str) -> str:
     limit = gate.limit or 0.0
-    judged = {True: ", with its whole 95 % interval", False: ", as measured", None: ""}[gate.whole_interval]
+    judged = "" if gate.whole_interval is None else ", with its whole 95 % interval"
     if gate.name == "min-agreement":
-        return f"an {metric} of at least {100 * limit:g} %{judged}"
+        return f"{metric} of at least {100 * limit:g} %{judged}"
+    if gate.name == "max-drop" and gate.whole_interval is False:
+        return f"no proven loss of {metric} of more than {points(limit)}"
     if gate.name == "max-drop":
         return f"a loss of {metric} of at most {points(limit)}{judged}"
     return f"a speedup over float of more than {limit:g}x{judged}"
@@ -265,20 +267,14 @@ def _threshold(crossings: Crossings) -> str:
     return f"a confidence of {crossings.threshold:g}"
 
 
-def is_unconfirmed(accuracy: Accuracy | None) -> bool:
-    """Whether a gate on the loss applies, and its images can't confirm that it is met."""
-    return accuracy is not None and accuracy.bound is not None and not accuracy.bound.shown
-
-
 def _sentence(row: Judged, kind: NoteKind, note: str) -> str:
-    """The note as a sentence; a row that passes on its measured loss says so before what isn't confirmed."""
+    """The note as a sentence; a row that passes although its loss isn't confirmed says so before."""
     accuracy: Accuracy | None = getattr(row, "accuracy", None)
     if kind != "unconfirmed" or accuracy is None or accuracy.bound is None:
         return ended(note)
     if row.verdict != "pass":
         return confidence(accuracy)
-    bound = points(accuracy.bound.max_drop_points)
-    return f"the measured loss, {accuracy.drop_points:.2f}, is within {bound}. {confidence(accuracy)}"
+    return f"no loss of more than {points(accuracy.bound.max_drop_points)} is proven. {confidence(accuracy)}"
 
 
 def ended(text: str) -> str:

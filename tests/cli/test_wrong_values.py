@@ -80,6 +80,7 @@ WRONG: dict[str, list[Wrong]] = {
     "--streams": number("0", "-1", "257", lowest="1", highest="256"),
     "--max-drop": number("-1", "101", "inf", lowest="0", highest="100", kind="a number"),
     "--threshold": number("-0.1", "1.1", "nan", lowest="0", highest="1", kind="a number"),
+    "--min-agreement": number("-1", "101", "inf", lowest="0", highest="100", kind="a number"),
     "--min-speedup": number("-1", "inf", lowest="0", highest="1000", kind="a number"),
     "--max-slowdown": number("-1", "inf", lowest="0", highest="1000", kind="a number"),
     "--max-p99": number("-1", "inf", lowest="0", highest="3600000", kind="a number"),

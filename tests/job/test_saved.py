@@ -69,6 +69,7 @@ def all_stated(tmp_path: Path, photos: Path, finished_run: Path) -> dict[str, An
         "iterations": 7,
         "threshold": 0.7,
         "max_drop": 0.5,
+        "min_agreement": 90.0,
         "min_speedup": 1.5,
         "repair": False,
         "output": tmp_path / "run",

@@ -321,8 +321,10 @@ DARK, BRIGHT = (Images(brightness=np.array([level, level + 1]), samples=()) for 
 def test_jobs_that_are_not_repaired(weights: str, params: int, calibration: Any, listed: Any, strategies: Any) -> None:
     network = SimpleNamespace(weights=weights, params=params)
     spec: Any = SimpleNamespace(network=network, calibration=calibration, task=SingleLabel(), recipe=None)
-    images: Any = SimpleNamespace(evaluation=BRIGHT)
-    job: Any = SimpleNamespace(targets=(), gates=Gates(), calibration_list=listed, recipe=None, machines=(THIS,))
+    images: Any = SimpleNamespace(evaluation=BRIGHT, dataset=SimpleNamespace(is_labelled=True))
+    job: Any = SimpleNamespace(
+        targets=(), gates_on=Gates().for_images, calibration_list=listed, recipe=None, machines=(THIS,)
+    )
     run: Any = None
     assert tuple(map(type, improvements_of(spec, images, job, run, QUIET).strategies)) == strategies
 
