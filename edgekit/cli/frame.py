@@ -198,7 +198,7 @@ def command(
     defaults: Mapping[str, str] = MappingProxyType({}),
     helps: Mapping[str, str] = MappingProxyType({}),
     shown: Container[str] | None = None,
-    advanced: Container[str] = (),
+    advanced: Iterable[str] = (),
     judges: bool = False,
     epilog: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -226,15 +226,15 @@ def command(
         common |= {"json_"} if signature.return_annotation is Answer else set()
         here = api.own_of(function) | {each: option for each, option in COMMON.items() if each in common}
         stated = api.options_of(of) if of else fields_with_defaults(names)
-        params: list[Any] = [_parameter(each, option, hidden=each in advanced) for each, option in here.items()]
+        left_out = {*advanced, "junit", "summary"}
+        params: list[Any] = [_parameter(each, option, hidden=each in left_out) for each, option in here.items()]
         for each, option in stated.items():
             hidden = option.option.advanced if shown is None else each not in shown
             params.append(_parameter(each, option, defaults.get(each), helps.get(each), hidden, or_not=True))
         params.sort(key=lambda each: OPTION_PANELS.index(each.rich_help_panel) if each.rich_help_panel else -1)
-        if any(each.hidden for each in params):
-            params.append(
-                _ending(("--help-all",), "Show every option and exit.", OUTPUT, _print_all_help, hidden=False)
-            )
+        if more := sum(each.hidden for each in params):
+            meaning = f"Show all options, {more} more, and exit."
+            params.append(_ending(("--help-all",), meaning, OUTPUT, _print_all_help, hidden=False))
         help_ = inspect.getdoc(function) or ""
         group.add_command(
             TyperCommand(
@@ -448,6 +448,7 @@ ELSEWHERE = {
     "export": "`edgekit deploy` makes the files",
     "val": "`edgekit evaluate` measures accuracy",
     "predict": "`edgekit classify` classifies images",
+    "search": "`edgekit classify BUNDLE IMAGE --data FOLDER` finds similar images",
     "run": "`edgekit deploy` runs a job",
     "init": "`edgekit demo` needs no preparation",
     "list": "`edgekit devices list` lists devices, and `edgekit targets` runtimes and recipes",
@@ -461,6 +462,7 @@ ELSEWHERE = {
     "--verbose": "`edgekit --traceback COMMAND` shows more of an error",
     "-v": "`edgekit --traceback COMMAND` shows more of an error, and `edgekit --version` prints the version",
     "--resume": "The same command resumes without an option",
+    "--device": "DEVICE stands without an option, as in `edgekit doctor pi5`",
     "--model": "MODEL comes first, without an option",
     "--help-all": "`edgekit COMMAND --help-all` lists all options of a command",
 }

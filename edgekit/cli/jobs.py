@@ -52,7 +52,7 @@ Examples:
     *(name for name in FIELDS if name == "weights" or name not in MODEL),
     defaults=OF_DEMO,
     shown=("targets", "devices", "output"),
-    advanced=("junit", "summary", "dry_run"),
+    advanced=("dry_run",),
     judges=True,
 )
 def demo(stated: dict[str, Any], quiet: bool, dry_run: bool) -> Answer:
@@ -64,7 +64,7 @@ def demo(stated: dict[str, Any], quiet: bool, dry_run: bool) -> Answer:
     return _run(job, quiet, dry_run)
 
 
-@command(COMMANDS, *FIELDS, defaults={"data": REQUIRED}, judges=True, epilog=DEPLOY_EXAMPLES)
+@command(COMMANDS, *FIELDS, defaults={"data": REQUIRED}, advanced=("dry_run",), judges=True, epilog=DEPLOY_EXAMPLES)
 def deploy(
     stated: dict[str, Any],
     quiet: bool,

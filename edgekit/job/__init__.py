@@ -112,13 +112,11 @@ class Job:
         kinds.Channels("0.485,0.456,0.406"),
         "Mean of the red, green and blue channels, or of grey images, on a scale of 0 to 1.",
         default="the model's own",
-        advanced=True,
     )
     std: tuple[float, ...] | None = model_option(
         kinds.Channels("0.229,0.224,0.225", above_zero=True),
         "Standard deviation of the same channels, on a scale of 0 to 1.",
         default="the model's own",
-        advanced=True,
     )
     interpolation: str | None = model_option(
         kinds.OneOf(INTERPOLATIONS, metavar="FILTER"),
@@ -130,7 +128,6 @@ class Job:
         kinds.Number(0.1, 1, typed=float, metavar="FRACTION"),
         "Fraction of the resized image's side that the central crop keeps.",
         default="the model's own",
-        advanced=True,
     )
     crop_mode: str | None = model_option(
         kinds.OneOf(CROP_MODES, metavar="MODE"),
@@ -149,7 +146,6 @@ class Job:
         f"What the network's outputs mean: {', '.join(f'{name} ({meaning})' for name, meaning in TASKS.items())}.",
         default="multi-label if images have several labels, embedding for a network without a classifier, or else "
         "single-label",
-        advanced=True,
     )
     calibration_data: Any = image_option(
         kinds.Images(),
@@ -287,6 +283,7 @@ class Job:
         "Smallest agreement with float with which an int8 bundle passes on images without labels: the share of images "
         "with the same answer, or for vectors the cosine in percent. The whole 95 % confidence interval must reach it.",
         default="95",
+        advanced=True,
     )
     min_speedup: float | None = gate_option(
         kinds.Number(0, MOST_SPEEDUP, typed=float, metavar="FACTOR"),
