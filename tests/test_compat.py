@@ -688,3 +688,14 @@ def test_onnx_runtime_has_the_integer_product_with_a_bias(tmp_path: Path) -> Non
     ]
     operations, _ = optimized(tmp_path / "m.onnx", [], nodes, constants, [4, 16])
     assert "MatMulIntegerToFloat" in operations
+
+
+def test_litert_still_has_no_ynnpack(tiny_models: Path) -> None:
+    """If this fails, LiteRT has other kernels: measure again what recipes and rewrites for it gain."""
+    from ai_edge_litert.compiled_model import CompiledModel
+    from ai_edge_litert.options import CpuOptions, Options
+
+    model = str(tiny_models / "model.tflite")
+    CompiledModel.from_file(model)
+    with pytest.raises(RuntimeError):
+        CompiledModel.from_file(model, options=Options(cpu_options=CpuOptions(enable_ynnpack=True)))

@@ -6,15 +6,16 @@ from typing import Any
 
 from docs.generate import options
 from docs.generate.markdown import anchor, code, paragraphs, plain, table
+from edgekit.cli.frame import MODELS
 from edgekit.cli.main import application
 
 Words = tuple[str, ...]
 """What is typed behind `edgekit` to call a command."""
 EXIT_CODES = (
     ("0", "The command did its work, and every gate passed."),
-    ("1", "A gate or a row failed, or was inconclusive. The other rows are in the report."),
+    ("1", "A gate failed or was inconclusive, or a bundle could not be measured. The report has the others."),
     ("2", "An option, an argument or the input is wrong, or a package is missing. The message names what is valid."),
-    ("70", "A bug in edgekit ended the command. A bug that costs one row counts as a failed row."),
+    ("70", "A bug in edgekit ended the command. A bug that costs one bundle ends with 1."),
     ("130", "Ctrl-C, SIGTERM or SIGHUP ended the command. Completed work was saved; the same command resumes."),
 )
 """What the application's entry point returns, whichever command it runs."""
@@ -100,7 +101,10 @@ def _section(words: Words, command: Any, shared: options.Shared) -> Iterator[str
     typed = [*map(usage_of, arguments), *(["COMMAND"] * hasattr(command, "commands")), *(["[OPTIONS]"] * bool(every))]
     yield _block(" ".join((_heading(words), *typed)))
     if arguments:
-        rows = [(code(usage_of(each)), plain(each.help or "")) for each in arguments]
+        rows = [
+            (code(usage_of(each)), plain(each.help or "") if words == ("deploy",) else _meaning(each.help or ""))
+            for each in arguments
+        ]
         yield f"{level} Arguments"
         yield table(("argument", "meaning"), rows)
     if own := [option for option in every if option.key not in shared]:
@@ -112,6 +116,11 @@ def _section(words: Words, command: Any, shared: options.Shared) -> Iterator[str
     if command.epilog:
         yield f"{level} Examples"
         yield _block(_examples(command.epilog))
+
+
+def _meaning(help: str) -> str:
+    """What an argument means. What stands for a model is explained in one place, except on the page of `deploy`."""
+    return plain(help).replace(plain(MODELS), "[model](deploy.md#arguments)")
 
 
 def _examples(epilog: str) -> str:

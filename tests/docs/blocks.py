@@ -35,6 +35,7 @@ SLOW = frozenset(
     ROOT / page
     for page in (
         "README.md",
+        "docs/reference/report.md",
         "docs/reference/sdk.md",
         "docs/how-to/apps.md",
         "docs/how-to/checkpoints.md",
@@ -43,6 +44,7 @@ SLOW = frozenset(
         "docs/how-to/gate-in-ci.md",
         "docs/how-to/giant-models.md",
         "docs/how-to/model-card.md",
+        "docs/how-to/no-labels.md",
         "docs/how-to/onnx-files.md",
         "docs/how-to/other-machines.md",
         "docs/how-to/search.md",

@@ -1,5 +1,6 @@
 """The reference leaves nothing out. Its pages are generated, and `make current` compares them with the code."""
 
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -48,3 +49,13 @@ def test_every_key_of_a_settings_file_is_described(cls: type[Any]) -> None:
     described = fields_of(cls)
     assert [field.name for field in described] == [field.name for field in fields(cls)]
     assert not [field.name for field in described if not field.description]
+
+
+def test_the_index_links_every_page() -> None:
+    """The pages of the commands are linked by their own index."""
+    folder = ROOT / "docs"
+    linked = set(re.findall(r"\]\(([^)#]+)", (folder / "index.md").read_text()))
+    of_commands = set(re.findall(r"\]\(([^)#]+)", (folder / "reference/commands/index.md").read_text()))
+    linked |= {f"reference/commands/{name}" for name in of_commands}
+    pages = {path.relative_to(folder).as_posix() for kind in ("md", "ipynb") for path in folder.rglob(f"*.{kind}")}
+    assert pages - linked == {"index.md"}
