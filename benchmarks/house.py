@@ -16,11 +16,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 287_720,
-    "tokens a line": 9.83,
+    "tokens": 288_664,
+    "tokens a line": 9.82,
     "files": 156,
     "lines of the longest file": 450,
-    "names across walls": 532,
+    "names across walls": 536,
     "pairs of rooms in % of those that the layers allow": 75,
     "class names that exist twice": 0,
 }

@@ -268,7 +268,7 @@ class ParityError(StageError):
 
 
 class GoldenError(StageError):
-    """A bundle's golden samples give different numbers on this processor.
+    """A bundle's test vectors give different numbers on this processor.
 
     Cause: The runtime has other kernels here than where the bundle was made, or another version is installed.
     Cure: `edgekit inspect BUNDLE` prints the runtime that is installed (`engine`) and the one that the bundle was made

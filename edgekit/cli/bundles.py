@@ -111,7 +111,7 @@ def inspect(
 ) -> Answer:
     """Show what a bundle contains and which of its layers run in integer kernels.
 
-    The first line says what ran where. Runs the bundle's golden samples and
+    The first line says what ran where. Runs the bundle's test vectors and
     compares the outputs; a difference is an error after the output. A layer
     that runs in float is listed with the reason.
     """

@@ -187,7 +187,7 @@ def push(
 ) -> Answer:
     """Put a bundle on devices, try it there, and make it an app's active one.
 
-    Each device opens the bundle in a fresh process, runs its golden samples and
+    Each device opens the bundle in a fresh process, runs its test vectors and
     times it. If all is well, the link ~/edgekit-apps/APP/current is switched to
     it in one step. Otherwise the active bundle stays, and the exit code is 1.
 

@@ -252,7 +252,7 @@ def push(job: messages.PushJob, app: Path, reporter: Reporter, trials: list[Devi
 
 
 def try_bundle(bundle: Bundle, job: messages.PushJob, reporter: Reporter) -> DeviceTrial:
-    """Open a bundle in this process, run its golden samples, and time it on the first one.
+    """Open a bundle in this process, run its test vectors, and time it on the first one.
 
     Raises GoldenError, BundleError, MissingExtraError, or EngineError.
     """

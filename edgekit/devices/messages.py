@@ -25,7 +25,7 @@ class DeviceTrial:
     threads: int
     """Number of threads that the runtime computed with."""
     max_abs_difference: float
-    """Largest absolute difference of a logit of the golden samples from the bundle's."""
+    """Largest absolute difference of a logit of the test vectors from the bundle's."""
     tolerance: float
     """Largest difference that is allowed."""
     p50_ms: float

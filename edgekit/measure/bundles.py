@@ -100,7 +100,7 @@ class MeasureSpec:
 
     timing: Timing
     images: EvaluationImages | None = None
-    """Images to evaluate on. Without them, bundles are timed on a golden sample, as in `edgekit benchmark`."""
+    """Images to evaluate on. Without them, bundles are timed on a test vector, as in `edgekit benchmark`."""
     run: RunFolder | None = None
     """Folder that stores the measurements; None to store none."""
 
@@ -250,7 +250,7 @@ class Subject:
     """Times of the model alone, by the number format that it computes in."""
 
     def pixels(self, images: EvaluationImages | None) -> NDArray[np.uint8]:
-        """The image to time on, [1,H,W,C]: the first one, or without images a golden sample."""
+        """The image to time on, [1,H,W,C]: the first one, or without images a test vector."""
         return (images.crops if images is not None else self.bundle.golden()).pixels[:1]
 
 

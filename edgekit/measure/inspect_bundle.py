@@ -96,11 +96,11 @@ class BundleInspection:
     made_with: str | None = None
     """The same when the bundle was made, or None if its manifest doesn't record it."""
     golden_max_abs_difference: float | None
-    """Largest difference of a golden sample's logit; None if a logit isn't finite."""
+    """Largest difference of a test vector's logit; None if a logit isn't finite."""
     golden_tolerance: float
     """Largest difference that is allowed."""
     golden_passed: bool = True
-    """Whether the golden samples give the bundle's logits on this machine or device."""
+    """Whether the test vectors give the bundle's logits on this machine or device."""
     int8: Int8Detail
     provenance: Mapping[str, Any]
     device: DeviceFacts | None = None
@@ -112,7 +112,7 @@ class BundleInspection:
 
     @property
     def golden_error(self) -> GoldenError | None:
-        """The error that ends `edgekit inspect` with exit code 1 after the output, if the golden samples differ."""
+        """The error that ends `edgekit inspect` with exit code 1 after the output, if the test vectors differ."""
         if self.golden_passed:
             return None
         difference = nan if self.golden_max_abs_difference is None else self.golden_max_abs_difference
@@ -128,7 +128,7 @@ SHOWN = 8
 
 
 def inspect_bundle(path: Path, threads: int | None, name: str | None = None) -> BundleInspection:
-    """Describe a bundle and profile it on this machine. Golden samples that differ are in the result, not an error.
+    """Describe a bundle and profile it on this machine. Test vectors that differ are in the result, not an error.
 
     `name` is the bundle's name in the result, by default its path.
     """

@@ -32,7 +32,7 @@ from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 
 GOLDEN_SPREAD = {"float": 1e-2, "int8": 0.3}
-"""Tolerance of golden samples in standard deviations of the logits: kernels of other processors round differently."""
+"""Tolerance of test vectors in standard deviations of the logits: kernels of other processors round differently."""
 
 
 def compile_stage(to_compile: GraphToCompile, path: Path, golden_count: int = 2) -> tuple[Bundle, float]:
@@ -67,7 +67,7 @@ def compile_stage(to_compile: GraphToCompile, path: Path, golden_count: int = 2)
 
 @dataclass(frozen=True, eq=False)
 class _Draft:
-    """A compiled bundle without its golden samples."""
+    """A compiled bundle without its test vectors."""
 
     manifest: Manifest
     files: Mapping[str, Path]

@@ -103,7 +103,7 @@ class CalibrationInputs:
 class BundleInputs(Inputs):
     """Inputs of a bundle, or of a stored graph for it. The bundle's fingerprint is the key.
 
-    The golden samples of a float bundle may come from other images, and the names of classes decide nothing else.
+    The test vectors of a float bundle may come from other images, and the names of classes decide nothing else.
     """
 
     network: NetworkIdentity
@@ -238,7 +238,7 @@ def provenance_of(request: BundleRequest, rewrites: Sequence[str]) -> Provenance
 def shaping_distributions() -> list[str]:
     """Names of the distributions that affect bundles, including all alternative distributions of a runtime."""
     names = [*SHARED_DISTRIBUTIONS]
-    for runtime in RUNTIMES.values():  # including the runtime itself, which computes the golden samples
+    for runtime in RUNTIMES.values():  # including the runtime itself, which computes the test vectors
         names += [*runtime.compiler_distributions, *runtime.compiler_dependencies, *runtime.distributions]
     return list(dict.fromkeys(names))
 
@@ -294,7 +294,7 @@ class GraphToCompile:
     graph: GraphModule
     facts: GraphFacts
     samples: ParitySamples
-    """Calibration images, of which the first ones become golden samples."""
+    """Calibration images, of which the first ones become test vectors."""
     fitting: ParitySamples | None = None
     """Images that fit the temperature of an INT8 bundle; None for a bundle without one. `save_graph` leaves them out,
     because only a job that judges its bundles chooses them."""

@@ -44,7 +44,7 @@ def load(
     Warns with a SaturationWarning if INT8 weights of the bundle can saturate on this processor, which makes the model
     less accurate. It happens on x86 processors without VNNI, with bundles that edgekit made before it prevented this.
 
-    Where another release of the runtime is installed than the bundle was made with, the golden samples are run as with
+    Where another release of the runtime is installed than the bundle was made with, the test vectors are run as with
     `verify`, but a difference is only a GoldenWarning.
 
     Args:
@@ -52,7 +52,7 @@ def load(
         threads: Number of threads that the runtime computes with. By default it is the number with which
             `edgekit deploy` found the bundle fastest, at most the number of physical cores that this process may use;
             it is that number for bundles whose manifest.json has no `threads`.
-        verify: Run the bundle's golden samples on the session that is returned, and compare their outputs with the
+        verify: Run the bundle's test vectors on the session that is returned, and compare their outputs with the
             bundle's.
         low_precision: Compute a float model in bf16 or f16 where its runtime would choose that on this processor. The
             report of `edgekit deploy` shows where this is faster. Other models and processors are not affected.
@@ -110,8 +110,8 @@ def follow(
 ) -> LiveSession:
     """Open the bundle that a link points to, and open the next one when the link has changed.
 
-    An app that runs for weeks uses it with the link that `edgekit push` switches. Each bundle has to pass its golden
-    samples before it is used.
+    An app that runs for weeks uses it with the link that `edgekit push` switches. Each bundle has to pass its test
+    vectors before it is used.
 
     Args:
         path: Link to the folder of a bundle, such as "edgekit-apps/app/current". A folder is opened like a link.

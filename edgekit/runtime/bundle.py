@@ -1,4 +1,4 @@
-"""A bundle: the folder that is shipped, with a model, its manifest, its labels and golden samples.
+"""A bundle: the folder that is shipped, with a model, its manifest, its labels and test vectors.
 
 A bundle may come from a stranger. Reading one opens only regular files inside its folder, runs no code from it, and
 checks every key, name, type, size and hash before an engine opens the model. The parsers of manifest.json are strict:
@@ -242,7 +242,7 @@ class Manifest:
     labels_file: str = "labels.txt"
     """Name of the file with one label per line."""
     golden_file: str = "golden.npz"
-    """Name of the file with the golden samples."""
+    """Name of the file with the test vectors."""
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     """Hash and size of every file, by name; `write_bundle` fills them in."""
 
@@ -272,7 +272,7 @@ class Manifest:
 
     @property
     def made_with(self) -> str | None:
-        """Distribution and version of the runtime that computed the golden samples, such as "onnxruntime 1.32.0"."""
+        """Distribution and version of the runtime that computed the test vectors, such as "onnxruntime 1.32.0"."""
         package = self.engine["package"]
         version = self.recorded("versions", package)
         return f"{package} {version}" if version else None
@@ -434,7 +434,7 @@ class Bundle:
 
     @property
     def size_bytes(self) -> int:
-        """Size of the files that the engine loads, without labels and golden samples."""
+        """Size of the files that the engine loads, without labels and test vectors."""
         own = (self.manifest.labels_file, self.manifest.golden_file)
         return sum(entry["size_bytes"] for name, entry in self.manifest.files.items() if name not in own)
 
@@ -449,7 +449,7 @@ class Bundle:
         return dict(sorted({MANIFEST: file_sha256(self.path / MANIFEST), **files}.items()))
 
     def golden(self) -> Golden:
-        """Read the golden samples; raises BundleError if they are damaged or don't fit the manifest."""
+        """Read the test vectors; raises BundleError if they are damaged or don't fit the manifest."""
         name = self.manifest.golden_file
         try:
             golden = _load_golden(own_file(self.path, name))
@@ -527,7 +527,7 @@ def write_bundle(
         The bundle, read back from disk.
 
     Raises:
-        BundleError: Manifest, labels and golden samples don't fit each other.
+        BundleError: Manifest, labels and test vectors don't fit each other.
         OutputError: `path` is neither a bundle nor an empty folder, or can't be written.
     """
     path = Path(path)
@@ -640,7 +640,7 @@ def read_text(folder: Path, name: str) -> str:
 
 
 def _load_golden(path: Path) -> Golden:
-    """Read golden samples; raises BundleError if they are too large, and almost anything if the file is damaged."""
+    """Read test vectors; raises BundleError if they are too large, and almost anything if the file is damaged."""
     with zipfile.ZipFile(path) as archive:
         size = sum(member.file_size for member in archive.infolist())
     if size > MAX_GOLDEN_BYTES:
@@ -664,5 +664,6 @@ def _check_golden(golden: Golden, manifest: Manifest) -> None:
             )
     if not np.isfinite(logits).all() or not math.isfinite(golden.tolerance) or golden.tolerance < 0:
         raise BundleError(
-            f"the golden outputs or their tolerance ({golden.tolerance}) are not finite, or the tolerance is negative"
+            f"the outputs of the test vectors, or their tolerance ({golden.tolerance}), are not finite, or it is "
+            "negative"
         )

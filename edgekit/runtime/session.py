@@ -60,7 +60,7 @@ class GoldenWarning(UserWarning):
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """Comparison of the golden samples' outputs on this processor with those in the bundle."""
+    """Comparison of the test vectors' outputs on this processor with those in the bundle."""
 
     max_abs_difference: float
     """Largest absolute difference of an output."""
@@ -258,16 +258,16 @@ class Session:
         return values
 
     def verify(self) -> VerifyResult:
-        """Run the bundle's golden samples and compare their outputs with the bundle's.
+        """Run the bundle's test vectors and compare their outputs with the bundle's.
 
-        In bf16 or f16 the tolerance is at least 0.3 standard deviations of the golden outputs.
+        In bf16 or f16 the tolerance is at least 0.3 standard deviations of the outputs of the test vectors.
 
         Returns:
             The largest difference and the tolerance.
 
         Raises:
             GoldenError: An output differs by more than the tolerance.
-            BundleError: The golden samples are damaged.
+            BundleError: The test vectors are damaged.
             EngineError: The runtime failed, or the session is closed.
         """
         result = self.compare_golden()
@@ -277,7 +277,7 @@ class Session:
         return result
 
     def compare_golden(self) -> VerifyResult:
-        """Compare the golden samples as `verify` does, but leave it to the caller whether a difference is an error."""
+        """Compare the test vectors as `verify` does, but leave it to the caller whether a difference is an error."""
         golden = self.bundle.golden()
         outputs = self(self.bundle.manifest.input_of(golden.pixels))
         difference = float(np.abs(outputs - golden.logits).max())
@@ -316,11 +316,11 @@ class Session:
 def golden_error(
     bundle: str, result: VerifyResult, engine: str, made_with: str | None, processor: str = "this processor"
 ) -> GoldenError:
-    """The error for golden samples that differ. `engine` ran them, and `made_with` had computed them, if known."""
+    """The error for test vectors that differ. `engine` ran them, and `made_with` had computed them, if known."""
     again = "make the bundle for this processor's class with `edgekit deploy --device-class`"
     other = f"Install {made_with}, with which the bundle was made, or {again}"
     return GoldenError(
-        f"the outputs of the golden samples in bundle '{bundle}' differ by {result.max_abs_difference:.3g} on "
+        f"the outputs of the test vectors in bundle '{bundle}' differ by {result.max_abs_difference:.3g} on "
         f"{processor} with {engine}",
         valid=f"a difference of at most {result.tolerance:.3g}",
         fix=other if made_with not in (None, engine) else f"{again[0].upper()}{again[1:]}",
@@ -334,7 +334,7 @@ def open_session(bundle: Bundle, threads: int | None) -> Session:
 
 
 Open = Callable[[str | os.PathLike[str]], Session]
-"""Opens the bundle at a path, and raises an EdgekitError if it doesn't pass its golden samples."""
+"""Opens the bundle at a path, and raises an EdgekitError if it doesn't pass its test vectors."""
 
 
 class UpdateWarning(UserWarning):
@@ -345,7 +345,7 @@ class LiveSession:
     """The session of the bundle that a link points to; `edgekit.follow` opens one.
 
     Each image is classified with one bundle. When the link has changed, the next call of `current`, `classify` or
-    `embed` opens the new bundle and runs its golden samples. Only that call waits: those of other threads go on with
+    `embed` opens the new bundle and runs its test vectors. Only that call waits: those of other threads go on with
     the old bundle. Meanwhile both are in memory. If the new bundle can't be opened, or gives other numbers, an
     UpdateWarning says why, and the old one stays until the link changes again.
 

@@ -276,7 +276,7 @@ class Model(torch.nn.Module):
 """
 
 
-@pytest.mark.parametrize("index", [0, 19, 39], ids=["of golden samples", "calibrated on", "evaluated on"])
+@pytest.mark.parametrize("index", [0, 19, 39], ids=["of test vectors", "calibrated on", "evaluated on"])
 def test_nan_in_outputs(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], index: int
 ) -> None:

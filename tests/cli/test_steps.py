@@ -340,7 +340,7 @@ def test_inspect_of_other_numbers_is_a_failure(make_bundle: MakeBundle, tiny_gol
     out, err = run(capfd, "inspect", wrong, code=1)
     assert {"made_with: onnxruntime 1.0", "golden_passed: False"} <= set(out.splitlines())
     assert f"engine: onnxruntime {version('onnxruntime')}" in out.splitlines()
-    assert "edgekit: error: the outputs of the golden samples in bundle" in err
+    assert "edgekit: error: the outputs of the test vectors in bundle" in err
     assert "  fix:   Install onnxruntime 1.0, with which the bundle was made, or make the bundle for " in err
     found = json.loads(run(capfd, "inspect", wrong, "--json", code=1)[0])
     assert found["golden_max_abs_difference"] == pytest.approx(1, abs=0.01)

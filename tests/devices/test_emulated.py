@@ -140,7 +140,7 @@ def test_energy_on_a_pi_5(deployed: Path) -> None:
 def test_finished_bundles_on_a_board(
     board: str, names: list[str], finished_run: Path, boards: dict[str, Emulated]
 ) -> None:
-    """`edgekit benchmark` runs the golden samples first, so a row that passed has logits within the tolerance."""
+    """`edgekit benchmark` runs the test vectors first, so a row that passed has logits within the tolerance."""
     options = ["--warmup", "0", "--iterations", "2", "--threads", "1", "--json", "--quiet"]
     bundles = [str(finished_run / name) for name in names]
     rows = run_cli(["benchmark", *bundles, "--device", board, *options])["results"]

@@ -51,7 +51,7 @@ def apps(server: Server) -> Path:
 
 
 def active(server: Server, app: str = "app") -> str:
-    """Hash of the active bundle, which must be intact, and give the numbers of its golden samples."""
+    """Hash of the active bundle, which must be intact, and give the numbers of its test vectors."""
     state: Any = app_state(apps(server) / app)
     assert state["verdict"] == "pass"
     with edgekit.load(apps(server) / app / "current", threads=1, verify=True) as session:

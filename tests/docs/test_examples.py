@@ -303,7 +303,7 @@ def test_the_service_gives_the_labels_and_scores_of_the_sdk(bundle: Path, tmp_pa
 
 
 CROPPED = Preprocessing(SIDE, SIDE, "bilinear", 0.5, "center", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-"""The preprocessing of the tiny network, but for the crop: the golden samples, which are cropped already, still fit."""
+"""The preprocessing of the tiny network, but for the crop: the test vectors, which are cropped already, still fit."""
 
 
 def test_the_service_follows_a_switch_of_the_bundle(make_bundle: MakeBundle, tmp_path: Path) -> None:

@@ -380,7 +380,7 @@ def test_golden_samples_that_differ_are_a_failure(
     (measured,) = measure_all({"onnx-float": bundle}, tiny_images).values()
     assert measured.failure is not None
     assert (measured.failure.stage, measured.failure.error) == ("evaluate", "GoldenError")
-    assert "golden samples" in measured.failure.message
+    assert "test vectors" in measured.failure.message
 
 
 def test_macs_are_the_sum_of_all_layers(make_bundle: MakeBundle, tiny_images: EvaluationImages) -> None:

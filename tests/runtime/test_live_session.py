@@ -1,4 +1,4 @@
-"""Sessions that follow a link: the old bundle is used until the next one has passed its golden samples."""
+"""Sessions that follow a link: the old bundle is used until the next one has passed its test vectors."""
 
 import os
 import threading

@@ -110,7 +110,7 @@ class Browser(Tracking):
                 self._server.withdraw(model)
 
     def _check(self, subject: Subject, model: Download, images: EvaluationImages | None) -> Mapping[str, Any]:
-        """Run the golden samples and, if there are any, the evaluation images."""
+        """Run the test vectors and, if there are any, the evaluation images."""
         bundle = subject.bundle
         opened = self._open(subject.name, bundle, model)
         judged = {}
@@ -139,7 +139,7 @@ class Browser(Tracking):
     def outputs(
         self, bundle: Bundle, crops: Iterable[NDArray[np.uint8]], count: int, step: Step
     ) -> Generator[NDArray[np.float32]]:
-        """Check the golden samples of a bundle, and run it on `count` crops [H,W,C]. Raises a StageError."""
+        """Check the test vectors of a bundle, and run it on `count` crops [H,W,C]. Raises a StageError."""
         name = bundle.path.name
         with self._offering({name: bundle}, "The evaluation failed") as offered:
             self._open(name, bundle, offered[name])
@@ -151,7 +151,7 @@ class Browser(Tracking):
         self._server.show(evaluated(rows))
 
     def _open(self, name: str, bundle: Bundle, model: Download) -> Opened:
-        """Load a bundle in a new worker, and check its golden samples. Raises a StageError."""
+        """Load a bundle in a new worker, and check its test vectors. Raises a StageError."""
         self._show(f"{Path(name).name}: load")
         opened = self._runner.open(model)
         golden = bundle.golden()
@@ -162,7 +162,7 @@ class Browser(Tracking):
         return opened
 
     def _time(self, subjects: dict[str, Subject], spec: MeasureSpec) -> Conditions:
-        """Time the bundles in turns on the first image, or without images on a golden sample."""
+        """Time the bundles in turns on the first image, or without images on a test vector."""
         timing = spec.timing
         attempt = 0
         title = f"{', '.join(Path(name).name for name in subjects)}: time"
