@@ -8,7 +8,7 @@ that the runtimes share, and are copied into each runtime's graph by the names o
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -88,8 +88,6 @@ class CalibratedLayer:
     """Its weights for a runtime in which no pair of them may saturate."""
     unlimited: LayerWeights
     """Its weights for the others."""
-    dynamic: LayerWeights
-    """Its weights for inputs with ranges at run time, which are nearly exact."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +100,8 @@ class Calibrated:
     """Range of each quantized value, by its places."""
     layers: Mapping[str, CalibratedLayer]
     """The layers in INT8, by their distinct names."""
+    dynamic: Mapping[str, CalibratedLayer] = field(default_factory=dict)
+    """The same for inputs with ranges at run time; empty if the weights of `layers` serve for them too."""
 
     def without_weights(self) -> "Calibrated":
         """This calibration with its ranges alone, for layers that keep their float weights."""
@@ -148,9 +148,8 @@ class Calibrated:
             set_grid(quantizer, (found.scale, quantizer.low + found.below, *quantizer.grid[2:]))
         for layer in dense_layers(graph):
             if layout := layouts.get(layer.node.name):
-                calibrated = self.layers[layout.name]
-                static = calibrated.limited if limit_pairs else calibrated.unlimited
-                weights = calibrated.dynamic if layout.kind == "dynamic" else static
+                calibrated = (self.dynamic if layout.kind == "dynamic" else {}) or self.layers
+                weights = calibrated[layout.name].limited if limit_pairs else calibrated[layout.name].unlimited
                 _set_weights(graph, layer, replace(weights, weight=layout.arrange(weights.weight)))
         graph.recompile()
         return True
@@ -234,7 +233,7 @@ def quantize(
         _check_scales(quantized)
         hessians = _narrow(quantized, samples, recipe, effects(quantized), narrowing)
         set_known_grids(quantized)
-        _round(quantized, samples, recipe, limit_pairs, {}, {}, hessians, rounding)
+        _round(quantized, samples, recipe, limit_pairs, {}, hessians, rounding)
         fit_biases(quantized)
         return quantized
 
@@ -278,15 +277,13 @@ def calibrate(
         for node in idle:
             quantized.graph.erase_node(node)
         quantized.recompile()
-        own = _weights(quantized)
-        unlimited = own if limit_pairs else {}
-        fitted = {layer.node for layer in dense_layers(quantized) if not layer.is_conv and layer.node in own}
-        dynamic = {node: own[node] for node in fitted} if recipe.weight_rounding == "fit" else {}
-        _round(quantized, samples, recipe, limit_pairs, unlimited, dynamic, hessians, rounding)
-    names, calibrated = distinct_names(quantized), {}
-    for node, limited in _weights(quantized).items():
-        free, name = unlimited.get(node, limited), names[node]
-        calibrated[name] = CalibratedLayer(*before[name], limited, free, dynamic.get(node, free))
+        unlimited = _weights(quantized) if limit_pairs else {}
+        _round(quantized, samples, recipe, limit_pairs, unlimited, hessians, rounding)
+    names = distinct_names(quantized)
+    calibrated = {
+        names[node]: CalibratedLayer(*before[names[node]], limited=weights, unlimited=unlimited.get(node, weights))
+        for node, weights in _weights(quantized).items()
+    }
     return Calibrated(divisors, ranges, calibrated)
 
 
@@ -455,11 +452,10 @@ def _round(
     recipe: Recipe,
     limit_pairs: bool,
     unlimited: MutableMapping[Node, LayerWeights],
-    dynamic: MutableMapping[Node, LayerWeights],
     hessians: Hessians | None,
     step: Step,
 ) -> None:
-    """Round the weights of a Q/DQ graph with its final ranges, in place, and those in `unlimited` and `dynamic`."""
+    """Round the weights of a Q/DQ graph with its final ranges, in place, and the weights in `unlimited`."""
     tie_rearrangements(quantized)
     if limit_pairs:
         widen_scales(quantized)
@@ -467,7 +463,7 @@ def _round(
     if recipe.weight_rounding == "gptq":
         round_weights(quantized, samples, limit_pairs, unlimited, step, hessians)
     elif recipe.weight_rounding == "fit":
-        fit_weights(quantized, samples, limit_pairs, unlimited, dynamic, step)
+        fit_weights(quantized, samples, limit_pairs, unlimited, step)
 
 
 def _weights(quantized: GraphModule) -> dict[Node, LayerWeights]:

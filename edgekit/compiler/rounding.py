@@ -379,7 +379,6 @@ def fit_weights(
     samples: Sequence[NDArray[np.float32]],
     limit_pairs: bool = False,
     unlimited: MutableMapping[Node, LayerWeights] | None = None,
-    dynamic: MutableMapping[Node, LayerWeights] | None = None,
     step: Step = no_step,
 ) -> int:
     """Fit and round the weights of a Q/DQ graph, in place, on images float32 [1,3,H,W]. Returns the number of layers.
@@ -387,9 +386,8 @@ def fit_weights(
     Uses as many of the images, evenly spaced, as fit into `MEMORY_BYTES`. The weights' scales change too. Layers with
     more than `MOST_INPUTS` inputs are rounded to nearest and get a new bias. With `limit_pairs`, no pair of fitted
     weights saturates on x86 processors without VNNI. The weights in `unlimited` are fitted too, without this limit.
-    Those in `dynamic` are only rounded, for inputs with ranges at run time, which are nearly exact.
     """
-    return Walk(graph, samples, limit_pairs, unlimited, dynamic).fit(step)
+    return Walk(graph, samples, limit_pairs, unlimited).fit(step)
 
 
 class Walk:
@@ -401,10 +399,8 @@ class Walk:
         samples: Sequence[NDArray[np.float32]],
         limit_pairs: bool = False,
         unlimited: MutableMapping[Node, LayerWeights] | None = None,
-        dynamic: MutableMapping[Node, LayerWeights] | None = None,
     ) -> None:
-        self._graph, self._limit_pairs = graph, limit_pairs
-        self._unlimited, self._dynamic = unlimited or {}, dynamic or {}
+        self._graph, self._limit_pairs, self._unlimited = graph, limit_pairs, unlimited or {}
         self._nodes = NodeByNode(graph, subset_that_fits(graph, samples, WALK_BYTES // 2))
         self._at_once = at_once(graph)
         self._exact: Values = {}
@@ -462,10 +458,6 @@ class Walk:
         set_int8_weights(self._graph, layer.node, *limited)
         if other is not None:
             self._unlimited[layer.node] = LayerWeights(*free, other.bias)
-        if exact := self._dynamic.get(layer.node):
-            limits = quantizer.low, quantizer.high
-            rounded, _ = round_twice(exact.weight[None], exact.scale[None], limits, [], compensation)
-            self._dynamic[layer.node] = self._with_mean_of(layer, exact, _multiples(*rounded)[0])
         return limited[0]
 
     def _fitted(self, layer: DenseLayer, weight: Tensor) -> tuple[Tensor, "Compensation"]:

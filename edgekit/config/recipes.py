@@ -76,6 +76,8 @@ class TargetRecipe:
     """The recipe's `smooth_quant` for this runtime; without the key, the recipe's value applies."""
     bias_correction: Literal["none", "fast", "accurate"] | None = None
     """The recipe's `bias_correction` for this runtime; without the key, the recipe's value applies."""
+    weight_rounding: Literal["nearest", "gptq", "fit"] | None = None
+    """The recipe's `weight_rounding` for this runtime; without the key, the recipe's value applies."""
     float_layers: tuple[str, ...] | None = None
     """The recipe's `float_layers` for this runtime; without the key, the recipe's value applies."""
     on: Mapping[str, "TargetRecipe"] = field(default_factory=dict, metadata={"variants": True})
@@ -157,7 +159,8 @@ class Recipe:
         """The recipe for one target, with the overrides of the target's table applied."""
         row = self.targets[target]
         overrides = {key: getattr(row, key) for key in OWN if getattr(row, key) is not None}
-        plain = replace(row, estimator=None, smooth_quant=None, bias_correction=None, float_layers=None)
+        none: dict[str, Any] = dict.fromkeys(OWN)
+        plain = replace(row, **none)
         if self.scheme == "w8":  # these settings concern INT8 activations, which w8 does not have
             overrides |= {"smooth_quant": False, "bias_correction": "none", "equalization": None}
         return replace(self, targets={**self.targets, target: plain}, **overrides)
@@ -176,16 +179,19 @@ class Recipe:
         return chosen.static() if device_class.is_arm or not device_class.dot_product else chosen
 
     def static(self) -> "Recipe":
-        """The recipe with static layers in place of dynamic ones."""
-        rows = {}
+        """The recipe with static layers in place of dynamic ones, whose weights are rounded as other static ones."""
+        rows = dict(self.targets)
         for name, row in self.targets.items():
-            kinds = {key: "static" if kind == "dynamic" else kind for key, kind in row.kinds.items()}
-            rows[name] = replace(row, kinds=kinds)
+            if "dynamic" in row.kinds.values():
+                kinds = {key: "static" if kind == "dynamic" else kind for key, kind in row.kinds.items()}
+                rows[name] = replace(row, kinds=kinds, weight_rounding=None)
         return replace(self, targets=rows)
 
     def rounding_to_nearest(self) -> "Recipe":
         """The recipe without anything that changes weights before they are rounded to nearest."""
-        rows = {name: replace(row, limit_weight_pairs=False) for name, row in self.targets.items()}
+        rows = {
+            name: replace(row, limit_weight_pairs=False, weight_rounding=None) for name, row in self.targets.items()
+        }
         return replace(self, weight_rounding="nearest", targets=rows)
 
     def sharing_calibration(self, target: str) -> "Recipe | None":
@@ -200,7 +206,7 @@ class Recipe:
         alike = {
             name: replace(row, float_layers=None, kinds={}, on={})
             for name, row in self.targets.items()
-            if (row.estimator, row.smooth_quant, row.bias_correction) == (None, None, None)
+            if all(getattr(row, key) is None for key in OWN if key != "float_layers")
         }
         return replace(self, targets=alike) if target in alike and len(alike) > 1 else None
 
@@ -266,7 +272,7 @@ def _literally(name: str) -> str:
     return "".join(f"[{char}]" if char in "*?[" else char for char in name)
 
 
-OWN = ("estimator", "smooth_quant", "bias_correction", "float_layers")
+OWN = ("estimator", "smooth_quant", "bias_correction", "weight_rounding", "float_layers")
 """Keys of the recipe that a target's table may override."""
 
 

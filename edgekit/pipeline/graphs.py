@@ -420,7 +420,13 @@ class JobGraphs:
     def _shared_calibration(self, request: BundleRequest) -> Calibrated | None:
         """The calibration that the request's runtime shares with others; None if it is calibrated alone."""
         recipe = request.shared_recipe
-        return None if recipe is None else self._calibrated(recipe)
+        if recipe is None:
+            return None
+        shared, kinds = self._calibrated(recipe), request.recipe.targets[request.target].kinds.values()
+        if recipe.weight_rounding != "fit" or "dynamic" not in kinds:
+            return shared
+        # Weights that are fitted to the noise of static inputs would cost dynamic layers up to 13 dB.
+        return replace(shared, dynamic=self._calibrated(replace(recipe, scheme="w8", weight_rounding="gptq")).layers)
 
     def _calibrated(self, recipe: Recipe) -> Calibrated:
         """The calibration that several runtimes share, made for the first of them."""
