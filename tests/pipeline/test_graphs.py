@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgekit.compiler.layers import LayerWeights, dense_layers, layer_weights
 from edgekit.config.recipes import Estimator
 from edgekit.errors import WeightsError
 from edgekit.images.dataset import Dataset
@@ -106,3 +108,26 @@ def test_graphs_with_other_recipes_share_the_export_and_the_images(
         one.graph_to_compile("onnx", "int8")
     once = ("simplify", "crop calibration images", "check calibration images")
     assert [reporter.titles.count(title) for title in once] == [1, 1, 1]
+
+
+def test_dynamic_layers_get_weights_that_were_rounded_for_float_inputs(photos: Path) -> None:
+    """By a calibration that only a bundle with such layers causes, so that those of boards don't wait for it."""
+    model = ModelOptions("tests.helpers.odd:paddle", None, imgsz=16)
+    spec, _ = load_job(Job(model, photos, num_calibration_samples=10), Reporter(quiet=True))
+    reporter = CountingReporter()
+    graphs = JobGraphs(spec, reporter)
+    dynamic = graphs.with_recipe(spec.recipe.with_kinds("tflite", {"4": "dynamic"}))
+    weights: dict[str, LayerWeights] = {}
+    for name, one in (("static", graphs), ("dynamic", dynamic)):
+        graph = one.graph_to_compile("tflite", "int8").graph
+        (head,) = [layer for layer in dense_layers(graph) if layer.name == "4"]
+        made = layer_weights(graph, head)
+        assert made is not None
+        weights[name] = made
+        assert reporter.titles.count("calibrate") == len(weights)
+    shared = spec.recipe.sharing_calibration("tflite")
+    assert shared is not None
+    for name, recipe in (("static", shared), ("dynamic", replace(shared, scheme="w8", weight_rounding="gptq"))):
+        assert torch.equal(weights[name].weight, graphs._calibrated(recipe).layers["4"].unlimited.weight)
+    assert reporter.titles.count("calibrate") == 2
+    assert not torch.equal(weights["static"].weight, weights["dynamic"].weight)
