@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 288_593,
+    "tokens": 288_676,
     "tokens a line": 9.81,
     "files": 156,
     "lines of the longest file": 450,

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -551,19 +552,30 @@ def fold_weights(graph: GraphModule) -> int:
 
 
 def take_pixels(graph: GraphModule, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Let a graph of normalized images, float32 [1,C,H,W], take the pixels of crops, uint8 [1,H,W,C], in place."""
+    """Let a graph of normalized images, float32 [1,C,H,W], take the pixels of crops, uint8 [1,H,W,C], in place.
+
+    Where channels differ, the constants have the length of a whole row of the image: kernels that repeat C values for
+    each pixel take 30 times as long, a quarter of EfficientNet-Lite0's time on ONNX Runtime.
+    """
     image = placeholder_of(graph)
-    readers, before, value = list(image.users), image.next, value_of(image)
-    image.meta["val"] = value.permute(0, 2, 3, 1).to(torch.uint8)
-    turned = insert(graph, before, A.permute.default, image, [0, 3, 1, 2])
+    readers, before, (_, channels, height, width) = list(image.users), image.next, shape_of(image)
+    image.meta["val"] = value_of(image).permute(0, 2, 3, 1).to(torch.uint8)
+    call, value = partial(insert, graph, before), image
+    shift, factor = [255 * each for each in mean], [1 / (255 * each) for each in std]
+    differ = len({*mean}) > 1 or len({*std}) > 1
+    if differ:
+        value = call(A.reshape.default, value, [1, height, width * channels])
+    value = call(A.to.dtype, value, torch.float32)
+    for name, operation, values in (("mean", A.sub.Tensor, shift), ("factor", A.mul.Tensor, factor)):
+        row = torch.tensor(values).repeat(width)
+        value = call(operation, value, add_constant(graph, before, f"pixels.{name}", row) if differ else values[0])
+    if differ:
+        value = call(A.reshape.default, value, [1, height, width, channels])
+    value = call(A.permute.default, value, [0, 3, 1, 2])
     # Other strides would reach the last pooling, for which torch.export then has a gather of each value.
-    levels = insert(graph, before, A.to.dtype, insert(graph, before, A.contiguous.default, turned), torch.float32)
-    shift, width = (255 * torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (mean, std))
-    centred = insert(graph, before, A.sub.Tensor, levels, add_constant(graph, before, "pixels.mean", shift.float()))
-    factor = add_constant(graph, before, "pixels.factor", (1 / width).float())
-    normalized = insert(graph, before, A.mul.Tensor, centred, factor)
+    value = call(A.contiguous.default, value)
     for reader in readers:
-        reader.replace_input_with(image, normalized)
+        reader.replace_input_with(image, value)
     graph.recompile()
 
 
