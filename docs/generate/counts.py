@@ -14,5 +14,5 @@ def images_table() -> str:
         lost, won = (round((changed + sign * drop) / 200 * EXAMPLE) for sign in (1, -1))
         counts = (images_needed(lost, won, EXAMPLE, bound / 100) for bound in (2, 1, 0.5))
         rows.append((f"{changed} %", f"{drop:.1f}", *(f"{count:,}" for count in counts)))
-    heads = ("answers that change", "measured drop, points", "for 2 points", "for 1 point", "for 0.5 points")
+    heads = ("answers that change", "measured loss, points", "for 2 points", "for 1 point", "for 0.5 points")
     return table(heads, rows) + "\n"
