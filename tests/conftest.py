@@ -16,6 +16,7 @@ from edgekit.cli.main import main
 from edgekit.devices.web.page_messages import VERSION, RuntimeFiles, runtime_files
 from edgekit.errors import MissingExtraError
 from edgekit.images.dataset import LabelledCrops
+from edgekit.measure import end_to_end
 from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.tasks import SingleLabel
 from edgekit.runtime.bundle import Golden, write_bundle
@@ -50,6 +51,8 @@ settings.load_profile("quick")
 # Background jobs of a shell ignore SIGINT, and those of nohup SIGHUP; so would the processes that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# Preparing photos of 12 megapixels would take a second of each run.
+end_to_end.PHOTO = (400, 300)
 # By default a tenth of the time goes into searching torch's many objects for cycles.
 gc.set_threshold(100_000, 50, 100)
 

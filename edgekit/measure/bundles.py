@@ -7,11 +7,10 @@ run resumes. A bundle that fails loses only its own measurement.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import cycle
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -20,7 +19,9 @@ from numpy.typing import NDArray
 
 from edgekit.config.runtimes import Precision
 from edgekit.errors import DeviceError, EdgekitError, EngineError, StageError
+from edgekit.images.preprocess import Preprocessing
 from edgekit.measure.accuracy import EvaluationImages, predict
+from edgekit.measure.end_to_end import from_files, time_end_to_end, time_preparations
 from edgekit.measure.fresh_process import measure_fresh
 from edgekit.measure.gates import Call, Group, is_baseline, speedup_of
 from edgekit.measure.latency import (
@@ -28,7 +29,6 @@ from edgekit.measure.latency import (
     fastest_threads,
     latency_of,
     measure_throughput,
-    time_end_to_end,
     time_in_turns,
 )
 from edgekit.measure.machine import EnergyMeter, measuring_versions
@@ -42,6 +42,7 @@ from edgekit.report.row import (
     Int8,
     LowPrecision,
     Measurement,
+    Preparation,
     TimedKind,
     TimedLayer,
     TimeProfile,
@@ -336,6 +337,10 @@ class Here(Tracking):
     without images, and on an emulated device, with the one that an app would get.
     """
 
+    def __init__(self, facts: DeviceFacts, reporter: Reporter) -> None:
+        super().__init__(facts, reporter)
+        self._preparations: dict[Preprocessing, dict[str, Preparation]] = {}
+
     def versions(self, group: Group) -> Mapping[str, str]:
         return measuring_versions(next(iter(group.values())).manifest.target)
 
@@ -349,12 +354,7 @@ class Here(Tracking):
         meter = EnergyMeter(reporter)
         yield self._time(subjects, inputs, timing)
         if images is not None and images.files:
-            calls = {name: _end_to_end(each.session, images.files) for name, each in subjects.items()}
-            times, errors = time_end_to_end(calls, timing)
-            for name, error in errors.items():
-                reporter.failed(f"{name} end to end", error)
-            medians = {name: float(np.median(own)) for name, own in times.items()}
-            yield {name: {"end_to_end_ms": EndToEnd(p50)} for name, p50 in medians.items()}, errors
+            yield self._end_to_end(subjects, images, timing)
 
         def under_load(name: str) -> Mapping[str, Any]:
             return {"energy": meter.measure(partial(subjects[name].session, inputs[name]))}
@@ -389,6 +389,21 @@ class Here(Tracking):
             self.reporter.failed(in_format(name, computed_in), error)
             if computed_in == F32:
                 errors[name] = error
+        return figures, errors
+
+    def _end_to_end(self, subjects: dict[str, Subject], images: EvaluationImages, timing: Timing) -> Found:
+        """Time the way from a file to the answer, and the preparation of images once in each form of preprocessing."""
+        calls = {name: from_files(each.session, images.files) for name, each in subjects.items()}
+        times, errors = time_end_to_end(calls, timing)
+        for name, error in errors.items():
+            self.reporter.failed(f"{name} end to end", error)
+        figures = {}
+        for name, own in times.items():
+            form = subjects[name].bundle.manifest.preprocessing
+            if form not in self._preparations:
+                pixels = None if self.row_facts.emulated else images.crops.pixels[0]
+                self._preparations[form] = time_preparations(form, images.files, pixels)
+            figures[name] = {"end_to_end_ms": EndToEnd(float(np.median(own)), **self._preparations[form])}
         return figures, errors
 
     def _check(self, subject: Subject, group: Group, spec: MeasureSpec, stack: ExitStack) -> Mapping[str, Any]:
@@ -509,9 +524,3 @@ def time_of(ran: Profile) -> TimeProfile:
         sum_ms=round(sum(ran.time_by_kind.values()), DIGITS),
         conversion_ns=ran.conversion_ns,
     )
-
-
-def _end_to_end(session: Session, files: Sequence[bytes]) -> Callable[[], object]:
-    """Build a call that decodes, preprocesses and runs the next file, in an endless cycle."""
-    turn = cycle(files)
-    return lambda: session(session.preprocess(next(turn)))

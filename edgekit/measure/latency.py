@@ -360,22 +360,6 @@ def time_in_turns(
     return Timed(failures=failures)
 
 
-def time_end_to_end(
-    calls: Mapping[K, Callable[[], object]], timing: Timing
-) -> tuple[dict[K, Times], dict[K, Exception]]:
-    """Time calls that include decoding and preprocessing, in fewer rounds; returns the times and the errors."""
-    remaining = dict(calls)
-    failures: dict[K, Exception] = {}
-    rounds = max(5, timing.iterations // 8)
-    while remaining:
-        try:
-            return alternate(remaining, min(timing.warmup, 2), rounds), failures
-        except CallFailed as failed:
-            failures[failed.key] = failed.error
-            del remaining[failed.key]
-    return {}, failures
-
-
 def latency_of(times: Times, **others: Any) -> Latency:
     """Compute latency figures from times [N] in ms, and add the others, by their fields."""
     p5, p25, p50, p75, p90, p95, p99 = np.percentile(times, PERCENTILES).tolist()

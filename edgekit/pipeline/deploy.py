@@ -138,8 +138,9 @@ class Bench:
         return over_accurate(measure_on_device(device, bundles, spec, self.reporter, self.pages), self.max_drop)
 
     def compare_on(self, device: Device, bundles: BuiltBundles, threads: int | None = None) -> Sequence[Measurement]:
-        """The same with the images on which a repair chooses."""
-        return self.measure_on(device, bundles, threads, self.choosing() if self.choosing else None)
+        """The same with the images on which a repair chooses, without times from their files."""
+        others = replace(self.choosing(), files=()) if self.choosing else None
+        return self.measure_on(device, bundles, threads, others)
 
     def time_finals(self, rows: Sequence[Row]) -> Finals | None:
         """Time the finalists of this machine in turns; None if there is no final."""

@@ -56,7 +56,8 @@ def decision(report: Report, advice: Recommendation) -> list[str]:
         ]
     if shipped.precision == "float":
         figures = f"{shipped.best_ms:.2f} ms, {_megabytes(shipped)} MB"
-        return [f"Ship {shipped.best_name}{where}: {figures}.", *_why_float(shipped, rows), *_by_threads(shipped)]
+        why = [*_why_float(shipped, rows), *_by_threads(shipped), *_preparation(shipped)]
+        return [f"Ship {shipped.best_name}{where}: {figures}.", *why]
     headline = f"Ship {shipped.name}{where}: {_gain(shipped, rows)}."
     if shipped.accuracy is None:
         return [headline, "What it costs in accuracy was not measured.", *_by_threads(shipped)]
@@ -65,6 +66,7 @@ def decision(report: Report, advice: Recommendation) -> list[str]:
         *_by_threads(shipped),
         *_cost(shipped.accuracy, report.reference.value, report.model.accuracy_meaningful),
         *_prices([shipped]),
+        *_preparation(shipped),
     ]
 
 
@@ -100,6 +102,12 @@ def _by_threads(row: Row) -> Iterator[str]:
     if chosen > min(p50.values()):
         fastest = f"No other number of threads is clearly faster than {latency.threads}"
     yield f"{fastest}: it takes {others}."
+
+
+def _preparation(row: Row) -> Iterator[str]:
+    """What an image costs before the model sees it."""
+    if words := sentences.preparation_words(row):
+        yield f"{_begun(words)}."
 
 
 def _cost(accuracy: Accuracy, reference: float, meaningful: bool) -> Iterator[str]:

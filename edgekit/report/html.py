@@ -240,6 +240,7 @@ def details(report: Report, row: Row) -> dict[str, str]:
         "In low precision": _low_precision(row.low_precision, meaningful),
         "Source of INT8 share": int8 and int8.method,
         "Layers in float": sentences.layer_names(int8.float_layers) if int8 else None,
+        "From an image": sentences.preparation_words(row),
         "Energy": sentences.energy_words(row.energy),
         "Temperature and clocks": sentences.heat_words(row.thermal),
         "Changed predictions": _flips(row.accuracy),

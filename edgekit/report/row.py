@@ -110,11 +110,30 @@ class Latency:
         return RatedLatency(nominal, nominal / self.p50)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """Median milliseconds of each stage that prepares an image for the model."""
+
+    decode: Milliseconds
+    """Decoding of a file, or a copy of an array; with the fast form of preprocessing, at a fraction of the size."""
+    resize: Milliseconds
+    """Resizing and cropping."""
+    normalize: Milliseconds
+    """Conversion to the model's input."""
+
+
 @dataclass(frozen=True)
 class EndToEnd:
     """Milliseconds from an encoded image file to logits, including decoding and preprocessing."""
 
     p50: Milliseconds
+    images: Preparation | None = None
+    """Preparation of the evaluation images' files; null in reports of an edgekit without it."""
+    photo: Preparation | None = None
+    """Preparation of a JPEG of 12 megapixels that was made of the first evaluation image; null on emulated devices, and
+    in reports of an edgekit without it."""
+    frame: Preparation | None = None
+    """Preparation of a uint8 array of 1920x1080 pixels that was made of the same image; null where `photo` is."""
 
 
 F32 = "f32"

@@ -20,6 +20,7 @@ from edgekit.report.row import (
     GateName,
     Judged,
     Measurement,
+    Preparation,
     Row,
     SustainedPoint,
 )
@@ -309,6 +310,22 @@ def energy_words(energy: Energy | None) -> str:
         f"{energy.inference_mj:.2f} mJ per inference ({energy.load_w:.2f} W under load, {energy.idle_w:.2f} W idle, "
         f"from {energy.source})"
     )
+
+
+def preparation_words(row: Measurement) -> str:
+    """The times of decoding, resizing and normalizing beside that of the model; empty where they weren't measured."""
+    end_to_end = row.end_to_end_ms
+    if end_to_end is None or end_to_end.images is None:
+        return ""
+    parts = [f"{_added(end_to_end.images)} for one of these images"]
+    if end_to_end.photo and end_to_end.frame:
+        parts.append(f"{_added(end_to_end.photo)} for a photo of 12 megapixels")
+        parts.append(f"{_added(end_to_end.frame)} for a frame of 1920x1080, both made of the first image")
+    return f"the model takes {row.p50:.2f} ms; decoding, resizing and normalizing take {', '.join(parts)}"
+
+
+def _added(times: Preparation) -> str:
+    return f"{times.decode:.2f} + {times.resize:.2f} + {times.normalize:.2f} ms"
 
 
 def stream_words(row: Measurement) -> str:

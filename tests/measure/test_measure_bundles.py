@@ -11,7 +11,8 @@ import pytest
 
 from edgekit.config.runtimes import DeviceClass
 from edgekit.errors import EngineError
-from edgekit.measure import accuracy, bundles, latency
+from edgekit.images.preprocess import open_image
+from edgekit.measure import accuracy, bundles, end_to_end, latency
 from edgekit.measure.accuracy import EvaluationImages, predict
 from edgekit.measure.settings import Timing
 from edgekit.measure.task import Answers, Task
@@ -57,6 +58,9 @@ def assert_complete(measured: Measurement, count: int = 4) -> None:
     assert 0 < latency.p50 <= latency.p99
     assert measured.end_to_end_ms is not None
     assert measured.end_to_end_ms.p50 > 0
+    for stages in (measured.end_to_end_ms.images, measured.end_to_end_ms.photo, measured.end_to_end_ms.frame):
+        assert stages is not None
+        assert min(stages.decode, stages.resize, stages.normalize) > 0
     assert measured.accuracy is not None
     assert measured.accuracy.top1 == pytest.approx(5 / 6)
     assert (measured.accuracy.agreement, measured.accuracy.drop_top1_points) == (1.0, 0.0)
@@ -395,13 +399,43 @@ def test_macs_are_the_sum_of_all_layers(make_bundle: MakeBundle, tiny_images: Ev
 
 def test_end_to_end_cycles_through_the_files(make_bundle: MakeBundle, tiny_images: EvaluationImages) -> None:
     with Session(read_bundle(make_bundle("onnx")), 1) as session:
-        call = bundles._end_to_end(session, tiny_images.files[:2])
+        call = end_to_end.from_files(session, tiny_images.files[:2])
         first, second, third = (call() for _ in range(3))
     assert isinstance(first, np.ndarray)
     assert isinstance(second, np.ndarray)
     assert isinstance(third, np.ndarray)
     assert not np.array_equal(first, second)
     assert np.array_equal(first, third)
+
+
+def test_bundles_with_one_form_of_preprocessing_share_its_times(
+    make_bundle: MakeBundle, tiny_images: EvaluationImages
+) -> None:
+    group = {name: read_bundle(make_bundle(name)) for name in ("onnx", "tflite")}
+    one, other = (each.end_to_end_ms for each in measured_here(group, TIMING, tiny_images).values())
+    assert one is not None
+    assert other is not None
+    assert (one.images, one.photo, one.frame) == (other.images, other.photo, other.frame)
+
+
+def test_no_photo_is_prepared_on_an_emulated_device(group: dict[str, Bundle], tiny_images: EvaluationImages) -> None:
+    for each in measured_here(group, TIMING, tiny_images, emulated=True).values():
+        assert each.end_to_end_ms is not None
+        assert each.end_to_end_ms.images is not None
+        assert (each.end_to_end_ms.photo, each.end_to_end_ms.frame) == (None, None)
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_a_photo_and_a_frame_are_made_of_an_image(channels: int) -> None:
+    pixels = np.zeros((32, 48, channels), np.uint8)
+    pixels[:, 24:] = 200
+    frame = end_to_end.frame_of(pixels, (1920, 1080))
+    assert (frame.shape, frame[540, 100, 0], frame[540, 1800, 0]) == ((1080, 1920, 3), 0, 200)
+    photo = end_to_end.photo_of(pixels, (4000, 3000))
+    assert 1e6 < len(photo) < 6e6, "as much as a camera's"
+    decoded = np.asarray(open_image(photo))
+    assert decoded.shape == (3000, 4000, 3)
+    assert decoded[:, 3000:].mean() == pytest.approx(200, abs=1)
 
 
 def test_the_bound_is_of_the_measured_device_and_not_of_the_bundle() -> None:

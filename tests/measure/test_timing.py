@@ -8,13 +8,13 @@ import pytest
 from edgekit.errors import EngineError, UsageError
 from edgekit.job.kinds import Duration
 from edgekit.measure import latency as module
+from edgekit.measure.end_to_end import time_end_to_end
 from edgekit.measure.latency import (
     LEAD_RUNS,
     POINTS,
     TURN,
     latency_of,
     sustained,
-    time_end_to_end,
     time_in_turns,
     time_sustained,
 )

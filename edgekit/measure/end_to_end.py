@@ -1,0 +1,98 @@
+"""Times of the whole way from an image to its answer: decoding, resizing and normalizing beside the model.
+
+The images of a data set are often smaller than an app's. So the way of a photo of 12 megapixels and of a frame in full
+HD is timed, too; both are made of an image that the model is timed on.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from io import BytesIO
+from itertools import cycle
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgekit.images.preprocess import ImageLike, Preprocessing, open_image, open_reduced
+from edgekit.measure.latency import CallFailed, Times, alternate
+from edgekit.measure.settings import Timing
+from edgekit.report.row import Preparation
+from edgekit.runtime.session import Session
+
+K = TypeVar("K")
+PHOTO, FRAME = (4000, 3000), (1920, 1080)
+"""Width and height in pixels."""
+TILE, NOISE, QUALITY = 1000, 6.0, 90
+"""Side of a tile of noise like a sensor's, its standard deviation in levels of 255, and the quality of the JPEG. Photos
+of 12 megapixels then have 3 to 4 MB, as a camera's; without noise, an image that was enlarged is decoded sooner."""
+ROUNDS = 5
+"""Times that the photo and the frame are prepared."""
+
+
+def frame_of(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A frame [H,W,3] of this width and height, made of an image [H,W,C]."""
+    return np.array(open_image(pixels).resize(size, Image.Resampling.BICUBIC))
+
+
+def photo_of(pixels: NDArray[np.uint8], size: tuple[int, int]) -> bytes:
+    """A JPEG of this width and height, made of an image [H,W,C]."""
+    frame, file = frame_of(pixels, size), BytesIO()
+    noise = np.random.default_rng(0).normal(0, NOISE, (TILE, TILE, 1)).astype(np.int16)
+    for top in range(0, size[1], TILE):
+        for left in range(0, size[0], TILE):
+            tile = frame[top : top + TILE, left : left + TILE]
+            tile[:] = (tile + noise[: tile.shape[0], : tile.shape[1]]).clip(0, 255)
+    Image.fromarray(frame).save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()
+
+
+def time_preparation(preprocessing: Preprocessing, images: Iterable[ImageLike]) -> Preparation:
+    """Median times of each stage of preparing these images, of which the first one doesn't count."""
+    times = []
+    for image in images:
+        start = time.perf_counter_ns()
+        decoded = open_reduced(image, None, preprocessing.reduction)
+        opened = time.perf_counter_ns()
+        pixels = preprocessing.crop_decoded(decoded)
+        cropped = time.perf_counter_ns()
+        preprocessing.normalize(pixels)
+        times.append((opened - start, cropped - opened, time.perf_counter_ns() - cropped))
+    decode, resize, normalize = (np.median(times[1:], axis=0) / 1e6).tolist()
+    return Preparation(decode=decode, resize=resize, normalize=normalize)
+
+
+def time_preparations(
+    preprocessing: Preprocessing, files: Sequence[bytes], pixels: NDArray[np.uint8] | None
+) -> dict[str, Preparation]:
+    """Times of preparing files and, unless `pixels` [H,W,C] is None, a photo and a frame that are made of this image.
+
+    The keys are the fields of `EndToEnd`.
+    """
+    times = {"images": time_preparation(preprocessing, [files[0], *files])}
+    if pixels is not None:
+        times["photo"] = time_preparation(preprocessing, [photo_of(pixels, PHOTO)] * (1 + ROUNDS))
+        times["frame"] = time_preparation(preprocessing, [frame_of(pixels, FRAME)] * (1 + ROUNDS))
+    return times
+
+
+def from_files(session: Session, files: Sequence[bytes]) -> Callable[[], object]:
+    """Build a call that decodes, preprocesses and runs the next file, in an endless cycle."""
+    turn = cycle(files)
+    return lambda: session(session.preprocess(next(turn)))
+
+
+def time_end_to_end(
+    calls: Mapping[K, Callable[[], object]], timing: Timing
+) -> tuple[dict[K, Times], dict[K, Exception]]:
+    """Time calls that include decoding and preprocessing, in fewer rounds; returns the times and the errors."""
+    remaining = dict(calls)
+    failures: dict[K, Exception] = {}
+    rounds = max(5, timing.iterations // 8)
+    while remaining:
+        try:
+            return alternate(remaining, min(timing.warmup, 2), rounds), failures
+        except CallFailed as failed:
+            failures[failed.key] = failed.error
+            del remaining[failed.key]
+    return {}, failures
