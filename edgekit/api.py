@@ -453,6 +453,13 @@ def benchmark(
         "states each one's threads.",
         default="not measured",
     ),
+    camera: tuple[int, int] | None = own(
+        "Measurement",
+        kinds.Frame(),
+        "Also measure the frames per second of a camera with frames of this size, WIDTHxHEIGHT, such as 1920x1080: one "
+        "after the other, and with the next one prepared while the model runs.",
+        default="not measured",
+    ),
     quiet: bool = False,
     **options: Any,
 ) -> Benchmark:
@@ -469,7 +476,7 @@ def benchmark(
     paths, job = bundles_of(_paths(bundles)), Job.of("", options)
     if sustain_s is not None and job.iterations is not None:
         raise UsageError("--sustain and --iterations were both given", fix="Leave one of them out")
-    timing = replace(job.timing, sustain_s=sustain_s, streams=streams)
+    timing = replace(job.timing, sustain_s=sustain_s, streams=streams, camera=camera)
     with running(quiet, builds=False) as reporter:
         return benchmark_devices(paths, job.machines, timing, reporter, job.gates if job.min_speedup else None)
 

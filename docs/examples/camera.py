@@ -1,5 +1,7 @@
 """Classify what a camera sees, print a line whenever the best label changes, and at the end the frames per second.
 
+The next frame is read and prepared while the model runs.
+
 python camera.py BUNDLE                     a USB camera, through OpenCV: pip install opencv-python-headless
 python camera.py BUNDLE --camera door.mp4   a recording, through OpenCV
 python camera.py BUNDLE --picamera          a Raspberry Pi's camera: sudo apt install python3-picamera2
@@ -62,18 +64,21 @@ def main() -> None:
     options = parser.parse_args()
     last, count, start = None, 0, 0.0
     frames = picamera_frames() if options.picamera else opencv_frames(options.camera)
-    with edgekit.follow(options.bundle) as classifier, closing(frames):
+    with (
+        edgekit.follow(options.bundle) as classifier,
+        closing(frames),
+        closing(classifier.classify_each(frames, top=1, threshold=0)) as answers,
+    ):
         try:
-            for frame in frames:
+            for [(label, score)] in answers:
                 start = start or time.monotonic()
-                [(label, score)] = classifier.classify(frame, top=1, threshold=0)
                 count += 1
                 if label != last:
                     print(f"{label} {score:.0%}", flush=True)
                     last = label
         finally:
-            if count:
-                print(f"{count / (time.monotonic() - start):.1f} frames per second", file=sys.stderr)
+            if count > 1:
+                print(f"{(count - 1) / (time.monotonic() - start):.1f} frames per second", file=sys.stderr)
     if not count or options.camera.isdecimal():
         sys.exit(f"The camera gave no more frames after {count}. Check its cable, then start again.")
 

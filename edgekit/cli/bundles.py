@@ -19,6 +19,7 @@ Examples:
   edgekit benchmark runs/demo-pi5/tflite-int8 --device pi5 --threads 4
   edgekit benchmark runs/demo-pi5/tflite-int8 --device pi5 --sustain 10m
   edgekit benchmark runs/demo-pi5/tflite-int8 --device pi5 --streams 4
+  edgekit benchmark runs/demo-pi5/tflite-int8 --device pi5 --camera 1920x1080
 """
 EVALUATE_EXAMPLES = """
 Examples:

@@ -215,17 +215,43 @@ class Size(Kind):
         """The side of a square, or height and width."""
         from edgekit.images.preprocess import MAX_SIDE  # numpy: --help must do without
 
-        parts = stated.lower().split("x") if isinstance(stated, str) else stated
-        try:
-            sides = [int(part) for part in (parts if isinstance(parts, list | tuple) else [parts])]
-        except (TypeError, ValueError):
-            sides = []
+        sides = _sides(stated)
         if len(sides) not in (1, 2) or not all(1 <= side <= MAX_SIDE for side in sides):
             raise UsageError(
                 f"{label} is '{stated}'",
                 valid=f"a number of pixels from 1 to {MAX_SIDE}, such as 224, or HEIGHTxWIDTH, such as 224x320",
             )
         return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+SHORTEST_SIDE, LONGEST_SIDE = 32, 8192
+"""Sides in pixels of the frames that cameras give."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame(Kind):
+    """Width and height of a camera's frames in pixels, as "1920x1080" or (1920, 1080)."""
+
+    metavar: str | None = "SIZE"
+
+    def read(self, label: str, stated: Any) -> tuple[int, int]:
+        """Width and height."""
+        sides = _sides(stated)
+        if len(sides) != 2 or not all(SHORTEST_SIDE <= side <= LONGEST_SIDE for side in sides):
+            raise UsageError(
+                f"{label} is '{stated}'",
+                valid=f"WIDTHxHEIGHT, such as 1920x1080, each from {SHORTEST_SIDE} to {LONGEST_SIDE} pixels",
+            )
+        return sides[0], sides[1]
+
+
+def _sides(stated: Any) -> list[int]:
+    """The sides in pixels that a text, a number or several numbers state; none for anything else."""
+    parts = stated.lower().split("x") if isinstance(stated, str) else stated
+    try:
+        return [int(part) for part in (parts if isinstance(parts, list | tuple) else [parts])]
+    except (TypeError, ValueError):
+        return []
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from edgekit.config.runtimes import Precision
 from edgekit.errors import DeviceError, EdgekitError, EngineError, StageError
 from edgekit.images.preprocess import Preprocessing
 from edgekit.measure.accuracy import EvaluationImages, predict
-from edgekit.measure.end_to_end import from_files, time_end_to_end, time_preparations
+from edgekit.measure.end_to_end import from_files, time_camera, time_end_to_end, time_preparations
 from edgekit.measure.fresh_process import measure_fresh
 from edgekit.measure.gates import Call, Group, is_baseline, speedup_of
 from edgekit.measure.latency import (
@@ -339,7 +339,7 @@ class Here(Tracking):
 
     def __init__(self, facts: DeviceFacts, reporter: Reporter) -> None:
         super().__init__(facts, reporter)
-        self._preparations: dict[Preprocessing, dict[str, Preparation]] = {}
+        self._preparations: dict[tuple[Preprocessing, str], dict[str, Preparation]] = {}
 
     def versions(self, group: Group) -> Mapping[str, str]:
         return measuring_versions(next(iter(group.values())).manifest.target)
@@ -368,6 +368,16 @@ class Here(Tracking):
                     return {"throughput": measure_throughput(subjects[name].bundle, inputs[name], timing)}
 
             yield each_bundle(list(subjects), streams, reporter, work)
+        if timing.camera:
+            size = timing.camera
+
+            def frames(name: str) -> Mapping[str, Any]:
+                with reporter.stage(f"{name}: frames of {size[0]}x{size[1]}"):
+                    return {
+                        "camera": time_camera(subjects[name].session, subjects[name].pixels(images)[0], size, timing)
+                    }
+
+            yield each_bundle(list(subjects), frames, reporter, "camera")
 
     def _time(self, subjects: dict[str, Subject], inputs: Mapping[str, NDArray[np.float32]], timing: Timing) -> Found:
         """Time each model alone, first all in f32, then in bf16 or f16. One that fails in f32 can't be a baseline."""
@@ -399,10 +409,11 @@ class Here(Tracking):
             self.reporter.failed(f"{name} end to end", error)
         figures = {}
         for name, own in times.items():
-            form = subjects[name].bundle.manifest.preprocessing
+            manifest = subjects[name].bundle.manifest
+            form = manifest.preprocessing, manifest.dtype
             if form not in self._preparations:
                 pixels = None if self.row_facts.emulated else images.crops.pixels[0]
-                self._preparations[form] = time_preparations(form, images.files, pixels)
+                self._preparations[form] = time_preparations(manifest, images.files, pixels)
             figures[name] = {"end_to_end_ms": EndToEnd(float(np.median(own)), **self._preparations[form])}
         return figures, errors
 

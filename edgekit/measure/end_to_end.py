@@ -1,24 +1,27 @@
 """Times of the whole way from an image to its answer: decoding, resizing and normalizing beside the model.
 
 The images of a data set are often smaller than an app's. So the way of a photo of 12 megapixels and of a frame in full
-HD is timed, too; both are made of an image that the model is timed on.
+HD is timed, too; both are made of an image that the model is timed on. So are a camera's frames, which an app may
+prepare while the model runs.
 """
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from io import BytesIO
-from itertools import cycle
+from itertools import cycle, repeat
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgekit.images.preprocess import ImageLike, Preprocessing, open_image, open_reduced
+from edgekit.images.preprocess import ImageLike, open_image, open_reduced
 from edgekit.measure.latency import CallFailed, Times, alternate
 from edgekit.measure.settings import Timing
-from edgekit.report.row import Preparation
-from edgekit.runtime.session import Session
+from edgekit.report.row import Camera, Preparation
+from edgekit.runtime.bundle import Manifest
+from edgekit.runtime.session import Session, ahead
 
 K = TypeVar("K")
 PHOTO, FRAME = (4000, 3000), (1920, 1080)
@@ -47,39 +50,39 @@ def photo_of(pixels: NDArray[np.uint8], size: tuple[int, int]) -> bytes:
     return file.getvalue()
 
 
-def time_preparation(preprocessing: Preprocessing, images: Iterable[ImageLike]) -> Preparation:
+def time_preparation(manifest: Manifest, images: Iterable[ImageLike]) -> Preparation:
     """Median times of each stage of preparing these images, of which the first one doesn't count."""
-    times = []
+    times, preprocessing = [], manifest.preprocessing
     for image in images:
         start = time.perf_counter_ns()
         decoded = open_reduced(image, None, preprocessing.reduction)
         opened = time.perf_counter_ns()
         pixels = preprocessing.crop_decoded(decoded)
         cropped = time.perf_counter_ns()
-        preprocessing.normalize(pixels)
+        manifest.input_of(pixels)
         times.append((opened - start, cropped - opened, time.perf_counter_ns() - cropped))
     decode, resize, normalize = (np.median(times[1:], axis=0) / 1e6).tolist()
     return Preparation(decode=decode, resize=resize, normalize=normalize)
 
 
 def time_preparations(
-    preprocessing: Preprocessing, files: Sequence[bytes], pixels: NDArray[np.uint8] | None
+    manifest: Manifest, files: Sequence[bytes], pixels: NDArray[np.uint8] | None
 ) -> dict[str, Preparation]:
     """Times of preparing files and, unless `pixels` [H,W,C] is None, a photo and a frame that are made of this image.
 
     The keys are the fields of `EndToEnd`.
     """
-    times = {"images": time_preparation(preprocessing, [files[0], *files])}
+    times = {"images": time_preparation(manifest, [files[0], *files])}
     if pixels is not None:
-        times["photo"] = time_preparation(preprocessing, [photo_of(pixels, PHOTO)] * (1 + ROUNDS))
-        times["frame"] = time_preparation(preprocessing, [frame_of(pixels, FRAME)] * (1 + ROUNDS))
+        times["photo"] = time_preparation(manifest, [photo_of(pixels, PHOTO)] * (1 + ROUNDS))
+        times["frame"] = time_preparation(manifest, [frame_of(pixels, FRAME)] * (1 + ROUNDS))
     return times
 
 
 def from_files(session: Session, files: Sequence[bytes]) -> Callable[[], object]:
     """Build a call that decodes, preprocesses and runs the next file, in an endless cycle."""
     turn = cycle(files)
-    return lambda: session(session.preprocess(next(turn)))
+    return lambda: session(session.bundle.manifest.prepare(next(turn)))
 
 
 def time_end_to_end(
@@ -96,3 +99,28 @@ def time_end_to_end(
             failures[failed.key] = failed.error
             del remaining[failed.key]
     return {}, failures
+
+
+def time_camera(session: Session, pixels: NDArray[np.uint8], size: tuple[int, int], timing: Timing) -> Camera:
+    """Time a camera's frames of this width and height, which are made of an image [H,W,C].
+
+    Raises the error of a frame that fails.
+    """
+    frame, manifest = frame_of(pixels, size), session.bundle.manifest
+    with closing(ahead(repeat(frame), lambda: session)) as prepared:
+        calls = {
+            "one after the other": lambda: session(manifest.prepare(frame)),
+            "ahead": lambda: session(next(prepared)[1]),
+        }
+        times, errors = time_end_to_end(calls, timing)
+    for error in errors.values():
+        raise error
+    one_by_one = times["one after the other"]
+    return Camera(
+        width=size[0],
+        height=size[1],
+        preparation=time_preparation(manifest, [frame] * (1 + ROUNDS)),
+        p50_ms=float(np.median(one_by_one)),
+        frames_per_second=1e3 / float(one_by_one.mean()),
+        frames_per_second_ahead=1e3 / float(times["ahead"].mean()),
+    )

@@ -19,6 +19,8 @@ class Timing:
     """Seconds of timing, instead of a number of rounds."""
     streams: int | None = None
     """Number of sessions to run side by side for the throughput; None to leave that out."""
+    camera: tuple[int, int] | None = None
+    """Width and height of a camera's frames to time, in pixels; None to leave that out."""
     may_end_early: bool = False
     """Whether timing ends before `iterations` once the bundles' ratios are precise, see `latency.are_precise`."""
 

@@ -350,7 +350,7 @@ def _more_on(row: Row, several: bool) -> Iterator[str]:
     name = f"{row.device.name}{emulation}: {row.name}" if several or emulation else row.name
     if row.energy and row.energy.inference_mj is not None:
         yield f"{name}: {sentences.energy_words(row.energy)}"
-    if words := sentences.stream_words(row):
+    for words in filter(None, (sentences.stream_words(row), sentences.camera_words(row))):
         yield f"{name}: {words}"
     yield from sentences.sustain_lines(name, row)
     verdict = "" if row.failure else f"{row.verdict}: "

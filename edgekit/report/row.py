@@ -183,6 +183,24 @@ NotNegative = Annotated[float, Meta(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Camera:
+    """Frames per second of a camera, whose frames are uint8 arrays that are prepared and classified by one session."""
+
+    width: Positive
+    """Width of a frame in pixels."""
+    height: Positive
+    """Height of a frame in pixels."""
+    preparation: Preparation
+    """Times of preparing a frame."""
+    p50_ms: Milliseconds
+    """Median time from a frame to logits, in milliseconds."""
+    frames_per_second: NotNegative
+    """Frames per second if each is prepared when the model has answered the one before it."""
+    frames_per_second_ahead: NotNegative
+    """Frames per second if another thread prepares the next frame while the model runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Energy:
     """Energy of one inference, net of the idle machine; figures are null where no sensor could be read."""
 
@@ -543,6 +561,8 @@ class Measurement:
     """Energy of one inference, net of the idle machine; null in reports of an edgekit that did not measure it."""
     throughput: Throughput | None = None
     """Images per second of several streams side by side; null without `--streams`."""
+    camera: Camera | None = None
+    """Frames per second of a camera; null without `--camera`."""
     failure: Failure | None = None
     """Stage that failed and its error; null where the row has figures."""
 
@@ -559,6 +579,7 @@ class Measurement:
             self.peak_rss_bytes,
             self.energy,
             self.throughput,
+            self.camera,
             self.profile,
         )
         if self.failure and any(figure is not None for figure in figures):

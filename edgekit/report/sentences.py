@@ -320,7 +320,7 @@ def preparation_words(row: Measurement) -> str:
     parts = [f"{_added(end_to_end.images)} for one of these images"]
     if end_to_end.photo and end_to_end.frame:
         parts.append(f"{_added(end_to_end.photo)} for a photo of 12 megapixels")
-        parts.append(f"{_added(end_to_end.frame)} for a frame of 1920x1080, both made of the first image")
+        parts.append(f"and {_added(end_to_end.frame)} for a frame of 1920x1080, both made of the first image")
     return f"the model takes {row.p50:.2f} ms; decoding, resizing and normalizing take {', '.join(parts)}"
 
 
@@ -337,6 +337,18 @@ def stream_words(row: Measurement) -> str:
         f"{many.streams} {'stream' if many.streams == 1 else 'streams'}, threads {many.threads} each: "
         f"{many.images_per_second:.1f} images/s, p50 {many.p50_ms:.2f} ms, p99 {many.p99_ms:.2f}, n = {many.count:,}; "
         f"alone, threads {one.threads}: p50 {one.p50:.2f} ms, p99 {figure_at('latency_ms.p99').text(row)}"
+    )
+
+
+def camera_words(row: Measurement) -> str:
+    """The time of a camera's frame, and the frames per second; empty without `--camera`."""
+    camera = row.camera
+    if camera is None:
+        return ""
+    return (
+        f"frames of {camera.width}x{camera.height}: p50 {camera.p50_ms:.2f} ms, of which decoding, resizing and "
+        f"normalizing take {_added(camera.preparation)}; {camera.frames_per_second:.1f} frames/s one after the other, "
+        f"{camera.frames_per_second_ahead:.1f} if the next is prepared while the model runs"
     )
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from edgekit.config.runtimes import INPUT_LAYOUTS, RUNTIMES, Activation, InputDtype, LayerKind
 from edgekit.errors import BundleError, OutputError
-from edgekit.images.preprocess import MAX_SIDE, Preprocessing
+from edgekit.images.preprocess import MAX_SIDE, ImageLike, Preprocessing
 from edgekit.support.files import digest, file_sha256, replace_text, replacing, writing
 
 _BIDI = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
@@ -251,6 +251,10 @@ class Manifest:
         if self.dtype == "uint8":
             return pixels if pixels.ndim == 4 else pixels[None]
         return self.preprocessing.normalize(pixels)
+
+    def prepare(self, image: ImageLike) -> NDArray[Any]:
+        """The model's input for one image, as `input_of` gives it. Raises ImageError."""
+        return self.input_of(self.preprocessing.crop(image))
 
     def recorded(self, *keys: str) -> str | None:
         """The text at these nested keys of the provenance, or None: it may come from a stranger, in any shape."""

@@ -10,7 +10,9 @@ import os
 import platform
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -204,8 +206,39 @@ class Session:
             BundleError: The outputs are not finite, so the model is damaged.
             EngineError: The runtime failed, or the session is closed.
         """
-        top, least = self._limits(top, threshold)
-        scores = self._activated(image)
+        limits = self._limits(top, threshold)
+        return self._ranked(self.bundle.manifest.prepare(image), *limits)
+
+    def classify_each(
+        self, images: Iterable[ImageLike], top: int | None = None, threshold: float | None = None
+    ) -> Generator[list[tuple[str, float]], None, None]:
+        """Classify images, such as a camera's frames, each of which is prepared while the model runs on the one before.
+
+        Another thread takes the images from the iterable and prepares them, at most one ahead. Close the iterator
+        before what it takes the images from, or let it end.
+
+        Args:
+            images: Images as `classify` takes them.
+            top: See `classify`.
+            threshold: See `classify`.
+
+        Returns:
+            What `classify` returns for each image, one after the other.
+
+        Raises:
+            UsageError: As for `classify`.
+            ImageError: As for `classify`; no images follow.
+            BundleError: As for `classify`.
+            EngineError: As for `classify`.
+        """
+        limits = self._limits(top, threshold)
+        with closing(ahead(images, lambda: self)) as prepared:
+            for _, batch in prepared:
+                yield self._ranked(batch, *limits)
+
+    def _ranked(self, batch: NDArray[Any], top: int | None, least: float | Sequence[float]) -> list[tuple[str, float]]:
+        """The best labels of an image, which is the model's input, with their scores."""
+        scores = self._activated(batch)
         ranked = np.argsort(-scores, kind="stable")
         best = ranked[(scores.astype(np.float64) >= least)[ranked]][:top]
         return [(self.bundle.labels[index], float(scores[index])) for index in best]
@@ -229,7 +262,7 @@ class Session:
         """
         if not self.bundle.manifest.gives_vectors:
             raise UsageError(f"bundle '{self.bundle.path}' gives scores of classes, not vectors", fix="Call `classify`")
-        return self._activated(image)
+        return self._activated(self.bundle.manifest.prepare(image))
 
     def _limits(self, top: int | None, threshold: float | None) -> tuple[int | None, float | Sequence[float]]:
         """Number of labels, and the smallest score, of all or of each, for `classify`. Raises UsageError."""
@@ -245,16 +278,15 @@ class Session:
             return top, (manifest.thresholds or 0.5) if threshold is None else threshold
         return top or TOP, threshold or 0
 
-    def _activated(self, image: ImageLike) -> NDArray[np.float32]:
+    def _activated(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Scores of the classes, or the vector, of one image: float32 [K]. Raises BundleError if one isn't finite."""
-        manifest = self.bundle.manifest
-        outputs = self(manifest.input_of(manifest.preprocessing.crop(image)))
+        outputs = self(batch)
         if not np.isfinite(outputs).all():
             raise BundleError(
                 f"the outputs of bundle '{self.bundle.path}' for this image are NaN or infinite: its model is damaged",
                 fix="Make the bundle again with `edgekit deploy`",
             )
-        values: NDArray[np.float32] = activated(outputs, manifest.activation)[0]
+        values: NDArray[np.float32] = activated(outputs, self.bundle.manifest.activation)[0]
         return values
 
     def verify(self) -> VerifyResult:
@@ -311,6 +343,30 @@ class Session:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+Prepared = Generator[tuple[Session, NDArray[Any]], None, None]
+"""The session for each of some images, with the image as the model's input."""
+
+
+def ahead(images: Iterable[ImageLike], current: Callable[[], Session]) -> Prepared:
+    """Yield each image, which another thread prepares while the caller runs the one before, with its session.
+
+    Raises the errors of `Manifest.prepare`, of `current` and of the iterable.
+    """
+    source = iter(images)
+
+    def prepare() -> tuple[Session, NDArray[Any]] | None:
+        for image in source:
+            session = current()
+            return session, session.bundle.manifest.prepare(image)
+        return None
+
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(prepare)
+        while (prepared := following.result()) is not None:
+            following = thread.submit(prepare)
+            yield prepared
 
 
 def golden_error(
@@ -387,6 +443,14 @@ class LiveSession:
     ) -> list[tuple[str, float]]:
         """Classify an image with the current session; `Session.classify` tells arguments, result and errors."""
         return self.current().classify(image, top, threshold)
+
+    def classify_each(
+        self, images: Iterable[ImageLike], top: int | None = None, threshold: float | None = None
+    ) -> Generator[list[tuple[str, float]], None, None]:
+        """Classify each image with the session that is current when it is prepared, as `Session.classify_each` does."""
+        with closing(ahead(images, self.current)) as prepared:
+            for session, batch in prepared:
+                yield session._ranked(batch, *session._limits(top, threshold))
 
     def embed(self, image: ImageLike) -> NDArray[np.float32]:
         """The vector of an image with the current session; `Session.embed` tells argument, result and errors."""

@@ -9,7 +9,7 @@ from edgekit.report.answer import Benchmark
 from edgekit.report.document import Reference
 from edgekit.report.page import lines_of
 from edgekit.report.row import Bound, Gate
-from tests.helpers.reports import ENERGY, THROUGHPUT, accuracy, benchmark, device, failed_row, row
+from tests.helpers.reports import CAMERA, ENERGY, THROUGHPUT, accuracy, benchmark, device, failed_row, row
 
 FOLDER = "runs/" + "/".join(["a-folder-with-a-long-name"] * 5)
 LOSS = accuracy(0.4, (-0.58, 1.57), count=500, bound=Bound(max_drop_points=1.0, shown=False, images_needed=2421))
@@ -73,7 +73,7 @@ def test_evaluate_of_random_weights_shows_no_accuracy() -> None:
 
 def test_benchmark_begins_with_the_fastest_bundle_of_each_device() -> None:
     here = [row("onnx", "float", 14.5), row("onnx", "int8", 7.7)]
-    board = [replace(each, device=device("pi"), energy=ENERGY, throughput=THROUGHPUT) for each in here]
+    board = [replace(each, device=device("pi"), energy=ENERGY, throughput=THROUGHPUT, camera=CAMERA) for each in here]
     lines = printed(benchmark(*[*here, *board]))
     assert lines[0] == "Fastest on local: onnx-int8, 7.70 ms, 1.88x onnx-float."
     assert "Fastest on pi: onnx-int8, 7.70 ms, 1.88x onnx-float." in lines
@@ -81,6 +81,8 @@ def test_benchmark_begins_with_the_fastest_bundle_of_each_device() -> None:
     text = " ".join(" ".join(lines).split())
     assert "pi: onnx-int8: 41.25 mJ per inference" in text
     assert "pi: onnx-int8: 4 streams, threads 1 each: 310.4 images/s" in text
+    assert "pi: onnx-int8: frames of 1920x1080: p50 15.40 ms, of which decoding, resizing and normalizing take" in text
+    assert "; 64.6 frames/s one after the other, 128.9 if the next is prepared while the model runs" in text
     alone = printed(benchmark(*[failed_row()]))
     assert alone[0] == "No bundle could be timed."
 

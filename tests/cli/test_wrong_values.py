@@ -77,6 +77,9 @@ WRONG: dict[str, list[Wrong]] = {
     "--warmup": number("-1", "1.5", lowest="0"),
     "--iterations": number("0", "-1", lowest="1"),
     "--sustain": text("0", "ten", "25h", "nan", "-5", names=("1s to 24h", "1h30m")),
+    "--camera": text(
+        "1080p", "1920", "1920x", "16x1080", "1920x1080x3", "1920x9999", names=("WIDTHxHEIGHT", "1920x1080")
+    ),
     "--streams": number("0", "-1", "257", lowest="1", highest="256"),
     "--max-drop": number("-1", "101", "inf", lowest="0", highest="100", kind="a number"),
     "--threshold": number("-0.1", "1.1", "nan", lowest="0", highest="1", kind="a number"),

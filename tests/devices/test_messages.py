@@ -39,7 +39,7 @@ from tests.helpers.measurements import (
     measurement,
     speedup,
 )
-from tests.helpers.reports import CHANGES, ENERGY, INT8_TIMES, THROUGHPUT
+from tests.helpers.reports import CAMERA, CHANGES, ENERGY, INT8_TIMES, THROUGHPUT
 from tests.helpers.slots import TRIAL, record
 
 ODD_NAME = "böse 'name' \udcff\n$(x)"
@@ -78,6 +78,7 @@ def every_figure() -> Measurement:
         ),
         energy=ENERGY,
         throughput=THROUGHPUT,
+        camera=CAMERA,
     )
 
 
@@ -197,7 +198,7 @@ def test_an_error_survives_the_wire() -> None:
 
 PLACE: dict[str, Any] = {
     "name": "pi", "device_class": "raspberry-pi-5", "cache": "/home/pi/.cache/edgekit",
-    "timing": Timing(threads=2, sustain_s=600.0, streams=4),
+    "timing": Timing(threads=2, sustain_s=600.0, streams=4, camera=(1920, 1080)),
 }  # fmt: skip
 FILES = {"model.onnx": "0" * 64}
 JOBS: list[AgentJob] = [

@@ -33,7 +33,8 @@ TIMING = Timing(threads=1, warmup=1, iterations=5)
 
 def test_benchmark(lent_board: Server, pair: list[Path], capfd: Any) -> None:
     capfd.readouterr()
-    arguments = [*map(str, pair), "--threads", "1", "--iterations", "5", "--warmup", "1", "--streams", "2"]
+    arguments = [*map(str, pair), "--threads", "1", "--iterations", "5", "--warmup", "1"]
+    arguments += ["--streams", "2", "--camera", "640x480"]
     assert main(["benchmark", *arguments, "--device", "board", "--device", "local", "--json"]) == 0
     out, _ = capfd.readouterr()
     rows = json.loads(out)["results"]
@@ -45,6 +46,9 @@ def test_benchmark(lent_board: Server, pair: list[Path], capfd: Any) -> None:
     assert there[1]["speedup"]["versus"] == str(pair[0])
     assert there[0]["peak_rss_bytes"] > 20e6
     assert [(row["throughput"]["streams"], row["throughput"]["threads"]) for row in rows] == [(2, 1)] * 4
+    for camera in (row["camera"] for row in rows):
+        assert (camera["width"], camera["height"]) == (640, 480)
+        assert min(camera["p50_ms"], camera["frames_per_second"], camera["frames_per_second_ahead"]) > 0
     assert all(row["energy"]["source"] for row in rows)
     for row in (there[0], here[0]):
         assert {"clock_mhz", "governor", "celsius", "throttled", "load"} <= set(row["thermal"]["before"])

@@ -21,6 +21,7 @@ from edgekit.report.document import (
 from edgekit.report.figure import Conditions, DeviceFacts, Interval, MachineState, Sample
 from edgekit.report.row import (
     Accuracy,
+    Camera,
     ChangedImage,
     ClassChange,
     EndToEnd,
@@ -66,6 +67,15 @@ ENERGY = Energy(
 """Energy of an inference on a Raspberry Pi 5."""
 THROUGHPUT = Throughput(streams=4, threads=1, images_per_second=310.4, p50_ms=12.5, p99_ms=15.25, count=801)
 """Throughput of four streams."""
+CAMERA = Camera(
+    width=1920,
+    height=1080,
+    preparation=Preparation(decode=1.1, resize=6.3, normalize=0.2),
+    p50_ms=15.4,
+    frames_per_second=64.6,
+    frames_per_second_ahead=128.9,
+)
+"""Frames of a camera in full HD."""
 FLOAT_TIMES = TimeProfile(
     kinds=(TimedKind("MatMul float", 9.0), TimedKind("Conv float", 4.0), TimedKind("Add", 1.2)),
     layers=(TimedLayer("stages.0.fc1", "sgemm", False, 5.0), TimedLayer("stem.0", "sconv", False, 4.0)),

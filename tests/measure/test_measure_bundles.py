@@ -18,7 +18,7 @@ from edgekit.measure.settings import Timing
 from edgekit.measure.task import Answers, Task
 from edgekit.measure.tasks import TopClasses
 from edgekit.report.row import Failure, Measurement, Speedup, Stage, Throughput
-from edgekit.runtime.bundle import Bundle, Golden, read_bundle
+from edgekit.runtime.bundle import Bundle, Golden, Manifest, read_bundle
 from edgekit.runtime.openvino import engine as openvino
 from edgekit.runtime.session import Session
 from tests.helpers.failing_engine import MESSAGE, Phase, failing_engine
@@ -180,6 +180,22 @@ def test_energy_and_streams_of_each_bundle(group: dict[str, Bundle], monkeypatch
         assert each.energy == ENERGY
         assert each.throughput is not None
         assert each.throughput.streams == 2
+
+
+def test_a_frame_that_fails_loses_its_own_row(group: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare, frames = Manifest.prepare, []
+
+    def prepared(self: Manifest, image: Any) -> Any:
+        if self is group["onnx-float"].manifest:
+            raise EngineError("no memory for it")
+        frames.append(image.shape)
+        return prepare(self, image)
+
+    monkeypatch.setattr(Manifest, "prepare", prepared)
+    float_, int8 = measure_all(group, None, replace(TIMING, camera=(64, 48))).values()
+    assert_lost(float_, "benchmark", "no memory for it")
+    assert int8.camera is not None
+    assert (int8.camera.width, int8.camera.height, {*frames}) == (64, 48, {(48, 64, 3)})
 
 
 def test_a_stream_that_fails_loses_its_own_row(group: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,10 +425,9 @@ def test_end_to_end_cycles_through_the_files(make_bundle: MakeBundle, tiny_image
 
 
 def test_bundles_with_one_form_of_preprocessing_share_its_times(
-    make_bundle: MakeBundle, tiny_images: EvaluationImages
+    group: dict[str, Bundle], tiny_images: EvaluationImages
 ) -> None:
-    group = {name: read_bundle(make_bundle(name)) for name in ("onnx", "tflite")}
-    one, other = (each.end_to_end_ms for each in measured_here(group, TIMING, tiny_images).values())
+    one, other = (each.end_to_end_ms for each in measure_all(group, tiny_images).values())
     assert one is not None
     assert other is not None
     assert (one.images, one.photo, one.frame) == (other.images, other.photo, other.frame)

@@ -3,12 +3,14 @@
 import os
 import threading
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import edgekit
 from edgekit.errors import BundleError, EngineError, GoldenError
@@ -53,6 +55,23 @@ def test_a_switch_is_followed_between_two_images(bundles: list[Path], tmp_path: 
         assert used(live) == "one"
     with pytest.raises(EngineError):
         live.classify(IMAGE)
+
+
+def test_a_switch_is_followed_between_two_images_of_a_stream(bundles: list[Path], tmp_path: Path) -> None:
+    link = point(tmp_path / "current", bundles[0])
+    switched = threading.Event()
+
+    def frames() -> Iterator[NDArray[np.uint8]]:
+        yield IMAGE
+        point(link, bundles[1])
+        yield IMAGE
+        switched.set()
+
+    with edgekit.follow(link, threads=1) as live:
+        first, second = live.classify_each(frames())
+        assert switched.is_set()
+        assert first == second == live.classify(IMAGE)
+        assert used(live) == "two"
 
 
 def test_a_closed_session_stays_closed_when_the_link_changes(bundles: list[Path], tmp_path: Path) -> None:

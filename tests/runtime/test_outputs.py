@@ -1,8 +1,9 @@
 """What the SDK returns: softmax scores, labels above their thresholds, or vectors, as the manifest says."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import edgekit
-from edgekit.errors import BundleError, EngineError, UsageError
+from edgekit.errors import BundleError, EngineError, ImageError, UsageError
 from edgekit.runtime import LiveSession, Session
 from edgekit.runtime.session import activated
 from tests.helpers.refusals import refuses
@@ -54,6 +55,34 @@ def test_the_activations_agree_with_torch() -> None:
     np.testing.assert_array_equal(activated(OUTPUTS, "none"), OUTPUTS)
     for activation in ("softmax", "sigmoid", "normalize", "none"):
         assert activated(OUTPUTS, activation).dtype == np.float32
+
+
+def test_the_next_image_is_prepared_while_the_model_runs(opened: OpenBundle) -> None:
+    images, taken = [np.full((40, 50, 3), level, np.uint8) for level in (0, 90, 200)], [Event() for _ in range(3)]
+
+    def frames() -> Iterator[NDArray[np.uint8]]:
+        for image, event in zip(images, taken, strict=True):
+            event.set()
+            yield image
+
+    with opened() as session:
+        with closing(session.classify_each(frames(), top=2)) as answers:
+            first = next(answers)
+            assert taken[1].wait(60), "the second is taken before its answer is wanted"
+            assert not taken[2].is_set()
+            rest = list(answers)
+        assert [first, *rest] == [session.classify(image, top=2) for image in images]
+
+
+def test_an_image_that_cannot_be_prepared_comes_after_the_answers_before_it(opened: OpenBundle) -> None:
+    with opened() as session:
+        answers = session.classify_each([IMAGE, "gone.jpg", IMAGE])
+        assert next(answers) == session.classify(IMAGE)
+        with refuses(ImageError, "gone.jpg"):
+            next(answers)
+        assert list(answers) == []
+        with refuses(UsageError, "top is 0"):
+            next(session.classify_each([IMAGE], top=0))
 
 
 def test_several_labels_reach_their_thresholds(opened: OpenBundle) -> None:

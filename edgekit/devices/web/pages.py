@@ -221,7 +221,8 @@ def check_browsers(devices: Sequence[Device], timing: Timing, targets: Sequence[
     browser = next((device.name for device in devices if device.is_browser), None)
     if browser is None:
         return
-    for option, value in (("--sustain", timing.sustain_s), ("--streams", timing.streams)):
+    measured_elsewhere = {"--sustain": timing.sustain_s, "--streams": timing.streams, "--camera": timing.camera}
+    for option, value in measured_elsewhere.items():
         if value is not None:
             raise UsageError(f"{option} doesn't work in a browser, as '{browser}' is", fix=f"Leave out `{option}`")
     if other := [target for target in targets if target != BROWSER_TARGET]:
