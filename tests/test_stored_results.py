@@ -24,7 +24,7 @@ from edgekit.models.network import NetworkIdentity
 from edgekit.pipeline import build, builder, reference
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.job_images import JobImages, ReferenceInputs
-from edgekit.pipeline.reference import ThresholdInputs, torch_answers
+from edgekit.pipeline.reference import ChoiceInputs, torch_answers
 from edgekit.pipeline.request import BuildSpec, BundleInputs, CalibrationInputs
 from edgekit.report.row import Measurement
 from edgekit.report.sensitivity_document import TargetSensitivity
@@ -71,7 +71,7 @@ ROW = GroupInputs(
 SHARD = ShardInputs("18", 1, ("f6",), "Zen 3", VERSIONS)
 STUDY = StudyInputs((BUNDLE,), REFERENCE, OTHERS, Timing(), device(), "ssh://pi@pi4", "3a")
 SENSITIVITY = SensitivityInputs(STUDY, 1.0)
-THRESHOLDS = ThresholdInputs(NETWORK, ("f6", "07"), ((0, 1), (1,)))
+THRESHOLDS = ChoiceInputs(NETWORK, ("f6", "07"), ((0, 1), (1,)))
 
 SAMPLES: dict[type[Inputs], Inputs] = {
     type(each): each for each in (BUNDLE, REFERENCE, ROW, SHARD, SENSITIVITY, STUDY, THRESHOLDS)
@@ -235,7 +235,7 @@ def make_thresholds(place: Place, inputs: Any) -> None:
         place.made()
         return np.zeros((2, 2), np.float32)
 
-    place.patch.setattr(reference, "ThresholdInputs", lambda *_: inputs)
+    place.patch.setattr(reference, "ChoiceInputs", lambda *_: inputs)
     place.patch.setattr(reference, "torch_logits", outputs)
     crops = SimpleNamespace(pixels=None)
     any_: Any = SimpleNamespace(identity=None, preprocessing=None)
@@ -254,7 +254,7 @@ MAKERS: Sequence[tuple[type[Inputs], Callable[[Place, Inputs], None]]] = [
     (ShardInputs, make_shard),
     (SensitivityInputs, make_sensitivity),
     (StudyInputs, make_study),
-    (ThresholdInputs, make_thresholds),
+    (ChoiceInputs, make_thresholds),
 ]
 """For each stored result, a function that makes it or, if it was stored with equal inputs, reuses it."""
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import (
@@ -195,10 +195,11 @@ class Job:
         default="the recipe's",
         advanced=True,
     )
-    preprocessing: Form = bundle_option(
-        kinds.OneOf(FORMS, metavar="FORM"),
+    preprocessing: Form | Literal["auto"] = bundle_option(
+        kinds.OneOf((*FORMS, "auto"), metavar="FORM"),
         "Form of preprocessing that the bundles state: exact resizes the whole photo; fast reduces it by 2, 4 or 8 "
-        "before, for which JPEGs needn't be decoded whole. Every loss is measured against float with the exact form.",
+        "before, for which JPEGs needn't be decoded whole; auto lets `edgekit deploy` take the fast form where images "
+        "that give no verdict show that it hardly costs anything. Every loss is against float with the exact form.",
         value="exact",
         advanced=True,
     )

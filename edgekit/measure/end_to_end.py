@@ -40,7 +40,8 @@ def frame_of(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uin
 
 def photo_of(pixels: NDArray[np.uint8], size: tuple[int, int]) -> bytes:
     """A JPEG of this width and height, made of an image [H,W,C]."""
-    frame, file = frame_of(pixels, size), BytesIO()
+    frame = frame_of(pixels, size)
+    file = BytesIO()
     noise = np.random.default_rng(0).normal(0, NOISE, (TILE, TILE, 1)).astype(np.int16)
     for top in range(0, size[1], TILE):
         for left in range(0, size[0], TILE):
@@ -52,7 +53,8 @@ def photo_of(pixels: NDArray[np.uint8], size: tuple[int, int]) -> bytes:
 
 def time_preparation(manifest: Manifest, images: Iterable[ImageLike]) -> Preparation:
     """Median times of each stage of preparing these images, of which the first one doesn't count."""
-    times, preprocessing = [], manifest.preprocessing
+    times = []
+    preprocessing = manifest.preprocessing
     for image in images:
         start = time.perf_counter_ns()
         decoded = open_reduced(image, None, preprocessing.reduction)
@@ -60,9 +62,14 @@ def time_preparation(manifest: Manifest, images: Iterable[ImageLike]) -> Prepara
         pixels = preprocessing.crop_decoded(decoded)
         cropped = time.perf_counter_ns()
         manifest.input_of(pixels)
-        times.append((opened - start, cropped - opened, time.perf_counter_ns() - cropped))
+        end = time.perf_counter_ns()
+        times.append((opened - start, cropped - opened, end - cropped))
     decode, resize, normalize = (np.median(times[1:], axis=0) / 1e6).tolist()
-    return Preparation(decode=decode, resize=resize, normalize=normalize)
+    return Preparation(
+        decode=decode,
+        resize=resize,
+        normalize=normalize,
+    )
 
 
 def time_preparations(
@@ -106,7 +113,8 @@ def time_camera(session: Session, pixels: NDArray[np.uint8], size: tuple[int, in
 
     Raises the error of a frame that fails.
     """
-    frame, manifest = frame_of(pixels, size), session.bundle.manifest
+    frame = frame_of(pixels, size)
+    manifest = session.bundle.manifest
     with closing(ahead(repeat(frame), lambda: session)) as prepared:
         calls = {
             "one after the other": lambda: session(manifest.prepare(frame)),

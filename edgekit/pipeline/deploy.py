@@ -31,7 +31,7 @@ from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job, settings_of
 from edgekit.pipeline.plan import Plan, Refusals, plan_model, refusals
-from edgekit.pipeline.reference import crop_images, with_order, with_thresholds
+from edgekit.pipeline.reference import crop_images, with_form, with_order, with_thresholds
 from edgekit.pipeline.reporting import assemble, write_findings, write_recipe, write_run
 from edgekit.pipeline.request import BuildSpec, BundleInputs
 from edgekit.report.document import Reference, Report
@@ -200,6 +200,9 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
         gates = job.gates_on(images.dataset.is_labelled)
         refused.warn(reporter)
         with open_run(job.folder) as run, run.workspace("images") as workspace:
+            if job.preprocessing == "auto":
+                spec = with_form(spec, images, job.gates.max_drop, run, reporter)
+                job = replace(job, stated={**job.stated, "preprocessing": spec.network.preprocessing.form})
             run.keep_job(kept(job))
             spec = with_thresholds(spec, images, run, reporter)
             # Before anything is built, because classes in another order or a wrong metric show here.

@@ -9,7 +9,7 @@ import numpy as np
 from edgekit.compiler.rewrites import REWRITES
 from edgekit.config import runtimes
 from edgekit.config.recipes import Recipe
-from edgekit.config.runtimes import DeviceClass
+from edgekit.config.runtimes import DeviceClass, Form
 from edgekit.devices.registry import THIS, Device
 from edgekit.devices.setup import class_of_remote
 from edgekit.errors import BundleError, DeviceError, ModelError, OutputError, UsageError
@@ -128,7 +128,8 @@ def load_job(
     settings, model = settings or settings_of(job), job.model_options
     with reporter.stage(f"load {model.name}"), quiet():
         network = load_network(settings.model, seed=job.seed)
-    network = replace(network, preprocessing=network.preprocessing.in_form(job.preprocessing))
+    form: Form = "fast" if job.preprocessing == "fast" else "exact"
+    network = replace(network, preprocessing=network.preprocessing.in_form(form))
     check_folder(job, network, reporter)
     recipe = for_size(settings.recipe, network.params)
     report_rounding(settings.recipe, recipe, network.params, reporter)

@@ -5,18 +5,22 @@ chosen on images that neither calibrate nor judge it.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import sqrt
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
+from edgekit.config.runtimes import FORMS, Form
 from edgekit.errors import UsageError
-from edgekit.images.dataset import LabelledCrops
+from edgekit.images.dataset import Dataset, LabelledCrops, LabelledImage
 from edgekit.measure.accuracy import EvaluationImages, predict
-from edgekit.measure.statistics import share_interval
+from edgekit.measure.end_to_end import photo_of
+from edgekit.measure.statistics import Z, share_interval
 from edgekit.measure.task import MOST_CLASSES, Answers, StoredArray, Targets, Task
 from edgekit.measure.tasks import Hits, TopClasses
 from edgekit.models.network import Network, NetworkIdentity, batched_logits, torch_logits
@@ -224,8 +228,8 @@ BLOCK = 256
 
 
 @dataclass(frozen=True)
-class ThresholdInputs(Inputs):
-    """Inputs of the thresholds."""
+class ChoiceInputs(Inputs):
+    """Inputs of what is chosen on images that give no verdict."""
 
     network: NetworkIdentity
     images: tuple[str, ...]
@@ -242,7 +246,7 @@ def with_thresholds(spec: BuildSpec, images: JobImages, run: RunFolder, reporter
     samples = images.choosing.samples
     if spec.task.labelling != "several" or spec.task.thresholds or not samples:
         return spec
-    inputs = ThresholdInputs(spec.network.identity, images.choosing.hashes, tuple(each.labels for each in samples))
+    inputs = ChoiceInputs(spec.network.identity, images.choosing.hashes, tuple(each.labels for each in samples))
 
     def choose() -> tuple[float, ...]:
         outputs = []
@@ -256,3 +260,67 @@ def with_thresholds(spec: BuildSpec, images: JobImages, run: RunFolder, reporter
 
     thresholds = run.once("thresholds", inputs, tuple[float, ...], choose)
     return replace(spec, task=replace(spec.task, thresholds=thresholds))
+
+
+FORM_IMAGES = 100, 128
+"""Fewest and most images that choose the form of preprocessing."""
+FORM_SHARE = 0.25
+"""Share of the allowed loss that the fast form may cost."""
+ENLARGED = 65
+"""Pixels of an enlarged image for each of the input's: 3 megapixels for 224 x 224, with which the forms differ as much
+as with 12."""
+
+
+def with_form(spec: BuildSpec, images: JobImages, max_drop: float, run: RunFolder, reporter: Reporter) -> BuildSpec:
+    """The same with the fast form of preprocessing, if the images to choose on show that it hardly costs anything.
+
+    The mean probability of the right class shows it: on as few images, hardly an answer changes, and the interval of
+    top-1 is wider than the bound. `max_drop` is the allowed loss in points.
+    """
+    fewest, most = FORM_IMAGES
+    network = spec.network
+    samples = images.choosing.samples[:most]
+    allowed = FORM_SHARE * max_drop
+    if spec.task.name != "single-label" or network.weights == "random" or len(samples) < fewest:
+        reporter.say(f"preprocessing: exact, because there are no {fewest} images of one class each to choose on")
+        return spec
+    labels = tuple((sample.label,) for sample in samples)
+    inputs = ChoiceInputs(network.identity, images.choosing.hashes[:most], labels)
+    low, high = run.once(
+        "form", inputs, tuple[float, float], lambda: form_loss(network, images.dataset, samples, reporter)
+    )
+    form: Form = "fast" if high <= allowed else "exact"
+    reporter.say(
+        f"preprocessing: {form}, because the fast form takes {low:.2f} to {high:.2f} points of the right class's "
+        f"probability (95 % interval on {len(samples)} images), of which {allowed:g} are allowed"
+    )
+    return replace(spec, network=replace(network, preprocessing=network.preprocessing.in_form(form)))
+
+
+def form_loss(
+    network: Network, dataset: Dataset, samples: Sequence[LabelledImage], reporter: Reporter
+) -> tuple[float, float]:
+    """95 % interval of the mean probability of the right class that the fast form takes, in points.
+
+    It is that of the images as they are, or enlarged, whose upper end is higher.
+    """
+    forms = [network.preprocessing.in_form(form) for form in FORMS]
+    pixels = ENLARGED * network.preprocessing.height * network.preprocessing.width
+    losses = np.zeros((2, len(samples)))
+    with reporter.stage("choose the form of preprocessing", len(samples)) as step:
+        for index, sample in enumerate(samples):
+            image = dataset.image(sample)
+            scale = sqrt(pixels / (image.width * image.height))
+            size = round(scale * image.width), round(scale * image.height)
+            large = photo_of(np.asarray(image), size)
+            for row, file in enumerate((dataset.read(sample), large)):
+                exact, fast = crops = [form.crop(file) for form in forms]
+                if not np.array_equal(exact, fast):
+                    scores = softmax(torch_logits(network, np.stack(crops)).astype(np.float64), axis=1)
+                    losses[row, index] = 100 * (scores[0] - scores[1])[sample.label]
+            step()
+    means = losses.mean(axis=1)
+    widths = Z * losses.std(axis=1, ddof=1) / sqrt(len(samples))
+    lows, highs = means - widths, means + widths
+    worse = highs.argmax()
+    return float(lows[worse]), float(highs[worse])

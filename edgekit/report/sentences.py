@@ -319,8 +319,10 @@ def preparation_words(row: Measurement) -> str:
         return ""
     parts = [f"{_added(end_to_end.images)} for one of these images"]
     if end_to_end.photo and end_to_end.frame:
-        parts.append(f"{_added(end_to_end.photo)} for a photo of 12 megapixels")
-        parts.append(f"and {_added(end_to_end.frame)} for a frame of 1920x1080, both made of the first image")
+        parts += [
+            f"{_added(end_to_end.photo)} for a photo of 12 megapixels",
+            f"and {_added(end_to_end.frame)} for a frame of 1920x1080, both made of the first image",
+        ]
     return f"the model takes {row.p50:.2f} ms; decoding, resizing and normalizing take {', '.join(parts)}"
 
 

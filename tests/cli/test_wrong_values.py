@@ -63,7 +63,7 @@ WRONG: dict[str, list[Wrong]] = {
     "--recipe": tables(("convnextv3", "gone.toml"), list_recipes(), ("estimator", "architectures")),
     "--precision": text("banana", "INT8", names=("float", "int8")),
     "--scheme": text("w4", "W8", names=("w8a8", "w8")),
-    "--preprocessing": text("quick", "Fast", names=("exact", "fast")),
+    "--preprocessing": text("quick", "Fast", names=("exact", "fast", "auto")),
     "--input-dtype": text("int8", "UINT8", names=("float32", "uint8")),
     "--task": text("regression", "Multi-Label", names=TASKS),
     "--device": [

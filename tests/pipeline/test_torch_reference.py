@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from edgekit.measure.tasks import task_of
 from edgekit.models.network import Network, torch_logits
 from edgekit.pipeline import reference
 from edgekit.pipeline.job_images import JobImages, ReferenceInputs
-from edgekit.pipeline.reference import FirstLogits, crop_images, reserve
+from edgekit.pipeline.reference import FirstLogits, crop_images, form_loss, reserve, with_form
+from edgekit.pipeline.request import BuildSpec
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import open_run
 
@@ -73,3 +75,44 @@ def test_torch_sees_the_exact_form_and_bundles_that_of_the_network(
     np.testing.assert_array_equal(made.crops.pixels, fast)
     assert made.logits is not None
     np.testing.assert_allclose(made.logits, torch_logits(tiny_convnext, exact), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def choosing(tiny_convnext: Network, photos: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[BuildSpec, JobImages]:
+    """A network that counts as trained, and six images to choose on."""
+    monkeypatch.setattr(reference, "FORM_IMAGES", (6, 6))
+    dataset = Dataset.open(photos, tiny_convnext.labels)
+    chosen, unused = select(dataset, 6, 0), cast(Any, None)
+    spec = BuildSpec(replace(tiny_convnext, weights="file"), unused, unused, dataset, chosen, task_of("single-label"))
+    return spec, JobImages(dataset, chosen, chosen, chosen)
+
+
+def test_the_fast_form_is_chosen_if_it_hardly_costs_anything(
+    choosing: tuple[BuildSpec, JobImages], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, images = choosing
+    quiet = Reporter(quiet=True)
+    low, high = form_loss(spec.network, images.dataset, images.choosing.samples, quiet)
+    assert low < high, "the forms of enlarged images differ"
+    with open_run(tmp_path / "run") as run:
+        for allowed, form in ((4 * high + 0.01, "fast"), (4 * high - 0.01, "exact")):
+            assert with_form(spec, images, allowed, run, quiet).network.preprocessing.form == form
+            monkeypatch.setattr(reference, "form_loss", None)  # the second time, the loss comes from the run folder
+
+
+def test_the_form_is_exact_where_no_classes_can_choose_it(
+    choosing: tuple[BuildSpec, JobImages], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, images = choosing
+    monkeypatch.setattr(reference, "form_loss", lambda *_: (-1.0, -1.0))
+    several = replace(spec, task=task_of("multi-label"))
+    random = replace(spec, network=replace(spec.network, weights="random"))
+    few = replace(images, choosing=images.choosing.split(5)[0])
+    with open_run(tmp_path / "run") as run:
+        for each, chosen, form in (
+            (several, images, "exact"),
+            (random, images, "exact"),
+            (spec, few, "exact"),
+            (spec, images, "fast"),
+        ):
+            assert with_form(each, chosen, 1.0, run, Reporter(quiet=True)).network.preprocessing.form == form
