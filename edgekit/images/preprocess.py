@@ -165,7 +165,8 @@ def _from_array(array: NDArray[Any], name: str) -> Image.Image:
         raise ImageError(
             f"{name} has dtype {array.dtype} and shape {list(array.shape)}", valid="uint8 [H,W,3], [H,W] or [H,W,1]"
         )
-    return Image.fromarray(array).convert("RGB")
+    image = Image.fromarray(array)
+    return image if image.mode == "RGB" else image.convert("RGB")  # the copy of a frame takes as long as resizing it
 
 
 CHANNELS = (3, 1)
