@@ -16,11 +16,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 288_676,
-    "tokens a line": 9.81,
-    "files": 156,
+    "tokens": 291_263,
+    "tokens a line": 9.82,
+    "files": 157,
     "lines of the longest file": 450,
-    "names across walls": 536,
+    "names across walls": 543,
     "pairs of rooms in % of those that the layers allow": 75,
     "class names that exist twice": 0,
 }

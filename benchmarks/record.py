@@ -34,6 +34,7 @@ COMMANDS = {
     ),
     "instructions": ("benchmarks.pi_instructions --data {imagenet}", ""),
     "making": ("", "benchmarks.making --data {imagenet}"),
+    "photos": ("benchmarks.photos --data {imagenet}", ""),
     "demo": ("", "benchmarks.demo"),
     "pages": ("", f"docs.generate.record {' '.join(RECORDED_PAGES)}"),
 }

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from benchmarks.demo import OUTPUT, REPORT
 from benchmarks.recording import Recording, recording_of, recordings
-from benchmarks.rows import Row
+from benchmarks.rows import Row, read_rows
+from docs.generate.markdown import table
+from edgekit.config.runtimes import FORMS
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 TIMES = "×"  # noqa: RUF001
@@ -55,3 +57,32 @@ def demo_output() -> str:
     """What `edgekit demo` printed when `python -m benchmarks.demo` recorded it, and where."""
     output = OUTPUT.read_text(encoding="utf-8")
     return f"{recorded(REPORT.name)} Later versions may print more:\n\n```text\n{output}```\n"
+
+
+PREPARED = {
+    "photo": "JPEG of 12 megapixels",
+    "frame": "frame of 1920x1080, as a uint8 array",
+    "file": "JPEG of about 500 pixels",
+}
+"""The kinds of images of `benchmarks.photos`."""
+
+
+def photos_table() -> str:
+    """Milliseconds from an image to the input of a model, by stage, in each form of preprocessing, and where."""
+    rows = read_rows(BENCHMARKS / "photos.json")
+    lines = []
+    for name, title in PREPARED.items():
+        exact, fast = ([row for row in rows if (row["image"], row["form"]) == (name, form)] for form in FORMS)
+        whole = [_whole(*each) for each in (exact, fast)]
+        cells = [f"{ms:.1f} ({_stages(*each)})" for ms, each in zip(whole, (exact, fast), strict=True)]
+        lines.append((title, *cells, f"{whole[1] / whole[0]:.2f}"))
+    heads = ("image", "exact: decode + resize + normalize, ms", "fast, ms", "fast / exact")
+    return f"{table(heads, lines)}\n\n{recorded_rows(rows)}\n"
+
+
+def _whole(row: Row) -> float:
+    return float(row["decode"] + row["resize"] + row["normalize"])
+
+
+def _stages(row: Row) -> str:
+    return f"{row['decode']:.1f} + {row['resize']:.1f} + {row['normalize']:.1f}"

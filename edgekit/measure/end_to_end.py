@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgekit.images.preprocess import ImageLike, open_image, open_reduced
+from edgekit.images.preprocess import ImageLike, Preprocessing, open_image, open_reduced
 from edgekit.measure.latency import CallFailed, Times, alternate
 from edgekit.measure.settings import Timing
 from edgekit.report.row import Camera, Preparation
@@ -51,17 +51,21 @@ def photo_of(pixels: NDArray[np.uint8], size: tuple[int, int]) -> bytes:
     return file.getvalue()
 
 
-def time_preparation(manifest: Manifest, images: Iterable[ImageLike]) -> Preparation:
-    """Median times of each stage of preparing these images, of which the first one doesn't count."""
+def time_preparation(
+    preprocessing: Preprocessing, convert: Callable[[NDArray[np.uint8]], object], images: Iterable[ImageLike]
+) -> Preparation:
+    """Median times of each stage of preparing these images, of which the first one doesn't count.
+
+    `convert` makes a model's input of a crop.
+    """
     times = []
-    preprocessing = manifest.preprocessing
     for image in images:
         start = time.perf_counter_ns()
         decoded = open_reduced(image, None, preprocessing.reduction)
         opened = time.perf_counter_ns()
         pixels = preprocessing.crop_decoded(decoded)
         cropped = time.perf_counter_ns()
-        manifest.input_of(pixels)
+        convert(pixels)
         end = time.perf_counter_ns()
         times.append((opened - start, cropped - opened, end - cropped))
     decode, resize, normalize = (np.median(times[1:], axis=0) / 1e6).tolist()
@@ -79,11 +83,11 @@ def time_preparations(
 
     The keys are the fields of `EndToEnd`.
     """
-    times = {"images": time_preparation(manifest, [files[0], *files])}
+    images: dict[str, Sequence[ImageLike]] = {"images": [files[0], *files]}
     if pixels is not None:
-        times["photo"] = time_preparation(manifest, [photo_of(pixels, PHOTO)] * (1 + ROUNDS))
-        times["frame"] = time_preparation(manifest, [frame_of(pixels, FRAME)] * (1 + ROUNDS))
-    return times
+        images["photo"] = [photo_of(pixels, PHOTO)] * (1 + ROUNDS)
+        images["frame"] = [frame_of(pixels, FRAME)] * (1 + ROUNDS)
+    return {name: time_preparation(manifest.preprocessing, manifest.input_of, each) for name, each in images.items()}
 
 
 def from_files(session: Session, files: Sequence[bytes]) -> Callable[[], object]:
@@ -127,7 +131,7 @@ def time_camera(session: Session, pixels: NDArray[np.uint8], size: tuple[int, in
     return Camera(
         width=size[0],
         height=size[1],
-        preparation=time_preparation(manifest, [frame] * (1 + ROUNDS)),
+        preparation=time_preparation(manifest.preprocessing, manifest.input_of, [frame] * (1 + ROUNDS)),
         p50_ms=float(np.median(one_by_one)),
         frames_per_second=1e3 / float(one_by_one.mean()),
         frames_per_second_ahead=1e3 / float(times["ahead"].mean()),
