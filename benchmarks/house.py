@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 291_263,
+    "tokens": 291_766,
     "tokens a line": 9.82,
     "files": 157,
     "lines of the longest file": 450,

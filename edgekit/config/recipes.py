@@ -61,8 +61,9 @@ class TargetRecipe:
     """Kinds of layers in INT8 bundles, for fnmatch patterns of their names, such as `{ "*.fc2" = "dynamic" }`.
 
     "static" has one range of its input for all images, "dynamic" one for each row, taken at run time, and "float" no
-    integers. The first pattern that matches a layer decides, and "static" without one. OpenVINO and LiteRT have
-    "dynamic" linear layers on x86 processors with VNNI; everywhere else they are static.
+    integers. The first pattern that matches a layer decides. Layers that match none are "static", but a repair may make
+    them "dynamic". OpenVINO and LiteRT have "dynamic" linear layers on x86 processors with VNNI; everywhere else they
+    are static.
     """
     limit_weight_pairs: bool = True
     """Whether to limit weights so that no pair of them saturates on x86 processors without VNNI.
@@ -179,12 +180,16 @@ class Recipe:
         return chosen.static() if device_class.is_arm or not device_class.dot_product else chosen
 
     def static(self) -> "Recipe":
-        """The recipe with static layers in place of dynamic ones, whose weights are rounded as other static ones."""
-        rows = dict(self.targets)
+        """The recipe with static layers in place of dynamic ones, which a repair doesn't add either.
+
+        Their weights are rounded as other static ones.
+        """
+        rows = {}
         for name, row in self.targets.items():
-            if "dynamic" in row.kinds.values():
-                kinds = {key: "static" if kind == "dynamic" else kind for key, kind in row.kinds.items()}
-                rows[name] = replace(row, kinds=kinds, weight_rounding=None)
+            kinds = {key: "static" if kind == "dynamic" else kind for key, kind in row.kinds.items()}
+            kinds.setdefault("*", "static")
+            rounding = None if "dynamic" in row.kinds.values() else row.weight_rounding
+            rows[name] = replace(row, kinds=kinds, weight_rounding=rounding)
         return replace(self, targets=rows)
 
     def rounding_to_nearest(self) -> "Recipe":

@@ -294,10 +294,10 @@ class Job:
     )
     repair: bool = gate_option(
         kinds.Flag(),
-        "Leave int8 bundles as the recipe makes them. Otherwise edgekit keeps more layers in float: first those that "
-        "are slower in int8 by the runtime's profile, if that makes the bundle faster; then, if it misses --max-drop, "
-        "the noisiest ones, of which it takes as few as needed, in at most six attempts. What it ships is never slower "
-        "than float because of them.",
+        "Leave int8 bundles as the recipe makes them. Otherwise edgekit keeps layers in float that are slower in int8 "
+        "by the runtime's profile, if that makes the bundle faster. If it then misses --max-drop, the noisiest layers "
+        "get ranges at run time or stay in float: as few as needed, in at most six attempts. What it ships is never "
+        "slower than float because of them.",
         value=True,
         flags=("--no-repair",),
         turns_off=True,

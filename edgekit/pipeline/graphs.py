@@ -20,7 +20,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from edgekit.compiler.calibrate import Calibrated, calibrate, quantize, quantize_like
 from edgekit.compiler.execution import is_small
 from edgekit.compiler.graph import copy_sharing, layer_name
-from edgekit.compiler.layers import layers
+from edgekit.compiler.layers import dense_layers, layers
 from edgekit.compiler.placement import Placement
 from edgekit.compiler.rewrites import APPROXIMATE, REWRITES, Rewritten, rewrite
 from edgekit.compiler.simplify import simplify
@@ -397,6 +397,20 @@ class JobGraphs:
         request = self.spec.request(target, precision)
         to_compile = self._to_compile(request, self._shared_calibration(request))
         return to_compile if precision == "float" else replace(to_compile, fitting=self._fitting)
+
+    def could_be_dynamic(self, target: str, graph: GraphModule) -> set[str]:
+        """Names of a graph's layers that could be dynamic on a target, and whose kind the recipe leaves open."""
+        recipe = self.spec.recipe.for_target(target)
+        row = recipe.targets[target]
+        kinds = dict(row.kinds)
+        kinds.setdefault("*", "dynamic")
+        recipe = replace(recipe, targets={target: replace(row, kinds=kinds)})
+        placement = load_lowering(target).placement(recipe, target, graph)
+        return {
+            layer.name
+            for layer in dense_layers(graph)
+            if placement.kind_of(layer) == "dynamic" and row.kind_of(layer.name) == "static"
+        }
 
     def unrounded(self, target: str) -> GraphModule:
         """The graph of a target's int8 bundle with the weights that its layers had before they were rounded.

@@ -675,10 +675,12 @@ class ProfilePlacement:
 
 @dataclass(frozen=True, kw_only=True)
 class RepairAttempt:
-    """One INT8 bundle that a repair compared: the recipe's own, or one with more layers in float."""
+    """One INT8 bundle that a repair compared: the recipe's own, or one with other kinds of layers."""
 
     float_layers: tuple[str, ...] = ()
     """Layers kept in float besides those of the recipe, the noisiest first; empty for the recipe's own bundle."""
+    dynamic_layers: tuple[str, ...] = ()
+    """Layers whose ranges are taken at run time, besides those of the recipe, the noisiest first."""
     drop_top1_points: float | None = None
     """Drop in top-1 against the float network, in percentage points; null where the attempt failed."""
     drop_ci95_points: Interval | None = None
@@ -694,13 +696,25 @@ class RepairAttempt:
 
     @property
     def layers(self) -> str:
-        """The names of a few layers, or the number of many."""
-        names = self.float_layers
-        return ", ".join(names) if len(names) <= SHOWN else f"{len(names)} layers ({', '.join(names[:SHOWN])}, …)"
+        """The layers of other kinds than the recipe's: the names of a few, or the number of many."""
+        kinds = {"with ranges at run time": self.dynamic_layers, "in float": self.float_layers}
+        words = []
+        for kind, names in kinds.items():
+            shown = ", ".join(names[:SHOWN])
+            if len(names) > SHOWN:
+                words.append(f"{len(names)} layers ({shown}, …) {kind}")
+            elif names:
+                words.append(f"{shown} {kind}")
+        return " and ".join(words)
+
+    @property
+    def changes(self) -> tuple[int, int]:
+        """How many layers are in float, and how many dynamic: more of them have less noise and take longer."""
+        return len(self.float_layers), len(self.dynamic_layers)
 
     @property
     def words(self) -> str:
-        """The layers in float, and the drop and the speedup, or the error that the attempt failed with."""
+        """The layers of other kinds, and the drop and the speedup, or the error that the attempt failed with."""
         if self.error is not None:
             return f"{self.layers}: {self.error}"
         speed = f" and {self.speedup:.2f}x float" if self.speedup is not None else ""
@@ -709,7 +723,7 @@ class RepairAttempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Repair:
-    """Attempts to bring the accuracy of an INT8 bundle within its bound by keeping layers in float."""
+    """Attempts to bring the accuracy of an INT8 bundle within its bound by other kinds of layers."""
 
     device: str
     """Name of the device that judged the attempts."""
@@ -737,34 +751,33 @@ class Repair:
 
     @property
     def succeeded(self) -> bool:
-        """Whether layers in float brought the drop of the row's bundle within the bound."""
+        """Whether other kinds of layers brought the drop of the row's bundle within the bound."""
         return self.chosen > 0 and is_within(self.result, self.max_drop_points)
 
     @property
     def beside(self) -> str:
         """What the attempts with the next fewer and the next more layers cost, in words; empty without any."""
-        count = len(self.result.float_layers)
-        attempts = sorted(self.attempts[1:], key=lambda attempt: len(attempt.float_layers))
-        fewer = [attempt for attempt in attempts if len(attempt.float_layers) < count][-1:]
-        more = [attempt for attempt in attempts if len(attempt.float_layers) > count][:1]
+        attempts = sorted(self.attempts[1:], key=lambda attempt: attempt.changes)
+        fewer = [attempt for attempt in attempts if attempt.changes < self.result.changes][-1:]
+        more = [attempt for attempt in attempts if attempt.changes > self.result.changes][:1]
         next_ones = "; ".join(f"with {attempt.words}" for attempt in (*fewer, *more))
         return f". Next to it: {next_ones}" if next_ones else ""
 
     @property
     def words(self) -> str:
-        """What was kept in float and what it cost, or what was tried, in one sentence."""
+        """Which kinds of layers were changed and what it cost, or what was tried, in one sentence."""
         before, after = self.attempts[0], self.result
         same = "; the same images chose and judged" if self.choosing_images is None else ""
         if self.succeeded:
             return (
-                f"repaired: {after.layers} kept in float changed the drop from {_points(before)} to "
+                f"repaired: {after.layers} changed the drop from {_points(before)} to "
                 f"{_points(after)} points{_speed(before, after)}{self.where}{same}{self.beside}"
             )
         if len(self.attempts) == 1:
             return "not repaired: no set of layers in float cuts the INT8 noise to a quarter"
         tried = "; ".join(attempt.words for attempt in self.attempts[1:])
-        kept = f"the bundle with {after.layers} in float" if self.chosen else "the recipe's own bundle"
-        return f"not repaired: kept in float{self.where}, {tried}; this is {kept}{same}"
+        kept = f"the bundle with {after.layers}" if self.chosen else "the recipe's own bundle"
+        return f"not repaired: tried{self.where}, {tried}; this is {kept}{same}"
 
 
 def is_within(attempt: RepairAttempt, max_drop: float) -> bool:
@@ -776,12 +789,12 @@ def price_words(name: str, repair: Repair) -> str:
     """What the fastest attempt within the bound of a bundle of this name costs; empty if there is none."""
     own, *attempts = repair.attempts
     within = [attempt for attempt in attempts if is_within(attempt, repair.max_drop_points)]
-    kept = max(within, key=lambda attempt: (attempt.speedup or 0.0, -len(attempt.float_layers)), default=None)
+    kept = min(within, key=lambda attempt: (-(attempt.speedup or 0.0), attempt.changes), default=None)
     if kept is None:
         return ""
     speed, before = (f" at {each.speedup:.2f}x float" if each.speedup is not None else "" for each in (kept, own))
     return (
-        f"{name} keeps the bound with {counted(len(kept.float_layers), 'layer')} in float{speed}{repair.where}; "
+        f"{name} keeps the bound with {kept.layers}{speed}{repair.where}; "
         f"without repair it loses {_points(own)} points{before}."
     )
 

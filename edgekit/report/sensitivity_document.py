@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta
 
+from edgekit.config.runtimes import LayerKind
 from edgekit.report.figure import MEANINGLESS, NOTHING, Count, Fraction, Interval, points
 from edgekit.report.page import Block, Column, NextStep, Paragraph, TextTable
 from edgekit.report.plot import Panel, Picture, bar, render_svg
@@ -228,14 +229,18 @@ FREE = 0.005
 """Share of the INT8 time up to which a layer loses nothing in float: profiles are no more precise."""
 
 
-def order_of(noise: Mapping[str, float], cost: Mapping[str, float], int8_ms: float) -> list[str]:
-    """Layers sorted by the noise that they remove for their cost in float, largest first; by noise without costs.
+Change = TypeVar("Change", str, tuple[str, LayerKind])
+"""The name of a layer that moves to float, or the name and the next kind of one."""
+
+
+def order_of(noise: Mapping[Change, float], cost: Mapping[Change, float], int8_ms: float) -> list[Change]:
+    """Changes sorted by the noise that they remove for the time that they cost, largest first; by noise without costs.
 
     Costs below `FREE` of the time in INT8 count as that, and those that are unknown as the largest one.
     """
     least = FREE * int8_ms or 1.0
     most = max([least, *cost.values()])
-    return sorted(noise, key=lambda name: (-noise[name] / max(least, cost.get(name, most)), name))
+    return sorted(noise, key=lambda change: (-noise[change] / max(least, cost.get(change, most)), change))
 
 
 def ranked(rows: Sequence[Sensitive]) -> list[Sensitive]:

@@ -70,9 +70,9 @@ class RunFolder:
             self.remember(name, inputs, result)
         return result
 
-    def attempt(self, name: str, layers: Sequence[str]) -> Path:
-        """Folder of the bundle that was tried instead of the run's bundle `name`, with these layers in float."""
-        return self.state / ATTEMPTS / f"{name}-{digest(*layers)[:12]}"
+    def attempt(self, name: str, kinds: Sequence[str]) -> Path:
+        """Folder of the bundle that was tried instead of the run's bundle `name`, with these kinds of layers."""
+        return self.state / ATTEMPTS / f"{name}-{digest(*kinds)[:12]}"
 
     def attempts(self, name: str) -> list[Path]:
         """Folders of the bundles that were tried instead of the run's bundle `name`, sorted."""

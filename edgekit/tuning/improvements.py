@@ -6,9 +6,9 @@ Placement by profile: layers that INT8 doesn't make faster stay in float, with w
 profiles on the device that judges say which sets of layers would save time. Each set is then built from the same
 calibration and timed in turns with the bundle before it, and is kept only if the whole is faster.
 
-Repair of bundles that miss the accuracy bound: the layers that cost the most stay in float. Calibration images rank the
-layers. Images that give no verdict compare the bundles, and the evaluation images judge the chosen one; if there are
-too few of the former, they do both.
+Repair of bundles that miss the accuracy bound: the layers that cost the most become dynamic where the runtime has such
+layers, and stay in float where that isn't enough. Calibration images rank the layers. Images that give no verdict
+compare the bundles, and the evaluation images judge the chosen one; if there are too few of the former, they do both.
 """
 
 from collections.abc import Callable, Sequence
@@ -79,7 +79,7 @@ class PlacementStrategy(Strategy):
                 if made is None:
                     return None
                 costs = times.costs(made.graph)
-                steps = steps_of(costs, least) if costs else ()
+                steps = rounds_of(costs, least) if costs else ()
         if steps:
             moved = sum(map(len, steps))
             driver.reporter.say(f"{driver.name}: INT8 may be faster with up to {moved} more layers in float: trying it")
@@ -100,14 +100,14 @@ class PlacementStrategy(Strategy):
             return ""
         speedup = trial.measured.speedup
         faster = f"{speedup.ratio:.2f}x as fast as before" if speedup else "the timing was too unsteady to tell"
-        return f"{attempt_of(trial).layers} in float: {faster}, {'' if is_faster(trial) else 'not '}kept"
+        return f"{attempt_of(trial).layers}: {faster}, {'' if is_faster(trial) else 'not '}kept"
 
     def described(self, row: Row, study: Study) -> Row:
         """The row with its placement, unless the recipe's own bundle is the fastest."""
         kept = [trial for trial in study.trials if is_faster(trial)]
         if not kept:
             return row
-        names = {name for trial in kept for name in trial.candidate.float_layers}
+        names = {name for trial in kept for name in trial.candidate.layers("float")}
         placement = ProfilePlacement(
             device=self.device,
             layers=tuple(layer for step in study.steps for layer in step if layer.name in names),
@@ -124,7 +124,7 @@ def is_faster(trial: Trial) -> bool:
     return trial.number > 0 and speedup is not None and speedup.ci95 is not None and speedup.ci95[0] > 1
 
 
-def steps_of(costs: LayerCosts, least: float) -> Steps:
+def rounds_of(costs: LayerCosts, least: float) -> Steps:
     """The sets of layers that each round moves to float, the most certain first.
 
     Each saves at least this many milliseconds by the profile. The last round takes all that is left.
@@ -141,7 +141,7 @@ def steps_of(costs: LayerCosts, least: float) -> Steps:
 
 
 MOST_ATTEMPTS = 6
-"""Largest number of bundles with more layers in float that are compared for one row."""
+"""Largest number of bundles with other kinds of layers that are compared for one row."""
 ALIKE = 0.02
 """Share by which the speedups of two bundles differ at most if they count as equally fast."""
 
@@ -175,14 +175,14 @@ class RepairStrategy(Strategy):
         return replace(study, ranking=ranking, compared=compared)
 
     def proposals(self, study: Study) -> Proposals:
-        """Propose more layers in float until a bundle keeps the bound, then look for fewer by bisection.
+        """Propose more steps of the ranking until a bundle keeps the bound, then look for fewer by bisection.
 
-        The numbers of layers that cut the simulated noise are tried first. It ends when no bundle in between could be
+        The numbers of steps that cut the simulated noise are tried first. It ends when no bundle in between could be
         noticeably faster, or when one was slower than float and still missed the bound. The recipe's own bundle is
         shipped if it keeps the bounds on the evaluation images, or else the fastest that does where the attempts are
-        compared, of equally fast ones that with the fewest layers in float. The whole interval of the drop counts if
-        the user stated that bound, or the measured drop if that confirms none. If there is no such bundle, it is the
-        most accurate. Even if no speedup is required, one that layers in float made slower than float isn't shipped.
+        compared, of equally fast ones that with the fewest steps. The whole interval of the drop counts if the user
+        stated that bound, or the measured drop if that confirms none. If there is no such bundle, it is the most
+        accurate. Even if no speedup is required, one that its steps made slower than float isn't shipped.
         """
         own, bounds, ranking = study.trials[0], bounds_of(study, self.gates), study.ranking
         if ranking is None or (own.keeps_drop(self.gates) and own.is_fast(self.gates)):
@@ -190,11 +190,11 @@ class RepairStrategy(Strategy):
         misses, keeps = study.compared or own, None
         tried = [misses]
         while len(tried) <= MOST_ATTEMPTS and (count := next_count(ranking, misses, keeps)):
-            trial = yield Proposal(Candidate().keeping_in_float(ranking.layers[:count]))
+            trial = yield Proposal(Candidate(ranking.steps[:count]))
             tried.append(trial)
             if trial.keeps_drop(bounds):
                 keeps = trial
-            elif trial.error is None and not self.is_fast(trial, own):  # and more layers only make it slower
+            elif trial.error is None and not self.is_fast(trial, own):  # and more steps only make it slower
                 break
             else:
                 misses = trial
@@ -210,7 +210,7 @@ class RepairStrategy(Strategy):
         return study.trials[min(drops, default=(0.0, 0))[1]]
 
     def is_fast(self, trial: Trial, own: Trial) -> bool:
-        """Whether layers in float left a bundle as fast as the gates want, and did not make it slower than float."""
+        """Whether its steps left a bundle as fast as the gates want, and did not make it slower than float."""
         return trial.is_fast(self.gates) and (is_slower(own) or not is_slower(trial))
 
     def told(self, study: Study) -> str:
@@ -238,10 +238,10 @@ class RepairStrategy(Strategy):
 
 
 def next_count(ranking: Ranking, misses: Trial, keeps: Trial | None) -> int | None:
-    """How many layers to keep in float next, between the trials that miss and keep the bound; None for no more."""
+    """How many steps to take next, between the trials that miss and keep the bound; None for no more."""
     low = len(misses.candidate.kinds)
     if keeps is None:
-        doubled = min(2 * low, len(ranking.layers) - 1)
+        doubled = min(2 * low, len(ranking.steps) - 1)
         return next((count for count in (*ranking.counts, doubled) if count > low), None)
     high = len(keeps.candidate.kinds)
     known = speed_of(misses) and speed_of(keeps)
@@ -259,14 +259,14 @@ def speed_of(trial: Trial) -> float:
 def misses_bound(study: Study, gates: Gates) -> bool:
     """Whether the recipe's own bundle misses the bound of the drop, and isn't too slow anyway.
 
-    Layers in float only make it slower.
+    Other kinds of layers only make it slower.
     """
     own = study.trials[0]
     return not own.keeps_drop(gates) and own.is_fast(gates)
 
 
 def within_reach(gates: Gates, least: float) -> Gates:
-    """The gates as far as layers in float can keep them.
+    """The gates as far as other kinds of layers can keep them.
 
     If the interval on so few images, which ends at `least` points even for a bundle that answers as torch does, exceeds
     the bound, no repair confirms it, and the measured drop decides.
@@ -297,12 +297,15 @@ def is_slower(trial: Trial) -> bool:
 
 def attempt_of(trial: Trial) -> RepairAttempt:
     """A trial as the report shows it. The speedup of an emulated device doesn't count."""
+    dynamic = trial.candidate.layers("dynamic")
+    in_float = trial.candidate.layers("float")
     if trial.measured is None:
-        return RepairAttempt(float_layers=trial.candidate.float_layers, error=trial.error)
+        return RepairAttempt(dynamic_layers=dynamic, float_layers=in_float, error=trial.error)
     accuracy, latency = trial.measured.accuracy, trial.measured.latency_ms
     speedup = None if trial.measured.device.emulated else trial.measured.speedup
     return RepairAttempt(
-        float_layers=trial.candidate.float_layers,
+        dynamic_layers=dynamic,
+        float_layers=in_float,
         drop_top1_points=accuracy.drop_points if accuracy else None,
         drop_ci95_points=accuracy.drop_ci95_points if accuracy else None,
         p50_ms=latency.p50 if latency else None,
@@ -336,7 +339,7 @@ class Improvements:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe of the bundles: the job's, with the layers that the strategies keep in float."""
+        """The recipe of the bundles: the job's, with the kinds of layers that the strategies chose."""
         rows = {target: recipe.targets[target] for target, recipe in self._recipes.items()}
         return replace(self._spec.recipe, targets={**self._spec.recipe.targets, **rows})
 

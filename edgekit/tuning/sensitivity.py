@@ -30,7 +30,6 @@ from edgekit.report.sensitivity_document import (
     Sensitivity,
     Simulated,
     TargetSensitivity,
-    order_of,
 )
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.bundle import Bundle
@@ -40,7 +39,7 @@ from edgekit.support.files import Inputs, replace_text, shareable_command, writi
 from edgekit.support.libraries import import_needed, quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, check_output, open_run
-from edgekit.tuning.mixtures import LayerCosts, LayerTimes, Mixtures, layer_macs, simulate
+from edgekit.tuning.mixtures import LayerCosts, LayerTimes, Mixtures, layer_macs, simulate, steps_of
 from edgekit.tuning.study import StudyInputs, study_inputs
 
 FILE, PICTURE = "sensitivity.json", "sensitivity.svg"
@@ -188,7 +187,7 @@ def measure(
         mixtures.run([mixture for group in groups for mixture in (group, everything - group)], step)
     alone, layer_costs, whole = mixtures.alone(), time_layers(), mixtures.figures(everything)
     noise = sum(alone.values())
-    order = layer_costs.order(alone) if layer_costs else order_of(alone, {}, 0.0)
+    order = [name for name, _ in steps_of(alone, layer_costs)]
     harmful, then = culprits(mixtures, order, max_drop, reporter, target)
 
     def costs(name: str, own: Sequence[str]) -> dict[str, Any]:

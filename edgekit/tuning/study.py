@@ -31,7 +31,7 @@ from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.files import Inputs, code_sha256, without_folders
 from edgekit.support.progress import Reporter, each_bundle
 from edgekit.support.run_folder import RunFolder
-from edgekit.tuning.mixtures import LayerTimes, Ranking
+from edgekit.tuning.mixtures import LayerStep, LayerTimes, Ranking
 
 ROOMS = ("measure", "report", "runtime", "support", "tuning")
 """Folders of the package whose code simulates, orders, chooses, times and profiles layers."""
@@ -41,17 +41,16 @@ ROOMS = ("measure", "report", "runtime", "support", "tuning")
 class Candidate:
     """A change of a recipe for one target, by default none."""
 
-    kinds: tuple[tuple[str, LayerKind], ...] = ()
-    """Name and kind of each layer that differs from the recipe."""
+    kinds: tuple[LayerStep, ...] = ()
+    """Layers with other kinds than in the recipe. Of two kinds of a layer, the later one counts."""
 
     def keeping_in_float(self, layers: Iterable[str]) -> "Candidate":
         """The candidate with these layers in float as well."""
         return Candidate((*self.kinds, *((name, "float") for name in layers)))
 
-    @property
-    def float_layers(self) -> tuple[str, ...]:
-        """Layers that stay in float in addition to those of the recipe."""
-        return tuple(name for name, kind in self.kinds if kind == "float")
+    def layers(self, kind: LayerKind) -> tuple[str, ...]:
+        """Names of the layers that have this kind and another one in the recipe."""
+        return tuple(name for name, last in dict(self.kinds).items() if last == kind)
 
     def applied(self, recipe: Recipe, target: str) -> Recipe:
         """The recipe with these kinds of a target's layers; the very same recipe if there are none."""
@@ -113,7 +112,7 @@ class Study:
     steps: tuple[tuple[PlacedLayer, ...], ...] = ()
     """Sets of layers that a placement by profile moves to float, one for each trial after the first."""
     ranking: Ranking | None = None
-    """The order in which a repair keeps layers in float; None until they are ranked."""
+    """The steps of a repair in their order; None until the layers are ranked."""
 
     def is_of(self, row: Measurement) -> bool:
         """Whether the device and the runtime that measured the trials also measured this row."""
@@ -389,8 +388,10 @@ class Driver:
 
     def path_of(self, candidate: Candidate) -> Path:
         """Folder of a candidate's bundle."""
-        layers = candidate.applied(self.recipe, self.target).for_target(self.target).float_layers
-        return self.run.attempt(self.name, layers)
+        recipe = candidate.applied(self.recipe, self.target).for_target(self.target)
+        kinds = recipe.targets[self.target].kinds
+        others = [f"{kind} {name}" for name, kind in kinds.items()]
+        return self.run.attempt(self.name, [*recipe.float_layers, *others])
 
 
 def recalled(run: RunFolder, target: str, purpose: str, inputs: Inputs) -> Study | None:

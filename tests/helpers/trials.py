@@ -20,7 +20,7 @@ CANDIDATES = tuple(Candidate().keeping_in_float(("d", "b", "a")[:count]) for cou
 
 def measured(candidate: Candidate) -> Measurement:
     """Measurement of a trial: each layer in float halves the drop."""
-    drop = 2.0 / 2 ** len(candidate.float_layers)
+    drop = 2.0 / 2 ** len(candidate.layers("float"))
     return measurement(accuracy=accuracy(drop), latency_ms=latency(1.0), speedup=speedup(1.5, 1.4, 1.6))
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from edgekit.errors import EngineError
 from edgekit.job import Job
 from edgekit.measure.accuracy import snr_db
 from edgekit.pipeline.build import compile_stage
-from edgekit.pipeline.graphs import Rewriter, calibrate_together, quantize_stage
+from edgekit.pipeline.graphs import JobGraphs, Rewriter, calibrate_together, quantize_stage
 from edgekit.pipeline.loading import settings_of
 from edgekit.pipeline.request import BundleRequest
 from edgekit.runtime.bundle import Bundle, read_bundle
@@ -25,6 +26,8 @@ from edgekit.runtime.openvino.profiler import _quantizes_inputs
 from edgekit.runtime.profile import profile_bundle
 from edgekit.runtime.session import Session, lacks_vnni
 from edgekit.runtime.tflite.flatbuffer import put_dynamic
+from edgekit.tuning.mixtures import LayerStep
+from edgekit.tuning.study import Candidate
 from tests.helpers.calibration import network_of, noise_for
 from tests.helpers.graphs import export_graph
 
@@ -116,6 +119,32 @@ def test_processors_without_vnni_get_static_layers(name: str) -> None:
     assert recipe.for_class(VNNI).targets["tflite"].kinds == KINDS
     kinds = recipe.for_class(DeviceClass.load(name)).targets["tflite"].kinds
     assert kinds == {"steady": "static", "exact": "float", "*": "static"}
+
+
+@pytest.mark.parametrize(
+    ("target", "kinds", "names"),
+    [
+        ("tflite", {}, {"up", "steady", "exact", "narrow", "wide", "head"}),
+        ("openvino", {}, {"up", "steady", "exact", "narrow", "head"}),
+        ("tflite", KINDS, set()),
+        ("tflite", {"*t*": "static", "up": "dynamic"}, {"narrow", "wide", "head"}),
+        ("onnx", {}, set()),
+    ],
+    ids=["all linear ones", "of enough inputs", "those stated", "whose kind is open", "a runtime without them"],
+)
+def test_layers_that_a_repair_may_make_dynamic(target: str, kinds: dict[str, LayerKind], names: set[str]) -> None:
+    graph, recipe = export_graph(network_of(Rows(), SIDE).module, (1, 3, SIDE, SIDE)), recipe_with(kinds)
+
+    def could_be_dynamic(recipe: Recipe) -> set[str]:
+        graphs: Any = SimpleNamespace(spec=SimpleNamespace(recipe=recipe))
+        return JobGraphs.could_be_dynamic(graphs, target, graph)
+
+    assert could_be_dynamic(recipe) == names
+    assert could_be_dynamic(recipe.static()) == set(), "in a browser, on Arm and without VNNI"
+    first: list[LayerStep] = [(name, "dynamic") for name in sorted(names)]
+    changed = Candidate(tuple(first)).keeping_in_float(sorted(names)[1:]).applied(recipe, target)
+    row = changed.for_target(target).targets[target]
+    assert [name for name in sorted(names) if row.kind_of(name) == "dynamic"] == sorted(names)[:1]
 
 
 def test_kinds_of_single_layers_come_first_and_need_no_calibration() -> None:

@@ -13,7 +13,7 @@ import torch
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import Recipe
 from edgekit.report.row import Measurement, ThreadTime, TimedLayer, TimeProfile
-from edgekit.tuning.mixtures import DIFFERS, Border, LayerCosts, LayerTimes
+from edgekit.tuning.mixtures import DIFFERS, Border, LayerCosts, LayerTimes, steps_of
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.measurements import device, latency, measurement
@@ -64,8 +64,7 @@ def test_no_other_layers_save_more(seed: int) -> None:
         Border(frozenset(chance.sample(names, chance.randint(1, 3))), chance.random() / 2) for _ in range(7)
     )
     costs = LayerCosts(int8, plain, borders + borders[:3])
-    covered = sorted(frozenset().union(*(border.layers for border in borders)))
-    subsets = [layers for count in range(len(covered) + 1) for layers in combinations(covered, count)]
+    subsets = [layers for count in range(len(names) + 1) for layers in combinations(names, count)]
     found = frozenset().union(*costs.slower_in_int8())
     lost = [costs.lost_ms(layers, DIFFERS) for layers in (found, *subsets)]
     assert lost[0] == pytest.approx(min(lost))
@@ -111,7 +110,25 @@ def test_times_are_those_without_a_profiler_and_with_as_many_threads() -> None:
 def test_free_layers_come_first_then_those_that_lose_the_least_for_their_noise() -> None:
     in_float = {"cheap": 1.1, "free": 0.9, "dear": 9.0}
     costs = LayerCosts(dict.fromkeys(in_float, 1.0), in_float, ())
-    assert costs.order({"cheap": 1.0, "free": 0.2, "dear": 2.0, "unknown": 1.5}) == ["free", "cheap", "dear", "unknown"]
+    steps = steps_of({"cheap": 1.0, "free": 0.2, "dear": 2.0, "unknown": 1.5}, costs)
+    assert steps == [(name, "float") for name in ("free", "cheap", "dear", "unknown")]
+
+
+def test_layers_become_dynamic_before_others_are_in_float() -> None:
+    """A dynamic layer loses nearly all of its noise for a fraction of the time; unless float costs nothing at all."""
+    in_float = {"linear": 2.0, "quiet": 2.0, "conv": 2.0, "free": 0.9}
+    noise, dynamic = {"linear": 1.0, "quiet": 0.1, "conv": 1.0, "free": 0.1}, {"linear", "quiet", "free"}
+    costs = LayerCosts(dict.fromkeys(in_float, 1.0), in_float, ())
+    last = [("quiet", "dynamic"), ("linear", "float"), ("quiet", "float")]
+    assert steps_of(noise, costs, dynamic) == [("free", "float"), ("linear", "dynamic"), ("conv", "float"), *last]
+    first = [("conv", "float"), ("linear", "dynamic")]
+    assert steps_of(noise, None, dynamic)[:2] == first, "without times, by the noise"
+    assert sorted(steps_of(noise, None)) == sorted((name, "float") for name in noise)
+
+
+def test_layers_without_a_static_range_can_be_faster_in_float() -> None:
+    costs = LayerCosts({"dynamic": 0.5, "static": 0.1}, {"dynamic": 0.2, "static": 0.3}, ())
+    assert costs.slower_in_int8() == [{"dynamic"}]
 
 
 def test_costs_of_a_graph() -> None:

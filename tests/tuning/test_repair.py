@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,7 +40,7 @@ from edgekit.tuning.improvements import (
     misses_bound,
     within_reach,
 )
-from edgekit.tuning.mixtures import Ranking
+from edgekit.tuning.mixtures import LayerStep, Ranking
 from edgekit.tuning.study import Candidate, Driver, MeasuredBundles, Proposal, Study, Trial, outcome
 from tests.helpers import fake_runtime, fragile
 from tests.helpers.interrupts import interrupting
@@ -166,8 +166,13 @@ def test_the_list_of_calibration_images_reproduces_the_repaired_bundle(
     assert "fake-int8: reused from an earlier run" in capfd.readouterr().err
 
 
+def in_float(layers: Iterable[str]) -> tuple[LayerStep, ...]:
+    """Steps that move each of these layers to float."""
+    return tuple((name, "float") for name in layers)
+
+
 def ranked(*layers: str, counts: tuple[int, ...] = (1, 2, 3)) -> Callable[..., Ranking]:
-    return lambda *_: Ranking(layers, counts)
+    return lambda *_: Ranking(in_float(layers), counts)
 
 
 def test_the_best_attempt_if_none_is_good_enough(
@@ -185,7 +190,7 @@ def test_the_best_attempt_if_none_is_good_enough(
     assert row.repair.chosen == drops.index(min(drops))
     assert row.accuracy
     assert row.accuracy.drop_top1_points == min(drops), "the row has the bundle of that attempt"
-    assert any(note.startswith("not repaired: kept in float, last: drop ") for note in row.notes)
+    assert any(note.startswith("not repaired: tried, last in float: drop ") for note in row.notes)
     assert any("; the same images chose and judged" in note for note in row.notes), "too few images for both"
 
 
@@ -243,8 +248,13 @@ def test_an_attempt_that_fails_costs_itself(
 
 
 def test_attempts_with_as_many_layers_do_not_share_a_folder(tmp_path: Path) -> None:
+    nothing: Any = None
+    sets: list[tuple[LayerStep, ...]] = [(), in_float("a"), in_float("b"), in_float("ab")]
+    sets += [(("a", "dynamic"),), (("a", "dynamic"), *in_float("b")), (("a", "dynamic"), *in_float("a"))]
     with open_run(tmp_path / "run") as run:
-        assert len({run.attempt("onnx-int8", layers) for layers in ((), ("a",), ("b",), ("a", "b"))}) == 4
+        folders = [driver(run, nothing, nothing).path_of(Candidate(kinds)) for kinds in sets]
+    assert len(set(folders[:-1])) == len(sets) - 1
+    assert folders[-1] == folders[1], "the last kind of a layer counts"
 
 
 def test_layers_that_cannot_be_ranked_leave_the_row_as_it_is(
@@ -360,7 +370,7 @@ def state(*attempts: tuple[float | None, float | None], sets: int = 3) -> Study:
         figures = accuracy(drop, drop_ci95_points=(drop - 0.4, drop + 0.4))
         measured = measurement(accuracy=figures, speedup=fast, device=where, engine="onnxruntime 1.0")
         trials.append(Trial.of(number, candidates[number], measured))
-    return Study(tuple(trials), ranking=Ranking(tuple("abcd"), tuple(range(1, sets + 1))))
+    return Study(tuple(trials), ranking=Ranking(in_float("abcd"), tuple(range(1, sets + 1))))
 
 
 def decision(study: Study, gates: Gates) -> int | None:
@@ -437,25 +447,26 @@ def test_other_images_compare_the_attempts(own: float, repair: Study, gates: Gat
     assert decision(study, gates) == number
 
 
-LAYERS = tuple(f"layer{number}" for number in range(30))
+DYNAMIC: tuple[LayerStep, ...] = tuple((f"linear{number}", "dynamic") for number in range(10))
+STEPS = (*DYNAMIC, *in_float(name for name, _ in DYNAMIC), *in_float(f"conv{number}" for number in range(10)))
 
 
 def tried(
     drop: Callable[[int], float], speed: Callable[[int], float], counts: tuple[int, ...] = (24,), most: float = 1.0
 ) -> tuple[int, dict[int, tuple[float, float]]]:
-    """The number of layers in float that a repair takes on a bench with these curves, and all that it measured."""
+    """The number of steps that a repair takes on a bench with these curves, and all that it measured."""
     strategy = RepairStrategy(Gates(max_drop=most), "local", 10)
     measured: dict[int, tuple[float, float]] = {}
 
     def trial(count: int) -> Trial:
         measured[count] = points, ratio = drop(count), speed(count)
         row = measurement(accuracy=accuracy(points), speedup=speedup(ratio, ratio - 0.01, ratio + 0.01))
-        return Trial.of(len(measured) - 1, Candidate().keeping_in_float(LAYERS[:count]), row)
+        return Trial.of(len(measured) - 1, Candidate(STEPS[:count]), row)
 
-    study = Study((trial(0),), ranking=Ranking(LAYERS, counts))
+    study = Study((trial(0),), ranking=Ranking(STEPS, counts))
     while isinstance(following := outcome(strategy.proposals(study), study), Proposal):
-        study = replace(study, trials=(*study.trials, trial(len(following.candidate.float_layers))))
-    return len(following.candidate.float_layers), measured
+        study = replace(study, trials=(*study.trials, trial(len(following.candidate.kinds))))
+    return len(following.candidate.kinds), measured
 
 
 def falling(count: int) -> float:
@@ -658,25 +669,36 @@ def test_words() -> None:
     refused = RepairAttempt(float_layers=("a",), error="compile: refused")
     common: Any = {"device": "local", "max_drop_points": 1.0, "ranking_images": 32}
     assert Repair(attempts=(own, kept), chosen=1, **common).words == (
-        "repaired: 5 layers (a, b, c, d, …) kept in float changed the drop from 2.00 to 0.25 points and the speedup "
+        "repaired: 5 layers (a, b, c, d, …) in float changed the drop from 2.00 to 0.25 points and the speedup "
         "over float from 1.80x to 1.60x; the same images chose and judged"
     )
     fewer = RepairAttempt(float_layers=("a", "b"), drop_top1_points=1.5, speedup=1.7)
     more = RepairAttempt(float_layers=tuple("abcdefgh"), drop_top1_points=0.2, speedup=1.3)
     assert Repair(attempts=(own, more, kept, refused, fewer), chosen=2, **common).words.endswith(
-        ". Next to it: with a, b: drop 1.50 points and 1.70x float; with 8 layers (a, b, c, d, …): drop 0.20 points "
-        "and 1.30x float"
+        ". Next to it: with a, b in float: drop 1.50 points and 1.70x float; with 8 layers (a, b, c, d, …) in float: "
+        "drop 0.20 points and 1.30x float"
     )
     assert Repair(attempts=(own, kept), chosen=1, choosing_images=1300, **common).words.endswith(
         " from 1.80x to 1.60x on 1,300 other images"
     )
     assert Repair(attempts=(own, refused), chosen=0, **common).words == (
-        "not repaired: kept in float, a: compile: refused; this is the recipe's own bundle; the same images chose and "
+        "not repaired: tried, a in float: compile: refused; this is the recipe's own bundle; the same images chose and "
         "judged"
     )
     assert Repair(attempts=(own,), chosen=0, **common).words.startswith("not repaired: no set of layers")
+    dynamic = RepairAttempt(dynamic_layers=("a", "b"), drop_top1_points=0.5, speedup=1.6)
+    both = replace(dynamic, dynamic_layers=("a",), float_layers=("b",))
+    assert (dynamic.words, both.words) == (
+        "a, b with ranges at run time: drop 0.50 points and 1.60x float",
+        "a with ranges at run time and b in float: drop 0.50 points and 1.60x float",
+    )
+    assert Repair(attempts=(own, kept, both, dynamic), chosen=2, **common).beside == (
+        f". Next to it: with {dynamic.words}; with {kept.words}"
+    )
+    alike = Repair(attempts=(own, kept, both, dynamic), chosen=0, **common)
+    assert price_words("onnx-int8", alike).startswith("onnx-int8 keeps the bound with a, b with ranges at run time at")
     assert price_words("onnx-int8", Repair(attempts=(own, refused, kept), chosen=0, **common)) == (
-        "onnx-int8 keeps the bound with 5 layers in float at 1.60x float; without repair it loses 2.00 points at 1.80x "
-        "float."
+        "onnx-int8 keeps the bound with 5 layers (a, b, c, d, …) in float at 1.60x float; without repair it loses 2.00 "
+        "points at 1.80x float."
     )
     assert price_words("onnx-int8", Repair(attempts=(own, refused), chosen=0, **common)) == ""
