@@ -16,8 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 291_766,
-    "tokens a line": 9.82,
+    "tokens": 291_776,
+    "tokens a line": 9.81,
     "files": 157,
     "lines of the longest file": 450,
     "names across walls": 543,

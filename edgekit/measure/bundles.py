@@ -33,16 +33,14 @@ from edgekit.measure.latency import (
 )
 from edgekit.measure.machine import EnergyMeter, measuring_versions
 from edgekit.measure.settings import Timing
-from edgekit.report.figure import DeviceFacts, counted
+from edgekit.report.figure import DeviceFacts, EndToEnd, Preparation, counted
 from edgekit.report.row import (
     F32,
     Accuracy,
-    EndToEnd,
     Failure,
     Int8,
     LowPrecision,
     Measurement,
-    Preparation,
     TimedKind,
     TimedLayer,
     TimeProfile,
@@ -372,10 +370,9 @@ class Here(Tracking):
             size = timing.camera
 
             def frames(name: str) -> Mapping[str, Any]:
+                pixels = subjects[name].pixels(images)[0]
                 with reporter.stage(f"{name}: frames of {size[0]}x{size[1]}"):
-                    return {
-                        "camera": time_camera(subjects[name].session, subjects[name].pixels(images)[0], size, timing)
-                    }
+                    return {"camera": time_camera(subjects[name].session, pixels, size, timing)}
 
             yield each_bundle(list(subjects), frames, reporter, "camera")
 

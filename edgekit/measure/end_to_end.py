@@ -19,16 +19,22 @@ from PIL import Image
 from edgekit.images.preprocess import ImageLike, Preprocessing, open_image, open_reduced
 from edgekit.measure.latency import CallFailed, Times, alternate
 from edgekit.measure.settings import Timing
-from edgekit.report.row import Camera, Preparation
+from edgekit.report.figure import Camera, Preparation
 from edgekit.runtime.bundle import Manifest
 from edgekit.runtime.session import Session, ahead
 
 K = TypeVar("K")
-PHOTO, FRAME = (4000, 3000), (1920, 1080)
-"""Width and height in pixels."""
-TILE, NOISE, QUALITY = 1000, 6.0, 90
-"""Side of a tile of noise like a sensor's, its standard deviation in levels of 255, and the quality of the JPEG. Photos
-of 12 megapixels then have 3 to 4 MB, as a camera's; without noise, an image that was enlarged is decoded sooner."""
+PHOTO = (4000, 3000)
+"""Width and height of a photo of 12 megapixels."""
+FRAME = (1920, 1080)
+"""Width and height of a frame in full HD."""
+TILE = 1000
+"""Side of a tile of noise like a sensor's."""
+NOISE = 6.0
+"""Its standard deviation in levels of 255. Photos of 12 megapixels then have 3 MB, as a camera's; without noise, an
+image that was enlarged is decoded sooner."""
+QUALITY = 90
+"""Quality of the JPEG."""
 ROUNDS = 5
 """Times that the photo and the frame are prepared."""
 

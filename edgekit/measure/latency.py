@@ -44,8 +44,8 @@ from numpy.typing import NDArray
 from edgekit.errors import StageError, costs_a_row
 from edgekit.measure.machine import TelemetrySampler
 from edgekit.measure.settings import Timing
-from edgekit.report.figure import Conditions, Interval, counted
-from edgekit.report.row import Latency, Speedup, Sustained, SustainedLatency, SustainedPoint, ThreadTime, Throughput
+from edgekit.report.figure import Conditions, Interval, Throughput, counted
+from edgekit.report.row import Latency, Speedup, Sustained, SustainedLatency, SustainedPoint, ThreadTime
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.session import open_session

@@ -262,8 +262,10 @@ def with_thresholds(spec: BuildSpec, images: JobImages, run: RunFolder, reporter
     return replace(spec, task=replace(spec.task, thresholds=thresholds))
 
 
-FORM_IMAGES = 100, 128
-"""Fewest and most images that choose the form of preprocessing."""
+FEWEST_FOR_FORM = 100
+"""Fewest images that choose the form of preprocessing."""
+MOST_FOR_FORM = 128
+"""Most images that choose it."""
 FORM_SHARE = 0.25
 """Share of the allowed loss that the fast form may cost."""
 ENLARGED = 65
@@ -277,15 +279,16 @@ def with_form(spec: BuildSpec, images: JobImages, max_drop: float, run: RunFolde
     The mean probability of the right class shows it: on as few images, hardly an answer changes, and the interval of
     top-1 is wider than the bound. `max_drop` is the allowed loss in points.
     """
-    fewest, most = FORM_IMAGES
     network = spec.network
-    samples = images.choosing.samples[:most]
+    samples = images.choosing.samples[:MOST_FOR_FORM]
     allowed = FORM_SHARE * max_drop
-    if spec.task.name != "single-label" or network.weights == "random" or len(samples) < fewest:
-        reporter.say(f"preprocessing: exact, because there are no {fewest} images of one class each to choose on")
+    if spec.task.name != "single-label" or network.weights == "random" or len(samples) < FEWEST_FOR_FORM:
+        reporter.say(
+            f"preprocessing: exact, because there are no {FEWEST_FOR_FORM} images of one class each to choose on"
+        )
         return spec
     labels = tuple((sample.label,) for sample in samples)
-    inputs = ChoiceInputs(network.identity, images.choosing.hashes[:most], labels)
+    inputs = ChoiceInputs(network.identity, images.choosing.hashes[:MOST_FOR_FORM], labels)
     low, high = run.once(
         "form", inputs, tuple[float, float], lambda: form_loss(network, images.dataset, samples, reporter)
     )
@@ -316,8 +319,9 @@ def form_loss(
             for row, file in enumerate((dataset.read(sample), large)):
                 exact, fast = crops = [form.crop(file) for form in forms]
                 if not np.array_equal(exact, fast):
-                    scores = softmax(torch_logits(network, np.stack(crops)).astype(np.float64), axis=1)
-                    losses[row, index] = 100 * (scores[0] - scores[1])[sample.label]
+                    logits = torch_logits(network, np.stack(crops)).astype(np.float64)
+                    of_exact, of_fast = softmax(logits, axis=1)[:, sample.label]
+                    losses[row, index] = 100 * (of_exact - of_fast)
             step()
     means = losses.mean(axis=1)
     widths = Z * losses.std(axis=1, ddof=1) / sqrt(len(samples))

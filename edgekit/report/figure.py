@@ -3,7 +3,8 @@
 A new figure needs a field in `edgekit.report.row`, an entry of `FIGURES` here, and its producer in `edgekit.measure`:
 schema, CSV, terminal, page, `compare` and `inspect` read the table.
 
-The facts of the machine that a row was measured on, and its state meanwhile, are here too.
+The facts of the machine that a row was measured on, its state meanwhile, the times of the way from an image to the
+answer, and throughputs are here too.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,8 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 Milliseconds = Annotated[float, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[float, Meta(ge=0)]
 Interval = tuple[float, float]
 """Lower and upper limit of a 95 % interval."""
 NOTHING = "–"  # noqa: RUF001
@@ -405,3 +408,63 @@ class Conditions:
     """Number of physical cores of these CPUs; null in browsers, and in reports of an edgekit without it."""
     hidden: bool | None = None
     """Whether a browser hid the page at any time during the timing; null outside of browsers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """Median milliseconds of each stage that prepares an image for the model."""
+
+    decode: Milliseconds
+    """Decoding of a file, or a copy of an array; with the fast form of preprocessing, at a fraction of the size."""
+    resize: Milliseconds
+    """Resizing and cropping."""
+    normalize: Milliseconds
+    """Conversion to the model's input."""
+
+
+@dataclass(frozen=True)
+class EndToEnd:
+    """Milliseconds from an encoded image file to logits, including decoding and preprocessing."""
+
+    p50: Milliseconds
+    images: Preparation | None = None
+    """Preparation of the evaluation images' files; null in reports of an edgekit without it."""
+    photo: Preparation | None = None
+    """Preparation of a JPEG of 12 megapixels that was made of the first evaluation image; null on emulated devices, and
+    in reports of an edgekit without it."""
+    frame: Preparation | None = None
+    """Preparation of a uint8 array of 1920x1080 pixels that was made of the same image; null where `photo` is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Camera:
+    """Frames per second of a camera, whose frames are uint8 arrays that are prepared and classified by one session."""
+
+    width: Positive
+    """Width of a frame in pixels."""
+    height: Positive
+    """Height of a frame in pixels."""
+    preparation: Preparation
+    """Times of preparing a frame."""
+    p50_ms: Milliseconds
+    """Median time from a frame to logits, in milliseconds."""
+    frames_per_second: NotNegative
+    """Frames per second if each is prepared when the model has answered the one before it."""
+    frames_per_second_ahead: NotNegative
+    """Frames per second if another thread prepares the next frame while the model runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput:
+    """Images per second of several streams side by side, each with its own session of the bundle."""
+
+    streams: Positive
+    """Number of streams."""
+    threads: Positive
+    """Number of threads that each stream's session computes with."""
+    images_per_second: NotNegative
+    p50_ms: NotNegative
+    """Median latency of one inference while all streams run, in milliseconds."""
+    p99_ms: NotNegative
+    count: Positive
+    """Number of timed inferences of all streams."""

@@ -12,7 +12,21 @@ from msgspec import Meta
 
 from edgekit.config.runtimes import DeviceClass, Precision
 from edgekit.errors import EdgekitError
-from edgekit.report.figure import Conditions, Count, DeviceFacts, Fraction, Interval, Milliseconds, Seconds, counted
+from edgekit.report.figure import (
+    Camera,
+    Conditions,
+    Count,
+    DeviceFacts,
+    EndToEnd,
+    Fraction,
+    Interval,
+    Milliseconds,
+    NotNegative,
+    Positive,
+    Seconds,
+    Throughput,
+    counted,
+)
 from edgekit.support import progress
 
 
@@ -110,32 +124,6 @@ class Latency:
         return RatedLatency(nominal, nominal / self.p50)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preparation:
-    """Median milliseconds of each stage that prepares an image for the model."""
-
-    decode: Milliseconds
-    """Decoding of a file, or a copy of an array; with the fast form of preprocessing, at a fraction of the size."""
-    resize: Milliseconds
-    """Resizing and cropping."""
-    normalize: Milliseconds
-    """Conversion to the model's input."""
-
-
-@dataclass(frozen=True)
-class EndToEnd:
-    """Milliseconds from an encoded image file to logits, including decoding and preprocessing."""
-
-    p50: Milliseconds
-    images: Preparation | None = None
-    """Preparation of the evaluation images' files; null in reports of an edgekit without it."""
-    photo: Preparation | None = None
-    """Preparation of a JPEG of 12 megapixels that was made of the first evaluation image; null on emulated devices, and
-    in reports of an edgekit without it."""
-    frame: Preparation | None = None
-    """Preparation of a uint8 array of 1920x1080 pixels that was made of the same image; null where `photo` is."""
-
-
 F32 = "f32"
 """Number format of float bundles, unless their runtime computes in bf16 or f16."""
 
@@ -178,28 +166,6 @@ class RatedLatency:
     fraction: Annotated[float, Meta(ge=0)]
 
 
-Positive = Annotated[int, Meta(ge=1)]
-NotNegative = Annotated[float, Meta(ge=0)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Camera:
-    """Frames per second of a camera, whose frames are uint8 arrays that are prepared and classified by one session."""
-
-    width: Positive
-    """Width of a frame in pixels."""
-    height: Positive
-    """Height of a frame in pixels."""
-    preparation: Preparation
-    """Times of preparing a frame."""
-    p50_ms: Milliseconds
-    """Median time from a frame to logits, in milliseconds."""
-    frames_per_second: NotNegative
-    """Frames per second if each is prepared when the model has answered the one before it."""
-    frames_per_second_ahead: NotNegative
-    """Frames per second if another thread prepares the next frame while the model runs."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Energy:
     """Energy of one inference, net of the idle machine; figures are null where no sensor could be read."""
@@ -215,22 +181,6 @@ class Energy:
     """Duration of that load, in seconds."""
     inferences: Positive | None = None
     """Number of inferences during that load."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Throughput:
-    """Images per second of several streams side by side, each with its own session of the bundle."""
-
-    streams: Positive
-    """Number of streams."""
-    threads: Positive
-    """Number of threads that each stream's session computes with."""
-    images_per_second: NotNegative
-    p50_ms: NotNegative
-    """Median latency of one inference while all streams run, in milliseconds."""
-    p99_ms: NotNegative
-    count: Positive
-    """Number of timed inferences of all streams."""
 
 
 @dataclass(frozen=True)

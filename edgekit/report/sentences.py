@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from edgekit.errors import error_names
 from edgekit.report.document import Reference, Report
-from edgekit.report.figure import Conditions, Sample, figure_at, points
+from edgekit.report.figure import Conditions, Preparation, Sample, figure_at, points
 from edgekit.report.page import NextStep
 from edgekit.report.row import (
     ACCURACY_GATES,
@@ -20,7 +20,6 @@ from edgekit.report.row import (
     GateName,
     Judged,
     Measurement,
-    Preparation,
     Row,
     SustainedPoint,
 )

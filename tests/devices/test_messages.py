@@ -14,9 +14,8 @@ from edgekit.devices.messages import AgentJob, AppState, InspectJob, MeasureJob,
 from edgekit.errors import BundleError, StageError, all_printable
 from edgekit.measure.inspect_bundle import BundleInspection, Int8Detail, ModelInspection
 from edgekit.measure.settings import Timing
-from edgekit.report.figure import Sample, Throttling
+from edgekit.report.figure import EndToEnd, Sample, Throttling
 from edgekit.report.row import (
-    EndToEnd,
     Int8,
     LowPrecision,
     Measurement,

@@ -17,7 +17,8 @@ from edgekit.measure.accuracy import EvaluationImages, predict
 from edgekit.measure.settings import Timing
 from edgekit.measure.task import Answers, Task
 from edgekit.measure.tasks import TopClasses
-from edgekit.report.row import Failure, Measurement, Speedup, Stage, Throughput
+from edgekit.report.figure import Throughput
+from edgekit.report.row import Failure, Measurement, Speedup, Stage
 from edgekit.runtime.bundle import Bundle, Golden, Manifest, read_bundle
 from edgekit.runtime.openvino import engine as openvino
 from edgekit.runtime.session import Session

@@ -80,7 +80,7 @@ def test_torch_sees_the_exact_form_and_bundles_that_of_the_network(
 @pytest.fixture
 def choosing(tiny_convnext: Network, photos: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[BuildSpec, JobImages]:
     """A network that counts as trained, and six images to choose on."""
-    monkeypatch.setattr(reference, "FORM_IMAGES", (6, 6))
+    monkeypatch.setattr(reference, "FEWEST_FOR_FORM", 6)
     dataset = Dataset.open(photos, tiny_convnext.labels)
     chosen, unused = select(dataset, 6, 0), cast(Any, None)
     spec = BuildSpec(replace(tiny_convnext, weights="file"), unused, unused, dataset, chosen, task_of("single-label"))
