@@ -16,11 +16,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 291_776,
+    "tokens": 293_107,
     "tokens a line": 9.81,
-    "files": 157,
+    "files": 159,
     "lines of the longest file": 450,
-    "names across walls": 543,
+    "names across walls": 544,
     "pairs of rooms in % of those that the layers allow": 75,
     "class names that exist twice": 0,
 }

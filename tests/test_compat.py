@@ -32,9 +32,10 @@ import torch
 import edgekit.compiler.calibrate
 from edgekit.runtime.openvino.backend import Backend
 from tests.helpers.graphs import export_graph
+from tests.helpers.tiny import METADATA
 from edgekit.config.runtimes import DeviceClass
 graph, arm = export_graph(torch.nn.Conv2d(3, 4, 3), [1, 3, 8, 8]), DeviceClass.load("raspberry-pi-5")
-Backend().compile(graph, Path(sys.argv[1]), "{}", arm)
+Backend().compile(graph, Path(sys.argv[1]), METADATA, arm)
 """
 
 

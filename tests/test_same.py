@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -28,6 +28,7 @@ from edgekit.config.runtimes import RUNTIMES
 from edgekit.job import Job
 from edgekit.measure.machine import describe
 from edgekit.models.options import ModelOptions, parse_model_args
+from edgekit.pipeline.build import metadata_of
 from edgekit.pipeline.builder import build_bundles
 from edgekit.report import answer_lines, load_report, report_schema
 from edgekit.report.document import Report, schema_of
@@ -231,9 +232,10 @@ COMPILERS = ("torch", "nncf", "openvino", "onnx", "onnxscript", "litert-torch", 
 
 
 def hashes(bundle: Bundle) -> dict[str, str]:
-    """SHA-256 of the files that the runtime loads, without the metadata in them, which name a version."""
+    """SHA-256 of the files that the runtime loads, with another version of edgekit in their metadata."""
+    metadata = replace(metadata_of(bundle.manifest, bundle.manifest.dtype, bundle.labels, "network"), version="0.0.0")
     with quiet():
-        load_backend(bundle.manifest.target).replace_metadata(bundle.path / bundle.manifest.model_file, "{}")
+        load_backend(bundle.manifest.target).replace_metadata(bundle.path / bundle.manifest.model_file, metadata)
     others = {"manifest.json", "labels.txt", "golden.npz"}
     files = sorted(file for file in bundle.path.iterdir() if file.name not in others)
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

@@ -4,10 +4,9 @@
 folder.
 """
 
-import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,16 +15,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgekit import __version__
 from edgekit.compiler.graph import copy_sharing
 from edgekit.compiler.placement import divide_outputs, take_pixels
-from edgekit.config.runtimes import INPUT_LAYOUTS, Precision, Runtime
+from edgekit.config.runtimes import INPUT_LAYOUTS, InputDtype, Precision, Runtime
 from edgekit.errors import BundleError, ParityError
 from edgekit.pipeline.graphs import PARITY, JobGraphs, difference
 from edgekit.pipeline.job_images import ACTIVATIONS, helpful_temperature
 from edgekit.pipeline.request import GraphFacts, GraphToCompile
 from edgekit.runtime.backend import Artifact, load_backend
 from edgekit.runtime.bundle import Bundle, EngineRequirement, Golden, Manifest, ManifestLayer, read_bundle, write_bundle
+from edgekit.runtime.metadata import Metadata
 from edgekit.runtime.session import Session, pairs_that_can_saturate
 from edgekit.support.files import writing
 from edgekit.support.libraries import quiet
@@ -112,25 +111,26 @@ def _draft(to_compile: GraphToCompile, folder: Path) -> _Draft:
 def _compiled(to_compile: GraphToCompile, folder: Path) -> Artifact:
     facts, graph = to_compile.facts, to_compile.graph
     backend = load_backend(facts.target)
-    metadata = embedded(facts, facts.labels, facts.provenance.model.name)
+    metadata = metadata_of(facts, facts.input_dtype, facts.labels, facts.provenance.model.name)
     with quiet(), torch.no_grad():
         if facts.input_dtype == "uint8":
             take_pixels(graph, facts.preprocessing.mean, facts.preprocessing.std)
         return backend.compile(graph, folder, metadata, facts.device_class)
 
 
-def embedded(of: GraphFacts | Manifest, labels: Sequence[str], model: str | None) -> str:
-    """The JSON that a model file contains, so that it can run without its bundle. `model` is the network's name."""
-    return json.dumps(
-        {
-            "edgekit": __version__,
-            "target": of.target,
-            "precision": of.precision,
-            "scheme": of.scheme,
-            "preprocessing": of.preprocessing.to_dict(),
-            "labels": list(labels),
-            "model": model,
-        }
+def metadata_of(
+    of: GraphFacts | Manifest, input_dtype: InputDtype, labels: tuple[str, ...], model: str | None
+) -> Metadata:
+    """What a model file says about itself. `model` is the network's name."""
+    return Metadata(
+        target=of.target,
+        precision=of.precision,
+        scheme=of.scheme,
+        preprocessing=of.preprocessing,
+        input_dtype=input_dtype,
+        labels=labels,
+        activation=of.activation,
+        model=model,
     )
 
 
@@ -227,7 +227,7 @@ def _relabelled(bundle: Bundle, labels: tuple[str, ...]) -> Bundle:
     with writing(path.parent), tempfile.TemporaryDirectory(prefix=f".{path.name}.compile-", dir=path.parent) as folder:
         model = Path(folder) / manifest.model_file
         shutil.copyfile(bundle.model_path, model)
-        metadata = embedded(manifest, labels, manifest.recorded("model", "name"))
+        metadata = metadata_of(manifest, manifest.dtype, labels, manifest.recorded("model", "name"))
         load_backend(manifest.target).replace_metadata(model, metadata)
         files[manifest.model_file] = model
         return write_bundle(path, files, manifest, labels, bundle.golden())

@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 from edgekit.compiler.placement import RuntimeLowering
 from edgekit.config.runtimes import DeviceClass, Runtime
 from edgekit.errors import CompileError
+from edgekit.runtime.metadata import Metadata
 from edgekit.support.libraries import LibraryErrors, first_line, import_needed
 
 
@@ -35,7 +36,7 @@ class Artifact:
 class Backend(Protocol):
     """A compiler for one runtime."""
 
-    def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
+    def compile(self, graph: GraphModule, folder: Path, metadata: Metadata, device_class: DeviceClass) -> Artifact:
         """Compile a graph and write the model's files.
 
         Implementations call the runtime's compiler inside a `compiler_errors` block.
@@ -43,7 +44,7 @@ class Backend(Protocol):
         Args:
             graph: Exported graph for one image, float32 [1,C,H,W] or uint8 [1,H,W,C]; compiling may change it.
             folder: Existing folder for the files.
-            metadata: JSON text to embed in the model file, so that the file can be used without the bundle.
+            metadata: What the model file says about itself, so that it can be used without the bundle.
             device_class: Machines that the files are for.
 
         Returns:
@@ -54,12 +55,12 @@ class Backend(Protocol):
         """
         ...
 
-    def replace_metadata(self, model_file: Path, metadata: str) -> None:
+    def replace_metadata(self, model_file: Path, metadata: Metadata) -> None:
         """Replace the metadata in a model file. The file becomes what `compile` writes with this metadata.
 
         Args:
             model_file: The `Artifact.model_file` that `compile` wrote. Its other files don't contain the metadata.
-            metadata: JSON text, in ASCII.
+            metadata: What the model file says from now on.
         """
         ...
 

@@ -24,7 +24,7 @@ from edgekit.support.libraries import quiet
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import check_values, export_graph, simplified
 from tests.helpers.litert import run_file
-from tests.helpers.tiny import X86
+from tests.helpers.tiny import METADATA, X86
 
 IMAGE = torch.randn(1, 6, 20, 24, generator=torch.Generator().manual_seed(0))
 
@@ -126,7 +126,7 @@ def test_files_in_int8_compute_what_the_calibrated_graph_does(target: str, tmp_p
     graph = quantize(rewritten.graph, images, recipe, target)
     with quiet(), torch.no_grad():
         expected = np.concatenate([graph(torch.from_numpy(image)).numpy() for image in images])
-        file = tmp_path / load_backend(target).compile(graph, tmp_path, "{}", X86).model_file
+        file = tmp_path / load_backend(target).compile(graph, tmp_path, METADATA, X86).model_file
     if target == "onnx":
         session = onnxruntime.InferenceSession(str(file))
         name = session.get_inputs()[0].name

@@ -47,6 +47,7 @@ SLOW = frozenset(
         "docs/how-to/no-labels.md",
         "docs/how-to/onnx-files.md",
         "docs/how-to/other-machines.md",
+        "docs/how-to/other-programs.md",
         "docs/how-to/search.md",
         "docs/how-to/several-labels.md",
         "docs/how-to/signatures.md",

@@ -13,12 +13,16 @@ from edgekit.config.runtimes import RUNTIMES, DeviceClass
 from edgekit.images.dataset import Dataset
 from edgekit.images.preprocess import Preprocessing
 from edgekit.runtime.bundle import Manifest
+from edgekit.runtime.metadata import Metadata
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 32
 CLASSES = 10
 RIDGE = 100.0
 X86 = DeviceClass.load("x86-64-v3")
+HALF = (0.5, 0.5, 0.5)
+PREPROCESSING = Preprocessing(SIDE, SIDE, "bilinear", 1.0, "center", HALF, HALF)
+METADATA = Metadata(target="onnx", precision="float", scheme="float32", preprocessing=PREPROCESSING)
 MakeBundle = Callable[..., Path]
 
 
@@ -72,7 +76,6 @@ def model_files(target: str, folder: Path) -> dict[str, Path]:
 
 def tiny_manifest(target: str = "onnx", **changes: Any) -> Manifest:
     """A manifest that fits the tiny network."""
-    half = (0.5, 0.5, 0.5)
     runtime = RUNTIMES[target]
     values: dict[str, Any] = {
         "target": target,
@@ -85,7 +88,7 @@ def tiny_manifest(target: str = "onnx", **changes: Any) -> Manifest:
         "input_name": "x",
         "output_name": "logits",
         "classes": CLASSES,
-        "preprocessing": Preprocessing(SIDE, SIDE, "bilinear", 1.0, "center", half, half),
+        "preprocessing": PREPROCESSING,
         "engine": {"package": runtime.distributions[0], "minimum": "1.0"},
         "device_class": "x86-64",
         "fingerprint": "0" * 64,

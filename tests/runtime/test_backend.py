@@ -7,6 +7,7 @@ passes the same tests.
 import json
 import math
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
@@ -27,7 +28,7 @@ from edgekit.config.runtimes import INPUT_LAYOUTS, PRECISIONS, RUNTIMES, DeviceC
 from edgekit.errors import CompileError
 from edgekit.job import Job
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.build import build_one, compile_stage
+from edgekit.pipeline.build import build_one, compile_stage, metadata_of
 from edgekit.pipeline.builder import Builder
 from edgekit.pipeline.graphs import PARITY, JobGraphs, quantize_stage
 from edgekit.pipeline.job_images import JobImages
@@ -260,7 +261,8 @@ def weights_bytes(bundle: Bundle) -> int:
 def from_onnx(model: Path) -> Any:
     import onnx
 
-    return json.loads(next(each.value for each in onnx.load(model).metadata_props if each.key == "edgekit"))
+    entries = {each.key: each.value for each in onnx.load(model).metadata_props}
+    return json.loads(entries["edgekit"]) | {"labels": json.loads(entries["names"])}
 
 
 def from_openvino(model: Path) -> Any:
@@ -270,7 +272,9 @@ def from_openvino(model: Path) -> Any:
 
 
 def from_tflite(model: Path) -> Any:
-    return json.loads(tflite_metadata(model)["edgekit"])
+    with zipfile.ZipFile(model) as archive:
+        names = archive.read("labels.txt").decode()
+    return json.loads(tflite_metadata(model)["edgekit"]) | {"labels": names.split("\n")[:-1]}
 
 
 def tflite_metadata(model: Path) -> dict[str, bytes]:
@@ -306,14 +310,14 @@ def test_metadata_is_replaced_as_if_the_graph_was_compiled_with_it(bundle: Bundl
     manifest = bundle.manifest
     shutil.copytree(bundle.path, tmp_path / "bundle")
     model = tmp_path / "bundle" / manifest.model_file
-    compiled = METADATA[manifest.target](model)
-    backend, names = load_backend(manifest.target), ["<\"&'>", 'an <edgekit value="', "schön\u2028\t\x7f", "\\n"]
-    backend.replace_metadata(model, json.dumps({"labels": names}))
-    assert METADATA[manifest.target](model) == {"labels": names}
+    compiled = metadata_of(manifest, manifest.dtype, bundle.labels, "convnextv2_atto")
+    backend, names = load_backend(manifest.target), ("<\"&'>", 'an <edgekit value="', "schön\u2028\t\x7f", "\\n")
+    backend.replace_metadata(model, replace(compiled, labels=names))
+    assert METADATA[manifest.target](model)["labels"] == list(names)
     with Session(replace(bundle, path=model.parent), 1) as session:
         assert session.verify().max_abs_difference <= bundle.golden().tolerance
-    backend.replace_metadata(model, json.dumps(compiled))
-    assert METADATA[manifest.target](model) == compiled
+    backend.replace_metadata(model, compiled)
+    assert METADATA[manifest.target](model)["labels"] == list(bundle.labels)
     assert manifest.target == "fake" or model.read_bytes() == bundle.model_path.read_bytes()
 
 

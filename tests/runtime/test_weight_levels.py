@@ -24,7 +24,7 @@ from edgekit.pipeline.request import BundleRequest
 from edgekit.runtime.backend import load_backend
 from tests.helpers.calibration import network_of, noise_for, quantize
 from tests.helpers.graphs import export_graph
-from tests.helpers.tiny import X86
+from tests.helpers.tiny import METADATA, X86
 
 SHAPE = (1, 3, 12, 12)
 
@@ -70,7 +70,7 @@ def test_a_weight_that_would_round_to_minus_128_does_not(target: str, tmp_path: 
             weight, scale = quantizer.weight_and_scale(graph)
             weight.view(len(scale), -1)[:, 0] = -128 * scale
             planted += len(scale)
-    artifact = load_backend(target).compile(graph, tmp_path, "{}", DeviceClass.load("raspberry-pi-4"))
+    artifact = load_backend(target).compile(graph, tmp_path, METADATA, DeviceClass.load("raspberry-pi-4"))
     weights = [levels for levels in READERS[target](tmp_path / artifact.model_file) if levels.size > 1]
     assert planted > 0
     assert min(levels.min() for levels in weights) == -127

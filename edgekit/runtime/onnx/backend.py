@@ -7,6 +7,7 @@ weights in every run; and it quantizes the weights of a float convolution betwee
 all channels.
 """
 
+import json
 from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,7 @@ from edgekit.compiler.placement import fold_weights
 from edgekit.compiler.torch_compat import compiled
 from edgekit.config.runtimes import DeviceClass, Runtime
 from edgekit.runtime.backend import Artifact, compiler_errors
+from edgekit.runtime.metadata import Metadata
 from edgekit.runtime.onnx.engine import REARRANGING, OnnxGraph, read_onnx
 from edgekit.runtime.onnx.profiler import nodes_that_ran
 
@@ -367,7 +369,7 @@ OPSET = 20
 class Backend:
     """Compiler for ONNX Runtime."""
 
-    def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
+    def compile(self, graph: GraphModule, folder: Path, metadata: Metadata, device_class: DeviceClass) -> Artifact:
         fold_weights(graph)
         if not device_class.is_arm:
             pad_depthwise(graph)
@@ -386,14 +388,13 @@ class Backend:
             float_layers=frozenset(name for weights in saved.folded for name in layers.get(weights, ())),
         )
 
-    def replace_metadata(self, model_file: Path, metadata: str) -> None:
+    def replace_metadata(self, model_file: Path, metadata: Metadata) -> None:
         model = onnx.load(model_file, load_external_data=False)
-        (entry,) = (entry for entry in model.metadata_props if entry.key == "edgekit")
-        entry.value = metadata
+        describe(model, metadata)
         model_file.write_bytes(model.SerializeToString())
 
 
-def _exported(graph: GraphModule, metadata: str) -> onnx.ModelProto:
+def _exported(graph: GraphModule, metadata: Metadata) -> onnx.ModelProto:
     example = example_input(graph)
     with compiler_errors("onnx"), decomposing_by_node():
         program = torch.onnx.export(
@@ -411,9 +412,16 @@ def _exported(graph: GraphModule, metadata: str) -> onnx.ModelProto:
     pool_means(model)
     strip(model)
     model = fuse_int8_activations(fuse_integer_matmul(model))
-    entry = model.metadata_props.add()
-    entry.key, entry.value = "edgekit", metadata
+    describe(model, metadata)
     return model
+
+
+def describe(model: onnx.ModelProto, metadata: Metadata) -> None:
+    """Set the metadata of a model: edgekit's own, the names of classes by YOLO's convention, and ModelAPI's entries."""
+    entries = {"edgekit": metadata.own()}
+    if metadata.classes:
+        entries["names"] = json.dumps(metadata.classes)
+    helper.set_model_props(model, entries | {f"model_info {key}": text for key, text in metadata.model_info().items()})
 
 
 def _layers_of_weights(graph: GraphModule) -> dict[str, list[str]]:

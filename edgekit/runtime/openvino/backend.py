@@ -1,6 +1,7 @@
 """Compile for OpenVINO: IR files (.xml and .bin)."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -15,17 +16,18 @@ from edgekit.compiler.placement import fold_weights
 from edgekit.compiler.torch_compat import compiled
 from edgekit.config.runtimes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
+from edgekit.runtime.metadata import Metadata
 from edgekit.runtime.openvino.workarounds import shield_extremes, shield_reshapes, split_reductions
 
-METADATA = '<edgekit value="'
-"""Start of the element with the metadata. It is the last one of a model.xml."""
+METADATA, END = "\t\t<edgekit ", "\t</rt_info>\n</net>\n"
+"""Start of the metadata in a model.xml, and the text after it, which ends the file."""
 QUOTE = {'"': "&quot;"}
 
 
 class Backend:
     """Compiler for OpenVINO."""
 
-    def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
+    def compile(self, graph: GraphModule, folder: Path, metadata: Metadata, device_class: DeviceClass) -> Artifact:
         fold_weights(graph)
         decompose_weight_quantizers(graph)
         is_quantized = any(quantizers(graph))
@@ -40,17 +42,24 @@ class Backend:
             shield_extremes(model)
             shield_reshapes(model)
         name_by_place(model)
-        model.set_rt_info(metadata, ["edgekit"])
         with compiler_errors("openvino"):
             # Compressing the weights to 16 bits would change the float model.
             openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+        self.replace_metadata(folder / "model.xml", metadata)
         return Artifact("model.xml", ("model.xml", "model.bin"))
 
-    def replace_metadata(self, model_file: Path, metadata: str) -> None:
+    def replace_metadata(self, model_file: Path, metadata: Metadata) -> None:
         # In the text, because OpenVINO would also write other names and a new file of weights.
-        before, start, rest = model_file.read_text("utf-8").rpartition(METADATA)
-        _, end, after = rest.partition('"')
-        model_file.write_text(f"{before}{start}{escape(metadata, QUOTE)}{end}{after}", "utf-8", newline="\n")
+        before, _, _ = model_file.read_text("utf-8").removesuffix(END).partition(METADATA)
+        own = {"edgekit": metadata.own(labels=metadata.labels)}  # model_info has the names without spaces
+        info = "".join(f"\t{line}" for line in _elements(metadata.model_info()))
+        elements = f"{''.join(_elements(own))}\t\t<model_info>\n{info}\t\t</model_info>\n"
+        model_file.write_text(f"{before}{elements}{END}", "utf-8", newline="\n")
+
+
+def _elements(values: Mapping[str, str]) -> list[str]:
+    """Lines of a model.xml with an element for each value."""
+    return [f'\t\t<{key} value="{escape(value, QUOTE)}" />\n' for key, value in values.items()]
 
 
 def decompose_weight_quantizers(graph: GraphModule) -> None:

@@ -48,8 +48,10 @@ from edgekit.compiler.placement import ACTIVATIONS
 from edgekit.compiler.torch_compat import compiled
 from edgekit.config.runtimes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
+from edgekit.runtime.metadata import Metadata
 from edgekit.runtime.tflite.engine import F16, F16_OFFERED
 from edgekit.runtime.tflite.flatbuffer import Key, Levels, finish, packed, take_dynamic, take_weights
+from edgekit.runtime.tflite.metadata import append_labels, standard
 
 PARTS = {A.slice.Tensor, A.select.int, A.narrow.default, A.index_select.default, getitem}
 """Operations that take a part of a value, among them that of a split."""
@@ -441,8 +443,6 @@ def _common_grid(int8: Sequence[Quantizer], known: Sequence[Quantizer]) -> Grid:
 
 HALVES = b"fp16accfp16"
 """Value of the metadata that lets XNNPACK compute float layers in f16 where the processor has it natively."""
-METADATA = b"edgekit"
-"""Name of the metadata that describes the bundle."""
 
 
 class Backend:
@@ -453,7 +453,7 @@ class Backend:
     file for such cores offers to run in f16.
     """
 
-    def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
+    def compile(self, graph: GraphModule, folder: Path, metadata: Metadata, device_class: DeviceClass) -> Artifact:
         register_rewriters()
         keep_layout_marks()
         graph.training = False
@@ -482,12 +482,21 @@ class Backend:
         with compiler_errors("tflite"), decomposing_by_node():
             # Not assigned to a variable, so that the converter's model, with all weights in float, is freed.
             litert_torch.convert(compiled(graph), (example,), **options).export(str(folder / "model.tflite"))
-        entries = [(METADATA, metadata.encode()), *extra]
+        entries = [*entries_of(metadata).items(), *extra]
         image, logits, in_float = finish(folder / "model.tflite", entries, weights, dynamic)
+        append_labels(folder / "model.tflite", metadata)
         return Artifact("model.tflite", ("model.tflite",), input_name=image, output_name=logits, float_layers=in_float)
 
-    def replace_metadata(self, model_file: Path, metadata: str) -> None:
+    def replace_metadata(self, model_file: Path, metadata: Metadata) -> None:
         model = schema.ModelT.InitFromPackedBuf(np.fromfile(model_file, np.uint8))
-        (entry,) = (entry for entry in model.metadata if entry.name == METADATA)
-        model.buffers[entry.buffer].data = list(metadata.encode())
-        model_file.write_bytes(packed(model, model_file.stat().st_size + len(metadata)))
+        entries = entries_of(metadata)
+        for entry in model.metadata:
+            if entry.name in entries:
+                model.buffers[entry.buffer].data = list(entries[entry.name])
+        model_file.write_bytes(packed(model, model_file.stat().st_size))
+        append_labels(model_file, metadata)
+
+
+def entries_of(metadata: Metadata) -> dict[bytes, bytes]:
+    """The metadata inside a flatbuffer by name: edgekit's own, and the standard one."""
+    return {b"edgekit": metadata.own().encode(), b"TFLITE_METADATA": standard(metadata)}

@@ -28,7 +28,7 @@ from edgekit.runtime.profile import profile_model
 from tests.helpers.calibration import network_of, noise_for, quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.litert import run_file
-from tests.helpers.tiny import X86
+from tests.helpers.tiny import METADATA, X86
 
 SHAPE = (1, 3, 17, 13)
 
@@ -189,7 +189,7 @@ def computed(graph: GraphModule) -> NDArray[np.float32]:
 def compiled(graph: GraphModule, target: str, folder: Path) -> Path:
     """The model file. It computes what the graph says, but for values between two levels."""
     wanted = computed(graph)
-    path = folder / load_backend(target).compile(graph, folder, "{}", X86).model_file
+    path = folder / load_backend(target).compile(graph, folder, METADATA, X86).model_file
     assert snr_db(wanted, run_onnx(path) if target == "onnx" else run_file(path, SAMPLES)) > 30
     return path
 

@@ -24,7 +24,7 @@ from edgekit.runtime.tflite.backend import requantize_paddings
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.litert import run_file
-from tests.helpers.tiny import X86
+from tests.helpers.tiny import METADATA, X86
 
 SIZE = 17
 
@@ -92,7 +92,7 @@ def test_kernels_do_the_padding(
     quantized = quantize(graph, samples, Recipe.load("default").for_target(target), target)
     for node in quantized.graph.find_nodes(op="call_function", target=A.pad.default):
         assert "dequantize_per_tensor" in str(node.args[0].target)
-    artifact = load_backend(target).compile(quantized, tmp_path, "{}", X86)
+    artifact = load_backend(target).compile(quantized, tmp_path, METADATA, X86)
     counts = count(tmp_path / artifact.model_file)
     assert {name: counts[name] for name in left} == left
 
@@ -130,7 +130,7 @@ def test_a_padding_outside_of_the_range_is_not_clipped(
     """With 6 around values below 1, LiteRT's logits had 6 dB."""
     quantized = pooled(nn.Sequential(nn.ReLU(), nn.ConstantPad2d(1, 6.0), after), samples)
     expected = np.concatenate([quantized(torch.from_numpy(image)).detach().numpy() for image in samples])
-    load_backend("tflite").compile(quantized, tmp_path, "{}", X86)
+    load_backend("tflite").compile(quantized, tmp_path, METADATA, X86)
     assert snr_db(expected, run_file(tmp_path / "model.tflite", samples)) > 30
 
 

@@ -29,7 +29,7 @@ from edgekit.runtime.session import pairs_that_can_saturate
 from edgekit.support.weight_pairs import count_saturating, pairings
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
-from tests.helpers.tiny import X86
+from tests.helpers.tiny import METADATA, X86
 from tests.helpers.x86 import run_python
 
 SHAPE = (1, 3, 12, 12)
@@ -142,7 +142,7 @@ def test_a_processor_without_vnni_computes_what_the_graph_does(tmp_path: Path) -
         folder.mkdir()
         with torch.no_grad():
             expected[folder.name] = graph(torch.from_numpy(image)).numpy()
-            artifact = load_backend(target).compile(graph, folder, "{}", X86)
+            artifact = load_backend(target).compile(graph, folder, METADATA, X86)
         pairs[folder.name] = pairs_that_can_saturate(target, folder / artifact.model_file)
     ran = json.loads(run_python("Haswell", "-c", RUN, str(tmp_path)))
     errors = {name: np.abs(ran[name] - logits).max() / np.abs(logits).max() for name, logits in expected.items()}

@@ -23,7 +23,7 @@ from edgekit.runtime.backend import load_backend
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.residual import Residual
-from tests.helpers.tiny import X86
+from tests.helpers.tiny import METADATA, X86
 
 SIZE = 34
 
@@ -52,7 +52,7 @@ def quantized(target: str, residuals: bool) -> GraphModule:
 
 def compiled(target: str, folder: Path, *, on: bool) -> Path:
     graph = copy_sharing(quantized(target, on))
-    return folder / load_backend(target).compile(graph, folder, "{}", X86).model_file
+    return folder / load_backend(target).compile(graph, folder, METADATA, X86).model_file
 
 
 @pytest.mark.parametrize("on", [True, False])

@@ -8,23 +8,29 @@ from torch.fx import GraphModule
 from edgekit.compiler.graph import add_constant, constant, example_input, refresh
 from edgekit.config.runtimes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
+from edgekit.runtime.metadata import Metadata
 
 
 class Backend:
     """Stores the graph as it is, with quantized weights in int8."""
 
-    def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
+    def compile(self, graph: GraphModule, folder: Path, metadata: Metadata, device_class: DeviceClass) -> Artifact:
         store_weights_as_int8(graph)
         program = torch.export.export(graph, (example_input(graph),))
         for node in program.graph.nodes:  # stack traces are larger than the weights
             for key in node.meta.keys() - {"val"}:
                 del node.meta[key]
         with compiler_errors("fake"):
-            torch.export.save(program, folder / "model.pt2", extra_files={"edgekit": metadata})
+            torch.export.save(program, folder / "model.pt2", extra_files={"edgekit": own(metadata)})
         return Artifact("model.pt2", ("model.pt2",))
 
-    def replace_metadata(self, model_file: Path, metadata: str) -> None:
-        torch.export.save(torch.export.load(model_file), model_file, extra_files={"edgekit": metadata})
+    def replace_metadata(self, model_file: Path, metadata: Metadata) -> None:
+        torch.export.save(torch.export.load(model_file), model_file, extra_files={"edgekit": own(metadata)})
+
+
+def own(metadata: Metadata) -> str:
+    """The text in the file, with the names of classes, for which the format has no place."""
+    return metadata.own(labels=metadata.labels)
 
 
 def store_weights_as_int8(graph: GraphModule) -> None:

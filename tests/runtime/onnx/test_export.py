@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from edgekit.errors import CompileError
 from edgekit.runtime.onnx.backend import Backend
 from tests.helpers.graphs import export_graph
-from tests.helpers.tiny import X86
+from tests.helpers.tiny import METADATA, X86
 
 
 class Unsupported(nn.Module):
@@ -21,5 +21,5 @@ class Unsupported(nn.Module):
 def test_the_cause_is_reported(tmp_path: Path) -> None:
     graph = export_graph(Unsupported(), (1, 3, 4, 4))
     with pytest.raises(CompileError, match=r"refused the graph: No ONNX function found for .*bessel_j0"):
-        Backend().compile(graph, tmp_path, "{}", X86)
+        Backend().compile(graph, tmp_path, METADATA, X86)
     assert list(tmp_path.iterdir()) == []

@@ -21,7 +21,7 @@ from edgekit.runtime.profile import Profile, profile_model
 from edgekit.support.libraries import quiet
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
-from tests.helpers.tiny import X86
+from tests.helpers.tiny import METADATA, X86
 
 SHAPE = (1, 3, 16, 16)
 node = helper.make_node
@@ -52,7 +52,9 @@ def compiled(recipe: Recipe, folder: Path) -> tuple[Artifact, Profile, NDArray[n
     images = [np.random.default_rng(seed).standard_normal(SHAPE).astype(np.float32) for seed in range(4)]
     with quiet(), torch.no_grad():
         expected = module(torch.from_numpy(images[0]))
-        artifact = Backend().compile(quantize(export_graph(module, SHAPE), images, recipe, "onnx"), folder, "{}", X86)
+        artifact = Backend().compile(
+            quantize(export_graph(module, SHAPE), images, recipe, "onnx"), folder, METADATA, X86
+        )
     disabled = artifact.session["disabled_optimizers"]
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), disabled_optimizers=disabled)
     logits = session.run(None, {"image": images[0]})[0]

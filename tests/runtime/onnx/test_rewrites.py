@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgekit.runtime.onnx.backend import DOMAIN, Backend, fuse_integer_matmul
 from edgekit.support.libraries import quiet
 from tests.helpers.graphs import export_graph
-from tests.helpers.tiny import X86
+from tests.helpers.tiny import METADATA, X86
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_means(axes: tuple[int, ...], keep: bool, kind: str, tmp_path: Path) -> 
     torch.manual_seed(0)
     network, x = Mean(axes, keep).eval(), torch.randn(1, 3, 6, 8)
     with quiet(), torch.no_grad():
-        Backend().compile(export_graph(network, tuple(x.shape)), tmp_path, "{}", X86)
+        Backend().compile(export_graph(network, tuple(x.shape)), tmp_path, METADATA, X86)
         expected = network(x).numpy()
     model = onnx.load(tmp_path / "model.onnx")
     assert Counter(node.op_type for node in model.graph.node) == {"Conv": 1, kind: 1}

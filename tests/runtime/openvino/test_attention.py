@@ -19,7 +19,7 @@ from edgekit.runtime.openvino.backend import Backend
 from edgekit.runtime.session import pairs_that_can_saturate
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
-from tests.helpers.tiny import X86
+from tests.helpers.tiny import METADATA, X86
 
 SHAPE = (1, 3, 16, 16)
 
@@ -73,7 +73,7 @@ def test_openvino_computes_the_same(graph: GraphModule, images: list[NDArray[np.
     quantized = quantize(graph, images, recipe(True), "openvino", limit_pairs=True)
     with torch.no_grad():
         expected = np.concatenate([quantized(torch.from_numpy(image)).numpy() for image in images])
-        Backend().compile(quantized, tmp_path, "{}", X86)
+        Backend().compile(quantized, tmp_path, METADATA, X86)
     assert pairs_that_can_saturate("openvino", tmp_path / "model.xml") == 0
     model = openvino.Core().compile_model(tmp_path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     assert snr_db(expected, np.concatenate([model(image)[0] for image in images])) > 30
@@ -83,6 +83,6 @@ def test_keys_without_a_limit_can_saturate(
     graph: GraphModule, images: list[NDArray[np.float32]], tmp_path: Path
 ) -> None:
     quantized = quantize(graph, images, recipe(True), "openvino")
-    Backend().compile(quantized, tmp_path, "{}", X86)
+    Backend().compile(quantized, tmp_path, METADATA, X86)
     pairs_of_keys = 2 * 16 * 4  # two heads, 16 tokens, eight values in pairs
     assert (pairs_that_can_saturate("openvino", tmp_path / "model.xml") or 0) >= pairs_of_keys

@@ -14,7 +14,7 @@ from edgekit.runtime.openvino.backend import Backend
 from edgekit.runtime.openvino.lowering import miscomputed_layers
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
-from tests.helpers.tiny import X86
+from tests.helpers.tiny import METADATA, X86
 
 
 def network(channels: int, kernel: int, stride: int, padding: int = 0, groups: int = 1) -> nn.Module:
@@ -71,7 +71,7 @@ def test_openvino_computes_what_torch_does(
     module, size = network(channels, kernel, stride, padding, groups), shape(channels, groups)
     images = [np.random.default_rng(seed).standard_normal(size).astype(np.float32) for seed in range(4)]
     graph = quantize(export_graph(module, size), images, Recipe.load("default"), "openvino", limit_pairs=True)
-    Backend().compile(graph, tmp_path, "{}", X86)
+    Backend().compile(graph, tmp_path, METADATA, X86)
     model = openvino.compile_model(tmp_path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     with torch.no_grad():
         expected = np.concatenate([module(torch.from_numpy(image)).numpy() for image in images])

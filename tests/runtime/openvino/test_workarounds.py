@@ -15,6 +15,7 @@ from edgekit.runtime.openvino.backend import Backend
 from edgekit.runtime.openvino.engine import compile_for_cpu
 from edgekit.runtime.openvino.workarounds import ops, shield_extremes, shield_reshapes, split_reductions
 from tests.helpers.graphs import export_graph
+from tests.helpers.tiny import METADATA
 
 
 def compiled(model: openvino.Model, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -68,7 +69,7 @@ def test_only_files_for_arm_are_split_and_others_when_they_run_there(
     for name in ("x86-64-v3", "raspberry-pi-5"):
         graph = export_graph(Norm().eval(), x.shape)
         (tmp_path / name).mkdir()
-        Backend().compile(graph, tmp_path / name, "{}", DeviceClass.load(name))
+        Backend().compile(graph, tmp_path / name, METADATA, DeviceClass.load(name))
         axes[name] = axes_of_reductions(openvino.Core().read_model(tmp_path / name / "model.xml"))
     assert axes == {"x86-64-v3": [2], "raspberry-pi-5": [1, 1]}
     for machine in ("x86_64", "aarch64"):

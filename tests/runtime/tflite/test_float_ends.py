@@ -24,7 +24,7 @@ from edgekit.support.libraries import quiet
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.litert import run_file
-from tests.helpers.tiny import SIDE, X86, MakeBundle
+from tests.helpers.tiny import METADATA, SIDE, X86, MakeBundle
 
 SHAPE = (1, 3, 8, 8)
 
@@ -66,7 +66,7 @@ def test_gelu_is_a_table_and_the_image_is_quantized_inside(tmp_path: Path) -> No
     with torch.no_grad():
         expected = np.concatenate([graph(torch.from_numpy(image)).numpy() for image in images])
     with quiet(), torch.no_grad():
-        Backend().compile(graph, tmp_path, "{}", X86)
+        Backend().compile(graph, tmp_path, METADATA, X86)
     found = operations(tmp_path / "model.tflite")
     assert (found["GELU", "FLOAT32"], found["GELU", "INT8"]) == (1, 0)
     assert found["QUANTIZE", "FLOAT32"] == 2, "the image and the GELU"
@@ -99,7 +99,7 @@ def test_a_float_file_offers_f16_for_cores_that_have_it(device_class: str, tmp_p
     torch.manual_seed(0)
     graph = export_graph(Feedforward().eval(), SHAPE)
     with quiet(), torch.no_grad():
-        Backend().compile(graph, tmp_path, "{}", DeviceClass.load(device_class))
+        Backend().compile(graph, tmp_path, METADATA, DeviceClass.load(device_class))
     content = (tmp_path / "model.tflite").read_bytes()
     assert (engine.F16_OFFERED in content) == (device_class == "raspberry-pi-5")
     assert engine.F16 not in content

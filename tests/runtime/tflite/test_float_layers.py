@@ -15,7 +15,7 @@ from edgekit.runtime.tflite.profiler import PRODUCTS, operations
 from edgekit.support.libraries import quiet
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
-from tests.helpers.tiny import X86
+from tests.helpers.tiny import METADATA, X86
 
 SHAPE = (1, 3, 8, 8)
 
@@ -38,7 +38,7 @@ def test_a_float_layer_between_int8_values_stays_in_float(layer: nn.Module, oper
     recipe = replace(Recipe.load("default"), float_layers=("2",))
     graph = quantize(export_graph(network.eval(), SHAPE), images, recipe, "tflite")
     with quiet(), torch.no_grad():
-        Backend().compile(graph, tmp_path, "{}", X86)
+        Backend().compile(graph, tmp_path, METADATA, X86)
     resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = Interpreter(str(tmp_path / "model.tflite"), experimental_op_resolver_type=resolver)
     types = {tensor["index"]: tensor["dtype"] for tensor in interpreter.get_tensor_details()}
@@ -50,7 +50,7 @@ def test_a_float_layer_between_int8_values_stays_in_float(layer: nn.Module, oper
 def test_a_gate_does_not_split_the_graph(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardsigmoid(), nn.Conv2d(8, 5, 3))
     with quiet(), torch.no_grad():
-        Backend().compile(export_graph(network.eval(), SHAPE), tmp_path, "{}", X86)
+        Backend().compile(export_graph(network.eval(), SHAPE), tmp_path, METADATA, X86)
         interpreter = Interpreter(str(tmp_path / "model.tflite"))
         interpreter.allocate_tensors()
     assert [op["op_name"] for op in operations(interpreter)].count("DELEGATE") == 1

@@ -17,7 +17,7 @@ from edgekit.support.libraries import quiet
 from tests.helpers.calibration import SideBySide, quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.litert import run_file
-from tests.helpers.tiny import X86
+from tests.helpers.tiny import METADATA, X86
 
 SHAPE = (1, 3, 16, 16)
 
@@ -356,7 +356,7 @@ def logits_of(networks: Networks, quantized: bool) -> list[list[NDArray[np.float
         computing = graph = quantize(graph, images(), Recipe.load("default"), "tflite")
     expected = np.concatenate([computing(torch.from_numpy(image)).numpy() for image in images()])
     with quiet(), TemporaryDirectory() as folder:
-        Backend().compile(graph, Path(folder), "{}", X86)
+        Backend().compile(graph, Path(folder), METADATA, X86)
         both = np.stack([expected, run_file(Path(folder) / "model.tflite", images())])
     return [list(part) for part in np.split(both, len(networks), axis=2)]
 

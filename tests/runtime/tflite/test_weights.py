@@ -21,7 +21,7 @@ from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.litert import run_file
 from tests.helpers.refusals import refuses
-from tests.helpers.tiny import X86
+from tests.helpers.tiny import METADATA, X86
 
 
 def test_transposed_weights_are_stored_as_they_are(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_transposed_weights_are_stored_as_they_are(tmp_path: Path) -> None:
     image = torch.randn(1, 96)
     with quiet(), torch.no_grad():
         expected = network(image).numpy()
-        Backend().compile(export_graph(network, image.shape), tmp_path, "{}", X86)
+        Backend().compile(export_graph(network, image.shape), tmp_path, METADATA, X86)
     logits = run_file(tmp_path / "model.tflite", [image.numpy()])
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
 
@@ -85,7 +85,7 @@ def test_int8_weights_are_those_that_the_converter_would_have_made(
     for choice in (take, take_none):
         monkeypatch.setattr(backend, "take_weights", choice)
         with quiet():
-            Backend().compile(copy_sharing(quantized), tmp_path, "{}", X86)
+            Backend().compile(copy_sharing(quantized), tmp_path, METADATA, X86)
         files.append((tmp_path / "model.tflite").read_bytes())
         logits.append(run_file(tmp_path / "model.tflite", images))
     assert abs(len(files[0]) - len(files[1])) < 100, "no zeros remain"
