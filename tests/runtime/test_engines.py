@@ -540,3 +540,22 @@ def test_the_manifest_has_the_default_number_of_threads(
     bundle = with_manifest(read_bundle(make_bundle("onnx")), threads=default)
     with edgekit.load(bundle.path, stated) as session:
         assert session.threads == threads
+
+
+@pytest.mark.parametrize(("threads", "pinned"), [(1, False), (2, True)])
+def test_openvino_sessions_that_leave_cores_free_are_not_pinned_to_the_same_ones(
+    threads: int, pinned: bool, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.runtime.openvino import engine
+
+    compiled: list[Any] = []
+    real = engine.compile_for_cpu
+
+    def watched(*arguments: Any) -> Any:
+        compiled.append(real(*arguments))
+        return compiled[-1]
+
+    monkeypatch.setattr(engine, "compile_for_cpu", watched)
+    monkeypatch.setattr(engine, "available_cores", lambda: 2)
+    with edgekit.load(make_bundle("openvino"), threads=threads):
+        assert compiled[-1].get_property("ENABLE_CPU_PINNING") is pinned

@@ -13,6 +13,7 @@ from edgekit.errors import BundleError
 from edgekit.runtime import engine
 from edgekit.runtime.bundle import Manifest
 from edgekit.runtime.engine import Infer, check_shapes, import_runtime, package_version, precision_option
+from edgekit.support.probe import available_cores
 
 PRECISIONS = ("f32", "bf16", "f16")
 NATIVE = "native"
@@ -57,6 +58,8 @@ class Engine(engine.Engine):
         config = config_of(manifest.session)
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
+            if threads < available_cores():  # sessions side by side would be pinned to the same cores
+                config["ENABLE_CPU_PINNING"] = "NO"
         compiled = compile_for_cpu(core().read_model(str(model), str(weights)), config)
         inputs, outputs = (
             [[int(size) for size in port.partial_shape.to_shape()] for port in ports]
