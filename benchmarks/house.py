@@ -16,11 +16,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 293_107,
-    "tokens a line": 9.81,
-    "files": 159,
+    "tokens": 295_639,
+    "tokens a line": 9.82,
+    "files": 161,
     "lines of the longest file": 450,
-    "names across walls": 544,
+    "names across walls": 545,
     "pairs of rooms in % of those that the layers allow": 75,
     "class names that exist twice": 0,
 }

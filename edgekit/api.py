@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 from edgekit.devices.registry import LOCAL, THIS, Device
 from edgekit.errors import UsageError, did_you_mean
 from edgekit.job import MAKING, MEASURING, MOST_THREADS, Job, declarations, fields_with_defaults, kinds
-from edgekit.job.kinds import SPELLING, Duration, Number, Own, Text, own, spelled
+from edgekit.job.kinds import SPELLING, Duration, Number, Own, Portion, Text, own, spelled
 from edgekit.job.saved import in_memory, job_of
 from edgekit.support.child_process import interruptible, noting
 from edgekit.support.libraries import OfProcess, let_threads_sleep
@@ -372,10 +372,23 @@ def evaluate(
         "images at the same paths. Dask sends pickles, which can run code, so use it only between machines that you "
         "trust, on a private network.",
     ),
+    shard: tuple[int, int] | None = own(
+        "Measurement",
+        Portion(),
+        "Run the bundles only on part I of N parts of the images, and write the answers to a file in --output, from "
+        "which --join compares the bundles.",
+        default="all images",
+    ),
+    join: Path | None = own(
+        "Measurement",
+        kinds.Place(metavar="FOLDER"),
+        "Folder with the files of all parts, which are joined instead of running the bundles again.",
+    ),
     output: Path | None = own(
         "Output",
         kinds.Place(metavar="FOLDER"),
-        "Folder for finished parts, from which the same command resumes after an interruption.",
+        "Folder for the file of --shard, or for finished work, from which the same command resumes after an "
+        "interruption.",
         flags=("--output", "-o"),
     ),
     quiet: bool = False,
@@ -396,10 +409,17 @@ def evaluate(
     job.check_data()
     if output is not None:
         check_output(output)
-    browser = _browser(job)
-    if browser is not None and (workers or scheduler or output):
+    judges = job.max_drop is not None or job.min_agreement is not None
+    if shard is not None and (output is None or join is not None or judges):
         raise UsageError(
-            f"'{browser.name}' is a browser, for which --workers, --scheduler and --output don't work",
+            f"--shard {shard[0]}/{shard[1]} writes a part of the answers to --output, and compares no bundles",
+            valid="--shard with --output, and without --join, --max-drop and --min-agreement",
+            fix="Evaluate each part with `--shard I/N --output FOLDER`, then compare with `--join FOLDER`",
+        )
+    browser = _browser(job)
+    if browser is not None and (workers or scheduler or output or join):
+        raise UsageError(
+            f"'{browser.name}' is a browser, for which --workers, --scheduler, --shard, --join and --output don't work",
             fix="Leave them out",
         )
     with running(quiet, builds=False) as reporter:
@@ -410,9 +430,9 @@ def evaluate(
             seed=job.seed,
             threads=job.threads,
             reporter=reporter,
-            scale=Scale(workers, scheduler, output),
+            scale=Scale(workers, scheduler, output, shard, join),
             reference=reference,
-            gates=None if job.max_drop is None and job.min_agreement is None else job.gates,
+            gates=job.gates if judges else None,
             threshold=job.threshold,
         )
         if browser is None:

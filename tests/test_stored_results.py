@@ -16,8 +16,9 @@ from edgekit.images.dataset import Dataset, LabelledCrops, LabelledImage
 from edgekit.images.preprocess import Preprocessing
 from edgekit.images.selection import select
 from edgekit.measure import accuracy
-from edgekit.measure.accuracy import EvaluationImages, SerialExecutor, Shard, ShardInputs, evaluate_shards
+from edgekit.measure.accuracy import EvaluationImages, Shard, ShardInputs, evaluate_shards
 from edgekit.measure.bundles import GroupInputs, MeasureSpec
+from edgekit.measure.executors import ThisProcess
 from edgekit.measure.settings import Gates, Timing
 from edgekit.measure.tasks import MultiLabel, SingleLabel, TopClasses
 from edgekit.models.network import NetworkIdentity
@@ -194,7 +195,7 @@ def make_shard(place: Place, inputs: Any) -> None:
     place.patch.setattr(accuracy, "answer", answer)
     dataset: Any = SimpleNamespace(samples=())
     shard = Shard(Path("bundle"), dataset, inputs)
-    answers: Any = evaluate_shards(SingleLabel(), [shard], SerialExecutor(), place.run, "0", no_step)
+    answers: Any = evaluate_shards(SingleLabel(), [shard], ThisProcess(), place.run, "0", no_step)
     assert answers.best.tolist() == [1]
 
 

@@ -27,6 +27,8 @@ Examples:
   edgekit evaluate runs/demo/onnx-float runs/demo/onnx-int8 --data photos
   edgekit evaluate new/onnx-int8 --reference old/onnx-int8 --data photos \\
       --max-drop 0.5
+  edgekit evaluate runs/demo --data photos --shard 1/64 --output parts
+  edgekit evaluate runs/demo --data photos --join parts
 """
 
 

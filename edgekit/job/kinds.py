@@ -254,6 +254,26 @@ def _sides(stated: Any) -> list[int]:
         return []
 
 
+@dataclass(frozen=True, kw_only=True)
+class Portion(Kind):
+    """One of several parts: "3/64", or (3, 64), for the third of 64."""
+
+    metavar: str | None = "I/N"
+
+    def read(self, label: str, stated: Any) -> tuple[int, int]:
+        """The number of the part, from 1, and the number of parts."""
+        text = "/".join(map(str, stated)) if isinstance(stated, tuple | list) else str(stated)
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        number, count = (int(part) for part in match.groups()) if match else (0, 0)
+        if not 1 <= number <= count:
+            raise UsageError(
+                f"{label} is '{text}'",
+                valid="I/N, a part from 1 to N of N parts, such as 3/64",
+                fix=f"Run the parts {label} 1/{count or 64} to {label} {count or 64}/{count or 64}",
+            )
+        return number, count
+
+
 @dataclass(frozen=True)
 class Channels(Kind):
     """A number for each of red, green and blue, or one for grey: "0.5,0.5,0.5" or (0.5, 0.5, 0.5)."""

@@ -2,29 +2,21 @@
 
 Needs no torch. Shards of the images run one after the other or in other processes, are stored as they end, and are then
 joined. A shard gives the same answers wherever it runs with the same runtime and number of threads.
-
-Other processes, on this machine or on several, belong to Dask distributed. It sends work as pickles, which run code
-when they are read, so every process of the cluster must belong to the user. On this machine the processes listen on
-loopback and accept only clients with the certificate that is made for the run. A scheduler elsewhere is as safe as its
-network, or as the certificates in the user's Dask configuration.
 """
 
-import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import islice
 from math import inf, isfinite, log10
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import EdgekitError, EngineError, ImageError, StageError, UsageError
+from edgekit.errors import EngineError, ImageError
 from edgekit.images.dataset import UNLABELLED, Dataset, LabelledCrops, LabelledImage
 from edgekit.images.selection import InspectedImage, Selection, inspect_image
 from edgekit.measure import machine
@@ -34,9 +26,8 @@ from edgekit.measure.tasks import task_of
 from edgekit.report.document import EvaluatedClass
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.session import Session
-from edgekit.support.child_process import child_environment
 from edgekit.support.files import Inputs
-from edgekit.support.libraries import first_line, import_needed, quiet
+from edgekit.support.libraries import quiet
 from edgekit.support.progress import Step
 from edgekit.support.run_folder import RunFolder
 
@@ -209,34 +200,20 @@ class Shard:
     """Inputs of the answers."""
 
 
-class ShardExecutor(Protocol):
-    """Executor of pieces of work, in this process or in others."""
-
-    def map(self, work: Callable[[Any], Any], pieces: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Yield (index, result) of each piece as it ends. A piece that failed for good results in a StageError."""
-        ...
-
-
-class SerialExecutor:
-    """Executor that runs the pieces in this process, one after the other."""
-
-    def map(self, work: Callable[[Any], Any], pieces: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        for index, piece in enumerate(pieces):
-            try:
-                yield index, work(piece)
-            except StageError as error:
-                yield index, error
+def shard_inputs(bundle: Bundle, images: tuple[str, ...], threads: int | None) -> ShardInputs:
+    """Inputs of a bundle's answers on this machine for the images with these SHA-256."""
+    return ShardInputs(
+        bundle=bundle.sha256,
+        threads=threads,
+        images=images,
+        processor=machine.describe().cpu,
+        versions=measuring_versions(bundle.manifest.target),
+    )
 
 
 def shards_of(bundle: Bundle, dataset: Dataset, chosen: Selection, threads: int | None) -> list[Shard]:
     """Split the chosen images into shards, in their order."""
-    whole = ShardInputs(
-        bundle=bundle.sha256,
-        threads=threads,
-        images=chosen.hashes,
-        processor=machine.describe().cpu,
-        versions=measuring_versions(bundle.manifest.target),
-    )
+    whole = shard_inputs(bundle, chosen.hashes, threads)
     shards = []
     for start, part in _parts(dataset, chosen.samples):
         own = slice(start, start + SHARD)
@@ -277,9 +254,9 @@ def close_session() -> None:
 
 
 def evaluate_shards(
-    task: Task, shards: Sequence[Shard], executor: ShardExecutor, run: RunFolder | None, name: str, step: Step
+    task: Task, shards: Sequence[Shard], executor: Executor, run: RunFolder | None, name: str, step: Step
 ) -> Answers:
-    """Run all shards of one bundle of a task and join their answers; raises StageError if a shard failed for good.
+    """Run all shards of one bundle of a task and join their answers; raises the error of a shard.
 
     With `run`, completed shards are stored in the run folder, and shards that are stored there are not run again.
     """
@@ -291,10 +268,7 @@ def evaluate_shards(
             answers[index] = stored
             step(len(shard.dataset.samples))
     missing = [index for index in range(len(shards)) if index not in answers]
-    for place, result in executor.map(answer, [shards[index] for index in missing]):
-        if isinstance(result, EdgekitError):
-            raise result
-        index = missing[place]
+    for index, result in zip(missing, executor.map(answer, [shards[index] for index in missing]), strict=True):
         answers[index] = result
         if run:
             result.remember(run, names[index], shards[index].inputs)
@@ -317,120 +291,11 @@ def inspect_samples(dataset: Dataset) -> InspectedSamples:
     return inspected
 
 
-def inspect_all(dataset: Dataset, executor: ShardExecutor, step: Step) -> InspectedSamples:
+def inspect_all(dataset: Dataset, executor: Executor, step: Step) -> InspectedSamples:
     """Decode and hash every sample, in parts that an executor runs; calls `step` for each sample."""
     parts = [part for _, part in _parts(dataset, dataset.samples)]
     inspected: InspectedSamples = {}
-    for index, result in executor.map(inspect_samples, parts):
-        if isinstance(result, EdgekitError):
-            raise result
+    for part, result in zip(parts, executor.map(inspect_samples, parts), strict=True):
         inspected |= result
-        step(len(parts[index].samples))
+        step(len(part.samples))
     return inspected
-
-
-CONNECT_S = 10
-WITHOUT_WORKERS_S = 120
-"""Time in seconds that a cluster has to replace its last worker."""
-LOOK_S = 5
-"""Time in seconds between two looks at the workers of a cluster that has finished nothing meanwhile."""
-QUEUED = 4
-"""Shards in the queue of each worker; more would only fill the scheduler's memory."""
-
-
-@contextmanager
-def executor_of(workers: int | None, scheduler: str | None) -> Iterator[ShardExecutor]:
-    """Open an executor: this process, a number of workers on this machine, or the workers of a Dask scheduler.
-
-    Raises UsageError if no scheduler answers at the address, and MissingExtraError without the extra `scale`.
-    """
-    if workers is not None and scheduler is not None:
-        raise UsageError(
-            "--workers and --scheduler were both given",
-            fix="Use --workers to start processes here, or --scheduler to use processes that run already",
-        )
-    if workers is None and scheduler is None:
-        yield SerialExecutor()
-        return
-    distributed = import_needed("distributed", "scale")
-    with ExitStack() as stack, quiet(), child_environment():
-        try:
-            if scheduler is None:
-                client = _local_client(distributed, workers, stack)
-            else:
-                client = stack.enter_context(distributed.Client(scheduler, timeout=CONNECT_S))
-        except (OSError, ValueError, RuntimeError) as error:
-            if scheduler is None:
-                problem = f"--workers: {workers} processes could not be started: {first_line(error)}"
-                raise UsageError(problem, fix="Use fewer --workers, or leave it out") from error
-            raise UsageError(
-                f"--scheduler: no Dask scheduler answers at '{scheduler}': {error}",
-                fix="Start one with `dask scheduler`",
-            ) from error
-        yield DaskExecutor(client)
-
-
-def _local_client(distributed: Any, workers: int | None, stack: ExitStack) -> Any:
-    """A client of new worker processes on this machine, which end with `stack`."""
-    security = import_needed("distributed.security", "scale").Security.temporary()
-    cluster = distributed.LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address=None,
-        security=security,
-        silence_logs=logging.CRITICAL,
-        memory_limit=0,
-    )
-    return stack.enter_context(distributed.Client(stack.enter_context(cluster), timeout=CONNECT_S, security=security))
-
-
-class DaskExecutor:
-    """A Dask client. If a worker dies, another one gets its shard; a shard that kills three workers fails.
-
-    EngineError ends the work if no worker is left and none comes back.
-    """
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    def map(self, work: Callable[[Any], Any], pieces: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        distributed = import_needed("distributed", "scale")
-        todo = iter(enumerate(pieces))
-        running = {}
-
-        def submit(count: int) -> None:
-            for index, piece in islice(todo, count):
-                running[self._client.submit(work, piece, pure=False)] = index
-
-        submit(QUEUED * max(1, self._workers()))
-        while running:
-            for future in self._finished(list(running)):
-                index = running.pop(future)
-                submit(1)
-                try:
-                    yield index, future.result()
-                except StageError as error:
-                    yield index, error
-                except distributed.KilledWorker as error:
-                    yield index, EngineError(f"a shard killed several workers in a row: {first_line(error)}")
-
-    def _workers(self) -> int:
-        return len(self._client.scheduler_info(n_workers=-1)["workers"])
-
-    def _finished(self, running: Sequence[Any]) -> Sequence[Any]:
-        """Wait until some of these futures are finished, and return those."""
-        distributed, alone_since = import_needed("distributed", "scale"), None
-        while True:
-            try:
-                finished: Sequence[Any] = distributed.wait(running, LOOK_S, "FIRST_COMPLETED").done
-            except TimeoutError:
-                alone_since = None if self._workers() else alone_since or time.monotonic()
-                if alone_since and time.monotonic() - alone_since > WITHOUT_WORKERS_S:
-                    raise EngineError(
-                        f"no worker has been left for {WITHOUT_WORKERS_S} s",
-                        fix="Run the same command again, with fewer --workers if memory is short",
-                    ) from None
-                continue
-            return finished

@@ -1,6 +1,7 @@
 """`edgekit evaluate`: compares the answers of bundles with those of one of them. Needs no torch."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +15,10 @@ from edgekit.errors import EdgekitError, ImageError, InputError, UsageError
 from edgekit.images.dataset import Dataset, LabelledImage
 from edgekit.images.selection import CalibrationList, InspectedImage, Selection, evaluation_doubts, select, short_hashes
 from edgekit.measure import accuracy
-from edgekit.measure.accuracy import executor_of, predict
+from edgekit.measure.accuracy import predict
+from edgekit.measure.executors import ThisProcess, executor_of
 from edgekit.measure.gates import COMPARED, NO_ACCURACY, NOT_INT8, accuracy_gate, bound_of, chance_gate, verdict_of
+from edgekit.measure.parts import AnsweredPart, EvaluationPart, JoinedParts
 from edgekit.measure.settings import NO_LABELS, Gates
 from edgekit.measure.task import Answers, Targets, Task
 from edgekit.report.answer import with_interval
@@ -34,9 +37,10 @@ from edgekit.report.sentences import (
 )
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.runtime.engine import check_threads
-from edgekit.support.files import replace_text, writing
+from edgekit.support.files import replace_text, without_folders, writing
 from edgekit.support.progress import Reporter, Step, each_bundle
-from edgekit.support.run_folder import keeps_job, open_run
+from edgekit.support.run_folder import STATE, keeps_job, open_run
+from edgekit.support.worker import SentError
 
 SHOWN = 3
 """Most images that a warning names."""
@@ -96,9 +100,11 @@ class BundleEvaluation:
     reference: Reference | None
     """The bundle that the others are compared with; null if none worked."""
     results: tuple[EvaluatedBundle, ...]
-    """One entry for each bundle."""
+    """One entry for each bundle; for a part, for each bundle that failed."""
     device: DeviceFacts | None = None
     """The browser that ran the bundles; null where this machine or its workers did."""
+    part: str | None = None
+    """File of the part that was evaluated, whose answers `--join` compares; null for all images."""
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -124,8 +130,10 @@ class BundleEvaluation:
             yield Item(_loss_of(self, reference))
         if self.device is not None:
             yield Item(f"The bundles ran on {self.device.label}: {self.device.cpu}.")
+        if self.part is not None:
+            yield Item(f"The answers for {self.evaluation.count:,} images are in {self.part}.")
         alone = reference is not None and all(row.bundle == reference.engine for row in rows)
-        if not alone:  # compared with itself, a bundle loses nothing
+        if not alone and self.part is None:  # compared with itself, a bundle loses nothing
             yield ""
             yield TextTable(_columns(rows, self.accuracy_meaningful))
         for row in rows:
@@ -384,7 +392,11 @@ class Scale:
     scheduler: str | None = None
     """Address of a Dask scheduler, whose workers need the bundles and images at the same paths."""
     output: Path | None = None
-    """Folder for completed shards, from which the same command resumes."""
+    """Folder for completed shards, from which the same command resumes, or for the file of a part."""
+    shard: tuple[int, int] | None = None
+    """Number of the part to run alone, from 1, and the number of all parts; None for all images."""
+    join: Path | None = None
+    """Folder with the parts to join, instead of running the bundles."""
 
 
 def evaluate_bundles(
@@ -425,8 +437,15 @@ def evaluate_bundles(
         gates = (gates or Gates()).for_images(dataset.is_labelled)
     with ExitStack() as stack:
         stack.callback(accuracy.close_session)
+        executor = stack.enter_context(executor_of(scale.workers, scale.scheduler, scale.join))
+        if scale.shard is not None and scale.output is not None:
+            if count:
+                dataset = replace(dataset, samples=_chosen(dataset, count, seed, executor, reporter).samples)
+            part = EvaluationPart(*scale.shard)
+            return _evaluate_part(part, task, bundles, dataset, threads, executor, scale.output, reporter)
         run = stack.enter_context(open_run(scale.output)) if scale.output else None
-        executor = stack.enter_context(executor_of(scale.workers, scale.scheduler))
+        if isinstance(executor, JoinedParts) and len(executor.processors) > 1:
+            reporter.warn(f"the parts ran on different processors: {', '.join(executor.processors)}")
         chosen = _chosen(dataset, count, seed, executor, reporter)
         names = [str(bundle.path) for bundle in bundles]
 
@@ -438,7 +457,9 @@ def evaluate_bundles(
                     with closing(elsewhere.outputs(bundle, crops, len(chosen.samples), step)) as rows:
                         return predict(task, lambda row: row, rows, [sample.name for sample in chosen.samples])
                 parts = accuracy.shards_of(bundle, dataset, chosen, threads)
-                return accuracy.evaluate_shards(task, parts, executor, run, f"{index}-{bundle.path.name}", step)
+                return accuracy.evaluate_shards(
+                    task, parts, executor, None if scale.join else run, f"{index}-{bundle.path.name}", step
+                )
 
         worked, errors = each_bundle(names, answered, reporter)
         answers = [worked[name] if name in worked else Failure.of("evaluate", errors[name]) for name in names]
@@ -459,6 +480,59 @@ def _check_several(bundles: Sequence[Bundle], what: str) -> None:
             f"{what} compares bundles, and '{bundles[0].path}' is the only one",
             fix="Name the bundle to compare with, such as the float bundle, with `--reference BUNDLE`",
         )
+
+
+def _evaluate_part(
+    part: EvaluationPart,
+    task: Task,
+    bundles: Sequence[Bundle],
+    dataset: Dataset,
+    threads: int | None,
+    executor: Executor,
+    folder: Path,
+    reporter: Reporter,
+) -> BundleEvaluation:
+    """Run bundles on a part of the images and write its file, with the answers that an earlier one has."""
+    own = part.of(dataset)
+    with reporter.stage("read images", len(own.samples)) as step:
+        inspected = accuracy.inspect_all(own, executor, step)
+    images = tuple(image for image in inspected.values() if isinstance(image, InspectedImage))
+    unreadable = {name: image for name, image in inspected.items() if isinstance(image, ImageError)}
+    skipped = tuple((name, without_folders(str(error), [dataset.path])) for name, error in unreadable.items())
+    chosen = Selection(images, dataset.path, skipped)
+    by_name = {str(bundle.path): bundle for bundle in bundles}
+    inputs = {name: accuracy.shard_inputs(bundle, chosen.hashes, threads) for name, bundle in by_name.items()}
+    stored = part.stored(folder)
+    for name, reason in skipped:
+        reporter.warn(f"skipped {name}: {reason}")
+
+    def answered(name: str) -> AnsweredPart:
+        for earlier in stored.bundles if stored else ():
+            if earlier.inputs == inputs[name] and earlier.error is None:
+                return earlier
+        shards = accuracy.shards_of(by_name[name], own, chosen, threads)
+        with reporter.stage(name, len(images)) as step:
+            answers = accuracy.evaluate_shards(task, shards, executor, None, name, step) if shards else None
+        return AnsweredPart(inputs[name], answers.stored() if answers else None)
+
+    worked, errors = each_bundle(inputs, answered, reporter)
+    failed = {name: AnsweredPart(inputs[name], error=SentError.of(error)) for name, error in errors.items()}
+    sent = {name: SentError.of(error) for name, error in unreadable.items()}
+    with writing(folder):
+        (folder / STATE).mkdir(parents=True, exist_ok=True)
+    replace(part, images=images, unreadable=sent, bundles=(*worked.values(), *failed.values())).write(folder)
+    failures = {name: Failure.of("evaluate", error) for name, error in errors.items()}
+    rows = [
+        EvaluatedBundle(bundle=name, verdict="error", reasons=(str(failure),), failure=failure)
+        for name, failure in failures.items()
+    ]
+    return BundleEvaluation(
+        accuracy_meaningful=not any(map(_has_random_weights, bundles)),
+        evaluation=_images(chosen, bundles),
+        reference=None,
+        results=tuple(rows),
+        part=str(part.file_in(folder)),
+    )
 
 
 def _open(data: Path, bundle: Bundle, task: Task, reporter: Reporter) -> Dataset:
@@ -488,14 +562,12 @@ def _read(paths: Sequence[Path], reference: Path | None) -> list[Bundle]:
     return bundles
 
 
-def _chosen(
-    dataset: Dataset, count: int | None, seed: int, executor: accuracy.ShardExecutor, reporter: Reporter
-) -> Selection:
+def _chosen(dataset: Dataset, count: int | None, seed: int, executor: Executor, reporter: Reporter) -> Selection:
     """Choose the images to evaluate on, and warn of those that can't be read and of classes without an image.
 
     The executor reads a whole set; a selection is read in this process.
     """
-    if count or isinstance(executor, accuracy.SerialExecutor):
+    if count or isinstance(executor, ThisProcess):
         with reporter.stage("read images", count or None) as step:
             chosen = select(dataset, count, seed, order="shares", on_image=step)
     else:

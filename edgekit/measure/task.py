@@ -145,13 +145,24 @@ class Answers:
     def recalled(cls, run: RunFolder, name: str, inputs: Inputs) -> Self | None:
         """The answers that a run folder has under this name for equal inputs; None if there are none."""
         stored = run.recall(name, inputs, dict[str, StoredArray])
-        if stored is None or stored.keys() != {*cls.names()}:
-            return None
-        return cls(**{name: each.array for name, each in stored.items()})
+        return None if stored is None or stored.keys() != {*cls.names()} else cls.of(stored)
 
     def remember(self, run: RunFolder, name: str, inputs: Inputs) -> None:
         """Store the answers in a run folder for `recalled`."""
-        run.remember(name, inputs, {key: StoredArray.of(each) for key, each in self.arrays().items()})
+        run.remember(name, inputs, self.stored())
+
+    def stored(self) -> dict[str, StoredArray]:
+        """The arrays for a file, from which `of` makes the answers again."""
+        return {key: StoredArray.of(each) for key, each in self.arrays().items()}
+
+    @classmethod
+    def of(cls, stored: Mapping[str, StoredArray]) -> Self:
+        """The answers that were stored."""
+        return cls(**{name: each.array for name, each in stored.items()})
+
+    def at(self, rows: Sequence[int]) -> Self:
+        """The answers for the images at these places."""
+        return type(self)(**{name: array[rows] for name, array in self.arrays().items()})
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 
 import edgekit
 from edgekit.devices.doctor import _import_failure
-from edgekit.measure.accuracy import executor_of
+from edgekit.measure.executors import executor_of
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.profile import profile_bundle
 from edgekit.support.child_process import SAFE_PATH, child_environment, run_python, start_python
@@ -44,9 +44,9 @@ def test_start_python_adds_variables() -> None:
     assert out.split() == [b"red", b"True"]
 
 
-def test_workers_of_a_cluster_have_their_parents_packages(hostile_folder: Path) -> None:
+def test_worker_processes_have_their_parents_packages(hostile_folder: Path) -> None:
     with executor_of(1, None) as executor:
-        assert list(executor.map(len, ["abc"])) == [(0, 3)]
+        assert list(executor.map(len, ["abc"])) == [3]
 
 
 @pytest.mark.parametrize("before", [None, "", "1"])

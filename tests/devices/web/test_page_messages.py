@@ -93,6 +93,7 @@ def test_names_of_browsers() -> None:
         (["--device", "ssh://board"], "--device is 'ssh://board'"),
         (["--device", "local,web"], "--device is 'local,web'"),
         (["--device", "web", "--workers", "2"], "--workers"),
+        (["--device", "web", "--shard", "1/2", "--output", "parts"], "--shard"),
         (["--web-network", "https"], "--web-network is for browsers"),
     ],
 )

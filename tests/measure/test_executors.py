@@ -1,13 +1,17 @@
-"""Evaluation by several processes: workers may die without changing the result, and completed work is stored."""
+"""Executors: workers may die without changing the result of an evaluation, and completed work is stored."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import distributed
@@ -15,13 +19,15 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.errors import EngineError, MissingExtraError, UsageError
-from edgekit.measure import accuracy
-from edgekit.measure import accuracy as clusters
-from edgekit.measure import evaluation as bundles
-from edgekit.measure.accuracy import DaskExecutor, executor_of
+from edgekit.measure import accuracy, evaluation, executors
+from edgekit.measure.executors import DaskWorkers, Processes, ThisProcess, executor_of
 from edgekit.support.libraries import install_command, quiet
 from tests.helpers.refusals import refuses
+from tests.helpers.tiny import MakeBundle
 from tests.helpers.waiting import wait_until
+
+RANDOM = {"model": {"weights": "random"}}
+"""What a bundle says of its network, whose accuracy is not judged then."""
 
 
 @pytest.fixture(autouse=True)
@@ -30,14 +36,25 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def workers() -> Iterator[Executor]:
     with executor_of(2, None) as executor:
         yield executor
 
 
+@pytest.fixture(scope="module")
+def dask() -> Iterator[Executor]:
+    """Workers of Dask that are threads of this process."""
+    with (
+        quiet(),
+        distributed.LocalCluster(n_workers=2, processes=False, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield DaskWorkers(client)
+
+
 @pytest.fixture
-def command(finished_run: Path, photos: Path) -> list[str]:
-    paths = [str(finished_run / name) for name in ("onnx-float", "onnx-int8", "tflite-int8")]
+def command(make_bundle: MakeBundle, photos: Path) -> list[str]:
+    paths = [str(make_bundle(target, target, precision="float", provenance=RANDOM)) for target in ("onnx", "tflite")]
     return ["evaluate", *paths, "--data", str(photos), "--threads", "1", "--json"]
 
 
@@ -67,50 +84,57 @@ def refuse(piece: int) -> int:
     raise EngineError(f"no {piece}")
 
 
-def workers_of(cluster: DaskExecutor) -> set[int]:
-    """Process ids of the workers."""
-    return set(cluster._client.run(os.getpid).values())
+def pid(piece: int) -> int:
+    time.sleep(0.1)
+    return os.getpid()
 
 
-def test_every_piece_comes_back(cluster: DaskExecutor) -> None:
-    assert dict(cluster.map(count, range(100))) == {index: index * index for index in range(100)}
-    assert dict(cluster.map(count, [])) == {}
-    ((_, error),) = cluster.map(refuse, [3])
-    assert isinstance(error, EngineError)
-    assert error.problem == "no 3"
+@pytest.mark.parametrize("name", ["workers", "dask", ""])
+def test_results_come_in_the_order_of_the_pieces_and_errors_are_raised(name: str, request: Any) -> None:
+    executor: Executor = request.getfixturevalue(name) if name else ThisProcess()
+    assert list(executor.map(count, range(100))) == [index * index for index in range(100)]
+    assert list(executor.map(count, [])) == []
+    with refuses(EngineError, "no 3"):
+        list(executor.map(refuse, [3]))
 
 
-def test_a_piece_of_a_worker_that_dies_is_done_by_another(cluster: DaskExecutor, tmp_path: Path) -> None:
-    before = workers_of(cluster)
-    assert dict(cluster.map(die, [tmp_path / "died"])) == {0: 7}
-    assert before - workers_of(cluster), "the dead worker was replaced"
+def test_a_piece_of_a_worker_that_dies_is_done_by_another(workers: Executor, tmp_path: Path) -> None:
+    others = workers.map(pid, range(2))
+    assert list(workers.map(die, [tmp_path / "died", tmp_path])) == [7, 7]
+    assert len({*others}) == 2
+    assert list(workers.map(count, range(4))) == [0, 1, 4, 9]
 
 
-def test_a_piece_that_kills_every_worker_is_an_error(cluster: DaskExecutor) -> None:
-    ((_, error),) = cluster.map(die_always, [1])
-    assert isinstance(error, EngineError)
-    assert "killed several workers" in error.problem
+def test_a_piece_that_kills_every_worker_is_an_error(workers: Executor) -> None:
+    with refuses(EngineError, "killed 3 workers"):
+        list(workers.map(die_always, [1]))
+    assert list(workers.map(count, [2])) == [4]
 
 
-def test_a_cluster_without_workers_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "LOOK_S", 0.05)
-    monkeypatch.setattr(clusters, "WITHOUT_WORKERS_S", 0.1)
-    with (
-        quiet(),
-        distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as empty,
-        distributed.Client(empty) as client,
-        refuses(EngineError, "no worker"),
-    ):
-        list(DaskExecutor(client).map(count, [1]))
+def test_a_piece_that_kills_dasks_workers_is_an_error(dask: DaskWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any) -> Iterator[int]:
+        raise distributed.KilledWorker("piece", SimpleNamespace(address="tcp://1"), 3)
+        yield 0
+
+    monkeypatch.setattr(dask._executor, "map", killed)
+    with refuses(EngineError, "killed several workers"):
+        list(dask.map(count, [1]))
 
 
-def test_local_workers_that_do_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(**_: object) -> None:
-        raise RuntimeError("Cluster failed to start: no memory")
+def test_workers_end_with_their_executor_while_they_work() -> None:
+    with executor_of(1, None) as executor:
+        (process,) = executor.map(pid, [0])
+        executor.submit(time.sleep, 60)
+    wait_until(lambda: not Path(f"/proc/{process}").exists(), "the worker ended")
 
-    monkeypatch.setattr("distributed.LocalCluster", fail)
-    with refuses(UsageError, "--workers", 3, "no memory"):
-        executor_of(3, None).__enter__()
+
+def test_workers_that_do_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor.submit", fail)
+    with executor_of(3, None) as executor, refuses(UsageError, "--workers", "Resource temporarily unavailable"):
+        list(executor.map(count, [1]))
 
 
 def test_two_workers_and_one_process_give_the_same_result(command: list[str], capfd: Any) -> None:
@@ -120,26 +144,22 @@ def test_two_workers_and_one_process_give_the_same_result(command: list[str], ca
 
 
 def test_a_worker_killed_midway_does_not_change_the_result(
-    command: list[str], cluster: DaskExecutor, monkeypatch: pytest.MonkeyPatch, capfd: Any
+    command: list[str], workers: Processes, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    """The executor is the fixture's cluster, in place of the one that the command would start."""
     alone = evaluated(command, capfd)
-    killed: list[int] = []
-    real = cluster.map
+    processes = {*workers.map(pid, range(2))}
+    real = workers.map
 
-    def murderous(work: Callable[[Any], Any], pieces: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def murderous(work: Any, pieces: Iterable[Any]) -> Iterator[Any]:
         for result in real(work, pieces):
-            if not killed:
-                killed.append(min(workers_of(cluster)))
-                os.kill(killed[0], signal.SIGKILL)
+            if processes:
+                os.kill(processes.pop(), signal.SIGKILL)
             yield result
 
-    from contextlib import nullcontext
-
-    monkeypatch.setattr(cluster, "map", murderous)
-    monkeypatch.setattr(bundles, "executor_of", lambda workers, scheduler: nullcontext(cluster))
+    monkeypatch.setattr(workers, "map", murderous)
+    monkeypatch.setattr(evaluation, "executor_of", lambda *_: nullcontext(workers))
     assert evaluated(command, capfd) == alone
-    assert killed
+    assert not processes
 
 
 @pytest.mark.slow
@@ -180,19 +200,17 @@ def test_completed_shards_are_not_run_again(
     capfd.readouterr()
     assert len(done) == 8
     assert evaluated(resumable, capfd) == alone
-    assert len(done) == 18, "six shards of each of three bundles, each run once"
+    assert len(done) == 12, "six shards of each of two bundles, each run once"
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text()) == alone
     evaluated([*resumable, "--num-eval-samples", "7"], capfd)
-    assert len(done) == 18, "the first shard of each bundle is the same"
+    assert len(done) == 12, "the first shard of each bundle is the same"
     evaluated([*resumable, "--num-eval-samples", "8"], capfd)
-    assert len(done) == 21
+    assert len(done) == 14
 
 
 def test_unreadable_images_are_skipped_with_and_without_workers(
     command: list[str], photos: Path, tmp_path: Path, capfd: Any
 ) -> None:
-    import shutil
-
     data = tmp_path / "data"
     shutil.copytree(photos, data)
     (data / "class_3" / "0.png").write_bytes(b"broken")
@@ -205,18 +223,16 @@ def test_unreadable_images_are_skipped_with_and_without_workers(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--scheduler", "tcp://127.0.0.1:1"], "no Dask scheduler answers at 'tcp://127.0.0.1:1'"),
+        (["--scheduler", "tcp://127.0.0.1:1"], "no Dask scheduler with workers answers at 'tcp://127.0.0.1:1'"),
         (["--scheduler", "nonsense://x"], "tcp://HOST:8786"),
-        (["--scheduler", "tcp://127.0.0.1:1", "--workers", "2"], "--workers and --scheduler were both given"),
+        (["--scheduler", "tcp://127.0.0.1:1", "--workers", "2"], "--workers and --scheduler were given together"),
         (["--workers", "0"], "--workers"),
     ],
 )
 def test_bad_input(
     command: list[str], more: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    from edgekit.measure import accuracy as cluster
-
-    monkeypatch.setattr(cluster, "CONNECT_S", 1)
+    monkeypatch.setattr(executors, "CONNECT_S", 1)
     assert main([*command, *more]) == 2
     err = capfd.readouterr().err
     assert message in err
@@ -224,11 +240,11 @@ def test_bad_input(
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(UsageError), executor_of(2, "tcp://x"):
         pass
-    with pytest.raises(MissingExtraError) as caught, executor_of(2, None):
+    with executor_of(1, None) as executor:
+        assert list(executor.map(count, [3])) == [9]
+    with pytest.raises(MissingExtraError) as caught, executor_of(None, "tcp://x"):
         pass
     assert install_command("scale") in caught.value.fix
