@@ -24,7 +24,7 @@ from edgekit.report.page import (
     lines_of,
     page_of,
 )
-from edgekit.report.row import F32, Accuracy, Row, Verdict, price_words
+from edgekit.report.row import F32, Accuracy, Row, Verdict
 from edgekit.report.sentences import Note
 
 METRIC_WIDTH = 12
@@ -65,7 +65,7 @@ def decision(report: Report, advice: Recommendation) -> list[str]:
         headline,
         *_by_threads(shipped),
         *_cost(shipped.accuracy, report.reference.value, report.model.accuracy_meaningful),
-        *_prices([shipped]),
+        *prices([shipped]),
         *_preparation(shipped),
     ]
 
@@ -139,12 +139,22 @@ def _why_float(shipped: Row, rows: Sequence[Row]) -> Iterator[str]:
         yield f"No INT8 bundle that passed is faster: {best.name} takes {best.p50:.2f} ms."
     elif int8:
         yield "No INT8 bundle passed."
-    yield from _prices(int8)
+    yield from prices(int8)
 
 
-def _prices(rows: Sequence[Row]) -> Iterator[str]:
-    """What it costs in speed that INT8 bundles keep the bound of the drop with layers in float."""
-    yield from filter(None, (price_words(row.name, row.repair) for row in rows if row.repair))
+def prices(rows: Sequence[Row]) -> Iterator[str]:
+    """What the fastest attempt of a repair within the bound costs, for the rows that have one."""
+    for repair, name in ((row.repair, row.name) for row in rows if row.repair):
+        own, *attempts = repair.attempts
+        within = [attempt for attempt in attempts if attempt.is_within(repair.max_drop_points)]
+        if not within:
+            continue
+        kept = min(within, key=lambda attempt: (-(attempt.speedup or 0.0), attempt.changes))
+        speed, before = (f" at {each.speedup:.2f}x float" if each.speedup is not None else "" for each in (kept, own))
+        yield (
+            f"{name} keeps the bound with {kept.layers}{speed}{repair.where}; "
+            f"without repair it loses {own.points} points{before}."
+        )
 
 
 def columns(rows: Sequence[Row], meaningful: bool) -> list[Column]:

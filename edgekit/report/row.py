@@ -651,10 +651,9 @@ class RepairAttempt:
         words = []
         for kind, names in kinds.items():
             shown = ", ".join(names[:SHOWN])
-            if len(names) > SHOWN:
-                words.append(f"{len(names)} layers ({shown}, …) {kind}")
-            elif names:
-                words.append(f"{shown} {kind}")
+            if names:
+                listed = f"{len(names)} layers ({shown}, …)" if len(names) > SHOWN else shown
+                words.append(f"{listed} {kind}")
         return " and ".join(words)
 
     @property
@@ -663,12 +662,21 @@ class RepairAttempt:
         return len(self.float_layers), len(self.dynamic_layers)
 
     @property
+    def points(self) -> str:
+        """The drop in percentage points, in words."""
+        return "unknown" if self.drop_top1_points is None else f"{self.drop_top1_points:.2f}"
+
+    def is_within(self, max_drop: float) -> bool:
+        """Whether the drop is at most this many percentage points."""
+        return self.drop_top1_points is not None and self.drop_top1_points <= max_drop
+
+    @property
     def words(self) -> str:
         """The layers of other kinds, and the drop and the speedup, or the error that the attempt failed with."""
         if self.error is not None:
             return f"{self.layers}: {self.error}"
         speed = f" and {self.speedup:.2f}x float" if self.speedup is not None else ""
-        return f"{self.layers}: drop {_points(self)} points{speed}"
+        return f"{self.layers}: drop {self.points} points{speed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -702,7 +710,7 @@ class Repair:
     @property
     def succeeded(self) -> bool:
         """Whether other kinds of layers brought the drop of the row's bundle within the bound."""
-        return self.chosen > 0 and is_within(self.result, self.max_drop_points)
+        return self.chosen > 0 and self.result.is_within(self.max_drop_points)
 
     @property
     def beside(self) -> str:
@@ -720,8 +728,8 @@ class Repair:
         same = "; the same images chose and judged" if self.choosing_images is None else ""
         if self.succeeded:
             return (
-                f"repaired: {after.layers} changed the drop from {_points(before)} to "
-                f"{_points(after)} points{_speed(before, after)}{self.where}{same}{self.beside}"
+                f"repaired: {after.layers} changed the drop from {before.points} to "
+                f"{after.points} points{_speed(before, after)}{self.where}{same}{self.beside}"
             )
         if len(self.attempts) == 1:
             return "not repaired: no set of layers in float cuts the INT8 noise to a quarter"
@@ -730,33 +738,10 @@ class Repair:
         return f"not repaired: tried{self.where}, {tried}; this is {kept}{same}"
 
 
-def is_within(attempt: RepairAttempt, max_drop: float) -> bool:
-    """Whether the drop of an attempt is at most `max_drop` points."""
-    return attempt.drop_top1_points is not None and attempt.drop_top1_points <= max_drop
-
-
-def price_words(name: str, repair: Repair) -> str:
-    """What the fastest attempt within the bound of a bundle of this name costs; empty if there is none."""
-    own, *attempts = repair.attempts
-    within = [attempt for attempt in attempts if is_within(attempt, repair.max_drop_points)]
-    kept = min(within, key=lambda attempt: (-(attempt.speedup or 0.0), attempt.changes), default=None)
-    if kept is None:
-        return ""
-    speed, before = (f" at {each.speedup:.2f}x float" if each.speedup is not None else "" for each in (kept, own))
-    return (
-        f"{name} keeps the bound with {kept.layers}{speed}{repair.where}; "
-        f"without repair it loses {_points(own)} points{before}."
-    )
-
-
 def _speed(before: RepairAttempt, after: RepairAttempt) -> str:
     if before.speedup is None or after.speedup is None:
         return ""
     return f" and the speedup over float from {before.speedup:.2f}x to {after.speedup:.2f}x"
-
-
-def _points(attempt: RepairAttempt) -> str:
-    return "unknown" if attempt.drop_top1_points is None else f"{attempt.drop_top1_points:.2f}"
 
 
 GateName = Literal["above-chance", "max-drop", "min-agreement", "min-speedup", "steady-timing"]

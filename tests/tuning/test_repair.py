@@ -24,7 +24,8 @@ from edgekit.pipeline import deploy as deploying
 from edgekit.pipeline import job_images
 from edgekit.pipeline.build import build_one
 from edgekit.report import load_report
-from edgekit.report.row import Repair, RepairAttempt, Row, price_words
+from edgekit.report.answer import prices
+from edgekit.report.row import Repair, RepairAttempt, Row
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import STATE, RunFolder, open_run
@@ -696,9 +697,9 @@ def test_words() -> None:
         f". Next to it: with {dynamic.words}; with {kept.words}"
     )
     alike = Repair(attempts=(own, kept, both, dynamic), chosen=0, **common)
-    assert price_words("onnx-int8", alike).startswith("onnx-int8 keeps the bound with a, b with ranges at run time at")
-    assert price_words("onnx-int8", Repair(attempts=(own, refused, kept), chosen=0, **common)) == (
-        "onnx-int8 keeps the bound with 5 layers (a, b, c, d, …) in float at 1.60x float; without repair it loses 2.00 "
-        "points at 1.80x float."
-    )
-    assert price_words("onnx-int8", Repair(attempts=(own, refused), chosen=0, **common)) == ""
+    refusing = (Repair(attempts=(own, refused, *more), chosen=0, **common) for more in ((kept,), ()))
+    rows: Any = [SimpleNamespace(name="onnx-int8", repair=repair) for repair in (alike, *refusing, None)]
+    assert list(prices(rows)) == [
+        f"onnx-int8 keeps the bound with {layers} at 1.60x float; without repair it loses 2.00 points at 1.80x float."
+        for layers in ("a, b with ranges at run time", "5 layers (a, b, c, d, …) in float")
+    ]
