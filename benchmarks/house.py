@@ -16,11 +16,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 295_611,
-    "tokens a line": 9.82,
+    "tokens": 295_793,
+    "tokens a line": 9.83,
     "files": 161,
     "lines of the longest file": 450,
-    "names across walls": 545,
+    "names across walls": 544,
     "pairs of rooms in % of those that the layers allow": 75,
     "class names that exist twice": 0,
 }

@@ -8,12 +8,10 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from threading import Barrier, Event
-from time import sleep
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -524,63 +522,26 @@ def test_layer_normalization_of_onnx2pytorch_is_replaced() -> None:
     torch.testing.assert_close(module(x), torch.nn.functional.layer_norm(x, (3,), weight, weight, 0.01))
 
 
-def test_threads_that_call_a_graph_for_the_first_time_compile_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    from edgekit.compiler.torch_compat import lazily_compiled
-
-    codes: list[Any] = []
-    python_code, together = torch.fx.Graph.python_code, Barrier(8)
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        sleep(0.02)  # so that the others call it, too
-        codes.append(python_code(*args, **kwargs))
-        return codes[-1]
-
-    def call(network: torch.nn.Module) -> Any:
-        together.wait()
-        return network(torch.ones(1))
-
-    monkeypatch.setattr(torch.fx.Graph, "python_code", counted)
-    first = lazily_compiled(torch.fx.symbolic_trace(torch.nn.Identity()))
-    for graph in (copy.deepcopy(first), first):
-        codes.clear()
-        with ThreadPoolExecutor(8) as pool:
-            assert list(pool.map(call, [graph] * 8)) == [torch.ones(1)] * 8
-        assert len(codes) == 1
-        graph.recompile()
-        assert len(codes) == 1, "it is compiled before it is called"
-
-
-def test_blocks_that_replace_functions_of_libraries_take_turns() -> None:
+def test_blocks_that_replace_functions_of_torch_take_turns() -> None:
     """A thread that leaves such a block takes nothing from another that is inside."""
-    from nncf.torch.engine import PTEngine
     from torch.export import exported_program
 
     from edgekit.compat.torch_export import decomposing_by_node
-    from edgekit.compiler.nncf_compat import collecting_by
 
-    blocks: list[tuple[Callable[[], AbstractContextManager[None]], Any, str]] = [
-        (lambda: collecting_by(lambda network, images: None, nullcontext()), PTEngine, "infer"),
-        (decomposing_by_node, exported_program, "_decompose_exported_program"),
-    ]
-
-    def function_inside(index: int, entered: Event, left: Event) -> Any:
-        block, owner, name = blocks[index]
-        with block():
+    def replaced(entered: Event, left: Event) -> Any:
+        with decomposing_by_node():
             entered.set()
             left.wait()
-            return getattr(owner, name)
+            return exported_program._decompose_exported_program
 
-    for index, (block, owner, name) in enumerate(blocks):
-        own, entered, left = getattr(owner, name), Event(), Event()
-        with ThreadPoolExecutor(1) as pool:
-            with block():
-                second = pool.submit(function_inside, index, entered, left)
-                entered.wait(0.1)  # it only enters now if nothing keeps it out
-            left.set()
-            assert second.result() is not own
-        assert getattr(owner, name) is own
+    own, entered, left = exported_program._decompose_exported_program, Event(), Event()
+    with ThreadPoolExecutor(1) as pool:
+        with decomposing_by_node():
+            second = pool.submit(replaced, entered, left)
+            entered.wait(0.1)  # it only enters now if nothing keeps it out
+        left.set()
+        assert second.result() is not own
+    assert exported_program._decompose_exported_program is own
 
 
 def test_nncf_s_quantizer_has_the_parameters_that_edgekit_passes() -> None:
@@ -595,34 +556,6 @@ def test_nncf_s_quantizer_has_the_parameters_that_edgekit_passes() -> None:
     }
     assert arguments <= inspect.signature(quantize_pt2e).parameters.keys()
     assert all(hasattr(RangeEstimatorParametersSet, name) for name in ("HISTOGRAM", "MINMAX", "MEAN_MINMAX"))
-
-
-def test_nncf_still_reduces_each_weight_for_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-    from nncf.common.tensor_statistics.collectors import TensorCollector
-    from nncf.torch.engine import PTEngine
-
-    from edgekit.config.recipes import Recipe
-    from tests.helpers.calibration import quantize
-    from tests.helpers.graphs import export_graph
-
-    shapes: list[tuple[int, ...]] = []
-    register, infer = TensorCollector.register_inputs, PTEngine.infer
-
-    def noted(collector: TensorCollector, inputs: dict[int, list[Any]]) -> None:
-        shapes.append(next(iter(inputs.values()))[0].shape)
-        register(collector, inputs)
-
-    monkeypatch.setattr(TensorCollector, "register_inputs", noted)
-    graph, images = export_graph(torch.nn.Conv2d(3, 4, 2), (1, 3, 8, 8)), [np.zeros((1, 3, 8, 8), np.float32)] * 5
-    quantize(copy.deepcopy(graph), images, Recipe.load("default"), "onnx")
-    assert (shapes.count((4, 3, 2, 2)), shapes.count((1, 3, 8, 8))) == (1, 5)
-    assert PTEngine.infer is infer
-    shapes.clear()
-    monkeypatch.setattr("edgekit.compiler.calibrate.collecting_by", lambda run, library: nullcontext())
-    monkeypatch.setattr("edgekit.compiler.calibrate.ORDERLESS", frozenset())
-    quantize(graph, images, Recipe.load("default"), "onnx")
-    assert (shapes.count((4, 3, 2, 2)), shapes.count((1, 3, 8, 8))) == (5, 5)
 
 
 def test_torchao_s_specification_has_the_fields_that_edgekit_sets() -> None:

@@ -5,9 +5,8 @@ and write. Ranges, scales and rounded weights are therefore found once, in a gra
 that the runtimes share, and are copied into each runtime's graph by the names of its layers.
 """
 
-import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.execution import at_once, side_by_side, threads
+from edgekit.compiler.execution import at_once, threads
 from edgekit.compiler.graph import keep_constants_in, set_bias, store_of
 from edgekit.compiler.layers import (
     DenseLayer,
@@ -34,7 +33,7 @@ from edgekit.compiler.layers import (
     set_quantized_values,
     weight_quantizer_of,
 )
-from edgekit.compiler.nncf_compat import RangeEstimatorParametersSet, collecting_by, nncf, quantize_pt2e
+from edgekit.compiler.nncf_compat import RangeEstimatorParametersSet, nncf, quantize_pt2e
 from edgekit.compiler.placement import (
     Placement,
     RuntimeLowering,
@@ -51,13 +50,11 @@ from edgekit.compiler.ranges import (
     effects,
     equalize,
     find_divisors,
-    limit_keys,
-    minimize_range_mse,
-    widen_scales,
+    find_ranges,
 )
-from edgekit.compiler.rounding import Hessians, fit_weights, round_weights
+from edgekit.compiler.rounding import Hessians, fit_weights, limit_keys, round_weights, widen_scales
 from edgekit.compiler.torch_compat import lazily_compiled
-from edgekit.config.recipes import Estimator, Recipe
+from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import LayerKind
 from edgekit.errors import CompileError
 from edgekit.support.libraries import LibraryErrors, first_line, quiet
@@ -194,13 +191,6 @@ def _set_weights(graph: GraphModule, layer: DenseLayer, weights: LayerWeights) -
 Check: TypeAlias = Callable[[GraphModule], object]
 """Raises an error if a graph doesn't compute what it should."""
 
-ESTIMATORS: Mapping[Estimator, RangeEstimatorParametersSet] = {
-    "histogram": RangeEstimatorParametersSet.HISTOGRAM,
-    "minmax": RangeEstimatorParametersSet.MINMAX,
-    "mse": RangeEstimatorParametersSet.MINMAX,  # whole range, which `minimize_range_mse` narrows
-}
-ORDERLESS: Set[Estimator] = {"minmax", "mse"}
-"""Estimators for which NNCF collects minima and maxima."""
 FAST_BIAS_CORRECTION = {"none": None, "fast": True, "accurate": False}
 
 
@@ -225,13 +215,12 @@ def quantize(
     CompileError if NNCF fails, for example on activations that aren't finite.
     """
     placement = lowering.placement(recipe, target, graph)
-    equalizing, inserting, narrowing, rounding = _passes(step, recipe)
+    equalizing, inserting, measuring, rounding = _passes(step, recipe)
     with torch.no_grad(), quiet():
         if recipe.equalization and equalize(graph, samples, recipe.equalization, equalizing):
             check(graph)
         quantized = _insert(graph, samples, recipe, placement, inserting)
-        _check_scales(quantized)
-        hessians = _narrow(quantized, samples, recipe, effects(quantized), narrowing)
+        hessians = _find_ranges(quantized, samples, recipe, effects(quantized), measuring)
         set_known_grids(quantized)
         _round(quantized, samples, recipe, limit_pairs, {}, hessians, rounding)
         fit_biases(quantized)
@@ -262,16 +251,15 @@ def calibrate(
         if union.covers(layer.node) and (weights := fixed_weights(graph, layer)) is not None
     }
     places, layers = (_of_most(found) for found in zip(*(p.places(graph) for p in placements), strict=True))
-    equalizing, inserting, narrowing, rounding = _passes(step, recipe)
+    equalizing, inserting, measuring, rounding = _passes(step, recipe)
     with torch.no_grad(), quiet():
         divisors = find_divisors(graph, samples, recipe.equalization, equalizing) if recipe.equalization else {}
         if divide(graph, divisors):
             check(graph)
         quantized = _insert(graph, samples, recipe, union, inserting)
-        _check_scales(quantized)
         consumed = effects(quantized)
         idle = _idle(quantized, places, layers)
-        hessians = _narrow(quantized, samples, recipe, consumed, narrowing)
+        hessians = _find_ranges(quantized, samples, recipe, consumed, measuring)
         set_known_grids(quantized)
         ranges = _ranges(quantizers(quantized))
         for node in idle:
@@ -288,9 +276,9 @@ def calibrate(
 
 
 def _passes(step: Step, recipe: Recipe) -> list[Step]:
-    """The steps of four equal passes, which equalize channels, insert Q/DQ, narrow ranges and round weights."""
-    optional = recipe.equalization, True, recipe.estimator == "mse", recipe.weight_rounding != "nearest"
-    return parts_of(step, [bool(each) for each in optional])
+    """The steps of four equal passes, which equalize channels, insert Q/DQ, find ranges and round weights."""
+    finding, rounding = recipe.estimator != "histogram", recipe.weight_rounding != "nearest"
+    return parts_of(step, [bool(recipe.equalization), _reads_all(recipe), finding, rounding])
 
 
 def _of_most(found: Collection[Iterable[str]]) -> set[str]:
@@ -381,15 +369,14 @@ def _insert(
     placement: Placement,
     step: Step = no_step,
 ) -> GraphModule:
-    """Let NNCF insert Q/DQ with the ranges that it finds. It reads the images once, or twice for SmoothQuant.
+    """Let NNCF insert Q/DQ. It reads the images once, or twice for SmoothQuant, if it needs them for more than shapes.
 
-    Each image runs by itself, because batches distort statistics (nncf#2619). Several run side by side for minima and
-    maxima, which don't depend on the order of the images; means do.
+    Each image runs by itself, because batches distort statistics (nncf#2619).
     """
+    samples = samples if _reads_all(recipe) else samples[:1]
+    ranges = RangeEstimatorParametersSet
     reads = len(samples) * (1 + recipe.smooth_quant)
     unread = iter(range(reads))
-    count = at_once(graph)
-    ordered = recipe.smooth_quant or recipe.bias_correction != "none" or recipe.estimator not in ORDERLESS
 
     def feed(sample: NDArray[np.float32]) -> torch.Tensor:
         if next(unread, None) is not None:
@@ -400,21 +387,15 @@ def _insert(
     refuse = LibraryErrors(
         lambda raised: CompileError(f"NNCF can't calibrate the graph: {first_line(raised)}"), passing=(NameError,)
     )
-
-    def run(network: Callable[[torch.Tensor], object], images: Iterator[torch.Tensor]) -> None:
-        for _ in side_by_side(network, images, count):
-            pass
-
-    dataset = nncf.Dataset(samples, feed) if ordered else nncf.Dataset([samples], lambda images: map(feed, images))
-    with collecting_by(run, refuse), refuse, threads(torch.get_num_threads() // count):
+    with refuse, threads(torch.get_num_threads() // at_once(graph)):
         quantized = quantize_pt2e(
             graph,
             placement,
-            dataset,
+            nncf.Dataset(samples, feed),
             subset_size=len(samples),
             fast_bias_correction=FAST_BIAS_CORRECTION[recipe.bias_correction],
             smooth_quant=recipe.smooth_quant,
-            activations_range_estimator_params=ESTIMATORS[recipe.estimator],
+            activations_range_estimator_params=ranges.HISTOGRAM if recipe.estimator == "histogram" else ranges.MINMAX,
             fold_quantize=False,
         )
     for _ in unread:
@@ -427,22 +408,23 @@ def _insert(
     return quantized
 
 
-def _narrow(
+def _reads_all(recipe: Recipe) -> bool:
+    """Whether NNCF needs all images: for its histograms, for SmoothQuant or for its bias correction."""
+    return recipe.estimator == "histogram" or recipe.smooth_quant or recipe.bias_correction != "none"
+
+
+def _find_ranges(
     quantized: GraphModule,
     samples: Sequence[NDArray[np.float32]],
     recipe: Recipe,
     of: Mapping[Node, Effect],
     step: Step,
 ) -> Hessians | None:
-    """Narrow the ranges of a Q/DQ graph if the recipe wants it. Returns the Hessians, if the same pass collects them.
-
-    They are then those of inputs with whole ranges. That changes the signal-to-noise ratio by up to 0.2 dB either way
-    (ConvNeXt V2 from atto to nano, 128 images), and another pass with the final ranges would take a fifth of the time.
-    """
-    if recipe.estimator != "mse":
+    """Find the ranges of a Q/DQ graph, unless they are NNCF's. Returns the Hessians, if the same pass collects them."""
+    if recipe.estimator == "histogram":
         return None
     hessians = Hessians.of_all(quantized, len(samples)) if recipe.weight_rounding == "gptq" else None
-    minimize_range_mse(quantized, samples, of, step, [hessians] if hessians else [])
+    find_ranges(quantized, samples, of, recipe.estimator == "mse", step, [hessians] if hessians else [])
     return hessians
 
 
@@ -470,10 +452,3 @@ def _weights(quantized: GraphModule) -> dict[Node, LayerWeights]:
     """The weights of the layers in INT8, by their nodes."""
     layers = dense_layers(quantized)
     return {layer.node: weights for layer in layers if (weights := layer_weights(quantized, layer)) is not None}
-
-
-def _check_scales(graph: GraphModule) -> None:
-    """Raise CompileError if an activation isn't finite for an image, which every estimator but the histogram shows."""
-    for quantizer in quantizers(graph):
-        if not 0 < quantizer.scale < math.inf:
-            raise CompileError(f"NNCF can't calibrate the graph: the values of '{quantizer.source}' are not finite")

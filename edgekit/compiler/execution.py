@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 
-from edgekit.compiler.torch_compat import fake_tensors
+from edgekit.compiler.graph import operand
+from edgekit.compiler.layers import QUANTIZATIONS
 from edgekit.config import runtimes
 from edgekit.support.probe import available_cores
 from edgekit.support.progress import Step, no_step
@@ -111,6 +112,10 @@ class NodeByNode:
         per_image = any(isinstance(values[used], list) for used in node.all_input_nodes)
         return self.map(compute, list(range(len(self.images)))) if per_image else compute(0)
 
+    def run_exact(self, node: Node, values: Values) -> Any:
+        """The value of a node in the float network, which has no quantizations."""
+        return values[operand(node)] if node.target in QUANTIZATIONS else self.run(node, values)
+
     def map(self, function: Callable[[T], R], value: T | list[T]) -> R | list[R]:
         """The function of a value, for each image if it depends on the image."""
         with threads(self._threads):
@@ -140,47 +145,38 @@ def of_image(arguments: Any, values: Values, index: int) -> Any:
     return map_arg(arguments, lambda used: values[used][index] if isinstance(values[used], list) else values[used])
 
 
-VALUES_BYTES = 1 << 30
-"""Memory for the values of all images that run node by node."""
+VALUES_BYTES = 1 << 28
+"""Memory for the values of the images that run together through the float network."""
 
 
-def subset_that_fits(graph: GraphModule, samples: Sequence[NDArray[np.float32]], memory: int) -> list[Tensor]:
-    """An evenly spaced subset of the images that fits into `memory` bytes when run node by node; at least one."""
-    images = [torch.from_numpy(sample) for sample in samples]
-    most = number_that_fits(graph, images[0], memory)
-    if most >= len(images):
-        return images
-    return [images[index * len(images) // most] for index in range(most)]
+def subset_that_fits(
+    graph: GraphModule, samples: Sequence[NDArray[np.float32]], memory: int, most: int
+) -> list[Tensor]:
+    """Up to `most` of the images, evenly spaced, that fit into `memory` bytes when run node by node; at least one."""
+    chosen = min(len(samples), most, number_that_fits(graph, memory))
+    return [torch.from_numpy(samples[index * len(samples) // chosen]) for index in range(chosen)]
 
 
-def number_that_fits(graph: GraphModule, image: Tensor, memory: int) -> int:
-    """Number of images like this one that fit into `memory` bytes when run node by node; at least one."""
-    return max(1, memory // live_bytes(graph, image))
+def number_that_fits(graph: GraphModule, memory: int) -> int:
+    """Number of images that fit into `memory` bytes when run node by node; at least one."""
+    return max(1, memory // live_bytes(graph))
 
 
-def live_bytes(graph: GraphModule, image: Tensor) -> int:
+def live_bytes(graph: GraphModule) -> int:
     """The most bytes that the values of one image take at the same time. Weights don't count. Computes no values."""
-    counter = _LiveBytes(graph)
-    with fake_tensors() as fake:
-        counter.run(fake.from_tensor(image))
-    return counter.most
-
-
-class _LiveBytes(Interpreter):
-    """Finds the most bytes of values that depend on the image."""
-
-    def __init__(self, graph: GraphModule) -> None:
-        super().__init__(graph)
-        self.most = 1
-        self._per_image: set[Node] = set()
-
-    def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        if n.op == "placeholder" or not self._per_image.isdisjoint(n.all_input_nodes):
-            self._per_image.add(n)
-            live = (value, *(held for node, held in self.env.items() if node in self._per_image))
-            self.most = max(self.most, sum(tensor.nbytes for tensor in live if isinstance(tensor, Tensor)))
-        return value
+    users_left: Counter[Node] = Counter()
+    live: dict[Node, int] = {}
+    most = 1
+    for node in graph.graph.nodes:
+        if node.op == "placeholder" or not live.keys().isdisjoint(node.all_input_nodes):
+            users_left[node] = len(node.users)
+            live[node] = node.meta["val"].nbytes if isinstance(node.meta.get("val"), Tensor) else 0
+            most = max(most, sum(live.values()))
+        for used in node.all_input_nodes:
+            users_left[used] -= 1
+            if not users_left[used]:
+                live.pop(used, None)
+    return most
 
 
 class Collector(Generic[R]):
@@ -211,18 +207,19 @@ def collect(
     collectors: Sequence[Collector[Any]],
     step: Step = no_step,
 ) -> None:
-    """Run a graph on all images, each float32 [1,C,H,W], for several collectors. They count as 1 in `step`.
+    """Run the float network of a graph on all images, each float32 [1,C,H,W], for several collectors.
 
-    As many images as fit into `VALUES_BYTES` run node by node. Each node gets the contributions of the images in their
-    order, and the first image that fails ends the collection with its own exception.
+    They count as 1 in `step`. As many images as fit into `VALUES_BYTES` run node by node. Each node gets the
+    contributions of the images in their order, and the first image that fails ends the collection with its own
+    exception.
     """
     images = [torch.from_numpy(sample) for sample in samples]
-    most = number_that_fits(graph, images[0], VALUES_BYTES)
+    most = number_that_fits(graph, VALUES_BYTES)
     for start in range(0, len(images), most):
         nodes, values = NodeByNode(graph, images[start : start + most]), Values()
         for node in graph.graph.nodes:
             if node.op != "output":
-                values[node] = nodes.run(node, values)
+                values[node] = nodes.run_exact(node, values)
             for collector in collectors:
                 if node in collector.nodes:
                     nodes.measure(collector, node, values)

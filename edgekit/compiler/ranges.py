@@ -1,4 +1,4 @@
-"""Ranges of activations: equalized over channels, and with the least error; and limits of the weights beside them.
+"""Ranges of activations: equalized over channels, and with the least error; and moments of a layer's inputs.
 
 All channels share one int8 range, so a channel with large values costs the others resolution. If the operation before a
 dense layer already has a factor per channel (ConvNeXt V2's response norm, a LayerNorm's affine), a constant divides the
@@ -11,16 +11,11 @@ the error is that of the activation's output, where values below -3 hardly diffe
 
 Fits and rounding read second moments of the rows of a layer's inputs, exact and quantized. A row has the inputs that
 meet the weights at one position of the layer's output.
-
-On x86 without VNNI, kernels add two products in 16 bits. Where a pair of weights could saturate, its output channel
-gets a larger scale, at which the real weights of each pair sum up to at most 127 levels. Rounded to nearest, they sum
-up to at most 128, which can't saturate. Rounding that moves weights further, such as GPTQ's, limits the second weight
-of a pair to what the first one leaves. In a product of two activations, the second one takes the place of the weights.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, TypeAlias
 
@@ -40,7 +35,6 @@ from edgekit.compiler.graph import (
     behind_views,
     constant,
     constants,
-    insert,
     integers,
     is_padding,
     operand,
@@ -54,19 +48,15 @@ from edgekit.compiler.layers import (
     Quantizer,
     axes_but,
     dense_layer,
-    dense_layers,
     distinct_names,
-    int8_weight,
-    quantizer_of,
     quantizers,
     scale_input,
     set_grid,
-    set_int8_weights,
     weight_quantizer_of,
 )
 from edgekit.compiler.rewrites import channel_axis, dense_consumers
+from edgekit.errors import CompileError
 from edgekit.support.progress import Step, no_step, parts_of
-from edgekit.support.weight_pairs import LARGEST_SUM, pairings
 
 
 @dataclass(frozen=True)
@@ -199,7 +189,7 @@ def _divide(graph: GraphModule, place: _Place, divisor: Tensor) -> None:
 ROWS_PER_INPUT = (4, 200)
 """Rows sampled per input of a layer to estimate second moments: of a layer with more than `WIDE` inputs, and of one
 with fewer, which takes more at little cost. More rows change little."""
-ENOUGH_ROWS = 20_000
+ENOUGH_ROWS = 10_000
 """Largest number of rows of a layer with at most `WIDE` inputs."""
 STRIP = 256
 """Inputs whose products with all later inputs are computed at once."""
@@ -291,6 +281,8 @@ WIDE = 1024
 images, not on each half."""
 DAMPINGS = (10.0, 1.0, 0.1, 0.01)
 """Shares of the covariance's mean diagonal that may be added to its diagonal. The larger, the less a weight changes."""
+VALIDATED_OUTPUTS = 64
+"""Outputs of a group, evenly spaced, on which dampings are validated."""
 MOST_INPUTS_PER_ROW = 32
 """Largest ratio of a layer's inputs to the rows in one half of the images. Above it, a fit takes minutes and doesn't
 generalize."""
@@ -344,9 +336,10 @@ def choose_damping(halves: tuple[Moments, Moments]) -> float:
     Infinity leaves the weight as it is. From there the damping is reduced until the error grows. With too few rows,
     nothing else is tried.
     """
-    first, second = halves
+    every = max(1, halves[0].missing.shape[1] // VALIDATED_OUTPUTS)
+    first, second = (replace(half, missing=half.missing[:, ::every]) for half in halves)
     inputs = first.covariance.shape[1]
-    if first is second or min(first.rows, second.rows) < max(2, inputs // MOST_INPUTS_PER_ROW):
+    if halves[0] is halves[1] or min(first.rows, second.rows) < max(2, inputs // MOST_INPUTS_PER_ROW):
         return math.inf
     folds = [(first, second), (second, first)][: 1 if inputs > WIDE else 2]
     best, least = math.inf, 0.0
@@ -416,6 +409,10 @@ def layer_moments(
     return first, moments(images[skipped :: 2 * skipped]) if len(images) > 1 else first
 
 
+Limits: TypeAlias = tuple[float, float]
+"""Smallest and largest value of an activation."""
+EMPTY = 8e-4
+"""Values closer to each other than this get a range that is wider by it on both sides, as NNCF's."""
 BINS = 8192
 MOST_VALUES, MOST_OF_IMAGE = 1 << 21, 1 << 16
 """Largest numbers of values of an activation that are sampled: of all images, and of one of them."""
@@ -444,74 +441,134 @@ class Effect:
     """Axis of the channels, and the mean square [C] of the weights of each channel; None if errors weigh the same."""
     function: Callable[[Tensor], Tensor]
     """The activation that alone consumes the value, or the identity."""
+    symmetric: bool
+    """Whether a kernel needs the zero point 0, as for the queries and keys of attention."""
 
 
 def effects(graph: GraphModule) -> dict[Node, Effect]:
-    """The effects of the quantizers whose ranges `minimize_range_mse` narrows, by their Qs."""
-    return {
-        quantizer.node: Effect(_channel_weights(graph, quantizer), _consumer_function(quantizer))
-        for quantizer in quantizers(graph)
-        if not _is_symmetric(quantizer)
-    }
+    """The effects of all quantizers with one scale, by their Qs."""
+    return {quantizer.node: _effect(graph, quantizer) for quantizer in quantizers(graph)}
+
+
+def _effect(graph: GraphModule, quantizer: Quantizer) -> Effect:
+    symmetric = any(user.target is A.scaled_dot_product_attention.default for user in consumers(quantizer))
+    return Effect(_channel_weights(graph, quantizer), _consumer_function(quantizer), symmetric)
 
 
 @torch.no_grad()
-def minimize_range_mse(
+def find_ranges(
     graph: GraphModule,
     samples: Sequence[NDArray[np.float32]],
     of: Mapping[Node, Effect],
+    narrow: bool,
     step: Step = no_step,
     others: Sequence[Collector[Any]] = (),
-) -> int:
-    """Narrow the activation ranges of a Q/DQ graph, in place, on images float32 [1,C,H,W].
+) -> None:
+    """Give the activations of a Q/DQ graph ranges, in place, from the float network on images float32 [1,C,H,W].
 
-    The graph must have been calibrated on the same images with the whole range of each activation. Symmetric ranges
-    stay. `of` has the effects of the quantizers, from a graph that still consumes their values. Reads each image once,
-    also for the `others`. Returns the number of ranges changed.
+    A range has all values, or with `narrow` those with which the error of quantization is least, unless it must be
+    symmetric. `of` has the effects of all quantizers, from a graph that still consumes their values. Reads each image
+    once, also for the `others`. Raises CompileError if a value isn't finite.
     """
-    asymmetric = [quantizer for quantizer in quantizers(graph) if quantizer.node in of]
-    histograms = _Histograms(asymmetric, of, len(samples))
-    collecting, narrowing = parts_of(step, [1, bool(asymmetric)])
-    collect(graph, samples, [histograms, *others], collecting)
-    changed = 0
-    for quantizer in asymmetric:
-        scale, zero = _best(quantizer, histograms.mass[quantizer.node], of[quantizer.node].function)
-        changed += scale != quantizer.scale
+    extremes = _Extremes(of)
+    narrowed = [quantizer for quantizer in quantizers(graph) if narrow and not of[quantizer.node].symmetric]
+    histograms = _Histograms(narrowed, of, len(samples), extremes)
+    collecting, narrowing = parts_of(step, [1, bool(narrowed)])
+    collect(graph, samples, [extremes, histograms, *others], collecting)
+    for quantizer in quantizers(graph):
+        limits, effect = extremes.limits(quantizer.node), of[quantizer.node]
+        if not math.isfinite(limits[1] - limits[0]):
+            raise CompileError(f"edgekit can't calibrate the graph: the values of '{quantizer.source}' are not finite")
+        if quantizer.node in histograms.nodes:
+            scale, zero = _best(quantizer, limits, histograms.mass[quantizer.node], effect.function)
+            narrowing(1 / len(narrowed))
+        else:
+            scale, zero = _whole_grid(quantizer, limits, effect.symmetric)
         set_grid(quantizer, (scale, zero, *quantizer.grid[2:]))
-        narrowing(1 / len(asymmetric))
     graph.recompile()
-    return changed
 
 
-class _Histograms(Collector[Tensor]):
-    """Sums, for each quantizer, the weights of the values per bin of its range: float64 [BINS]."""
+def _whole_grid(quantizer: Quantizer, limits: Limits, symmetric: bool) -> tuple[float, int]:
+    """Scale and zero point of the smallest range with these limits in which 0 is a level."""
+    low, high = limits
+    if symmetric:
+        return max(-low, high) / quantizer.high, 0
+    levels = quantizer.high - quantizer.low
+    below = round(-low / (high - low) * levels)
+    above = levels - below
+    return max(-low / max(1, below), high / max(1, above)), quantizer.low + below
 
-    def __init__(self, of: Sequence[Quantizer], effects: Mapping[Node, Effect], images: int) -> None:
+
+class _Extremes(Collector[tuple[Tensor, Tensor]]):
+    """Finds the smallest and the largest value that each quantizer gets."""
+
+    def __init__(self, of: Collection[Node]) -> None:
+        super().__init__(of)
+        self._found: dict[Node, tuple[Tensor, Tensor]] = {}
+
+    def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = inputs[0].aminmax()
+        return low, high
+
+    def add(self, node: Node, part: tuple[Tensor, Tensor]) -> None:
+        low, high = self._found.get(node, part)
+        self._found[node] = torch.minimum(low, part[0]), torch.maximum(high, part[1])
+
+    def limits(self, node: Node) -> Limits:
+        """The smallest and the largest value of the images so far, and 0, in a range that isn't empty."""
+        low, high = (float(value) for value in self._found[node])
+        margin = EMPTY if high - low < EMPTY else 0.0
+        return min(low - margin, 0.0), max(high + margin, 0.0)
+
+
+class _Histograms(Collector[tuple[Limits, Tensor]]):
+    """Sums, for each quantizer, the weights of the values per bin of their range: float64 [BINS]."""
+
+    def __init__(
+        self, of: Sequence[Quantizer], effects: Mapping[Node, Effect], images: int, extremes: _Extremes
+    ) -> None:
         self._most = max(1, min(MOST_OF_IMAGE, MOST_VALUES // images))
-        self._quantizers = {quantizer.node: quantizer for quantizer in of}
-        super().__init__(self._quantizers)
-        self._effects = effects
+        super().__init__([quantizer.node for quantizer in of])
+        self._effects, self._extremes = effects, extremes
         channels = cache(_sampled_channels)  # many activations have the same shape
         self._channels = {
             quantizer.node: channels(tuple(shape_of(quantizer.source)), weights[0], self._most)
             for quantizer in of
             if (weights := effects[quantizer.node].weights) is not None
         }
-        self.mass = {node: torch.zeros(BINS, dtype=torch.float64) for node in self._quantizers}
+        self.mass: dict[Node, Tensor] = {}
+        self._limits: dict[Node, Limits] = {}
 
-    def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
+    def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> tuple[Limits, Tensor]:
         sampled = inputs[0].flatten()[:: stride_from(inputs[0].numel() // self._most, inputs[0].numel())].double()
-        low, high = self._quantizers[node].representable_range
-        bins = sampled.sub_(low).div_(high - low).mul_(BINS).long().clamp_(0, BINS - 1)
-        return torch.bincount(bins, self._sample_weights(node), BINS)
+        limits = self._extremes.limits(node)  # of this image too, because the extremes are collected before
+        return limits, _histogram(sampled, self._sample_weights(node), limits)
 
-    def add(self, node: Node, part: Tensor) -> None:
-        self.mass[node] += part
+    def add(self, node: Node, part: tuple[Limits, Tensor]) -> None:
+        limits, mass = part
+        before = self._limits.setdefault(node, limits)
+        if before != limits:  # images that run later have widened the range
+            self.mass[node] = _histogram(_centres(before), self.mass[node], limits)
+        self.mass[node] = self.mass.get(node, 0) + mass
+        self._limits[node] = limits
 
     def _sample_weights(self, node: Node) -> Tensor | None:
         """Weight of each sampled value; None if all weights are equal."""
         weights = self._effects[node].weights
         return None if weights is None else weights[1][self._channels[node]]
+
+
+def _histogram(values: Tensor, weights: Tensor | None, limits: Limits) -> Tensor:
+    """The sum of the weights of the values, float64, per bin between limits: [BINS]. The values are consumed."""
+    low, high = limits
+    bins = values.sub_(low).div_(high - low).mul_(BINS).long().clamp_(0, BINS - 1)
+    return torch.bincount(bins, weights, BINS).double()
+
+
+def _centres(limits: Limits) -> Tensor:
+    """The value in the middle of each bin between limits, float64 [BINS]."""
+    low, high = limits
+    return low + (torch.arange(BINS, dtype=torch.float64) + 0.5) * (high - low) / BINS
 
 
 def _sampled_channels(shape: Sequence[int], axis: int, most: int) -> Tensor:
@@ -524,11 +581,6 @@ def consumers(quantizer: Quantizer) -> list[Node]:
     """Consumers of a quantizer's output, looking through DQ, padding and the views that follow rows."""
     users = (user for dequantize in quantizer.node.users for user in dequantize.users)
     return [next(iter(user.users)) if is_padding(user) else behind_views(user) for user in users]
-
-
-def _is_symmetric(quantizer: Quantizer) -> bool:
-    """Whether a kernel needs the zero point 0, as for the queries and keys of attention."""
-    return any(user.target is A.scaled_dot_product_attention.default for user in consumers(quantizer))
 
 
 def _channel_weights(graph: GraphModule, quantizer: Quantizer) -> tuple[int, Tensor] | None:
@@ -547,12 +599,12 @@ def _channel_weights(graph: GraphModule, quantizer: Quantizer) -> tuple[int, Ten
     return None if total is None else (axis, total / total.mean())
 
 
-def _best(quantizer: Quantizer, mass: Tensor, output: Callable[[Tensor], Tensor]) -> tuple[float, int]:
-    """Scale and zero point of the range with the smallest error of the output."""
+def _best(quantizer: Quantizer, limits: Limits, mass: Tensor, output: Callable[[Tensor], Tensor]) -> tuple[float, int]:
+    """Scale and zero point of the range between limits with the smallest error of the output."""
     least, most = quantizer.low, quantizer.high
-    low, high = quantizer.representable_range
+    low, high = limits
     (filled,) = mass.nonzero(as_tuple=True)  # most bins of a small activation, or of one with outliers, are empty
-    values, mass = low + (filled.double() + 0.5) * (high - low) / BINS, mass[filled]
+    values, mass = _centres(limits)[filled], mass[filled]
     wanted = output(values)
     whole, every = len(SHARES) - 1, EVERY if len(filled) > FEW_BINS else 1
     best: tuple[float, float, int] = (math.inf, quantizer.scale, quantizer.zero_point)
@@ -587,56 +639,3 @@ def _consumer_function(quantizer: Quantizer) -> Callable[[Tensor], Tensor]:
     (activation,) = users
     function = operation_of(activation)
     return lambda values: function(values, *activation.args[1:], **activation.kwargs)
-
-
-def pairings_of(layer: DenseLayer, weight: Tensor) -> list[Tensor]:
-    """Pairings that kernels may use for a layer's inputs within a group: int64 [pairs,2] each. Empty without pairs."""
-    return [torch.from_numpy(pairs) for pairs in pairings(weight.shape, layer.groups)]
-
-
-def safe_scales(weight: Tensor, scales: Tensor, pairings: Sequence[Tensor]) -> Tensor:
-    """The scales [..,out], raised where a pair of a weight [..,out,in] that is rounded to nearest could saturate."""
-    for pairs in pairings:
-        sums = weight[..., pairs[:, 0]] + weight[..., pairs[:, 1]]
-        least = torch.cat([sums.abs(), torch.zeros_like(weight[..., :1])], -1).amax(-1) / (LARGEST_SUM - 1)
-        scales = torch.maximum(scales, least.to(scales.dtype))
-    return scales
-
-
-@torch.no_grad()
-def widen_scales(graph: GraphModule) -> int:
-    """Give the layers of a Q/DQ graph scales at which no pair of weights saturates, in place.
-
-    Returns the number of layers whose scales changed.
-    """
-    changed = 0
-    for layer in dense_layers(graph):
-        quantizer = int8_weight(layer.node)
-        if quantizer is None or constant(graph, quantizer.source) is None:
-            continue
-        weight, scale = quantizer.weight_and_scale(graph)
-        wider = safe_scales(weight.flatten(1), scale, pairings_of(layer, weight))
-        if not torch.equal(wider, scale):
-            set_int8_weights(graph, layer.node, scale=wider)
-            changed += 1
-    graph.recompile()
-    return changed
-
-
-def limit_keys(graph: GraphModule) -> int:
-    """Give INT8 keys of attention levels within ±64, half of the largest sum, in place. Returns how many it limited.
-
-    The kernel for a product of two activations pairs neighbouring values of a key.
-    """
-    limited = 0
-    for attention in graph.graph.find_nodes(op="call_function", target=A.scaled_dot_product_attention.default):
-        quantizer = quantizer_of(attention.args[1])
-        if quantizer is None:
-            continue
-        node, bound = quantizer.node, LARGEST_SUM // 2 * 2 * quantizer.scale
-        clamped = insert(graph, node, A.clamp.default, quantizer.source, -bound, bound)
-        node.args = (clamped, *node.args[1:])
-        set_grid(quantizer, (2 * quantizer.scale, *quantizer.grid[1:]))
-        limited += 1
-    graph.recompile()
-    return limited

@@ -3,10 +3,15 @@
 Rounding each weight to the nearest level minimizes the error of the weights, not that of the layer's output: input
 channels are correlated, so later weights can compensate an earlier rounding error.
 
-In a fit, all images go through the Q/DQ graph node by node, twice side by side: exactly, as in the float network, and
+In a fit, images go through the Q/DQ graph node by node, twice side by side: exactly, as in the float network, and
 quantized. Each layer therefore sees the errors of all layers before it. Its weights are fitted by least squares from
 its quantized inputs to its exact outputs (as in GPTAQ, arXiv 2504.02692) and rounded by GPTQ, and its bias takes up the
 error that remains on average. Only constants change, so runtimes compile the same kernels.
+
+On x86 without VNNI, kernels add two products in 16 bits. Where a pair of weights could saturate, its output channel
+gets a larger scale, at which the real weights of each pair sum up to at most 127 levels. Rounded to nearest, they sum
+up to at most 128, which can't saturate. Rounding that moves weights further, such as GPTQ's, limits the second weight
+of a pair to what the first one leaves. In a product of two activations, the second one takes the place of the weights.
 """
 
 import math
@@ -22,7 +27,6 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.execution import (
-    VALUES_BYTES,
     Collector,
     NodeByNode,
     Values,
@@ -31,9 +35,18 @@ from edgekit.compiler.execution import (
     subset_that_fits,
     threads,
 )
-from edgekit.compiler.graph import constant, constants, operand, operation_of, set_bias, shape_of, weight_of
+from edgekit.compiler.graph import (
+    A,
+    constant,
+    constants,
+    insert,
+    operand,
+    operation_of,
+    set_bias,
+    shape_of,
+    weight_of,
+)
 from edgekit.compiler.layers import (
-    QUANTIZATIONS,
     QUANTIZE,
     DenseLayer,
     LayerWeights,
@@ -42,9 +55,11 @@ from edgekit.compiler.layers import (
     dense_layers,
     int8_weight,
     quantizer_of,
+    set_grid,
     set_int8_weights,
 )
 from edgekit.compiler.ranges import (
+    MOMENT_IMAGES,
     WIDE,
     SecondMoments,
     add_damping,
@@ -52,16 +67,14 @@ from edgekit.compiler.ranges import (
     choose_damping,
     input_rows,
     layer_moments,
-    pairings_of,
     positions_of,
-    safe_scales,
     stride_from,
     surplus_of,
 )
 from edgekit.config import runtimes
 from edgekit.errors import CompileError
 from edgekit.support.progress import Step, no_step, parts_of
-from edgekit.support.weight_pairs import LARGEST_SUM
+from edgekit.support.weight_pairs import LARGEST_SUM, pairings
 
 PERCDAMP = 0.01
 """Share of the Hessian's mean diagonal that is added to its diagonal. Without it, weights of constant inputs drift."""
@@ -73,6 +86,10 @@ MOST_INPUTS_OF_LARGE = 4096
 inputs, up to a minute for 8192."""
 WEIGHTS_AT_ONCE = 1 << 24
 """Weights of a layer rounded per step; each needs several float64 temporaries."""
+FIT_PIXELS = 1 << 22
+"""Pixels of the images that fits read, which give their layers enough rows. Ranges need more images for extremes."""
+WALK_BYTES = 1 << 30
+"""Memory for the values of all images that later nodes still need, on each side."""
 HESSIAN_BYTES = 1 << 30
 """Memory for the Hessians of the layers that one pass over the images collects."""
 
@@ -134,10 +151,10 @@ def _round_layer_by_layer(
 ) -> int:
     """Hold one Hessian at a time, and let each layer see the rounding of all layers before it.
 
-    Uses as many of the images as fit into `VALUES_BYTES`.
+    Uses as many of the images as fit into `WALK_BYTES`.
     """
     rounded = 0
-    nodes, values = NodeByNode(graph, subset_that_fits(graph, samples, VALUES_BYTES)), Values()
+    nodes, values = NodeByNode(graph, subset_that_fits(graph, samples, WALK_BYTES, len(samples))), Values()
     layers = [layer for layer in dense_layers(graph) if _can_be_rounded(graph, layer, MOST_INPUTS_OF_LARGE)]
     to_round, images, visited = {layer.node: layer for layer in layers}, len(nodes.images), list(graph.graph.nodes)
     for node in visited:
@@ -298,6 +315,59 @@ class Compensation:
         )
 
 
+def pairings_of(layer: DenseLayer, weight: Tensor) -> list[Tensor]:
+    """Pairings that kernels may use for a layer's inputs within a group: int64 [pairs,2] each. Empty without pairs."""
+    return [torch.from_numpy(pairs) for pairs in pairings(weight.shape, layer.groups)]
+
+
+def safe_scales(weight: Tensor, scales: Tensor, pairings: Sequence[Tensor]) -> Tensor:
+    """The scales [..,out], raised where a pair of a weight [..,out,in] that is rounded to nearest could saturate."""
+    for pairs in pairings:
+        sums = weight[..., pairs[:, 0]] + weight[..., pairs[:, 1]]
+        least = torch.cat([sums.abs(), torch.zeros_like(weight[..., :1])], -1).amax(-1) / (LARGEST_SUM - 1)
+        scales = torch.maximum(scales, least.to(scales.dtype))
+    return scales
+
+
+@torch.no_grad()
+def widen_scales(graph: GraphModule) -> int:
+    """Give the layers of a Q/DQ graph scales at which no pair of weights saturates, in place.
+
+    Returns the number of layers whose scales changed.
+    """
+    changed = 0
+    for layer in dense_layers(graph):
+        quantizer = int8_weight(layer.node)
+        if quantizer is None or constant(graph, quantizer.source) is None:
+            continue
+        weight, scale = quantizer.weight_and_scale(graph)
+        wider = safe_scales(weight.flatten(1), scale, pairings_of(layer, weight))
+        if not torch.equal(wider, scale):
+            set_int8_weights(graph, layer.node, scale=wider)
+            changed += 1
+    graph.recompile()
+    return changed
+
+
+def limit_keys(graph: GraphModule) -> int:
+    """Give INT8 keys of attention levels within ±64, half of the largest sum, in place. Returns how many it limited.
+
+    The kernel for a product of two activations pairs neighbouring values of a key.
+    """
+    limited = 0
+    for attention in graph.graph.find_nodes(op="call_function", target=A.scaled_dot_product_attention.default):
+        quantizer = quantizer_of(attention.args[1])
+        if quantizer is None:
+            continue
+        node, bound = quantizer.node, LARGEST_SUM // 2 * 2 * quantizer.scale
+        clamped = insert(graph, node, A.clamp.default, quantizer.source, -bound, bound)
+        node.args = (clamped, *node.args[1:])
+        set_grid(quantizer, (2 * quantizer.scale, *quantizer.grid[1:]))
+        limited += 1
+    graph.recompile()
+    return limited
+
+
 Rounded: TypeAlias = tuple[Tensor, Tensor]
 """Levels [groups,out,in] of a weight, and their scales [groups,out]."""
 
@@ -369,10 +439,6 @@ def _partners(pairs: Tensor, order: Tensor) -> Tensor:
     return places.gather(1, partner[order])
 
 
-WALK_BYTES = 1 << 31
-"""Memory for the values that later nodes still need, of all images and both sides."""
-
-
 @torch.no_grad()
 def fit_weights(
     graph: GraphModule,
@@ -383,9 +449,10 @@ def fit_weights(
 ) -> int:
     """Fit and round the weights of a Q/DQ graph, in place, on images float32 [1,3,H,W]. Returns the number of layers.
 
-    Uses as many of the images, evenly spaced, as fit into `MEMORY_BYTES`. The weights' scales change too. Layers with
-    more than `MOST_INPUTS` inputs are rounded to nearest and get a new bias. With `limit_pairs`, no pair of fitted
-    weights saturates on x86 processors without VNNI. The weights in `unlimited` are fitted too, without this limit.
+    Uses as many of the images, evenly spaced, as `FIT_PIXELS` and `WALK_BYTES` allow. The weights' scales change too.
+    Layers with more than `MOST_INPUTS` inputs are rounded to nearest and get a new bias. With `limit_pairs`, no pair of
+    fitted weights saturates on x86 processors without VNNI. The weights in `unlimited` are fitted too, without this
+    limit.
     """
     return Walk(graph, samples, limit_pairs, unlimited).fit(step)
 
@@ -401,7 +468,9 @@ class Walk:
         unlimited: MutableMapping[Node, LayerWeights] | None = None,
     ) -> None:
         self._graph, self._limit_pairs, self._unlimited = graph, limit_pairs, unlimited or {}
-        self._nodes = NodeByNode(graph, subset_that_fits(graph, samples, WALK_BYTES // 2))
+        (image,) = graph.graph.find_nodes(op="placeholder")
+        most = max(MOMENT_IMAGES, FIT_PIXELS // math.prod(shape_of(image)[2:]))
+        self._nodes = NodeByNode(graph, subset_that_fits(graph, samples, WALK_BYTES, most))
         self._at_once = at_once(graph)
         self._exact: Values = {}
         self._quantized: Values = {}
@@ -422,10 +491,8 @@ class Walk:
         layer = _layer_to_fit(self._graph, node)
         if layer is not None and not isinstance(self._quantized[layer.source], list):
             layer = None  # it doesn't depend on the image
-        if node.target in QUANTIZATIONS:
-            self._exact[node] = self._exact[operand(node)]
-        elif node.op != "output":
-            self._exact[node] = self._nodes.run(node, self._exact)
+        if node.op != "output":
+            self._exact[node] = self._nodes.run_exact(node, self._exact)
         if layer is not None:
             self._quantized[layer.weight] = self._fit(layer)
         if node.target is QUANTIZE:

@@ -5,7 +5,7 @@ import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from threading import Lock, RLock
+from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
@@ -29,8 +29,6 @@ of device, the data type, whether it is enabled, and whether it caches.
 """
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _lock = Lock()
-_compiling = RLock()
-"""Held while a graph is compiled, which compiles the graphs inside it, too."""
 
 
 @impl("quantized_decomposed::quantize_per_tensor", "cpu")
@@ -91,27 +89,15 @@ def shared_argument(target: Any, arguments: Sequence[Any]) -> Any:
     return next((value for argument, value in declared if argument.alias_info is not None), None)
 
 
-class _OnceCompiled(_LazyGraphModule):
-    """A graph that one thread compiles, at its first call, while other threads that call it wait.
-
-    torch's own may be compiled by several threads at once. Each then renames the nodes that another one is writing
-    down, and the code reads variables that it never sets, at random.
-    """
-
-    def real_recompile(self) -> None:
-        with _compiling:
-            super().real_recompile()
-
-
 def lazily_compiled(graph: torch.nn.Module) -> GraphModule:
     """The module of the same graph that compiles its Python code when it is called, not whenever it changes.
 
-    Any number of threads may call it. Checked with torch 2.13, whose compiler has the class for the same reason, in a
-    private module. NNCF and edgekit's passes change a graph dozens of times before its code is needed: a tenth of the
-    time of a small calibration.
+    Checked with torch 2.13, whose compiler has the class for the same reason, in a private module. NNCF and edgekit's
+    passes change a graph dozens of times before its code is needed: a tenth of the time of a small calibration. Threads
+    that call it need a copy each, because several may compile the same one at once.
     """
     assert isinstance(graph, GraphModule)
-    return graph if isinstance(graph, _OnceCompiled) else _OnceCompiled(graph, graph.graph)
+    return graph if isinstance(graph, _LazyGraphModule) else _LazyGraphModule(graph, graph.graph)
 
 
 def compiled(graph: GraphModule) -> GraphModule:

@@ -137,7 +137,7 @@ class Recipe:
     estimator: Estimator = "histogram"
     """Estimator of activation ranges.
 
-    "histogram" and "minmax" are NNCF's; "mse" minimizes the weighted mean square error of quantization.
+    "minmax" covers all values; "mse" minimizes the weighted mean square error of quantization; "histogram" is NNCF's.
     """
     smooth_quant: bool = False
     """Whether to apply NNCF's SmoothQuant, which adds operations to the graph."""

@@ -19,7 +19,7 @@ CALIBRATION = (
     "center_weights",
     "use_all_levels",
     "fit_biases",
-    "minimize_range_mse",
+    "find_ranges",
     "tie_rearrangements",
     "widen_scales",
     "limit_keys",

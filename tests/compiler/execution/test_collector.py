@@ -9,10 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node, symbolic_trace
+from torch.fx import GraphModule, Node
 
 from edgekit.compiler import execution
 from edgekit.compiler.execution import Collector, collect, live_bytes, threads
+from edgekit.compiler.graph import trace
 
 
 class Sums(Collector[Tensor]):
@@ -35,8 +36,8 @@ class Sums(Collector[Tensor]):
 
 def network() -> tuple[GraphModule, list[Node]]:
     torch.manual_seed(0)
-    graph = symbolic_trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)))
-    return graph, [node for node in graph.graph.nodes if node.op == "call_module"]
+    graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval(), (1, 3, 16, 16))
+    return graph, [node for node in graph.graph.nodes if node.op == "call_function"]
 
 
 def images(count: int) -> list[NDArray[np.float32]]:
@@ -49,7 +50,7 @@ def test_sums_have_the_order_of_the_images(count: int, small: bool, monkeypatch:
     graph, nodes = network()
     if not small:
         monkeypatch.setattr("edgekit.config.runtimes.SIDE_BY_SIDE_UP_TO", 100)
-    monkeypatch.setattr(execution, "VALUES_BYTES", 4 * live_bytes(graph, torch.from_numpy(images(1)[0])))
+    monkeypatch.setattr(execution, "VALUES_BYTES", 4 * live_bytes(graph))
     with torch.no_grad(), threads(count):
         sums = Sums(nodes)
         collect(graph, images(9), [sums])

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import fields, replace
-from time import sleep
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
@@ -10,9 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.fx import Graph, GraphModule
+from torch.fx import GraphModule
 
-from edgekit.compiler.calibrate import ESTIMATORS
 from edgekit.compiler.execution import threads
 from edgekit.compiler.graph import A, Q, constant, layer_name
 from edgekit.compiler.layers import dense_layers, layer_weights, layers
@@ -140,7 +138,7 @@ def test_each_estimator_gives_its_own_range() -> None:
             for node in quantized(network, images, recipe(estimator=estimator)).graph.nodes
             if "quantize_per_tensor" in str(node.target)
         )
-        for estimator in ESTIMATORS
+        for estimator in get_args(get_type_hints(Recipe)["estimator"])
     }
     lowest, highest = ([float(reduce(image)) for image in images] for reduce in (np.min, np.max))
     assert steps["minmax"] == pytest.approx(
@@ -148,11 +146,7 @@ def test_each_estimator_gives_its_own_range() -> None:
     )  # the tolerance allows for 0 as a level
     for clipping in ("histogram", "mse"):
         assert (np.mean(highest) - np.mean(lowest)) / 255 < steps[clipping] < 0.95 * steps["minmax"]
-    assert len(set(steps.values())) == len(ESTIMATORS)
-
-
-def test_every_estimator_of_a_recipe_is_implemented() -> None:
-    assert set(ESTIMATORS) == set(get_args(get_type_hints(Recipe)["estimator"]))
+    assert len(set(steps.values())) == len(steps)
 
 
 class Uneven(nn.Module):
@@ -195,7 +189,7 @@ def test_a_channel_of_zeros_has_the_zero_point_0(samples: Any) -> None:
 
 @pytest.mark.parametrize("estimator", ["histogram", "mse"])
 def test_a_failure_of_nncf_is_a_compile_error(graph: GraphModule, estimator: str) -> None:
-    with refuses(CompileError, "NNCF"):
+    with refuses(CompileError, "can't calibrate"):
         quantized(graph, [np.full((1, 3, 12, 12), np.nan, np.float32)], recipe(estimator=estimator))
 
 
@@ -203,7 +197,7 @@ def test_a_failure_of_nncf_is_a_compile_error(graph: GraphModule, estimator: str
     ("ours", "changes"),
     [
         ("calibrate.equalize", {"equalization": 0.5}),
-        ("calibrate.minimize_range_mse", {"estimator": "mse"}),
+        ("calibrate.find_ranges", {"estimator": "mse"}),
         ("calibrate.tie_rearrangements", {}),
         ("calibrate.round_weights", {"weight_rounding": "gptq"}),
         ("calibrate.fit_weights", {"weight_rounding": "fit"}),
@@ -229,28 +223,6 @@ def test_a_graph_whose_code_reads_an_unset_variable_is_a_mistake_of_ours(graph: 
     pooling.append(pooling.all_input_nodes[0])  # which it reads
     with pytest.raises(NameError):
         quantize(broken, samples, recipe(), "onnx")
-
-
-def test_images_side_by_side_wait_until_one_thread_has_compiled_the_graph(
-    graph: GraphModule, samples: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """torch renames the nodes while it writes their code, so two threads would write variables that are never set."""
-    python_code, compiling, most = Graph.python_code, 0, 0
-
-    def slowly(*args: Any, **kwargs: Any) -> Any:
-        nonlocal compiling, most
-        compiling += 1
-        most = max(most, compiling)
-        sleep(0.02)
-        try:
-            return python_code(*args, **kwargs)
-        finally:
-            compiling -= 1
-
-    monkeypatch.setattr(Graph, "python_code", slowly)
-    with threads(4):
-        quantized(graph, samples, recipe())
-    assert most == 1
 
 
 def test_a_weight_that_is_not_constant_stays_in_float(samples: Any) -> None:
@@ -307,6 +279,7 @@ SETTINGS_OF_A_TARGET: dict[str, Any] = {
     "bias_correction": "fast",
     "float_layers": ("stem",),
     "kinds": {"stem": "float"},
+    "weight_rounding": "nearest",
 }
 NEEDS: dict[str, dict[str, Any]] = {"lowerings": {"quantize_outputs": True}}
 OF_A_RUNTIME = {"lowerings": "tflite"}
@@ -383,7 +356,7 @@ def test_folding_weights_preserves_the_function(graph: GraphModule, samples: Any
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("estimator", ESTIMATORS.keys() - {"histogram"})
+@pytest.mark.parametrize("estimator", ["minmax", "mse"])
 def test_an_image_whose_activations_are_not_finite_ends_calibration(
     estimator: str, value: float, graph: GraphModule, samples: Any
 ) -> None:
@@ -393,16 +366,7 @@ def test_an_image_whose_activations_are_not_finite_ends_calibration(
         quantized(graph, [samples[0], bad, *samples[2:]], recipe(estimator=estimator))
 
 
-def test_images_side_by_side_give_the_same_graph(graph: GraphModule, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where NNCF takes its time between reading a maximum and writing it."""
-    from nncf.common.tensor_statistics.collectors import MaxAggregator
-
-    def slow(self: MaxAggregator, stacked: Any, **options: Any) -> Any:
-        sleep(1e-3)
-        return maximum(self, stacked, **options)
-
-    maximum = MaxAggregator._aggregation_fn
-    monkeypatch.setattr(MaxAggregator, "_aggregation_fn", slow)
+def test_images_side_by_side_give_the_same_graph(graph: GraphModule) -> None:
     images = [np.full((1, 3, 12, 12), 7 * index % 20, np.float32) for index in range(20)]
     results = []
     for count in (1, 4):

@@ -133,8 +133,8 @@ def test_the_exported_network_keeps_its_weights(network: nn.Module) -> None:
 
 def test_fewer_images_where_memory_is_small(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = images(16, 0)
-    one = live_bytes(quantized(network, "nearest", samples), torch.from_numpy(samples[0]))
-    monkeypatch.setattr(rounding, "WALK_BYTES", 2 * 4 * one)
+    one = live_bytes(quantized(network, "nearest", samples))
+    monkeypatch.setattr(rounding, "WALK_BYTES", 4 * one)
     bounded = quantized(network, "nearest", samples)
     rounding.fit_weights(bounded, samples)
     monkeypatch.undo()
@@ -143,11 +143,20 @@ def test_fewer_images_where_memory_is_small(network: nn.Module, monkeypatch: pyt
     assert torch.equal(errors(bounded, network, samples), errors(four, network, samples))
 
 
+def test_fewer_images_where_they_are_large(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = images(64, 0)
+    few, every = (quantized(network, "nearest", samples) for _ in range(2))
+    rounding.fit_weights(every, samples[::2])
+    monkeypatch.setattr(rounding, "FIT_PIXELS", 0)
+    rounding.fit_weights(few, samples)
+    assert torch.equal(errors(few, network, samples), errors(every, network, samples)), "32 of them"
+
+
 def test_weights_don_t_count_as_memory_of_an_image() -> None:
     wide = nn.Sequential(nn.Flatten(), nn.Linear(768, 512), nn.ReLU(), nn.Linear(512, 4)).eval()
     samples = images(2, 0)
     weights = 4 * 768 * 512
-    assert live_bytes(quantized(wide, "nearest", samples), torch.from_numpy(samples[0])) < weights / 10
+    assert live_bytes(quantized(wide, "nearest", samples)) < weights / 10
 
 
 def test_two_images_are_too_few_to_fit_a_layer_without_positions() -> None:

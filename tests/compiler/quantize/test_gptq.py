@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 from edgekit.compiler import rounding
 from edgekit.compiler.execution import collect
 from edgekit.compiler.graph import constant
-from edgekit.compiler.ranges import effects, minimize_range_mse
+from edgekit.compiler.ranges import effects, find_ranges
 from edgekit.compiler.rewrites import rewrite
 from edgekit.compiler.rounding import Compensation, Hessians, round_levels
 from edgekit.config import runtimes
@@ -108,14 +108,14 @@ def test_a_large_network_is_rounded_layer_by_layer(monkeypatch: pytest.MonkeyPat
     assert torch.equal(head, unrounded[3]), "it has 512 inputs"
 
 
-def test_the_pass_that_narrows_ranges_collects_hessians_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pass_that_finds_ranges_collects_hessians_too(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = replace(Recipe.load("default"), estimator="minmax", weight_rounding="nearest")
     graph = quantize(rewrite(exported(), []).graph, images(4, 0), recipe, "onnx")
     alone, together = Hessians.of_all(graph, 4), Hessians.of_all(graph, 4)
     assert alone
     assert together
     collect(graph, images(4, 0), [alone])
-    minimize_range_mse(graph, images(4, 0), effects(graph), others=[together])
+    find_ranges(graph, images(4, 0), effects(graph), narrow=True, others=[together])
     assert len(together.sums) == 3
     for node, sums in alone.sums.items():
         assert torch.equal(sums.total(), together.sums[node].total())

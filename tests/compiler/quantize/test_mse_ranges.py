@@ -1,7 +1,7 @@
 """Ranges with the smallest error: they clip where the consumers of a value make clipping cheap."""
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
+from edgekit.compiler import execution
 from edgekit.compiler.graph import Q
 from edgekit.compiler.ranges import MOST_VALUES, _sampled_channels
 from edgekit.compiler.rewrites import rewrite
@@ -19,9 +20,13 @@ from tests.helpers.graphs import export_graph
 SIZE = (1, 8, 16, 16)
 
 
-def calibrated(module: nn.Module, image: torch.Tensor, estimator: Literal["minmax", "mse"], target: str) -> GraphModule:
+Estimator: TypeAlias = Literal["minmax", "mse"]
+
+
+def calibrated(module: nn.Module, images: torch.Tensor, estimator: Estimator, target: str) -> GraphModule:
     recipe = replace(Recipe.load("default"), estimator=estimator, weight_rounding="nearest")
-    return quantize(rewrite(export_graph(module.eval(), SIZE), []).graph, [image.numpy()], recipe, target)
+    samples = [image[None].numpy() for image in images]
+    return quantize(rewrite(export_graph(module.eval(), SIZE), []).graph, samples, recipe, target)
 
 
 def representable_range(graph: GraphModule, index: int = 0) -> tuple[float, float]:
@@ -46,6 +51,16 @@ def test_clipping_long_tails_lowers_the_error() -> None:
     whole, fitted = calibrated(module, image, "minmax", "openvino"), calibrated(module, image, "mse", "openvino")
     assert representable_range(fitted)[1] < representable_range(whole)[1] == pytest.approx(float(image.max()), rel=0.02)
     assert error(fitted, module, image) < error(whole, module, image)
+
+
+@pytest.mark.parametrize("estimator", ["minmax", "mse"])
+def test_images_that_run_later_widen_the_range(estimator: Estimator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their histograms have other bins."""
+    torch.manual_seed(0)
+    module, images = nn.Conv2d(8, 8, 1), torch.cat([noise(seed) ** 3 * (1 + seed) for seed in range(6)])
+    together = representable_range(calibrated(module, images, estimator, "onnx"))
+    monkeypatch.setattr(execution, "VALUES_BYTES", 1)
+    assert representable_range(calibrated(module, images, estimator, "onnx")) == pytest.approx(together, rel=0.05)
 
 
 def test_a_channel_without_weights_is_ignored() -> None:

@@ -19,9 +19,8 @@ from torch.fx import GraphModule
 
 from edgekit.compiler import rounding
 from edgekit.compiler.layers import DenseLayer, dense_layers, int8_weight
-from edgekit.compiler.ranges import pairings_of, safe_scales
 from edgekit.compiler.rewrites import rewrite
-from edgekit.compiler.rounding import Compensation, round_levels
+from edgekit.compiler.rounding import Compensation, pairings_of, round_levels, safe_scales
 from edgekit.config import runtimes
 from edgekit.config.recipes import Recipe
 from edgekit.runtime.backend import load_backend
