@@ -96,7 +96,7 @@ WRONG: dict[str, list[Wrong]] = {
     "--workers": number("0", "-1", "1025", lowest="1", highest="1024"),
     "--scheduler": text("here", "tcp://", "http://host:1", "host:port", names=("tcp://HOST:8786",)),
     "--shard": text("0/4", "5/4", "3", "1/0", "-1/4", "half", names=("I/N", "3/64")),
-    "--join": text("gone", "notes.txt", "images", names=("folder",)),
+    "--join": text(names=()),
     "--top": number("0", "-1", lowest="1"),
     "--method": text("best", "Greedy", names=("uniform", "greedy")),
     "--model": text("convnextv2_ato", names=("convnextv2_atto",)),
