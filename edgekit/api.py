@@ -402,7 +402,8 @@ def evaluate(
         quiet: Show no progress.
         options: Fields of the job.
     """
-    from edgekit.measure.evaluation import Scale, bundles_of, evaluate_bundles
+    from edgekit.measure.bundles import bundles_of
+    from edgekit.measure.evaluation import Scale, evaluate_bundles
     from edgekit.support.run_folder import check_output
 
     paths, job = bundles_of(_paths(bundles)), Job.of("", {"data": data, **options})
@@ -491,7 +492,7 @@ def benchmark(
         options: Fields of the job.
     """
     from edgekit.devices.remote import benchmark_devices
-    from edgekit.measure.evaluation import bundles_of
+    from edgekit.measure.bundles import bundles_of
 
     paths, job = bundles_of(_paths(bundles)), Job.of("", options)
     if sustain_s is not None and job.iterations is not None:

@@ -7,18 +7,19 @@ run resumes. A bundle that fails loses only its own measurement.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.config.runtimes import Precision
-from edgekit.errors import DeviceError, EdgekitError, EngineError, StageError
+from edgekit.config.runtimes import PRECISIONS, RUNTIMES, Precision
+from edgekit.errors import DeviceError, EdgekitError, EngineError, InputError, StageError
 from edgekit.images.preprocess import Preprocessing
 from edgekit.measure.accuracy import EvaluationImages, predict
 from edgekit.measure.end_to_end import from_files, time_camera, time_end_to_end, time_preparations
@@ -33,6 +34,7 @@ from edgekit.measure.latency import (
 )
 from edgekit.measure.machine import EnergyMeter, measuring_versions
 from edgekit.measure.settings import Timing
+from edgekit.report.document import REPORT_FILE, is_run, load_report
 from edgekit.report.figure import DeviceFacts, EndToEnd, Preparation, counted
 from edgekit.report.row import (
     F32,
@@ -46,7 +48,7 @@ from edgekit.report.row import (
     TimeProfile,
     in_format,
 )
-from edgekit.runtime.bundle import Bundle
+from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.profile import RUNS, Profile, profile_session
 from edgekit.runtime.session import Session, open_session
@@ -532,3 +534,36 @@ def time_of(ran: Profile) -> TimeProfile:
         sum_ms=round(sum(ran.time_by_kind.values()), DIGITS),
         conversion_ns=ran.conversion_ns,
     )
+
+
+def bundles_of(paths: list[Path]) -> list[Path]:
+    """Bundle folders, with each run folder replaced by the bundles of its report, or by all of an unfinished run.
+
+    Raises InputError for a run without any, or with bundles of several networks.
+    """
+    order, bundles = [f"{target}-{precision}" for target in RUNTIMES for precision in PRECISIONS], []
+    for path in paths:
+        if not is_run(path) or (path / MANIFEST).exists():
+            bundles.append(path)
+            continue
+        reported = load_report(path).bundles if (path / REPORT_FILE).exists() else order
+        inside = [path / name for name in order if name in reported and (path / name / MANIFEST).exists()]
+        if not inside:
+            raise InputError(f"run '{path}' contains no bundle", fix=f"Finish it with `edgekit deploy {path}`")
+        if len(networks := networks_in(inside)) > 1:
+            names = ", ".join(bundle.name for bundle in networks.values())
+            raise InputError(
+                f"run '{path}' has bundles of {len(networks)} networks, such as {names}",
+                fix=f"Finish it with `edgekit deploy {path}`, or name the bundles of one",
+            )
+        bundles += inside
+    return bundles
+
+
+def networks_in(bundles: Iterable[Path]) -> dict[str, Path]:
+    """The hashes of the weights in these bundles, as far as they record it, each with the last such bundle."""
+    found = {
+        read_bundle(bundle, check_hashes=False).manifest.recorded("model", "weights_sha256"): bundle
+        for bundle in bundles
+    }
+    return {weights: bundle for weights, bundle in found.items() if weights is not None}

@@ -10,8 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.config.runtimes import PRECISIONS, RUNTIMES
-from edgekit.errors import EdgekitError, ImageError, InputError, UsageError
+from edgekit.errors import EdgekitError, ImageError, UsageError
 from edgekit.images.dataset import Dataset, LabelledImage
 from edgekit.images.selection import CalibrationList, InspectedImage, Selection, evaluation_doubts, select, short_hashes
 from edgekit.measure import accuracy
@@ -22,7 +21,7 @@ from edgekit.measure.parts import AnsweredPart, EvaluationPart, JoinedParts
 from edgekit.measure.settings import NO_LABELS, Gates
 from edgekit.measure.task import Answers, Targets, Task
 from edgekit.report.answer import with_interval
-from edgekit.report.document import REPORT_FILE, Reference, Unreadable, is_run, load_report, to_json
+from edgekit.report.document import Reference, Unreadable, to_json
 from edgekit.report.figure import NOTHING, Count, DeviceFacts, figure_at, score_figures
 from edgekit.report.page import Block, Column, Item, NextStep, TextTable
 from edgekit.report.row import ACCURACY_GATES, Accuracy, Failure, Gate, Verdict
@@ -35,7 +34,7 @@ from edgekit.report.sentences import (
     notes_of,
     rows_whose_gate,
 )
-from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
+from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.support.files import replace_text, without_folders, writing
 from edgekit.support.progress import Reporter, Step, each_bundle
@@ -586,36 +585,3 @@ def _chosen(dataset: Dataset, count: int | None, seed: int, executor: Executor, 
     for warning in evaluation_doubts(dataset, chosen):
         reporter.warn(warning)
     return chosen
-
-
-def bundles_of(paths: list[Path]) -> list[Path]:
-    """Bundle folders, with each run folder replaced by the bundles of its report, or by all of an unfinished run.
-
-    Raises InputError for a run without any, or with bundles of several networks.
-    """
-    order, bundles = [f"{target}-{precision}" for target in RUNTIMES for precision in PRECISIONS], []
-    for path in paths:
-        if not is_run(path) or (path / MANIFEST).exists():
-            bundles.append(path)
-            continue
-        reported = load_report(path).bundles if (path / REPORT_FILE).exists() else order
-        inside = [path / name for name in order if name in reported and (path / name / MANIFEST).exists()]
-        if not inside:
-            raise InputError(f"run '{path}' contains no bundle", fix=f"Finish it with `edgekit deploy {path}`")
-        if len(networks := networks_in(inside)) > 1:
-            names = ", ".join(bundle.name for bundle in networks.values())
-            raise InputError(
-                f"run '{path}' has bundles of {len(networks)} networks, such as {names}",
-                fix=f"Finish it with `edgekit deploy {path}`, or name the bundles of one",
-            )
-        bundles += inside
-    return bundles
-
-
-def networks_in(bundles: Iterable[Path]) -> dict[str, Path]:
-    """The hashes of the weights in these bundles, as far as they record it, each with the last such bundle."""
-    found = {
-        read_bundle(bundle, check_hashes=False).manifest.recorded("model", "weights_sha256"): bundle
-        for bundle in bundles
-    }
-    return {weights: bundle for weights, bundle in found.items() if weights is not None}

@@ -16,7 +16,7 @@ from edgekit.errors import BundleError, DeviceError, ModelError, OutputError, Us
 from edgekit.images.dataset import Dataset
 from edgekit.images.selection import CalibrationList, Selection
 from edgekit.job import Job, check_scheme
-from edgekit.measure.evaluation import networks_in
+from edgekit.measure.bundles import networks_in
 from edgekit.measure.task import Task
 from edgekit.models.loading import load_network, settle_classes
 from edgekit.models.network import Network, batched_logits

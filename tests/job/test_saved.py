@@ -14,7 +14,7 @@ from edgekit.cli.main import main
 from edgekit.errors import InputError, UsageError
 from edgekit.job import Job, declarations, fields_with_defaults
 from edgekit.job.saved import job_of, kept, read_kept, run_of
-from edgekit.measure.evaluation import bundles_of
+from edgekit.measure.bundles import bundles_of
 from edgekit.models.description import resolve_labels
 from edgekit.models.loading import find_source
 from edgekit.models.options import ModelOptions
