@@ -75,7 +75,7 @@ class Metadata:
 
         Names of classes stand between spaces, so each space in a name becomes an underscore. DL Streamer converts its
         images to RGB; ModelAPI must be given RGB. The key by which it would convert them, reverse_input_channels, isn't
-        there, because OpenVINO 2026.4 computes an IR of edgekit as if it weren't.
+        there, because OpenVINO 2026.4 computes the IR of edgekit's demo as if it weren't.
         """
         preprocessing, (mean, std) = self.preprocessing, self.normalization
         info = {
