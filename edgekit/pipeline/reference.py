@@ -282,7 +282,8 @@ def with_form(spec: BuildSpec, images: JobImages, max_drop: float, run: RunFolde
     network = spec.network
     samples = images.choosing.samples[:MOST_FOR_FORM]
     allowed = FORM_SHARE * max_drop
-    if spec.task.name != "single-label" or network.weights == "random" or len(samples) < FEWEST_FOR_FORM:
+    has_classes = spec.task.name == "single-label" and images.dataset.is_labelled
+    if not has_classes or network.weights == "random" or len(samples) < FEWEST_FOR_FORM:
         reporter.say(
             f"preprocessing: exact, because there are no {FEWEST_FOR_FORM} images of one class each to choose on"
         )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.images.dataset import Dataset
+from edgekit.images.dataset import UNLABELLED, Dataset
 from edgekit.images.selection import select
 from edgekit.measure.tasks import task_of
 from edgekit.models.network import Network, torch_logits
@@ -108,11 +108,14 @@ def test_the_form_is_exact_where_no_classes_can_choose_it(
     several = replace(spec, task=task_of("multi-label"))
     random = replace(spec, network=replace(spec.network, weights="random"))
     few = replace(images, choosing=images.choosing.split(5)[0])
+    samples = tuple(replace(sample, label=UNLABELLED) for sample in images.dataset.samples)
+    unlabelled = replace(images, dataset=replace(images.dataset, samples=samples))
     with open_run(tmp_path / "run") as run:
         for each, chosen, form in (
             (several, images, "exact"),
             (random, images, "exact"),
             (spec, few, "exact"),
+            (spec, unlabelled, "exact"),
             (spec, images, "fast"),
         ):
             assert with_form(each, chosen, 1.0, run, Reporter(quiet=True)).network.preprocessing.form == form
