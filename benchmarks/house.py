@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 295_817,
+    "tokens": 295_831,
     "tokens a line": 9.83,
     "files": 161,
     "lines of the longest file": 450,

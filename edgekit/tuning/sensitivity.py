@@ -10,6 +10,7 @@ from typing import Any
 from torch.fx import GraphModule
 
 from edgekit import __version__
+from edgekit.compiler.graph import copy_sharing
 from edgekit.config.runtimes import PRECISIONS
 from edgekit.errors import InputError, StageError, UsageError
 from edgekit.job import Job
@@ -115,13 +116,14 @@ def _analysed(graphs: JobGraphs, images: JobImages, target: str, job: Job, run: 
         build_one(graphs, target, each, run.path / f"{target}-{each}", to_compile if each == "int8" else None)
         for each in PRECISIONS
     )
+    graph = copy_sharing(to_compile.graph)  # compiling changes the other one
     measured = measure(
         mixtures,
         target,
         layer_macs(graphs),
         job.gates.max_drop,
         graphs.reporter,
-        lambda: profiled_costs(bundles, target, job.timing.threads, to_compile.graph, graphs.reporter),
+        lambda: profiled_costs(bundles, target, job.timing.threads, graph, graphs.reporter),
     )
     run.remember(f"sensitivity-{target}", inputs, measured)
     return measured

@@ -93,7 +93,7 @@ def test_a_key_is_set_where_the_recipe_reads_it() -> None:
     recipe = Recipe.load("default")
     changed = varied(recipe, "onnx", {"estimator": "mse", "weight_rounding": "nearest", "quantize_residuals": False})
     assert changed.for_target("onnx").estimator == "mse"
-    assert changed.weight_rounding == "nearest"
+    assert changed.for_target("onnx").weight_rounding == "nearest"
     assert not changed.targets["onnx"].quantize_residuals
     assert changed.targets["tflite"] == recipe.targets["tflite"]
     assert varied(recipe, "onnx", {}) == recipe
