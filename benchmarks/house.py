@@ -16,8 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 295_831,
-    "tokens a line": 9.83,
+    "tokens": 295_821,
+    "tokens a line": 9.82,
     "files": 161,
     "lines of the longest file": 450,
     "names across walls": 544,

@@ -268,7 +268,7 @@ def plan(job: Job, reporter: Reporter) -> PlannedRun:
     """Describe what the job would do. Checks the whole input and writes nothing."""
     check_tools(job.folder, job.targets, job.machines, job.timing)
     spec, images = load_job(job, reporter, chooses=True)
-    job.gates_on(images.dataset.is_labelled)
+    job.gates_on(images.dataset.is_labelled)  # a bound that such images can't show is an error
     try:
         prediction = plan_model(job.identified, job.targets, spec.device_class, spec.recipe)
     except InputError:

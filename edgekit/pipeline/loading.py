@@ -154,8 +154,15 @@ def load_job(
     with reporter.stage("export"), quiet():
         _ = network.graph_sha256  # a network that can't be traced ends the job here
     task = task.at(job.threshold, network.classes)
-    made_for = (network, recipe, settings.device_class)
-    spec = BuildSpec(*made_for, datasets.calibration, images.calibration, task, input_dtype=job.input_dtype)
+    spec = BuildSpec(
+        network,
+        recipe,
+        settings.device_class,
+        datasets.calibration,
+        images.calibration,
+        task,
+        input_dtype=job.input_dtype,
+    )
     if len(images.choosing.images) >= FEWEST_IMAGES and network.params < runtimes.BUILT_APART_FROM:
         spec = replace(spec, fitting=images.choosing.split(MOST_IMAGES)[0], fitting_dataset=images.dataset)
     return spec, images

@@ -70,8 +70,15 @@ class BuildSpec:
 
     def request(self, target: str, precision: Precision) -> "BundleRequest":
         """The request for one bundle."""
-        settings = (self.network, target, precision, self.recipe, self.device_class)
-        request = BundleRequest(*settings, task=self.task, input_dtype=self.input_dtype)
+        request = BundleRequest(
+            self.network,
+            target,
+            precision,
+            self.recipe,
+            self.device_class,
+            task=self.task,
+            input_dtype=self.input_dtype,
+        )
         if precision == "float":
             return request
         images = self.calibration

@@ -1,7 +1,7 @@
 """The standard metadata of a .tflite file, by which MediaPipe and the TFLite Task Library configure themselves.
 
-No package on the index writes it without a framework of its own, so its few tables are written here, by their fields'
-places in the schema "M001". The names of classes are a text file in a zip archive after the flatbuffer.
+The packages that can write it bring a whole framework, so its few tables are written here. Each field is at its place
+in the schema "M001". The names of classes are a text file, in a zip archive after the flatbuffer.
 """
 
 import zipfile
