@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 295_821,
+    "tokens": 295_828,
     "tokens a line": 9.82,
     "files": 161,
     "lines of the longest file": 450,

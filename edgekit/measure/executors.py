@@ -57,10 +57,13 @@ class Processes(ThreadPoolExecutor):
         return super().submit(self._run, fn, *args, **kwargs)
 
     def _run(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        for _ in range(DEATHS):
+        deaths = 0
+        while deaths < DEATHS:
             worker = self._idle.pop() if self._idle else ProcessPoolExecutor(1, SPAWN, _end_with, (self._parent,))
             try:
                 future = worker.submit(work, *args, **kwargs)
+            except BrokenProcessPool:  # it died while it had nothing to do
+                continue
             except OSError as error:
                 raise UsageError(
                     f"--workers: a process could not be started: {first_line(error)}", fix="Use fewer --workers"
@@ -68,6 +71,7 @@ class Processes(ThreadPoolExecutor):
             if self._open.closed or not isinstance(future.exception(), BrokenProcessPool):
                 self._idle.append(worker)
                 return future.result()
+            deaths += 1
         raise EngineError(f"a piece of the evaluation killed {DEATHS} workers in a row")
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:

@@ -105,6 +105,15 @@ def test_a_piece_of_a_worker_that_dies_is_done_by_another(workers: Executor, tmp
     assert list(workers.map(count, range(4))) == [0, 1, 4, 9]
 
 
+def test_workers_that_died_while_they_had_nothing_to_do_are_replaced() -> None:
+    with executor_of(1, None) as executor:
+        (process,) = executor.map(pid, [0])
+        os.kill(process, signal.SIGKILL)
+        (worker,) = executor._idle  # type: ignore[attr-defined]
+        wait_until(lambda: worker._broken, "its pool has seen that the worker died")
+        assert list(executor.map(count, [3])) == [9]
+
+
 def test_a_piece_that_kills_every_worker_is_an_error(workers: Executor) -> None:
     with refuses(EngineError, "killed 3 workers"):
         list(workers.map(die_always, [1]))
