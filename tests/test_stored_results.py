@@ -207,7 +207,7 @@ def make_sensitivity(place: Place, inputs: Any) -> None:
         place.made()
         return result
 
-    for name in ("simulate", "layer_macs"):
+    for name in ("simulate", "layer_macs", "copy_sharing"):
         place.patch.setattr(analysis, name, lambda *_: None)
     place.patch.setattr(analysis, "measure", measure)
     place.patch.setattr(analysis, "study_inputs", lambda *_: inputs.layers)
