@@ -67,7 +67,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cifar", type=Path, help="folder with cifar10-train.zip and cifar10-val-5k.zip")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for weights, images and models")
     parser.add_argument("--calibration", type=int, default=128, help="number of calibration images")
-    parser.add_argument("--images", type=int, default=3000, help="largest number of evaluation images")
+    parser.add_argument("--images", type=int, default=5000, help="largest number of evaluation images")
     parser.add_argument("--json", type=Path, default=HERE / "trained.json")
     parser.add_argument("--time", action="store_true", help="only time the files of the rows in the JSON")
     parser.add_argument("--again", action="store_true", help="measure rows again that the JSON has")
@@ -116,7 +116,7 @@ def measure(network: str, keys: Sequence[Key], args: argparse.Namespace, recordi
             num_calibration_samples=args.calibration,
             task=subject.task,
         ),
-        images=min(args.images, subject.most_images or args.images),
+        images=args.images,
     )
     folder = models_of(args.cache, network)
     folder.mkdir(parents=True, exist_ok=True)

