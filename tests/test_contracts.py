@@ -59,7 +59,7 @@ class Fake(SingleLabel):
 
 TASKS["fake"] = Fake()
 """
-FIGURE = """Figure(path="fake_level", title="faked", unit="levels", digits=0, rank=3, better="higher",
+FIGURE = """Figure("fake_level", "faked", "levels", digits=0, rank=3, better="higher",
            meaning="level of the fake"),
     """
 DECLARATIONS: dict[str, list[tuple[Any, str, str]]] = {
@@ -74,7 +74,7 @@ DECLARATIONS: dict[str, list[tuple[Any, str, str]]] = {
     ],
     "figure": [
         (Measurement, "    low_precision: LowPrecision | None = None", "    fake_level: float | None = None\n"),
-        (figure, 'Figure(path="snr_db"', FIGURE),
+        (figure, 'Figure("snr_db"', FIGURE),
         (measuring, '"peak_rss_bytes": fresh', '"fake_level": float(timing.fake_level), '),
     ],
     "task": [

@@ -21,6 +21,7 @@ from edgekit.images.dataset import UNLABELLED, Dataset, LabelledCrops, LabelledI
 from edgekit.images.selection import InspectedImage, Selection, inspect_image
 from edgekit.measure import machine
 from edgekit.measure.machine import measuring_versions
+from edgekit.measure.statistics import Floats
 from edgekit.measure.task import MOST_CLASSES, Answers, ClassNames, Task
 from edgekit.measure.tasks import task_of
 from edgekit.report.document import EvaluatedClass
@@ -31,7 +32,7 @@ from edgekit.support.libraries import quiet
 from edgekit.support.progress import Step
 from edgekit.support.run_folder import RunFolder
 
-Run: TypeAlias = Callable[[NDArray[Any]], NDArray[np.float32]]
+Run: TypeAlias = Callable[[NDArray[Any]], Floats]
 """A model: an image as its input to its outputs [1,K]."""
 BLOCK = 256
 """Images whose outputs are held before what the task needs of them is kept."""
@@ -53,7 +54,7 @@ class EvaluationImages:
     """Hash of everything that measurements depend on: the images in their order, their labels, network and task."""
     names: Sequence[str] = ()
     """Paths of the images within their data set, in the same order; empty where they are unknown."""
-    logits: NDArray[np.float32] | None = None
+    logits: Floats | None = None
     """Torch's outputs [M,K] for the first M images, for the signal-to-noise ratio; None to leave that out."""
 
     @classmethod
@@ -102,7 +103,7 @@ def predict(task: Task, run: Run, images: Iterable[NDArray[Any]], names: Sequenc
     The message names the image by `names`, or by its position if there are none.
     """
     parts: list[Answers] = []
-    block: list[NDArray[np.float32]] = []
+    block: list[Floats] = []
     for index, image in enumerate(images):
         outputs = run(image)[0]
         if not np.isfinite(outputs).all():
@@ -117,7 +118,7 @@ def predict(task: Task, run: Run, images: Iterable[NDArray[Any]], names: Sequenc
     return task.answers.joined(parts)
 
 
-def snr_db(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+def snr_db(reference: Floats, other: Floats) -> float:
     """Signal-to-noise ratio of logits in dB: the power of `reference` over the power of its difference from `other`.
 
     Both have the same shape. The ratio is infinite if they are equal, and minus infinity if `reference` is all zeros.
@@ -132,17 +133,17 @@ def snr_db(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 class SnrMeter:
     """Measures the signal-to-noise ratio of a model's logits while the model is run on images for another purpose."""
 
-    def __init__(self, reference: NDArray[np.float32] | None) -> None:
+    def __init__(self, reference: Floats | None) -> None:
         """`reference` are the logits [M,classes] for the first M images, or None to measure nothing."""
         self._reference = np.empty((0, 0), np.float32) if reference is None else reference
-        self._logits: list[NDArray[np.float32]] = []
+        self._logits: list[Floats] = []
 
     def watched(self, run: Run) -> Run:
         """The same model, with a look at its logits for the first images."""
         if not len(self._reference):
             return run
 
-        def watch(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        def watch(image: Floats) -> Floats:
             logits = run(image)
             if len(self._logits) < len(self._reference):
                 self._logits.append(logits[0])

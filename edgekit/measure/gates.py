@@ -103,38 +103,30 @@ def accuracy_gate(accuracy: Accuracy | None, gates: Gates, not_applicable: str |
     interval is beyond it. For images without labels it is the gate on the agreement, and `gates` are those of
     `Gates.for_images`.
     """
+    least = 100 - gates.max_drop
+    gate = Gate(
+        name="max-drop",
+        verdict="pass",
+        figure="accuracy.drop_score_points" if accuracy and accuracy.score else "accuracy.drop_top1_points",
+        limit=gates.max_drop,
+        whole_interval=gates.must_show_drop,
+    )
     if accuracy and accuracy.without_labels:
-        least = 100 - gates.max_drop
-        gate = Gate(
-            name="min-agreement",
-            verdict="pass",
-            figure="accuracy.score.value",
-            limit=least / 100,
-            whole_interval=True,
-        )
-    else:
-        gate = Gate(
-            name="max-drop",
-            verdict="pass",
-            figure="accuracy.drop_score_points" if accuracy and accuracy.score else "accuracy.drop_top1_points",
-            limit=gates.max_drop,
-            whole_interval=gates.must_show_drop,
-        )
+        gate = replace(gate, name="min-agreement", figure="accuracy.score.value", limit=least / 100)
     if not_applicable or accuracy is None:
         return _ended(gate, "skipped", not_applicable or "accuracy was not measured")
     drop, (low, high) = accuracy.drop_points, accuracy.drop_ci95_points
     bound = bound_of(accuracy, gates.max_drop)
+    measured, *ends = drop, low, high
+    reached, required = f"drops by {drop:.2f} points", f"at most {gates.max_drop:g} is allowed"
+    claim = f"a drop of at most {points(gates.max_drop)}"
     if accuracy.without_labels:
-        images = f"95 % interval {100 - high:.2f} to {100 - low:.2f}, n = {accuracy.count:,}"
-        missed = f"{accuracy.metric} is {100 - drop:.2f} % ({images}), but at least {least:g} % is required"
-        claim, measured = f"an agreement of at least {least:g} %", 100 - drop
-    else:
-        images = f"95 % interval {low:.2f} to {high:.2f}, n = {accuracy.count:,}"
-        allowed = f"but at most {gates.max_drop:g} is allowed"
-        missed = f"{accuracy.metric} drops by {drop:.2f} points ({images}), {allowed}"
-        claim, measured = f"a drop of at most {points(gates.max_drop)}", drop
+        measured, *ends = 100 - drop, 100 - high, 100 - low
+        reached, required = f"is {measured:.2f} %", f"at least {least:g} % is required"
+        claim = f"an agreement of at least {least:g} %"
+    images = f"95 % interval {ends[0]:.2f} to {ends[1]:.2f}, n = {accuracy.count:,}"
     if not gates.allow(drop if gates.must_show_drop else low):
-        return _ended(gate, "fail", missed)
+        return _ended(gate, "fail", f"{accuracy.metric} {reached} ({images}), but {required}")
     if bound.shown:
         return gate
     needed = f"about {bound.images_needed:,} images are needed" if bound.images_needed else "more images would not help"

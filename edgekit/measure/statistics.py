@@ -5,11 +5,10 @@ Throughout, `lost` images are right with the first classifier and wrong with the
 on which answers cross a threshold. Needs only numpy, because boards compute these figures too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from statistics import NormalDist
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,10 @@ from numpy.typing import NDArray
 from edgekit.report.figure import Interval
 from edgekit.report.row import Confidence, Crossings
 
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Hits = NDArray[np.bool_]
+"""Whether each answer is right, bool [N]."""
 CELLS = 256
 """Number of confidences that are told apart when they are smoothed."""
 RESAMPLES, GROUPS = 1_000, 512
@@ -29,34 +32,13 @@ THRESHOLDS = (0.5, 0.8)
 class Confidences:
     """Confidences of one model's answers for N images, each with one answer or with K of them."""
 
-    values: NDArray[np.float32]
+    values: Floats
     """Confidence of each answer, [N] or [N,K]."""
-    right: NDArray[np.bool_] | None = None
+    right: Hits | None = None
     """Whether the event with this probability is true, in the same shape: the best class is the label, or the image has
     the label. None where a confidence is no probability, or nothing is labelled."""
     classes: NDArray[np.int64] | None = None
     """Class that each answer names, in the same shape; None where it is the same for every model."""
-
-
-class CalibrationError(NamedTuple):
-    """A calibration error with its 95 % interval, both as fractions."""
-
-    value: float
-    ci95: Interval
-
-
-def calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> CalibrationError:
-    """Smooth calibration error: how far confidences are from the share of right answers, averaged over the answers.
-
-    Błasiok and Nakkiran (2024) smooth the differences with a kernel instead of collecting them in bins, so that the
-    error hardly changes when the confidences hardly do. Chance adds about 0.03 for 500 images and 0.02 for 2,000. The
-    interval is from a bootstrap over images.
-
-    Args:
-        confidence: Probability that each answer is right, [N] or [N,K].
-        right: Whether it is, in the same shape.
-    """
-    return _calibration_errors([(confidence, right)])[0]
 
 
 def compare_confidences(bundle: Confidences, reference: Confidences, thresholds: Sequence[float] = ()) -> Confidence:
@@ -74,28 +56,24 @@ def compare_confidences(bundle: Confidences, reference: Confidences, thresholds:
     if bundle.right is None or reference.right is None:
         return compared
     both = [(bundle.values, bundle.right), (reference.values, reference.right)]
-    error, of_reference, change = _calibration_errors(both)
+    (error, error_ci95), (of_reference, reference_ci95), (_, change_ci95) = _calibration_errors(both)
     return replace(
         compared,
-        calibration_error=error.value,
-        calibration_error_ci95=error.ci95,
-        reference_calibration_error=of_reference.value,
-        reference_calibration_error_ci95=of_reference.ci95,
-        calibration_error_change_ci95=change.ci95,
+        calibration_error=error,
+        calibration_error_ci95=error_ci95,
+        reference_calibration_error=of_reference,
+        reference_calibration_error_ci95=reference_ci95,
+        calibration_error_change_ci95=change_ci95,
     )
 
 
-def crossings(
-    before: NDArray[np.floating], after: NDArray[np.floating], threshold: float | NDArray[np.floating]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def crossings(before: Floats, after: Floats, threshold: float | Floats) -> tuple[Hits, Hits]:
     """Which answers reach the threshold only after, and which only before. All arrays have the same shape."""
     old, new = before >= threshold, after >= threshold
     return new & ~old, old & ~new
 
 
-def _crossings(
-    bundle: Confidences, reference: Confidences, threshold: float | NDArray[np.floating], stated: bool
-) -> Crossings:
+def _crossings(bundle: Confidences, reference: Confidences, threshold: float | Floats, stated: bool) -> Crossings:
     upward, downward = crossings(reference.values, bundle.values, threshold)
     changed = 0
     if bundle.classes is not None and reference.classes is not None:
@@ -112,8 +90,14 @@ def _crossings(
     )
 
 
-def _calibration_errors(models: Sequence[tuple[NDArray[np.floating], NDArray[np.bool_]]]) -> list[CalibrationError]:
-    """The error of each model for the same images; for two models, also that of the first minus that of the second."""
+def _calibration_errors(models: Sequence[tuple[Floats, Hits]]) -> Iterator[tuple[float, Interval]]:
+    """The smooth calibration error of two models for the same images, and the first minus the second, with intervals.
+
+    It is how far confidences are from the share of right answers, averaged over the answers. Błasiok and Nakkiran
+    (2024) smooth the differences with a kernel instead of collecting them in bins, so that the error hardly changes
+    when the confidences hardly do. Chance adds about 0.03 for 500 images and 0.02 for 2,000. The intervals are from a
+    basic bootstrap over images, and so move down by what the resampling adds to the error.
+    """
     generator = np.random.default_rng(0)
     images = len(models[0][0])
     group = generator.permutation(images) % GROUPS  # groups of images vary as the images do, and take less time
@@ -125,20 +109,14 @@ def _calibration_errors(models: Sequence[tuple[NDArray[np.floating], NDArray[np.
         error, smoothing = _smooth_error(gaps.sum(0))
         errors.append(error)
         samples.append(np.abs(draws @ gaps @ smoothing).sum(1))
-    if len(models) == 2:
-        errors.append(errors[0] - errors[1])
-        samples.append(samples[0] - samples[1])
-    least = (0.0, 0.0, -1.0)
-    return [_with_interval(*each) for each in zip(errors, samples, least, strict=False)]
+    errors.append(errors[0] - errors[1])
+    samples.append(samples[0] - samples[1])
+    for error, drawn, least in zip(errors, samples, (0.0, 0.0, -1.0), strict=True):
+        high, low = 2 * error - np.quantile(drawn, (0.025, 0.975))
+        yield error, (float(np.clip(low, least, error)), float(max(high, error)))
 
 
-def _with_interval(error: float, samples: NDArray[np.float64], least: float) -> CalibrationError:
-    """The basic bootstrap interval, which moves down by what the resampling adds to the error."""
-    high, low = 2 * error - np.quantile(samples, (0.025, 0.975))
-    return CalibrationError(error, (float(np.clip(low, least, error)), float(max(high, error))))
-
-
-def _gaps(confidence: NDArray[np.floating], right: NDArray[np.bool_], group: NDArray[np.int64]) -> NDArray[np.float64]:
+def _gaps(confidence: Floats, right: Hits, group: NDArray[np.int64]) -> Doubles:
     """What each group of images adds to the mean of right - confidence, by confidence: [groups,CELLS]."""
     values = confidence.astype(np.float64).reshape(len(confidence), -1)
     cells = np.minimum((values * CELLS).astype(np.int64), CELLS - 1) + CELLS * group[:, None]
@@ -146,7 +124,7 @@ def _gaps(confidence: NDArray[np.floating], right: NDArray[np.bool_], group: NDA
     return gaps.reshape(-1, CELLS) / values.size
 
 
-def _smooth_error(gaps: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+def _smooth_error(gaps: Doubles) -> tuple[float, Doubles]:
     """The error of gaps [CELLS], which is as large as the kernel that smooths them is wide, and that kernel."""
     low, high = 1 / CELLS, 1.0
     while high - low > 1e-4:
@@ -156,12 +134,12 @@ def _smooth_error(gaps: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]
     return float(np.abs(gaps @ smoothing).sum()), smoothing
 
 
-def _kernel(width: float) -> NDArray[np.float64]:
+def _kernel(width: float) -> Doubles:
     """A Gaussian on the cells, reflected at 0 and 1: [CELLS,CELLS], of which each row adds up to 1."""
     centres = (np.arange(CELLS) + 0.5) / CELLS
     distances = centres[:, None] - np.stack((centres, -centres, 2 - centres))[:, None]
     kernel = np.exp(-0.5 * (distances / width) ** 2).sum(0)
-    normalized: NDArray[np.float64] = kernel / kernel.sum(1, keepdims=True)
+    normalized: Doubles = kernel / kernel.sum(1, keepdims=True)
     return normalized
 
 
@@ -171,7 +149,7 @@ POWER = 0.8
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 
-def paired_interval(lost: int, won: int, count: int) -> tuple[float, float]:
+def paired_interval(lost: int, won: int, count: int) -> Interval:
     """95 % interval of the paired difference (lost - won) / count, as fractions: Tango's score interval (1998).
 
     It contains every difference that the score test doesn't reject. Its coverage is right even if few images differ, or
@@ -187,7 +165,7 @@ def least_drop_bound(count: int) -> float:
     return 100 * paired_interval(0, 0, max(1, count))[1]
 
 
-def _end(lost: int, won: int, count: int, between: tuple[float, float]) -> float:
+def _end(lost: int, won: int, count: int, between: Interval) -> float:
     """End of the interval, between a difference that the test accepts and one that it rejects."""
     inside, outside = between
     for _ in range(50):
@@ -231,7 +209,7 @@ def images_needed(lost: int, won: int, count: int, most: float) -> int | None:
     return max(1, ceil(((tested + true) / (most - measured)) ** 2))
 
 
-def share_interval(hits: int, count: int) -> tuple[float, float]:
+def share_interval(hits: int, count: int) -> Interval:
     """95 % interval of the share hits / count: Wilson's score interval, which holds for few images and near 0 and 1."""
     share, square = hits / count, Z**2
     middle = (share + square / (2 * count)) / (1 + square / count)
@@ -243,7 +221,7 @@ MOST_RESAMPLES, FEWEST_RESAMPLES, RESAMPLED = 1000, 200, 2_000_000
 """Largest and smallest number of bootstrap samples, and number of images in all of them between the two."""
 
 
-def bootstrap_weights(count: int) -> NDArray[np.float32]:
+def bootstrap_weights(count: int) -> Floats:
     """How often each of `count` images is in each bootstrap sample, [B,count]; once each in the first row.
 
     The samples are the same for the same count, so that two models are compared on the same images.
@@ -253,14 +231,14 @@ def bootstrap_weights(count: int) -> NDArray[np.float32]:
     return np.vstack([np.ones(count), drawn]).astype(np.float32)
 
 
-def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
+def percentile_interval(values: Doubles) -> Interval:
     """95 % interval from a figure's values on bootstrap samples, by their percentiles."""
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.nanpercentile(values, (tail, 100 - tail))
     return float(low), float(high)
 
 
-def drop_interval(measured: float, drops: NDArray[np.float64], count: int) -> tuple[float, float]:
+def drop_interval(measured: float, drops: Doubles, count: int) -> Interval:
     """95 % interval of a drop, in points, from the drops on bootstrap samples of `count` images.
 
     It is at least as wide as that of a share of the images of which none differs: a bootstrap knows nothing of what no

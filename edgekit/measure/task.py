@@ -12,13 +12,20 @@ from numpy.typing import NDArray
 
 from edgekit.config.runtimes import Activation, Labelling
 from edgekit.errors import UsageError
-from edgekit.measure.statistics import Confidences, compare_confidences, drop_interval, percentile_interval
+from edgekit.measure.statistics import (
+    Confidences,
+    Doubles,
+    Floats,
+    compare_confidences,
+    drop_interval,
+    percentile_interval,
+)
 from edgekit.report.document import Reference
 from edgekit.report.row import Accuracy, ClassChange, Confidence, Score
 from edgekit.support.files import Inputs
 from edgekit.support.run_folder import RunFolder
 
-Metric = Callable[[NDArray[np.float32], NDArray[Any]], float]
+Metric = Callable[[Floats, NDArray[Any]], float]
 """A function of outputs [N,K] and of what is right for these images. More is better, and 1 is the most."""
 RESAMPLES = 999
 FEWEST_VALUES = 500
@@ -39,15 +46,13 @@ class OwnMetric:
         """Name of the function."""
         return str(getattr(self.function, "__name__", type(self.function).__name__))
 
-    def reference(self, engine: str, outputs: NDArray[np.float32], targets: NDArray[Any]) -> Reference:
+    def reference(self, engine: str, outputs: Floats, targets: NDArray[Any]) -> Reference:
         """The function's value; chance isn't known."""
         value = self._value(outputs, targets)
         (values,) = self._resampled([outputs], targets)
         return Reference(engine=engine, score=Score(self.title, value), top1_ci95=percentile_interval(values))
 
-    def compare(
-        self, accuracy: Accuracy, outputs: NDArray[np.float32], others: NDArray[np.float32], targets: NDArray[Any]
-    ) -> Accuracy:
+    def compare(self, accuracy: Accuracy, outputs: Floats, others: Floats, targets: NDArray[Any]) -> Accuracy:
         """A task's accuracy with the function's value for outputs, and its drop from that for the others."""
         value = self._value(outputs, targets)
         drop, drops = 0.0, np.zeros(1)
@@ -64,7 +69,7 @@ class OwnMetric:
             drop_score_points=drop,
         )
 
-    def _resampled(self, models: Sequence[NDArray[np.float32]], targets: NDArray[Any]) -> NDArray[np.float64]:
+    def _resampled(self, models: Sequence[Floats], targets: NDArray[Any]) -> Doubles:
         """The values for the outputs of each model on the resamples on which there are any, [models,resamples].
 
         A rare class may be missing from a resample. Raises UsageError if more than half of the resamples have no value.
@@ -83,7 +88,7 @@ class OwnMetric:
             )
         return np.array(values).T
 
-    def _value(self, outputs: NDArray[np.float32], targets: NDArray[Any]) -> float:
+    def _value(self, outputs: Floats, targets: NDArray[Any]) -> float:
         outcome, cause, number = "", None, np.nan
         try:
             returned: Any = self.function(outputs, targets)
@@ -119,7 +124,7 @@ class StoredArray:
 class Answers:
     """What is kept of a model's outputs for N images: arrays whose first axis is that of the images."""
 
-    raw: NDArray[np.float32] | None = field(default=None, kw_only=True)
+    raw: Floats | None = field(default=None, kw_only=True)
     """The outputs themselves, float32 [N,K], for a metric of the user's; None without one."""
 
     def __len__(self) -> int:
@@ -169,7 +174,7 @@ class Answers:
 class Outputs(Answers):
     """The outputs themselves."""
 
-    values: NDArray[np.float32]
+    values: Floats
     """Outputs, float32 [N,K]."""
 
 
@@ -227,11 +232,11 @@ class Task(ABC):
             return self
         return replace(self, thresholds=(threshold,) * (outputs if self.activation == "sigmoid" else 1))
 
-    def with_thresholds(self, outputs: NDArray[np.float32], targets: Targets) -> Self:
+    def with_thresholds(self, outputs: Floats, targets: Targets) -> Self:
         """The task with the thresholds that suit these outputs of the float network [N,K], if it chooses any."""
         return self
 
-    def kept(self, outputs: NDArray[np.float32]) -> Any:
+    def kept(self, outputs: Floats) -> Any:
         """What is kept of outputs [N,K], of the type `answers`."""
         kept = self._kept(outputs)
         return replace(kept, raw=outputs) if self.metric else kept
@@ -256,7 +261,7 @@ class Task(ABC):
         reference = self._reference(engine, answers, targets, outputs)
         return replace(reference, near_chance=reference.near_chance and not random_weights)
 
-    def _kept(self, outputs: NDArray[np.float32]) -> Answers:
+    def _kept(self, outputs: Floats) -> Answers:
         """What the task needs of outputs [N,K], by default all of them."""
         return Outputs(outputs)
 

@@ -4,9 +4,9 @@ Their metrics are top-1; mean average precision with F1 at thresholds; and neare
 float network's vector. Each has a paired drop.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from edgekit.config.runtimes import Activation, Labelling
 from edgekit.errors import UsageError
 from edgekit.measure.statistics import (
     Confidences,
+    Doubles,
+    Floats,
+    Hits,
     bootstrap_weights,
     drop_interval,
     mcnemar,
@@ -24,11 +27,9 @@ from edgekit.measure.statistics import (
 )
 from edgekit.measure.task import CLASSES, EXAMPLES, MOST_CLASSES, Answers, Outputs, Targets, Task
 from edgekit.report.document import Reference
+from edgekit.report.figure import Interval
 from edgekit.report.row import AGREEMENT, COSINE, Accuracy, ChangedImage, ClassChange, Detail, Score
 from edgekit.runtime.session import activated
-
-Hits = NDArray[np.bool_]
-"""Whether each answer is right, bool [N]."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class TopClasses(Answers):
 
     classes: NDArray[np.int64]
     """The five classes with the highest outputs, the best first, int64 [N,5]; fewer if there are fewer."""
-    confidence: NDArray[np.float32]
+    confidence: Floats
     """Softmax score of the best class, float32 [N]."""
 
     @property
@@ -63,7 +64,7 @@ class SingleLabel(Task):
     activation: ClassVar[Activation] = "softmax"
     answers: ClassVar[type[Answers]] = TopClasses
 
-    def _kept(self, outputs: NDArray[np.float32]) -> TopClasses:
+    def _kept(self, outputs: Floats) -> TopClasses:
         """The best classes. Of equal outputs, the first is the best."""
         classes = np.argsort(-outputs, axis=1, kind="stable")[:, :5].astype(np.int64)
         scores = np.exp(outputs.astype(np.float64) - outputs.max(1, keepdims=True))
@@ -90,7 +91,7 @@ class SingleLabel(Task):
             agreement=agreement,
             drop_top1_points=100 * float(was_right.mean() - right.mean()),
             versus=versus,
-            **vars(difference(right, was_right)),
+            **difference(right, was_right),
         )
 
     def _reference(self, engine: str, answers: TopClasses, targets: Targets, outputs: int) -> Reference:
@@ -128,22 +129,17 @@ class SingleLabel(Task):
         return hits_by_class(answers.right(targets), targets) if is_labelled(targets) else None
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Images that one of two models gets right, as `Accuracy` has them."""
-
-    count: int
-    drop_ci95_points: tuple[float, float]
-    right_to_wrong: int
-    wrong_to_right: int
-    mcnemar_p: float
-
-
-def difference(right: Hits, was_right: Hits) -> Difference:
+def difference(right: Hits, was_right: Hits) -> dict[str, Any]:
     """The paired difference of two models on N images."""
     count, lost, won = len(right), int((was_right & ~right).sum()), int((~was_right & right).sum())
     low, high = paired_interval(lost, won, count)
-    return Difference(count, (100 * low, 100 * high), lost, won, mcnemar(lost, won))
+    return {
+        "count": count,
+        "drop_ci95_points": (100 * low, 100 * high),
+        "right_to_wrong": lost,
+        "wrong_to_right": won,
+        "mcnemar_p": mcnemar(lost, won),
+    }
 
 
 def changed(
@@ -155,24 +151,36 @@ def changed(
     names: Sequence[str],
 ) -> tuple[ClassChange, ...]:
     """Classes of the images whose answer flipped, the largest loss first; `words` are both answers for each image."""
+    lost = was_right & ~right
+    return worst_first(
+        class_change(label, own := targets == label, right, was_right, own & flipped, lost, words.__getitem__, names)
+        for label in np.unique(targets[flipped])
+    )
 
-    def of_class(label: int) -> ClassChange:
-        own = targets == label
-        places = np.flatnonzero(own & flipped)
-        lost = was_right[places] & ~right[places]
-        return ClassChange(
-            label=str(label),
-            images=int(own.sum()),
-            reference_right=int((own & was_right).sum()),
-            right=int((own & right).sum()),
-            flipped=len(places),
-            examples=tuple(
-                ChangedImage(names[place] if names else f"image {place}", *words[place])
-                for place in places[np.argsort(~lost, kind="stable")][:EXAMPLES]
-            ),
-        )
 
-    return worst_first(of_class(label) for label in np.unique(targets[flipped]))
+def class_change(
+    label: int,
+    own: Hits,
+    right: Hits,
+    was_right: Hits,
+    flipped: Hits,
+    lost: Hits,
+    words: Callable[[int], tuple[str, str]],
+    names: Sequence[str],
+) -> ClassChange:
+    """The change of one class, which has its `own` images; `words` are both answers for the image at a place."""
+    places = np.flatnonzero(flipped)
+    shown = places[np.argsort(~lost[places], kind="stable")][:EXAMPLES]
+    return ClassChange(
+        label=str(label),
+        images=int(own.sum()),
+        reference_right=int((own & was_right).sum()),
+        right=int((own & right).sum()),
+        flipped=len(places),
+        examples=tuple(
+            ChangedImage(names[place] if names else f"image {place}", *words(place)) for place in shown.tolist()
+        ),
+    )
 
 
 def worst_first(changes: Iterator[ClassChange]) -> tuple[ClassChange, ...]:
@@ -203,7 +211,7 @@ def chance_of_top1(best: NDArray[np.int64], targets: Targets, outputs: int) -> f
     return min(float(predicted @ counts) / len(targets), 1 / len(classes))
 
 
-def near_chance(ends: tuple[float, float], guessed: float) -> bool:
+def near_chance(ends: Interval, guessed: float) -> bool:
     """Whether an interval reaches down to chance and ends below the middle between chance and 100 %.
 
     The second condition excludes evaluations of so few images that a good network could give them too: of four
@@ -234,11 +242,11 @@ class MultiLabel(Task):
     labelling: ClassVar[Labelling] = "several"
     activation: ClassVar[Activation] = "sigmoid"
 
-    def with_thresholds(self, outputs: NDArray[np.float32], targets: Targets) -> Self:
+    def with_thresholds(self, outputs: Floats, targets: Targets) -> Self:
         """The task with the best thresholds for F1, unless some were stated."""
         return self if self.thresholds else replace(self, thresholds=best_thresholds(outputs, targets))
 
-    def given(self, answers: Outputs) -> NDArray[np.bool_]:
+    def given(self, answers: Outputs) -> Hits:
         """The classes whose score reaches their threshold, bool [N,classes]."""
         return np.asarray(activated(answers.values, self.activation) >= np.array(self.thresholds or THRESHOLD))
 
@@ -283,28 +291,16 @@ class MultiLabel(Task):
         """Classes that are given for an image by one model alone."""
         given, was_given = self.given(answers), self.given(reference)
 
-        def of_class(label: int) -> ClassChange:
-            own = targets[:, label]
-            flipped = given[:, label] != was_given[:, label]
-            lost = was_given[:, label] == own
-            places = np.flatnonzero(flipped)
-            places = places[np.argsort(~lost[places], kind="stable")]
-            return ClassChange(
-                label=str(label),
-                images=int(own.sum()),
-                reference_right=int((own & was_given[:, label]).sum()),
-                right=int((own & given[:, label]).sum()),
-                flipped=len(places),
-                examples=tuple(
-                    ChangedImage(
-                        names[place] if names else f"image {place}",
-                        *(" ".join(map(str, np.flatnonzero(each[place]))) for each in (was_given, given)),
-                    )
-                    for place in places[:EXAMPLES]
-                ),
-            )
+        flipped, lost = given != was_given, was_given == targets
 
-        return worst_first(of_class(int(label)) for label in np.flatnonzero((given != was_given).any(0)))
+        def words(place: int) -> tuple[str, str]:
+            before, after = (" ".join(map(str, np.flatnonzero(each[place]))) for each in (was_given, given))
+            return before, after
+
+        columns = zip(targets.T, given.T, was_given.T, flipped.T, lost.T, strict=True)
+        return worst_first(
+            class_change(label, *each, words, names) for label, each in enumerate(columns) if flipped[:, label].any()
+        )
 
     def confidences(self, answers: Outputs, targets: Targets) -> Confidences:
         """The score of each class for each image."""
@@ -319,15 +315,13 @@ class MultiLabel(Task):
         return _by_class(self.given(answers), targets)
 
 
-def _by_class(chosen: NDArray[np.bool_], targets: Targets) -> tuple[int, ...] | None:
+def _by_class(chosen: Hits, targets: Targets) -> tuple[int, ...] | None:
     """Number of chosen images of each class that images have; None for too many classes."""
     present = targets.any(0)
     return tuple(chosen.sum(0)[present].tolist()) if present.sum() <= MOST_CLASSES else None
 
 
-def average_precisions(
-    outputs: NDArray[np.float32], targets: Targets, weights: NDArray[np.float32]
-) -> NDArray[np.float64]:
+def average_precisions(outputs: Floats, targets: Targets, weights: Floats) -> Doubles:
     """Average precision of each class for each row of weights of the images.
 
     It is the mean of the precision over the images of the class, from the highest output down; equal outputs count
@@ -354,12 +348,12 @@ def average_precisions(
     return result
 
 
-def mean_over_classes(precisions: NDArray[np.float64]) -> NDArray[np.float64]:
+def mean_over_classes(precisions: Doubles) -> Doubles:
     """Mean of [B,classes] over the classes that images have."""
     return np.asarray(np.nanmean(precisions, axis=1))
 
 
-def chance_of_precision(outputs: NDArray[np.float32], targets: Targets) -> tuple[float, float]:
+def chance_of_precision(outputs: Floats, targets: Targets) -> Interval:
     """Mean average precision if the outputs are dealt to the images at random, and what it seldom exceeds.
 
     Both are from `SHUFFLES` random orders: the mean, and the upper end of the 95 % interval of one more order's value.
@@ -371,7 +365,7 @@ def chance_of_precision(outputs: NDArray[np.float32], targets: Targets) -> tuple
     return guessed, guessed + T_OF_SHUFFLES * float(np.std(means, ddof=1)) * np.sqrt(1 + 1 / SHUFFLES)
 
 
-def fits_other_classes(outputs: NDArray[np.float32], targets: Targets) -> bool:
+def fits_other_classes(outputs: Floats, targets: Targets) -> bool:
     """Whether the mean average precision is higher by `OTHER_ORDER` if the outputs [N,K] belong to other classes.
 
     Only the classes that images have are compared, and only up to `MOST_COMPARED`. The pairs of outputs and classes are
@@ -391,7 +385,7 @@ def fits_other_classes(outputs: NDArray[np.float32], targets: Targets) -> bool:
     return bool(total / len(present) > own_fits + OTHER_ORDER)
 
 
-def f1_scores(given: NDArray[np.bool_], targets: Targets) -> NDArray[np.float64]:
+def f1_scores(given: Hits, targets: Targets) -> Doubles:
     """F1 of each class, [classes]; NaN for a class that no image has."""
     both = (given & targets).sum(0)
     with np.errstate(invalid="ignore"):
@@ -399,7 +393,7 @@ def f1_scores(given: NDArray[np.bool_], targets: Targets) -> NDArray[np.float64]
     return np.where(targets.any(0), scores, np.nan)
 
 
-def best_thresholds(outputs: NDArray[np.float32], targets: Targets) -> tuple[float, ...]:
+def best_thresholds(outputs: Floats, targets: Targets) -> tuple[float, ...]:
     """The threshold of each class with the best F1; `THRESHOLD` for a class of fewer than `FEWEST_POSITIVES` images.
 
     It lies in the middle between the scores of two images.
@@ -412,7 +406,7 @@ def best_thresholds(outputs: NDArray[np.float32], targets: Targets) -> tuple[flo
     return tuple(_best_threshold(scores[:, label], targets[:, label]) for label in range(targets.shape[1]))
 
 
-def _best_threshold(scores: NDArray[np.float64], own: NDArray[np.bool_]) -> float:
+def _best_threshold(scores: Doubles, own: Hits) -> float:
     if own.sum() < FEWEST_POSITIVES:
         return THRESHOLD
     order = np.argsort(-scores, kind="stable")
@@ -439,7 +433,7 @@ class Embedding(Task):
     labelling: ClassVar[Labelling] = "optional"
     activation: ClassVar[Activation] = "normalize"
 
-    def _kept(self, outputs: NDArray[np.float32]) -> Outputs:
+    def _kept(self, outputs: Floats) -> Outputs:
         """The vectors with length 1."""
         return Outputs(activated(outputs, self.activation))
 
@@ -474,7 +468,7 @@ class Embedding(Task):
             score=Score(BY_LABEL, float(right.mean()), details),
             drop_score_points=100 * float(was_right.mean() - right.mean()),
             versus=versus,
-            **vars(difference(right, was_right)),
+            **difference(right, was_right),
         )
 
     def _reference(self, engine: str, answers: Outputs, targets: Targets, outputs: int) -> Reference:
@@ -525,7 +519,7 @@ def is_labelled(targets: Targets) -> bool:
     return bool((targets >= 0).all())
 
 
-def neighbours(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+def neighbours(vectors: Floats) -> NDArray[np.int64]:
     """The nearest other images of each image by the cosine of vectors of length 1, int64 [N,k].
 
     The nearest comes first; k is `NEIGHBOURS`, or one less than the number of images.
@@ -547,7 +541,7 @@ def overlap(near: NDArray[np.int64], were_near: NDArray[np.int64]) -> float:
     return float((near[:, :, None] == were_near[:, None, :]).any(2).mean())
 
 
-def weighted_percentile(values: NDArray[np.float64], weights: NDArray[np.float32], share: float) -> float:
+def weighted_percentile(values: Doubles, weights: Floats, share: float) -> float:
     """The smallest of N values up to which this share of the weights lies."""
     order = np.argsort(values)
     reached = np.cumsum(weights[order]) >= share * weights.sum()

@@ -20,9 +20,9 @@ from edgekit.errors import UsageError
 from edgekit.images.dataset import Dataset, LabelledCrops, LabelledImage
 from edgekit.measure.accuracy import EvaluationImages, predict
 from edgekit.measure.end_to_end import photo_of
-from edgekit.measure.statistics import Z, share_interval
+from edgekit.measure.statistics import Hits, Z, share_interval
 from edgekit.measure.task import MOST_CLASSES, Answers, StoredArray, Targets, Task
-from edgekit.measure.tasks import Hits, TopClasses
+from edgekit.measure.tasks import TopClasses
 from edgekit.models.network import Network, NetworkIdentity, batched_logits, torch_logits
 from edgekit.pipeline.job_images import JobImages, ReferenceInputs
 from edgekit.pipeline.request import BuildSpec

@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Meta
 
 from edgekit.errors import InputError, all_printable
-from edgekit.report.figure import NOTHING, Count, DeviceFacts, Fraction, Interval, all_figures
+from edgekit.report.figure import NOTHING, Count, DeviceFacts, Fraction, Interval, Positive, all_figures
 from edgekit.report.row import ModelAccuracy, Row
 from edgekit.report.sensitivity_document import Sensitivity
 from edgekit.support.files import read_regular
@@ -74,7 +74,7 @@ class Model:
     """Number of multiply-accumulates of one inference."""
     input_shape: tuple[int, int, int, int]
     """Shape of the input: batch, channels, height, width."""
-    classes: Annotated[int, Meta(ge=1)]
+    classes: Positive
     """Number of outputs: of classes, or of values of a vector."""
     task: str = "single-label"
     """Meaning of the outputs: "single-label", "multi-label" or "embedding"."""
@@ -140,7 +140,7 @@ class EvaluatedClass:
 
     label: str
     """Name of the class."""
-    images: Annotated[int, Meta(ge=1)]
+    images: Positive
     """Number of evaluation images of this class."""
 
 

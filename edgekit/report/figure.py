@@ -8,17 +8,17 @@ answer, and throughputs are here too.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
-Milliseconds = Annotated[float, Meta(ge=0)]
-Seconds = Annotated[float, Meta(ge=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Milliseconds = NotNegative
+Seconds = NotNegative
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
-NotNegative = Annotated[float, Meta(ge=0)]
 Interval = tuple[float, float]
 """Lower and upper limit of a 95 % interval."""
 NOTHING = "–"  # noqa: RUF001
@@ -48,7 +48,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Figure:
     """One figure of a row."""
 
@@ -58,6 +58,7 @@ class Figure:
     """Heading of the figure's column."""
     unit: str
     """Unit of the value times `scale`."""
+    _: KW_ONLY
     meaning: str
     """Definition of the figure, for the schema and the documentation: a noun phrase in lower case."""
     digits: int = 2
@@ -146,93 +147,93 @@ class Figure:
 
 # fmt: off
 FIGURES: tuple[Figure, ...] = (
-    Figure(path="size_bytes", title="size", unit="MB", digits=1, scale=1e-6, better="lower", tolerance=0.01,
+    Figure("size_bytes", "size", "MB", digits=1, scale=1e-6, better="lower", tolerance=0.01,
            rank=3,
            meaning="size of the files that the runtime loads"),
-    Figure(path="accuracy.top1", title="top-1", unit="%", scale=100, rank=5, csv="top1_percent",
+    Figure("accuracy.top1", "top-1", "%", scale=100, rank=5, csv="top1_percent",
            meaning="share of images whose highest-scoring class is the right one"),
-    Figure(path="accuracy.drop_top1_points", title="loss", unit="points", interval="accuracy.drop_ci95_points",
+    Figure("accuracy.drop_top1_points", "loss", "points", interval="accuracy.drop_ci95_points",
            better="lower", rank=2, csv="drop_top1_points",
            meaning="top-1 accuracy lost against torch, in percentage points; above 0 is worse"),
-    Figure(path="accuracy.score.value", title="score", unit="%", scale=100, rank=5, csv="score_percent",
+    Figure("accuracy.score.value", "score", "%", scale=100, rank=5, csv="score_percent",
            meaning="metric of a task other than single-label, such as mAP"),
-    Figure(path="accuracy.drop_score_points", title="score loss", unit="points", interval="accuracy.drop_ci95_points",
+    Figure("accuracy.drop_score_points", "score loss", "points", interval="accuracy.drop_ci95_points",
            better="lower", rank=2, csv="drop_score_points",
            meaning="score lost against torch, in percentage points; above 0 is worse"),
-    Figure(path="accuracy.agreement", title="agreement", unit="%", digits=1, scale=100, rank=6, csv="agreement_percent",
+    Figure("accuracy.agreement", "agreement", "%", digits=1, scale=100, rank=6, csv="agreement_percent",
            meaning="share of images with torch's answer: the same class, set of labels, or nearest neighbour"),
-    Figure(path="latency_ms.p50", title="p50", unit="ms", better="lower", rank=0, csv="latency_p50_ms",
+    Figure("latency_ms.p50", "p50", "ms", better="lower", rank=0, csv="latency_p50_ms",
            meaning="median latency of one inference at batch 1, without decoding and preprocessing"),
-    Figure(path="latency_ms.p90", title="p90", unit="ms", rank=10, csv="latency_p90_ms",
+    Figure("latency_ms.p90", "p90", "ms", rank=10, csv="latency_p90_ms",
            meaning="90th percentile of the latency of one inference"),
-    Figure(path="latency_ms.p99", title="p99", unit="ms", rank=9, csv="latency_p99_ms", fewest_runs=100,
+    Figure("latency_ms.p99", "p99", "ms", rank=9, csv="latency_p99_ms", fewest_runs=100,
            meaning="99th percentile of the latency of one inference, shown from 100 timed ones on"),
-    Figure(path="speedup.ratio", title="speedup", unit=TIMES, interval="speedup.ci95", better="higher", rank=1,
+    Figure("speedup.ratio", "speedup", TIMES, interval="speedup.ci95", better="higher", rank=1,
            meaning="median latency of the runtime's fastest float bundle divided by that of this bundle"),
-    Figure(path="int8.share_of_macs", title="int8", unit="% MAC", digits=0, scale=100, better="higher",
+    Figure("int8.share_of_macs", "int8", "% MAC", digits=0, scale=100, better="higher",
            tolerance=0.01, rank=4,
            meaning="share of multiply-accumulates that ran in integer kernels"),
-    Figure(path="int8.pairs_that_can_saturate", title="can saturate", unit="pairs", digits=0, better="lower",
+    Figure("int8.pairs_that_can_saturate", "can saturate", "pairs", digits=0, better="lower",
            csv="pairs_that_can_saturate",
            meaning="number of pairs of INT8 weights that can saturate on x86 processors without VNNI"),
-    Figure(path="limit.fraction", title="of rated", unit="%", digits=0, scale=100, csv="bound_percent",
+    Figure("limit.fraction", "of rated", "%", digits=0, scale=100, csv="bound_percent",
            meaning="latency at the device class's nominal peak rate, as a share of the measured p50; above 100 % where "
                    "the processor's clock is higher than the class's"),
-    Figure(path="peak_rss_bytes", title="peak", unit="MB", digits=0, scale=1e-6, better="lower", rank=8,
+    Figure("peak_rss_bytes", "peak", "MB", digits=0, scale=1e-6, better="lower", rank=8,
            meaning="peak resident memory of a process that runs only this bundle"),
-    Figure(path="energy.inference_mj", title="energy", unit="mJ", better="lower", rank=7,
+    Figure("energy.inference_mj", "energy", "mJ", better="lower", rank=7,
            csv="inference_mj",
            meaning="power under load minus idle power, times the seconds of one inference"),
-    Figure(path="end_to_end_ms.p50", title="end to end", unit="ms", rank=11, csv="end_to_end_p50_ms",
+    Figure("end_to_end_ms.p50", "end to end", "ms", rank=11, csv="end_to_end_p50_ms",
            meaning="median time from an encoded image file to logits, including decoding and preprocessing; null for "
                    "images in memory"),
-    Figure(path="snr_db", title="SNR", unit="dB", digits=1, better="higher", rank=11,
+    Figure("snr_db", "SNR", "dB", digits=1, better="higher", rank=11,
            meaning="signal-to-noise ratio of the logits against torch's, on the first evaluation images"),
-    Figure(path="accuracy.top5", title="top-5", unit="%", scale=100, rank=12, csv="top5_percent",
+    Figure("accuracy.top5", "top-5", "%", scale=100, rank=12, csv="top5_percent",
            meaning="share of images whose right class is among the five highest-scoring ones"),
-    Figure(path="accuracy.confidence.calibration_error", title="calibration error", unit="%", scale=100, rank=12,
+    Figure("accuracy.confidence.calibration_error", "calibration error", "%", scale=100, rank=12,
            interval="accuracy.confidence.calibration_error_ci95", better="lower",
            csv="calibration_error_percent",
            meaning="difference between confidences and the share of right answers, averaged over the answers: smooth "
                    "calibration error"),
-    Figure(path="accuracy.confidence.crossing_share", title="cross threshold", unit="%", digits=1, scale=100, rank=10,
+    Figure("accuracy.confidence.crossing_share", "cross threshold", "%", digits=1, scale=100, rank=10,
            better="lower", csv="crossing_percent",
            meaning="share of images with an answer whose confidence reaches the threshold, 0.8 unless one is stated, "
                    "with only one of the bundle and torch"),
-    Figure(path="accuracy.count", title="images", unit="n", digits=0, csv="eval_images",
+    Figure("accuracy.count", "images", "n", digits=0, csv="eval_images",
            meaning="number of evaluation images"),
-    Figure(path="latency_ms.count", title="runs", unit="n", digits=0, csv="timed_runs",
+    Figure("latency_ms.count", "runs", "n", digits=0, csv="timed_runs",
            meaning="number of timed inferences"),
-    Figure(path="accuracy.right_to_wrong", title="right to wrong", unit="n", digits=0, csv="right_to_wrong_images",
+    Figure("accuracy.right_to_wrong", "right to wrong", "n", digits=0, csv="right_to_wrong_images",
            meaning="number of images that torch classifies correctly and the bundle does not"),
-    Figure(path="accuracy.wrong_to_right", title="wrong to right", unit="n", digits=0, csv="wrong_to_right_images",
+    Figure("accuracy.wrong_to_right", "wrong to right", "n", digits=0, csv="wrong_to_right_images",
            meaning="number of images that the bundle classifies correctly and torch does not"),
-    Figure(path="accuracy.mcnemar_p", title="McNemar p", unit="", csv="mcnemar_p",
+    Figure("accuracy.mcnemar_p", "McNemar p", "", csv="mcnemar_p",
            meaning="p-value of McNemar's exact two-sided test for a difference in top-1"),
-    Figure(path="accuracy.bound.max_drop_points", title="allowed loss", unit="points", csv="max_drop_points",
+    Figure("accuracy.bound.max_drop_points", "allowed loss", "points", csv="max_drop_points",
            meaning="largest drop that the gate allows, in percentage points"),
-    Figure(path="accuracy.bound.images_needed", title="images needed", unit="n", digits=0, csv="max_drop_images_needed",
+    Figure("accuracy.bound.images_needed", "images needed", "n", digits=0, csv="max_drop_images_needed",
            meaning="number of images that would confirm the allowed drop four times out of five at the measured rates"),
-    Figure(path="latency_ms.mean", title="mean", unit="ms", csv="latency_mean_ms",
+    Figure("latency_ms.mean", "mean", "ms", csv="latency_mean_ms",
            meaning="mean latency of one inference"),
-    Figure(path="latency_ms.std", title="std", unit="ms", csv="latency_std_ms",
+    Figure("latency_ms.std", "std", "ms", csv="latency_std_ms",
            meaning="standard deviation of the latency of one inference"),
-    Figure(path="latency_ms.spread", title="drift", unit="", csv="latency_spread",
+    Figure("latency_ms.spread", "drift", "", csv="latency_spread",
            meaning="drift of the latency between 20 blocks of consecutive rounds, as a share of p50"),
-    Figure(path="latency_ms.threads", title="threads", unit="n", digits=0, csv="threads",
+    Figure("latency_ms.threads", "threads", "n", digits=0, csv="threads",
            meaning="number of threads that the runtime uses: the stated one, or else the fastest"),
-    Figure(path="latency_ms.load", title="load", unit="ms", csv="load_ms",
+    Figure("latency_ms.load", "load", "ms", csv="load_ms",
            meaning="time to load the bundle in a fresh process"),
-    Figure(path="latency_ms.first", title="first inference", unit="ms", csv="first_ms",
+    Figure("latency_ms.first", "first inference", "ms", csv="first_ms",
            meaning="time of the first inference in a fresh process"),
-    Figure(path="limit.bound_ms", title="rated", unit="ms", csv="bound_ms",
+    Figure("limit.bound_ms", "rated", "ms", csv="bound_ms",
            meaning="time that the multiply-accumulates would take at the device class's nominal peak rate"),
-    Figure(path="thermal.other_cpus", title="other load", unit="CPUs", csv="other_cpus",
+    Figure("thermal.other_cpus", "other load", "CPUs", csv="other_cpus",
            meaning="number of CPUs that other processes kept busy during the timing, on average"),
-    Figure(path="throughput.images_per_second", title="throughput", unit="images/s", digits=1, better="higher",
+    Figure("throughput.images_per_second", "throughput", "images/s", digits=1, better="higher",
            csv="images_per_second",
            meaning="images per second of all streams side by side"),
-    Figure(path="throughput.p99_ms", title="p99 under load", unit="ms", csv="throughput_p99_ms",
+    Figure("throughput.p99_ms", "p99 under load", "ms", csv="throughput_p99_ms",
            meaning="99th percentile of the latency of one inference while all streams run"),
 )
 # fmt: on
@@ -400,11 +401,11 @@ class Conditions:
     """Clock and temperature over time, sampled between the timed rounds."""
     throttled: tuple[str, ...] | None
     """Causes that slowed the processor down during the timing; null if the system does not report them."""
-    cpus: Annotated[int, Meta(ge=1)]
+    cpus: Positive
     """Number of CPUs that the timed process may use; two that share a core count as two."""
-    other_cpus: Annotated[float, Meta(ge=0)] | None
+    other_cpus: NotNegative | None
     """Number of CPUs that other processes kept busy during the timing, on average."""
-    cores: Annotated[int, Meta(ge=1)] | None = None
+    cores: Positive | None = None
     """Number of physical cores of these CPUs; null in browsers, and in reports of an edgekit without it."""
     hidden: bool | None = None
     """Whether a browser hid the page at any time during the timing; null outside of browsers."""

@@ -77,7 +77,7 @@ class TimeProfile:
 class ThreadTime:
     """Median latency with one number of threads, from the comparison that chose the row's number."""
 
-    threads: Annotated[int, Meta(ge=1)]
+    threads: Positive
     """Number of threads that the runtime computed with."""
     p50: Milliseconds
     """Median latency with it, in milliseconds."""
@@ -100,14 +100,14 @@ class Latency:
     p99: Milliseconds
     mean: Milliseconds
     std: Milliseconds
-    spread: Annotated[float, Meta(ge=0)] | None
+    spread: NotNegative | None
     """Third highest minus third lowest median of 20 blocks of rounds, as a share of p50; null for too few rounds."""
     count: Count
     threads: Count
     by_threads: tuple[ThreadTime, ...] = ()
     """Numbers of threads that were compared, fewest first; empty where the job states the number or the device has one
     core, and in reports of an edgekit without it."""
-    batch: Annotated[int, Meta(ge=1)] = 1
+    batch: Positive = 1
     """Number of consecutive inferences whose mean is one time; above 1 in browsers, whose clocks are coarse."""
     load: Milliseconds
     first: Milliseconds
@@ -141,7 +141,7 @@ class Speedup:
     """Name of the bundle to compare with; `edgekit deploy` takes the fastest float bundle of the same runtime."""
     versus_precision: str | None = None
     """Number format that the other bundle computed in: f32, bf16 or f16."""
-    ratio: Annotated[float, Meta(ge=0)]
+    ratio: NotNegative
     ci95: Interval | None
     """95 % interval of the ratio, from a bootstrap over blocks of rounds; null for fewer than 30 rounds."""
 
@@ -163,7 +163,7 @@ class RatedLatency:
     """
 
     bound_ms: Milliseconds
-    fraction: Annotated[float, Meta(ge=0)]
+    fraction: NotNegative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +290,7 @@ class Bound:
     """Largest drop that the gate allows, in percentage points."""
     shown: bool
     """Whether the whole 95 % interval of the drop lies within the allowed drop, which confirms the claim."""
-    images_needed: Annotated[int, Meta(ge=1)] | None
+    images_needed: Positive | None
     """Images that would confirm the claim four times out of five at the measured rates; null where no number would."""
 
 
@@ -442,7 +442,7 @@ class Int8:
     """Names of the dense layers that ran in floating point; null where the profiler does not tell."""
     simulated: bool | None
     """Whether most of the quantized operations ran in floating point; null where the profiler does not tell."""
-    pairs_that_can_saturate: Annotated[int, Meta(ge=0)] | None = None
+    pairs_that_can_saturate: Count | None = None
     """Number of pairs of INT8 weights that can saturate on x86 processors without VNNI; null where it isn't known."""
 
 
@@ -606,7 +606,7 @@ class ProfilePlacement:
     """Layers kept in float besides those of the recipe."""
     speedup: float
     """Speedup over the recipe's own INT8 bundle."""
-    bundles: Annotated[int, Meta(ge=1)]
+    bundles: Positive
     """Number of other INT8 bundles that were timed beside it."""
 
     def words(self, share: float | None = None) -> str:
@@ -687,13 +687,13 @@ class Repair:
     """Name of the device that judged the attempts."""
     max_drop_points: float
     """Largest drop in top-1 that the gate allows, in percentage points."""
-    ranking_images: Annotated[int, Meta(ge=0)]
+    ranking_images: Count
     """Number of calibration images on which INT8 was simulated to choose the layers."""
     attempts: Annotated[tuple[RepairAttempt, ...], Meta(min_length=1)]
     """Bundles that were compared, in order; the first is the recipe's own."""
-    chosen: Annotated[int, Meta(ge=0)]
+    chosen: Count
     """Position among the attempts of the bundle that the row has."""
-    choosing_images: Annotated[int, Meta(ge=0)] | None = None
+    choosing_images: Count | None = None
     """Number of images, none of them an evaluation image, on which the attempts were compared; null if the evaluation
     images, which judge the row, did that too."""
 

@@ -3,12 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
-
-from msgspec import Meta
+from typing import Literal, TypeVar
 
 from edgekit.config.runtimes import LayerKind
-from edgekit.report.figure import MEANINGLESS, NOTHING, Count, Fraction, Interval, points
+from edgekit.report.figure import MEANINGLESS, NOTHING, Count, Fraction, Interval, NotNegative, points
 from edgekit.report.page import Block, Column, NextStep, Paragraph, TextTable
 from edgekit.report.plot import Panel, Picture, bar, render_svg
 from edgekit.support.run_folder import keeps_job
@@ -68,7 +66,7 @@ class Sensitive:
     """Accuracy with only this layer or block in INT8."""
     only_float: Spared
     """Accuracy with only this layer or block in float."""
-    noise_share: Annotated[float, Meta(ge=0)]
+    noise_share: NotNegative
     """Noise with only this layer or block in INT8, as a share of the sum over all layers."""
     time: LayerTime | None = None
     """Its time in float and in INT8; null where the profiler reports none."""

@@ -1,11 +1,14 @@
 """Tests of `edgekit.measure.statistics`: planted confidences whose error and crossings are known."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgekit.measure.statistics import Confidences, calibration_error, compare_confidences, crossings
+from edgekit.measure.statistics import Confidences, compare_confidences, crossings
 from edgekit.measure.tasks import task_of
+from edgekit.report.figure import Interval
 
 
 def drawn(images: int, off: float, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -13,6 +16,20 @@ def drawn(images: int, off: float, seed: int = 0) -> tuple[NDArray[np.float64], 
     generator = np.random.default_rng(seed)
     confidence = generator.uniform(0.3, 0.95, images)
     return confidence, generator.random(images) < confidence - off
+
+
+class CalibrationError(NamedTuple):
+    value: float
+    ci95: Interval
+
+
+def calibration_error(confidence: NDArray[Any], right: NDArray[np.bool_]) -> CalibrationError:
+    """The error of a bundle that answers as its reference does."""
+    answers = Confidences(confidence, right)
+    compared = compare_confidences(answers, answers)
+    assert compared.calibration_error is not None
+    assert compared.calibration_error_ci95 is not None
+    return CalibrationError(compared.calibration_error, compared.calibration_error_ci95)
 
 
 @pytest.mark.parametrize("off", [0.03, 0.2])
