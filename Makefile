@@ -41,7 +41,7 @@ figures: $(READY)
 	$(COG) -r --verbosity=1 $(PAGES)
 
 # Each block calls a function of one of these modules of docs/generate.
-COG = $(BIN)/python -m cogapp -I . -p "from docs.generate import action, commands, compatibility, counts, coverage, errors, figures, headlines, instructions, making, models, peers, processors, report, sdk, settings, trained"
+COG = $(BIN)/python -m cogapp -I . -p "from docs.generate import action, commands, compatibility, counts, coverage, errors, estimates, figures, headlines, instructions, making, models, peers, processors, report, sdk, settings, trained"
 PAGES = README.md action.yml benchmarks/MODELS.md benchmarks/NOTES.md benchmarks/RECIPES.md $(shell find docs -name '*.md')
 
 # Two processes share the tests, each on a core of its own, and say a line for each file that is finished.

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.pilib.published import PUBLISHED
 from benchmarks.recording import BUNDLES, ROOT, changed_modules, git, recording_of, recordings, renew_recording
 from benchmarks.rows import read_rows
 
@@ -33,6 +34,16 @@ COMMANDS = {
         "benchmarks.trained --time --imagenet {imagenet} --cifar {cifar}",
     ),
     "instructions": ("benchmarks.pi_instructions --data {imagenet}", ""),
+    "pi_published": (
+        f"benchmarks.pi_instructions --models {','.join(PUBLISHED)} --cores cortex-a76 --runtimes executorch "
+        "--json benchmarks/pi_published.json --data {imagenet}",
+        "",
+    ),
+    "pi_demo": (
+        "benchmarks.pi_instructions --models demo --cores cortex-a76 --runtimes onnx,tflite "
+        "--json benchmarks/pi_demo.json",
+        "",
+    ),
     "making": ("", "benchmarks.making --data {imagenet}"),
     "photos": ("benchmarks.photos --data {imagenet}", ""),
     "demo": ("", "benchmarks.demo"),

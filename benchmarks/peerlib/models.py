@@ -56,7 +56,14 @@ SUBJECTS = {
     "vit_small_patch16_224": random_weights("vit_small_patch16_224"),
     "davit_tiny": random_weights("davit_tiny"),
 }
-ALL_SUBJECTS = SUBJECTS | {name: random_weights(name) for name in ("mobilenetv2_100", "resnet18")}
+ALL_SUBJECTS = (
+    SUBJECTS
+    | {name: random_weights(name) for name in ("mobilenetv2_100", "resnet18", "wide_resnet50_2")}
+    | {
+        name: random_weights(f"torchvision:{name}")
+        for name in ("googlenet", "shufflenet_v2_x1_0", "squeezenet1_0", "squeezenet1_1")
+    }
+)
 """Also networks of pi_instructions.py and making.py that peers.py doesn't record."""
 
 
