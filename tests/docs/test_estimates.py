@@ -9,6 +9,7 @@ import pytest
 from benchmarks.pilib.published import PUBLISHED
 from docs.generate import estimates
 from docs.generate.estimates import Bracket, bracket, checks, rates, sent_table
+from docs.generate.figures import NOTHING
 from edgekit.report.document import load_report, to_json
 from tests.helpers.tiny import ROOT
 
@@ -40,7 +41,7 @@ def test_the_fewest_instructions_are_bold() -> None:
     )
     assert row[2] == "90.0"
     assert row[6] == "**80.0**"
-    assert row[-1] == estimates.NOTHING
+    assert row[-1] == NOTHING
 
 
 def sent(folder: Path, threads: int = 4, emulated: bool = False) -> None:
