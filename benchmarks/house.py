@@ -16,8 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 295_828,
-    "tokens a line": 9.82,
+    "tokens": 294_984,
+    "tokens a line": 9.8,
     "files": 161,
     "lines of the longest file": 450,
     "names across walls": 544,
