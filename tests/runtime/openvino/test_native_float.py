@@ -34,7 +34,7 @@ def test_the_bundle_asks_for_it(bundle: Bundle) -> None:
 
 
 def test_it_is_the_format_that_openvino_would_choose(bundle: Bundle) -> None:
-    """Processors without bf16 compute in f32. Any processor can compute in either, if only slowly."""
+    """Processors without bf16 compute in f32. Those with AVX-512 can compute in either, if only slowly."""
     batch = bundle.manifest.preprocessing.normalize(bundle.golden().pixels)
     answers = {}
     for precision in (NATIVE, "f32", "bf16"):
@@ -43,7 +43,7 @@ def test_it_is_the_format_that_openvino_would_choose(bundle: Bundle) -> None:
             native = session._engine.low_precision_float() or "f32"
             answers[precision] = session(batch)
     assert np.array_equal(answers[NATIVE], answers[native])
-    assert not np.array_equal(answers["f32"], answers["bf16"])
+    assert np.array_equal(answers["f32"], answers["bf16"]) == ("avx512f" not in Path("/proc/cpuinfo").read_text())
 
 
 def test_it_is_profiled_as_it_runs(bundle: Bundle) -> None:
