@@ -124,7 +124,7 @@ def checks_of_first(known: Mapping[str, float]) -> list[Check]:
 
 
 def published_table() -> str:
-    """The published times beside what the other networks' rates estimate, and how far these estimates are off."""
+    """Each published time, its estimate from the other networks, and the error of that estimate."""
     every = checks(rates())
     lines = [
         (
