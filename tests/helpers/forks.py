@@ -1,6 +1,7 @@
 """A folder with a command `edgekit` that is a fork of a process in which torch and the converters are imported already.
 
 A small job spends most of its time on these imports, and the pages of the documentation run dozens of small jobs.
+`edgekit deploy` doesn't ask there that INT8 be faster: tests run on busy machines, and on processors where it isn't.
 A `python` in the folder `CHILDREN` there runs code or a module, as in `python -P -c CODE`: what
 `edgekit.support.child_process` starts. So do the commands themselves.
 """
@@ -147,7 +148,7 @@ def _answer(connection: socket.socket) -> None:
         if Path(command).name == "python":
             _run_python(arguments)
         else:
-            sys.argv = ["edgekit", *arguments]
+            sys.argv = ["edgekit", *arguments, *(["--min-speedup", "0"] if arguments[:1] == ["deploy"] else [])]
             entry()
     except SystemExit as end:
         atexit._run_exitfuncs()
