@@ -116,7 +116,7 @@ def _run_all(jobs: list[Job], quiet: bool, dry_run: bool) -> Answer:
 
     An error of one leaves the others, and the exit code is that of the worst.
     """
-    from edgekit.report.choice import choose
+    from edgekit.report.answer import choose
     from edgekit.report.page import page_of
     from edgekit.support.progress import Reporter
 
@@ -443,7 +443,7 @@ def report(
 def _chosen(folders: list[Path], max_p50: float | None, chart: Path | None) -> Answer:
     """The table over several runs, with its chart. It passes unless no run keeps a limit that was stated."""
     from edgekit.report import load_report
-    from edgekit.report.choice import choose, draw_choice
+    from edgekit.report.answer import choose, draw_choice
     from edgekit.report.plot import render_svg
 
     check_file("--chart", chart)

@@ -20,10 +20,10 @@ from edgekit.measure.gates import COMPARED, NO_ACCURACY, NOT_INT8, accuracy_gate
 from edgekit.measure.parts import AnsweredPart, EvaluationPart, JoinedParts
 from edgekit.measure.settings import NO_LABELS, Gates
 from edgekit.measure.task import Answers, Targets, Task
-from edgekit.report.answer import with_interval
+from edgekit.report.answer import figure_table
 from edgekit.report.document import Reference, Unreadable, to_json
-from edgekit.report.figure import NOTHING, Count, DeviceFacts, figure_at, score_figures
-from edgekit.report.page import Block, Column, Item, NextStep, TextTable
+from edgekit.report.figure import NOTHING, Count, DeviceFacts
+from edgekit.report.page import Block, Item, NextStep
 from edgekit.report.row import ACCURACY_GATES, Accuracy, Failure, Gate, Verdict
 from edgekit.report.sentences import (
     RANDOM,
@@ -134,7 +134,8 @@ class BundleEvaluation:
         alone = reference is not None and all(row.bundle == reference.engine for row in rows)
         if not alone and self.part is None:  # compared with itself, a bundle loses nothing
             yield ""
-            yield TextTable(_columns(rows, self.accuracy_meaningful))
+            names, verdicts = [row.bundle for row in rows], [*map(_word, rows)]
+            yield figure_table(rows, COLUMNS, names, self.accuracy_meaningful, verdicts)
         for row in rows:
             for note in notes_of(row):
                 yield Item(f"{row.bundle}: {'' if row.failure else f'{row.verdict}: '}{note.sentence}")
@@ -197,15 +198,8 @@ def _agreement_of(compared: Sequence[tuple[EvaluatedBundle, Accuracy]], name: st
     )
 
 
-def _columns(rows: Sequence[EvaluatedBundle], meaningful: bool) -> list[Column]:
-    (score, loss), agreement = score_figures(rows), figure_at("accuracy.agreement")
-    return [
-        Column("", [row.bundle for row in rows], left=True),
-        Column(score.title, [score.text(row, meaningful) for row in rows], rank=1),
-        Column("loss, points (95 %)", [with_interval(loss, row, meaningful) for row in rows]),
-        Column("agreement", [agreement.text(row) for row in rows], rank=2),
-        Column("verdict", [_word(row) for row in rows], left=True),
-    ]
+COLUMNS = (("", "score", 1), ("loss, points (95 %)", "loss", 0), ("agreement", "accuracy.agreement", 2))
+"""Columns of the table of bundles."""
 
 
 def _word(row: EvaluatedBundle) -> str:

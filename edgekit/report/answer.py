@@ -1,16 +1,20 @@
-"""The answer that a run or a benchmark gives: what to ship, what it gains, what it costs and how sure that is.
+"""The answer that a run, a benchmark or several runs give: what to ship, what it gains and costs, and how sure that is.
 
-It is lines of text within 80 columns, for a terminal or a pipe.
+It is lines of text within 80 columns, for a terminal or a pipe. Several runs, such as of several models for one board,
+give a table over them, and its chart.
 """
 
 import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
+from pathlib import Path
+from typing import Any, Literal
 
+from edgekit.errors import UsageError
 from edgekit.report import sentences
 from edgekit.report.document import Recommendation, Report
-from edgekit.report.figure import NOTHING, DeviceFacts, Figure, counted, figure_at, score_figures
+from edgekit.report.figure import NOTHING, TIMES, DeviceFacts, counted, figure_at, score_figures
 from edgekit.report.page import (
     COLOURS,
     WIDTH,
@@ -24,7 +28,8 @@ from edgekit.report.page import (
     lines_of,
     page_of,
 )
-from edgekit.report.row import F32, Accuracy, Row, Verdict
+from edgekit.report.plot import Mark, Panel, Picture, bar
+from edgekit.report.row import F32, TOP1, Accuracy, Row, Verdict
 from edgekit.report.sentences import Note
 
 METRIC_WIDTH = 12
@@ -157,27 +162,45 @@ def prices(rows: Sequence[Row]) -> Iterator[str]:
         )
 
 
-def columns(rows: Sequence[Row], meaningful: bool) -> list[Column]:
-    """A table of INT8 bundles: latency, speed-up, size, accuracy and its loss, and the verdict."""
-    p50, p99, ratio, size = map(figure_at, ("latency_ms.p50", "latency_ms.p99", "speedup.ratio", "size_bytes"))
-    score, loss = score_figures(rows)
-    speedups = [ratio.text(row) for row in rows]
-    return [
-        Column("", [row.name for row in rows], left=True),
-        Column("ms", [p50.text(row) for row in rows]),
-        Column("p99", [p99.text(row) for row in rows], rank=4),
-        Column("speedup", [text if text == NOTHING else f"{text}x" for text in speedups]),
-        Column("MB", [size.text(row) for row in rows], rank=2),
-        Column(textwrap.fill(score.title, METRIC_WIDTH), [score.text(row, meaningful) for row in rows], rank=3),
-        Column("loss, points (95 %)", [with_interval(loss, row, meaningful) for row in rows], rank=1),
-        Column("verdict", [row.verdict for row in rows], left=True),
-    ]
+def figure_table(
+    rows: Sequence[Any],
+    columns: Iterable[Column | tuple[str, str, int]],
+    names: Sequence[str],
+    meaningful: bool = True,
+    verdicts: Sequence[str] | None = None,
+) -> TextTable:
+    """The names of rows, their figures and their verdicts, by default those that they have.
+
+    A column of figures has a heading, by default the figure's own, the path of the figure ("score" and "loss" are those
+    of the task), and the rank with which it is left out. One whose heading has "95 %" has the interval of each figure,
+    such as "0.40 (-0.58 to 1.57)".
+    """
+    task = dict(zip(("score", "loss"), score_figures(rows), strict=True))
+
+    def column(head: str, path: str, rank: int) -> Column:
+        figure = task.get(path) or figure_at(path)
+        texts = [figure.text(row, meaningful) for row in rows]
+        for place, row in enumerate(rows):
+            if (ends := figure.ends(row, meaningful)) and "95 %" in head:
+                texts[place] += f" ({figure.number(ends[0])} to {figure.number(ends[1])})"
+            elif figure.unit == TIMES and "95 %" not in head and texts[place] != NOTHING:
+                texts[place] += "x"
+        return Column(head or textwrap.fill(figure.title, METRIC_WIDTH), texts, rank=rank)
+
+    shown = [each if isinstance(each, Column) else column(*each) for each in columns]
+    last = Column("verdict", verdicts or [row.verdict for row in rows], left=True)
+    return TextTable([Column("", names, left=True), *shown, last])
 
 
-def with_interval(figure: Figure, row: object, meaningful: bool = True) -> str:
-    """A figure with its interval, such as "0.40 (-0.58 to 1.57)"."""
-    text, ends = figure.text(row, meaningful), figure.ends(row, meaningful)
-    return f"{text} ({figure.number(ends[0])} to {figure.number(ends[1])})" if ends else text
+INT8 = (
+    ("ms", "latency_ms.p50", 0),
+    ("p99", "latency_ms.p99", 4),
+    ("speedup", "speedup.ratio", 0),
+    ("MB", "size_bytes", 2),
+    ("", "score", 3),
+    ("loss, points (95 %)", "loss", 1),
+)
+"""Columns of a table of INT8 bundles."""
 
 
 def float_line(rows: Sequence[Row]) -> str:
@@ -280,7 +303,7 @@ def answer_page(report: Report) -> Iterator[Block]:
         if len(report.recommendations) > 1:
             yield Paragraph(f"On {rows[0].device.label if rows else advice.device}:")
         if int8:
-            yield TextTable(columns(int8, report.model.accuracy_meaningful))
+            yield figure_table(int8, INT8, [row.name for row in int8], report.model.accuracy_meaningful)
         yield Paragraph(float_line(rows))
     yield ""
     yield Paragraph(caption(report))
@@ -317,7 +340,7 @@ class Benchmark:
             measured = [row for row in self.results if row.device.name == device]
             yield Item(_fastest(measured, several))
             yield ""
-            yield TextTable(_columns(measured))
+            yield figure_table(measured, TIMED, [row.name for row in measured])
             yield Item(f"Latency: {sentences.timing_words(measured)}.")
             for row in measured:
                 yield from map(Item, _more_on(row, several))
@@ -342,16 +365,13 @@ def _fastest(rows: Sequence[Row], several: bool) -> str:
     return f"Fastest{where}: {row.name}, {p50:.2f} ms{versus}."
 
 
-def _columns(rows: Sequence[Row]) -> list[Column]:
-    p50, p99, ratio, peak = map(figure_at, ("latency_ms.p50", "latency_ms.p99", "speedup.ratio", "peak_rss_bytes"))
-    return [
-        Column("", [row.name for row in rows], left=True),
-        Column("p50 ms", [p50.text(row) for row in rows]),
-        Column("p99 ms", [p99.text(row) for row in rows], rank=2),
-        Column("speedup (95 %)", [with_interval(ratio, row) for row in rows], rank=1),
-        Column("peak MB", [peak.text(row) for row in rows], rank=3),
-        Column("verdict", [row.verdict for row in rows], left=True),
-    ]
+TIMED = (
+    ("p50 ms", "latency_ms.p50", 0),
+    ("p99 ms", "latency_ms.p99", 2),
+    ("speedup (95 %)", "speedup.ratio", 1),
+    ("peak MB", "peak_rss_bytes", 3),
+)
+"""Columns of a table of bundles that were only timed."""
 
 
 def _more_on(row: Row, several: bool) -> Iterator[str]:
@@ -365,3 +385,198 @@ def _more_on(row: Row, several: bool) -> Iterator[str]:
     yield from sentences.sustain_lines(name, row)
     verdict = "" if row.failure else f"{row.verdict}: "
     yield from (f"{name}: {verdict}{note.sentence}" for note in sentences.notes_of(row) if note.kind != "unsteady")
+
+
+Rows = Mapping[str, Row]
+"""The row of one bundle of each run, by the name of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The document of `edgekit report` for several runs, and of `edgekit deploy` for several models."""
+
+    schema_version: Literal[1] = 1
+    """Version of the document's format."""
+    max_p50_ms: float | None = None
+    """Largest p50 of a bundle to ship, in milliseconds; null for any."""
+    ships: dict[str, str | None]
+    """Bundle to ship to each device, as RUN/BUNDLE; null where none keeps the limit, or nothing tells which."""
+    reports: dict[str, Report]
+    """Report of each run, by the name of the run: the last part of its path, or the path if several have that."""
+
+    @property
+    def title(self) -> str:
+        """Heading of the outputs."""
+        return "edgekit report"
+
+    @property
+    def accuracy_meaningful(self) -> bool:
+        """Whether all accuracies mean anything."""
+        return all(report.model.accuracy_meaningful for report in self.reports.values())
+
+    @property
+    def results(self) -> tuple[Row, ...]:
+        """The rows of all runs, whose bundles have the names of their runs in front."""
+        rows = ((run, row) for run, report in self.reports.items() for row in report.results)
+        return tuple(replace(row, bundle=f"{run}/{row.name}") for run, row in rows)
+
+    def page(self) -> Iterator[Block]:
+        """The warnings, then what to ship to each device, a table of the runs, and what to know about them."""
+        for run, report in self.reports.items():
+            yield from (Paragraph(f"{run}: {warning}", "bold red") for warning in sentences.warnings(report))
+        for device in self.ships:
+            rows = rows_on(self.reports, device)
+            yield Paragraph(self._headline(device, rows), "bold")
+            yield ""
+            yield self._table(rows)
+            yield ""
+            yield from map(Item, self._remarks(device, rows))
+
+    def _headline(self, device: str, rows: Rows) -> str:
+        """What to ship to a device within the limit, or what the limit has to decide."""
+        where = "" if list(self.ships) == ["local"] else f" on {device}"
+        ready = passed(self.reports, rows, device)
+        if not ready:
+            return f"Ship nothing{where}: no run has a bundle that passed."
+        if not _comparable(self.reports, ready):
+            return f"Nothing tells which model to ship{where}, because their accuracies can't be compared."
+        fastest = min(ready, key=lambda run: ready[run].best_ms)
+        limit, best = self.max_p50_ms, self.ships[device]
+        if best is None:
+            return (
+                f"Ship nothing{where}: {_words(fastest, ready[fastest])} is the fastest, and {limit:g} ms is allowed."
+            )
+        run, row = next((run, row) for run, row in ready.items() if f"{run}/{row.bundle}" == best)
+        if limit is not None:
+            return f"Ship {_words(run, row)}{where}: the most accurate of those that take at most {limit:g} ms."
+        if run == fastest:
+            return f"Ship {_words(run, row)}{where}: the most accurate and the fastest."
+        return (
+            f"{_words(run, row)} is the most accurate{where}, and {_words(fastest, ready[fastest])} the fastest. "
+            "--max-p50 MS chooses the most accurate within a time."
+        )
+
+    def _table(self, rows: Rows) -> TextTable:
+        """The fastest bundle of each run that passed: latency, frames per second, size, accuracy and its loss."""
+        every = [*rows.values()]
+        columns = (
+            Column("ms", [f"{row.best_ms:.2f}" if row.latency_ms else NOTHING for row in every]),
+            Column("frames/s", [f"{1000 / row.best_ms:.0f}" if row.latency_ms else NOTHING for row in every], rank=2),
+            ("MB", "size_bytes", 0),
+            ("", "score", 0),
+            ("loss, points (95 %)", "loss", 1),
+        )
+        names = [f"{run}/{row.best_name}" for run, row in rows.items()]
+        return figure_table(every, columns, names, self.accuracy_meaningful)
+
+    def _remarks(self, device: str, rows: Rows) -> Iterator[str]:
+        """Models that another one makes superfluous, accuracies that noise can explain, and other images."""
+        ready = passed(self.reports, rows, device)
+        if _comparable(self.reports, ready):
+            for run, row in ready.items():
+                faster = [(name, other) for name, other in ready.items() if other.best_ms < row.best_ms]
+                alike = [name for name, other in faster if not is_better(row, other)]
+                if alike:
+                    images = row.accuracy.count if row.accuracy else 0
+                    others = " and ".join(alike)
+                    yield f"{run} is slower than {others}, and on {images:,} images no more accurate beyond noise."
+        if len({report.evaluation.sha256 for report in self.reports.values()}) > 1:
+            yield "The runs evaluated different images, so a part of the difference between accuracies is theirs."
+        yield "The runs were timed one after the other; edgekit benchmark times the bundles of several in turns."
+
+
+def choose(reports: Mapping[Path, Report], max_p50: float | None = None) -> Choice:
+    """Choose the most accurate of the bundles that runs ship to each device, within a limit in milliseconds."""
+    names = [path.name for path in reports]
+    named = {
+        path.name if names.count(path.name) == 1 and path.name else str(path): report
+        for path, report in reports.items()
+    }
+    devices = dict.fromkeys(device for report in named.values() for device in report.devices)
+    return Choice(
+        max_p50_ms=max_p50, reports=named, ships={device: _shipped(named, device, max_p50) for device in devices}
+    )
+
+
+def _shipped(reports: Mapping[str, Report], device: str, max_p50: float | None) -> str | None:
+    """RUN/BUNDLE of the bundle to ship to a device; None if there is none."""
+    ready = passed(reports, rows_on(reports, device), device)
+    if not _comparable(reports, ready):
+        return None
+    within = {run: row for run, row in ready.items() if max_p50 is None or row.best_ms <= max_p50}
+    best = max(within, key=lambda run: (_value(within[run]), -within[run].best_ms), default=None)
+    return None if best is None else f"{best}/{within[best].bundle}"
+
+
+def rows_on(reports: Mapping[str, Report], device: str) -> dict[str, Row]:
+    """The row of each run that was measured on a device: the one to ship or, without one, the fastest."""
+    rows = {}
+    for run, report in reports.items():
+        shipped = _advised(report, device)
+        if measured := report.rows_on(device):
+            rows[run] = min(measured, key=lambda row: (row.bundle != shipped, row.precision != "int8", row.p50))
+    return rows
+
+
+def passed(reports: Mapping[str, Report], rows: Rows, device: str) -> dict[str, Row]:
+    """Those of the rows whose run ships them to the device."""
+    return {
+        run: row for run, row in rows.items() if row.bundle is not None and row.bundle == _advised(reports[run], device)
+    }
+
+
+def _advised(report: Report, device: str) -> str | None:
+    """Name of the bundle that a run's report ships to a device; None if it ships none."""
+    return next((advice.bundle for advice in report.recommendations if advice.device == device), None)
+
+
+def _comparable(reports: Mapping[str, Report], rows: Rows) -> bool:
+    """Whether the accuracies of these rows all mean something, and are of one metric."""
+    meaningful = all(report.model.accuracy_meaningful for report in reports.values())
+    return meaningful and len({_metric(row) for row in rows.values()}) <= 1
+
+
+def _metric(row: Row) -> str | None:
+    return row.accuracy.metric if row.accuracy else None
+
+
+def _value(row: Row) -> float:
+    return row.accuracy.value if row.accuracy else 0.0
+
+
+def is_better(row: Row, other: Row) -> bool:
+    """Whether a metric is higher than another one beyond noise, as if the two had evaluated different images.
+
+    That is a cautious rule for the same images, and for metrics that aren't shares of images an approximate one.
+    """
+    count = min((each.accuracy.count for each in (row, other) if each.accuracy), default=0)
+    variances = [_value(each) * (1 - _value(each)) / max(count, 1) for each in (row, other)]
+    return _value(row) - _value(other) > 1.96 * sqrt(max(sum(variances), 0.0))
+
+
+def _words(run: str, row: Row) -> str:
+    """A bundle with its time and its accuracy."""
+    return f"{run}/{row.best_name} ({row.best_ms:.2f} ms, {_metric(row) or TOP1} {100 * _value(row):.2f} %)"
+
+
+def draw_choice(choice: Choice) -> Picture:
+    """A picture of the runs: their latency with the limit, and how far each is below the most accurate one."""
+    panels, words = [], []
+    for device in choice.ships:
+        rows = {run: row for run, row in rows_on(choice.reports, device).items() if row.latency_ms}
+        if not rows:
+            continue
+        names, best = [*rows], max(map(_value, rows.values()))
+        times = [bar(place, row.best_ms, 0) for place, row in enumerate(rows.values())]
+        if choice.max_p50_ms is not None:
+            times.append(Mark("line", [(choice.max_p50_ms, 0), (choice.max_p50_ms, len(rows))], dashes=1))
+        row = [Panel(marks=times, label="p50, ms\n(lower is better)", title=device, names=names)]
+        if choice.accuracy_meaningful:
+            behind = [100 * (best - _value(each)) for each in rows.values()]
+            label = f"{_metric(next(iter(rows.values()))) or TOP1}, points below the best\n(lower is better)"
+            row.append(Panel(marks=[bar(*each, 1) for each in enumerate(behind)], label=label, names=names))
+        panels.append(row)
+        words += [f"{_words(run, each)} on {device}" for run, each in rows.items()]
+    if not panels:
+        raise UsageError("no run has a latency to draw", fix="Leave out `--chart`")
+    return Picture(f"Latency and accuracy of the runs: {'; '.join(words)}.", panels)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from edgekit.report.choice import Choice, choose, draw_choice
+from edgekit.report.answer import Choice, choose, draw_choice
 from edgekit.report.document import Recommendation, Report
 from edgekit.report.page import lines_of, page_of
 from edgekit.report.plot import render_svg
