@@ -14,7 +14,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -24,9 +24,9 @@ from edgekit.report.answer import alerts, all_remarks, decision, float_line
 from edgekit.report.document import MOST_BYTES, REPORT_FILE, Report, origin, parse, provenance, to_json
 from edgekit.report.figure import Conditions, Figure, all_figures, figure_at, lookup, score_figures, table_figures
 from edgekit.report.plot import Axis, Mark, Panel, Picture, axis, bar, templates
-from edgekit.report.row import Accuracy, LowPrecision, ModelAccuracy, Row, TimedKind, TimedLayer
+from edgekit.report.row import ModelAccuracy, Row, TimedKind, TimedLayer
 from edgekit.report.sensitivity_document import draw_sensitivity, sentences_of
-from edgekit.report.sentences import RUN, heat_words, steps_in_report
+from edgekit.report.sentences import heat_words
 from edgekit.support.files import read_regular, replace_text, write_json
 from edgekit.support.run_folder import STATE
 
@@ -225,120 +225,41 @@ def _draw_bars(title: str, kinds: Mapping[str, Mapping[str, float]], filled: Con
     return Picture(f"Time by kind of operation with {title}. {'; '.join(texts)}.", [[panel]])
 
 
-def details(report: Report, row: Row) -> dict[str, str]:
-    """Details that the table has no room for, by title; those that were not measured are left out."""
-    int8 = row.int8 if row.precision == "int8" else None
-    latency, meaningful = row.latency_ms, report.model.accuracy_meaningful
-    texts = {
-        "Runtime": row.engine,
-        "Scheme": row.scheme,
-        "Gates": sentences.outcomes(row),
-        "Timing": runs_words(row),
-        "Mean": latency and f"{_ms(latency.mean)}, standard deviation {_ms(latency.std)}",
-        "Load": latency and _ms(latency.load),
-        "First inference": latency and _ms(latency.first),
-        "In low precision": _low_precision(row.low_precision, meaningful),
-        "Source of INT8 share": int8 and int8.method,
-        "Layers in float": sentences.layer_names(int8.float_layers) if int8 else None,
-        "From an image": sentences.preparation_words(row),
-        "Energy": sentences.energy_words(row.energy),
-        "Temperature and clocks": sentences.heat_words(row.thermal),
-        "Changed predictions": _flips(row.accuracy),
-        "More on accuracy": sentences.task_details(row.accuracy) if meaningful else "",
-        "Confidence": sentences.confidence_details(row.accuracy.confidence) if row.accuracy and meaningful else "",
-    }
-    return {title: text for title, text in texts.items() if text}
-
-
-def runs_words(row: Row) -> str:
-    """The number of timed inferences and of threads; empty for a failed row."""
-    latency = row.latency_ms
-    return f"n = {latency.count:,} runs, threads: {latency.threads}" if latency else ""
-
-
-def _low_precision(low: LowPrecision | None, meaningful: bool) -> str:
-    """Latency and accuracy of a float bundle in bf16 or f16."""
-    if low is None:
-        return ""
-    words = f"{low.computes_in}: p50 {_ms(low.p50_ms)}"
-    if low.accuracy:
-        drop = f", drop {low.accuracy.drop_points:.2f} points" if meaningful else ""
-        words += f"{drop}, agreement {low.accuracy.agreement:.1%}"
-    return f"{words}; the drop exceeds the limit" if low.verdict == "fail" else words
-
-
-def _flips(accuracy: Accuracy | None) -> str:
-    """Numbers of images that became right or wrong, and McNemar's test of the difference."""
-    to_wrong, to_right = (accuracy.right_to_wrong, accuracy.wrong_to_right) if accuracy else (None, None)
-    if accuracy is None or to_wrong is None or to_right is None or accuracy.mcnemar_p is None:
-        return ""
-    return (
-        f"{to_wrong:,} right to wrong, {to_right:,} wrong to right of "
-        f"{accuracy.count:,} images, McNemar p = {accuracy.mcnemar_p:.2g}"
-    )
-
-
-def _ms(value: float | None) -> str:
-    return "" if value is None else f"{value:,.2f} ms"
-
-
 CLASSES = 10
 """Number of classes that the page shows without a click, and of changed classes of a bundle that it shows at all."""
 EXAMPLES = 3
 """Number of flipped images that the page shows for each changed class."""
 
 
-@dataclass(frozen=True)
-class ClassLine:
+class ClassLine(NamedTuple):
     """Accuracy of one class in percent: the share of its images that are right, or F1 where images have several."""
 
     label: str
     images: int
     reference: float
-    bundles: tuple[float, ...]
+    bundles: list[float]
     """Accuracy of each bundle of the table."""
 
-    @property
-    def losses(self) -> tuple[float, ...]:
-        """Percentage points that each bundle loses."""
-        return tuple(self.reference - accuracy for accuracy in self.bundles)
 
+def class_tables(report: Report) -> Iterator[tuple[str, list[str], list[ClassLine]]]:
+    """Device, INT8 bundles and lines, the largest loss first, of a table of the accuracies of each class.
 
-@dataclass(frozen=True)
-class ClassTable:
-    """Accuracy of each class in the reference and in the INT8 bundles of a device, the largest loss first."""
-
-    device: str
-    figure: str
-    """Name of the figure in all lines."""
-    bundles: tuple[str, ...]
-    lines: tuple[ClassLine, ...]
-
-
-def class_tables(report: Report) -> list[ClassTable]:
-    """A table for each device with INT8 bundles; none if accuracies mean nothing, or aren't known class by class."""
-    classes = report.evaluation.classes
-    if not report.model.accuracy_meaningful or not classes or report.reference.right_by_class is None:
-        return []
-    tables = []
+    There is none if accuracies mean nothing, or aren't known class by class.
+    """
+    classes = report.evaluation.classes or ()
+    if not report.model.accuracy_meaningful or report.reference.right_by_class is None:
+        return
     for device in report.devices:
         rows = [row for row in report.rows_on(device) if row.precision == "int8"]
         known = {row.name: row.accuracy for row in rows if row.accuracy and row.accuracy.right_by_class}
-        if not known:
-            continue
-        lines = [
-            ClassLine(
-                label=each.label,
-                images=each.images,
-                reference=_of_class(report.reference, index, each.images),
-                bundles=tuple(_of_class(accuracy, index, each.images) for accuracy in known.values()),
-            )
-            for index, each in enumerate(classes)
-        ]
-        lines.sort(key=lambda line: (-max(line.losses), line.reference, line.label))
-        figure = "right" if report.reference.given_by_class is None else "F1"
-        tables.append(ClassTable(device, figure, tuple(known), tuple(lines)))
-    return tables
+        lines = []
+        for index, each in enumerate(classes if known else ()):
+            judged = (report.reference, *known.values())
+            reference, *bundles = (_of_class(counts, index, each.images) for counts in judged)
+            lines.append(ClassLine(each.label, each.images, reference, bundles))
+        if lines:
+            lines.sort(key=lambda line: (min(line.bundles) - line.reference, line.reference, line.label))
+            yield device, [*known], lines
 
 
 def _of_class(counts: ModelAccuracy, index: int, images: int) -> float:
@@ -371,44 +292,39 @@ def render_html(report: Report, thumbnails: Mapping[str, bytes] = MappingProxyTy
     figures = table_figures(report.results, meaningful)
     _, loss = score_figures(report.results)
     int8, float_ = ([row for row in report.results if row.precision == kind] for kind in ("int8", "float"))
-    template = templates().get_template("report.html.j2")
-    return template.render(
-        report=report,
-        title=report.title,
-        heading=sentences.heading(report),
-        origin=origin(report),
-        alerts=alerts(report),
-        decisions=[decision(report, advice) for advice in report.recommendations],
-        ships=any(advice.bundle for advice in report.recommendations),
-        limits=sentences.limits(report.results),
-        steps=[(step.purpose, shlex.join(step.command)) for step in steps_in_report(report)],
-        run=RUN,
-        conditions=sentences.measured_with(report),
-        meaningful=meaningful,
-        columns=[figure for figure in figures if figure.is_main],
-        others=[figure for figure in figures if not figure.is_main],
-        loss=loss,
-        scale=_loss_axis(report.results, loss, meaningful),
-        int8=int8,
-        floats=float_,
-        float_line=float_line(float_) if len(report.devices) == 1 else "Float bundles.",
-        open_floats=not int8 or report.recommendation.bundle in [row.bundle for row in float_],
-        remarks=all_remarks(report),
-        pictures=_pictures(report, draw),
-        spreads=_pictures(report, draw_spread),
-        heats=_pictures(report, draw_heat),
-        timings=timings(report),
-        by_class=class_tables(report),
-        changed=changed_rows(report),
-        neighbours=report.model.task == "embedding",
-        classes=CLASSES,
-        examples=EXAMPLES,
-        thumbnails={name: base64.b64encode(jpeg).decode() for name, jpeg in thumbnails.items()},
-        sensitivity=draw_sensitivity(report.sensitivity) if report.sensitivity and report.sensitivity.targets else None,
-        sensitivity_sentences=sentences_of,
-        details=lambda row: details(report, row),
-        provenance=provenance(report),
-        several=report.has_several_devices,
+    return (
+        templates()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            words=sentences,
+            origin=origin(report),
+            alerts=alerts(report),
+            decisions=[decision(report, advice) for advice in report.recommendations],
+            steps=[(step.purpose, shlex.join(step.command)) for step in sentences.steps_in_report(report)],
+            columns=[figure for figure in figures if figure.is_main],
+            others=[figure for figure in figures if not figure.is_main],
+            loss=loss,
+            scale=_loss_axis(report.results, loss, meaningful),
+            int8=int8,
+            floats=float_,
+            float_line=float_line(float_) if len(report.devices) == 1 else "Float bundles.",
+            remarks=all_remarks(report),
+            pictures=_pictures(report, draw),
+            spreads=_pictures(report, draw_spread),
+            heats=_pictures(report, draw_heat),
+            timings=timings(report),
+            by_class=[*class_tables(report)],
+            changed=changed_rows(report),
+            classes=CLASSES,
+            examples=EXAMPLES,
+            thumbnails={name: base64.b64encode(jpeg).decode() for name, jpeg in thumbnails.items()},
+            sensitivity=draw_sensitivity(report.sensitivity)
+            if report.sensitivity and report.sensitivity.targets
+            else None,
+            sensitivity_sentences=sentences_of,
+            provenance=provenance(report),
+        )
     )
 
 

@@ -25,6 +25,7 @@ from edgekit.report.figure import (
     Positive,
     Seconds,
     Throughput,
+    all_figures,
     counted,
 )
 from edgekit.support import progress
@@ -517,22 +518,8 @@ class Measurement:
     """Stage that failed and its error; null where the row has figures."""
 
     def __post_init__(self) -> None:
-        figures = (
-            self.accuracy,
-            self.snr_db,
-            self.latency_ms,
-            self.end_to_end_ms,
-            self.speedup,
-            self.int8,
-            self.limit,
-            self.size_bytes,
-            self.peak_rss_bytes,
-            self.energy,
-            self.throughput,
-            self.camera,
-            self.profile,
-        )
-        if self.failure and any(figure is not None for figure in figures):
+        parts = {"camera", "profile", *(figure.path.partition(".")[0] for figure in all_figures())} - {"thermal"}
+        if self.failure and any(getattr(self, part, None) is not None for part in parts):
             raise ValueError("a row with a failure must not have figures")
         if self.failure is None and (self.bundle is None or self.size_bytes is None or self.latency_ms is None):
             raise ValueError("a row without a failure must have a bundle, a size and a latency")
