@@ -239,10 +239,21 @@ class Shards:
     root: Path
     """Folder that the names of the files are relative to; for a single file, that file."""
     files: tuple[ShardFile, ...]
+    split: str = ""
+    """The only split to list; empty for all."""
 
-    def parts(self, split: str) -> list[tuple[str, Path, list[ShardFile]]]:
-        """(split, path that names it, its files) of each split, or of the split `split` alone. Raises DataError."""
-        return by_split(self.files, lambda shard: shard.split, self.place, split)
+    def contents(
+        self, images_of: Callable[[ShardFile], Iterable[ListedImage]], store: Store, terms: Terms, *classes: str
+    ) -> Contents:
+        """The images of each file, by split. Raises DataError for a set without the split."""
+        return Contents(
+            tuple(
+                Part(split, path, tuple(image for shard in shards for image in images_of(shard)), store)
+                for split, path, shards in by_split(self.files, lambda shard: shard.split, self.place, self.split)
+            ),
+            terms,
+            classes,
+        )
 
 
 def is_pattern(path: Path) -> bool:
@@ -257,9 +268,9 @@ def find_shards(place: Path, suffix: str, split: str) -> Shards | None:
     the pattern names a file that doesn't exist.
     """
     shards = _find(place, suffix)
-    if shards is None or not split or any(shard.split == split for shard in shards.files):
-        return shards
-    return None
+    if shards is None or (split and all(shard.split != split for shard in shards.files)):
+        return None
+    return replace(shards, split=split)
 
 
 def _find(place: Path, suffix: str) -> Shards | None:

@@ -25,7 +25,6 @@ from edgekit.images.layout import (
     Contents,
     Labels,
     ListedImage,
-    Part,
     Terms,
     as_text,
     file_in,
@@ -52,8 +51,6 @@ class Parquet:
     """A Parquet file, or a folder or pattern of them, whose names may tell the split."""
 
     shards: Shards
-    split: str
-    """The only split to list; empty for all."""
     image: str
     """Path of the column with the bytes, such as "image.bytes"."""
     label: str | None
@@ -72,15 +69,12 @@ class Parquet:
         schema = _open(first).schema_arrow
         names = _class_names(schema)
         image, label = _image_column(schema, first), _label_column(schema, first, names)
-        return cls(shards, inner, image, label, names.get(label or "", ()))
+        return cls(shards, image, label, names.get(label or "", ()))
 
     def contents(self) -> Contents:
         """Read the labels of all rows. Raises DataError for a damaged file, or row groups that are too large."""
-        parts = []
-        for split, path, shards in self.shards.parts(self.split):
-            images = tuple(image for shard in shards for image in self._rows(shard))
-            parts.append(Part(split, path, images, ParquetStore(self.shards.root, self.image)))
-        return Contents(tuple(parts), PARQUET_TERMS, self.classes)
+        store = ParquetStore(self.shards.root, self.image)
+        return self.shards.contents(self._rows, store, PARQUET_TERMS, *self.classes)
 
     def _rows(self, shard: ShardFile) -> list[ListedImage]:
         with _open(shard.file) as file:
@@ -277,8 +271,6 @@ class WebDataset:
     """A tar, or a folder or pattern of them, whose names may tell the split."""
 
     shards: Shards
-    split: str
-    """The only split to list; empty for all."""
     description: ClassVar[str] = "tar shards of WebDataset"
 
     @classmethod
@@ -292,15 +284,11 @@ class WebDataset:
             tarfile.open(first, "r:").close()
         except (OSError, tarfile.TarError) as error:
             raise _damaged(first, error) from error
-        return cls(shards, inner)
+        return cls(shards)
 
     def contents(self) -> Contents:
         """List the members by their headers, and read the labels. Raises DataError for a damaged tar."""
-        parts = []
-        for split, path, shards in self.shards.parts(self.split):
-            images = tuple(image for shard in shards for image in _labelled(shard))
-            parts.append(Part(split, path, images, TarStore(self.shards.root)))
-        return Contents(tuple(parts), TAR_TERMS)
+        return self.shards.contents(_labelled, TarStore(self.shards.root), TAR_TERMS)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ from edgekit.models.network import (
     versions_of_modules,
     with_versions,
 )
-from edgekit.models.options import InferredNote
+from edgekit.models.options import InferredNote, ModelOptions
+from edgekit.models.transforms import resolve_size, size_of_model
 from edgekit.support.files import digest, file_sha256
 
 _CODE = re.compile(r"GLOBAL (\S+)")
@@ -274,7 +275,7 @@ def load_weights(build: Callable[[], nn.Module], weights: str, rename: Rename | 
     checkpoint = open_checkpoint(path)
     module, own = build_fitted(build, checkpoint.state, path, rename)
     file, notes = str(checkpoint.files[0]) if path.is_dir() else weights, _notes_on(own, checkpoint, path)
-    return LoadedModule(module, file, checkpoint.sha256, None, class_names=checkpoint.class_names, notes=notes)
+    return LoadedModule(module, file, checkpoint.sha256, class_names=checkpoint.class_names, notes=notes)
 
 
 def build_fitted(
@@ -372,6 +373,22 @@ def randomize(module: nn.Module, size: tuple[int, int]) -> None:
     _measure_batch_norms(module, size)
 
 
+def with_random_weights(module: nn.Module, options: ModelOptions) -> LoadedModule:
+    """The module with random weights. Raises the errors of `randomize`."""
+    randomize(module, resolve_size(module, size_of_model(options)))
+    return LoadedModule.of(module, "random")
+
+
+def check_classes(name: str, published: int, classes: int) -> None:
+    """Raise WeightsError if a network has another number of classes than its published weights."""
+    if classes != published:
+        raise WeightsError(
+            f"the published weights of '{name}' have {published} classes, but --model-args sets {classes}: an "
+            "untrained head would be meaningless",
+            fix="Pass a fine-tuned checkpoint with `--weights FILE`",
+        )
+
+
 def _measure_batch_norms(module: nn.Module, size: tuple[int, int]) -> None:
     """Set each BatchNorm's mean and variance to those of its inputs for random images."""
     norms = [norm for norm in module.modules() if isinstance(norm, BATCH_NORMS) and norm.track_running_stats]
@@ -455,9 +472,14 @@ def hub_error(config: PretrainedCfg, error: Exception) -> HubError:
     """The HubError for a failed download: the cause, the file to download elsewhere, and the option that reads it."""
     model = f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
     if config.hf_hub_id:
-        file = f"{config.hf_hub_filename or _FILES[0]} of the hub repository {config.hf_hub_id}"
-    else:
-        file = str(config.url)
+        return download_error(
+            model, f"{config.hf_hub_filename or _FILES[0]} of the hub repository {config.hf_hub_id}", error
+        )
+    return download_error(model, str(config.url), error)
+
+
+def download_error(model: str, file: str, error: Exception) -> HubError:
+    """The HubError for a failed download of a model's weights, which are in this file or at this address."""
     reason = str(error).strip().split("\n")[0][:200]
     return HubError(
         f"can't download the weights of {model} ({type(error).__name__}: {reason})",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgekit.errors import ModelError, UsageError
 from edgekit.models.checkpoint import load_weights
 from edgekit.models.description import StoredNames, names_of_config
-from edgekit.models.network import LoadedModule, ModelSource, state_sha256
+from edgekit.models.network import LoadedModule, ModelSource
 from edgekit.models.options import TRANSFORMERS, InferredNote, ModelArgs, ModelOptions, folder_of
 from edgekit.models.transformers_source import ImageNetwork, take_preprocessing
 from edgekit.models.transforms import parse_size
@@ -62,7 +62,7 @@ class ModuleSource(ModelSource):
         module = _copied(options).cpu().float()
         names = _class_names(module)
         if options.weights is None:
-            loaded = LoadedModule(module, ORIGIN, state_sha256(module), None, class_names=names)
+            loaded = LoadedModule.of(module, ORIGIN, class_names=names)
         else:
             loaded = load_weights(lambda: module, options.weights)
             loaded = replace(loaded, class_names=(*loaded.class_names, *names))
@@ -169,7 +169,7 @@ class FactorySource(ModelSource):
             module = _call(name, factory, options.model_args)
         module = module.cpu().float()
         if options.weights is None:
-            return LoadedModule(module, "factory", state_sha256(module), None)
+            return LoadedModule.of(module, "factory")
         return load_weights(lambda: module, options.weights)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:

@@ -108,6 +108,20 @@ def versions_of_modules(state: object) -> Mapping[str, Any] | None:
     return getattr(state, "_metadata", None)
 
 
+def leaving_out(beginnings: tuple[str, ...], rename: Rename | None) -> Rename:
+    """The function that renames a state dict, if need be, and leaves out tensors with these beginnings.
+
+    Those that the network has stay.
+    """
+
+    def used(state: State, module: nn.Module) -> State:
+        own, renamed = module.state_dict().keys(), rename(state, module) if rename else state
+        values = {name: value for name, value in renamed.items() if name in own or not name.startswith(beginnings)}
+        return with_versions(values, versions_of_modules(state))
+
+    return used
+
+
 def classes_of_head(state: State, module: nn.Module) -> int | None:
     """Number of classes of a state dict that fits a module but for the number of its classes; None for any other."""
     wanted = module.state_dict()
@@ -313,7 +327,7 @@ class LoadedModule:
     module: nn.Module
     weights: str
     weights_sha256: str
-    license_note: str | None
+    license_note: str | None = None
     reference: "ReferenceNetwork | None" = None
     class_names: tuple[StoredNames, ...] = ()
     """Lists of class names that the file of the network or of its weights contains."""
@@ -321,6 +335,11 @@ class LoadedModule:
     """What the source inferred from the files."""
     has_classifier: bool = True
     """Whether the network may end with a classifier: False for one that is known to return features."""
+
+    @classmethod
+    def of(cls, module: nn.Module, weights: str, **more: Any) -> "LoadedModule":
+        """A module whose weights have no file of their own, so that their hash is that of its state dict."""
+        return cls(module, weights, state_sha256(module), **more)
 
     def with_notes(self, *notes: InferredNote) -> "LoadedModule":
         """The same module with further notes."""

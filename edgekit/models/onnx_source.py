@@ -240,7 +240,7 @@ class OnnxSource(ModelSource):
         # The weights alone don't describe the graph, and the file alone may not contain them.
         hashes = digest(file_sha256(Path(options.name)), state_sha256(module))
         reference = OnnxReference(options.name, softmax)
-        return LoadedModule(module, options.short_name, hashes, None, reference, names)
+        return LoadedModule(module, options.short_name, hashes, reference=reference, class_names=names)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
         """Import the file on the CPU, and move the module. Unlike other sources, this reads the weights."""

@@ -16,7 +16,7 @@ from edgekit.errors import HubError, ModelError, UsageError, WeightsError
 from edgekit.models.checkpoint import fetch, hub_error, open_checkpoint, randomize
 from edgekit.models.compat import build_vision_tower, keep_first_query, present_layout
 from edgekit.models.description import IMAGENET_CLASSES, read_labels, resolve_labels
-from edgekit.models.network import LoadedModule, ModelSource, State, fit_weights, state_sha256
+from edgekit.models.network import LoadedModule, ModelSource, State, fit_weights
 from edgekit.models.options import InferredNote, ModelOptions
 from edgekit.models.transforms import size_of_model
 from edgekit.support.files import file_sha256
@@ -121,7 +121,7 @@ class OpenClipSource(ModelSource):
             module = _untrained(library, config, IMAGENET_CLASSES if classes is None else classes)
             randomize(module, _side(config))
             module = _with_preprocessing(library, deployable(module), options, config)
-            return LoadedModule(module, "random", state_sha256(module), None, has_classifier=classifies)
+            return LoadedModule.of(module, "random", has_classifier=classifies)
         tag = _tag(library, options)
         path = Path(options.weights) if options.weights else _download(library, options, tag)
         checkpoint = open_checkpoint(path)
@@ -137,9 +137,8 @@ class OpenClipSource(ModelSource):
             module, names = _zero_shot(library, options, config, state, path), ()
         module = _with_preprocessing(library, deployable(module), options, config)
         notes = _note_on_tag(library, options)
-        return LoadedModule(
-            module, options.weights or tag, file_sha256(path), None, None, names, notes, has_classifier=classifies
-        )
+        weights, sha256 = options.weights or tag, file_sha256(path)
+        return LoadedModule(module, weights, sha256, class_names=names, notes=notes, has_classifier=classifies)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
         """Build the image tower, and its head if it has one."""

@@ -10,17 +10,9 @@ from timm.models import PretrainedCfg
 from torch import nn
 
 from edgekit.errors import ModelError, UsageError, WeightsError
-from edgekit.models.checkpoint import fetch, hub_error, load_weights, randomize
+from edgekit.models.checkpoint import check_classes, fetch, hub_error, load_weights, with_random_weights
 from edgekit.models.compat import checkpoint_filter
-from edgekit.models.network import (
-    LoadedModule,
-    ModelSource,
-    Rename,
-    State,
-    state_sha256,
-    versions_of_modules,
-    with_versions,
-)
+from edgekit.models.network import LoadedModule, ModelSource, leaving_out
 from edgekit.models.options import ModelArgs, ModelOptions
 from edgekit.models.transforms import size_of_model
 
@@ -73,18 +65,17 @@ class TimmSource(ModelSource):
         name or arguments that timm refuses, WeightsError if the weights don't exist or don't fit, and HubError if
         published weights can't be downloaded.
         """
-        name, weights, size = options.name, options.weights, size_of_model(options)
+        name, weights = options.name, options.weights
         config = resolve_name(name)
         arguments = _constructor_arguments(options, config)
         if weights is None:
             return _published(name, config, arguments)
         if weights == "random":
-            module = _build(name, arguments, pretrained=False)
-            randomize(module, size or config.input_size[-2:])
-            return LoadedModule(module, "random", state_sha256(module), None)
+            return with_random_weights(_build(name, arguments, pretrained=False), options)
         rename = checkpoint_filter(str(config.architecture))
         if arguments.get("num_classes", config.num_classes) == 0:
-            rename = _without_classifier(config, rename)
+            layers = (config.classifier,) if isinstance(config.classifier, str) else config.classifier or ()
+            rename = leaving_out(tuple(f"{layer.partition('.')[0]}." for layer in layers), rename)
         loaded = load_weights(lambda: _build(name, arguments, pretrained=False), weights, rename)
         note = None if options.trained_from_scratch else _note_on_file(config, Path(weights))
         return replace(loaded, license_note=note)
@@ -110,20 +101,6 @@ def _constructor_arguments(options: ModelOptions, config: PretrainedCfg) -> Mode
     return arguments
 
 
-def _without_classifier(config: PretrainedCfg, rename: Rename | None) -> Rename:
-    """The function that gives tensors the model's names, and leaves out those of a classifier that it doesn't have."""
-    layers = (config.classifier,) if isinstance(config.classifier, str) else config.classifier or ()
-    parts = tuple(f"{layer.partition('.')[0]}." for layer in layers)
-
-    def without(state: State, module: nn.Module) -> State:
-        own = module.state_dict().keys()
-        renamed = rename(state, module) if rename else state
-        used = {name: value for name, value in renamed.items() if name in own or not name.startswith(parts)}
-        return with_versions(used, versions_of_modules(state))
-
-    return without
-
-
 def _published(name: str, config: PretrainedCfg, arguments: ModelArgs) -> LoadedModule:
     if not config.has_weights:
         raise WeightsError(
@@ -131,18 +108,14 @@ def _published(name: str, config: PretrainedCfg, arguments: ModelArgs) -> Loaded
             fix="Pass a checkpoint with `--weights FILE`, or measure speed alone with `--weights random`",
         )
     classes = arguments.get("num_classes", config.num_classes)
-    if classes not in (0, config.num_classes):
-        raise WeightsError(
-            f"the published weights of '{name}' have {config.num_classes} classes, but --model-args sets {classes}: an "
-            "untrained head would be meaningless",
-            fix="Pass a fine-tuned checkpoint with `--weights FILE`",
-        )
+    if classes:
+        check_classes(name, config.num_classes, classes)
     fetch(config)
     try:
         module = _build(name, arguments, pretrained=True)
     except OSError as error:
         raise hub_error(config, error) from error
-    return LoadedModule(module, config.tag or "default", state_sha256(module), _license_note(config))
+    return LoadedModule.of(module, config.tag or "default", license_note=_license_note(config))
 
 
 def _build(name: str, arguments: ModelArgs, *, pretrained: bool) -> nn.Module:

@@ -10,20 +10,19 @@ import torch
 import torchvision
 from torch import nn
 
-from edgekit.errors import HubError, ModelError, UsageError, WeightsError
-from edgekit.models.checkpoint import build_fitted, load_weights, parameters_without_memory, randomize
-from edgekit.models.compat import renamed_as_published
-from edgekit.models.network import (
-    LoadedModule,
-    ModelSource,
-    Rename,
-    State,
-    state_sha256,
-    versions_of_modules,
-    with_versions,
+from edgekit.errors import ModelError, UsageError, WeightsError
+from edgekit.models.checkpoint import (
+    build_fitted,
+    check_classes,
+    download_error,
+    load_weights,
+    parameters_without_memory,
+    with_random_weights,
 )
+from edgekit.models.compat import renamed_as_published
+from edgekit.models.network import LoadedModule, ModelSource, Rename, State, leaving_out
 from edgekit.models.options import RESCALING, TORCHVISION, InferredNote, ModelArgs, ModelOptions
-from edgekit.models.transforms import crop_fraction, parse_size, resolve_size, size_of_model
+from edgekit.models.transforms import crop_fraction, parse_size
 
 # Arguments that torchvision gives to `RESCALING` with published weights, but without the auxiliary classifiers.
 _FLAGS: ModelArgs = {"transform_input": True, "aux_logits": False, "init_weights": False}
@@ -55,15 +54,13 @@ class TorchvisionSource(ModelSource):
         model, tag = _parse(options.name)
         published = _published(model, tag)
         if options.weights == "random":
-            module = _build(options, model)
-            randomize(module, resolve_size(module, size_of_model(options)))
-            return LoadedModule(module, "random", state_sha256(module), None)
+            return with_random_weights(_build(options, model), options)
         rename = present_names(model)
         if options.weights is None:
             self.build_meta(options)  # refuses wrong arguments before the download
             state = _download(options, published)
             module, _ = build_fitted(lambda: _build(options, model), state, Path(published.url), rename)
-            return LoadedModule(module, published.name, state_sha256(module), None)
+            return LoadedModule.of(module, published.name)
         loaded = load_weights(lambda: _build(options, model), options.weights, rename)
         return loaded.with_notes(*_notes_on_flags(options, model))
 
@@ -84,14 +81,7 @@ def torchvision_models() -> list[str]:
 
 def present_names(model: str) -> Rename:
     """The function that gives the tensors of a file the present names, and leaves out auxiliary classifiers."""
-
-    def rename(state: State, module: nn.Module) -> State:
-        own = module.state_dict().keys()
-        state = renamed_as_published(model, state)
-        used = {name: value for name, value in state.items() if name in own or not name.startswith(_AUXILIARY)}
-        return with_versions(used, versions_of_modules(state))
-
-    return rename
+    return leaving_out(_AUXILIARY, lambda state, module: renamed_as_published(model, state))
 
 
 def side_of_positions(name: str, state: State) -> int | None:
@@ -180,21 +170,11 @@ def _drop_classifier(module: nn.Module, name: str) -> None:
 def _download(options: ModelOptions, published: Any) -> State:
     """The published tensors. Raises WeightsError for another number of classes, and HubError without a network."""
     own = published.meta["categories"]
-    if (classes := options.model_args.get("num_classes", len(own))) != len(own):
-        raise WeightsError(
-            f"the published weights of '{options.name}' have {len(own)} classes, but --model-args sets {classes}: an "
-            "untrained head would be meaningless",
-            fix="Pass a fine-tuned checkpoint with `--weights FILE`",
-        )
+    check_classes(options.name, len(own), options.model_args.get("num_classes", len(own)))
     try:
         state: State = published.get_state_dict(map_location="cpu", check_hash=True, weights_only=True)
     except Exception as error:  # of the network, of the disk, and of torch.hub for a file that is cut off
-        reason = str(error).strip().split("\n")[0][:200]
-        raise HubError(
-            f"can't download the weights of {options.name} ({type(error).__name__}: {reason})",
-            fix=f"Download {published.url} on a machine with a network, and pass the file with `--weights FILE`. To "
-            "measure speed alone, use `--weights random`",
-        ) from error
+        raise download_error(options.name, published.url, error) from error
     return state
 
 

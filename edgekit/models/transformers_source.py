@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from edgekit.errors import ModelError, WeightsError
-from edgekit.models.checkpoint import files_sha256, randomize
+from edgekit.models.checkpoint import files_sha256, with_random_weights
 from edgekit.models.description import CLASSIFIES, PREPROCESSOR, describe_folder, weight_files
-from edgekit.models.network import LoadedModule, ModelSource, some, state_sha256
+from edgekit.models.network import LoadedModule, ModelSource, some
 from edgekit.models.options import TRANSFORMERS, InferredNote, ModelOptions
-from edgekit.models.transforms import InputOptions, processor_inputs, resolve_preprocessing, resolve_size, size_of_model
+from edgekit.models.transforms import InputOptions, processor_inputs, resolve_preprocessing
 from edgekit.support.libraries import first_line, import_needed, quiet
 
 # Its tensors are resized by torch, whose values are within two of 255 levels of Pillow's.
@@ -58,9 +58,7 @@ class TransformersSource(ModelSource):
         don't fit, and MissingExtraError.
         """
         if options.weights == "random":
-            module = self.build_meta(options)
-            randomize(module, resolve_size(module, size_of_model(options)))
-            return LoadedModule(module, "random", state_sha256(module), None)
+            return with_random_weights(self.build_meta(options), options)
         folder = Path(options.weights or "")
         if not options.weights or not folder.is_dir():
             raise WeightsError(
@@ -72,7 +70,7 @@ class TransformersSource(ModelSource):
         notes = take_preprocessing(module, folder)
         names = describe_folder(folder)[1]
         sha256 = files_sha256(weight_files(folder))
-        return LoadedModule(module, str(folder), sha256, None, class_names=names, notes=notes)
+        return LoadedModule(module, str(folder), sha256, class_names=names, notes=notes)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
         kind, config = _kind(options), _config(options)
