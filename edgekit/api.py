@@ -438,7 +438,7 @@ def evaluate(
         )
         if browser is None:
             return evaluated(paths)
-        from edgekit.devices.web.pages import evaluate_in_browser
+        from edgekit.devices.web import evaluate_in_browser
 
         return evaluate_in_browser(browser, paths, reference, job.threads, evaluated, reporter)
 

@@ -13,7 +13,7 @@ from hypothesis import settings
 from PIL import Image
 
 from edgekit.cli.main import main
-from edgekit.devices.web.page_messages import VERSION, RuntimeFiles, runtime_files
+from edgekit.devices.web import VERSION, runtime_files
 from edgekit.errors import MissingExtraError
 from edgekit.images.dataset import LabelledCrops
 from edgekit.measure import end_to_end
@@ -112,7 +112,7 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="session")
-def litertjs(shared_folder: Path) -> RuntimeFiles:
+def litertjs(shared_folder: Path) -> Path:
     """LiteRT.js, which npm downloads. Where npm can't, tests are skipped, or fail in CI."""
 
     def make(folder: Path) -> None:
@@ -124,7 +124,7 @@ def litertjs(shared_folder: Path) -> RuntimeFiles:
         cache = kept(shared_folder, "litertjs", make)
     except MissingExtraError as error:
         missing(str(error))
-    return RuntimeFiles(cache / "edgekit" / f"litertjs-{VERSION}")
+    return cache / "edgekit" / f"litertjs-{VERSION}"
 
 
 @pytest.fixture(scope="session")

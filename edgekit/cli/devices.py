@@ -85,7 +85,7 @@ def add(
     from edgekit.config.runtimes import DeviceClass
     from edgekit.devices.push import read_trust
     from edgekit.devices.registry import Device, add_device
-    from edgekit.devices.web.page_messages import check_package
+    from edgekit.devices.web import check_package
 
     stated = values_of(stated)
     if package := stated.get("web_runtime"):

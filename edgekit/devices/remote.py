@@ -33,7 +33,7 @@ from edgekit.devices.setup import (
     unknown_device,
 )
 from edgekit.devices.transport import Connection, connect, ending, exit_error, frozen
-from edgekit.devices.web.pages import Pages, check_browsers, runnable_on, serving
+from edgekit.devices.web import Pages, check_browsers, runnable_on, serving
 from edgekit.errors import ConnectionCutError, DeviceError, InputError
 from edgekit.measure import machine
 from edgekit.measure.accuracy import EvaluationImages

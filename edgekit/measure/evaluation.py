@@ -1,6 +1,6 @@
 """`edgekit evaluate`: compares the answers of bundles with those of one of them. Needs no torch."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -364,10 +364,8 @@ def calibration_images(bundle: Bundle) -> tuple[str, ...] | None:
 class Elsewhere(Protocol):
     """Predicts on another device than this machine and its workers."""
 
-    @property
-    def device(self) -> DeviceFacts:
-        """The device, as reports describe it."""
-        ...
+    row_facts: DeviceFacts
+    """The device, as reports describe it."""
 
     def outputs(
         self, bundle: Bundle, crops: Iterable[NDArray[np.uint8]], count: int, step: Step
@@ -402,15 +400,15 @@ def evaluate_bundles(
     scale: Scale | None = None,
     reference: Path | None = None,
     gates: Gates | None = None,
-    elsewhere: Elsewhere | None = None,
+    elsewhere: Callable[[], Elsewhere] | None = None,
     threshold: float | None = None,
 ) -> BundleEvaluation:
     """Evaluate bundles on the same images, and compare each with one of them.
 
     That is `reference`, which is evaluated too, or else the first float bundle, or else the first bundle. With gates,
-    the others must not lose more accuracy; on images without labels there are always gates. With `elsewhere`, another
-    device runs the bundles. `threshold` replaces the bundles' own. Raises UsageError if the bundles can't be compared,
-    and DeviceError if that device fails.
+    the others must not lose more accuracy; on images without labels there are always gates. `elsewhere` gives another
+    device, which then runs the bundles. `threshold` replaces the bundles' own. Raises UsageError if the bundles can't
+    be compared, and DeviceError if that device fails.
     """
     scale = scale or Scale()
     check_threads(threads)
@@ -447,7 +445,7 @@ def evaluate_bundles(
             with reporter.stage(name, len(chosen.samples)) as step:
                 if elsewhere is not None:
                     crops = dataset.crop_each(chosen.samples, bundle.manifest.preprocessing)
-                    with closing(elsewhere.outputs(bundle, crops, len(chosen.samples), step)) as rows:
+                    with closing(elsewhere().outputs(bundle, crops, len(chosen.samples), step)) as rows:
                         return predict(task, lambda row: row, rows, [sample.name for sample in chosen.samples])
                 parts = accuracy.shards_of(bundle, dataset, chosen, threads)
                 return accuracy.evaluate_shards(
@@ -458,7 +456,7 @@ def evaluate_bundles(
         answers = [worked[name] if name in worked else Failure.of("evaluate", errors[name]) for name in names]
         task = task.at(threshold, bundles[0].manifest.classes)
         document = compare_bundles(task, bundles, answers, chosen, dataset.targets(chosen.samples), reference, gates)
-        document = replace(document, device=elsewhere.device if elsewhere else None)
+        document = replace(document, device=elsewhere().row_facts if elsewhere else None)
         if run:
             file = run.path / "evaluation.json"
             with writing(file):

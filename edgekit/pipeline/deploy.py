@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from edgekit.config.recipes import Recipe
 from edgekit.devices.registry import THIS, Device, each_device
 from edgekit.devices.remote import measure_on_device
-from edgekit.devices.web.pages import Pages, check_browsers, serving
+from edgekit.devices.web import Pages, check_browsers, serving
 from edgekit.errors import BundleError, InputError, UsageError
 from edgekit.images.selection import write_list
 from edgekit.job import Job

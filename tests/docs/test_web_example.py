@@ -18,7 +18,7 @@ from PIL import Image
 
 import edgekit
 from edgekit.config.runtimes import CROP_MODES, INTERPOLATIONS
-from edgekit.devices.web.page_messages import VERSION, RuntimeFiles
+from edgekit.devices.web import VERSION
 from edgekit.images.preprocess import Preprocessing
 from edgekit.runtime.bundle import read_bundle, with_manifest
 from tests.docs.blocks import run_bash
@@ -45,7 +45,7 @@ def static_host(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def app(litertjs: RuntimeFiles, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def app(litertjs: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that the commands of the documentation make."""
     page = (ROOT / "docs/how-to/apps.md").read_text()
     (script,) = re.findall(r"```bash\n(cp -r docs/examples/web.*?)python -m http.server", page, re.DOTALL)

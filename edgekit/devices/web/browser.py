@@ -1,37 +1,48 @@
 """Measures LiteRT bundles in a browser. The page returns raw logits and times, which are judged as a board's are."""
 
+import math
+import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit import __version__
 from edgekit.devices.registry import Device
-from edgekit.devices.web.page_messages import (
-    NAME,
-    VERSION,
+from edgekit.devices.web import LICENSE, NAME, STEMS, VERSION, BuildName
+from edgekit.devices.web.server import (
+    PAGE,
     Build,
+    DotProducts,
     Download,
+    LogitsRequest,
     Opened,
-    RuntimeFiles,
+    OpenRequest,
+    PageFacts,
+    PageImages,
+    PageServer,
+    RawTimes,
+    Request,
     Shown,
-    build_for,
-    device_of,
+    T,
+    TimesRequest,
 )
-from edgekit.devices.web.server import PAGE, PageServer, Runner
-from edgekit.errors import BrowserError, DeviceError
+from edgekit.errors import BrowserError, DeviceError, EngineError, printable
 from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.bundles import Found, MeasureSpec, Subject, Tracking
 from edgekit.measure.evaluation import EvaluatedBundle
 from edgekit.measure.gates import Group
-from edgekit.measure.latency import repeats
+from edgekit.measure.latency import LEAD_MS, LEAD_RUNS, TURN, repeats
 from edgekit.measure.machine import ROOMS
-from edgekit.report.figure import Conditions, MachineState
+from edgekit.measure.settings import Timing
+from edgekit.report.figure import BrowserFacts, Conditions, DeviceFacts, DotProduct, MachineState
 from edgekit.report.row import F32, Int8, Measurement, TimeProfile
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import VerifyResult, golden_error
@@ -44,11 +55,165 @@ UNKNOWN = MachineState(**dict.fromkeys(each.name for each in fields(MachineState
 """State of a machine that reports nothing."""
 
 
+ENGINE = re.compile(r"(Firefox|FxiOS|CriOS|EdgA?|OPR|SamsungBrowser|Chrome)/([\d.]+)|Version/([\d.]+).*Safari")
+NAMES = {"FxiOS": "Firefox", "CriOS": "Chrome", "Edg": "Edge", "EdgA": "Edge", "OPR": "Opera"}
+
+
+def build_for(device: str, facts: PageFacts, threads: int) -> BuildName:
+    """The fastest build that the browser can run; BrowserError if it can run none."""
+    if not facts.simd:
+        raise BrowserError(
+            f"{device}: {browser_of(facts)} has no WebAssembly SIMD, which LiteRT.js needs",
+            valid="Chrome from version 91, Firefox from 89 or Safari from 16.4",
+            fix="Update the browser, or open the page in another one",
+        )
+    if facts.dot_products is None:
+        return "compat"
+    return "threaded" if threads > 1 and facts.isolated else "relaxed"
+
+
+def device_of(device: Device, facts: PageFacts, build: BuildName) -> DeviceFacts:
+    """A browser, as reports describe it."""
+    processor = facts.model or " ".join(filter(None, (facts.platform, facts.architecture)))
+    system = " ".join(filter(None, (facts.platform, facts.platform_version)))
+    return DeviceFacts(
+        name=device.name,
+        device_class=None,
+        cpu=printable(f"{processor}, in {browser_of(facts)}" if processor else browser_of(facts)),
+        cores=facts.cores,
+        memory_bytes=None,
+        system=printable(system) or None,
+        browser=BrowserFacts(
+            user_agent=printable(facts.user_agent),
+            build=build,
+            dot_product=dot_product(facts.dot_products),
+            clock_ms=float(f"{facts.clock_ms:.1g}"),
+            secure=facts.secure,
+            license=LICENSE,
+        ),
+    )
+
+
+def browser_of(facts: PageFacts) -> str:
+    """Name and version of the browser, such as "Chromium 150"."""
+    own = [(name, version) for name, version in facts.brands if not re.search(r"not.*brand", name, re.IGNORECASE)]
+    if own:
+        name, version = max(own, key=lambda brand: brand[0] != "Chromium")
+        return f"{name} {version.split('.')[0]}"
+    match = ENGINE.search(facts.user_agent)
+    if match is None:
+        return "an unknown browser"
+    name = NAMES.get(match[1], match[1]) or "Safari"
+    return f"{name} {(match[2] or match[3]).split('.')[0]}"
+
+
+def dot_product(products: DotProducts | None) -> DotProduct:
+    """How the browser computes relaxed SIMD's integer dot product. XNNPACK chooses its kernels by the same test."""
+    if products is None:
+        return "absent"
+    small, large = set(products.small), set(products.large)
+    if (small, large) == ({-128}, {512}):
+        return "signed"
+    return "unsigned" if (small, large) == ({128}, {-130560}) else "emulated"
+
+
+CHUNK_BYTES, CHUNK_IMAGES = 2 << 20, 64
+"""Largest size and number of the images of one request, which a page that was loaded again starts anew."""
+OnStep = Callable[[int], None]
+"""Gets the number of steps that are done."""
+
+
+class Runner:
+    """Asks a page to run models. Every method raises a StageError if that fails."""
+
+    def __init__(self, server: PageServer, build: Build, clock_ms: float) -> None:
+        self._server, self._build, self._clock_ms = server, build, clock_ms
+
+    def open(self, model: Download) -> Opened:
+        """Load a model in a new worker, and run it once."""
+        return self._ask(OpenRequest(build=self._build, models=(model,)), Opened)
+
+    def logits(
+        self,
+        bundle: Bundle,
+        model: Download,
+        crops: Iterable[NDArray[np.uint8]],
+        on_step: OnStep = lambda done: None,
+    ) -> Iterator[NDArray[np.float32]]:
+        """Logits [1,classes] of each image [H,W,C]. `on_step` gets the number of images done."""
+        remaining, before = iter(crops), 0
+        count = min(CHUNK_IMAGES, max(1, CHUNK_BYTES // math.prod(bundle.manifest.input_shape)))
+        while chunk := list(islice(remaining, count)):
+            with self._offered(bundle, np.stack(chunk)) as images:
+                request = LogitsRequest(build=self._build, models=(model,), images=(images,), before=before)
+                answer = self._ask(request, bytes, on_step)
+            values = len(chunk) * bundle.manifest.classes
+            if len(answer) != 4 * values:
+                raise EngineError(f"'{bundle.path.name}' returned {len(answer)} bytes for {values} logits")
+            before += len(chunk)
+            on_step(before)
+            yield from np.frombuffer(answer, "<f4").astype(np.float32).reshape(len(chunk), 1, -1)
+
+    def times(
+        self,
+        models: Sequence[tuple[Bundle, Download]],
+        examples: Sequence[NDArray[np.uint8]],
+        timing: Timing,
+        on_step: OnStep,
+    ) -> RawTimes:
+        """Times of models in turns, each on its own example [1,H,W,C]. `on_step` gets the number of rounds done."""
+        with ExitStack() as stack:
+            images = [
+                stack.enter_context(self._offered(bundle, example))
+                for (bundle, _), example in zip(models, examples, strict=True)
+            ]
+            request = TimesRequest(
+                build=self._build,
+                models=tuple(model for _, model in models),
+                images=tuple(images),
+                warmup=timing.warmup,
+                rounds=timing.iterations,
+                turn=TURN,
+                lead_runs=LEAD_RUNS,
+                lead_ms=LEAD_MS,
+                clock_ms=self._clock_ms,
+            )
+            times = self._ask(request, RawTimes, on_step)
+        if list(map(len, (times.batches, *times.times))) != [len(models), *len(models) * [timing.iterations]]:
+            raise EngineError(f"the page's times are not {timing.iterations} of each of {len(models)} bundles")
+        return times
+
+    def _ask(self, request: Request, kind: type[T], on_step: OnStep = lambda done: None) -> T:
+        """The page's answer, of this type."""
+        answer = self._server.ask(request, on_step)
+        try:
+            return msgspec.convert(answer, kind)
+        except msgspec.ValidationError as error:
+            raise EngineError(f"the page's answer can't be read: {error}") from error
+
+    @contextmanager
+    def _offered(self, bundle: Bundle, pixels: NDArray[np.uint8]) -> Iterator[PageImages]:
+        """Offer images [N,H,W,C] to the page while the block runs."""
+        manifest = bundle.manifest
+        levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], manifest.preprocessing.channels, axis=2)
+        table = manifest.preprocessing.normalize(levels)[0, :, :, 0] if manifest.dtype == "float32" else np.empty(0)
+        download = self._server.offer(pixels.tobytes())
+        try:
+            yield PageImages(
+                pixels=download,
+                count=len(pixels),
+                shape=manifest.input_shape[1:],
+                table=tuple(map(tuple, table.tolist())),
+            )
+        finally:
+            self._server.withdraw(download)
+
+
 class Browser(Tracking):
     """A browser that opened the page, ready to measure."""
 
     def __init__(
-        self, device: Device, server: PageServer, runtime: RuntimeFiles, threads: int | None, reporter: Reporter
+        self, device: Device, server: PageServer, runtime: Path, threads: int | None, reporter: Reporter
     ) -> None:
         self._device = device
         self._server = server
@@ -65,8 +230,9 @@ class Browser(Tracking):
             reporter.warn(f"{device.name}: measured with one thread: more need {needed}")
         elif threads and threads > self._threads:
             reporter.warn(f"{device.name}: measured with {self._threads} threads, all that the browser offers")
-        script, wasm = runtime.script(build), runtime.wasm(build)
-        files = Build(f"runtime/{script.name}", replace(server.offer(wasm), url=f"runtime/{wasm.name}"), self._threads)
+        stem = STEMS[build]
+        wasm = replace(server.offer(runtime / f"{stem}.wasm"), url=f"runtime/{stem}.wasm")
+        files = Build(f"runtime/{stem}.js", wasm, self._threads)
         self._runner = Runner(server, files, self._facts.clock_ms)
         self._engine = f"{NAME} {VERSION} ({build})"
         super().__init__(device_of(device, self._facts, build), reporter)
@@ -205,9 +371,9 @@ def counted(step: Step) -> Callable[[int], None]:
 
     def on_step(done: int) -> None:
         nonlocal taken
-        for _ in range(taken, done):
-            step()
-        taken = max(taken, done)
+        if done > taken:
+            step(done - taken)
+            taken = done
 
     return on_step
 

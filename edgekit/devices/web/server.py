@@ -1,34 +1,27 @@
-"""Serves edgekit's page to one browser, with the files that it needs, and runs models there.
+"""The server of edgekit's page for one browser, with the files that it needs, and the messages between them.
 
-The server runs in a separate thread and passes requests to the page. What a model returns there, raw times and logits,
-others judge.
+The server runs in a separate thread and passes requests to the page. Messages are JSON: a request has an `operation`,
+and an answer has its `id`.
 """
 
 import asyncio
 import concurrent.futures
 import hashlib
-import math
+import queue
 import secrets
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
-from itertools import islice
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from ssl import SSLContext
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
-import numpy as np
 from aiohttp import WSCloseCode, WSMsgType, web
-from numpy.typing import NDArray
+from msgspec import Struct
 
-from edgekit.devices.web import page_messages
-from edgekit.devices.web.page_messages import Download, Joined, PageAnswer, Request, RuntimeFiles, Shown
 from edgekit.errors import BrowserError, EngineError, FrozenError
-from edgekit.measure.latency import LEAD_MS, LEAD_RUNS, TURN
-from edgekit.measure.settings import Timing
-from edgekit.runtime.bundle import Bundle
 
 PAGE = Path(__file__).with_name("page")
 """Folder of the page's files."""
@@ -54,12 +47,193 @@ HEADERS = {
 }
 
 
-class ServedFiles:
-    """Files below the address of a page. `offer` may be called from any thread."""
+@dataclass(frozen=True)
+class Download:
+    """A file for the page."""
 
-    def __init__(self, runtime: RuntimeFiles) -> None:
-        self._runtime = runtime
+    url: str
+    """Address, relative to the page."""
+    sha256: str
+    """SHA-256 that the page checks."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """The build of LiteRT.js to run."""
+
+    script: str
+    """Address of its script, relative to the page."""
+    wasm: Download
+    """Its WebAssembly."""
+    threads: int
+    """Number of threads that it computes with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenRequest:
+    """Asks for the times to load a bundle and to run it once, in a new worker. The answer is `Opened`."""
+
+    operation: Literal["open"] = "open"
+    build: Build
+    models: tuple[Download]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageImages:
+    """Images for a model, and how to normalize them, unless it takes pixels."""
+
+    pixels: Download
+    """Bytes [count,H,W,C]."""
+    count: int
+    """Number of images."""
+    shape: tuple[int, ...]
+    """Shape of an image as the model's input: [C,H,W] if it is normalized, and [H,W,C] for pixels."""
+    table: tuple[tuple[float, ...], ...]
+    """For each channel, the normalized value of each of the 256 bytes, as float32; empty for pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitsRequest:
+    """Asks for the logits of a model. The answer is float32 [count,classes] in binary."""
+
+    operation: Literal["logits"] = "logits"
+    build: Build
+    models: tuple[Download]
+    images: tuple[PageImages]
+    before: int
+    """Number of images of earlier requests, which the page counts as done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimesRequest:
+    """Asks to time models in turns, each on its first image. The answer is `RawTimes`."""
+
+    operation: Literal["times"] = "times"
+    build: Build
+    models: tuple[Download, ...]
+    images: tuple[PageImages, ...]
+    """Images of each model."""
+    warmup: int
+    """Number of rounds before the timed ones."""
+    rounds: int
+    """Number of timed rounds."""
+    turn: int
+    """Number of timed rounds of a model in a row."""
+    lead_runs: int
+    """Most runs before them that aren't timed."""
+    lead_ms: float
+    """Milliseconds after which no other one of these runs begins."""
+    clock_ms: float
+    """Step of the clock: a timed batch takes 50 of them at least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What the page shows: while it waits or works, or (`end`) for good. There is no answer."""
+
+    operation: Literal["show", "end"] = "show"
+    state: Literal["waiting", "working", "done", "failed"]
+    title: str
+    text: str = ""
+    done: int | None = None
+    """Number of steps done, or None if they aren't counted."""
+    total: int | None = None
+    """Number of steps, or None if they aren't counted."""
+
+
+Request = OpenRequest | LogitsRequest | TimesRequest
+
+
+class DotProducts(Struct, frozen=True):
+    """Results of relaxed SIMD's integer dot product for operands that tell its implementations apart."""
+
+    small: tuple[int, int, int, int]
+    """Sums of one -128 x 1 each."""
+    large: tuple[int, int, int, int]
+    """Sums of four -128 x -1 each."""
+
+
+class PageFacts(Struct, frozen=True, kw_only=True):
+    """What a page knows about its browser and processor; empty where the browser doesn't tell."""
+
+    user_agent: str
+    brands: tuple[tuple[str, str], ...]
+    """Names and versions of the browser."""
+    platform: str
+    platform_version: str
+    architecture: str
+    model: str
+    cores: int
+    """Number of logical processors."""
+    secure: bool
+    """Whether the page came over HTTPS or from the same machine."""
+    isolated: bool
+    """Whether the page may use threads."""
+    simd: bool
+    """Whether the browser has WebAssembly SIMD."""
+    dot_products: DotProducts | None
+    """None if the browser has no relaxed SIMD."""
+    clock_ms: float
+    """Step of the page's clock, in milliseconds."""
+
+
+class Joined(Struct, frozen=True):
+    """A page's first message."""
+
+    browser: str
+    """Random name that a page keeps when it is loaded again."""
+    facts: PageFacts
+
+
+class Opened(Struct, frozen=True):
+    """Times of a bundle in a new worker, in milliseconds."""
+
+    load_ms: float
+    first_ms: float
+
+
+class RawTimes(Struct, frozen=True):
+    """Times of several models in turns."""
+
+    times: tuple[tuple[float, ...], ...]
+    """Milliseconds of each model and round."""
+    batches: tuple[int, ...]
+    """Number of inferences whose mean is one time, for each model."""
+    hidden: bool
+    """Whether the page was hidden meanwhile."""
+
+
+class PageAnswer(Struct, frozen=True):
+    """An answer, or the number of steps done so far. Binary answers have no `result`."""
+
+    id: int
+    done: int | None = None
+    result: dict[str, object] | None = None
+    error: str | None = None
+
+
+class PageServer:
+    """A page for one browser, under an address that contains a random token. `close` ends it.
+
+    It is served to this machine, or with the host 0.0.0.0 to the networks that the machine is in. Methods may be
+    called from any thread, but only one request is in progress at a time. `runtime` is the folder of LiteRT.js.
+    """
+
+    def __init__(self, name: str, runtime: Path, host: str = "127.0.0.1", tls: SSLContext | None = None) -> None:
+        self.name, self._folder = name, runtime
+        self.path = f"/{secrets.token_urlsafe(16)}/"
+        """Path of the page, which contains the token."""
         self._offered: dict[str, bytes | Path] = {}
+        self._shown = Shown(state="waiting", title="Connected", text="edgekit is preparing the measurement.")
+        self._socket: web.WebSocketResponse | None = None
+        self._joined: Joined | None = None
+        self._here, self._answers = threading.Event(), queue.Queue[PageAnswer | bytes | None]()
+        self._asked, self._closing, self._starting = 0, False, threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, daemon=True, name=f"page of {name}")
+        self._thread.start()
+        self.port: int = self._wait(self._start(host, tls))
+        """TCP port that the server listens on."""
 
     def offer(self, content: bytes | Path) -> Download:
         """Serve a file until `withdraw`."""
@@ -72,62 +246,57 @@ class ServedFiles:
         """Stop serving a file."""
         self._offered.pop(offered.sha256, None)
 
-    def add_to(self, application: web.Application, path: str) -> None:
-        """Serve the files below a path, and refuse every other address."""
-        router = application.router
-        router.add_get(f"{path}files/{{sha256}}", self._serve_offered)
-        router.add_static(f"{path}runtime/", self._runtime.folder)  # in gzip, whose file is next to it
-        router.add_get(path, _serve_index)
-        router.add_static(path, PAGE)
-        router.add_route("*", "/{other:.*}", _unknown_address)
-        application.on_response_prepare.append(_add_headers)
-
-    async def _serve_offered(self, request: web.Request) -> web.StreamResponse:
-        content = self._offered.get(request.match_info["sha256"])
-        if content is None:
-            raise web.HTTPNotFound()
-        return web.Response(body=content) if isinstance(content, bytes) else web.FileResponse(content)
-
-
-class PageServer(ServedFiles):
-    """A page for one browser, under an address that contains a random token. `close` ends it.
-
-    It is served to this machine, or with the host 0.0.0.0 to the networks that the machine is in. Methods may be
-    called from any thread, but only one request is in progress at a time.
-    """
-
-    def __init__(
-        self, name: str, runtime: RuntimeFiles, host: str = "127.0.0.1", tls: SSLContext | None = None
-    ) -> None:
-        super().__init__(runtime)
-        self.name = name
-        self.path = f"/{secrets.token_urlsafe(16)}/"
-        """Path of the page, which contains the token."""
-        self._shown = Shown(state="waiting", title="Connected", text="edgekit is preparing the measurement.")
-        self._socket: web.WebSocketResponse | None = None
-        self._joined: Joined | None = None
-        self._here, self._answers = asyncio.Event(), asyncio.Queue[PageAnswer | bytes | None]()
-        self._asked, self._closing, self._starting = 0, False, threading.Lock()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, daemon=True, name=f"page of {name}")
-        self._thread.start()
-        self.port: int = self._wait(self._start(host, tls))
-        """TCP port that the server listens on."""
-
     def joined(self, limit_s: float = JOIN_S) -> Joined:
         """Wait for a browser to open the page; BrowserError if none does within the time limit."""
-        return self._wait(self._wait_for_browser(limit_s))
+        here = self._here.wait(limit_s)
+        if self._closing:
+            raise self._left("edgekit was stopped")
+        if here and self._joined is not None:
+            return self._joined
+        if self._joined is not None:
+            raise self._left("its tab was closed, or its connection was lost")
+        raise BrowserError(
+            f"{self.name}: no browser opened the page within {limit_s / 60:.0f} minutes",
+            fix="Run the same command again. A phone without a cable needs `--web-network`, the same network as "
+            "this machine, and a firewall that lets it in",
+        )
 
     def ask(self, request: Request, on_step: Callable[[int], None] = lambda done: None) -> dict[str, object] | bytes:
         """Send a request and wait for its answer. A browser that comes back after an interruption gets it again.
 
         Raises EngineError if the request fails, BrowserError if the browser leaves, and FrozenError if it falls silent.
         """
-        return self._wait(self._ask(request, on_step))
+        self._asked += 1
+        while True:
+            self.joined(RETURN_S)
+            self._wait(self._send(request, id=self._asked))
+            while (answer := self._next_answer()) is not None:
+                if isinstance(answer, bytes):
+                    if int.from_bytes(answer[:4], "little") == self._asked:
+                        return answer[4:]
+                elif answer.id != self._asked:
+                    continue  # of a request that was given up
+                elif answer.error is not None:
+                    raise EngineError(f"{self.name}: the page failed: {answer.error}")
+                elif answer.result is not None:
+                    return answer.result
+                elif answer.done is not None:
+                    on_step(answer.done)
+
+    def _next_answer(self) -> PageAnswer | bytes | None:
+        """The next message of the browser; None if its connection was lost."""
+        try:
+            return self._answers.get(timeout=SILENCE_S)
+        except queue.Empty:
+            raise FrozenError(
+                f"{self.name}: the page sent no message for {SILENCE_S} s",
+                fix="Keep the page in front and the screen on, then run the same command again",
+            ) from None
 
     def show(self, shown: Shown) -> None:
         """Show a state on the page, also after it was loaded again."""
-        self._wait(self._show(shown))
+        self._shown = shown
+        self._wait(self._send(shown))
 
     def close(self) -> None:
         """End the server; the page keeps its result. A request in progress fails."""
@@ -139,6 +308,8 @@ class PageServer(ServedFiles):
             stopped = asyncio.run_coroutine_threadsafe(self._stop(replace(last, operation="end")), self._loop)
             self._closing = True
         stopped.result()
+        self._here.set()
+        self._answers.put(None)  # for who waits
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
@@ -162,8 +333,14 @@ class PageServer(ServedFiles):
 
     async def _start(self, host: str, tls: SSLContext | None) -> int:
         application = web.Application()
-        application.router.add_get(f"{self.path}socket", self._serve_socket)
-        self.add_to(application, self.path)
+        router = application.router
+        router.add_get(f"{self.path}socket", self._serve_socket)
+        router.add_get(f"{self.path}files/{{sha256}}", self._serve_offered)
+        router.add_static(f"{self.path}runtime/", self._folder)  # in gzip, whose file is next to it
+        router.add_get(self.path, _serve_index)
+        router.add_static(self.path, PAGE)
+        router.add_route("*", "/{other:.*}", _unknown_address)
+        application.on_response_prepare.append(_add_headers)
         self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=2)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, 0, ssl_context=tls)
@@ -184,54 +361,6 @@ class PageServer(ServedFiles):
         for task in asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
             task.cancel()
 
-    async def _wait_for_browser(self, limit_s: float) -> Joined:
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._here.wait()
-        except TimeoutError:
-            if self._joined is not None:
-                raise self._left("its tab was closed, or its connection was lost") from None
-            raise BrowserError(
-                f"{self.name}: no browser opened the page within {limit_s / 60:.0f} minutes",
-                fix="Run the same command again. A phone without a cable needs `--web-network`, the same network as "
-                "this machine, and a firewall that lets it in",
-            ) from None
-        assert self._joined is not None
-        return self._joined
-
-    async def _ask(self, request: Request, on_step: Callable[[int], None]) -> dict[str, object] | bytes:
-        self._asked += 1
-        while True:
-            await self._wait_for_browser(RETURN_S)
-            await self._send(request, id=self._asked)
-            while (answer := await self._next_answer()) is not None:
-                if isinstance(answer, bytes):
-                    if int.from_bytes(answer[:4], "little") == self._asked:
-                        return answer[4:]
-                elif answer.id != self._asked:
-                    continue  # of a request that was given up
-                elif answer.error is not None:
-                    raise EngineError(f"{self.name}: the page failed: {answer.error}")
-                elif answer.result is not None:
-                    return answer.result
-                elif answer.done is not None:
-                    on_step(answer.done)
-
-    async def _next_answer(self) -> PageAnswer | bytes | None:
-        """The next message of the browser; None if its connection was lost."""
-        try:
-            async with asyncio.timeout(SILENCE_S):
-                return await self._answers.get()
-        except TimeoutError:
-            raise FrozenError(
-                f"{self.name}: the page sent no message for {SILENCE_S} s",
-                fix="Keep the page in front and the screen on, then run the same command again",
-            ) from None
-
-    async def _show(self, shown: Shown) -> None:
-        self._shown = shown
-        await self._send(shown)
-
     async def _send(self, message: Request | Shown, **more: object) -> None:
         if self._socket is not None and not self._socket.closed:
             with suppress(ConnectionError):  # which its handler notices, too
@@ -239,6 +368,12 @@ class PageServer(ServedFiles):
 
     def _left(self, how: str) -> BrowserError:
         return BrowserError(f"{self.name}: the browser left: {how}", fix="Run the same command again")
+
+    async def _serve_offered(self, request: web.Request) -> web.StreamResponse:
+        content = self._offered.get(request.match_info["sha256"])
+        if content is None:
+            raise web.HTTPNotFound()
+        return web.Response(body=content) if isinstance(content, bytes) else web.FileResponse(content)
 
     async def _serve_socket(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=256 << 20)
@@ -266,14 +401,14 @@ class PageServer(ServedFiles):
             self._here.set()
             async for message in socket:
                 if message.type == WSMsgType.BINARY:
-                    self._answers.put_nowait(message.data)
+                    self._answers.put(message.data)
                 elif message.type == WSMsgType.TEXT:
-                    self._answers.put_nowait(self._read(message.data))
+                    self._answers.put(self._read(message.data))
         finally:
             if self._socket is socket:
                 self._socket = None
                 self._here.clear()
-                self._answers.put_nowait(None)
+                self._answers.put(None)
         return socket
 
     def _comes_back(self, joined: Joined, before: Joined) -> bool:
@@ -300,97 +435,3 @@ async def _unknown_address(request: web.Request) -> web.StreamResponse:
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(HEADERS)
-
-
-CHUNK_BYTES, CHUNK_IMAGES = 2 << 20, 64
-"""Largest size and number of the images of one request, which a page that was loaded again starts anew."""
-OnStep = Callable[[int], None]
-"""Gets the number of steps that are done."""
-
-
-class Runner:
-    """Asks a page to run models. Every method raises a StageError if that fails."""
-
-    def __init__(self, server: PageServer, build: page_messages.Build, clock_ms: float) -> None:
-        self._server, self._build, self._clock_ms = server, build, clock_ms
-
-    def open(self, model: page_messages.Download) -> page_messages.Opened:
-        """Load a model in a new worker, and run it once."""
-        return self._ask(page_messages.OpenRequest(build=self._build, models=(model,)), page_messages.Opened)
-
-    def logits(
-        self,
-        bundle: Bundle,
-        model: page_messages.Download,
-        crops: Iterable[NDArray[np.uint8]],
-        on_step: OnStep = lambda done: None,
-    ) -> Iterator[NDArray[np.float32]]:
-        """Logits [1,classes] of each image [H,W,C]. `on_step` gets the number of images done."""
-        remaining, before = iter(crops), 0
-        count = min(CHUNK_IMAGES, max(1, CHUNK_BYTES // math.prod(bundle.manifest.input_shape)))
-        while chunk := list(islice(remaining, count)):
-            with self._offered(bundle, np.stack(chunk)) as images:
-                request = page_messages.LogitsRequest(
-                    build=self._build, models=(model,), images=(images,), before=before
-                )
-                answer = self._ask(request, bytes, on_step)
-            values = len(chunk) * bundle.manifest.classes
-            if len(answer) != 4 * values:
-                raise EngineError(f"'{bundle.path.name}' returned {len(answer)} bytes for {values} logits")
-            before += len(chunk)
-            on_step(before)
-            yield from np.frombuffer(answer, "<f4").astype(np.float32).reshape(len(chunk), 1, -1)
-
-    def times(
-        self,
-        models: Sequence[tuple[Bundle, page_messages.Download]],
-        examples: Sequence[NDArray[np.uint8]],
-        timing: Timing,
-        on_step: OnStep,
-    ) -> page_messages.RawTimes:
-        """Times of models in turns, each on its own example [1,H,W,C]. `on_step` gets the number of rounds done."""
-        with ExitStack() as stack:
-            images = [
-                stack.enter_context(self._offered(bundle, example))
-                for (bundle, _), example in zip(models, examples, strict=True)
-            ]
-            request = page_messages.TimesRequest(
-                build=self._build,
-                models=tuple(model for _, model in models),
-                images=tuple(images),
-                warmup=timing.warmup,
-                rounds=timing.iterations,
-                turn=TURN,
-                lead_runs=LEAD_RUNS,
-                lead_ms=LEAD_MS,
-                clock_ms=self._clock_ms,
-            )
-            times = self._ask(request, page_messages.RawTimes, on_step)
-        if list(map(len, (times.batches, *times.times))) != [len(models), *len(models) * [timing.iterations]]:
-            raise EngineError(f"the page's times are not {timing.iterations} of each of {len(models)} bundles")
-        return times
-
-    def _ask(self, request: page_messages.Request, kind: type[T], on_step: OnStep = lambda done: None) -> T:
-        """The page's answer, of this type."""
-        answer = self._server.ask(request, on_step)
-        try:
-            return msgspec.convert(answer, kind)
-        except msgspec.ValidationError as error:
-            raise EngineError(f"the page's answer can't be read: {error}") from error
-
-    @contextmanager
-    def _offered(self, bundle: Bundle, pixels: NDArray[np.uint8]) -> Iterator[page_messages.PageImages]:
-        """Offer images [N,H,W,C] to the page while the block runs."""
-        manifest = bundle.manifest
-        levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], manifest.preprocessing.channels, axis=2)
-        table = manifest.preprocessing.normalize(levels)[0, :, :, 0] if manifest.dtype == "float32" else np.empty(0)
-        download = self._server.offer(pixels.tobytes())
-        try:
-            yield page_messages.PageImages(
-                pixels=download,
-                count=len(pixels),
-                shape=manifest.input_shape[1:],
-                table=tuple(map(tuple, table.tolist())),
-            )
-        finally:
-            self._server.withdraw(download)

@@ -15,8 +15,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgekit.devices.web.page_messages import Build, Download, Opened, OpenRequest, RuntimeFiles, Shown
-from edgekit.devices.web.server import PageServer, Runner
+from edgekit.devices.web import STEMS
+from edgekit.devices.web.browser import Runner
+from edgekit.devices.web.server import Build, Download, Opened, OpenRequest, PageServer, Shown
 from edgekit.errors import EngineError
 from edgekit.runtime.bundle import read_bundle, with_manifest
 from tests.helpers.chromium import browsing, opened_tab
@@ -33,14 +34,14 @@ def local_address(lines: Iterator[str], scheme: str = "http") -> str:
 
 def test_deploy_measures_in_a_browser(
     chromium: str,
-    litertjs: RuntimeFiles,
+    litertjs: Path,
     finished_run: Path,
     tmp_path: Path,
 ) -> None:
     shutil.copytree(finished_run, tmp_path / "run")
     command = [*EDGEKIT, "deploy", "run", "--device", "local,web:chromium", "--target",
                "tflite", "--iterations", "10", "--warmup", "2", "--threads", "1", "--quiet"]  # fmt: skip
-    environment = os.environ | {"XDG_CACHE_HOME": str(litertjs.folder.parent.parent)}
+    environment = os.environ | {"XDG_CACHE_HOME": str(litertjs.parent.parent)}
     with (
         (tmp_path / "out").open("w") as out,
         subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=out, stderr=subprocess.PIPE, text=True) as job,
@@ -83,7 +84,7 @@ TASKS: dict[str, dict[str, Any]] = {
 def test_evaluate_in_a_browser(
     task: str,
     chromium: str,
-    litertjs: RuntimeFiles,
+    litertjs: Path,
     finished_run: Path,
     photos: Path,
     tmp_path: Path,
@@ -99,7 +100,7 @@ def test_evaluate_in_a_browser(
         data.write_text("\n".join(["path,labels", *rows]))
     evaluate = [*EDGEKIT, "evaluate", *bundles, "--data", str(data), "--threads", "1", "--json"]
     here = json.loads(subprocess.run(evaluate, capture_output=True, check=True, text=True).stdout)
-    environment = os.environ | {"XDG_CACHE_HOME": str(litertjs.folder.parent.parent)}
+    environment = os.environ | {"XDG_CACHE_HOME": str(litertjs.parent.parent)}
     with subprocess.Popen(
         [*evaluate, "--device", "web"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as job:
@@ -121,12 +122,12 @@ def test_evaluate_in_a_browser(
 
 
 def test_benchmark_over_https_runs_in_threads(
-    chromium: str, litertjs: RuntimeFiles, finished_run: Path, tmp_path: Path
+    chromium: str, litertjs: Path, finished_run: Path, tmp_path: Path
 ) -> None:
     bundles = [str(finished_run / f"tflite-{precision}") for precision in ("float", "int8")]
     command = [*EDGEKIT, "benchmark", *bundles, "--device", "web", "--web-network", "https",
                "--threads", "2", "--iterations", "10", "--warmup", "2", "--json"]  # fmt: skip
-    environment = os.environ | {"XDG_CACHE_HOME": str(litertjs.folder.parent.parent)}
+    environment = os.environ | {"XDG_CACHE_HOME": str(litertjs.parent.parent)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
         assert job.stderr is not None
         with browsing(chromium, local_address(job.stderr, "https"), tmp_path, "--ignore-certificate-errors"):
@@ -141,7 +142,7 @@ def test_benchmark_over_https_runs_in_threads(
 
 
 def test_a_page_tells_how_far_it_is_in_every_request(
-    chromium: str, litertjs: RuntimeFiles, make_bundle: MakeBundle, tmp_path: Path
+    chromium: str, litertjs: Path, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
     """Without a message, a slow page would count as frozen; the bar on the page counts over all requests."""
     bundle, count = read_bundle(make_bundle("tflite")), 100
@@ -157,9 +158,10 @@ def test_a_page_tells_how_far_it_is_in_every_request(
             return told, bar, await tab.evaluate("document.querySelector('progress').position")
 
     def ask() -> list[int]:
-        script, wasm = litertjs.script("compat"), server.offer(litertjs.wasm("compat"))
+        stem = STEMS["compat"]
+        wasm = server.offer(litertjs / f"{stem}.wasm")
         model = server.offer(bundle.model_path)
-        runner = Runner(server, Build(f"runtime/{script.name}", wasm, 1), 0.1)
+        runner = Runner(server, Build(f"runtime/{stem}.js", wasm, 1), 0.1)
         server.joined()
         runner.open(model)
         told = list[int]()
@@ -178,7 +180,7 @@ def test_a_page_tells_how_far_it_is_in_every_request(
 
 
 def test_a_page_that_is_loaded_again_while_it_computes(
-    chromium: str, litertjs: RuntimeFiles, make_bundle: MakeBundle, tmp_path: Path
+    chromium: str, litertjs: Path, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
     """Its new worker opens the model again, and computes the images of the request in progress."""
     bundle, images = (
@@ -196,9 +198,10 @@ def test_a_page_that_is_loaded_again_while_it_computes(
             return await asked
 
     def ask() -> list[Any]:
-        script, wasm = litertjs.script("compat"), server.offer(litertjs.wasm("compat"))
+        stem = STEMS["compat"]
+        wasm = server.offer(litertjs / f"{stem}.wasm")
         model = server.offer(bundle.model_path)
-        runner = Runner(server, Build(f"runtime/{script.name}", wasm, 1), 0.1)
+        runner = Runner(server, Build(f"runtime/{stem}.js", wasm, 1), 0.1)
         server.joined()
         runner.open(model)
         undisturbed = list(runner.logits(bundle, model, images))
@@ -218,11 +221,12 @@ def test_a_page_that_is_loaded_again_while_it_computes(
     np.testing.assert_array_equal(again, undisturbed)
 
 
-def test_an_altered_file_is_refused(chromium: str, litertjs: RuntimeFiles, tiny_models: Path, tmp_path: Path) -> None:
+def test_an_altered_file_is_refused(chromium: str, litertjs: Path, tiny_models: Path, tmp_path: Path) -> None:
     server = PageServer("web", litertjs)
     try:
-        script, wasm = litertjs.script("compat"), server.offer(litertjs.wasm("compat"))
-        build, model = Build(f"runtime/{script.name}", wasm, 1), server.offer(tiny_models / "model.tflite")
+        stem = STEMS["compat"]
+        wasm = server.offer(litertjs / f"{stem}.wasm")
+        build, model = Build(f"runtime/{stem}.js", wasm, 1), server.offer(tiny_models / "model.tflite")
         with browsing(chromium, f"http://127.0.0.1:{server.port}{server.path}", tmp_path):
             server.joined()
             opened = msgspec.convert(server.ask(OpenRequest(build=build, models=(model,))), Opened)

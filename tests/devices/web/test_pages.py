@@ -9,10 +9,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from edgekit.devices import web as module
 from edgekit.devices.registry import PageScheme, find_device
-from edgekit.devices.web import pages as module
-from edgekit.devices.web.page_messages import RuntimeFiles
-from edgekit.devices.web.pages import Pages, invitation, serving
+from edgekit.devices.web import Pages, invitation, serving
 from edgekit.devices.web.server import PageServer
 from edgekit.errors import BrowserError
 from edgekit.support.progress import Reporter
@@ -35,7 +34,7 @@ def test_only_with_web_network_does_the_network_reach_a_page(
 ) -> None:
     device = find_device("web", web_network=network)
     assert device is not None
-    monkeypatch.setattr(module, "runtime_files", lambda package: RuntimeFiles(tmp_path))
+    monkeypatch.setattr(module, "runtime_files", lambda package: tmp_path)
     monkeypatch.setattr(PageServer, "joined", nobody)
     reporter, said = Reporter(quiet=True), list[str]()
     monkeypatch.setattr(reporter, "prompt", said.append)

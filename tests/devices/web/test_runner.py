@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from edgekit.devices.web.page_messages import Build, Download, LogitsRequest, Request
-from edgekit.devices.web.server import CHUNK_BYTES, PageServer, Runner
+from edgekit.devices.web.browser import CHUNK_BYTES, Runner
+from edgekit.devices.web.server import Build, Download, LogitsRequest, PageServer, Request
 from edgekit.errors import EngineError
 from edgekit.measure.settings import Timing
 from edgekit.runtime.bundle import Bundle

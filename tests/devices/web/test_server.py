@@ -14,8 +14,7 @@ import pytest
 from edgekit.devices.registry import Device
 from edgekit.devices.web import server as module
 from edgekit.devices.web.browser import Browser
-from edgekit.devices.web.page_messages import Build, Download, OpenRequest, RuntimeFiles, Shown
-from edgekit.devices.web.server import PageServer
+from edgekit.devices.web.server import Build, Download, OpenRequest, PageServer, Shown
 from edgekit.errors import BrowserError, EngineError, FrozenError
 from edgekit.support.progress import Reporter
 from tests.helpers.pages import FACTS
@@ -27,7 +26,7 @@ Page = aiohttp.ClientWebSocketResponse
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[PageServer]:
     (tmp_path / "litert.js").write_text("// a script")
-    started = PageServer("web", RuntimeFiles(tmp_path))
+    started = PageServer("web", tmp_path)
     try:
         yield started
     finally:
@@ -194,7 +193,7 @@ def test_another_tab_of_the_same_browser_takes_the_place_of_one_that_was_closed(
 
 def test_a_browser_without_simd_is_told_so(server: PageServer, tmp_path: Path) -> None:
     def measure() -> None:
-        Browser(Device("web", "web"), server, RuntimeFiles(tmp_path), 1, Reporter(quiet=True))
+        Browser(Device("web", "web"), server, tmp_path, 1, Reporter(quiet=True))
 
     async def page() -> None:
         async with opened(server, simd=False) as joined:

@@ -8,16 +8,9 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.devices.registry import Device, browser_called, find_machine
-from edgekit.devices.web.page_messages import (
-    DotProducts,
-    PageFacts,
-    browser_of,
-    build_for,
-    device_of,
-    dot_product,
-    runtime_files,
-)
-from edgekit.devices.web.pages import check_browsers
+from edgekit.devices.web import check_browsers, runtime_files
+from edgekit.devices.web.browser import browser_of, build_for, device_of, dot_product
+from edgekit.devices.web.server import DotProducts, PageFacts
 from edgekit.errors import BrowserError, MissingExtraError, UsageError
 from edgekit.measure.settings import Timing
 from tests.helpers.pages import FACTS
