@@ -4,17 +4,15 @@ The agent gets one job, which it answers. A browser measures in the same way, th
 `edgekit benchmark` measures on this machine and on devices.
 """
 
-import queue
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from msgspec import ValidationError, convert
@@ -32,7 +30,7 @@ from edgekit.devices.setup import (
     send_files,
     unknown_device,
 )
-from edgekit.devices.transport import Connection, connect, ending, exit_error, frozen
+from edgekit.devices.transport import Connection, connect, exit_error, frozen, watched
 from edgekit.devices.web import Pages, check_browsers, runnable_on, serving
 from edgekit.errors import ConnectionCutError, DeviceError, InputError
 from edgekit.measure import machine
@@ -62,10 +60,6 @@ STEP_S = 4 * 3600
 """Time without progress after which a runtime that computes counts as stuck."""
 BUSY_S = 1.0
 """Computing time that shows that a runtime isn't deadlocked. The signs of life alone take a thousandth of it each."""
-LINE_BYTES = 64 << 20
-"""Largest line that is read at once; a longer one is no message."""
-WAITING = 100
-"""Number of lines that may wait to be read, so that a broken device can't fill this machine's memory."""
 
 A = TypeVar("A")
 
@@ -80,10 +74,16 @@ def run_agent(connection: Connection, python: str, job: AgentJob, kind: type[A],
             ["env", f"HOME={home}", f"XDG_CACHE_HOME={home}/.cache", python, "-I", "-m", "edgekit.devices.agent"],
             stderr,
         )
-        with ending(process):
-            lines = _lines(name, work, process)
-            answer = Worker(process, lines, f"{name}: ", Pace(name, work).check).ask(job, reporter)
-            for _ in lines:  # until the agent closes its pipe
+        with watched(process, name, f"{work} sent no message", SILENCE_S) as moved:
+            pace = Pace(name, work)
+
+            def watch(call: Call) -> None:
+                moved()
+                pace.check(call)
+
+            worker = Worker(process, f"{name}: ", watch)
+            answer = worker.ask(job, reporter)
+            for _ in worker.lines:  # until the agent closes its pipe
                 pass
             with suppress(subprocess.TimeoutExpired):
                 process.wait(SILENCE_S)
@@ -108,29 +108,6 @@ def run_agent(connection: Connection, python: str, job: AgentJob, kind: type[A],
 def mismatch(device: str) -> ConnectionCutError:
     """The error for an answer that isn't one to the job."""
     return ConnectionCutError(f"{device}: the answer does not match the job", fix="Run the same command again")
-
-
-def _lines(name: str, work: str, process: "subprocess.Popen[bytes]") -> Iterator[bytes]:
-    """The lines that a process writes. FrozenError if none arrives."""
-    lines: queue.Queue[bytes | None] = queue.Queue(WAITING)
-    threading.Thread(target=_read, args=(process.stdout, lines.put), daemon=True).start()
-    while True:
-        try:
-            line = lines.get(timeout=SILENCE_S)
-        except queue.Empty:
-            raise frozen(name, f"{work} sent no message for {SILENCE_S} s") from None
-        if line is None:
-            return
-        yield line
-
-
-def _read(pipe: IO[bytes], put: Callable[[bytes | None], None]) -> None:
-    try:
-        while line := pipe.readline(LINE_BYTES):
-            put(line)
-    except ValueError:
-        pass  # the pipe was closed when the caller's block ended
-    put(None)
 
 
 class Pace:

@@ -226,6 +226,8 @@ def unknown_device(device: Device) -> DeviceFacts:
 
 
 CHUNK = 1 << 20
+COPY_S = 600
+"""Time limit for the next mebibyte of a copy, before which the device may have to hash or sync gigabytes."""
 SET_UP_S = 3600
 """Time limit for unpacking the packages of an environment, which are some 100 MB, to an SD card."""
 
@@ -362,7 +364,7 @@ def _stream(connection: Connection, python: str, request: Request, paths: Mappin
     """Send files from these offsets to the store. Returns the hashes of those that arrived damaged."""
     with tempfile.TemporaryFile(dir=connection.folder) as stderr:
         process = connection.start(script_command(python, STORE, request), stderr)
-        with watched(process, connection.device.name, "the device took nothing of a copy") as moved:
+        with watched(process, connection.device.name, "the device took nothing of a copy", COPY_S) as moved:
             assert process.stdin
             assert process.stdout
             complete = _feed(process.stdin, paths, moved)

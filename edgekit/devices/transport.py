@@ -148,8 +148,6 @@ ALIVE_COUNT = 3
 """Number of unanswered keep-alive messages after which a device counts as frozen."""
 SCRIPT_S = 600
 """Time limit for a command on the device. Hashing a bundle of some gigabytes on an SD card takes minutes."""
-COPY_S = 600
-"""Time limit for the next mebibyte of a copy, before which the device may have to hash or sync gigabytes."""
 WAIT = "exec /bin/sh -c 'read line'"
 """Command that waits for the end of its stdin, in the words of every login shell."""
 
@@ -333,15 +331,17 @@ def ending(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 
 @contextmanager
-def watched(process: "subprocess.Popen[bytes]", device: str, problem: str) -> Iterator[Callable[[], None]]:
-    """Yields a function. If it isn't called for `COPY_S`, the process is killed, and FrozenError names the problem.
+def watched(
+    process: "subprocess.Popen[bytes]", device: str, problem: str, limit_s: float
+) -> Iterator[Callable[[], None]]:
+    """Yields a function. If it isn't called for `limit_s`, the process is killed, and FrozenError names the problem.
 
     The block then sees the end of the pipes of the process, and must come to its end.
     """
     moved, over, stuck = threading.Event(), threading.Event(), threading.Event()
 
     def watch() -> None:
-        while moved.wait(COPY_S):
+        while moved.wait(limit_s):
             if over.is_set():
                 return
             moved.clear()
@@ -358,4 +358,4 @@ def watched(process: "subprocess.Popen[bytes]", device: str, problem: str) -> It
         moved.set()
         thread.join()
     if stuck.is_set():
-        raise frozen(device, f"{problem} for {COPY_S} s")
+        raise frozen(device, f"{problem} for {limit_s} s")

@@ -10,8 +10,9 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any, Literal, Self
 
 from msgspec import Struct, convert, to_builtins
@@ -23,6 +24,8 @@ BEAT_S = 5
 """Time between two signs of life."""
 STEP_S = 0.5
 """Shortest time between two messages about steps."""
+LINE_BYTES = 64 << 20
+"""Largest line that is read at once, because a device's may have no end; a longer one is no message."""
 CALLS = {
     "say": tuple[str],
     "warn": tuple[str],
@@ -166,28 +169,28 @@ class Wire(Reporter):
 
 
 class Worker:
-    """A process at the other end of two pipes, which answers one job after the other.
-
-    Its output comes line by line from `lines`, by default directly from its pipe. `watch` gets each call.
-    """
+    """A process at the other end of two pipes, which answers one job after the other. `watch` gets each call."""
 
     def __init__(
         self,
         process: "subprocess.Popen[bytes]",
-        lines: Iterable[bytes] | None = None,
         prefix: str = "",
         watch: Callable[[Call], None] = lambda call: None,
     ) -> None:
         self.process, self._prefix, self._watch = process, prefix, watch
-        self._lines = process.stdout if lines is None else lines
+        assert process.stdout
+        self.lines = iter(partial(process.stdout.readline, LINE_BYTES), b"")
+        """Lines that the process writes."""
 
     def ask(self, job: object, reporter: Reporter) -> Outcome | None:
         """Let the process do a job, and show its progress after the prefix. None if it ends without an answer."""
-        # In another thread, because a device whose disk hangs doesn't read it.
-        threading.Thread(target=self._send, args=(encode(job),), daemon=True).start()
+        assert self.process.stdin
+        with suppress(OSError, ValueError):  # the exit status tells why
+            self.process.stdin.write(encode(job))
+            self.process.stdin.flush()
         with ExitStack() as stage:
             show = _Shown(reporter, self._prefix, stage)
-            for line in self._lines or ():
+            for line in self.lines:
                 message = decode(line)
                 if isinstance(message, Outcome):
                     return message
@@ -195,12 +198,6 @@ class Worker:
                     self._watch(message)
                     getattr(show, message.name)(*message.args)
         return None
-
-    def _send(self, job: bytes) -> None:
-        assert self.process.stdin
-        with suppress(OSError, ValueError):  # the exit status tells why
-            self.process.stdin.write(job)
-            self.process.stdin.flush()
 
 
 class _Shown:

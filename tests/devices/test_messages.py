@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from io import BytesIO
 from typing import Any, get_args
 
 import pytest
@@ -276,8 +277,10 @@ def test_steps_arrive_in_parts() -> None:
     lines = [*map(encode, calls), b"printed by a library\n", encode(Outcome(7))]
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
         recorder = Recorder()
-        assert Worker(process, lines, "pi5: ").ask({}, recorder) == Outcome(7)
-        assert Worker(process, lines[:-1]).ask({}, recorder) is None
+        process.stdout = BytesIO(b"".join(lines))
+        assert Worker(process, "pi5: ").ask({}, recorder) == Outcome(7)
+        process.stdout = BytesIO(b"".join(lines[:-1]))
+        assert Worker(process).ask({}, recorder) is None
         assert process.stdin
         process.stdin.close()
     assert recorder.stages == {

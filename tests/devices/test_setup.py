@@ -16,7 +16,7 @@ import pytest
 from edgekit import __version__
 from edgekit.cli.main import main
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.devices import setup, transport
+from edgekit.devices import setup
 from edgekit.devices.remote import open_board
 from edgekit.devices.setup import REQUIREMENTS, own_package, probe
 from edgekit.devices.transport import connect
@@ -84,7 +84,7 @@ def test_a_copy_that_was_cut_goes_on_where_it_ended(board: Server, tmp_path: Pat
 def test_a_copy_that_the_device_does_not_take_is_named(
     board: Server, script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "COPY_S", 1)
+    monkeypatch.setattr(setup, "COPY_S", 1)
     file, python = tmp_path / "file", tmp_path / "python"
     file.write_bytes(bytes(8_000_000))
     python.write_text(f"#!/bin/sh\n{script}\n")
