@@ -10,8 +10,8 @@ from packaging.requirements import Requirement
 
 from docs.generate.markdown import code, plain, table
 from edgekit.config import compatibility
-from edgekit.config.compatibility import KnownBad
 from edgekit.config.runtimes import CI, PYTHONS, RUNTIMES, Wheels
+from edgekit.devices.doctor import KnownBad
 
 ISSUE = re.compile(r"([\w.-]+/[\w.-]+)#(\d+)")
 BUILDERS = (

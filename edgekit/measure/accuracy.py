@@ -80,12 +80,21 @@ class EvaluationImages:
     def judged(self, bundle: Bundle, run: Run, images: Iterable[NDArray[Any]]) -> dict[str, Any]:
         """Figures of a bundle that `run` runs on the images in their order, by their fields of a measurement.
 
-        They are its accuracy, with the classes that changed by their indices, and its signal-to-noise ratio.
+        They are its accuracy, with the classes that changed by their indices, and its signal-to-noise ratio in dB: None
+        without torch's outputs, or for equal ones, whose ratio is infinite.
         """
         task = self.task
         targets = self.crops.labels
-        snr = SnrMeter(self.logits)
-        answers = predict(task, snr.watched(run), images, self.names)
+        first, logits = [] if self.logits is None else self.logits, list[Floats]()
+
+        def watched(image: NDArray[Any]) -> Floats:
+            outputs = run(image)
+            if len(logits) < len(first):
+                logits.append(outputs[0])
+            return outputs
+
+        answers = predict(task, watched, images, self.names)
+        ratio = snr_db(np.stack(first[: len(logits)]), np.stack(logits)) if logits else inf
         confidence = task.confidence(answers, self.reference, targets)
         accuracy = replace(
             task.compare(answers, self.reference, targets),
@@ -94,7 +103,7 @@ class EvaluationImages:
             given_by_class=task.given_by_class(answers, targets),
             confidence=replace(confidence, temperature=bundle.manifest.temperature),
         )
-        return {"accuracy": accuracy, "snr_db": snr.db}
+        return {"accuracy": accuracy, "snr_db": ratio if isfinite(ratio) else None}
 
 
 def predict(task: Task, run: Run, images: Iterable[NDArray[Any]], names: Sequence[str] = ()) -> Answers:
@@ -128,36 +137,6 @@ def snr_db(reference: Floats, other: Floats) -> float:
     if not noise:
         return inf
     return 10 * log10(power / noise) if power else -inf
-
-
-class SnrMeter:
-    """Measures the signal-to-noise ratio of a model's logits while the model is run on images for another purpose."""
-
-    def __init__(self, reference: Floats | None) -> None:
-        """`reference` are the logits [M,classes] for the first M images, or None to measure nothing."""
-        self._reference = np.empty((0, 0), np.float32) if reference is None else reference
-        self._logits: list[Floats] = []
-
-    def watched(self, run: Run) -> Run:
-        """The same model, with a look at its logits for the first images."""
-        if not len(self._reference):
-            return run
-
-        def watch(image: Floats) -> Floats:
-            logits = run(image)
-            if len(self._logits) < len(self._reference):
-                self._logits.append(logits[0])
-            return logits
-
-        return watch
-
-    @property
-    def db(self) -> float | None:
-        """The ratio in decibels; None without a reference, or for equal logits, whose ratio is infinite."""
-        if not self._logits:
-            return None
-        ratio = snr_db(self._reference[: len(self._logits)], np.stack(self._logits))
-        return ratio if isfinite(ratio) else None
 
 
 def evaluated_classes(samples: Iterable[LabelledImage], class_names: ClassNames) -> tuple[EvaluatedClass, ...] | None:

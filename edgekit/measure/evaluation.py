@@ -15,9 +15,8 @@ from edgekit.images.dataset import Dataset, LabelledImage
 from edgekit.images.selection import CalibrationList, InspectedImage, Selection, evaluation_doubts, select, short_hashes
 from edgekit.measure import accuracy
 from edgekit.measure.accuracy import predict
-from edgekit.measure.executors import ThisProcess, executor_of
+from edgekit.measure.executors import AnsweredPart, EvaluationPart, JoinedParts, ThisProcess, executor_of
 from edgekit.measure.gates import COMPARED, NO_ACCURACY, NOT_INT8, accuracy_gate, bound_of, chance_gate, verdict_of
-from edgekit.measure.parts import AnsweredPart, EvaluationPart, JoinedParts
 from edgekit.measure.settings import NO_LABELS, Gates
 from edgekit.measure.task import Answers, Targets, Task
 from edgekit.report.answer import figure_table

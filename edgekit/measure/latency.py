@@ -55,18 +55,28 @@ K = TypeVar("K")
 Times = NDArray[np.float64]
 """Milliseconds [N], one value per round."""
 
-TURN = 5
-"""Timed runs of a call in a row. Intervals of longer turns are too short: of 100 for two sessions of the same bundle,
-93 contained 1 with turns of 5, 83 with turns of 10, and 73 with turns of 20."""
-LEAD_RUNS, LEAD_MS = 3, 25.0
-"""Most untimed runs at the start of a turn, and the milliseconds after which no other one begins. The other calls have
-emptied the processor's caches: on two cores of a Xeon, the first inference of a turn took 1.1 to 2.5 times as long as
-the fifth, and a model of 2 ms needed three to be as fast as in a loop."""
+
+@dataclass(frozen=True)
+class Turns:
+    """How calls take turns."""
+
+    turn: int = 5
+    """Timed runs of a call in a row. Intervals of longer turns are too short: of 100 for two sessions of the same
+    bundle, 93 contained 1 with turns of 5, 83 with turns of 10, and 73 with turns of 20."""
+    lead_runs: int = 3
+    """Most untimed runs at the start of a turn. The other calls have emptied the processor's caches: on two cores of a
+    Xeon, the first inference of a turn took 1.1 to 2.5 times as long as the fifth, and a model of 2 ms needed three to
+    be as fast as in a loop."""
+    lead_ms: float = 25.0
+    """Milliseconds after which no other untimed run begins."""
+
+
+TURNS = Turns()
 BLOCK = 10
 """Rounds of one block of the bootstrap: two turns, because neighbouring turns are correlated."""
 FEWEST_BLOCKS = 10
 """Fewest blocks. Shorter runs have shorter blocks instead, down to one turn."""
-FEWEST_FOR_INTERVAL = 6 * TURN
+FEWEST_FOR_INTERVAL = 6 * TURNS.turn
 """Fewest rounds that have an interval. The medians of fewer than six turns rarely lie on both sides of the true one."""
 MOST_BLOCKS = 200
 """Most blocks. In runs of more than 2,000 rounds, blocks get longer instead, which bounds the bootstrap's time."""
@@ -93,8 +103,7 @@ def alternate(
 ) -> dict[K, Times]:
     """Time calls in turns, so that drift of the machine affects all of them equally.
 
-    In its turn a call runs `TURN` times, as a model does in an app's loop, after up to `LEAD_RUNS` runs that don't
-    count.
+    In its turn a call runs `TURNS.turn` times, as a model does in an app's loop, after a few runs that don't count.
 
     Args:
         calls: The calls, by key. Each one runs once per round.
@@ -148,18 +157,18 @@ def _run(name: K, call: Callable[[], object]) -> None:
 def _turns(iterations: int, seconds: float | None) -> Iterator[int]:
     """Yield how often each call runs in its next turn."""
     if seconds is None:
-        yield from (min(TURN, iterations - done) for done in range(0, iterations, TURN))
+        yield from (min(TURNS.turn, iterations - done) for done in range(0, iterations, TURNS.turn))
         return
     end = time.monotonic() + seconds
-    yield TURN
+    yield TURNS.turn
     while time.monotonic() < end:
-        yield TURN
+        yield TURNS.turn
 
 
 def _lead(name: K, call: Callable[[], object]) -> None:
     """Fill the processor's caches by running the call, without timing it."""
-    end = time.perf_counter() + LEAD_MS / 1e3
-    for _ in range(LEAD_RUNS):
+    end = time.perf_counter() + TURNS.lead_ms / 1e3
+    for _ in range(TURNS.lead_runs):
         _run(name, call)
         if time.perf_counter() >= end:
             break
@@ -174,7 +183,7 @@ def ratio(slow: Times, fast: Times, seed: int = 0) -> tuple[float, Interval | No
     point, rounds = float(np.median(slow) / np.median(fast)), len(slow)
     if rounds < FEWEST_FOR_INTERVAL:
         return point, None
-    blocks = min(max(rounds // BLOCK, min(rounds // TURN, FEWEST_BLOCKS)), MOST_BLOCKS)
+    blocks = min(max(rounds // BLOCK, min(rounds // TURNS.turn, FEWEST_BLOCKS)), MOST_BLOCKS)
     chosen = np.random.default_rng(seed).integers(0, blocks, (RESAMPLES, blocks))
     tail = 100 * _tail(blocks)
     low, high = np.percentile(_medians(slow, chosen) / _medians(fast, chosen), (tail, 100 - tail))
@@ -441,7 +450,7 @@ NEAR = 1.25
 """Largest median, as a multiple of the shortest one, with which a number of threads is timed in turns."""
 APART = 1.05
 """Ratio up to which two sessions tie: the place of a session in memory alone makes as much."""
-FEWEST_TRIAL_ROUNDS, MOST_ROUNDS = FEWEST_BLOCKS * TURN, 200
+FEWEST_TRIAL_ROUNDS, MOST_ROUNDS = FEWEST_BLOCKS * TURNS.turn, 200
 
 
 def fastest_threads(bundle: Bundle, cores: int, reporter: Reporter) -> tuple[int, tuple[ThreadTime, ...]]:
@@ -461,7 +470,7 @@ def fastest_threads(bundle: Bundle, cores: int, reporter: Reporter) -> tuple[int
 
     def look(threads: int) -> float:
         with ExitStack() as stack:
-            times = alternate({threads: opened(threads, stack)}, 1, TURN)
+            times = alternate({threads: opened(threads, stack)}, 1, TURNS.turn)
         return float(np.median(times[threads]))
 
     try:

@@ -15,9 +15,9 @@ import pytest
 
 from edgekit import __version__
 from edgekit.cli.main import main
-from edgekit.config.compatibility import known_bad
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices import doctor, setup
+from edgekit.devices.doctor import known_bad
 from edgekit.devices.setup import ProbeResult, read_probe
 from edgekit.support.libraries import install_command, pip_command, pip_install
 

@@ -47,5 +47,5 @@ def run(tmp_path: Path) -> Iterator[RunFolder]:
 
 @pytest.fixture
 def all_lead_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn has all of its untimed runs, even if the machine holds one of them up for longer than `LEAD_MS`."""
-    monkeypatch.setattr(latency, "LEAD_MS", math.inf)
+    """A turn has all of its untimed runs, even if the machine holds one of them up for longer than `Turns.lead_ms`."""
+    monkeypatch.setattr(latency, "TURNS", latency.Turns(lead_ms=math.inf))

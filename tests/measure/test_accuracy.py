@@ -1,15 +1,19 @@
 """Answers of models for images, and the signal-to-noise ratio of their outputs."""
 
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
 import pytest
 
 from edgekit.errors import EngineError
-from edgekit.images.dataset import LabelledImage
+from edgekit.images.dataset import LabelledCrops, LabelledImage
 from edgekit.measure import accuracy
-from edgekit.measure.accuracy import SnrMeter, evaluated_classes, predict, snr_db
+from edgekit.measure.accuracy import EvaluationImages, evaluated_classes, predict, snr_db
 from edgekit.measure.task import MOST_CLASSES, Outputs
 from edgekit.measure.tasks import Embedding, SingleLabel
 from edgekit.report.document import EvaluatedClass
+from edgekit.runtime.bundle import Bundle
 from tests.helpers.refusals import refuses
 
 
@@ -43,24 +47,23 @@ def test_signal_to_noise() -> None:
     assert snr_db(np.zeros_like(logits), logits) == -np.inf
 
 
+def ratio_of(outputs: list[list[float]], reference: np.ndarray | None) -> float | None:
+    """The ratio in dB that a model with these outputs has for its images, of which torch's are known for the first."""
+    task, count = SingleLabel(), len(outputs)
+    crops = LabelledCrops(np.zeros((count, 1, 1, 3), np.uint8), np.zeros(count, np.int64))
+    answers = task.kept(np.zeros((count, 2), np.float32))
+    images = EvaluationImages(task, crops, answers, (), "", logits=reference)
+    bundle = cast(Bundle, SimpleNamespace(manifest=SimpleNamespace(temperature=None)))
+    rows = [np.array([row], np.float32) for row in outputs]
+    ratio: float | None = images.judged(bundle, lambda row: row, rows)["snr_db"]
+    return ratio
+
+
 def test_signal_to_noise_of_the_first_images_of_a_run() -> None:
     reference = np.array([[3, 4], [0, 5]], np.float32)
-    meter = SnrMeter(reference)
-    answers = iter([reference[:1], reference[1:] + 0.5, np.full((1, 2), 99, np.float32)])
-    run = meter.watched(lambda _: next(answers))
-    assert meter.db is None
-    run(reference)
-    assert meter.db is None, "the ratio of equal logits is infinite"
-    run(reference)
-    assert meter.db == pytest.approx(20)
-    assert run(reference)[0, 0] == 99
-    assert meter.db == pytest.approx(20), "torch's logits of the third image are unknown"
-
-
-def test_without_a_reference_there_is_no_signal_to_noise() -> None:
-    meter = SnrMeter(None)
-    meter.watched(lambda image: image)(np.ones((1, 2), np.float32))
-    assert meter.db is None
+    assert ratio_of([[3, 4], [0.5, 5.5], [99, 99]], reference) == pytest.approx(20), "the third's are unknown"
+    assert ratio_of([[3, 4], [0, 5]], reference) is None, "the ratio of equal logits is infinite"
+    assert ratio_of([[1, 1]], None) is None
 
 
 def samples(labels: np.ndarray) -> list[LabelledImage]:

@@ -20,10 +20,10 @@ from edgekit.measure import latency
 from edgekit.measure.fresh_process import Fresh, main, measure_fresh, peak_rss_bytes
 from edgekit.measure.latency import (
     FEWEST_FOR_INTERVAL,
-    LEAD_RUNS,
-    TURN,
+    TURNS,
     CallFailed,
     Times,
+    Turns,
     alternate,
     are_precise,
     ratio,
@@ -51,17 +51,22 @@ def test_a_turn_begins_with_runs_that_are_not_timed() -> None:
     order: list[str] = []
     turns_ended: list[tuple[int, str, int]] = []
     calls = named_calls(order, "float", "int8")
-    times = alternate(calls, 2, TURN + 1, on_turn=lambda name, rounds: turns_ended.append((len(order), name, rounds)))
-    turns = [1, 1, 1, 1, *[LEAD_RUNS + TURN] * 2, *[LEAD_RUNS + 1] * 2]
+    times = alternate(
+        calls, 2, TURNS.turn + 1, on_turn=lambda name, rounds: turns_ended.append((len(order), name, rounds))
+    )
+    turns = [1, 1, 1, 1, *[TURNS.lead_runs + TURNS.turn] * 2, *[TURNS.lead_runs + 1] * 2]
     assert order == [name for name, runs in zip(cycle(calls), turns, strict=False) for _ in range(runs)]
-    ended = list(zip(np.cumsum(turns).tolist(), cycle(calls), [1] * 4 + [TURN] * 2 + [1] * 2, strict=False))
+    ended = list(zip(np.cumsum(turns).tolist(), cycle(calls), [1] * 4 + [TURNS.turn] * 2 + [1] * 2, strict=False))
     assert turns_ended == ended, "after each turn of each call, so that untimed runs follow"
-    assert {name: values.shape for name, values in times.items()} == {"float": (TURN + 1,), "int8": (TURN + 1,)}
+    assert {name: values.shape for name, values in times.items()} == {
+        "float": (TURNS.turn + 1,),
+        "int8": (TURNS.turn + 1,),
+    }
     assert all((values >= 0).all() for values in times.values())
 
 
 def test_a_slow_call_has_one_run_that_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "LEAD_MS", 0.0)
+    monkeypatch.setattr(latency, "TURNS", Turns(lead_ms=0.0))
     order: list[str] = []
     alternate(named_calls(order, "float", "int8"), warmup=0, iterations=1)
     assert order == ["float", "float", "int8", "int8"]
@@ -69,7 +74,7 @@ def test_a_slow_call_has_one_run_that_is_not_timed(monkeypatch: pytest.MonkeyPat
 
 def test_every_call_has_a_turn_however_short_the_time_is() -> None:
     times = alternate(named_calls([], "float", "int8"), warmup=0, iterations=1, seconds=0)
-    assert [len(values) for values in times.values()] == [TURN, TURN]
+    assert [len(values) for values in times.values()] == [TURNS.turn, TURNS.turn]
 
 
 def test_garbage_collection_is_off_while_timing_and_on_again_after_an_error() -> None:
@@ -86,7 +91,7 @@ def test_garbage_collection_is_off_while_timing_and_on_again_after_an_error() ->
     assert gc.isenabled()
 
 
-@pytest.mark.parametrize("good_calls", [0, 2, 2 + LEAD_RUNS])
+@pytest.mark.parametrize("good_calls", [0, 2, 2 + TURNS.lead_runs])
 def test_a_call_that_fails_is_named(good_calls: int) -> None:
     """It fails in warm-up, at the start of its turn, or when it is timed."""
     done: list[str] = []

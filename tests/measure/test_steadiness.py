@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgekit.measure.gates import judge
-from edgekit.measure.latency import LEAD_RUNS, MOST_SPREAD, spread, time_in_turns, unreliable
+from edgekit.measure.latency import MOST_SPREAD, TURNS, Turns, spread, time_in_turns, unreliable
 from edgekit.measure.settings import Gates, Timing
 from edgekit.report.figure import Conditions
 from edgekit.report.row import Row, Sustained, SustainedLatency
@@ -143,10 +143,10 @@ def test_an_unreliable_latency_is_timed_again(
     monkeypatch.setattr("edgekit.measure.latency.TelemetrySampler", Sampler)
     done: list[int] = []
     timing = Timing(warmup=1, iterations=2)
-    monkeypatch.setattr("edgekit.measure.latency.LEAD_MS", math.inf)
+    monkeypatch.setattr("edgekit.measure.latency.TURNS", Turns(lead_ms=math.inf))
     timed = time_in_turns({"a": lambda: done.append(1)}, 4, timing, "time", Reporter())
     assert timed.conditions
-    assert (len(timed.times["a"]), len(done), timed.conditions.other_cpus) == (2, 3 * (1 + LEAD_RUNS + 2), 0)
+    assert (len(timed.times["a"]), len(done), timed.conditions.other_cpus) == (2, 3 * (1 + TURNS.lead_runs + 2), 0)
     assert capfd.readouterr().err.count("timing again: other processes used") == 2
     loads = iter([3.0, 2.0, 2.5])
     last = time_in_turns({"a": lambda: None}, 4, timing, "time", Reporter(quiet=True)).conditions

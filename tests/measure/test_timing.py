@@ -10,9 +10,8 @@ from edgekit.job.kinds import Duration
 from edgekit.measure import latency as module
 from edgekit.measure.end_to_end import time_end_to_end
 from edgekit.measure.latency import (
-    LEAD_RUNS,
     POINTS,
-    TURN,
+    TURNS,
     latency_of,
     sustained,
     time_in_turns,
@@ -51,7 +50,7 @@ def test_the_others_are_timed_again_without_the_one_that_fails(good: int) -> Non
     timed = time_in_turns(calls.calls, 1, TIMING, "time", Reporter(quiet=True))
     assert timed.failures == {"b": calls.error}
     assert {name: len(times) for name, times in timed.times.items()} == {"a": 4, "c": 4}
-    runs = LEAD_RUNS + 4
+    runs = TURNS.lead_runs + 4
     assert "".join(calls.order).endswith("ac" + "a" * runs + "c" * runs), "one warm-up round and a turn of four"
     assert timed.conditions is not None
 
@@ -92,7 +91,7 @@ def test_end_to_end_times_need_fewer_rounds_and_drop_the_one_that_fails() -> Non
     times, failures = time_end_to_end(calls.calls, Timing(warmup=20, iterations=200))
     assert failures == {"a": calls.error}
     assert {name: len(values) for name, values in times.items()} == {"b": 25, "c": 25}
-    runs = LEAD_RUNS + TURN
+    runs = TURNS.lead_runs + TURNS.turn
     assert "".join(calls.order).endswith("cbc" + ("b" * runs + "c" * runs) * 5), "at most two warm-up rounds"
 
 
@@ -164,8 +163,8 @@ def test_calls_take_turns_until_the_time_is_over() -> None:
     assert conditions
     assert conditions.seconds >= 1.2
     assert order[:4] == list("abab")
-    turns = (len(order) - 4) // (2 * (LEAD_RUNS + TURN))
-    assert len(times["a"]) == len(times["b"]) == turns * TURN
+    turns = (len(order) - 4) // (2 * (TURNS.lead_runs + TURNS.turn))
+    assert len(times["a"]) == len(times["b"]) == turns * TURNS.turn
     assert runs["a"].first.count + runs["a"].last.count >= len(times["a"])
     assert conditions.series, "conditions were sampled during the run"
 

@@ -39,7 +39,7 @@ from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.bundles import Found, MeasureSpec, Subject, Tracking
 from edgekit.measure.evaluation import EvaluatedBundle
 from edgekit.measure.gates import Group
-from edgekit.measure.latency import LEAD_MS, LEAD_RUNS, TURN, repeats
+from edgekit.measure.latency import TURNS, repeats
 from edgekit.measure.machine import ROOMS
 from edgekit.measure.settings import Timing
 from edgekit.report.figure import BrowserFacts, Conditions, DeviceFacts, DotProduct, MachineState
@@ -173,9 +173,7 @@ class Runner:
                 images=tuple(images),
                 warmup=timing.warmup,
                 rounds=timing.iterations,
-                turn=TURN,
-                lead_runs=LEAD_RUNS,
-                lead_ms=LEAD_MS,
+                **vars(TURNS),
                 clock_ms=self._clock_ms,
             )
             times = self._ask(request, RawTimes, on_step)

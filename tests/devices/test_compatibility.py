@@ -6,8 +6,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from edgekit.config.compatibility import known_bad
 from edgekit.config.runtimes import RUNTIMES, Wheels
+from edgekit.devices.doctor import known_bad
 from edgekit.devices.setup import MACHINES, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_PYTHON
 from edgekit.support.libraries import release
 from tests.helpers import fake_runtime
