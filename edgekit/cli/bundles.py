@@ -118,12 +118,12 @@ def inspect(
     compares the outputs; a difference is an error after the output. A layer
     that runs in float is listed with the reason.
     """
-    from edgekit.devices.registry import find_machine
+    from edgekit.devices.registry import Device
     from edgekit.devices.remote import inspect_on
     from edgekit.support.progress import Reporter
 
     job = Job.of("", stated)
-    inspection = inspect_on(find_machine(device, job.wheels), bundle, job.threads, Reporter(quiet=json_))
+    inspection = inspect_on(Device.find_machine(device, job.wheels), bundle, job.threads, Reporter(quiet=json_))
     return Answer(inspection, error=inspection.golden_error)
 
 

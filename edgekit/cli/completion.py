@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgekit.config.recipes import list_recipes
 from edgekit.config.runtimes import PRECISIONS, RUNTIMES, DeviceClass
-from edgekit.devices.registry import LOCAL, WEB, read_devices
+from edgekit.devices.registry import LOCAL, WEB, Device
 from edgekit.support.files import replace_text
 from edgekit.support.libraries import quiet
 
@@ -77,7 +77,7 @@ def _open_clip_models() -> list[str]:
 
 
 def _saved_devices() -> list[str]:
-    return list(read_devices())
+    return list(Device.saved())
 
 
 def _devices() -> list[str]:

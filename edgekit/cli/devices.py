@@ -84,7 +84,7 @@ def add(
     """
     from edgekit.config.runtimes import DeviceClass
     from edgekit.devices.push import read_trust
-    from edgekit.devices.registry import Device, add_device
+    from edgekit.devices.registry import Device
     from edgekit.devices.web import check_package
 
     stated = values_of(stated)
@@ -101,7 +101,7 @@ def add(
         trust=read_trust(trust) if trust else None,
         **stated,
     )
-    add_device(device)
+    device.add()
     use = "Measure there with: edgekit demo --device" if device.is_browser else "Check it with: edgekit doctor"
     return f"added {name}. {use} {name}"
 
@@ -123,9 +123,9 @@ def remove(
     Files that edgekit keeps on the device stay there. Run `edgekit devices
     clean NAME` first to delete them.
     """
-    from edgekit.devices.registry import remove_device
+    from edgekit.devices.registry import Device
 
-    remove_device(saved)
+    Device.remove(saved)
     return f"removed {saved}"
 
 

@@ -10,7 +10,7 @@ from edgekit.cli.compat import REQUIRED
 from edgekit.cli.frame import COMMANDS, FIELDS, MODELS, MORE, NAMES, Answer, all_pass, argument, command, model_argument
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import PRECISIONS, DeviceClass
-from edgekit.devices.registry import THIS, find_machine
+from edgekit.devices.registry import THIS, Device
 from edgekit.errors import EdgekitError, MissingExtraError, OutputError, UsageError
 from edgekit.job import DEMO, EVERY_CORE, MAKING, MODEL, Job, flag_of
 from edgekit.job.kinds import Each, Number, OneOf, Place, Text, own
@@ -305,7 +305,7 @@ def plan(
     job = Job.of(model, stated)
     if device is not None and device_class is not None:
         raise UsageError("--device and --device-class were both given", fix="Leave one of them out")
-    first = find_machine(device) if device else THIS
+    first = Device.find_machine(device) if device else THIS
     if device_class is not None:
         DeviceClass.load(device_class)
     bytes_ = None if memory is None else int(memory * 2**30)

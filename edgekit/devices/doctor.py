@@ -19,7 +19,7 @@ from packaging.specifiers import SpecifierSet
 from edgekit import __version__
 from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Machine, Runtime, build
 from edgekit.devices import setup
-from edgekit.devices.registry import LOCAL, THIS, Device, each_device, find_machine
+from edgekit.devices.registry import LOCAL, THIS, Device, each_device
 from edgekit.devices.setup import ProbeResult
 from edgekit.devices.transport import connect
 from edgekit.errors import DeviceError, DevicePythonError, as_sentences, printable
@@ -91,7 +91,7 @@ class Diagnosis:
 
 def diagnose(names: Sequence[str] | None = None) -> Diagnosis:
     """Check the machines with these names, or this one. Nothing on a device is changed."""
-    devices = [find_machine(name) for name in dict.fromkeys(names or [LOCAL])]
+    devices = [Device.find_machine(name) for name in dict.fromkeys(names or [LOCAL])]
     findings: list[Finding] = []
     facts: dict[str, ProbeResult] = {}
     for name, probed, results in each_device(devices, lambda device: [_examined(device)]):

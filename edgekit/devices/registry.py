@@ -88,6 +88,87 @@ class Device:
         assert self.url is not None
         return parse_url(self.url)
 
+    @staticmethod
+    def saved() -> "dict[str, Device]":
+        """The user's devices by name; UsageError if the file is damaged."""
+        import msgspec  # `--help` must do without
+
+        path = devices_file()
+        try:
+            tables = msgspec.toml.decode(path.read_bytes(), type=dict[str, dict[str, object]])
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise UsageError(f"the devices file '{path}' can't be read: {error}", fix="Correct or delete it") from error
+        return {name: _device(name, table, path) for name, table in tables.items()}
+
+    @classmethod
+    def find(
+        cls,
+        name: str,
+        wheels: Path | None = None,
+        web_network: PageScheme | None = None,
+        web_runtime: Path | None = None,
+    ) -> "Device":
+        """The device with this name or ssh:// address, and with the settings that a command adds to the saved ones.
+
+        Raises UsageError with the valid names if it doesn't exist.
+        """
+        if name == LOCAL:
+            return THIS
+        if device := browser_called(name):
+            pass
+        elif name.startswith(SCHEME):
+            parse_url(name)
+            device = Device(name, name)
+        elif not (device := (devices := cls.saved()).get(name)):
+            names = (LOCAL, *devices)
+            raise UsageError(
+                f"unknown device '{name}'",
+                valid=f"{', '.join(names)}, or an address ssh://USER@HOST",
+                fix=as_sentences(
+                    did_you_mean(name, names), "Run `edgekit devices add NAME ssh://USER@HOST` to add one"
+                ),
+            )
+        if not device.is_browser:
+            return replace(device, wheels=str(wheels) if wheels else device.wheels)
+        runtime = str(web_runtime) if web_runtime else device.web_runtime
+        return replace(device, web_network=web_network or device.web_network, web_runtime=runtime)
+
+    @classmethod
+    def find_machine(cls, name: str, wheels: Path | None = None) -> "Device":
+        """Like `find`, but UsageError for a browser."""
+        device = cls.find(name, wheels)
+        if device.is_browser:
+            raise UsageError(
+                f"'{name}' is a browser", valid="a machine for this command; `edgekit benchmark` measures in browsers"
+            )
+        return device
+
+    def add(self) -> None:
+        """Save the device in the file; UsageError if its name exists or is not valid, or its address is wrong."""
+        _check(self)
+        if self.ssh_config is not None and not Path(self.ssh_config).is_file():
+            raise UsageError(
+                f"--ssh-config is '{self.ssh_config}', which doesn't exist", valid="an ssh configuration file"
+            )
+        with _editing() as (devices, tables):
+            if self.name in devices:
+                raise UsageError(
+                    f"device '{self.name}' exists already ({devices[self.name].url})",
+                    fix=f"Choose another name, or run `edgekit devices remove {self.name}` first",
+                )
+            tables[self.name] = {key: value for key, value in settings_of(self).items() if value and key != "name"}
+
+    @staticmethod
+    def remove(name: str) -> None:
+        """Remove a device from the file; UsageError if it isn't there."""
+        with _editing() as (devices, tables):
+            if name not in devices:
+                problem = f"device '{name}' doesn't exist" + ("" if devices else ", and no other device was added yet")
+                raise UsageError(problem, valid=", ".join(devices))
+            del tables[name]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceListing:
@@ -146,28 +227,14 @@ def devices_file() -> Path:
     return user_config_path("edgekit", appauthor=False) / "devices.toml"
 
 
-def read_devices() -> dict[str, Device]:
-    """The user's devices by name; UsageError if the file is damaged."""
-    import msgspec  # `--help` must do without
-
-    path = devices_file()
-    try:
-        tables = msgspec.toml.decode(path.read_bytes(), type=dict[str, dict[str, object]])
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UsageError(f"the devices file '{path}' can't be read: {error}", fix="Correct or delete it") from error
-    return {name: _device(name, table, path) for name, table in tables.items()}
-
-
 def list_devices() -> DeviceListing:
     """The user's devices as a document."""
-    return DeviceListing(devices=tuple(map(settings_of, read_devices().values())))
+    return DeviceListing(devices=tuple(map(settings_of, Device.saved().values())))
 
 
 def saved_machines() -> list[str]:
     """Names of the user's devices that are no browsers."""
-    return [name for name, device in read_devices().items() if not device.is_browser]
+    return [name for name, device in Device.saved().items() if not device.is_browser]
 
 
 def browser_called(name: str) -> Device | None:
@@ -180,81 +247,16 @@ def browser_called(name: str) -> Device | None:
     return Device(name, WEB)
 
 
-def find_device(
-    name: str,
-    wheels: Path | None = None,
-    web_network: PageScheme | None = None,
-    web_runtime: Path | None = None,
-) -> Device:
-    """The device with this name or ssh:// address, and with the settings that a command adds to the saved ones.
-
-    Raises UsageError with the valid names if it doesn't exist.
-    """
-    if name == LOCAL:
-        return THIS
-    if device := browser_called(name):
-        pass
-    elif name.startswith(SCHEME):
-        parse_url(name)
-        device = Device(name, name)
-    elif not (device := (devices := read_devices()).get(name)):
-        names = (LOCAL, *devices)
-        raise UsageError(
-            f"unknown device '{name}'",
-            valid=f"{', '.join(names)}, or an address ssh://USER@HOST",
-            fix=as_sentences(did_you_mean(name, names), "Run `edgekit devices add NAME ssh://USER@HOST` to add one"),
-        )
-    if not device.is_browser:
-        return replace(device, wheels=str(wheels) if wheels else device.wheels)
-    runtime = str(web_runtime) if web_runtime else device.web_runtime
-    return replace(device, web_network=web_network or device.web_network, web_runtime=runtime)
-
-
-def find_machine(name: str, wheels: Path | None = None) -> Device:
-    """Like `find_device`, but UsageError for a browser."""
-    device = find_device(name, wheels)
-    if device.is_browser:
-        raise UsageError(
-            f"'{name}' is a browser", valid="a machine for this command; `edgekit benchmark` measures in browsers"
-        )
-    return device
-
-
 def find_remote(name: str, wheels: Path | None = None) -> Device:
-    """Like `find_machine`, but UsageError for `local`."""
+    """Like `Device.find_machine`, but UsageError for `local`."""
     if name == LOCAL:
         raise UsageError(f"'{LOCAL}' is this machine", valid="the name of a device over SSH, or ssh://USER@HOST")
-    return find_machine(name, wheels)
+    return Device.find_machine(name, wheels)
 
 
 def settings_of(device: Device) -> dict[str, str | None]:
     """A device's name and settings, with the keys of the file."""
     return {"class" if key == "device_class" else key: value for key, value in asdict(device).items()}
-
-
-def add_device(device: Device) -> None:
-    """Add a device to the file; UsageError if its name exists or is not valid, or its address is wrong."""
-    _check(device)
-    if device.ssh_config is not None and not Path(device.ssh_config).is_file():
-        raise UsageError(
-            f"--ssh-config is '{device.ssh_config}', which doesn't exist", valid="an ssh configuration file"
-        )
-    with _editing() as (devices, tables):
-        if device.name in devices:
-            raise UsageError(
-                f"device '{device.name}' exists already ({devices[device.name].url})",
-                fix=f"Choose another name, or run `edgekit devices remove {device.name}` first",
-            )
-        tables[device.name] = {key: value for key, value in settings_of(device).items() if value and key != "name"}
-
-
-def remove_device(name: str) -> None:
-    """Remove a device from the file; UsageError if it isn't there."""
-    with _editing() as (devices, tables):
-        if name not in devices:
-            problem = f"device '{name}' doesn't exist" + ("" if devices else ", and no other device was added yet")
-            raise UsageError(problem, valid=", ".join(devices))
-        del tables[name]
 
 
 def check_name(name: str) -> None:
@@ -313,7 +315,7 @@ def _editing() -> Iterator[tuple[Mapping[str, Device], MutableMapping[str, Any]]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
-            devices = read_devices()
+            devices = Device.saved()
             document = tomlkit.parse(path.read_text("utf-8")) if path.exists() else tomlkit.document()
             yield devices, document
             replace_text(path, tomlkit.dumps(document))

@@ -23,7 +23,7 @@ from edgekit.config.runtimes import (
     Runtime,
     Scheme,
 )
-from edgekit.devices.registry import THIS, Device, PageScheme, find_device
+from edgekit.devices.registry import THIS, Device, PageScheme
 from edgekit.errors import UsageError, did_you_mean
 from edgekit.job import kinds
 from edgekit.job.kinds import OPTION, Option, Own
@@ -229,7 +229,7 @@ class Job:
         advanced=True,
     )
     devices: tuple[str, ...] = device_option(
-        kinds.Names(lambda _, names: tuple(dict.fromkeys(find_device(name).name for name in names)), metavar="DEVICE"),
+        kinds.Names(lambda _, names: tuple(dict.fromkeys(Device.find(name).name for name in names)), metavar="DEVICE"),
         "Devices to measure on: local (this machine), names from `edgekit devices list`, ssh://USER@HOST, or web for "
         "a browser, such as a phone's, that opens the address which edgekit shows. Repeatable, or a list such as "
         "local,pi5,web:pixel.",
@@ -401,7 +401,7 @@ class Job:
     @cached_property
     def machines(self) -> tuple[Device, ...]:
         """The devices to measure on; bundles are built for the class of the first."""
-        return tuple(find_device(name, self.wheels, self.web_network, self.web_runtime) for name in self.devices) or (
+        return tuple(Device.find(name, self.wheels, self.web_network, self.web_runtime) for name in self.devices) or (
             THIS,
         )
 

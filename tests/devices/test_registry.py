@@ -12,14 +12,9 @@ from edgekit.devices.registry import (
     THIS,
     Address,
     Device,
-    add_device,
     devices_file,
-    find_device,
-    find_machine,
     find_remote,
     parse_url,
-    read_devices,
-    remove_device,
     saved_machines,
 )
 from edgekit.errors import OutputError, UsageError
@@ -63,39 +58,39 @@ def test_an_added_device_is_found_until_it_is_removed(file: Path, tmp_path: Path
     config = tmp_path / 'a "quoted" $(name)'
     config.write_text("")
     pi = Device("pi5", "ssh://pi@raspberrypi.local", "raspberry-pi-5", str(config))
-    add_device(pi)
-    add_device(Device("other", "ssh://other:2222"))
+    pi.add()
+    Device("other", "ssh://other:2222").add()
     signed = Device("signed", "ssh://signed", trust='-----BEGIN PUBLIC KEY-----\n"ä"\n')
-    add_device(signed)
-    assert find_device("signed") == signed
-    remove_device("signed")
-    assert find_device("pi5") == pi
-    assert find_device("other").address == Address("other", None, 2222)
-    assert list(read_devices()) == ["pi5", "other"]
+    signed.add()
+    assert Device.find("signed") == signed
+    Device.remove("signed")
+    assert Device.find("pi5") == pi
+    assert Device.find("other").address == Address("other", None, 2222)
+    assert list(Device.saved()) == ["pi5", "other"]
     assert set(tomllib.loads(file.read_text())["pi5"]) == {"url", "class", "ssh_config"}
     names = {path.name for path in file.parent.iterdir()}
     assert names == {"devices.toml", ".devices.toml.lock"}, "no temporary file is left"
-    remove_device("pi5")
-    assert list(read_devices()) == ["other"]
+    Device.remove("pi5")
+    assert list(Device.saved()) == ["other"]
     with refuses(UsageError, "'pi5'") as caught:
-        remove_device("pi5")
+        Device.remove("pi5")
     assert caught.value.valid == "other"
 
 
 def test_commands_add_to_the_settings_of_a_saved_device() -> None:
-    add_device(Device("far", "ssh://far", wheels="/wheels"))
-    add_device(Device("near", "ssh://near"))
-    add_device(Device("phone", "web", web_network="https", web_runtime="/litertjs.tgz"))
-    assert find_device("phone").is_browser
-    assert (find_device("far").wheels, find_device("near").wheels) == ("/wheels", None)
-    assert find_device("far", Path("others")).wheels == "others"
-    assert find_device("local", Path("others")) == THIS
-    assert find_device("phone", web_network="http") == Device(
+    Device("far", "ssh://far", wheels="/wheels").add()
+    Device("near", "ssh://near").add()
+    Device("phone", "web", web_network="https", web_runtime="/litertjs.tgz").add()
+    assert Device.find("phone").is_browser
+    assert (Device.find("far").wheels, Device.find("near").wheels) == ("/wheels", None)
+    assert Device.find("far", Path("others")).wheels == "others"
+    assert Device.find("local", Path("others")) == THIS
+    assert Device.find("phone", web_network="http") == Device(
         "phone", "web", web_network="http", web_runtime="/litertjs.tgz"
     )
-    assert find_device("phone", web_runtime=Path("other.tgz")).web_runtime == "other.tgz"
+    assert Device.find("phone", web_runtime=Path("other.tgz")).web_runtime == "other.tgz"
     assert saved_machines() == ["far", "near"]
-    for find in (find_machine, find_remote):
+    for find in (Device.find_machine, find_remote):
         with refuses(UsageError, "'phone' is a browser"):
             find("phone")
 
@@ -111,12 +106,12 @@ def test_commands_add_to_the_settings_of_a_saved_device() -> None:
 )
 def test_settings_that_do_not_suit_a_device_are_refused(device: Device, option: str, file: Path) -> None:
     with refuses(UsageError, option, device.name):
-        add_device(device)
+        device.add()
     assert not file.exists()
 
 
 def test_commands_that_run_at_once_save_all_their_devices(file: Path) -> None:
-    code = "from edgekit.devices.registry import *; import sys; input(); add_device(Device(sys.argv[1], 'ssh://host'))"
+    code = "from edgekit.devices.registry import *; import sys; input(); Device(sys.argv[1], 'ssh://host').add()"
     names = [f"pi{index}" for index in range(6)]
     with ExitStack() as stack:
         commands = ([sys.executable, "-c", code, name] for name in names)
@@ -126,7 +121,7 @@ def test_commands_that_run_at_once_save_all_their_devices(file: Path) -> None:
             process.stdin.write(b"\n")
             process.stdin.flush()
     assert [process.returncode for process in started] == [0] * 6
-    assert sorted(read_devices()) == names
+    assert sorted(Device.saved()) == names
 
 
 def test_a_file_that_is_a_link_stays_one(file: Path, tmp_path: Path) -> None:
@@ -136,7 +131,7 @@ def test_a_file_that_is_a_link_stays_one(file: Path, tmp_path: Path) -> None:
     target.write_text("[one]\nurl = 'ssh://one'\n")
     file.parent.mkdir()
     file.symlink_to(target)
-    add_device(Device("two", "ssh://two"))
+    Device("two", "ssh://two").add()
     assert file.is_symlink()
     assert list(tomllib.loads(target.read_text())) == ["one", "two"]
 
@@ -144,38 +139,38 @@ def test_a_file_that_is_a_link_stays_one(file: Path, tmp_path: Path) -> None:
 def test_the_user_s_comments_stay(file: Path) -> None:
     file.parent.mkdir()
     file.write_text("# in the rack\n[pi5]\nurl = 'ssh://pi5' # second from the top\n")
-    add_device(Device("v1.5", "ssh://other"))
+    Device("v1.5", "ssh://other").add()
     assert file.read_text().startswith("# in the rack\n[pi5]\nurl = 'ssh://pi5' # second from the top\n")
-    assert list(read_devices()) == ["pi5", "v1.5"]
-    remove_device("v1.5")
-    remove_device("pi5")
-    assert read_devices() == {}
-    add_device(Device("pi5", "ssh://pi5"))
-    assert list(read_devices()) == ["pi5"]
+    assert list(Device.saved()) == ["pi5", "v1.5"]
+    Device.remove("v1.5")
+    Device.remove("pi5")
+    assert Device.saved() == {}
+    Device("pi5", "ssh://pi5").add()
+    assert list(Device.saved()) == ["pi5"]
 
 
 @pytest.mark.parametrize("name", NASTY)
 def test_names_that_are_refused(name: str, file: Path) -> None:
     with pytest.raises(UsageError):
-        add_device(Device(name, "ssh://pi"))
+        Device(name, "ssh://pi").add()
     assert not file.exists()
 
 
 def test_a_name_can_be_added_only_once() -> None:
-    add_device(Device("pi", "ssh://one"))
+    Device("pi", "ssh://one").add()
     with refuses(UsageError, "ssh://one", "edgekit devices remove pi"):
-        add_device(Device("pi", "ssh://two"))
+        Device("pi", "ssh://two").add()
 
 
 def test_local_and_addresses_need_no_file() -> None:
-    assert find_device("local") == THIS
-    assert find_device("ssh://pi@host").address == Address("host", "pi")
+    assert Device.find("local") == THIS
+    assert Device.find("ssh://pi@host").address == Address("host", "pi")
 
 
 def test_an_unknown_device_lists_the_valid_names() -> None:
-    add_device(Device("pi5", "ssh://pi5"))
+    Device("pi5", "ssh://pi5").add()
     with refuses(UsageError, "'pi'") as caught:
-        find_device("pi")
+        Device.find("pi")
     assert caught.value.valid.startswith("local, pi5, ")
     assert "'pi5'" in caught.value.fix
     assert "edgekit devices add" in caught.value.fix
@@ -191,20 +186,20 @@ def test_a_damaged_file_is_refused(text: str, file: Path) -> None:
     file.parent.mkdir()
     file.write_text(text)
     with pytest.raises(UsageError):
-        read_devices()
+        Device.saved()
 
 
 def test_a_setting_of_an_older_version_is_named_with_what_replaces_it(file: Path) -> None:
     file.parent.mkdir()
     file.write_text("[pi]\nurl = 'ssh://pi'\noffline = true\n")
     with refuses(UsageError, "'pi'", "Delete `offline`", "'wheels'"):
-        read_devices()
+        Device.saved()
 
 
 def test_a_file_that_cannot_be_written(file: Path) -> None:
     file.parent.write_text("a file where the folder should be")
     with pytest.raises((OutputError, UsageError)):
-        add_device(Device("pi", "ssh://pi"))
+        Device("pi", "ssh://pi").add()
 
 
 def test_the_default_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

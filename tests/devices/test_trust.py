@@ -9,7 +9,7 @@ import pytest
 import edgekit
 from edgekit.cli.main import main
 from edgekit.devices.push import LatencyBound, Pushed, PushedDevice, push_to, roll_back
-from edgekit.devices.registry import find_device, fingerprint_of
+from edgekit.devices.registry import Device, fingerprint_of
 from edgekit.devices.scripts.apps import TRUST, app_state
 from edgekit.report.page import lines_of
 from edgekit.runtime.bundle import read_bundle
@@ -40,7 +40,7 @@ def trusting(board: Server, keys: KeyPair, tmp_path: Path) -> Server:
 
 def push(path: Path, device: str) -> PushedDevice:
     """Push a bundle without the check that the command makes before it connects."""
-    return push_to(find_device(device), read_bundle(path), "app", LatencyBound(None, 1, ""), QUIET)
+    return push_to(Device.find(device), read_bundle(path), "app", LatencyBound(None, 1, ""), QUIET)
 
 
 def refused_by(result: PushedDevice) -> str:
@@ -68,7 +68,7 @@ def test_a_device_takes_only_what_its_key_signed(
     assert not (apps / TRUST).exists()
 
     sign_bundle(first, keys.private)
-    too_slow = push_to(find_device("signed"), read_bundle(first), "app", LatencyBound(1e-6, 1, ""), QUIET)
+    too_slow = push_to(Device.find("signed"), read_bundle(first), "app", LatencyBound(1e-6, 1, ""), QUIET)
     assert refused_by(too_slow) == "BundleRefusedError"
     assert not (apps / TRUST).exists(), "the device trusts no key before a bundle of it has passed"
     assert push(unsigned, "board").verdict == "pass"
@@ -80,9 +80,9 @@ def test_a_device_takes_only_what_its_key_signed(
         assert session.bundle.sha256 == read_bundle(first).sha256
 
     # The first signed bundle can be taken back.
-    assert roll_back(find_device("signed"), "app", QUIET).verdict == "pass"
+    assert roll_back(Device.find("signed"), "app", QUIET).verdict == "pass"
     assert active(trusting) == "unsigned"
-    assert roll_back(find_device("signed"), "app", QUIET, read_bundle(first).sha256).verdict == "pass"
+    assert roll_back(Device.find("signed"), "app", QUIET, read_bundle(first).sha256).verdict == "pass"
 
     # Now its own key counts, whoever pushes.
     assert refused_by(push(unsigned, "signed")) == "SignatureError"
@@ -97,8 +97,8 @@ def test_a_device_takes_only_what_its_key_signed(
     shown = " ".join(map(str, lines_of(Pushed(app="app", sha256=None, results=(result,)).page(), 80)))
     assert f"edgekit.load('{apps}/app/current', trust='/etc/edgekit/trust.pem')" in shown
     assert "Copy the public key to /etc/edgekit/trust.pem as root." in " ".join(shown.split())
-    assert refused_by(roll_back(find_device("board"), "app", QUIET)) == "BundleRefusedError"
-    assert roll_back(find_device("signed"), "app", QUIET).verdict == "pass"
+    assert refused_by(roll_back(Device.find("board"), "app", QUIET)) == "BundleRefusedError"
+    assert roll_back(Device.find("signed"), "app", QUIET).verdict == "pass"
     assert active(trusting) == "first"
     assert {path.name for path in (apps / "app").iterdir()} == {"current", "slots", "lock"}
 
@@ -112,7 +112,7 @@ def test_a_bundle_that_was_signed_before_the_device_had_a_key_can_be_returned_to
     assert push(first, "board").verdict == "pass"  # nobody verifies its signature
     assert push(first, "signed").verdict == "pass"
     assert push(second, "signed").verdict == "pass"
-    assert roll_back(find_device("signed"), "app", QUIET).verdict == "pass"
+    assert roll_back(Device.find("signed"), "app", QUIET).verdict == "pass"
     assert active(trusting) == "first"
 
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.devices.registry import Device, browser_called, find_machine
+from edgekit.devices.registry import Device, browser_called
 from edgekit.devices.web import check_browsers, runtime_files
 from edgekit.devices.web.browser import browser_of, build_for, device_of, dot_product
 from edgekit.devices.web.server import DotProducts, PageFacts
@@ -77,7 +77,7 @@ def test_names_of_browsers() -> None:
         with pytest.raises(UsageError):
             browser_called(name)
     with pytest.raises(UsageError, match="is a browser"):
-        find_machine("web:pixel")
+        Device.find_machine("web:pixel")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from edgekit.devices import web as module
-from edgekit.devices.registry import PageScheme, find_device
+from edgekit.devices.registry import Device, PageScheme
 from edgekit.devices.web import Pages, invitation, serving
 from edgekit.devices.web.server import PageServer
 from edgekit.errors import BrowserError
@@ -32,7 +32,7 @@ ANOTHER_ADDRESS = "127.0.0.2"
 def test_only_with_web_network_does_the_network_reach_a_page(
     network: PageScheme | None, host: str, reached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = find_device("web", web_network=network)
+    device = Device.find("web", web_network=network)
     assert device is not None
     monkeypatch.setattr(module, "runtime_files", lambda package: tmp_path)
     monkeypatch.setattr(PageServer, "joined", nobody)
