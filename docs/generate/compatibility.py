@@ -9,8 +9,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from docs.generate.markdown import code, plain, table
-from edgekit.config import compatibility
 from edgekit.config.runtimes import CI, PYTHONS, RUNTIMES, Wheels
+from edgekit.devices import doctor
 from edgekit.devices.doctor import KnownBad
 
 ISSUE = re.compile(r"([\w.-]+/[\w.-]+)#(\d+)")
@@ -45,7 +45,7 @@ def platforms() -> Iterator[tuple[str, str, Wheels]]:
 
 def known_bad() -> str:
     """A section for each combination that is known to fail."""
-    return "\n\n".join(part for row in compatibility.known_bad() for part in _section(row)) + "\n"
+    return "\n\n".join(part for row in doctor.known_bad() for part in _section(row)) + "\n"
 
 
 def _section(row: KnownBad) -> tuple[str, ...]:

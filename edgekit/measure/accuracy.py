@@ -85,7 +85,7 @@ class EvaluationImages:
         """
         task = self.task
         targets = self.crops.labels
-        first, logits = [] if self.logits is None else self.logits, list[Floats]()
+        first, logits = np.empty(0, np.float32) if self.logits is None else self.logits, list[Floats]()
 
         def watched(image: NDArray[Any]) -> Floats:
             outputs = run(image)
@@ -94,7 +94,7 @@ class EvaluationImages:
             return outputs
 
         answers = predict(task, watched, images, self.names)
-        ratio = snr_db(np.stack(first[: len(logits)]), np.stack(logits)) if logits else inf
+        ratio = snr_db(first[: len(logits)], np.stack(logits)) if logits else inf
         confidence = task.confidence(answers, self.reference, targets)
         accuracy = replace(
             task.compare(answers, self.reference, targets),
