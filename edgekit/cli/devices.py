@@ -83,9 +83,9 @@ def add(
     Other commands then find it with --device NAME. Nothing is installed yet.
     """
     from edgekit.config.runtimes import DeviceClass
-    from edgekit.devices.push import read_trust
     from edgekit.devices.registry import Device
     from edgekit.devices.web import check_package
+    from edgekit.runtime.signature import public_pem, read_public_key
 
     stated = values_of(stated)
     if package := stated.get("web_runtime"):
@@ -98,7 +98,7 @@ def add(
         f"ssh://{url}" if "@" in url and "://" not in url else url,  # as ssh and scp take it
         device_class=DeviceClass.shipped(class_).name if class_ else None,
         ssh_config=str(Path(ssh_config).absolute()) if ssh_config else None,
-        trust=read_trust(trust) if trust else None,
+        trust=public_pem(read_public_key(trust)).decode() if trust else None,
         **stated,
     )
     device.add()

@@ -218,24 +218,17 @@ def _runtimes(facts: ProbeResult, installed: Installed) -> list[Finding]:
 
 def _runtime(runtime: Runtime, facts: ProbeResult, installed: Installed) -> Finding:
     """Import the runtime in another process, because one compiled for another processor is killed by a signal."""
-    module = next((name for name in runtime.import_names if _is_installed(name)), None)
+    # Looking up a module inside a package would import the package.
+    packages = {name: name.partition(".")[0] for name in runtime.import_names}
+    module = next((name for name, package in packages.items() if importlib.util.find_spec(package)), None)
     if module is None:
         problem = setup.wheel_problem(runtime.name, facts)
         fix = OTHER_RUNTIME if problem else f"Run: {install_command(runtime.extra)}"
         return Finding(runtime.title, "warning", f"not installed: {problem}" if problem else "not installed", fix)
     version = next(filter(None, map(installed, runtime.distributions)), "")
-    found, failure = f"{_package(module)} {version}", _import_failure(module)
+    found, failure = f"{packages[module]} {version}", _import_failure(module)
     fix = f"Install it again: {pip_install('--force-reinstall', runtime.requirement)}"
     return _judged(runtime.title, not failure, f"{found} {failure}" if failure else found, fix, "broken")
-
-
-def _is_installed(module: str) -> bool:
-    # Looking up a module inside a package would import the package.
-    return importlib.util.find_spec(_package(module)) is not None
-
-
-def _package(module: str) -> str:
-    return module.partition(".")[0]
 
 
 def _import_failure(module: str) -> str | None:

@@ -29,7 +29,7 @@ from edgekit.report.figure import NOTHING, counted
 from edgekit.report.page import Block, Column, Item, TextTable
 from edgekit.report.row import Failure, Row
 from edgekit.runtime.bundle import Bundle, read_bundle
-from edgekit.runtime.signature import SIGNATURE, parse_public_key, public_pem, read_public_key, read_signed_bundle
+from edgekit.runtime.signature import SIGNATURE, parse_public_key, read_signed_bundle
 from edgekit.support import child_process
 from edgekit.support.progress import Reporter
 
@@ -227,11 +227,6 @@ def check_hash(beginning: str | None) -> None:
         )
 
 
-def read_trust(path: Path) -> str:
-    """PEM text of the public key in a file; raises the errors of `read_public_key`."""
-    return public_pem(read_public_key(path)).decode()
-
-
 def check_trust(bundle: Bundle, devices: Iterable[Device]) -> None:
     """Raise SignatureError or BundleError unless every device's key, where there is one, signed the bundle."""
     keys = {device.trust: device.name for device in devices if device.trust}
@@ -292,7 +287,8 @@ def push_to(device: Device, bundle: Bundle, app: str, bound: LatencyBound, repor
         with board.copying():
             sent = board.send({name: files})[name]
         total, copied = sum(path.stat().st_size for path in files), board.connection.copied_bytes - before
-        reporter.say(f"{device.name}: {copied_in_words(copied, total)}")
+        rest = ", the rest was there" if copied < total else ""
+        reporter.say(f"{device.name}: sent {copied / 1e6:.1f} of {total / 1e6:.1f} MB{rest}")
         job = PushJob(
             **board.place,
             timing=Timing(threads=bound.threads),
@@ -309,12 +305,6 @@ def push_to(device: Device, bundle: Bundle, app: str, bound: LatencyBound, repor
         return replace(_outcome(device, answer), bundle_bytes=total, copied_bytes=copied)
 
     return _with_app(device, app, reporter, push)
-
-
-def copied_in_words(copied: int, total: int) -> str:
-    """What was sent of a bundle."""
-    rest = ", the rest was there" if copied < total else ""
-    return f"sent {copied / 1e6:.1f} of {total / 1e6:.1f} MB{rest}"
 
 
 def roll_back(device: Device, app: str, reporter: Reporter, to: str | None = None) -> PushedDevice:

@@ -259,16 +259,6 @@ def settings_of(device: Device) -> dict[str, str | None]:
     return {"class" if key == "device_class" else key: value for key, value in asdict(device).items()}
 
 
-def check_name(name: str) -> None:
-    """Raise UsageError for a name that doesn't suit tables, files and messages."""
-    if not _NAME.fullmatch(name) or name in (LOCAL, WEB):
-        raise UsageError(
-            f"the device's name is {name!r}",
-            valid="1 to 64 letters, digits, '.', '_' and '-', starting with a letter or digit, other than "
-            f"'{LOCAL}', which is this machine, and '{WEB}', which is a browser",
-        )
-
-
 def _device(name: str, table: dict[str, object], path: Path) -> Device:
     from msgspec import ValidationError, convert
 
@@ -291,7 +281,12 @@ def _device(name: str, table: dict[str, object], path: Path) -> Device:
 
 def _check(device: Device) -> None:
     """Raise UsageError unless a device has a valid name and address, and only settings that suit them."""
-    check_name(device.name)
+    if not _NAME.fullmatch(device.name) or device.name in (LOCAL, WEB):
+        raise UsageError(
+            f"the device's name is {device.name!r}",
+            valid="1 to 64 letters, digits, '.', '_' and '-', starting with a letter or digit, other than "
+            f"'{LOCAL}', which is this machine, and '{WEB}', which is a browser",
+        )
     kind, others = "a browser", ["device_class", "ssh_config", "trust", "wheels"]
     if not device.is_browser:
         kind, others = "a machine over SSH", ["web_network", "web_runtime"]

@@ -4,11 +4,10 @@ The agent gets one job, which it answers. A browser measures in the same way, th
 `edgekit benchmark` measures on this machine and on devices.
 """
 
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -85,8 +84,7 @@ def run_agent(connection: Connection, python: str, job: AgentJob, kind: type[A],
             answer = worker.ask(job, reporter)
             for _ in worker.lines:  # until the agent closes its pipe
                 pass
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(SILENCE_S)
+            process.wait()
         stderr.seek(0)
         output = stderr.read().decode(errors="replace")
     child_process.note(f"{name}: {work} ended with status {process.returncode}", output)

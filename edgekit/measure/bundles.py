@@ -255,16 +255,12 @@ class Subject:
         return (images.crops if images is not None else self.bundle.golden()).pixels[:1]
 
 
-class Tracking(ABC):
+class Tracking(Host, ABC):
     """A host whose trackers run in this process."""
 
     def __init__(self, facts: DeviceFacts, reporter: Reporter) -> None:
         self.row_facts = facts
         self.reporter = reporter
-
-    @abstractmethod
-    def versions(self, group: Group) -> Mapping[str, str]:
-        """See `Host.versions`."""
 
     def connected(self) -> AbstractContextManager[Host]:
         """This host, which needs no connection."""

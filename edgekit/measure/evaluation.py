@@ -242,7 +242,7 @@ def compare_bundles(
     rows = []
     for bundle, answer in zip(bundles, answers, strict=True):
         if isinstance(answer, Failure):
-            row = EvaluatedBundle(bundle=str(bundle.path), verdict="error", reasons=(str(answer),), failure=answer)
+            row = _failed(str(bundle.path), answer)
         else:
             assert versus is not None, "a bundle that worked can be the one to compare with"
             row = _judged(bundle, answer, versus, gates)
@@ -253,6 +253,10 @@ def compare_bundles(
         reference=versus.figures if versus else None,
         results=tuple(rows),
     )
+
+
+def _failed(bundle: str, failure: Failure) -> EvaluatedBundle:
+    return EvaluatedBundle(bundle=bundle, verdict="error", reasons=(str(failure),), failure=failure)
 
 
 def _versus(
@@ -511,16 +515,11 @@ def _evaluate_part(
     with writing(folder):
         (folder / STATE).mkdir(parents=True, exist_ok=True)
     replace(part, images=images, unreadable=sent, bundles=(*worked.values(), *failed.values())).write(folder)
-    failures = {name: Failure.of("evaluate", error) for name, error in errors.items()}
-    rows = [
-        EvaluatedBundle(bundle=name, verdict="error", reasons=(str(failure),), failure=failure)
-        for name, failure in failures.items()
-    ]
     return BundleEvaluation(
         accuracy_meaningful=not any(map(_has_random_weights, bundles)),
         evaluation=_images(chosen, bundles),
         reference=None,
-        results=tuple(rows),
+        results=tuple(_failed(name, Failure.of("evaluate", error)) for name, error in errors.items()),
         part=str(part.file_in(folder)),
     )
 

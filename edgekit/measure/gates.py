@@ -217,7 +217,9 @@ def remarks_on(measured: Measurement) -> Iterator[str]:
     """Yield what a reader must know about the figures: simulation, saturation, heat, and streams that wait."""
     if measured.int8 and measured.int8.simulated:
         yield SIMULATED
-    if measured.int8 and measured.int8.pairs_that_can_saturate and not _is_arm(measured.device.device_class):
+    class_ = measured.device.device_class
+    is_arm = class_ in DeviceClass.listed() and DeviceClass.load(str(class_)).is_arm
+    if measured.int8 and measured.int8.pairs_that_can_saturate and not is_arm:
         yield f"{measured.int8.pairs_that_can_saturate:,} {SATURATING}"
     yield from crossing(measured.accuracy)
     browser = measured.device.browser
@@ -233,10 +235,6 @@ def remarks_on(measured: Measurement) -> Iterator[str]:
     if throughput and cores and throughput.streams > 1 and throughput.streams * throughput.threads > cores:
         threads, on = counted(throughput.threads, "thread"), counted(cores, "core")
         yield f"{throughput.streams} streams, with {threads} each, wait for each other on {on}"
-
-
-def _is_arm(device_class: str | None) -> bool:
-    return device_class in DeviceClass.listed() and DeviceClass.load(str(device_class)).is_arm
 
 
 Group = Mapping[str, Bundle]

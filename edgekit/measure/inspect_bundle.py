@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite, nan
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +47,16 @@ class Int8Detail(Int8):
     """Operations in the order of the model file."""
 
 
+class Inspected:
+    """What `edgekit inspect` says of a bundle or a model file."""
+
+    def page(self) -> Iterator[str]:
+        """What it contains, and which of its layers run in integer kernels."""
+        return map(printable, _lines(cast(Inspection, self)))
+
+
 @dataclass(frozen=True, kw_only=True)
-class ModelInspection:
+class ModelInspection(Inspected):
     """Result of `edgekit inspect` for a model file of any origin."""
 
     schema_version: Literal[1] = 1
@@ -62,17 +70,13 @@ class ModelInspection:
     engine: str | None = None
     """Distribution of that runtime and its version, such as "onnxruntime 1.32.0"; null where it isn't known."""
 
-    def page(self) -> Iterator[str]:
-        """What the file contains, and which of its layers run in integer kernels."""
-        return _page(self)
-
     @property
     def golden_error(self) -> None:
         """None, because a file of any origin has no golden samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BundleInspection:
+class BundleInspection(Inspected):
     """Result of `edgekit inspect` for a bundle."""
 
     schema_version: Literal[1] = 1
@@ -105,10 +109,6 @@ class BundleInspection:
     provenance: Mapping[str, Any]
     device: DeviceFacts | None = None
     """Device that it ran on, or None for this machine."""
-
-    def page(self) -> Iterator[str]:
-        """What the bundle contains, and which of its layers run in integer kernels."""
-        return _page(self)
 
     @property
     def golden_error(self) -> GoldenError | None:
@@ -176,12 +176,7 @@ def inspect_model(path: Path, threads: int | None, name: str | None = None) -> M
     )
 
 
-def _page(inspection: Inspection) -> Iterator[str]:
-    return map(printable, _lines(inspection))
-
-
 def _lines(inspection: Inspection) -> Iterator[str]:
-
     ran = inspection.int8
     yield summary(inspection, DeviceClass.of_host())
     if inspection.device:

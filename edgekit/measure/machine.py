@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -191,21 +190,6 @@ NO_RAILS = (
 Reading = tuple[float, ...]
 
 
-class Sensor(Protocol):
-    """A source of power figures."""
-
-    source: str
-    """Name for the report."""
-
-    def read(self) -> Reading | None:
-        """Take a sample; None if that fails."""
-        ...
-
-    def watts(self, samples: Sequence[Reading]) -> float:
-        """Mean power over the samples, of which there are at least two."""
-        ...
-
-
 class Pmic:
     """The power chip of a Raspberry Pi 5. A sample is the watts of all rails whose current it measures.
 
@@ -213,8 +197,10 @@ class Pmic:
     """
 
     source = "vcgencmd pmic_read_adc"
+    """Name of the sensor for the report."""
 
     def read(self) -> Reading | None:
+        """Take a sample; None if that fails."""
         answer = output_of("vcgencmd", "pmic_read_adc") or ""
         amperes, volts = (
             {rail: float(value) for rail, value in re.findall(rf"(\w+)_{unit} {kind}\(\d+\)=([\d.]+){unit}", answer)}
@@ -224,6 +210,7 @@ class Pmic:
         return (sum(amperes[rail] * volts[rail] for rail in sorted(rails)),) if rails else None
 
     def watts(self, samples: Sequence[Reading]) -> float:
+        """Mean power over the samples, of which there are at least two."""
         return sum(watts for (watts,) in samples) / len(samples)
 
 
@@ -249,6 +236,9 @@ class Rapl:
             for first, second, most in zip(before, after, self._ranges, strict=True):
                 microjoules += second - first + (most if second < first else 0)  # the counter starts again at `most`
         return microjoules / 1e6 / (samples[-1][0] - samples[0][0])
+
+
+Sensor = Pmic | Rapl
 
 
 def find_sensor(root: Path = Path("/")) -> Sensor | str:
