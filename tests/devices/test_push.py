@@ -32,7 +32,7 @@ from edgekit.runtime.bundle import Bundle, Golden, read_bundle, write_bundle
 from edgekit.support.progress import Reporter
 from tests.helpers.refusals import refuses
 from tests.helpers.ssh_server import Server, agents
-from tests.helpers.tiny import MakeBundle, tiny_labels, tiny_manifest
+from tests.helpers.tiny import MakeBundle
 from tests.helpers.waiting import wait_until
 
 QUIET = Reporter(quiet=True)
@@ -60,24 +60,25 @@ def active(server: Server, app: str = "app") -> str:
 
 
 @pytest.fixture
-def release(tiny_models: Path, tiny_golden: Golden, tmp_path: Path) -> MakeBundle:
+def release(make_bundle: MakeBundle) -> MakeBundle:
     """Function that writes a bundle of the tiny network under a name, which its model contains."""
 
-    def make(name: str) -> Path:
-        model = tmp_path / f"{name}.onnx"
+    def make(name: str, **changes: Any) -> Path:
+        bundle = read_bundle(make_bundle("onnx", f"draft of {name}", **changes))
+        model = bundle.path.with_suffix(".onnx")
         text = name.encode()
         # A ModelProto's field 6 is its doc_string.
-        model.write_bytes((tiny_models / "model.onnx").read_bytes() + bytes((6 << 3 | 2, len(text))) + text)
-        manifest = tiny_manifest("onnx", fingerprint=name)
-        return write_bundle(tmp_path / name, {"model.onnx": model}, manifest, tiny_labels(), tiny_golden).path
+        model.write_bytes(bundle.model_path.read_bytes() + bytes((6 << 3 | 2, len(text))) + text)
+        manifest, folder = replace(bundle.manifest, fingerprint=name), bundle.path.with_name(name)
+        return write_bundle(folder, {"model.onnx": model}, manifest, bundle.labels, bundle.golden()).path
 
     return make
 
 
 @pytest.fixture
 def bundles(release: MakeBundle) -> list[Path]:
-    """Two releases of the same network."""
-    return [release("one"), release("two")]
+    """Two releases of the same network, of which the second takes pixels."""
+    return [release("one"), release("two", dtype="uint8")]
 
 
 def test_a_bundle_is_pushed_refused_and_taken_back(

@@ -27,6 +27,7 @@ from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import INPUT_LAYOUTS, PRECISIONS, RUNTIMES, DeviceClass, Precision, Runtime, register
 from edgekit.errors import CompileError
 from edgekit.job import Job
+from edgekit.measure.inspect_bundle import inspect_bundle
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_one, compile_stage, metadata_of
 from edgekit.pipeline.builder import Builder
@@ -157,6 +158,12 @@ def test_pixels_give_the_answers_of_normalized_images(runtime: Runtime, precisio
     np.testing.assert_allclose(pixels, floats, atol=(1e-5 if precision == "float" else 1e-2) * float(floats.std()))
     with Session(bundles["uint8"], 1) as session:
         np.testing.assert_array_equal(session(np.concatenate(images)), session(noise.pixels))
+    seen = {dtype: inspect_bundle(bundle.path, 1) for dtype, bundle in bundles.items()}
+    assert [(dtype, each.input_dtype, each.golden_passed) for dtype, each in seen.items()] == [
+        (dtype, dtype, True) for dtype in bundles
+    ]
+    shares = {each.int8.share_of_macs for each in seen.values()}
+    assert len(shares) == 1, "the layer that reads pixels has an integer kernel, too"
 
 
 def test_golden_samples_agree(bundle: Bundle) -> None:

@@ -192,8 +192,9 @@ def reseal(bundle: Path, statement: object, keys: KeyPair) -> None:
 def test_the_sdk_opens_a_bundle_that_the_trusted_key_signed(
     curve: ec.EllipticCurve, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
-    keys, bundle = new_keys(tmp_path, curve=curve), make_bundle("onnx")
+    keys, bundle = new_keys(tmp_path, curve=curve), make_bundle("onnx", dtype="uint8")
     assert main(["sign", str(bundle), "--key", str(keys.private)]) == 0
+    assert main(["verify", str(bundle), "--key", str(keys.public)]) == 0
     with edgekit.load(bundle, verify=True, trust=str(keys.public)) as session:
         assert session.bundle == read_bundle(bundle)
     os.symlink(bundle, tmp_path / "current")
