@@ -183,7 +183,9 @@ class Zip:
     def contents(self) -> Contents:
         """List the images of the zip."""
         path = self.file / self.prefix.rstrip("/")
-        return class_folders(path, self._names(), lambda folder: self._inside(folder))
+        return class_folders(
+            path, self._names(), lambda folder: Zip(self.file, f"{self.prefix}{folder}/" if folder else self.prefix)
+        )
 
     def read(self, name: str) -> bytes:
         """The bytes of the member with this path relative to the folder in the zip."""
@@ -197,9 +199,6 @@ class Zip:
         for name in self._archive().namelist():
             if name.startswith(self.prefix) and not name.endswith("/"):
                 yield name[len(self.prefix) :]
-
-    def _inside(self, folder: str) -> "Zip":
-        return Zip(self.file, f"{self.prefix}{folder}/" if folder else self.prefix)
 
     def _archive(self) -> zipfile.ZipFile:
         return _zip_of_process(self.file, os.getpid())

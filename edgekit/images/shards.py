@@ -209,15 +209,12 @@ def _label_column(schema: "Schema", file: Path, names: Mapping[str, Sequence[str
 
 
 def _wrong_columns(schema: "Schema", file: Path, what: str, valid: str) -> DataError:
+    columns = ", ".join(f"'{field.name}' ({field.type})" for field in schema)
     return DataError(
-        f"'{file}' has no column with {what}: its columns are {_columns_of(schema)}",
+        f"'{file}' has no column with {what}: its columns are {columns}",
         valid=valid,
         fix="Rename or add the column",
     )
-
-
-def _columns_of(schema: "Schema") -> str:
-    return ", ".join(f"'{field.name}' ({field.type})" for field in schema)
 
 
 def _class_names(schema: "Schema") -> dict[str, tuple[str, ...]]:

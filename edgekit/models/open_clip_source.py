@@ -130,7 +130,8 @@ class OpenClipSource(ModelSource):
             module = _untrained(library, config, 0)
             fit_weights(module, state, path, lambda tensors, tower: _tower_alone(library, tensors, tower))
         elif any(key.startswith("head.") for key in state):
-            module = _untrained(library, config, classes or _classes_of(state))
+            rows = (value.shape[0] for key, value in state.items() if key.endswith("head.weight"))
+            module = _untrained(library, config, classes or next(rows, IMAGENET_CLASSES))
             fit_weights(module, state, path)
         else:
             # Such a head is built from the class names that it then has, so other names in the file don't matter.
@@ -209,10 +210,6 @@ def _tower_alone(library: Any, state: State, module: nn.Module) -> State:
     tower = {name: value for name, value in state.items() if name.startswith("visual.")}
     present = present_layout(library, tower or state, module)
     return {name: value for name, value in present.items() if name.startswith("visual.")}
-
-
-def _classes_of(state: State) -> int:
-    return next((value.shape[0] for key, value in state.items() if key.endswith("head.weight")), IMAGENET_CLASSES)
 
 
 @torch.no_grad()

@@ -207,13 +207,11 @@ def float_line(rows: Sequence[Row]) -> str:
     """The latency of each runtime's float bundle on one line; empty if there is none."""
     floats = [row for row in rows if row.precision == "float"]
     timed = [row for row in floats if row.latency_ms]
-    words = [f"{row.target} {row.p50:.2f}{'' if index else ' ms'}{_low(row)}" for index, row in enumerate(timed)]
+    words = [f"{row.target} {row.p50:.2f}{'' if index else ' ms'}" for index, row in enumerate(timed)]
+    for place, low in enumerate(row.low_precision for row in timed):
+        words[place] += f" ({low.p50_ms:.2f} in {low.computes_in})" if low else ""
     words += [f"{row.target} failed" for row in floats if not row.latency_ms]
     return f"Float: {', '.join(words)}." if words else ""
-
-
-def _low(row: Row) -> str:
-    return f" ({row.low_precision.p50_ms:.2f} in {row.low_precision.computes_in})" if row.low_precision else ""
 
 
 def caption(report: Report) -> str:

@@ -453,7 +453,8 @@ def _short(device: DeviceFacts, several: bool) -> str:
 
 def _machine(device: DeviceFacts, rows: Sequence[Row]) -> str:
     """The facts of a device in words, with the versions of the runtimes on it."""
-    cores, memory = device.cores or "unknown", _gib(device.memory_bytes)
+    cores, size = device.cores or "unknown", device.memory_bytes
+    memory = "unknown" if size is None else f"{size / 2**30:,.2f} GiB"
     processor = f"{device.cpu or 'unknown processor'}, class {device.device_class or 'unknown'}"
     python = f"Python {device.python}" if device.python else None
     engines = (row.engine for row in rows if row.device.name == device.name)
@@ -489,10 +490,6 @@ def _evaluation(part: Evaluation) -> str:
 
 def _skipped(part: Calibration | Evaluation) -> str:
     return f", {len(part.unreadable):,} unreadable images skipped" if part.unreadable else ""
-
-
-def _gib(size: int | None) -> str:
-    return "unknown" if size is None else f"{size / 2**30:,.2f} GiB"
 
 
 SCALE = {

@@ -252,12 +252,12 @@ def table_figures(rows: Iterable[Any], meaningful: bool = True) -> list[Figure]:
     """The figures that any of the rows has, in order: first the columns of their table, then the details of a row."""
     rows = list(rows)
     ranked = [figure for figure in _titled(rows) if figure.rank is not None]
-    measured = [figure for figure in ranked if any(_has(row, figure, meaningful) for row in rows)]
-    return sorted(measured, key=lambda figure: figure.rank or 0)
-
-
-def _has(row: Any, figure: Figure, meaningful: bool) -> bool:
-    return figure.is_part_of(row) and figure.value(row, meaningful) is not None
+    shown = [
+        figure
+        for figure in ranked
+        if any(figure.is_part_of(row) and figure.value(row, meaningful) is not None for row in rows)
+    ]
+    return sorted(shown, key=lambda figure: figure.rank or 0)
 
 
 def score_figures(rows: Sequence[Any]) -> tuple[Figure, Figure]:

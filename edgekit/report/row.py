@@ -695,11 +695,6 @@ class Repair:
         return self.attempts[self.chosen]
 
     @property
-    def succeeded(self) -> bool:
-        """Whether other kinds of layers brought the drop of the row's bundle within the bound."""
-        return self.chosen > 0 and self.result.is_within(self.max_drop_points)
-
-    @property
     def beside(self) -> str:
         """What the attempts with the next fewer and the next more layers cost, in words; empty without any."""
         attempts = sorted(self.attempts[1:], key=lambda attempt: attempt.changes)
@@ -713,7 +708,7 @@ class Repair:
         """Which kinds of layers were changed and what it cost, or what was tried, in one sentence."""
         before, after = self.attempts[0], self.result
         same = "; the same images chose and judged" if self.choosing_images is None else ""
-        if self.succeeded:
+        if self.chosen > 0 and after.is_within(self.max_drop_points):
             return (
                 f"repaired: {after.layers} changed the drop from {before.points} to "
                 f"{after.points} points{_speed(before, after)}{self.where}{same}{self.beside}"

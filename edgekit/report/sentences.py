@@ -443,7 +443,8 @@ def _better_int8(rows: Sequence[Row], folder: Path, keeps_job: bool) -> Iterator
     """The next commands for INT8 bundles that lose too much accuracy or gain too little speed."""
     inaccurate, slow = rows_whose_gate(rows, ACCURACY_GATES, "fail"), rows_whose_gate(rows, ["min-speedup"], "fail")
     if inaccurate and keeps_job:
-        words = (COMMAND, "sensitivity", str(folder), *target_option(inaccurate))
+        targets = ",".join(dict.fromkeys(row.target for row in inaccurate))
+        words = (COMMAND, "sensitivity", str(folder), "--target", targets)
         yield NextStep(f"see which layers of {_names(inaccurate)} lose the accuracy", words)
     if slow:
         name = slow[0].name
@@ -488,11 +489,6 @@ def after_failures(rows: Iterable[Any]) -> Iterator[NextStep]:
 def rows_whose_gate(rows: Sequence[Any], names: Sequence[GateName], verdict: str) -> list[Any]:
     """The rows of which a gate of one of these names has this outcome."""
     return [row for row in rows if any(gate.name in names and gate.verdict == verdict for gate in row.gates)]
-
-
-def target_option(parts: Sequence[Any]) -> list[str]:
-    """The option that chooses the runtimes of these rows or analyses."""
-    return ["--target", ",".join(dict.fromkeys(part.target for part in parts))]
 
 
 def _names(rows: Sequence[Row]) -> str:
