@@ -18,6 +18,8 @@ from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
+from edgekit.config.runtimes import Precision
+from edgekit.report import sentences
 from edgekit.report.answer import decision
 from edgekit.report.compare import (
     Comparison,
@@ -36,21 +38,18 @@ from edgekit.report.document import (
     to_json,
 )
 from edgekit.report.figure import (
-    NOTHING,
     Figure,
     all_figures,
     figure_at,
     score_figures,
     table_figures,
 )
-from edgekit.report.page import Column, Paragraph, Steps, backticks, escaped, markdown_of, markdown_page, page_of
+from edgekit.report.page import Paragraph, Steps, backticks, escaped, markdown_page, page_of
 from edgekit.report.plot import templates
 from edgekit.report.row import Gate, Judged, Row
 from edgekit.report.sentences import (
     RUN,
-    conditions,
     heading,
-    layer_names,
     limits,
     steps_in_report,
     warnings,
@@ -79,25 +78,6 @@ def junit(document: Any) -> str:
     return junit_of_rows(document.title, document.results, meaningful, doubts)
 
 
-def table_of_rows(rows: Sequence[Judged], meaningful: bool) -> str:
-    """A table of the rows with their verdicts and figures; `meaningful` is false for random weights."""
-    figures = [figure for figure in table_figures(rows, meaningful) if figure.is_main]
-    verdicts = [row.verdict if row.verdict == "pass" else f"**{row.verdict}**" for row in rows]
-    names = [Column("row", [escaped(row.label) for row in rows], left=True), Column("verdict", verdicts, left=True)]
-    return markdown_of([*names, *(_column(figure, rows, meaningful) for figure in figures)])
-
-
-def _column(figure: Figure, rows: Sequence[Judged], meaningful: bool) -> Column:
-    """The column of a figure. Rows of some documents lack it."""
-    texts = [
-        f"{figure.text(row, meaningful)} {figure.interval_text(row, meaningful)}".rstrip()
-        if figure.is_part_of(row)
-        else NOTHING
-        for row in rows
-    ]
-    return Column(f"{figure.title} {figure.unit}{' [95 %]' if figure.interval else ''}", texts)
-
-
 OF_DEVICES = ("latency_ms.p50", "speedup.ratio")
 """Paths of the figures that each device has for itself."""
 KINDS = {"float": "original", "int8": "optimized"}
@@ -106,26 +86,31 @@ KINDS = {"float": "original", "int8": "optimized"}
 def render_card(report: Report) -> str:
     """The whole card. Raises MissingExtraError if jinja2 is not installed."""
     model, pair, command = report.model, _pair(report), shlex.join(("edgekit", *report.command))
-    card = templates().get_template("card.md.j2")
-    return card.render(
-        report=report,
-        pair=pair,
-        scored=[row for row in pair if row.accuracy and model.accuracy_meaningful],
-        kinds=KINDS,
-        license_id=license_id(model),
-        tags=dict.fromkeys(["edgekit", "int8", *(row.target for row in report.results)]),
-        heading=heading(report),
-        warnings=warnings(report),
-        decisions=[decision(report, advice) for advice in report.recommendations],
-        comparison=_comparison(report, pair) if pair else "No bundle was measured.",
-        conditions=conditions(report),
-        findings=[_in_int8(row) for row in pair if row.precision == "int8"],
-        table=table_of_rows(report.results, model.accuracy_meaningful),
-        license=license_text(model),
-        provenance=provenance(report),
-        command=command,
-        fence=backticks(command, 3),
-        escaped=escaped,
+    figures = table_figures(report.results, model.accuracy_meaningful)
+    return (
+        templates()
+        .get_template("card.md.j2")
+        .render(
+            report=report,
+            words=sentences,
+            pair=pair,
+            scored=[row for row in pair if row.accuracy and model.accuracy_meaningful],
+            kinds=KINDS,
+            license_id=license_id(model),
+            tags=dict.fromkeys(["edgekit", "int8", *(row.target for row in report.results)]),
+            decisions=[decision(report, advice) for advice in report.recommendations],
+            compared=[
+                (figure, where, rows)
+                for figure, where, rows in _compared(pair)
+                if any(figure.value(row, model.accuracy_meaningful) is not None for row in rows.values())
+            ],
+            columns=[figure for figure in figures if figure.is_main],
+            license=license_text(model),
+            provenance=provenance(report),
+            command=command,
+            fence=backticks(command, 3),
+            escaped=escaped,
+        )
     )
 
 
@@ -140,35 +125,13 @@ def _pair(report: Report) -> list[Row]:
     return sorted((row for row in measured if row.target == target), key=lambda row: row.precision)
 
 
-def _comparison(report: Report, pair: Sequence[Row]) -> str:
-    """A table with a line for each figure, and a column for the original and for the optimized model."""
+def _compared(pair: Sequence[Row]) -> Iterator[tuple[Figure, str, Mapping[Precision, Row]]]:
+    """Each figure that compares the original with the optimized model, the device, and their rows by precision."""
     of_bundles = (figure_at("size_bytes"), *score_figures(pair), figure_at("int8.share_of_macs"))
-    lines = [(figure, "", {row.precision: row for row in reversed(pair)}) for figure in of_bundles]
+    yield from ((figure, "", {row.precision: row for row in reversed(pair)}) for figure in of_bundles)
     for device in dict.fromkeys(row.device for row in pair):
         rows = {row.precision: row for row in pair if row.device.name == device.name}
-        lines += [(figure_at(path), f" on {escaped(device.label)}", rows) for path in OF_DEVICES]
-    meaningful = report.model.accuracy_meaningful
-    shown = [line for line in lines if any(line[0].value(row, meaningful) is not None for row in line[2].values())]
-    columns = [Column("figure", [f"{escaped(figure.title)}{where}" for figure, where, _ in shown], left=True)]
-    for kind in dict.fromkeys(row.precision for row in pair):
-        texts = [_cell(figure, rows.get(kind), meaningful) for figure, _, rows in shown]
-        columns.append(Column(f"{KINDS[kind]} ({pair[0].target}-{kind})", texts))
-    return markdown_of(columns)
-
-
-def _cell(figure: Figure, row: Row | None, meaningful: bool) -> str:
-    return figure.words(row, meaningful) if row and figure.value(row, meaningful) is not None else ""
-
-
-def _in_int8(row: Row) -> str:
-    """The finding of the runtime's profiler for a row."""
-    if row.int8 is None or row.int8.share_of_macs is None:
-        return f"{row.label}: unknown{f' ({row.int8.method})' if row.int8 else ''}"
-    share = f"{row.int8.share_of_macs * 100:.0f} % of the multiply-accumulates ran in integer kernels"
-    simulated = ", most of them simulated in floating point" if row.int8.simulated else ""
-    layers = layer_names(row.int8.float_layers)
-    in_float = f" Layers in float: {layers}." if layers else ""
-    return f"{row.label}: {share}{simulated}.{in_float} Source: {row.int8.method.rstrip('.')}."
+        yield from ((figure_at(path), f" on {escaped(device.label)}", rows) for path in OF_DEVICES)
 
 
 Result = tuple[str, str, str]
