@@ -206,7 +206,7 @@ def _report_origin(network: Network, model: ModelOptions, reporter: Reporter) ->
             "ImageNet. Accuracy suffers if training used other values"
         )
     if network.weights == "random":
-        reporter.warn("the weights are random: accuracy is meaningless, but sizes, speed and agreement are valid")
+        reporter.warn("the weights are random: accuracy and agreement are meaningless, but sizes and speed are valid")
 
 
 def check_import(network: Network, dataset: Dataset, calibration: Selection, reporter: Reporter) -> None:
