@@ -233,7 +233,7 @@ COMPILERS = ("torch", "nncf", "openvino", "onnx", "onnxscript", "litert-torch", 
 
 def hashes(bundle: Bundle) -> dict[str, str]:
     """SHA-256 of the files that the runtime loads, with another version of edgekit in their metadata."""
-    metadata = replace(metadata_of(bundle.manifest, bundle.manifest.dtype, bundle.labels, "network"), version="0.0.0")
+    metadata = replace(metadata_of(bundle.manifest, bundle.labels), model="network", version="0.0.0")
     with quiet():
         load_backend(bundle.manifest.target).replace_metadata(bundle.path / bundle.manifest.model_file, metadata)
     others = {"manifest.json", "labels.txt", "golden.npz"}

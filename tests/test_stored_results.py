@@ -135,10 +135,8 @@ def make_bundle_of(place: Place, inputs: Any) -> None:
         return read_bundle(place.make_bundle("onnx", f"run/{path.name}", fingerprint=inputs.key))
 
     place.patch.setattr(build, "compile_graph", compiled)
-    spec = SimpleNamespace(network=SimpleNamespace(labels=tuple(tiny_labels())))
-    graphs: Any = SimpleNamespace(
-        spec=spec, reporter=QUIET, inputs=lambda *_: inputs, graph_to_compile=lambda *_: SimpleNamespace(graph=None)
-    )
+    spec = SimpleNamespace(network=SimpleNamespace(labels=tuple(tiny_labels())), inputs=lambda *_: inputs)
+    graphs: Any = SimpleNamespace(spec=spec, reporter=QUIET, graph_to_compile=lambda *_: SimpleNamespace(graph=None))
     build_one(graphs, "onnx", "int8", place.run.path / "onnx-int8")
 
 
@@ -147,7 +145,9 @@ def make_graph(place: Place, inputs: Any) -> None:
     stored = place.run.path / "fingerprint"
 
     def read(folder: Path) -> Any:
-        return SimpleNamespace(fingerprint=stored.read_text() if stored.exists() else "", labels=())
+        return SimpleNamespace(
+            manifest=SimpleNamespace(fingerprint=stored.read_text() if stored.exists() else ""), labels=()
+        )
 
     place.patch.setattr(builder, "read_facts", read)
     if not builder._has_graph(place.run.path, inputs, ()):

@@ -10,20 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from edgekit.compiler.graph import copy_sharing
 from edgekit.compiler.placement import divide_outputs, take_pixels
-from edgekit.config.runtimes import INPUT_LAYOUTS, InputDtype, Precision, Runtime
+from edgekit.config.runtimes import Precision, Runtime
 from edgekit.errors import BundleError, ParityError
 from edgekit.pipeline.graphs import PARITY, JobGraphs, difference
 from edgekit.pipeline.job_images import ACTIVATIONS, helpful_temperature
-from edgekit.pipeline.request import GraphFacts, GraphToCompile
+from edgekit.pipeline.request import GraphToCompile
 from edgekit.runtime.backend import Artifact, load_backend
-from edgekit.runtime.bundle import Bundle, EngineRequirement, Golden, Manifest, ManifestLayer, read_bundle, write_bundle
+from edgekit.runtime.bundle import Bundle, Golden, Manifest, read_bundle, write_bundle
 from edgekit.runtime.metadata import Metadata
 from edgekit.runtime.session import Session, pairs_that_can_saturate
 from edgekit.support.files import writing
@@ -40,7 +39,8 @@ def compile_stage(to_compile: GraphToCompile, path: Path, golden_count: int = 2)
     The difference is a fraction of the largest logit. A float bundle that exceeds `PARITY` raises ParityError and isn't
     written. An INT8 one is compiled again if a temperature brings its confidences back to torch's.
     """
-    facts, samples, title = to_compile.facts, to_compile.samples, Runtime.find(to_compile.facts.target).title
+    facts, samples, manifest = to_compile.facts, to_compile.samples, to_compile.facts.manifest
+    title = Runtime.find(manifest.target).title
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.compile-", dir=path.parent) as name:
@@ -48,18 +48,18 @@ def compile_stage(to_compile: GraphToCompile, path: Path, golden_count: int = 2)
         off = difference(draft.logits, samples.logits)
         if not np.isfinite(draft.logits).all():
             raise ParityError(
-                f"edgekit can't convert this model for {title}: {facts.target} {facts.precision} returns NaN or "
+                f"edgekit can't convert this model for {title}: {manifest.target} {manifest.precision} returns NaN or "
                 "infinity for a real image",
                 fix=f"Leave {title} out with `--target`",
             )
-        if facts.precision == "float" and not off <= PARITY:
+        if manifest.precision == "float" and not off <= PARITY:
             raise ParityError(
-                f"edgekit can't convert this model for {title}: {facts.target} float differs from torch by "
+                f"edgekit can't convert this model for {title}: {manifest.target} float differs from torch by "
                 f"{off:.2e} of the largest logit on {len(samples.pixels)} real images",
                 valid=f"at most {PARITY:.0e}",
                 fix=f"Leave {title} out with `--target`",
             )
-        tolerance = GOLDEN_SPREAD[facts.precision] * float(samples.logits.std())
+        tolerance = GOLDEN_SPREAD[manifest.precision] * float(samples.logits.std())
         golden = Golden(samples.pixels[:golden_count], draft.logits[:golden_count], tolerance)
         return write_bundle(path, draft.files, draft.manifest, facts.labels, golden), off
 
@@ -78,18 +78,18 @@ class _Draft:
 
 def _drafted(to_compile: GraphToCompile, folder: Path) -> _Draft:
     """Compile into the folder, in INT8 with the temperature that helps."""
-    fitting, activation = to_compile.fitting, to_compile.facts.activation
-    if fitting is None or activation not in ACTIVATIONS:
+    fitting, facts = to_compile.fitting, to_compile.facts
+    if fitting is None or facts.manifest.activation not in ACTIVATIONS:
         return _draft(replace(to_compile, fitting=None), folder / "first")
     spare = copy_sharing(to_compile.graph)  # compilers change the graph
     draft = _draft(to_compile, folder / "first")
     if draft.fitting is None or not np.isfinite(draft.fitting).all():
         return draft
-    temperature = helpful_temperature(draft.fitting, fitting.logits, activation)
+    temperature = helpful_temperature(draft.fitting, fitting.logits, facts.manifest.activation)
     if temperature is None or not divide_outputs(spare, temperature):
         return draft
-    provenance = replace(to_compile.facts.provenance, temperature=temperature)
-    facts = replace(to_compile.facts, provenance=provenance)
+    provenance = {**facts.manifest.provenance, "temperature": temperature}
+    facts = replace(facts, manifest=replace(facts.manifest, provenance=provenance))
     return _draft(replace(to_compile, graph=spare, facts=facts, fitting=None), folder / "second")
 
 
@@ -100,8 +100,7 @@ def _draft(to_compile: GraphToCompile, folder: Path) -> _Draft:
         folder.mkdir()
         artifact = _compiled(to_compile, folder)
     files = {file: folder / file for file in artifact.files}
-    pairs = pairs_that_can_saturate(facts.target, folder / artifact.model_file) if facts.precision == "int8" else None
-    manifest = replace(manifest_of(facts, artifact), pairs_that_can_saturate=pairs)
+    manifest = completed(facts.manifest, artifact, folder)
     golden = Golden(samples.pixels[:1], samples.logits[:1], 0.0)
     with Session(write_bundle(folder / "draft", files, manifest, facts.labels, golden)) as session:
         fitted = None if fitting is None else session(manifest.input_of(fitting.pixels))
@@ -109,65 +108,48 @@ def _draft(to_compile: GraphToCompile, folder: Path) -> _Draft:
 
 
 def _compiled(to_compile: GraphToCompile, folder: Path) -> Artifact:
-    facts, graph = to_compile.facts, to_compile.graph
-    backend = load_backend(facts.target)
-    metadata = metadata_of(facts, facts.input_dtype, facts.labels, facts.provenance.model.name)
+    facts, graph, manifest = to_compile.facts, to_compile.graph, to_compile.facts.manifest
+    backend, metadata = load_backend(manifest.target), metadata_of(manifest, facts.labels)
     with quiet(), torch.no_grad():
-        if facts.input_dtype == "uint8":
-            take_pixels(graph, facts.preprocessing.mean, facts.preprocessing.std)
+        if manifest.dtype == "uint8":
+            take_pixels(graph, manifest.preprocessing.mean, manifest.preprocessing.std)
         return backend.compile(graph, folder, metadata, facts.device_class)
 
 
-def metadata_of(
-    of: GraphFacts | Manifest, input_dtype: InputDtype, labels: tuple[str, ...], model: str | None
-) -> Metadata:
-    """What a model file says about itself. `model` is the network's name."""
+def metadata_of(manifest: Manifest, labels: tuple[str, ...]) -> Metadata:
+    """What a model file says about itself."""
     return Metadata(
-        target=of.target,
-        precision=of.precision,
-        scheme=of.scheme,
-        preprocessing=of.preprocessing,
-        input_dtype=input_dtype,
+        target=manifest.target,
+        precision=manifest.precision,
+        scheme=manifest.scheme,
+        preprocessing=manifest.preprocessing,
+        input_dtype=manifest.dtype,
         labels=labels,
-        activation=of.activation,
-        model=model,
+        activation=manifest.activation,
+        model=manifest.recorded("model", "name"),
     )
 
 
-def manifest_of(facts: GraphFacts, artifact: Artifact) -> Manifest:
-    runtime = Runtime.find(facts.target)
-    has_dynamic = any(layer.get("kind") == "dynamic" for layer in facts.layers)
-    return Manifest(
-        target=facts.target,
-        precision=facts.precision,
-        scheme=facts.scheme,
-        model_file=artifact.model_file,
-        input_shape=facts.preprocessing.shape_of(facts.input_dtype),
-        layout=INPUT_LAYOUTS[facts.input_dtype],
-        dtype=facts.input_dtype,
+def completed(manifest: Manifest, artifact: Artifact, folder: Path) -> Manifest:
+    """A graph's manifest with what its compilation to a folder adds."""
+    model, title = artifact.model_file, Runtime.find(manifest.target).title
+    reason = f"{title} has no integer kernel for it"
+    return replace(
+        manifest,
+        model_file=model,
         input_name=artifact.input_name,
         output_name=artifact.output_name,
-        classes=len(facts.labels),
-        preprocessing=facts.preprocessing,
-        engine=EngineRequirement(
-            package=runtime.distributions[0],
-            minimum=runtime.oldest_version if has_dynamic else runtime.oldest_loading_version,
+        session={**artifact.session, **manifest.session},
+        layers=tuple(
+            {**layer, "int8": False, "kind": "float", "reason": reason}
+            if layer["int8"] and layer["name"] in artifact.float_layers
+            else layer
+            for layer in manifest.layers
         ),
-        device_class=facts.device_class.name,
-        fingerprint=facts.fingerprint,
-        session={**artifact.session, **facts.session},
-        layers=tuple(_as_compiled(layer, artifact, runtime.title) for layer in facts.layers),
-        provenance=msgspec.to_builtins(facts.provenance),
-        task=facts.task,
-        activation=facts.activation,
-        thresholds=facts.thresholds if facts.thresholds and facts.activation == "sigmoid" else None,
+        pairs_that_can_saturate=pairs_that_can_saturate(manifest.target, folder / model)
+        if manifest.precision == "int8"
+        else None,
     )
-
-
-def _as_compiled(layer: ManifestLayer, artifact: Artifact, title: str) -> ManifestLayer:
-    if not layer["int8"] or layer["name"] not in artifact.float_layers:
-        return layer
-    return {**layer, "int8": False, "kind": "float", "reason": f"{title} has no integer kernel for it"}
 
 
 def build_one(
@@ -192,15 +174,14 @@ def compile_graph(to_compile: GraphToCompile, path: Path, reporter: Reporter) ->
 
 def warn_of_unmatched(to_compile: GraphToCompile, reporter: Reporter) -> None:
     """Warn the recipe's author that some of its rewrites have no effect."""
-    facts = to_compile.facts
-    if not facts.unmatched:
-        return
-    recipe, model = facts.provenance.recipe, facts.provenance.model.name
-    reporter.warn(
-        f"{facts.target}-{facts.precision}: these rewrites of recipe '{recipe}' match nothing in '{model}': "
-        f"{', '.join(facts.unmatched)}. Remove them from the recipe, or list them in its optional_rewrites if other "
-        "networks need them."
-    )
+    manifest, unmatched = to_compile.facts.manifest, to_compile.facts.unmatched
+    if unmatched:
+        recipe, model = manifest.recorded("recipe"), manifest.recorded("model", "name")
+        reporter.warn(
+            f"{manifest.target}-{manifest.precision}: these rewrites of recipe '{recipe}' match nothing in '{model}': "
+            f"{', '.join(unmatched)}. Remove them from the recipe, or list them in its optional_rewrites if other "
+            "networks need them."
+        )
 
 
 def reused_bundle(graphs: JobGraphs, target: str, precision: Precision, path: Path) -> Bundle | None:
@@ -210,7 +191,7 @@ def reused_bundle(graphs: JobGraphs, target: str, precision: Precision, path: Pa
         bundle = read_bundle(path)
     except BundleError:
         return None
-    if bundle.manifest.fingerprint != graphs.inputs(target, precision).key:
+    if bundle.manifest.fingerprint != graphs.spec.inputs(target, precision).key:
         return None
     if tuple(bundle.labels) == labels:
         reporter.say(f"{path.name}: reused from an earlier run")
@@ -227,7 +208,6 @@ def _relabelled(bundle: Bundle, labels: tuple[str, ...]) -> Bundle:
     with writing(path.parent), tempfile.TemporaryDirectory(prefix=f".{path.name}.compile-", dir=path.parent) as folder:
         model = Path(folder) / manifest.model_file
         shutil.copyfile(bundle.model_path, model)
-        metadata = metadata_of(manifest, manifest.dtype, labels, manifest.recorded("model", "name"))
-        load_backend(manifest.target).replace_metadata(model, metadata)
+        load_backend(manifest.target).replace_metadata(model, metadata_of(manifest, labels))
         files[manifest.model_file] = model
         return write_bundle(path, files, manifest, labels, bundle.golden())

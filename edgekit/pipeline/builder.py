@@ -241,7 +241,7 @@ def quantize_model(job: Job, reporter: Reporter) -> QuantizedGraphs:
 
         def quantized(name: str) -> str:
             target, folder = targets[name], run.path / f"{name}-graph"
-            if _has_graph(folder, graphs.inputs(target, "int8"), spec.network.labels):
+            if _has_graph(folder, graphs.spec.inputs(target, "int8"), spec.network.labels):
                 reporter.say(f"{folder.name}: reused from an earlier run")
             else:
                 to_compile = graphs.graph_to_compile(target, "int8")
@@ -260,7 +260,7 @@ def _has_graph(folder: Path, inputs: BundleInputs, labels: tuple[str, ...]) -> b
         facts = read_facts(folder)
     except InputError:
         return False
-    if facts.fingerprint != inputs.key:
+    if facts.manifest.fingerprint != inputs.key:
         return False
     if facts.labels != labels:
         save_facts(replace(facts, labels=labels), folder)
@@ -278,8 +278,8 @@ def compile_graphs(source: Path, output: Path, reporter: Reporter) -> CompiledBu
     names = {}
     for folder in folders:
         facts = read_facts(folder)
-        load_backend(facts.target)
-        names[str(folder)] = f"{facts.target}-{facts.precision}"
+        load_backend(facts.manifest.target)
+        names[str(folder)] = f"{facts.manifest.target}-{facts.manifest.precision}"
     _check_unmeasured(output, names.values())
     with open_run(output) as run:
 

@@ -78,7 +78,7 @@ def restore(spec: BuildSpec, targets: Iterable[str], run: RunFolder) -> None:
         places = run.attempts(name)
         if not places:
             continue
-        inputs = spec.request(target, "int8").inputs
+        inputs = spec.inputs(target, "int8")
         if not _is_made_from(run.path / name, inputs):
             source = next((place for place in places if _is_made_from(place, inputs)), None)
             if source is not None:

@@ -25,22 +25,19 @@ from edgekit.compiler.placement import Placement
 from edgekit.compiler.rewrites import APPROXIMATE, REWRITES, Rewritten, rewrite
 from edgekit.compiler.simplify import simplify
 from edgekit.config.recipes import Recipe, TargetRecipe
-from edgekit.config.runtimes import DeviceClass, Precision, Runtime
+from edgekit.config.runtimes import INPUT_LAYOUTS, DeviceClass, Precision, Runtime
 from edgekit.errors import CompileError, ModelError, ParityError
 from edgekit.images.dataset import Dataset, LabelledImage
 from edgekit.models.network import Network, batched_logits, one_by_one, torch_logits
 from edgekit.pipeline.request import (
     PARITY_IMAGES,
     BuildSpec,
-    BundleInputs,
-    BundleRequest,
     GraphFacts,
     GraphToCompile,
     ParitySamples,
-    provenance_of,
 )
 from edgekit.runtime.backend import load_lowering
-from edgekit.runtime.bundle import ManifestLayer
+from edgekit.runtime.bundle import EngineRequirement, Manifest, ManifestLayer
 from edgekit.support.files import digest, replacing, writing
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter, Step, no_step, part_of
@@ -252,30 +249,32 @@ def _is_own(node: Node, outputs: dict[str, list[Tensor]]) -> bool:
 
 
 def quantize_stage(
-    request: BundleRequest,
+    spec: BuildSpec,
+    target: str,
+    precision: Precision,
     graph: GraphModule,
     samples: ParitySamples,
     calibration: Sequence[NDArray[np.float32]] = (),
     step: Step = no_step,
     shared: Calibrated | None = None,
 ) -> GraphToCompile:
-    """Rewrite the exported graph for the request's target and, for int8, calibrate it on float32 images [1,C,H,W].
+    """Rewrite the exported graph for one bundle and, for int8, calibrate it on float32 images [1,C,H,W].
 
     Where the calibration that its runtimes share fits the graph, it takes the place of an own one. The
     calibration counts as 1 in `step`. Raises CompileError when NNCF fails, and WrongRewrite if the rewritten graph
     doesn't compute what torch does.
     """
-    network, recipe, int8 = request.network, request.target_recipe, request.precision == "int8"
-    wants = recipe.targets[request.target]
-    names = wants.rewrites_of(request.precision)
+    network, recipe, int8 = spec.network, spec.recipe.for_target(target), precision == "int8"
+    wants = recipe.targets[target]
+    names = wants.rewrites_of(precision)
     rewriter = Rewriter(network, samples)
     done = rewriter.rewrite(graph, names)
     if not int8 and not APPROXIMATE.isdisjoint(names) and not rewriter.is_precise(done.graph):
         names = tuple(name for name in names if name not in APPROXIMATE)
         done = rewriter.rewrite(graph, names)
     rewritten, matched = done.graph, tuple(name for name in names if done.counts[name])
-    lowering = load_lowering(request.target)
-    placement = lowering.placement(recipe, request.target, rewritten)
+    lowering = load_lowering(target)
+    placement = lowering.placement(recipe, target, rewritten)
     integer = int8 and recipe.scheme == "w8a8"
     kinds = placement.kinds(graph, rewritten) if integer else {}
     table = tuple(
@@ -285,27 +284,39 @@ def quantize_stage(
     scheme = "float32"
     if int8:
         scheme = _scheme(recipe, wants, placement.phrases(rewritten))
-        settings = (recipe, request.target, lowering, rewriter.check_equalized)
-        limit_pairs = limits_pairs(recipe, request.target, request.device_class)
+        settings = (recipe, target, lowering, rewriter.check_equalized)
+        limit_pairs = limits_pairs(recipe, target, spec.device_class)
         alike = shared and quantize_like(copy_sharing(rewritten), calibration[0], shared, *settings, limit_pairs)
         rewritten = alike or quantize(rewritten, calibration, *settings, step, limit_pairs)
-    facts = GraphFacts(
-        target=request.target,
-        precision=request.precision,
+    runtime, task, preprocessing = Runtime.find(target), spec.task, network.preprocessing
+    has_dynamic = "dynamic" in kinds.values()
+    manifest = Manifest(
+        target=target,
+        precision=precision,
         scheme=scheme,
-        preprocessing=network.preprocessing,
-        labels=network.labels,
-        layers=table,
-        provenance=provenance_of(request, matched),
-        device_class=request.device_class,
-        fingerprint=request.inputs.key,
-        unmatched=tuple(name for name in names if name not in {*matched, *recipe.optional_rewrites}),
-        task=request.task.name,
-        activation=request.task.activation,
-        thresholds=request.task.thresholds,
-        input_dtype=request.input_dtype,
+        model_file="",
+        input_shape=preprocessing.shape_of(spec.input_dtype),
+        layout=INPUT_LAYOUTS[spec.input_dtype],
+        dtype=spec.input_dtype,
+        input_name="",
+        output_name="",
+        classes=len(network.labels),
+        task=task.name,
+        activation=task.activation,
+        thresholds=task.thresholds if task.thresholds and task.activation == "sigmoid" else None,
+        preprocessing=preprocessing,
+        engine=EngineRequirement(
+            package=runtime.distributions[0],
+            minimum=runtime.oldest_version if has_dynamic else runtime.oldest_loading_version,
+        ),
+        device_class=spec.device_class.name,
+        fingerprint=spec.inputs(target, precision).key,
         session={key: value for each in lowering.enabled(wants) for key, value in each.session.items() if integer},
+        layers=table,
+        provenance=spec.provenance(target, precision, matched),
     )
+    unmatched = tuple(name for name in names if name not in {*matched, *recipe.optional_rewrites})
+    facts = GraphFacts(manifest, network.labels, spec.device_class, unmatched)
     return GraphToCompile(rewritten, facts, samples)
 
 
@@ -317,7 +328,7 @@ def calibrate_together(
     images: Sequence[NDArray[np.float32]],
     step: Step = no_step,
 ) -> Calibrated:
-    """Calibrate the exported graph for all runtimes of a `BundleRequest.shared_recipe`, on float32 images [1,C,H,W].
+    """Calibrate the exported graph for all runtimes of a `BuildSpec.shared_recipe`, on float32 images [1,C,H,W].
 
     It gets the rewrites that these runtimes have in common, and Q/DQ wherever one of them has. The calibration
     counts as 1 in `step`. Raises WrongRewrite as `quantize_stage` does.
@@ -388,15 +399,11 @@ class JobGraphs:
         other.spec = replace(self.spec, recipe=recipe)
         return other
 
-    def inputs(self, target: str, precision: Precision) -> BundleInputs:
-        """Inputs of one bundle of the job."""
-        return self.spec.request(target, precision).inputs
-
     def graph_to_compile(self, target: str, precision: Precision) -> GraphToCompile:
         """Rewrite the graph of one bundle; if it is int8, calibrate it."""
-        request = self.spec.request(target, precision)
-        to_compile = self._to_compile(request, self._shared_calibration(request))
-        return to_compile if precision == "float" else replace(to_compile, fitting=self._fitting)
+        if precision == "float":
+            return self._to_compile(target, precision)
+        return replace(self._to_compile(target, precision, self._shared_calibration(target)), fitting=self._fitting)
 
     def could_be_dynamic(self, target: str, graph: GraphModule) -> set[str]:
         """Names of a graph's layers that could be dynamic on a target, and whose kind the recipe leaves open."""
@@ -417,26 +424,25 @@ class JobGraphs:
 
         It needs no calibration of its own if the bundle shares one.
         """
-        shared = self._shared_calibration(self.spec.request(target, "int8"))
-        nearest = replace(self.spec, recipe=self.spec.recipe.rounding_to_nearest())
-        request = nearest.request(target, "int8")
-        return self._to_compile(request, shared.without_weights() if shared else None).graph
+        shared, nearest = self._shared_calibration(target), self.spec.recipe.rounding_to_nearest()
+        alike = shared.without_weights() if shared else None
+        return self.with_recipe(nearest)._to_compile(target, "int8", alike).graph
 
-    def _to_compile(self, request: BundleRequest, shared: Calibrated | None) -> GraphToCompile:
-        graph, images = self.simplified, self._calibration if request.precision == "int8" else []
-        name = f"{request.target}-{request.precision}"
+    def _to_compile(self, target: str, precision: Precision, shared: Calibrated | None = None) -> GraphToCompile:
+        wants = self.spec, target, precision, self.simplified, self.samples
+        name, images = f"{target}-{precision}", self._calibration if precision == "int8" else []
         if images and shared is None:
-            with self._calibrating(f"{name}: calibrate", request.target_recipe, len(images)) as step:
-                return quantize_stage(request, graph, self.samples, images, step)
+            with self._calibrating(f"{name}: calibrate", self.spec.recipe.for_target(target), len(images)) as step:
+                return quantize_stage(*wants, images, step)
         with self.reporter.stage(f"{name}: rewrite"), quiet():
-            return quantize_stage(request, graph, self.samples, images, shared=shared)
+            return quantize_stage(*wants, images, shared=shared)
 
-    def _shared_calibration(self, request: BundleRequest) -> Calibrated | None:
-        """The calibration that the request's runtime shares with others; None if it is calibrated alone."""
-        recipe = request.shared_recipe
+    def _shared_calibration(self, target: str) -> Calibrated | None:
+        """The calibration that a runtime shares with others; None if it is calibrated alone."""
+        recipe = self.spec.shared_recipe(target)
         if recipe is None:
             return None
-        shared, kinds = self._calibrated(recipe), request.recipe.targets[request.target].kinds.values()
+        shared, kinds = self._calibrated(recipe), self.spec.recipe.targets[target].kinds.values()
         if recipe.weight_rounding != "fit" or "dynamic" not in kinds:
             return shared
         # Weights that are fitted to the noise of static inputs would cost dynamic layers up to 13 dB.

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,7 +24,6 @@ from edgekit.config.recipes import Recipe, TargetRecipe
 from edgekit.config.runtimes import (
     COMPILER_DISTRIBUTIONS,
     RUNTIMES,
-    Activation,
     DeviceClass,
     InputDtype,
     Precision,
@@ -31,13 +31,12 @@ from edgekit.config.runtimes import (
 )
 from edgekit.errors import InputError
 from edgekit.images.dataset import Dataset
-from edgekit.images.preprocess import Preprocessing
 from edgekit.images.selection import Selection, short_hashes
 from edgekit.measure.task import Task
 from edgekit.measure.tasks import SingleLabel
 from edgekit.models.network import DISTRIBUTIONS, Network, NetworkIdentity
 from edgekit.report.document import to_json
-from edgekit.runtime.bundle import ManifestLayer
+from edgekit.runtime.bundle import Manifest
 from edgekit.support.files import Inputs, replace_text, replacing, writing
 from edgekit.support.libraries import LibraryErrors, quiet, versions_of
 
@@ -68,26 +67,62 @@ class BuildSpec:
     input_dtype: InputDtype = "float32"
     """Type of the bundles' input."""
 
-    def request(self, target: str, precision: Precision) -> "BundleRequest":
-        """The request for one bundle."""
-        request = BundleRequest(
-            self.network,
-            target,
-            precision,
-            self.recipe,
-            self.device_class,
-            task=self.task,
+    def shared_recipe(self, target: str) -> Recipe | None:
+        """The recipe of the calibration that this runtime shares with others; None if it is calibrated alone.
+
+        Each bundle of a large network is built in a process of its own, which calibrates for its runtime alone.
+        """
+        if self.network.params >= runtimes.CALIBRATED_ONCE_BELOW:
+            return None
+        return self.recipe.sharing_calibration(target)
+
+    def inputs(self, target: str, precision: Precision) -> "BundleInputs":
+        """Inputs of one bundle."""
+        recipe, calibration = self.recipe.for_target(target), None
+        if precision == "int8":
+            calibration = CalibrationInputs(
+                replace(recipe, targets={}),
+                self.calibration.sha256,
+                self.calibration.hashes,
+                self.fitting.hashes if self.fitting else (),
+                self.shared_recipe(target),
+            )
+        return BundleInputs(
+            network=self.network.identity,
+            target=target,
+            precision=precision,
+            rewrites_and_placement=recipe.targets[target],
+            device_class=self.device_class,
+            calibration=calibration,
+            task=(self.task.name, self.task.thresholds if self.task.activation == "sigmoid" else ()),
             input_dtype=self.input_dtype,
+            versions=versions(),
         )
-        if precision == "float":
-            return request
-        images = self.calibration
-        return replace(
-            request,
-            calibration_sha256=images.sha256,
-            calibration_images=images.hashes,
-            fitting_images=self.fitting.hashes if self.fitting else (),
-        )
+
+    def provenance(self, target: str, precision: Precision, rewrites: Sequence[str]) -> dict[str, Any]:
+        """The origin of a bundle for its manifest; `rewrites` are those that changed the graph.
+
+        It contains no time, so that equal inputs give equal bundles.
+        """
+        network, images = self.network, self.calibration if precision == "int8" else None
+        return {
+            "versions": versions(),
+            "model": {
+                "name": network.name,
+                "source": network.source,
+                "weights": Path(network.weights).name,
+                "weights_sha256": network.weights_sha256,
+                "params": network.params,
+                "license": network.license_note,
+            },
+            "recipe": self.recipe.name,
+            "rewrites": list(rewrites),
+            "weight_rounding": self.recipe.for_target(target).weight_rounding,
+            "calibration_sha256": images.sha256 if images else None,
+            "calibration_images": list(short_hashes(images.hashes)) if images else [],
+            "class_order": network.class_order,
+            "temperature": None,
+        }
 
 
 @dataclass(frozen=True)
@@ -133,115 +168,6 @@ class BundleInputs(Inputs):
     """Versions of the packages that compile and run bundles, of Python and of edgekit, and the hash of its code."""
 
 
-@dataclass(frozen=True)
-class BundleRequest:
-    """Everything that determines the content of one bundle."""
-
-    network: Network
-    target: str
-    precision: Precision
-    recipe: Recipe
-    device_class: DeviceClass
-    calibration_sha256: str = ""
-    """`Selection.sha256` of the calibration images of an int8 bundle."""
-    calibration_images: tuple[str, ...] = ()
-    """SHA-256 of each of these images, in their order."""
-    fitting_images: tuple[str, ...] = ()
-    """SHA-256 of each image that fits the temperature of an int8 bundle."""
-    task: Task = field(default_factory=SingleLabel)
-    """What the network's outputs mean."""
-    input_dtype: InputDtype = "float32"
-    """Type of the bundle's input."""
-
-    @property
-    def target_recipe(self) -> Recipe:
-        """The recipe with the settings of the request's target."""
-        return self.recipe.for_target(self.target)
-
-    @property
-    def shared_recipe(self) -> Recipe | None:
-        """The recipe of the calibration that this runtime shares with others; None if it is calibrated alone.
-
-        Each bundle of a large network is built in a process of its own, which calibrates for its runtime alone.
-        """
-        if self.precision == "float" or self.network.params >= runtimes.CALIBRATED_ONCE_BELOW:
-            return None
-        return self.recipe.sharing_calibration(self.target)
-
-    @property
-    def inputs(self) -> BundleInputs:
-        """Inputs of the bundle."""
-        recipe, calibration = self.target_recipe, None
-        if self.precision == "int8":
-            images = self.calibration_sha256, self.calibration_images, self.fitting_images
-            calibration = CalibrationInputs(replace(recipe, targets={}), *images, self.shared_recipe)
-        return BundleInputs(
-            network=self.network.identity,
-            target=self.target,
-            precision=self.precision,
-            rewrites_and_placement=recipe.targets[self.target],
-            device_class=self.device_class,
-            calibration=calibration,
-            task=(self.task.name, self.task.thresholds if self.task.activation == "sigmoid" else ()),
-            input_dtype=self.input_dtype,
-            versions=versions(),
-        )
-
-
-@dataclass(frozen=True)
-class ModelOrigin:
-    """The network of a bundle. `weights` is the name of a file without its folder, a tag or "random"."""
-
-    name: str
-    source: str
-    weights: str
-    weights_sha256: str
-    params: int
-    license: str | None
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """The origin of a bundle. It contains no time, so that equal inputs give equal bundles."""
-
-    versions: Mapping[str, str]
-    model: ModelOrigin
-    recipe: str
-    rewrites: tuple[str, ...]
-    """Rewrites that changed the graph."""
-    weight_rounding: str
-    calibration_sha256: str | None
-    """`Selection.sha256` of the calibration images; None for a float bundle."""
-    calibration_images: tuple[str, ...] = ()
-    """`short_hashes` of the calibration images, with which `edgekit evaluate` recognizes them."""
-    class_order: str | None = None
-    """`Network.class_order`."""
-    temperature: float | None = None
-    """Temperature by which the outputs were divided in the last layer; None for none."""
-
-
-def provenance_of(request: BundleRequest, rewrites: Sequence[str]) -> Provenance:
-    """The provenance for the manifest of the bundle; `rewrites` are those that changed the graph."""
-    network, recipe = request.network, request.target_recipe
-    return Provenance(
-        versions=versions(),
-        model=ModelOrigin(
-            name=network.name,
-            source=network.source,
-            weights=Path(network.weights).name,
-            weights_sha256=network.weights_sha256,
-            params=network.params,
-            license=network.license_note,
-        ),
-        recipe=recipe.name,
-        rewrites=tuple(rewrites),
-        weight_rounding=recipe.weight_rounding,
-        calibration_sha256=request.calibration_sha256 or None,
-        calibration_images=short_hashes(request.calibration_images),
-        class_order=network.class_order,
-    )
-
-
 def shaping_distributions() -> list[str]:
     """Names of the distributions that affect bundles, including all alternative distributions of a runtime."""
     names = [*SHARED_DISTRIBUTIONS]
@@ -262,26 +188,16 @@ GRAPH, STAGE, SAMPLES = "graph.pt2", "stage.json", "samples.npz"
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """Properties of a graph to compile, for the manifest of its bundle."""
+    """What a graph's bundle needs beside its files."""
 
-    target: str
-    precision: Precision
-    scheme: str
-    preprocessing: Preprocessing
+    manifest: Manifest
+    """The bundle's manifest, in which the names of what the compiler makes are still empty."""
     labels: tuple[str, ...]
-    layers: tuple[ManifestLayer, ...]
-    provenance: Provenance
+    """Names of the classes, in the order of the outputs."""
     device_class: DeviceClass
-    fingerprint: str
+    """Machines that the bundle is for."""
     unmatched: tuple[str, ...]
     """Rewrites of the recipe that match nothing in the network and aren't optional."""
-    task: str = "single-label"
-    activation: Activation = "softmax"
-    thresholds: tuple[float, ...] = ()
-    session: Mapping[str, str] = field(default_factory=dict)
-    """Session options with which the bundle's engine runs, in addition to those of the compiled files."""
-    input_dtype: InputDtype = "float32"
-    """Type of the bundle's input. The graph itself takes normalized images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,7 +229,7 @@ def save_graph(to_compile: GraphToCompile, folder: Path) -> None:
     Raises OutputError if the folder can't be written or contains something else.
     """
     samples = to_compile.samples
-    example = torch.zeros(to_compile.facts.preprocessing.input_shape)
+    example = torch.zeros(to_compile.facts.manifest.preprocessing.input_shape)
     with writing(folder):
         if folder.is_dir() and any(folder.iterdir()) and not (folder / STAGE).exists():
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
@@ -344,7 +260,7 @@ def read_facts(folder: Path) -> GraphFacts:
         facts = msgspec.json.decode((folder / STAGE).read_bytes(), type=GraphFacts)
     except (OSError, msgspec.DecodeError) as error:
         raise _not_a_graph(folder, error if isinstance(error, OSError) else f"{STAGE}: {error}") from error
-    Runtime.find(facts.target)
+    Runtime.find(facts.manifest.target)
     for name in (GRAPH, SAMPLES):
         if not zipfile.is_zipfile(folder / name):
             raise _not_a_graph(folder, f"{name} is missing or damaged")

@@ -173,7 +173,7 @@ def study_inputs(
 ) -> StudyInputs:
     """Inputs of the trials of a job for one target, measured on this machine or the device at an address."""
     return StudyInputs(
-        bundles=tuple(spec.request(target, precision).inputs for precision in PRECISIONS),
+        bundles=tuple(spec.inputs(target, precision) for precision in PRECISIONS),
         reference=images.reference_inputs(spec.network, spec.task),
         choosing=images.repair.reference_inputs(spec.network, spec.task) if images.repair else None,
         timing=timing,

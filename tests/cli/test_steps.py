@@ -120,7 +120,7 @@ def test_a_damaged_graph(job: list[str], tmp_path: Path, capfd: Any, name: str) 
 
 @pytest.mark.parametrize(
     ("content", "place"),
-    [("[]", "got `array`"), ('{"target": "onnx"}', "`precision`"), ('{"target": 1}', "`$.target`")],
+    [("[]", "got `array`"), ('{"labels": []}', "`manifest`"), ('{"manifest": {"target": 1}}', "`$.manifest.target`")],
 )
 def test_a_graph_of_another_shape(job: list[str], tmp_path: Path, capfd: Any, content: str, place: str) -> None:
     (tmp_path / "stage.json").write_text(content)
@@ -224,10 +224,10 @@ def test_compile_and_quantize_go_on_after_a_bug(
         (failed,) = made["failures"]
         assert (failed["name"], failed["failure"]["stage"]) == ("fake-float", "bug in edgekit")
 
-        def mistaken_for_onnx(request: Any, *arguments: Any, **options: Any) -> Any:
-            if request.target == "onnx":
+        def mistaken_for_onnx(spec: Any, target: str, *arguments: Any, **options: Any) -> Any:
+            if target == "onnx":
                 raise KeyError("val")
-            return quantize_stage(request, *arguments, **options)
+            return quantize_stage(spec, target, *arguments, **options)
 
         monkeypatch.setattr(graphs, "quantize_stage", mistaken_for_onnx)
         made = run_json(capfd, "quantize", *job, "--num-calibration-samples", 4, code=1)

@@ -1,6 +1,7 @@
 """Calibrate a graph for a runtime as the pipeline does, and networks for such graphs."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from torch.fx import GraphModule
 
 from edgekit.compiler import calibrate
 from edgekit.config.recipes import Recipe
+from edgekit.config.runtimes import DeviceClass
 from edgekit.images.preprocess import Preprocessing
+from edgekit.images.selection import Selection
 from edgekit.models.network import Network, torch_logits
-from edgekit.pipeline.request import ParitySamples
+from edgekit.pipeline.request import BuildSpec, ParitySamples
 from edgekit.runtime.backend import load_lowering
 
 
@@ -53,6 +56,12 @@ def network_of(module: nn.Module, side: int, classes: int = 5) -> Network:
     labels = tuple(f"class {index}" for index in range(classes))
     module = module.eval().requires_grad_(False)
     return Network(module, type(module).__name__, "timm", "random", "0" * 64, 1000, classes, size, labels, None)
+
+
+def spec_of(network: Network, recipe: Recipe, device_class: DeviceClass, **more: Any) -> BuildSpec:
+    """What the bundles of a network are built from, without images."""
+    values: dict[str, Any] = {"calibration_dataset": None, "calibration": Selection((), Path("photos")), **more}
+    return BuildSpec(network, recipe, device_class, **values)
 
 
 def noise_for(network: Network, count: int = 2) -> ParitySamples:

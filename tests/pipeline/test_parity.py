@@ -30,9 +30,9 @@ from edgekit.pipeline.graphs import (
     first_differing_layer,
     quantize_stage,
 )
-from edgekit.pipeline.request import BundleRequest, ParitySamples
+from edgekit.pipeline.request import ParitySamples
 from edgekit.report import load_report
-from tests.helpers.calibration import network_of, noise_for
+from tests.helpers.calibration import network_of, noise_for, spec_of
 from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import TINY_VIT, X86
 
@@ -282,7 +282,7 @@ def test_a_wrong_equalization_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WrongRewrite, match=message):
         calibrate_together(recipe, X86, Rewriter(network, samples), graph, images)
     with pytest.raises(WrongRewrite, match=message):
-        quantize_stage(BundleRequest(network, "onnx", "int8", recipe, X86), graph, samples, images)
+        quantize_stage(spec_of(network, recipe, X86), "onnx", "int8", graph, samples, images)
 
 
 @pytest.mark.parametrize("factor", [1, 1.01])
@@ -291,8 +291,8 @@ def test_float_leaves_out_approximations_that_cost_too_much(factor: float, monke
     monkeypatch.setitem(REWRITES, name, planted(REWRITES[name], factor))
     graph, samples = export_graph(network.module, (1, 3, 16, 16)), noise_for(network)
     recipe = Recipe.load("vit").for_class(X86)
-    facts = quantize_stage(BundleRequest(network, "openvino", "float", recipe, X86), graph, samples).facts
-    assert (name in facts.provenance.rewrites) == (factor == 1)
+    facts = quantize_stage(spec_of(network, recipe, X86), "openvino", "float", graph, samples).facts
+    assert (name in facts.manifest.provenance["rewrites"]) == (factor == 1)
     assert name not in facts.unmatched
 
 

@@ -1,20 +1,24 @@
-"""A request depends on everything that a bundle depends on, and on nothing else."""
+"""The inputs of a bundle are everything that a bundle depends on, and nothing else."""
 
 import platform
 from dataclasses import fields, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from edgekit.config.recipes import OWN, Recipe, TargetRecipe
-from edgekit.config.runtimes import RUNTIMES, DeviceClass, Precision
+from edgekit.config.runtimes import PRECISIONS, RUNTIMES, DeviceClass, Precision
+from edgekit.images.dataset import LabelledImage
+from edgekit.images.selection import InspectedImage, Selection
 from edgekit.measure.tasks import Embedding
 from edgekit.models.network import Network
 from edgekit.pipeline import request
-from edgekit.pipeline.request import ROOMS, BundleRequest, provenance_of, shaping_distributions, versions
+from edgekit.pipeline.request import ROOMS, BuildSpec, shaping_distributions, versions
 from edgekit.support.files import code_sha256
 from edgekit.support.libraries import installed_version
 from edgekit.support.weight_pairs import pairings
+from tests.helpers.calibration import spec_of
 from tests.helpers.tiny import X86
 
 CHANGED: Any = ("changed",)
@@ -23,8 +27,13 @@ CHANGED: Any = ("changed",)
 def key_of(
     network: Network, precision: Precision = "int8", target: str = "onnx", recipe: Recipe | None = None, **more: Any
 ) -> str:
-    options = {"calibration_sha256": "images", "device_class": X86, **more}
-    return BundleRequest(network, target, precision, recipe or Recipe.load("convnextv2"), **options).inputs.key
+    return spec_of(network, recipe or Recipe.load("convnextv2"), X86, **more).inputs(target, precision).key
+
+
+def images(*hashes: str) -> Selection:
+    return Selection(
+        tuple(InspectedImage(LabelledImage(f"{each}.png", 0, "cat"), each, b"", 0.0) for each in hashes), Path("photos")
+    )
 
 
 def test_it_is_reproducible(tiny_convnext: Network) -> None:
@@ -48,6 +57,12 @@ PROVENANCE = {
     "notes": "they are for people",
 }
 """Other fields that change no bundle, each with the reason."""
+NO_INPUT = {
+    "network": "its identity is one",
+    "calibration_dataset": "`calibration` has the hashes of its images",
+    "fitting_dataset": "`fitting` has the hashes of its images",
+}
+"""Fields of what bundles are built from that are no inputs themselves, each with the reason."""
 
 
 @pytest.mark.parametrize("precision", ["float", "int8"])
@@ -58,27 +73,30 @@ def test_class_names_change_nothing_else(tiny_convnext: Network, precision: Prec
     assert {field.name for field in fields(Network)} == {"labels", *BY_IDENTITY, *PROVENANCE}
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(BundleRequest) if field.name != "network"])
+@pytest.mark.parametrize("name", [field.name for field in fields(BuildSpec) if field.name not in NO_INPUT])
 def test_int8_depends_on_every_field(tiny_convnext: Network, name: str) -> None:
     changes: dict[str, Any] = {
-        "target": "openvino",
-        "precision": "float",
         "recipe": Recipe.load("default"),
         "device_class": DeviceClass.load("raspberry-pi-5"),
         "task": Embedding(),
+        "calibration": images("b2"),
+        "fitting": images("c3"),
+        "input_dtype": "uint8",
     }
-    before = BundleRequest(tiny_convnext, "onnx", "int8", Recipe.load("convnextv2"), X86, "images", ("image",))
-    assert replace(before, **{name: changes.get(name, CHANGED)}).inputs.key != before.inputs.key
+    before = spec_of(tiny_convnext, Recipe.load("convnextv2"), X86)
+    assert replace(before, **{name: changes[name]}).inputs("onnx", "int8").key != before.inputs("onnx", "int8").key
+
+
+def test_bundles_of_other_runtimes_and_precisions_have_other_inputs(tiny_convnext: Network) -> None:
+    keys = {key_of(tiny_convnext, precision, target) for precision in PRECISIONS for target in RUNTIMES}
+    assert len(keys) == len(PRECISIONS) * len(RUNTIMES)
 
 
 def test_only_int8_depends_on_the_calibration_images(tiny_convnext: Network) -> None:
-    for other in (
-        {"calibration_sha256": "others"},
-        {"calibration_images": ("other order",)},
-        {"fitting_images": ("x",)},
-    ):
-        assert key_of(tiny_convnext, **other) != key_of(tiny_convnext)
-        assert key_of(tiny_convnext, "float", **other) == key_of(tiny_convnext, "float")
+    chosen = {"calibration": images("a1", "b2")}, {"calibration": images("b2", "a1")}, {"fitting": images("a1")}
+    for more in cast(tuple[dict[str, Any], ...], chosen):
+        assert key_of(tiny_convnext, **more) != key_of(tiny_convnext)
+        assert key_of(tiny_convnext, "float", **more) == key_of(tiny_convnext, "float")
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Recipe) if field.name != "targets"])
@@ -136,8 +154,8 @@ def test_it_depends_on_python_and_on_edgekits_own_code(tiny_convnext: Network, m
 
 
 def test_provenance_names_the_code_that_made_a_bundle(tiny_convnext: Network) -> None:
-    provenance = provenance_of(BundleRequest(tiny_convnext, "onnx", "float", Recipe.load("convnextv2"), X86), ())
-    assert provenance.versions["edgekit-sources"] == code_sha256(ROOMS)
+    provenance = spec_of(tiny_convnext, Recipe.load("convnextv2"), X86).provenance("onnx", "float", ())
+    assert provenance["versions"]["edgekit-sources"] == code_sha256(ROOMS)
     assert pairings.__module__.split(".")[1] in ROOMS, "which weights are limited shapes every bundle for x86"
-    assert (provenance.model.name, provenance.recipe) == (tiny_convnext.name, "convnextv2")
-    assert provenance.calibration_sha256 is None
+    assert (provenance["model"]["name"], provenance["recipe"]) == (tiny_convnext.name, "convnextv2")
+    assert provenance["calibration_sha256"] is None

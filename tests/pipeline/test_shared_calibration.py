@@ -24,10 +24,10 @@ from edgekit.config.runtimes import RUNTIMES
 from edgekit.measure.accuracy import snr_db
 from edgekit.models.network import Network
 from edgekit.pipeline.graphs import Rewriter, calibrate_together, quantize_stage
-from edgekit.pipeline.request import BundleRequest
+from edgekit.pipeline.request import BuildSpec
 from edgekit.support.weight_pairs import count_saturating
 from edgekit.tuning.mixtures import Simulation
-from tests.helpers.calibration import network_of, noise_for
+from tests.helpers.calibration import network_of, noise_for, spec_of
 from tests.helpers.graphs import export_graph, targets_of
 from tests.helpers.residual import Residual
 from tests.helpers.tiny import X86
@@ -75,9 +75,8 @@ def images(count: int = 8) -> list[NDArray[np.float32]]:
     return [random.normal(size=(1, 3, 32, 32)).astype(np.float32) for _ in range(count)]
 
 
-def request(family: str, target: str, recipe: Recipe | None = None) -> BundleRequest:
-    recipe = recipe or Recipe.load(family)
-    return BundleRequest(network(family), target, "int8", recipe.for_class(X86), X86)
+def spec(family: str, recipe: Recipe | None = None) -> BuildSpec:
+    return spec_of(network(family), (recipe or Recipe.load(family)).for_class(X86), X86)
 
 
 def plain(family: str) -> Recipe:
@@ -87,14 +86,15 @@ def plain(family: str) -> Recipe:
 
 @cache
 def together(family: str, asking: str = "onnx", *, simple: bool = False) -> Calibrated:
-    recipe = request(family, asking, plain(family) if simple else None).shared_recipe
+    recipe = spec(family, plain(family) if simple else None).shared_recipe(asking)
     assert recipe is not None
     rewriter = Rewriter(network(family), noise_for(network(family)))
     return calibrate_together(recipe, X86, rewriter, exported(family), images())
 
 
-def graph_of(asked: BundleRequest, family: str, shared: Calibrated | None, count: int = 8) -> GraphModule:
-    return quantize_stage(asked, exported(family), noise_for(asked.network), images(count), shared=shared).graph
+def graph_of(asked: BuildSpec, target: str, family: str, shared: Calibrated | None, count: int = 8) -> GraphModule:
+    samples = noise_for(asked.network)
+    return quantize_stage(asked, target, "int8", exported(family), samples, images(count), shared=shared).graph
 
 
 def levels(graph: GraphModule) -> dict[str, NDArray[np.int8]]:
@@ -118,10 +118,11 @@ def int8_layers(graph: GraphModule) -> set[str]:
     "family", ["convnextv2", "vit", *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)]
 )
 def test_ranges_and_weights_are_those_of_an_own_calibration(family: str, target: str) -> None:
-    asked = request(family, target, plain(family))
-    own = graph_of(asked, family, None)
-    shared = graph_of(asked, family, together(family, simple=True), count=1)  # one image would give other ranges
-    approximate = any("gelu" in name for name in asked.target_recipe.targets[target].rewrites_of("int8"))
+    asked = spec(family, plain(family))
+    own = graph_of(asked, target, family, None)
+    # one image would give other ranges
+    shared = graph_of(asked, target, family, together(family, simple=True), count=1)
+    approximate = any("gelu" in name for name in asked.recipe.for_target(target).targets[target].rewrites_of("int8"))
     assert targets_of(shared) == targets_of(own)
     pairs = list(zip(quantizers(shared), quantizers(own), strict=True))
     assert pairs
@@ -138,11 +139,11 @@ def test_ranges_and_weights_are_those_of_an_own_calibration(family: str, target:
     ("family", "target"), [("convnextv2", "tflite"), ("vit", "openvino"), ("resnet", "tflite"), ("default", "onnx")]
 )
 def test_int8_is_as_exact_as_after_an_own_calibration(family: str, target: str) -> None:
-    asked = request(family, target)
+    asked = spec(family)
     float_logits = np.concatenate([network(family).module(torch.from_numpy(image)).numpy() for image in images(32)])
     found = {}
     for name, calibration in (("own", None), ("shared", together(family))):
-        graph = graph_of(asked, family, calibration)
+        graph = graph_of(asked, target, family, calibration)
         logits = np.concatenate([graph(torch.from_numpy(image)).numpy() for image in images(32)])
         found[name] = snr_db(float_logits - float_logits.mean(0), logits - logits.mean(0))
     assert found["shared"] > found["own"] - 1, found
@@ -157,19 +158,19 @@ def test_it_does_not_depend_on_the_runtime_that_asks() -> None:
 
 
 def test_each_sum_gets_its_own_range_whatever_its_node_is_called() -> None:
-    asked, samples = request("resnet", "onnx"), noise_for(network("resnet"))
+    asked, samples = spec("resnet"), noise_for(network("resnet"))
     renamed = copy_sharing(exported("resnet"))
     one, other = renamed.graph.find_nodes(op="call_function", target=A.add.Tensor)
     one.name, other.name = other.name, one.name
-    graph = quantize_stage(asked, renamed, samples, images(1), shared=together("resnet")).graph
-    wanted = graph_of(asked, "resnet", together("resnet"), count=1)
+    graph = quantize_stage(asked, "onnx", "int8", renamed, samples, images(1), shared=together("resnet")).graph
+    wanted = graph_of(asked, "onnx", "resnet", together("resnet"), count=1)
     assert [each.grid for each in quantizers(graph)] == [each.grid for each in quantizers(wanted)]
 
 
 def test_only_the_runtimes_that_need_it_get_limited_pairs() -> None:
     saturating = {}
     for target in RUNTIMES:
-        graph = graph_of(request("resnet", target), "resnet", together("resnet"))
+        graph = graph_of(spec("resnet"), target, "resnet", together("resnet"))
         saturating[target] = sum(count_saturating(each) for each in levels(graph).values())
     assert saturating["openvino"] == saturating["onnx"] == 0 < saturating["tflite"]
 
@@ -177,9 +178,10 @@ def test_only_the_runtimes_that_need_it_get_limited_pairs() -> None:
 @pytest.mark.parametrize("target", RUNTIMES)
 def test_a_repaired_runtime_keeps_the_calibration_of_the_others(target: str) -> None:
     recipe, in_float = Recipe.load("vit").for_class(X86), "blocks.1.mlp.fc2"
-    repaired = request("vit", target, recipe.with_kinds(target, {in_float: "float"}))
-    assert repaired.shared_recipe == request("vit", "onnx", recipe).shared_recipe is not None
-    before, after = (graph_of(asked, "vit", together("vit"), count=1) for asked in (request("vit", target), repaired))
+    repaired = spec("vit", recipe.with_kinds(target, {in_float: "float"}))
+    assert repaired.shared_recipe(target) == spec("vit", recipe).shared_recipe("onnx") is not None
+    shared = together("vit")
+    before, after = (graph_of(asked, target, "vit", shared, count=1) for asked in (spec("vit"), repaired))
     assert int8_layers(before) - int8_layers(after) == {in_float}
     assert levels(after).keys() < levels(before).keys()
     assert all(np.array_equal(each, levels(before)[name]) for name, each in levels(after).items())
@@ -187,10 +189,10 @@ def test_a_repaired_runtime_keeps_the_calibration_of_the_others(target: str) -> 
 
 @pytest.mark.parametrize("family", NETWORKS)
 def test_a_simulation_needs_no_other_calibration(family: str) -> None:
-    asked = request(family, "onnx")
+    asked = spec(family)
     nearest = replace(asked, recipe=asked.recipe.rounding_to_nearest())
-    graph = graph_of(asked, family, together(family), count=1)
-    unrounded = graph_of(nearest, family, together(family).without_weights(), count=1)
+    graph = graph_of(asked, "onnx", family, together(family), count=1)
+    unrounded = graph_of(nearest, "onnx", family, together(family).without_weights(), count=1)
     simulation, image = Simulation(graph, unrounded), images(1)[0]
     int8, exact = (simulation.run(image, layers).logits for layers in (simulation.layers, ()))
     assert np.array_equal(int8, graph(torch.from_numpy(image))[0].numpy())
@@ -198,7 +200,7 @@ def test_a_simulation_needs_no_other_calibration(family: str) -> None:
 
 
 def test_a_large_network_is_calibrated_in_the_process_of_each_bundle() -> None:
-    asked = request("vit", "onnx")
+    asked = spec("vit")
     large = replace(asked, network=replace(asked.network, params=runtimes.CALIBRATED_ONCE_BELOW))
-    assert asked.shared_recipe is not None
-    assert large.shared_recipe is None
+    assert asked.shared_recipe("onnx") is not None
+    assert large.shared_recipe("onnx") is None

@@ -21,11 +21,11 @@ from edgekit.pipeline.build import compile_stage
 from edgekit.pipeline.graphs import JobGraphs, quantize_stage
 from edgekit.pipeline.job_images import helpful_temperature
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.request import BundleRequest, GraphToCompile, ParitySamples
+from edgekit.pipeline.request import GraphToCompile, ParitySamples
 from edgekit.runtime.session import open_session
 from edgekit.support.progress import Reporter
 from tests.helpers import fake_runtime
-from tests.helpers.calibration import network_of, noise_for
+from tests.helpers.calibration import network_of, noise_for, spec_of
 from tests.helpers.graphs import export_graph
 
 ACTIVATIONS: tuple[Activation, ...] = ("softmax", "sigmoid")
@@ -74,9 +74,9 @@ def int8(target: str, module: nn.Module, scheme: Scheme = "w8a8", **keys: Any) -
     network = network_of(module, SIDE)
     samples = noise_for(network, 64)
     recipe = replace(Recipe.load("default"), scheme=scheme, **keys)
-    request = BundleRequest(network, target, "int8", recipe, DeviceClass.load("x86-64-v3"))
+    spec = spec_of(network, recipe, DeviceClass.load("x86-64-v3"))
     images = [network.preprocessing.normalize(pixels) for pixels in samples.pixels]
-    made = quantize_stage(request, export_graph(module, (1, 3, SIDE, SIDE)), samples, images)
+    made = quantize_stage(spec, target, "int8", export_graph(module, (1, 3, SIDE, SIDE)), samples, images)
     return replace(made, fitting=samples)
 
 
@@ -130,7 +130,7 @@ def test_a_bundle_that_keeps_the_outputs_has_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keys", [{}, {"float_layers": ("4",)}, {"scheme": "w8"}], ids=["int8", "float", "w8"])
 def test_the_last_layer_divides_the_outputs(keys: dict[str, Any]) -> None:
     made = int8("onnx", headed(), **keys)
-    image = torch.from_numpy(made.facts.preprocessing.normalize(made.samples.pixels[:1]))
+    image = torch.from_numpy(made.facts.manifest.preprocessing.normalize(made.samples.pixels[:1]))
     before = made.graph(image)
     assert divide_outputs(made.graph, 1.25)
     np.testing.assert_allclose(made.graph(image) * 1.25, before, rtol=1e-5, atol=1e-5)

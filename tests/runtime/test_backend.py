@@ -34,7 +34,7 @@ from edgekit.pipeline.builder import Builder
 from edgekit.pipeline.graphs import PARITY, JobGraphs, quantize_stage
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.request import BuildSpec, BundleRequest
+from edgekit.pipeline.request import BuildSpec
 from edgekit.runtime.backend import load_backend, load_lowering
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.profile import profile_bundle
@@ -42,7 +42,7 @@ from edgekit.runtime.session import Session
 from edgekit.support import progress
 from edgekit.support.progress import Reporter
 from tests.helpers import fake_runtime
-from tests.helpers.calibration import network_of, noise_for
+from tests.helpers.calibration import network_of, noise_for, spec_of
 from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import X86
 
@@ -149,8 +149,8 @@ def test_pixels_give_the_answers_of_normalized_images(runtime: Runtime, precisio
     images, recipe = [size.normalize(pixels) for pixels in noise.pixels], Recipe.load("default")
     bundles = {}
     for dtype, layout in INPUT_LAYOUTS.items():
-        request = BundleRequest(network, runtime.name, precision, recipe, X86, input_dtype=dtype)
-        stage = quantize_stage(request, graph, noise, images)
+        spec = spec_of(network, recipe, X86, input_dtype=dtype)
+        stage = quantize_stage(spec, runtime.name, precision, graph, noise, images)
         bundles[dtype], _ = compile_stage(stage, tmp_path / dtype, golden_count=8)
         manifest = bundles[dtype].manifest
         assert (manifest.dtype, manifest.layout, manifest.input_shape) == (dtype, layout, size.shape_of(dtype))
@@ -317,7 +317,7 @@ def test_metadata_is_replaced_as_if_the_graph_was_compiled_with_it(bundle: Bundl
     manifest = bundle.manifest
     shutil.copytree(bundle.path, tmp_path / "bundle")
     model = tmp_path / "bundle" / manifest.model_file
-    compiled = metadata_of(manifest, manifest.dtype, bundle.labels, "convnextv2_atto")
+    compiled = metadata_of(manifest, bundle.labels)
     backend, names = load_backend(manifest.target), ("<\"&'>", 'an <edgekit value="', "schön\u2028\t\x7f", "\\n")
     backend.replace_metadata(model, replace(compiled, labels=names))
     assert METADATA[manifest.target](model)["labels"] == list(names)

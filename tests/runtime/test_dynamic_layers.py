@@ -19,7 +19,6 @@ from edgekit.measure.accuracy import snr_db
 from edgekit.pipeline.build import compile_stage
 from edgekit.pipeline.graphs import JobGraphs, Rewriter, calibrate_together, quantize_stage
 from edgekit.pipeline.loading import settings_of
-from edgekit.pipeline.request import BundleRequest
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.openvino.engine import GROUP, config_of
 from edgekit.runtime.openvino.profiler import _quantizes_inputs
@@ -28,7 +27,7 @@ from edgekit.runtime.session import Session, lacks_vnni
 from edgekit.runtime.tflite.flatbuffer import put_dynamic
 from edgekit.tuning.mixtures import LayerStep
 from edgekit.tuning.study import Candidate
-from tests.helpers.calibration import network_of, noise_for
+from tests.helpers.calibration import network_of, noise_for, spec_of
 from tests.helpers.graphs import export_graph
 
 VNNI = DeviceClass.load("x86-64-v4")
@@ -69,8 +68,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
     shared = calibrate_together(recipe, VNNI, Rewriter(network, noise), graph, images)
     made = {}
     for target, calibration in (("openvino", shared), ("tflite", None)):
-        request = BundleRequest(network, target, "int8", recipe, VNNI)
-        stage = quantize_stage(request, graph, noise, images, shared=calibration)
+        spec = spec_of(network, recipe, VNNI)
+        stage = quantize_stage(spec, target, "int8", graph, noise, images, shared=calibration)
         made[target], _ = compile_stage(stage, folder / target, golden_count=8)
         assert snr_db(noise.logits, made[target].golden().logits) > 25
     return made
@@ -179,10 +178,11 @@ def test_a_network_of_nothing_else_is_compiled(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = network_of(nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 5)), SIDE)
     noise = noise_for(network, 2)
-    request = BundleRequest(network, "tflite", "int8", recipe_with({"*": "dynamic"}), VNNI)
+    spec = spec_of(network, recipe_with({"*": "dynamic"}), VNNI)
     images = [network.preprocessing.normalize(pixels[None]) for pixels in noise.pixels]
     bundle, _ = compile_stage(
-        quantize_stage(request, export_graph(network.module, images[0].shape), noise, images), tmp_path / "b"
+        quantize_stage(spec, "tflite", "int8", export_graph(network.module, images[0].shape), noise, images),
+        tmp_path / "b",
     )
     (op,) = profile_bundle(bundle, threads=1, runs=1).ops
     assert op.int8

@@ -20,9 +20,8 @@ from edgekit.config.runtimes import RUNTIMES, DeviceClass
 from edgekit.measure.accuracy import snr_db
 from edgekit.pipeline.build import compile_stage
 from edgekit.pipeline.graphs import Rewriter, calibrate_together, quantize_stage
-from edgekit.pipeline.request import BundleRequest
 from edgekit.runtime.backend import load_backend
-from tests.helpers.calibration import network_of, noise_for, quantize
+from tests.helpers.calibration import network_of, noise_for, quantize, spec_of
 from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import METADATA, X86
 
@@ -87,10 +86,10 @@ def test_the_bias_of_a_nearly_dead_channel_fits_into_int32(target: str, alone: b
     norm.weight[3], norm.bias[3] = 1e-9, 1.5
     network = network_of(nn.Sequential(*layers, nn.Linear(16 * 8 * 8, 5)), SHAPE[-1])
     recipe = Recipe.load("default").for_class(X86)
-    request = BundleRequest(network, target, "int8", recipe, X86)
+    spec = spec_of(network, recipe, X86)
     graph, noise = export_graph(network.module, SHAPE), noise_for(network, 8)
     images = [network.preprocessing.normalize(pixels[None]) for pixels in noise.pixels]
     shared = None if alone else calibrate_together(recipe, X86, Rewriter(network, noise), graph, images)
-    stage = quantize_stage(request, graph, noise, images, shared=shared)
+    stage = quantize_stage(spec, target, "int8", graph, noise, images, shared=shared)
     bundle, _ = compile_stage(stage, tmp_path / "bundle", golden_count=8)
     assert snr_db(noise.logits, bundle.golden().logits) > 35

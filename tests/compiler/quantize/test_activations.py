@@ -22,10 +22,9 @@ from edgekit.compiler.placement import set_known_grids
 from edgekit.config.recipes import Recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.pipeline.graphs import quantize_stage
-from edgekit.pipeline.request import BundleRequest
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.profile import profile_model
-from tests.helpers.calibration import network_of, noise_for, quantize
+from tests.helpers.calibration import network_of, noise_for, quantize, spec_of
 from tests.helpers.graphs import export_graph
 from tests.helpers.litert import run_file
 from tests.helpers.tiny import METADATA, X86
@@ -260,8 +259,10 @@ def test_the_grid_of_hard_swish_clips_nothing_of_the_calibrated_range(low: float
 def test_a_scheme_names_what_the_network_has(block: nn.Module, phrases: list[str]) -> None:
     network = network_of(nn.Sequential(block, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 16)
     graph, noise = export_graph(network.module, (1, 3, 16, 16)), noise_for(network)
-    asked = BundleRequest(network, "onnx", "int8", Recipe.load("default"), X86)
-    scheme = quantize_stage(asked, graph, noise, [network.preprocessing.normalize(noise.pixels[:1])]).facts.scheme
+    spec = spec_of(network, Recipe.load("default"), X86)
+    scheme = quantize_stage(
+        spec, "onnx", "int8", graph, noise, [network.preprocessing.normalize(noise.pixels[:1])]
+    ).facts.manifest.scheme
     assert scheme.split(", ")[2:] == ["uint8 inputs and outputs of dense layers", *phrases]
 
 

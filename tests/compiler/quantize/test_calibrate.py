@@ -20,8 +20,7 @@ from edgekit.config.recipes import OWN, Recipe, TargetRecipe
 from edgekit.config.runtimes import DeviceClass
 from edgekit.errors import CompileError
 from edgekit.pipeline.graphs import quantize_stage
-from edgekit.pipeline.request import BundleRequest
-from tests.helpers.calibration import network_of, noise_for, quantize
+from tests.helpers.calibration import network_of, noise_for, quantize, spec_of
 from tests.helpers.graphs import export_graph
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import X86
@@ -295,8 +294,10 @@ def prepared(
     random = np.random.default_rng(0)
     images = [random.normal(size=(1, 3, 12, 12)).astype(np.float32) for _ in range(4)]
     network = network_of(Everything(), 12, 4)
-    request = BundleRequest(network, target, "int8", wants.for_class(device_class), device_class)
-    graph = quantize_stage(request, export_graph(network.module, (1, 3, 12, 12)), noise_for(network), images).graph
+    spec = spec_of(network, wants.for_class(device_class), device_class)
+    graph = quantize_stage(
+        spec, target, "int8", export_graph(network.module, (1, 3, 12, 12)), noise_for(network), images
+    ).graph
     return graph.code, {name: value.detach() for name, value in graph.state_dict().items()}
 
 

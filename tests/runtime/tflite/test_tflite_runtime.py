@@ -15,9 +15,9 @@ from edgekit.models.network import Network, torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import compile_stage
 from edgekit.pipeline.graphs import quantize_stage
-from edgekit.pipeline.request import BundleRequest, ParitySamples
+from edgekit.pipeline.request import ParitySamples
 from edgekit.runtime.bundle import read_bundle
-from tests.helpers.calibration import noise_for
+from tests.helpers.calibration import noise_for, spec_of
 from tests.helpers.environments import find_python, new_environment, run
 from tests.helpers.graphs import export_graph
 
@@ -47,8 +47,10 @@ def test_it_refuses_a_bundle_with_ranges_at_run_time(network: Network, old_pytho
     recipe = Recipe.load("convnextv2").with_kinds("tflite", {"head.fc": "dynamic"})
     samples = noise_for(network)
     images = [network.preprocessing.normalize(pixels[None]) for pixels in samples.pixels]
-    request = BundleRequest(network, "tflite", "int8", recipe, device_class)
-    to_compile = quantize_stage(request, export_graph(network.module, (1, 3, SIDE, SIDE)), samples, images)
+    spec = spec_of(network, recipe, device_class)
+    to_compile = quantize_stage(
+        spec, "tflite", "int8", export_graph(network.module, (1, 3, SIDE, SIDE)), samples, images
+    )
     bundle, _ = compile_stage(to_compile, tmp_path / "bundle")
     assert [layer["name"] for layer in bundle.manifest.layers if layer["kind"] == "dynamic"] == ["head.fc"]
     edgekit.load(bundle.path, verify=True).close()
@@ -72,10 +74,10 @@ def test_a_bundle_gives_the_same_scores_in_tflite_runtime(
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
     images = [network.preprocessing.normalize(image) for image in pixels]
-    request = BundleRequest(network, "tflite", precision, Recipe.load("convnextv2"), DeviceClass.load("raspberry-pi-4"))
+    spec = spec_of(network, Recipe.load("convnextv2"), DeviceClass.load("raspberry-pi-4"))
     samples = ParitySamples(pixels, torch_logits(network, pixels))
     graph = export_graph(network.module, (1, 3, SIDE, SIDE))
-    to_compile = quantize_stage(request, graph, samples, images if precision == "int8" else [])
+    to_compile = quantize_stage(spec, "tflite", precision, graph, samples, images if precision == "int8" else [])
     compile_stage(to_compile, tmp_path / "bundle")
     image = tmp_path / "image.png"
     Image.fromarray(pixels[-1]).save(image)
