@@ -33,9 +33,8 @@ if TYPE_CHECKING:
     from edgekit.measure.evaluation import BundleEvaluation
     from edgekit.measure.inspect_bundle import Classification
     from edgekit.measure.task import Metric
-    from edgekit.pipeline.builder import CompiledBundles, QuantizedGraphs
-    from edgekit.pipeline.deploy import PlannedRun
-    from edgekit.pipeline.plan import Plan, RecipeRewrites
+    from edgekit.pipeline import builder, plan
+    from edgekit.pipeline import deploy as pipeline
     from edgekit.report.answer import Benchmark
     from edgekit.report.compare import Comparison
     from edgekit.report.document import Report
@@ -220,38 +219,40 @@ def deploy_job(job: Job, quiet: bool) -> Run:
     job.check()
     with running(quiet) as reporter:
         from edgekit.pipeline import deploy as pipeline
-        from edgekit.tuning.improvements import improvements_of
+        from edgekit.tuning import improvements
 
-        report = pipeline.deploy(job, reporter, improvements_of if job.repair else None)
+        report = pipeline.deploy(job, reporter, improvements.improvements_of if job.repair else None)
     return Run(job.folder.absolute(), report)
 
 
-def plan_job(job: Job, quiet: bool) -> PlannedRun:
+def plan_job(job: Job, quiet: bool) -> pipeline.PlannedRun:
     """Check a job and plan its run, as `--dry-run` does."""
     job.check()
     with running(quiet) as reporter:
-        from edgekit.pipeline.deploy import plan
+        from edgekit.pipeline import deploy as pipeline
 
-        return plan(job, reporter)
+        return pipeline.plan(job, reporter)
 
 
-def quantize_job(job: Job, quiet: bool) -> QuantizedGraphs:
+def quantize_job(job: Job, quiet: bool) -> builder.QuantizedGraphs:
     """Check a job and write its quantized graphs, as `edgekit quantize` does."""
     if job.calibration_data is None:
         job.check_data()
     job.check_output()
     with running(quiet) as reporter:
-        from edgekit.pipeline.builder import quantize_model
+        from edgekit.pipeline import builder
 
-        return quantize_model(job, reporter)
+        return builder.quantize_model(job, reporter)
 
 
-def compile_job(job: Job, graphs: Path | None, quiet: bool) -> CompiledBundles:
+def compile_job(job: Job, graphs: Path | None, quiet: bool) -> builder.CompiledBundles:
     """Compile a checked job's model in float, or the graphs that `quantize_job` wrote to a folder."""
     with running(quiet) as reporter:
-        from edgekit.pipeline.builder import compile_graphs, compile_model
+        from edgekit.pipeline import builder
 
-        return compile_model(job, reporter) if graphs is None else compile_graphs(graphs, job.folder, reporter)
+        if graphs is None:
+            return builder.compile_model(job, reporter)
+        return builder.compile_graphs(graphs, job.folder, reporter)
 
 
 def analyse_job(job: Job, quiet: bool) -> Sensitivity:
@@ -262,12 +263,12 @@ def analyse_job(job: Job, quiet: bool) -> Sensitivity:
         return analyse(job, reporter)
 
 
-def predict_job(job: Job, first: Device, device_class: str | None, memory: int | None, quiet: bool) -> Plan:
+def predict_job(job: Job, first: Device, device_class: str | None, memory: int | None, quiet: bool) -> plan.Plan:
     """Predict what a job needs and makes, as `edgekit plan` does, on a machine with `memory` bytes."""
     with running(quiet):
-        from edgekit.pipeline.plan import predict
+        from edgekit.pipeline import plan
 
-        return predict(job, first, device_class, memory)
+        return plan.predict(job, first, device_class, memory)
 
 
 def classify_job(job: Job, bundle: Path, images: Sequence[Path], top: int | None, quiet: bool) -> Classification:
@@ -278,12 +279,12 @@ def classify_job(job: Job, bundle: Path, images: Sequence[Path], top: int | None
     return classify_images(bundle, images, top, job.threads, job.data, Reporter(quiet), job.threshold)
 
 
-def rewrites_of(recipe: str, quiet: bool) -> RecipeRewrites:
+def rewrites_of(recipe: str, quiet: bool) -> plan.RecipeRewrites:
     """The rewrites of a recipe, as `edgekit targets --recipe` lists them."""
     with running(quiet):
-        from edgekit.pipeline.plan import list_rewrites
+        from edgekit.pipeline import plan
 
-        return list_rewrites(recipe)
+        return plan.list_rewrites(recipe)
 
 
 @_takes(*(name for name in MAKING if name not in ("data", "calibration_data", "targets")))
@@ -317,9 +318,9 @@ def quantize(
     if options.get("output") is None:  # a measured run keeps its bundles
         job = replace(job, output=job.folder.with_name(f"{job.folder.name}-quantized"))
     with running(quiet) as reporter:
-        from edgekit.pipeline.builder import build_bundles
+        from edgekit.pipeline import builder
 
-        (made,) = build_bundles(job, reporter).values()
+        (made,) = builder.build_bundles(job, reporter).values()
     if isinstance(made, Exception):
         raise made
     return made
