@@ -165,7 +165,7 @@ def make_reference(place: Place, inputs: Any) -> None:
     place.patch.setattr(reference, "predict", predict)
     crops: Any = LabelledCrops(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int64))
     network: Any = None
-    answers: Any = torch_answers(network, SingleLabel(), crops, inputs, place.run, QUIET)
+    answers: Any = torch_answers(network, SingleLabel(), crops, inputs, place.run, QUIET, [])
     assert (answers.best.tolist(), answers.confidence.tolist()) == ([1, 2], [1, 1])
 
 

@@ -20,7 +20,7 @@ from edgekit.config.runtimes import Precision, Runtime
 from edgekit.errors import BundleError, ParityError
 from edgekit.pipeline.graphs import PARITY, JobGraphs, difference
 from edgekit.pipeline.job_images import ACTIVATIONS, helpful_temperature
-from edgekit.pipeline.request import GraphToCompile
+from edgekit.pipeline.request import BundleInputs, GraphToCompile
 from edgekit.runtime.backend import Artifact, load_backend
 from edgekit.runtime.bundle import Bundle, Golden, Manifest, read_bundle, write_bundle
 from edgekit.runtime.metadata import Metadata
@@ -187,17 +187,23 @@ def warn_of_unmatched(to_compile: GraphToCompile, reporter: Reporter) -> None:
 def reused_bundle(graphs: JobGraphs, target: str, precision: Precision, path: Path) -> Bundle | None:
     """The bundle at `path`, with the job's class names, if it is intact and was made from the same inputs."""
     labels, reporter = graphs.spec.network.labels, graphs.reporter
-    try:
-        bundle = read_bundle(path)
-    except BundleError:
-        return None
-    if bundle.manifest.fingerprint != graphs.spec.inputs(target, precision).key:
+    bundle = made_from(graphs.spec.inputs(target, precision), path)
+    if bundle is None:
         return None
     if tuple(bundle.labels) == labels:
         reporter.say(f"{path.name}: reused from an earlier run")
         return bundle
     reporter.say(f"{path.name}: reused from an earlier run, with other class names")
     return _relabelled(bundle, labels)
+
+
+def made_from(inputs: BundleInputs, path: Path) -> Bundle | None:
+    """The bundle at `path`, if it is intact and was made from these inputs."""
+    try:
+        bundle = read_bundle(path)
+    except BundleError:
+        return None
+    return bundle if bundle.manifest.fingerprint == inputs.key else None
 
 
 def _relabelled(bundle: Bundle, labels: tuple[str, ...]) -> Bundle:

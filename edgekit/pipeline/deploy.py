@@ -4,9 +4,10 @@ Improvements, such as layers kept in float, come from rooms above: each tries ot
 measured.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import chain
 from math import inf
 from pathlib import Path
 from typing import Literal, Protocol
@@ -15,7 +16,7 @@ from edgekit.config.recipes import Recipe
 from edgekit.devices.registry import THIS, Device, each_device
 from edgekit.devices.remote import measure_on_device
 from edgekit.devices.web import Pages, check_browsers, serving
-from edgekit.errors import BundleError, InputError, UsageError
+from edgekit.errors import InputError, UsageError
 from edgekit.images.selection import write_list
 from edgekit.job import Job
 from edgekit.job.saved import kept
@@ -23,9 +24,10 @@ from edgekit.measure.accuracy import EvaluationImages
 from edgekit.measure.bundles import BuiltBundles, MeasureSpec
 from edgekit.measure.gates import judge, over_accurate
 from edgekit.measure.recommendation import Finals, time_finals
-from edgekit.measure.settings import Gates, Timing
+from edgekit.measure.settings import Gates
 from edgekit.measure.task import ClassNames, OwnMetric, Task
 from edgekit.models.network import Network
+from edgekit.pipeline.build import made_from
 from edgekit.pipeline.builder import builder_of
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
@@ -33,7 +35,7 @@ from edgekit.pipeline.loading import load_job, settings_of
 from edgekit.pipeline.plan import Plan, Refusals, plan_model, refusals
 from edgekit.pipeline.reference import crop_images, with_form, with_order, with_thresholds
 from edgekit.pipeline.reporting import assemble, write_findings, write_recipe, write_run
-from edgekit.pipeline.request import BuildSpec, BundleInputs
+from edgekit.pipeline.request import BuildSpec
 from edgekit.report.document import Reference, Report
 from edgekit.report.row import Measurement, Row
 from edgekit.report.sentences import near_chance
@@ -44,6 +46,9 @@ from edgekit.support.libraries import import_needed
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, check_output, open_run
 
+Rows = Mapping[str, Measurement]
+"""Measurements of bundles on one device, by the name of the bundle."""
+
 
 class Improvement(Protocol):
     """The bundles of one job as its recipe makes them, some of which are replaced by better ones after measuring."""
@@ -53,10 +58,8 @@ class Improvement(Protocol):
         """The recipe of the bundles in the run folder, with what the improvement has changed so far."""
         ...
 
-    def improve(
-        self, built: BuiltBundles, measured: Sequence[Measurement], bench: "Bench", graphs: JobGraphs
-    ) -> list[Measurement]:
-        """Improve the bundles. `measured` has the measurements of all bundles for each device in turn.
+    def improve(self, built: BuiltBundles, measured: Sequence[Rows], bench: "Bench", graphs: JobGraphs) -> list[Rows]:
+        """Improve the bundles. `measured` has the measurements of all bundles for each device.
 
         Returns them with those of the new bundles in place of the old ones. `graphs` made the bundles.
         """
@@ -76,21 +79,11 @@ def restore(spec: BuildSpec, targets: Iterable[str], run: RunFolder) -> None:
     for target in targets:
         name = f"{target}-int8"
         places = run.attempts(name)
-        if not places:
-            continue
         inputs = spec.inputs(target, "int8")
-        if not _is_made_from(run.path / name, inputs):
-            source = next((place for place in places if _is_made_from(place, inputs)), None)
-            if source is not None:
-                read_bundle(source).copied_to(run.path / name)
-
-
-def _is_made_from(path: Path, inputs: BundleInputs) -> bool:
-    """Whether there is an intact bundle at `path` from these inputs."""
-    try:
-        return read_bundle(path).manifest.fingerprint == inputs.key
-    except BundleError:
-        return False
+        if places and made_from(inputs, run.path / name) is None:
+            made = (made_from(inputs, place) for place in places)
+            if source := next(filter(None, made), None):
+                source.copied_to(run.path / name)
 
 
 def reference_for(network: Network, evaluation: EvaluationImages, reporter: Reporter) -> Reference:
@@ -119,14 +112,14 @@ class Bench:
     choosing: Callable[[], EvaluationImages] | None = None
     """Makes the images on which a repair chooses, once; None if the evaluation images have to choose."""
 
-    def measure(self, bundles: BuiltBundles) -> list[Measurement]:
+    def measure(self, bundles: BuiltBundles) -> list[Rows]:
         """Measure all bundles on each device in turn."""
-        return each_device(self.devices, partial(self.measure_on, bundles=bundles))
+        return each_device(self.devices, lambda device: [self.measure_on(device, bundles)])
 
     def measure_on(
         self, device: Device, bundles: BuiltBundles, threads: int | None = None, others: EvaluationImages | None = None
-    ) -> Sequence[Measurement]:
-        """Measure bundles on one device, one measurement each; with a number of threads, only their times with it.
+    ) -> Rows:
+        """Measure bundles on one device; with a number of threads, only their times with it.
 
         Measurements with other images than those of the evaluation are not stored.
         """
@@ -135,9 +128,10 @@ class Bench:
             spec = MeasureSpec(replace(spec.timing, threads=threads, sustain_s=None, streams=None), others)
         elif others is not None:
             spec = MeasureSpec(spec.timing, others)
-        return over_accurate(measure_on_device(device, bundles, spec, self.reporter, self.pages), self.max_drop)
+        rows = measure_on_device(device, bundles, spec, self.reporter, self.pages)
+        return dict(zip(bundles, over_accurate(rows, self.max_drop), strict=True))
 
-    def compare_on(self, device: Device, bundles: BuiltBundles, threads: int | None = None) -> Sequence[Measurement]:
+    def compare_on(self, device: Device, bundles: BuiltBundles, threads: int | None = None) -> Rows:
         """The same with the images on which a repair chooses, without times from their files."""
         others = replace(self.choosing(), files=()) if self.choosing else None
         return self.measure_on(device, bundles, threads, others)
@@ -151,7 +145,7 @@ class Bench:
 
 
 def judge_all(
-    measured: Sequence[Measurement],
+    measured: Sequence[Rows],
     gates: Gates,
     spec: BuildSpec,
     images: JobImages,
@@ -160,7 +154,8 @@ def judge_all(
 ) -> list[Row]:
     """The rows of the report, which doesn't reveal where the run's folder is."""
     random, names = spec.network.weights == "random", images.class_names(spec.task, spec.network.labels)
-    shareable = (_shareable(_with_class_names(each, spec.task, names), folder) for each in measured)
+    rows = chain.from_iterable(each.values() for each in measured)
+    shareable = (_shareable(_with_class_names(row, spec.task, names), folder) for row in rows)
     return [judge(each, gates, random, reference.near_chance) for each in shareable]
 
 
@@ -185,7 +180,7 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
 
     With `improve`, the bundles that were measured are improved, such as INT8 bundles that miss the accuracy bound.
     """
-    check_tools(job.folder, job.targets, job.machines, job.timing)
+    check_tools(job)
     if job.metric and (other := next((device for device in job.machines if device != THIS), None)):
         raise UsageError(
             f"metric is a function of this process, and '{other.name}' can't run it",
@@ -224,14 +219,14 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
                     others = spec.network, spec.task, images.repair, workspace, run, reporter, "choosing"
                     choosing = cache(partial(crop_images, *others))
                 bench = Bench(job.machines, wanted, reporter, pages, max_drop, choosing)
-                measured: Sequence[Measurement] = bench.measure(built)
+                measured = bench.measure(built)
                 if improvement and not reference.near_chance:  # where no accuracy means anything
                     measured = improvement.improve(built, measured, bench, builder.graphs)
                     write_list(calibration, spec.calibration, improvement.recipe, job.seed)
                 rows = judge_all(measured, gates, spec, images, reference, run.path)
                 rows = [improvement.described(row) for row in rows] if improvement else rows
                 finals = bench.time_finals(rows)
-            report = assemble(spec, images, rows, reference, finals, job.seed, job.command, job.folder)
+            report = assemble(spec, images, rows, reference, finals, job)
             if job.write_recipe:
                 write_recipe(job.write_recipe, improvement.recipe if improvement else spec.recipe, report)
             write_findings(report, run.path, job.threads)
@@ -266,7 +261,7 @@ class PlannedRun:
 
 def plan(job: Job, reporter: Reporter) -> PlannedRun:
     """Describe what the job would do. Checks the whole input and writes nothing."""
-    check_tools(job.folder, job.targets, job.machines, job.timing)
+    check_tools(job)
     spec, images = load_job(job, reporter, chooses=True)
     job.gates_on(images.dataset.is_labelled)  # a bound that such images can't show is an error
     try:
@@ -289,10 +284,10 @@ def plan(job: Job, reporter: Reporter) -> PlannedRun:
     )
 
 
-def check_tools(folder: Path, targets: Sequence[str], devices: Sequence[Device], timing: Timing) -> None:
+def check_tools(job: Job) -> None:
     """Raise an InputError for an unusable output or a missing package."""
-    check_output(folder)
-    check_browsers(devices, timing, targets)
+    check_output(job.folder)
+    check_browsers(job.machines, job.timing, job.targets)
     import_needed("jinja2", "build")
-    for target in targets:
+    for target in job.targets:
         load_backend(target)

@@ -58,37 +58,34 @@ def crop_images(
     files = [] if images.dataset.is_in_memory else [images.dataset.read(sample) for sample in chosen[:FILES]]
     inputs = images.reference_inputs(network, task)
     names = [sample.name for sample in chosen]
-    first = FirstLogits(network)
-    answers = torch_answers(network, task, crops, inputs, run, reporter, first, name)
-    logits = first.of(crops, inputs, run, name)
+    rows: list[NDArray[np.float32]] = []
+    answers = torch_answers(network, task, crops, inputs, run, reporter, rows, name)
+    logits = first_logits(network, crops, rows, inputs, run, name)
     if preprocessing.form != "exact":
         with reporter.stage("crop evaluation images in the fast form", len(chosen)) as step:
             images.dataset.crop(chosen, preprocessing, pixels, step)
     return EvaluationImages(task, crops, answers, files, inputs.key, names, logits)
 
 
-class FirstLogits:
-    """Torch's logits for the first evaluation images: at most `MOST_LOGITS` images, and `LOGITS_BYTES`."""
+def most_logits(network: Network) -> int:
+    """Number of images whose logits are kept: at most `MOST_LOGITS`, and `LOGITS_BYTES`."""
+    return max(1, min(MOST_LOGITS, LOGITS_BYTES // (4 * network.classes)))
 
-    def __init__(self, network: Network) -> None:
-        self._network = network
-        self._limit = max(1, min(MOST_LOGITS, LOGITS_BYTES // (4 * network.classes)))
-        self._rows: list[NDArray[np.float32]] = []
 
-    def add(self, row: NDArray[np.float32]) -> None:
-        """Keep the logits [classes] of the next image, unless there are enough."""
-        if len(self._rows) < self._limit:
-            self._rows.append(row.copy())
+def first_logits(
+    network: Network,
+    crops: LabelledCrops,
+    rows: Sequence[NDArray[np.float32]],
+    inputs: ReferenceInputs,
+    run: RunFolder,
+    name: str,
+) -> NDArray[np.float32]:
+    """Torch's logits [M,classes] for the first images: those of an earlier run, these rows, or else computed."""
 
-    def of(self, crops: LabelledCrops, inputs: ReferenceInputs, run: RunFolder, name: str) -> NDArray[np.float32]:
-        """The logits [M,classes]: those that were added, or of an earlier run, or else computed here."""
-        stored = None if self._rows else run.recall(f"{name}-logits", inputs, StoredArray)
-        if stored is not None:
-            return stored.array
-        rows = self._rows or list(batched_logits(self._network, crops.pixels[: self._limit]))
-        logits = np.vstack(rows)
-        run.remember(f"{name}-logits", inputs, StoredArray.of(logits))
-        return logits
+    def stacked() -> StoredArray:
+        return StoredArray.of(np.vstack(rows or list(batched_logits(network, crops.pixels[: most_logits(network)]))))
+
+    return run.once(f"{name}-logits", inputs, StoredArray, stacked).array
 
 
 def reserve(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -122,12 +119,12 @@ def torch_answers(
     inputs: ReferenceInputs,
     run: RunFolder,
     reporter: Reporter,
-    first: FirstLogits | None = None,
+    rows: list[NDArray[np.float32]],
     name: str = "reference",
 ) -> Answers:
     """Answers of torch's float network for the evaluation images, from an earlier run if it has them.
 
-    If they are computed, `first` gets the logits of the images.
+    If they are computed, `rows` gets the logits [classes] of the first images.
     """
     stored = task.answers.recalled(run, name, inputs)
     if stored is not None:
@@ -136,8 +133,8 @@ def torch_answers(
 
         def outputs() -> Iterator[NDArray[np.float32]]:
             for row in (row for logits in batched_logits(network, crops.pixels) for row in logits):
-                if first is not None:
-                    first.add(row)
+                if len(rows) < most_logits(network):
+                    rows.append(row.copy())
                 yield row[None]
                 step()
 

@@ -17,6 +17,7 @@ from edgekit.config.recipes import Recipe
 from edgekit.errors import ImageError, printable
 from edgekit.images.dataset import Dataset
 from edgekit.images.preprocess import Preprocessing
+from edgekit.job import Job
 from edgekit.measure.accuracy import evaluated_classes
 from edgekit.measure.recommendation import Finals, recommend
 from edgekit.measure.task import Task
@@ -40,23 +41,21 @@ def assemble(
     rows: Sequence[Row],
     reference: document.Reference,
     finals: Finals | None,
-    seed: int,
-    command: Sequence[str],
-    folder: Path,
+    job: Job,
 ) -> Report:
-    """Assemble the report of a job that was run with this seed and command, in this folder."""
+    """Assemble the report of a job."""
     shared = set(images.calibration.hashes) & set(images.evaluation.hashes)
     evaluated = {sample.name for sample in images.evaluation.samples}
     return Report(
-        name=printable(folder.resolve().name) or None,
+        name=printable(job.folder.resolve().name) or None,
         edgekit=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        command=shareable_command(command),
+        command=shareable_command(job.command),
         model=describe_model(spec.network, spec.task, next((row.macs for row in rows if row.macs), 0)),
         calibration=document.Calibration(
             count=len(images.calibration.samples),
             sha256=images.calibration.sha256,
-            seed=seed,
+            seed=job.seed,
             recipe=spec.recipe.name,
             unreadable=tuple(document.Unreadable(*image) for image in images.calibration.unreadable),
             doubts=tuple(images.calibration.doubts(len(spec.calibration_dataset.class_names), images.evaluation)),

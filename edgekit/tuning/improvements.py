@@ -11,8 +11,9 @@ layers, and stay in float where that isn't enough. Calibration images rank the l
 compare the bundles, and the evaluation images judge the chosen one; if there are too few of the former, they do both.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from math import prod
 from typing import ClassVar
 
@@ -22,11 +23,11 @@ from edgekit.job import Job
 from edgekit.measure.bundles import BuiltBundles
 from edgekit.measure.settings import Gates
 from edgekit.measure.statistics import least_drop_bound
-from edgekit.pipeline.deploy import Bench
+from edgekit.pipeline.deploy import Bench, Rows
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.request import BuildSpec
-from edgekit.report.row import Measurement, PlacedLayer, ProfilePlacement, Repair, RepairAttempt, Row
+from edgekit.report.row import PlacedLayer, ProfilePlacement, Repair, RepairAttempt, Row
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
@@ -35,7 +36,6 @@ from edgekit.tuning.study import (
     Candidate,
     Driver,
     MeasuredBundles,
-    MeasureRows,
     Proposal,
     Proposals,
     Strategy,
@@ -72,7 +72,7 @@ class PlacementStrategy(Strategy):
         row, times = driver.row, driver.layer_times
         steps: Steps = ()
         if times and row.speedup and row.speedup.ci95 and driver.recipe.scheme == "w8a8":
-            least = max(LEAST_SHARE * times.int8_ms, LEAST_MS)
+            least = max(LEAST_SHARE * sum(times.int8_ms.values()), LEAST_MS)
             if times.most_saved_ms >= least:
                 graphs = driver.graphs.with_recipe(driver.recipe)
                 made = driver.attempted(lambda: graphs.graph_to_compile(driver.target, "int8"), self.purpose)
@@ -343,28 +343,21 @@ class Improvements:
         rows = {target: recipe.targets[target] for target, recipe in self._recipes.items()}
         return replace(self._spec.recipe, targets={**self._spec.recipe.targets, **rows})
 
-    def improve(
-        self, built: BuiltBundles, measured: Sequence[Measurement], bench: Bench, graphs: JobGraphs
-    ) -> list[Measurement]:
+    def improve(self, built: BuiltBundles, measured: Sequence[Rows], bench: Bench, graphs: JobGraphs) -> list[Rows]:
         """Improve the bundles by their rows on the first device. `graphs` made the bundles.
 
-        `measured` has the measurements of all bundles for each device in turn. Returns them with those of the new
-        bundles in place of the old ones.
+        `measured` has the measurements of all bundles for each device. Returns them with those of the new bundles in
+        place of the old ones.
         """
-        first, *others = self._job.machines
-        starts = range(0, len(measured), len(built))
-        rows = [dict(zip(built, measured[start : start + len(built)], strict=True)) for start in starts]
+        (device, *devices), (rows, *others) = self._job.machines, measured
         improved: dict[str, Bundle | Exception] = {}
-
-        def on_first(measure: Callable[..., Sequence[Measurement]]) -> MeasureRows:
-            return lambda bundles, threads=None: dict(zip(bundles, measure(first, bundles, threads), strict=True))
-
-        measure, compare = on_first(bench.measure_on), on_first(bench.compare_on) if bench.choosing else None
+        measure = partial(bench.measure_on, device)
+        compare = partial(bench.compare_on, device) if bench.choosing else None
         for target in self._recipes:
             group = {name: bundle for name, bundle in built.items() if name.startswith(f"{target}-")}
             if not isinstance(group.get(f"{target}-int8"), Bundle):
                 continue
-            after = MeasuredBundles(group, {name: rows[0][name] for name in group})
+            after = MeasuredBundles(group, {name: rows[name] for name in group})
             self._recipes[target], self._studies[target] = self._spec.recipe, []
             for strategy in self.strategies:  # as far as no earlier command has done so
                 study, after = Driver(
@@ -380,13 +373,14 @@ class Improvements:
                 ).improve(strategy)
                 self._change(target, strategy, study)
                 self._studies[target] += [(strategy, study)] if study else []
-            rows[0] |= after.rows
+            rows = {**rows, **after.rows}
             if after.bundles != group:
                 improved |= after.bundles
-        for device, rows_of_device in zip(others, rows[1:], strict=True):
-            if improved:
-                rows_of_device |= dict(zip(improved, bench.measure_on(device, improved), strict=True))
-        return [measurement for rows_of_device in rows for measurement in rows_of_device.values()]
+        if improved:
+            others = [
+                {**each, **bench.measure_on(device, improved)} for device, each in zip(devices, others, strict=True)
+            ]
+        return [rows, *others]
 
     def described(self, row: Row) -> Row:
         """The row with the improvements of its bundle, if there were any."""

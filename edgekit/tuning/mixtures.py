@@ -8,9 +8,9 @@ around them. Losses are simulated in torch, and the noise of layers says which s
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any, Protocol
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -43,23 +43,11 @@ from edgekit.measure.tasks import SingleLabel
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.report.row import Accuracy, Latency, Measurement, TimedLayer, TimeProfile
 from edgekit.report.sensitivity_document import Simulated, order_of
+from edgekit.runtime.profile import ProfiledLayer
 from edgekit.support.progress import Step, no_step
 
 DIFFERS = 1.1
 """Ratio from which two times of a layer differ. Profiles of a few runs vary by several percent."""
-
-
-class TimedPart(Protocol):
-    """A layer, or a part of one, in a profile."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def ms(self) -> float: ...
-
-    @property
-    def around_ms(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -76,8 +64,10 @@ class Border:
 class LayerTimes:
     """Times of the layers of a runtime's INT8 bundle, and of its float bundle with as many threads."""
 
-    in_int8: Sequence[TimedPart]
-    in_float: Sequence[TimedPart]
+    int8_ms: Mapping[str, float]
+    """Time of each layer in the INT8 bundle, with what surrounds it."""
+    float_ms: Mapping[str, float]
+    """Time of each layer in the float bundle."""
     conversion_ns: float | None
     """Nanoseconds to convert one value between float and INT8; None if nothing converts values."""
 
@@ -96,18 +86,13 @@ class LayerTimes:
         if p50.keys() >= {latency.threads, float_latency.threads}:
             float_factor *= p50[latency.threads] / p50[float_latency.threads]
         conversion_ns = profile.conversion_ns and factor * profile.conversion_ns
-        return cls(_scaled(profile, factor), _scaled(float_profile, float_factor), conversion_ns)
-
-    @property
-    def int8_ms(self) -> float:
-        """Time of all layers in INT8, with what surrounds them."""
-        return sum(total_ms(self.in_int8).values())
+        return cls(total_ms(profile.layers, factor), total_ms(float_profile.layers, float_factor), conversion_ns)
 
     @property
     def most_saved_ms(self) -> float:
         """Time that layers in float would save if nothing had to be converted for it."""
-        int8_ms, float_ms = total_ms(self.in_int8), total_ms(self.in_float)
-        return sum(max(0.0, int8_ms[name] - float_ms[name]) for name in int8_ms.keys() & float_ms.keys())
+        both = self.int8_ms.keys() & self.float_ms.keys()
+        return sum(max(0.0, self.int8_ms[name] - self.float_ms[name]) for name in both)
 
     def costs(self, graph: GraphModule) -> "LayerCosts | None":
         """The costs in the graph with Q/DQ that the INT8 bundle was made from; None if no layer has both times."""
@@ -116,7 +101,7 @@ class LayerTimes:
             Border(frozenset().union(*owners), math.prod(shape_of(source)) * (self.conversion_ns or 0.0) / 1e6)
             for source, owners in owned
         )
-        int8_ms, float_ms = total_ms(self.in_int8), total_ms(self.in_float)
+        int8_ms, float_ms = self.int8_ms, self.float_ms
         in_int8 = frozenset(layer.name for layer in dense_layers(graph) if int8_weight(layer.node) is not None)
         both = in_int8 & int8_ms.keys() & float_ms.keys()
         return LayerCosts({n: int8_ms[n] for n in both}, {n: float_ms[n] for n in both}, borders) if both else None
@@ -180,15 +165,11 @@ def _timed(row: Measurement) -> tuple[TimeProfile, Latency, float] | None:
     return profile, latency, latency.p5 / profile.sum_ms
 
 
-def _scaled(profile: TimeProfile, factor: float) -> list[TimedLayer]:
-    return [replace(layer, ms=factor * layer.ms, around_ms=factor * layer.around_ms) for layer in profile.layers]
-
-
-def total_ms(layers: Iterable[TimedPart]) -> dict[str, float]:
-    """Time of each layer, with that of what surrounds it, in milliseconds."""
+def total_ms(layers: Iterable[ProfiledLayer | TimedLayer], factor: float = 1.0) -> dict[str, float]:
+    """Time of each layer, with that of what surrounds it, in milliseconds, multiplied by a factor."""
     times: dict[str, float] = defaultdict(float)
     for layer in layers:
-        times[layer.name] += layer.ms + layer.around_ms
+        times[layer.name] += factor * layer.ms + factor * layer.around_ms
     return dict(times)
 
 

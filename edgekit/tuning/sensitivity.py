@@ -40,7 +40,7 @@ from edgekit.support.files import Inputs, replace_text, shareable_command, writi
 from edgekit.support.libraries import import_needed, quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, check_output, open_run
-from edgekit.tuning.mixtures import LayerCosts, LayerTimes, Mixtures, layer_macs, simulate, steps_of
+from edgekit.tuning.mixtures import LayerCosts, LayerTimes, Mixtures, layer_macs, simulate, steps_of, total_ms
 from edgekit.tuning.study import StudyInputs, study_inputs
 
 FILE, PICTURE = "sensitivity.json", "sensitivity.svg"
@@ -142,7 +142,7 @@ def profiled_costs(
         reporter.warn(f"{target}: the layers can't be timed: {error}", error)
         return None
     in_float, in_int8 = profiles
-    return LayerTimes(in_int8.layer_times, in_float.layer_times, in_int8.conversion_ns).costs(graph)
+    return LayerTimes(total_ms(in_int8.layer_times), total_ms(in_float.layer_times), in_int8.conversion_ns).costs(graph)
 
 
 def _add_to_report(folder: Path, sensitivity: Sensitivity, reporter: Reporter) -> None:

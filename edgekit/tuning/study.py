@@ -8,7 +8,7 @@ latency.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Protocol, Self, TypeVar
@@ -22,6 +22,7 @@ from edgekit.measure.gates import judge
 from edgekit.measure.latency import MOST_SPREAD
 from edgekit.measure.settings import Gates, Timing
 from edgekit.pipeline.build import build_one
+from edgekit.pipeline.deploy import Rows
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.request import BuildSpec
@@ -184,8 +185,6 @@ def study_inputs(
 
 
 T = TypeVar("T")
-Rows = Mapping[str, Measurement]
-"""Measurements of bundles on one device, by the name of the bundle."""
 
 
 class MeasureRows(Protocol):

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.images.dataset import UNLABELLED, Dataset
@@ -15,7 +16,7 @@ from edgekit.measure.tasks import task_of
 from edgekit.models.network import Network, torch_logits
 from edgekit.pipeline import reference
 from edgekit.pipeline.job_images import JobImages, ReferenceInputs
-from edgekit.pipeline.reference import FirstLogits, crop_images, form_loss, reserve, with_form
+from edgekit.pipeline.reference import crop_images, first_logits, form_loss, reserve, torch_answers, with_form
 from edgekit.pipeline.request import BuildSpec
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import open_run
@@ -45,15 +46,15 @@ def test_first_logits_are_kept_or_recalled_or_computed(
         monkeypatch.setattr(reference, "MOST_LOGITS", most)
         monkeypatch.setattr(reference, "LOGITS_BYTES", size)
         with open_run(tmp_path / f"run-{count}") as run:
-            computed = FirstLogits(tiny_convnext).of(crops, inputs, run, "reference")
+            rows: list[NDArray[np.float32]] = []
+            torch_answers(tiny_convnext, task_of("single-label"), crops, inputs, run, Reporter(quiet=True), rows)
+            assert len(rows) == count
+            computed = first_logits(tiny_convnext, crops, [], inputs, run, "reference")
             np.testing.assert_allclose(computed, logits[:count], rtol=1e-4, atol=1e-5)
-            kept = FirstLogits(tiny_convnext)
-            for row in 2 * logits:
-                kept.add(row)
-            assert np.array_equal(kept.of(crops, inputs, run, "reference"), 2 * logits[:count])
-            assert np.array_equal(FirstLogits(tiny_convnext).of(crops, inputs, run, "reference"), 2 * logits[:count])
-            other = replace(inputs, labels=((1,),))
-            assert np.array_equal(FirstLogits(tiny_convnext).of(crops, other, run, "reference"), computed)
+            assert np.array_equal(computed, np.vstack(rows))
+            other, doubled = replace(inputs, labels=((1,),)), list(2 * logits[:count])
+            assert np.array_equal(first_logits(tiny_convnext, crops, doubled, other, run, "reference"), doubled)
+            assert np.array_equal(first_logits(tiny_convnext, crops, [], other, run, "reference"), doubled)
 
 
 def test_torch_sees_the_exact_form_and_bundles_that_of_the_network(

@@ -13,7 +13,7 @@ import torch
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import Recipe
 from edgekit.report.row import Measurement, ThreadTime, TimedLayer, TimeProfile
-from edgekit.tuning.mixtures import DIFFERS, Border, LayerCosts, LayerTimes, steps_of
+from edgekit.tuning.mixtures import DIFFERS, Border, LayerCosts, LayerTimes, steps_of, total_ms
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.measurements import device, latency, measurement
@@ -102,9 +102,8 @@ def test_times_are_those_without_a_profiler_and_with_as_many_threads() -> None:
     plain = profiled("float", latency_ms=latency(threads=2, by_threads=by_threads))
     times = LayerTimes.measured(profiled("int8"), plain, HERE)
     assert times
-    (layer,), (scaled,) = times.in_int8, times.in_float
-    assert (layer.ms, layer.around_ms, times.conversion_ns) == (4.0, 1.0, 3.0), "of 10 ms, not of the profile's 1 ms"
-    assert (scaled.ms, scaled.around_ms) == pytest.approx((6.0, 1.5)), "INT8 was measured with one thread"
+    assert (times.int8_ms, times.conversion_ns) == ({"stem": 5.0}, 3.0), "of 10 ms, not of the profile's 1 ms"
+    assert times.float_ms == pytest.approx({"stem": 7.5}), "INT8 was measured with one thread"
 
 
 def test_free_layers_come_first_then_those_that_lose_the_least_for_their_noise() -> None:
@@ -140,8 +139,8 @@ def test_costs_of_a_graph() -> None:
     timed = {name: [TimedLayer(name, "kernel", True, 0.2, 0.1)] * 2 for name in ("stem", "one", "two", "three")}
     layers = [layer for parts in timed.values() for layer in parts]
     in_float = [TimedLayer(name, "kernel", False, 0.1, 0.0) for name in (*timed, "head")]
-    assert LayerTimes([], in_float, 10.0).costs(int8) is None
-    costs = LayerTimes(layers, in_float, 10.0).costs(int8)
+    assert LayerTimes({}, total_ms(in_float), 10.0).costs(int8) is None
+    costs = LayerTimes(total_ms(layers), total_ms(in_float), 10.0).costs(int8)
     assert costs
     assert costs.int8_ms == pytest.approx(dict.fromkeys(timed, 0.6)), "with what surrounds them; the head has no time"
     assert costs.float_ms == pytest.approx(dict.fromkeys(timed, 0.1))

@@ -624,9 +624,9 @@ def test_a_repair_that_begins_again_reports_the_bundle_in_the_run(
         shipped = bundle.copied_to(run.path / "onnx-int8")
         repairs = improving(run, ["onnx"], (THIS,), monkeypatch)
         run.remember("repair-onnx", KEY, state((3.0, 1.5), (0.5, 1.4)))
-        measuring = bench(lambda _, bundles, __=None: [own for _ in bundles])
-        after = repairs.improve({"onnx-int8": shipped}, [earlier], measuring, GRAPHS)
-    assert after == [own]
+        measuring = bench(lambda _, bundles, __=None: dict.fromkeys(bundles, own))
+        after = repairs.improve({"onnx-int8": shipped}, [{"onnx-int8": earlier}], measuring, GRAPHS)
+    assert after == [{"onnx-int8": own}]
 
 
 def test_a_speedup_of_an_emulated_device_does_not_count() -> None:
@@ -650,18 +650,18 @@ def test_other_devices_measure_the_repaired_bundles_only(tmp_path: Path, monkeyp
 
     def measure(device: Any, bundles: Any, threads: int | None = None) -> Any:
         calls.append((device.name, list(bundles), bundles["tflite-int8"] == "repaired"))
-        return [f"new {name} on {device.name}" for name in bundles]
+        return {name: f"new {name} on {device.name}" for name in bundles}
 
     devices: Any = (SimpleNamespace(name="pi4", url="ssh://pi4"), SimpleNamespace(name="pi5", url="ssh://pi5"))
-    before: Any = [f"{name} on {device.name}" for device in devices for name in built]
+    before: Any = [{name: f"{name} on {device.name}" for name in built} for device in devices]
     graphs: Any = None
     with open_run(tmp_path / "run") as run:
         repairs = improving(run, ("onnx", "tflite"), devices, monkeypatch)
         after = repairs.improve(built, before, bench(measure), graphs)
     group = ["tflite-float", "tflite-int8"]
     assert calls == [("pi4", group, True), ("pi5", group, True)]
-    for name, row in zip(before, after, strict=True):
-        assert row == (f"new {name}" if "tflite" in name else name)
+    for old, new in zip(before, after, strict=True):
+        assert list(new.items()) == [(name, f"new {row}" if "tflite" in name else row) for name, row in old.items()]
 
 
 def test_words() -> None:
