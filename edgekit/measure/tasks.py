@@ -54,6 +54,31 @@ class TopClasses(Answers):
         """Whether the right class is among the best five."""
         return np.asarray((self.classes == targets[:, None]).any(1))
 
+    def fit_better(self, targets: Targets, others: Targets) -> bool:
+        """Whether these are the right classes rather than others, as the images show for which the two differ."""
+        differ = targets != others
+        return _is_better(self.right(targets)[differ], self.right(others)[differ])
+
+    def fitting(self, targets: Targets, classes: int) -> NDArray[np.int64] | None:
+        """The output that each class fits best on half of its images, if the other half confirms it; None otherwise."""
+        from scipy.optimize import linear_sum_assignment  # boards import this module, and don't have scipy
+
+        if classes > MOST_CLASSES:
+            return None
+        by_class = np.argsort(targets, kind="stable")
+        chosen, judged = by_class[::2], by_class[1::2]
+        counts = 0.5 * np.eye(classes)  # a class that no image tells of keeps its output
+        np.add.at(counts, (targets[chosen], self.best[chosen]), 1)
+        outputs: NDArray[np.int64] = linear_sum_assignment(counts, maximize=True)[1]
+        hits, others = (self.right(each)[judged] for each in (outputs[targets], targets))
+        return outputs if _is_better(hits, others) and hits.mean() > others.mean() + OTHER_ORDER else None
+
+
+def _is_better(hits: Hits, others: Hits) -> bool:
+    """Whether the interval of one share of the same images lies above that of the other."""
+    count = len(hits)
+    return count > 0 and share_interval(int(hits.sum()), count)[0] > share_interval(int(others.sum()), count)[1]
+
 
 @dataclass(frozen=True)
 class SingleLabel(Task):
@@ -231,7 +256,7 @@ MOST_COMPARED = 100
 SHUFFLES, T_OF_SHUFFLES = 20, 2.093
 """Random orders that show chance, and the 97.5 % quantile of Student's t with one degree of freedom less."""
 OTHER_ORDER = 0.2
-"""Gain of the mean average precision that shows another order."""
+"""Gain of the metric that shows another order."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from edgekit.pipeline.builder import builder_of
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job, settings_of
-from edgekit.pipeline.plan import Plan, Refusals, plan_model, refusals
+from edgekit.pipeline.plan import Plan, plan_model, refusals
 from edgekit.pipeline.reference import crop_images, with_form, with_order, with_thresholds
 from edgekit.pipeline.reporting import assemble, write_findings, write_recipe, write_run
 from edgekit.pipeline.request import BuildSpec
@@ -188,12 +188,14 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
         )
     with serving(job.machines, reporter) as pages:
         settings = settings_of(job)
-        refused = Refusals() if job.force else refusals(settings, job.targets, job.precisions)
+        refused = {} if job.force else refusals(settings, job.targets, job.precisions)
         spec, images = load_job(job, reporter, settings=settings, chooses=True)
         if job.metric:
             spec = replace(spec, task=replace(spec.task, metric=OwnMetric(job.metric)))
         gates = job.gates_on(images.dataset.is_labelled)
-        refused.warn(reporter)
+        if isinstance(refused, InputError):
+            reporter.warn(f"memory and sizes were not checked in advance: {refused.problem}", refused)
+            refused = {}
         with open_run(job.folder) as run, run.workspace("images") as workspace:
             if job.preprocessing == "auto":
                 spec = with_form(spec, images, job.gates.max_drop, run, reporter)
@@ -211,7 +213,7 @@ def deploy(job: Job, reporter: Reporter, improve: Improve | None = None) -> Repo
                 spec = replace(builder.spec, task=spec.task)  # a large network's, so that the one in memory is freed
                 calibration = run.path / "calibration.json"
                 write_list(calibration, spec.calibration, spec.recipe, job.seed)
-                built = builder.build(job.targets, run.path, job.precisions, refused.reasons)
+                built = builder.build(job.targets, run.path, job.precisions, refused)
                 wanted = MeasureSpec(job.timing, evaluation, run)
                 max_drop = inf if spec.network.weights == "random" else gates.max_drop
                 choosing = None

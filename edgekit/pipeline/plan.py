@@ -6,7 +6,7 @@ makes.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib.resources import files
@@ -35,7 +35,6 @@ from edgekit.models.loading import build_meta, identify
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.loading import JobSettings, choose_class, for_size
 from edgekit.support.libraries import quiet
-from edgekit.support.progress import Reporter
 
 _PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 
@@ -334,32 +333,18 @@ def _nominal(device_class: DeviceClass, macs: int) -> NominalLatency:
     return NominalLatency(device_class=device_class.name, threads=threads, float_ms=float_ms, int8_ms=int8_ms)
 
 
-@dataclass(frozen=True)
-class Refusals:
-    """Bundles of a job that do not fit on this machine."""
+def refusals(
+    settings: JobSettings, targets: Sequence[str], precisions: Sequence[Precision]
+) -> Mapping[str, str] | InputError:
+    """Reasons, with the numbers, why bundles of a job don't fit on this machine, by the bundle's name.
 
-    reasons: Mapping[str, str] = field(default_factory=dict)
-    """Reason with the numbers, by the bundle's name."""
-    unplanned: InputError | None = None
-    """Reason why the job could not be planned, in which case no bundle is refused."""
-
-    def warn(self, reporter: Reporter) -> None:
-        """Warn if the job could not be planned."""
-        if self.unplanned:
-            problem = f"memory and sizes were not checked in advance: {self.unplanned.problem}"
-            reporter.warn(problem, self.unplanned)
-
-
-def refusals(settings: JobSettings, targets: Sequence[str], precisions: Sequence[Precision]) -> Refusals:
-    """Find the bundles of a job that do not fit on this machine. Raises PlanError if none of them fits.
-
-    A valid job may be impossible to plan, such as one with a factory whose code needs real tensors. Loading the model
-    reports all other mistakes.
+    Returns the error if the job can't be planned: a valid job may be impossible to plan, such as one with a factory
+    whose code needs real tensors. Loading the model reports all other mistakes. Raises PlanError if no bundle fits.
     """
     try:
         planned = plan_model(settings.model, targets, settings.device_class, settings.recipe)
     except InputError as error:
-        return Refusals(unplanned=error)
+        return error
     reasons: dict[str, str] = {}
     bundles = [bundle for bundle in planned.artifacts if bundle.precision in precisions]
     for bundle in bundles:
@@ -377,7 +362,7 @@ def refusals(settings: JobSettings, targets: Sequence[str], precisions: Sequence
             f"'{planned.model}' ({planned.params / 1e6:,.0f} M parameters) does not fit on this machine: {listed}",
             fix=f"Use `--force` to try anyway, or run `edgekit plan {planned.model}` for details",
         )
-    return Refusals(reasons)
+    return reasons
 
 
 def available_memory() -> int:

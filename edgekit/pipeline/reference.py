@@ -20,8 +20,8 @@ from edgekit.errors import UsageError
 from edgekit.images.dataset import Dataset, LabelledCrops, LabelledImage
 from edgekit.measure.accuracy import EvaluationImages, predict
 from edgekit.measure.end_to_end import photo_of
-from edgekit.measure.statistics import Hits, Z, share_interval
-from edgekit.measure.task import MOST_CLASSES, Answers, StoredArray, Targets, Task
+from edgekit.measure.statistics import Z
+from edgekit.measure.task import Answers, StoredArray, Task
 from edgekit.measure.tasks import TopClasses
 from edgekit.models.network import Network, NetworkIdentity, batched_logits, torch_logits
 from edgekit.pipeline.job_images import JobImages, ReferenceInputs
@@ -143,8 +143,6 @@ def torch_answers(
     return answers
 
 
-OTHER_ORDER = 0.2
-"""Gain of top-1 that shows another order."""
 SHOWN = 8
 """Most classes that a message lists."""
 
@@ -160,20 +158,19 @@ def with_order(
     dataset, answers, targets = images.dataset, evaluation.reference, evaluation.crops.labels
     if not dataset.assumption or not isinstance(answers, TopClasses) or spec.network.weights == "random":
         return spec, images, evaluation
-    best = answers.best
     names, natural = dataset.class_names, dataset.natural_order
     order, chosen, found = None, names, ""
     if natural:
         other = np.array([natural.index(name) for name in names])[targets]
         differ = targets != other  # the other images don't tell the two orders apart
-        hits = {"alphabetical": (best == targets)[differ], "natural": (best == other)[differ]}
+        hits = {"alphabetical": answers.right(targets)[differ], "natural": answers.right(other)[differ]}
         scores = " and ".join(f"{right.sum()} in {name} order" for name, right in hits.items())
         found = f", and of the {differ.sum()} images whose classes have two places it is right for {scores}"
-        if _is_better(hits["natural"], hits["alphabetical"]):
-            order, chosen, targets = "natural", natural, other
-        elif _is_better(hits["alphabetical"], hits["natural"]):
+        if answers.fit_better(targets, other):
             order = "alphabetical"
-    fitting = _fitting(best, targets, len(names))
+        elif answers.fit_better(other, targets):
+            order, chosen, targets = "natural", natural, other
+    fitting = answers.fitting(targets, len(names))
     if fitting is not None or (natural and order is None):
         if fitting is not None:
             places = [chosen[place] for place in np.argsort(fitting)]
@@ -197,27 +194,6 @@ def with_order(
     )
     key = images.reference_inputs(network, spec.task).key
     return spec, images, replace(evaluation, crops=replace(evaluation.crops, labels=targets), key=key)
-
-
-def _is_better(hits: Hits, others: Hits) -> bool:
-    """Whether the interval of one share of the same images lies above that of the other."""
-    count = len(hits)
-    return count > 0 and share_interval(int(hits.sum()), count)[0] > share_interval(int(others.sum()), count)[1]
-
-
-def _fitting(best: NDArray[np.int64], targets: Targets, classes: int) -> NDArray[np.int64] | None:
-    """The output that each class fits best on half of its images, if the other half confirms it; None otherwise."""
-    from scipy.optimize import linear_sum_assignment
-
-    if classes > MOST_CLASSES:
-        return None
-    by_class = np.argsort(targets, kind="stable")
-    chosen, judged = by_class[::2], by_class[1::2]
-    counts = 0.5 * np.eye(classes)  # a class that no image tells of keeps its output
-    np.add.at(counts, (targets[chosen], best[chosen]), 1)
-    outputs: NDArray[np.int64] = linear_sum_assignment(counts, maximize=True)[1]
-    hits, others = outputs[targets[judged]] == best[judged], targets[judged] == best[judged]
-    return outputs if _is_better(hits, others) and hits.mean() > others.mean() + OTHER_ORDER else None
 
 
 BLOCK = 256

@@ -26,7 +26,7 @@ from edgekit.pipeline.job_images import ACTIVATIONS, JobImages
 from edgekit.pipeline.request import BuildSpec
 from edgekit.report import document, write_report
 from edgekit.report.document import Report
-from edgekit.report.html import changed_rows, shown_images, write_thumbnails
+from edgekit.report.html import shown_images, write_thumbnails
 from edgekit.report.row import Row
 from edgekit.runtime.bundle import ManifestLayer, read_bundle, with_manifest
 from edgekit.support.files import replace_text, shareable_command, writing
@@ -173,7 +173,7 @@ def make_thumbnails(
     report: Report, dataset: Dataset, preprocessing: Preprocessing, reporter: Reporter
 ) -> dict[str, bytes]:
     """JPEG files of the images that the page shows, by name: the crops that the network saw, made smaller."""
-    names = {*shown_images(changed_rows(report))}
+    names = {*shown_images(report)}
     thumbnails = {}
     for sample in dataset.samples:
         if sample.name not in names:

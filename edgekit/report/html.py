@@ -275,9 +275,9 @@ def changed_rows(report: Report) -> list[Row]:
     return [row for row in report.results if row.precision == "int8" and row.accuracy and row.accuracy.changes]
 
 
-def shown_images(rows: Sequence[Row]) -> Iterator[str]:
-    """What the page shows of these rows: names of flipped images, and both answers, which may be names of images."""
-    for row in rows:
+def shown_images(report: Report) -> Iterator[str]:
+    """What the page shows of flipped images: their names, and both answers, which may be names of images."""
+    for row in changed_rows(report):
         for change in (row.accuracy.changes or ())[:CLASSES] if row.accuracy else ():
             for shown in change.examples[:EXAMPLES]:
                 yield from (shown.image, shown.before, shown.after)
