@@ -37,7 +37,7 @@ from edgekit.pipeline.request import (
     ParitySamples,
 )
 from edgekit.runtime.backend import load_lowering
-from edgekit.runtime.bundle import EngineRequirement, Manifest, ManifestLayer
+from edgekit.runtime.bundle import Manifest, ManifestLayer
 from edgekit.support.files import digest, replacing, writing
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter, Step, no_step, part_of
@@ -305,10 +305,10 @@ def quantize_stage(
         activation=task.activation,
         thresholds=task.thresholds if task.thresholds and task.activation == "sigmoid" else None,
         preprocessing=preprocessing,
-        engine=EngineRequirement(
-            package=runtime.distributions[0],
-            minimum=runtime.oldest_version if has_dynamic else runtime.oldest_loading_version,
-        ),
+        engine={
+            "package": runtime.distributions[0],
+            "minimum": runtime.oldest_version if has_dynamic else runtime.oldest_loading_version,
+        },
         device_class=spec.device_class.name,
         fingerprint=spec.inputs(target, precision).key,
         session={key: value for each in lowering.enabled(wants) for key, value in each.session.items() if integer},
