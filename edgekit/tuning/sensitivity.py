@@ -12,13 +12,12 @@ from torch.fx import GraphModule
 from edgekit import __version__
 from edgekit.compiler.graph import copy_sharing
 from edgekit.config.runtimes import PRECISIONS
-from edgekit.errors import InputError, StageError, UsageError
+from edgekit.errors import InputError, StageError
 from edgekit.job import Job
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.loading import load_job
-from edgekit.pipeline.request import BuildSpec
 from edgekit.report import load_report, write_report
 from edgekit.report.document import REPORT_FILE as REPORT
 from edgekit.report.document import to_json
@@ -52,7 +51,6 @@ def analyse(job: Job, reporter: Reporter) -> Sensitivity:
     If the folder has a report of the same weights, the report shows the sensitivity too. A target whose compiler fails
     has no times.
     """
-    check_max_drop(job)
     check_output(job.folder)
     import_needed("jinja2", "build")
     for target in job.targets:
@@ -61,35 +59,23 @@ def analyse(job: Job, reporter: Reporter) -> Sensitivity:
     with open_run(job.folder) as run:
         graphs = JobGraphs(spec, reporter)
         parts = [_analysed(graphs, images, target, job, run) for target in job.targets]
-        sensitivity = document(spec, images, job, parts)
+        sensitivity = Sensitivity(
+            edgekit=__version__,
+            created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            command=shareable_command(job.command),
+            model=NamedModel(spec.network.name, spec.network.weights_sha256),
+            accuracy_meaningful=spec.network.weights != "random",
+            recipe=spec.recipe.name,
+            calibration=ImageSet(len(images.calibration.samples), images.calibration.sha256),
+            evaluation=ImageSet(len(images.evaluation.samples), images.evaluation.sha256),
+            max_drop_points=job.gates.max_drop,
+            targets=tuple(parts),
+        )
         for file, text in ((FILE, to_json(sensitivity)), (PICTURE, sensitivity.svg())):
             with writing(run.path / file):
                 replace_text(run.path / file, text)
         _add_to_report(run.path, sensitivity, reporter)
     return sensitivity
-
-
-def check_max_drop(job: Job) -> None:
-    """Raise UsageError for a --max-drop below 0, or one that is not a number."""
-    if not job.gates.max_drop >= 0:
-        valid = "percentage points of top-1, 0 or more"
-        raise UsageError(f"--max-drop is {job.gates.max_drop:g}", valid=valid)
-
-
-def document(spec: BuildSpec, images: JobImages, job: Job, parts: Sequence[TargetSensitivity]) -> Sensitivity:
-    """The document that sensitivity.json contains."""
-    return Sensitivity(
-        edgekit=__version__,
-        created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        command=shareable_command(job.command),
-        model=NamedModel(spec.network.name, spec.network.weights_sha256),
-        accuracy_meaningful=spec.network.weights != "random",
-        recipe=spec.recipe.name,
-        calibration=ImageSet(len(images.calibration.samples), images.calibration.sha256),
-        evaluation=ImageSet(len(images.evaluation.samples), images.evaluation.sha256),
-        max_drop_points=job.gates.max_drop,
-        targets=tuple(parts),
-    )
 
 
 @dataclass(frozen=True)
