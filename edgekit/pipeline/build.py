@@ -39,7 +39,9 @@ def compile_stage(to_compile: GraphToCompile, path: Path, golden_count: int = 2)
     The difference is a fraction of the largest logit. A float bundle that exceeds `PARITY` raises ParityError and isn't
     written. An INT8 one is compiled again if a temperature brings its confidences back to torch's.
     """
-    facts, samples, manifest = to_compile.facts, to_compile.samples, to_compile.facts.manifest
+    facts = to_compile.facts
+    samples = to_compile.samples
+    manifest = to_compile.facts.manifest
     title = Runtime.find(manifest.target).title
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +97,9 @@ def _drafted(to_compile: GraphToCompile, folder: Path) -> _Draft:
 
 def _draft(to_compile: GraphToCompile, folder: Path) -> _Draft:
     """Compile into the folder, and run the samples."""
-    facts, samples, fitting = to_compile.facts, to_compile.samples, to_compile.fitting
+    facts = to_compile.facts
+    samples = to_compile.samples
+    fitting = to_compile.fitting
     with writing(folder):
         folder.mkdir()
         artifact = _compiled(to_compile, folder)
@@ -108,8 +112,11 @@ def _draft(to_compile: GraphToCompile, folder: Path) -> _Draft:
 
 
 def _compiled(to_compile: GraphToCompile, folder: Path) -> Artifact:
-    facts, graph, manifest = to_compile.facts, to_compile.graph, to_compile.facts.manifest
-    backend, metadata = load_backend(manifest.target), metadata_of(manifest, facts.labels)
+    facts = to_compile.facts
+    graph = to_compile.graph
+    manifest = to_compile.facts.manifest
+    backend = load_backend(manifest.target)
+    metadata = metadata_of(manifest, facts.labels)
     with quiet(), torch.no_grad():
         if manifest.dtype == "uint8":
             take_pixels(graph, manifest.preprocessing.mean, manifest.preprocessing.std)
@@ -176,7 +183,8 @@ def warn_of_unmatched(to_compile: GraphToCompile, reporter: Reporter) -> None:
     """Warn the recipe's author that some of its rewrites have no effect."""
     manifest, unmatched = to_compile.facts.manifest, to_compile.facts.unmatched
     if unmatched:
-        recipe, model = manifest.recorded("recipe"), manifest.recorded("model", "name")
+        recipe = manifest.recorded("recipe")
+        model = manifest.recorded("model", "name")
         reporter.warn(
             f"{manifest.target}-{manifest.precision}: these rewrites of recipe '{recipe}' match nothing in '{model}': "
             f"{', '.join(unmatched)}. Remove them from the recipe, or list them in its optional_rewrites if other "

@@ -88,7 +88,9 @@ def restore(spec: BuildSpec, targets: Iterable[str], run: RunFolder) -> None:
 
 def reference_for(network: Network, evaluation: EvaluationImages, reporter: Reporter) -> Reference:
     """Torch's accuracy on the evaluation images. Warns if it is near chance."""
-    task, answers, targets = evaluation.task, evaluation.reference, evaluation.crops.labels
+    task = evaluation.task
+    answers = evaluation.reference
+    targets = evaluation.crops.labels
     reference = task.reference("torch", answers, targets, network.classes, network.weights == "random")
     for warning in near_chance(reference, len(evaluation.crops)):
         reporter.warn(warning)
@@ -153,7 +155,8 @@ def judge_all(
     folder: Path,
 ) -> list[Row]:
     """The rows of the report, which doesn't reveal where the run's folder is."""
-    random, names = spec.network.weights == "random", images.class_names(spec.task, spec.network.labels)
+    random = spec.network.weights == "random"
+    names = images.class_names(spec.task, spec.network.labels)
     rows = chain.from_iterable(each.values() for each in measured)
     shareable = (_shareable(_with_class_names(row, spec.task, names), folder) for row in rows)
     return [judge(each, gates, random, reference.near_chance) for each in shareable]

@@ -264,7 +264,9 @@ def quantize_stage(
     calibration counts as 1 in `step`. Raises CompileError when NNCF fails, and WrongRewrite if the rewritten graph
     doesn't compute what torch does.
     """
-    network, recipe, int8 = spec.network, spec.recipe.for_target(target), precision == "int8"
+    network = spec.network
+    recipe = spec.recipe.for_target(target)
+    int8 = precision == "int8"
     wants = recipe.targets[target]
     names = wants.rewrites_of(precision)
     rewriter = Rewriter(network, samples)
@@ -272,7 +274,8 @@ def quantize_stage(
     if not int8 and not APPROXIMATE.isdisjoint(names) and not rewriter.is_precise(done.graph):
         names = tuple(name for name in names if name not in APPROXIMATE)
         done = rewriter.rewrite(graph, names)
-    rewritten, matched = done.graph, tuple(name for name in names if done.counts[name])
+    rewritten = done.graph
+    matched = tuple(name for name in names if done.counts[name])
     lowering = load_lowering(target)
     placement = lowering.placement(recipe, target, rewritten)
     integer = int8 and recipe.scheme == "w8a8"
@@ -288,7 +291,9 @@ def quantize_stage(
         limit_pairs = limits_pairs(recipe, target, spec.device_class)
         alike = shared and quantize_like(copy_sharing(rewritten), calibration[0], shared, *settings, limit_pairs)
         rewritten = alike or quantize(rewritten, calibration, *settings, step, limit_pairs)
-    runtime, task, preprocessing = Runtime.find(target), spec.task, network.preprocessing
+    runtime = Runtime.find(target)
+    task = spec.task
+    preprocessing = network.preprocessing
     has_dynamic = "dynamic" in kinds.values()
     manifest = Manifest(
         target=target,
@@ -424,13 +429,15 @@ class JobGraphs:
 
         It needs no calibration of its own if the bundle shares one.
         """
-        shared, nearest = self._shared_calibration(target), self.spec.recipe.rounding_to_nearest()
+        shared = self._shared_calibration(target)
+        nearest = self.spec.recipe.rounding_to_nearest()
         alike = shared.without_weights() if shared else None
         return self.with_recipe(nearest)._to_compile(target, "int8", alike).graph
 
     def _to_compile(self, target: str, precision: Precision, shared: Calibrated | None = None) -> GraphToCompile:
         wants = self.spec, target, precision, self.simplified, self.samples
-        name, images = f"{target}-{precision}", self._calibration if precision == "int8" else []
+        name = f"{target}-{precision}"
+        images = self._calibration if precision == "int8" else []
         if images and shared is None:
             with self._calibrating(f"{name}: calibrate", self.spec.recipe.for_target(target), len(images)) as step:
                 return quantize_stage(*wants, images, step)
@@ -442,7 +449,8 @@ class JobGraphs:
         recipe = self.spec.shared_recipe(target)
         if recipe is None:
             return None
-        shared, kinds = self._calibrated(recipe), self.spec.recipe.targets[target].kinds.values()
+        shared = self._calibrated(recipe)
+        kinds = self.spec.recipe.targets[target].kinds.values()
         if recipe.weight_rounding != "fit" or "dynamic" not in kinds:
             return shared
         # Weights that are fitted to the noise of static inputs would cost dynamic layers up to 13 dB.
@@ -452,7 +460,8 @@ class JobGraphs:
         """The calibration that several runtimes share, made for the first of them."""
 
         def calibrate() -> Calibrated:
-            images, rewriter = self._calibration, Rewriter(self.spec.network, self.samples)
+            images = self._calibration
+            rewriter = Rewriter(self.spec.network, self.samples)
             with self._calibrating("calibrate", recipe, len(images)) as step:
                 return calibrate_together(recipe, self.spec.device_class, rewriter, self.simplified, images, step)
 

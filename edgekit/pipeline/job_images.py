@@ -158,7 +158,9 @@ def choose_calibration(
     If the data set is too small for the recipe, all images are chosen; half of them with `leave_half`, if the same data
     set is for the evaluation. Then no class loses more than half of its images as long as others have some left.
     """
-    dataset, requested, listed = datasets.calibration, choice.num_calibration_samples, choice.listed
+    dataset = datasets.calibration
+    requested = choice.num_calibration_samples
+    listed = choice.listed
     if listed and requested is not None:
         raise UsageError(
             "--calibration-list already determines the images, so --num-calibration-samples has no effect",
@@ -188,7 +190,9 @@ def choose_evaluation(
     enough for the verdict, and if no further images of the calibration's data set can choose. Warns of classes without
     an evaluation image.
     """
-    dataset, chosen_on, count = datasets.evaluation, held_out_of(choice.weights), choice.num_eval_samples
+    dataset = datasets.evaluation
+    chosen_on = held_out_of(choice.weights)
+    count = choice.num_eval_samples
     sets_aside = choice.chosen == "thresholds" or (choice.chosen and _others(datasets, calibration) < FEWEST)
     if chosen_on:
         reporter.say(
@@ -240,7 +244,8 @@ def _for_repair(datasets: Datasets, images: JobImages, choice: ImageChoice, repo
     """
     dataset, chosen = images.dataset, images.choosing
     if choice.chosen and len(chosen.images) < FEWEST <= _others(datasets, images.calibration):
-        dataset, taken = datasets.calibration, (*images.evaluation.hashes, *held_out_of(choice.weights))
+        dataset = datasets.calibration
+        taken = (*images.evaluation.hashes, *held_out_of(choice.weights))
         with reporter.stage("read images to choose on") as step:
             chosen = select(
                 dataset,
@@ -258,7 +263,9 @@ def _for_repair(datasets: Datasets, images: JobImages, choice: ImageChoice, repo
 def warn_of_images(images: JobImages, classes: int, reporter: Reporter) -> None:
     """Warn of images that can't be read, of a poor calibration set, whose data set has this number of classes, and of
     evaluation images that are copies or lookalikes of calibration images."""
-    calibration, evaluation, alike = images.calibration, images.evaluation, images.lookalikes
+    calibration = images.calibration
+    evaluation = images.evaluation
+    alike = images.lookalikes
     for name, reason in dict.fromkeys((*calibration.unreadable, *evaluation.unreadable)):
         reporter.warn(f"skipped {name}: {reason}")
     for doubt in calibration.doubts(classes, evaluation if evaluation.images else None):
@@ -359,7 +366,8 @@ def helpful_temperature(outputs: Outputs, expected: Outputs, activation: Activat
     differences, gains = [], []
     for half in (0, 1):
         temperature = fitted_temperature(outputs[half::2], expected[half::2], activation)
-        others, wanted = outputs[1 - half :: 2], confidence(expected[1 - half :: 2], activation)
+        others = outputs[1 - half :: 2]
+        wanted = confidence(expected[1 - half :: 2], activation)
         before, after = (
             np.abs(confidence(each, activation) - wanted).mean(1) for each in (others, others / temperature)
         )

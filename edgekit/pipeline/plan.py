@@ -272,7 +272,8 @@ def plan_model(
     if device_class:
         wants = wants.for_class(device_class)
     available = available_memory() if memory is None else memory
-    limit, where = available, "this machine" if memory is None else "such a machine"
+    limit = available
+    where = "this machine" if memory is None else "such a machine"
     if device_class and memory_of_class:
         limit, where = int(device_class.memory_gib * GIB), device_class.name
     fit = read_fit()
@@ -397,7 +398,8 @@ def size_of_weights(shape: Shape, recipe: Recipe, target: str, precision: Precis
     """Bytes of the weights in a bundle."""
     size = 4 * (shape.params + shape.expanded)
     if precision == "int8":
-        own, names = Runtime.find(target).bytes_per_channel, recipe.targets[target].rewrites_of("int8")
+        own = Runtime.find(target).bytes_per_channel
+        names = recipe.targets[target].rewrites_of("int8")
         size += sum(own * channels - 3 * weights for weights, channels in _in_int8(shape, recipe, target))
         for convolution in shape.convolutions:
             after = weights_after(names, convolution)

@@ -155,7 +155,9 @@ def with_order(
     Nothing changes if names tell the order. Raises UsageError if they don't, and the two orders differ without one that
     is clearly better, or the answers fit another order much better.
     """
-    dataset, answers, targets = images.dataset, evaluation.reference, evaluation.crops.labels
+    dataset = images.dataset
+    answers = evaluation.reference
+    targets = evaluation.crops.labels
     if not dataset.assumption or not isinstance(answers, TopClasses) or spec.network.weights == "random":
         return spec, images, evaluation
     names, natural = dataset.class_names, dataset.natural_order

@@ -125,7 +125,8 @@ def write_findings(report: Report, folder: Path, threads: int | None) -> None:
     for row in report.rows_on(report.devices[0] if report.devices else None):
         if row.bundle is None or row.latency_ms is None:
             continue
-        bundle, fastest = read_bundle(folder / row.bundle, check_hashes=False), row.latency_ms.threads
+        bundle = read_bundle(folder / row.bundle, check_hashes=False)
+        fastest = row.latency_ms.threads
         changes: dict[str, Any] = {"layers": with_reasons(bundle.manifest.layers, row)}
         if threads is None and row.times_are_of(bundle.manifest.device_class):
             is_default = row.latency_ms.by_threads and fastest < (row.device.cores or 0)

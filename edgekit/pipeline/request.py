@@ -104,7 +104,8 @@ class BuildSpec:
 
         It contains no time, so that equal inputs give equal bundles.
         """
-        network, images = self.network, self.calibration if precision == "int8" else None
+        network = self.network
+        images = self.calibration if precision == "int8" else None
         return {
             "versions": versions(),
             "model": {

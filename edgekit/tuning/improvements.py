@@ -184,7 +184,9 @@ class RepairStrategy(Strategy):
         stated that bound, or the measured drop if that confirms none. If there is no such bundle, it is the most
         accurate. Even if no speedup is required, one that its steps made slower than float isn't shipped.
         """
-        own, bounds, ranking = study.trials[0], bounds_of(study, self.gates), study.ranking
+        own = study.trials[0]
+        bounds = bounds_of(study, self.gates)
+        ranking = study.ranking
         if ranking is None or (own.keeps_drop(self.gates) and own.is_fast(self.gates)):
             return own
         misses, keeps = study.compared or own, None
@@ -280,7 +282,8 @@ def bounds_of(study: Study, gates: Gates) -> Gates:
     If the recipe's own bundle loses less there than on the evaluation images, as on images that trained the network, an
     attempt has to cut that loss by the same factor as on the evaluation images.
     """
-    own, compared = study.trials[0].drop, study.compared.measured if study.compared else None
+    own = study.trials[0].drop
+    compared = study.compared.measured if study.compared else None
     if compared is None or compared.accuracy is None or not own or own < 0:
         return gates
     share = min(1.0, max(0.0, compared.accuracy.drop_points) / own)

@@ -291,7 +291,8 @@ def _float_constants(unrounded: GraphModule, layers: Collection[DenseLayer]) -> 
     originals = {node.name: node for node in unrounded.graph.nodes}
     values: dict[Node, Tensor | None] = {}
     for layer in layers:
-        original, quantizer = dense_layer(originals[layer.node.name]), int8_weight(originals[layer.node.name])
+        original = dense_layer(originals[layer.node.name])
+        quantizer = int8_weight(originals[layer.node.name])
         assert original is not None
         assert quantizer is not None
         values[layer.weight] = constant(unrounded, quantizer.source)

@@ -96,7 +96,8 @@ def _analysed(graphs: JobGraphs, images: JobImages, target: str, job: Job, run: 
     if earlier is not None:
         graphs.reporter.say(f"{target}: reused from an earlier run")
         return earlier
-    to_compile, preprocessing = graphs.graph_to_compile(target, "int8"), graphs.spec.network.preprocessing
+    to_compile = graphs.graph_to_compile(target, "int8")
+    preprocessing = graphs.spec.network.preprocessing
     mixtures = simulate(graphs, target, to_compile.graph, images.dataset.crop(images.evaluation.samples, preprocessing))
     bundles = (  # which are built when they are profiled
         build_one(graphs, target, each, run.path / f"{target}-{each}", to_compile if each == "int8" else None)
@@ -173,7 +174,9 @@ def measure(
     groups = [frozenset([name]) for name in layers] + [frozenset(names) for names in blocks.values()]
     with reporter.stage(f"{target}: simulate {len(layers)} layers", len(mixtures.images)) as step:
         mixtures.run([mixture for group in groups for mixture in (group, everything - group)], step)
-    alone, layer_costs, whole = mixtures.alone(), time_layers(), mixtures.figures(everything)
+    alone = mixtures.alone()
+    layer_costs = time_layers()
+    whole = mixtures.figures(everything)
     noise = sum(alone.values())
     order = [name for name, _ in steps_of(alone, layer_costs)]
     harmful, then = culprits(mixtures, order, max_drop, reporter, target)

@@ -284,12 +284,14 @@ class Driver:
         Trials of another device, or of another version of the runtime, don't count. Nothing is compared with a row
         that failed. Returns the study, if there is one, and the bundles.
         """
-        study, driver = recalled(self.run, self.target, strategy.purpose, self.inputs), self
+        study = recalled(self.run, self.target, strategy.purpose, self.inputs)
+        driver = self
         if self.row.failure:
             return study, self.shipped
         if study is not None and not study.is_of(self.row):
             is_own = strategy.chosen(study).number == 0
-            study, driver = None, self if is_own else replace(self, shipped=self.begin_again(strategy.purpose))
+            study = None
+            driver = self if is_own else replace(self, shipped=self.begin_again(strategy.purpose))
         in_place = strategy.chosen(study) if study else None
         study = strategy.prepare(driver, study)
         if study is None:
@@ -382,7 +384,8 @@ class Driver:
     def ship(self, candidate: Candidate) -> MeasuredBundles:
         """Replace the run's bundle by that of a candidate. Returns the bundles, measured now unless they have been."""
         bundle = read_bundle(self.path_of(candidate)).copied_to(self.run.path / self.name)
-        bundles, measured = {**self.shipped.bundles, self.name: bundle}, self.measured.get(candidate)
+        bundles = {**self.shipped.bundles, self.name: bundle}
+        measured = self.measured.get(candidate)
         return MeasuredBundles(bundles, measured.rows if measured else self.measure(bundles))
 
     def path_of(self, candidate: Candidate) -> Path:
