@@ -19,7 +19,8 @@ from edgekit.devices.web import STEMS
 from edgekit.devices.web.browser import Runner
 from edgekit.devices.web.server import Build, Download, Opened, OpenRequest, PageServer, Shown
 from edgekit.errors import EngineError
-from edgekit.runtime.bundle import read_bundle, with_manifest
+from edgekit.runtime.bundle import read_bundle, with_manifest, write_bundle
+from edgekit.runtime.session import Session
 from tests.helpers.chromium import browsing, opened_tab
 from tests.helpers.tiny import CLASSES, SIDE, MakeBundle
 from tests.helpers.waiting import DEADLINE_S
@@ -86,12 +87,17 @@ def test_evaluate_in_a_browser(
     chromium: str,
     litertjs: Path,
     finished_run: Path,
+    make_bundle: MakeBundle,
     photos: Path,
     tmp_path: Path,
 ) -> None:
-    bundles = [str(tmp_path / f"tflite-{precision}") for precision in ("float", "int8")]
-    for bundle in bundles:
+    """Two bundles of a run, and one with the same labels that takes pixels."""
+    bundles = [str(tmp_path / f"tflite-{kind}") for kind in ("float", "int8", "pixels")]
+    for bundle in bundles[:2]:
         shutil.copytree(finished_run / Path(bundle).name, bundle)
+    pixels, labels = read_bundle(make_bundle("tflite", dtype="uint8")), read_bundle(bundles[0]).labels
+    write_bundle(Path(bundles[2]), {"model.tflite": pixels.model_path}, pixels.manifest, labels, pixels.golden())
+    for bundle in bundles:
         with_manifest(read_bundle(bundle), **TASKS[task])
     data = photos
     if task == "multi-label":
@@ -182,9 +188,9 @@ def test_a_page_tells_how_far_it_is_in_every_request(
 def test_a_page_that_is_loaded_again_while_it_computes(
     chromium: str, litertjs: Path, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
-    """Its new worker opens the model again, and computes the images of the request in progress."""
+    """Its new worker opens the model again, and computes the images of the request in progress, which are pixels."""
     bundle, images = (
-        read_bundle(make_bundle("tflite")),
+        read_bundle(make_bundle("tflite", dtype="uint8")),
         np.random.default_rng(0).integers(0, 256, (300, SIDE, SIDE, 3), np.uint8),
     )
     server, computing, loaded = PageServer("web", litertjs), threading.Event(), threading.Event()
@@ -219,6 +225,8 @@ def test_a_page_that_is_loaded_again_while_it_computes(
         server.close()
     assert computing.is_set()
     np.testing.assert_array_equal(again, undisturbed)
+    with Session(bundle) as session:
+        np.testing.assert_allclose(np.concatenate(again), session(images), atol=1e-4)
 
 
 def test_an_altered_file_is_refused(chromium: str, litertjs: Path, tiny_models: Path, tmp_path: Path) -> None:
