@@ -45,7 +45,10 @@ COMMANDS = {
         "",
     ),
     "making": ("", "benchmarks.making --data {imagenet}"),
-    "photos": ("benchmarks.photos --data {imagenet}", ""),
+    "photos": (
+        "benchmarks.photos --loss --data {imagenet} --cifar {cifar}",
+        "benchmarks.photos --data {imagenet}",
+    ),
     "demo": ("", "benchmarks.demo"),
     "pages": ("", f"docs.generate.record {' '.join(RECORDED_PAGES)}"),
 }

@@ -180,6 +180,7 @@ int main(int count, char** arguments) try {
         for (const float* logit = first; logit != last; ++logit) sum += std::exp(*logit - *best);
         std::cout << labels.at(best - first) << " " << 1 / sum << "\n";
     }
+    return 0;
 } catch (const std::exception& error) {
     std::cerr << error.what() << "\n";
     return 1;

@@ -80,6 +80,33 @@ def photos_table() -> str:
     return f"{table(heads, lines)}\n\n{recorded_rows(rows)}\n"
 
 
+LOST = {
+    "lite0": "EfficientNet-Lite0",
+    "lite1": "EfficientNet-Lite1",
+    "lite2": "EfficientNet-Lite2",
+    "convnextv2": "demo",
+}
+"""The networks of `benchmarks.photos --loss`."""
+
+
+def form_losses_table() -> str:
+    """What the fast form costs the trained networks, in points with 95 % intervals, and where it was measured."""
+    rows = {(row["network"], row["image"]): row for row in read_rows(BENCHMARKS / "photos_loss.json")}
+    lines = []
+    for name, title in LOST.items():
+        for image, shown in (("file", "as they are"), ("photo", "enlarged to 12 megapixels")):
+            row = rows[name, image]
+            drop, probability = (_loss(row, key) for key in ("drop_top1", "probability"))
+            lines.append((title, f"{row['images']} {shown}", f"{row['reduced']}", drop, probability))
+    heads = ("network", "images", "of which the forms differ", "loss of top-1", "loss of the right class's probability")
+    return f"{table(heads, lines)}\n\n{recorded_rows([*rows.values()])}\n"
+
+
+def _loss(row: Row, key: str) -> str:
+    low, high = row["drop_ci95_points" if key == "drop_top1" else f"{key}_ci95_points"]
+    return f"{row[f'{key}_points']:z.2f} ({low:z.2f} to {high:z.2f})"
+
+
 def _whole(row: Row) -> float:
     return float(row["decode"] + row["resize"] + row["normalize"])
 

@@ -451,16 +451,22 @@ def compiler() -> str:
     return str(folder)
 
 
-@pytest.fixture(scope="module")
-def classify(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program that the guide's command compiles."""
+def compiled(folder: Path, beside: str | None = None) -> Path:
+    """The program that the guide's command compiles. A program `beside` it is compiled instead, and may include it."""
     compiler()
-    folder = tmp_path_factory.mktemp("cpp")
     shutil.copy(EXAMPLES / "classify.cpp", folder)
     page = (ROOT / "docs/how-to/cpp.md").read_text()
     (build,) = (block for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) if "g++" in block)
+    if beside is not None:
+        (folder / "beside.cpp").write_text(beside)
+        build = build.replace(" classify.cpp ", " beside.cpp ")
     run_bash(build, folder)
     return folder / "classify"
+
+
+@pytest.fixture(scope="module")
+def classify(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(tmp_path_factory.mktemp("cpp"))
 
 
 def preprocessing(interpolation: str, crop_pct: float, crop_mode: str, margin: float | None = None) -> Preprocessing:

@@ -1,29 +1,38 @@
-"""The example of an app in a browser: Chromium opens it from a static host, and it classifies as Python does."""
+"""The example of an app in a browser: Chromium opens it from a static host, and it classifies as Python does.
+
+So does the example in C++, for the same photo.
+"""
 
 import asyncio
 import functools
 import json
 import re
 import shutil
+import subprocess
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 import edgekit
-from edgekit.config.runtimes import CROP_MODES, INTERPOLATIONS
+from edgekit.config.runtimes import CROP_MODES, FORMS, INTERPOLATIONS, Form
 from edgekit.devices.web import VERSION
-from edgekit.images.preprocess import Preprocessing
+from edgekit.images.preprocess import Preprocessing, open_image
+from edgekit.measure.end_to_end import PHOTO, photo_of
 from edgekit.runtime.bundle import read_bundle, with_manifest
 from tests.docs.blocks import run_bash
+from tests.docs.test_examples import compiled
 from tests.helpers.chromium import opened_tab
-from tests.helpers.tiny import ROOT, MakeBundle
+from tests.helpers.tiny import ROOT, SIDE, MakeBundle
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -218,3 +227,123 @@ def test_the_app_answers_as_python_does(chromium: str, app: Path, finished_run: 
         np.testing.assert_array_equal(np.array(pixels, np.uint8).reshape(own.shape), own, str(preprocessing))
         own_values = preprocessing.normalize(own)
         np.testing.assert_array_equal(np.array(values, np.float32).reshape(own_values.shape), own_values)
+
+
+PROGRAM = """
+#define main classify_main
+#include "classify.cpp"
+#undef main
+// BUNDLE IMAGE.ppm: writes the input of the model to IMAGE.ppm.input, and prints the best label and its score.
+int main(int count, char** arguments) {
+    const std::string manifest = contents(std::string(arguments[1]) + "/manifest.json"), image = arguments[2];
+    const size_t height = std::stoul(value(manifest, "height")), width = std::stoul(value(manifest, "width"));
+    ov::Tensor input(ov::element::f32, {1, 3, height, width});
+    preprocess(read_ppm(image), manifest, input);
+    std::ofstream(image + ".input", std::ios::binary).write(static_cast<char*>(input.data()), input.get_byte_size());
+    return classify_main(count, arguments);
+}
+"""
+OPEN = """(async () => {
+  const {open, crop, normalize, pixels} = await import("./edgekit.js"), model = await open(FOLDER), {manifest} = model;
+  const photo = await (await fetch(PHOTO)).blob(), [best] = (await model.classify(photo)).top;
+  return [Array.from(normalize(crop(await pixels(photo), manifest.preprocessing), manifest)), best.label, best.score];
+})()"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's input, float32 [1,3,H,W], and its best answer."""
+
+    values: NDArray[np.float32]
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Those of the examples for one photo in one form, each beside that of Python on the same runtime."""
+
+    preprocessing: Preprocessing
+    page: Answer
+    program: Answer
+    on_litert: Answer
+    on_openvino: Answer
+
+    def levels(self) -> list[NDArray[np.int64]]:
+        """How far each pixel of the page and of the program is from Python's, in levels of 255."""
+        python, *others = (
+            self.preprocessing.pixels(each.values).astype(np.int64)
+            for each in (self.on_litert, self.page, self.program)
+        )
+        return [np.abs(other - python) for other in others]
+
+
+def answers_of(
+    files: dict[str, bytes], bundles: tuple[Path, Path], program: Path, chromium: str, app: Path
+) -> Iterator[tuple[str, Form, Answers]]:
+    """The answers for each JPEG in each form, with one model's bundles for LiteRT and for OpenVINO."""
+    for name, content in files.items():
+        (app / f"{name}.jpg").write_bytes(content)
+        open_image(content).save(app / f"{name}.ppm")
+
+    for form in FORMS:
+        for bundle in map(read_bundle, bundles):
+            copy = shutil.copytree(bundle.path, app / form / bundle.manifest.target)
+            with_manifest(read_bundle(copy), preprocessing=bundle.manifest.preprocessing.in_form(form))
+    cases = [(form, name) for form in FORMS for name in files]
+
+    async def on_the_page(url: str) -> list[Any]:
+        async with opened_tab(chromium, url, app.parent) as tab:
+            settings = [(json.dumps(f"{form}/tflite/"), json.dumps(f"{name}.jpg")) for form, name in cases]
+            return [await tab.evaluate(OPEN.replace("FOLDER", one).replace("PHOTO", two)) for one, two in settings]
+
+    with static_host(app) as url:
+        given = asyncio.run(on_the_page(url))
+    for (form, name), (values, *best) in zip(cases, given, strict=True):
+        python = []
+        for target in ("tflite", "openvino"):
+            with edgekit.load(app / form / target) as session:
+                answer = session.classify(app / f"{name}.jpg", top=1)[0]
+                python.append(Answer(session.preprocess(app / f"{name}.jpg"), *answer))
+                preprocessing = session.bundle.manifest.preprocessing
+        shape, ppm = python[0].values.shape, app / f"{name}.ppm"
+        command = [program, app / form / "openvino", ppm]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        label, _, score = told.strip().rpartition(" ")
+        of_program = Answer(np.fromfile(f"{ppm}.input", np.float32).reshape(shape), label, float(score))
+        of_page = Answer(np.array(values, np.float32).reshape(shape), *best)
+        yield name, form, Answers(preprocessing, of_page, of_program, *python)
+
+
+@pytest.fixture
+def files(shared_data: Path) -> dict[str, bytes]:
+    """A photo, and one of 12 megapixels made of it."""
+    with zipfile.ZipFile(shared_data / "imagenet-500.zip") as archive:
+        file = archive.read(next(name for name in sorted(archive.namelist()) if name.endswith(".JPEG")))
+    return {"file": file, "photo": photo_of(np.asarray(open_image(file)), PHOTO)}
+
+
+@pytest.mark.slow
+def test_a_photo_is_the_same_to_the_app_and_to_the_program_in_cpp(
+    files: dict[str, bytes], chromium: str, app: Path, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    """Python decodes JPEGs at a fraction in the fast form, and the others average the pixels of the whole."""
+    (tmp_path / "cpp").mkdir()
+    program = compiled(tmp_path / "cpp", PROGRAM)
+    preprocessing = Preprocessing(SIDE, SIDE, "bicubic", 0.875, "center", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    tiny = (
+        make_bundle("tflite", "a", preprocessing=preprocessing),
+        make_bundle("openvino", "b", preprocessing=preprocessing),
+    )
+    for name, form, answers in answers_of(files, tiny, program, chromium, app):
+        page, cpp = answers.levels()
+        np.testing.assert_array_equal(page, cpp, f"{name}, {form}")
+        if form == "exact":
+            assert not page.any(), name
+            np.testing.assert_array_equal(answers.program.values, answers.on_openvino.values)
+            np.testing.assert_array_equal(answers.page.values, answers.on_litert.values)
+        assert page.mean() <= 1
+        most = 2e-6 if form == "exact" else 0.02
+        for one, python in ((answers.page, answers.on_litert), (answers.program, answers.on_openvino)):
+            assert one.label == python.label
+            assert one.score == pytest.approx(python.score, abs=most)

@@ -295,6 +295,7 @@ def test_every_kind_of_image_has_a_fast_form(mode: str, size: tuple[int, int]) -
     photo = noise(6, 4).resize(size, Image.Resampling.BICUBIC)
     if mode == "animated":
         content = encode(photo, "GIF", save_all=True, append_images=[noise(*size)])
+        np.testing.assert_array_equal(FAST.crop(content), FAST.crop(encode(photo, "GIF")), "other than the first image")
     elif mode == "I;16":
         content = encode(Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257), "PNG")
     else:
