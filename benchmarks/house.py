@@ -16,11 +16,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 292_575,
+    "tokens": 291_749,
     "tokens a line": 9.8,
     "files": 156,
     "lines of the longest file": 450,
-    "names across walls": 534,
+    "names across walls": 519,
     "pairs of rooms in % of those that the layers allow": 75,
     "class names that exist twice": 0,
 }
