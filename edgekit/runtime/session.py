@@ -223,13 +223,7 @@ class Session:
             threshold: See `classify`.
 
         Returns:
-            What `classify` returns for each image, one after the other.
-
-        Raises:
-            UsageError: As for `classify`.
-            ImageError: As for `classify`; no images follow.
-            BundleError: As for `classify`.
-            EngineError: As for `classify`.
+            What `classify` returns for each image, one after the other. It raises the same errors, and ends with one.
         """
         limits = self._limits(top, threshold)
         with closing(ahead(images, lambda: self)) as prepared:

@@ -37,7 +37,7 @@ class Explanation:
     cause: str
     """Usual causes."""
     cure: str
-    """Ways to fix it."""
+    """Ways to fix it; empty where the fix of the message says them."""
     exit_code: int
     """Exit status of a command that ends with the error."""
 

@@ -35,13 +35,10 @@ def test_every_command_has_a_page_with_each_of_its_parameters() -> None:
             assert f"`{shown}`" in section, (words, shown)
 
 
-def test_every_error_has_cause_and_cure() -> None:
+def test_every_error_has_a_section_with_its_cause() -> None:
     sections = f"\n{error_sections()}".split("\n## ")[1:]
     assert [section.partition("\n")[0] for section in sections] == list(error_names())
-    abstract = {"EdgekitError", "InputError", "StageError"}
-    for section in sections:
-        name = section.partition("\n")[0]
-        assert ("**Cause:** " in section and "**Cure:** " in section) or name in abstract, name
+    assert all("**Cause:** " in section for section in sections[1:])
 
 
 @pytest.mark.parametrize("cls", [Recipe, TargetRecipe, DeviceClass])
