@@ -2,6 +2,7 @@
 
 import json
 import struct
+from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from edgekit.runtime.metadata import Metadata
 from edgekit.runtime.session import Session
 from edgekit.runtime.tflite.metadata import standard
 from tests.helpers.environments import find_python, new_environment, run
+from tests.helpers.missing import missing
 from tests.helpers.tiny import PREPROCESSING
 
 MEAN, STD = (0.5, 0.25, 1.0), (0.25, 0.5, 1.0)
@@ -121,6 +123,8 @@ print(json.dumps([json.loads(shown.get_metadata_json()), shown.get_associated_fi
 
 @pytest.mark.slow
 def test_the_library_of_tflite_metadata_reads_ours(finished_run: Path, tmp_path: Path) -> None:
+    if find_library("usb-1.0") is None:
+        missing("tflite-support needs libusb: apt-get install libusb-1.0-0")
     bundle = read_bundle(finished_run / "tflite-int8")
     python = new_environment(tmp_path / "env", "tflite-support==0.4.4", python=find_python("3.11"))
     done = run(python, "-I", "-c", TASK_LIBRARY, bundle.model_path, cwd=tmp_path)
