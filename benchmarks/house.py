@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 291_749,
+    "tokens": 291_769,
     "tokens a line": 9.8,
     "files": 156,
     "lines of the longest file": 450,

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite, nan
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,16 +47,13 @@ class Int8Detail(Int8):
     """Operations in the order of the model file."""
 
 
-class Inspected:
-    """What `edgekit inspect` says of a bundle or a model file."""
-
-    def page(self) -> Iterator[str]:
-        """What it contains, and which of its layers run in integer kernels."""
-        return map(printable, _lines(cast(Inspection, self)))
+def _page(inspection: "Inspection") -> Iterator[str]:
+    """What a bundle or a model file contains, and which of its layers run in integer kernels."""
+    return map(printable, _lines(inspection))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelInspection(Inspected):
+class ModelInspection:
     """Result of `edgekit inspect` for a model file of any origin."""
 
     schema_version: Literal[1] = 1
@@ -70,13 +67,15 @@ class ModelInspection(Inspected):
     engine: str | None = None
     """Distribution of that runtime and its version, such as "onnxruntime 1.32.0"; null where it isn't known."""
 
+    page = _page
+
     @property
     def golden_error(self) -> None:
         """None, because a file of any origin has no golden samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BundleInspection(Inspected):
+class BundleInspection:
     """Result of `edgekit inspect` for a bundle."""
 
     schema_version: Literal[1] = 1
@@ -109,6 +108,8 @@ class BundleInspection(Inspected):
     provenance: Mapping[str, Any]
     device: DeviceFacts | None = None
     """Device that it ran on, or None for this machine."""
+
+    page = _page
 
     @property
     def golden_error(self) -> GoldenError | None:

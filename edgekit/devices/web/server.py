@@ -393,8 +393,9 @@ class PageServer:
             await socket.send_str(msgspec.json.encode(refusal).decode())
             await socket.close()
             return socket
-        if self._socket is not None:  # the page was loaded again before its old connection ended
-            await self._socket.close()
+        if (before := self._socket) is not None:  # the page was loaded again before its old connection ended
+            await before.close()
+            self._lost(before)
         self._socket, self._joined = socket, joined
         try:
             await self._send(self._shown)
@@ -405,11 +406,15 @@ class PageServer:
                 elif message.type == WSMsgType.TEXT:
                     self._answers.put(self._read(message.data))
         finally:
-            if self._socket is socket:
-                self._socket = None
-                self._here.clear()
-                self._answers.put(None)
+            self._lost(socket)
         return socket
+
+    def _lost(self, socket: web.WebSocketResponse) -> None:
+        """Have a request that went through this connection wait for the browser to come back."""
+        if self._socket is socket:
+            self._socket = None
+            self._here.clear()
+            self._answers.put(None)
 
     def _comes_back(self, joined: Joined, before: Joined) -> bool:
         """Whether a page is that of the browser before, loaded again or, once that was closed, in another tab."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import aiohttp.web
 import pytest
 
 from edgekit.devices.registry import Device
@@ -87,6 +88,27 @@ def test_a_browser_that_comes_back_gets_its_request_again(server: PageServer) ->
             again = await received(after, "open")
             assert again == first
             await after.send_json({"id": again["id"], "result": {}})
+
+    assert play(server, page) == {}
+
+
+def test_a_page_that_is_loaded_again_while_its_old_connection_ends(
+    server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`close` of a connection that is closing already returns at once, before its handler has ended."""
+
+    async def closing_already(socket: aiohttp.web.WebSocketResponse, **options: object) -> bool:
+        return False
+
+    async def page() -> None:
+        async with opened(server) as before:
+            first = await received(before, "open")
+            with monkeypatch.context() as patched:
+                patched.setattr(aiohttp.web.WebSocketResponse, "close", closing_already)
+                async with opened(server) as after:
+                    again = await received(after, "open")
+                    assert again == first
+                    await after.send_json({"id": again["id"], "result": {}})
 
     assert play(server, page) == {}
 
