@@ -1,6 +1,6 @@
 """Compares edgekit's INT8 with the results of the stock tools for the same networks and images.
 
-    python -m benchmarks.peers --models demo --json mine.json --results mine.md
+    python -m benchmarks.peers --models demo --json mine.json
     python -m benchmarks.peers --models convnextv2_atto,convnextv2_tiny --data ~/imagenet/val --json mine.json
 
 The model `demo` needs nothing but this repository; the others need ImageNet images, which the repository can't contain.
@@ -8,12 +8,14 @@ The model `demo` needs nothing but this repository; the others need ImageNet ima
 The bench builds every candidate and runs 100 real images through each, which a busy machine can do (--build). Then it
 times the candidates of each runtime in turn in a process of their own, with 1 and 2 threads, on an idle machine
 (--time). The JSON is written after each model, and keeps those of earlier runs of the same code on the same machine.
---results gets the tables of the whole JSON.
+By default it is that of this kind of processor, so that each kind has a column in the pages; its tables are in the
+Markdown file beside it.
 """
 
 import argparse
 import json
 import multiprocessing
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -31,7 +33,7 @@ from benchmarks.peerlib import executorch
 from benchmarks.peerlib.candidates import Candidate
 from benchmarks.peerlib.results import OURS, Group, add_times, answer_rows, candidate_of, write_results
 from benchmarks.peerlib.timing import answer_all, kernel_times, time_all
-from benchmarks.recording import features, keep_recording, new_recording, recording_of
+from benchmarks.recording import features, keep_recording, kind_here, new_recording, recording_of
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import EdgekitError
 from edgekit.measure.bundles import summarize_profile
@@ -73,6 +75,11 @@ def main() -> None:
             write(results, args)
 
 
+def file_here() -> Path:
+    """The JSON of this kind of processor."""
+    return HERE / f"peers-{re.sub('[^a-z0-9]+', '-', kind_here().lower())}.json"
+
+
 def kept_results(path: Path) -> dict[str, Any]:
     """What the JSON has of this code on this machine; otherwise, results without any model."""
     now, before = new_recording(), recording_of(path)
@@ -92,7 +99,7 @@ def kept_results(path: Path) -> dict[str, Any]:
 def write(results: dict[str, Any], args: argparse.Namespace) -> None:
     """Write the JSON, and the tables of what is timed."""
     replace_text(args.json, json.dumps(results, indent=1) + "\n")
-    replace_text(args.results, write_results(results, args.json))
+    replace_text(args.json.with_suffix(".md"), write_results(results, args.json))
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -100,8 +107,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(SUBJECTS), help=f"any of {', '.join(ALL_SUBJECTS)}")
-    parser.add_argument("--json", type=Path, default=HERE / "peers.json")
-    parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md")
+    parser.add_argument("--json", type=Path, default=file_here())
     add_data(parser)
     parser.add_argument("--work", type=Path, default=Path("build/peers"), help="folder for the models")
     parser.add_argument("--build", action="store_true", help="only build, and run the images")

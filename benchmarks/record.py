@@ -118,10 +118,10 @@ def is_rows(path: Path) -> bool:
 
 
 def renew(images: Path) -> None:
-    """Let the figures of peers.json be of today's code, if it makes the same files of the ten networks."""
+    """Let the figures of peers on this kind of processor be of today's code, if it makes the same files."""
     from benchmarks import peers
 
-    path = HERE / "peers.json"
+    path = peers.file_here()
     recording = recording_of(path)
     if recording is None:
         raise SystemExit(f"{path} has no recording")

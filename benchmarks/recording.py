@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tokenize
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -45,6 +45,15 @@ KERNELS = (
     "bf16",
 )
 """The processor's features that choose kernels, as Linux names them."""
+GAINS = {
+    "amx_int8": "AMX",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx512_bf16": "bf16",
+    "asimddp": "dot products",
+    "i8mm": "i8mm",
+    "bf16": "bf16",
+}
+"""Those that decide how much INT8 gains over float, in the words of the pages."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,11 @@ class Recording:
         return all(self.code[room] == code_sha256(room) for room in rooms)
 
     @property
+    def kind(self) -> str:
+        """The kind of processor, as `kind_of` has it."""
+        return kind_of(self.cpu, self.features)
+
+    @property
     def where(self) -> str:
         """The processor, its features and cores, in words."""
         clock = f" at {self.clock_mhz:.0f} MHz" if self.clock_mhz else ""
@@ -81,6 +95,17 @@ class Recording:
     def machine(self) -> str:
         """What the figures depend on besides edgekit, as text."""
         return json.dumps([self.cpu, self.features, self.cores, self.system, self.python, self.versions])
+
+
+def kind_of(cpu: str, features: Sequence[str]) -> str:
+    """A processor's maker and what decides there how much INT8 gains, such as "AMD, AVX-512 VNNI, bf16"."""
+    gains = [words for name, words in GAINS.items() if name in features] or ["no VNNI"]
+    return ", ".join([re.split(r"\W", cpu)[0], *gains])
+
+
+def kind_here() -> str:
+    """The kind of this machine's processor."""
+    return kind_of(machine.describe().cpu or "unknown", features())
 
 
 def new_recording() -> Recording:

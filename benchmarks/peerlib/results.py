@@ -1,4 +1,4 @@
-"""Computes the candidates' figures, and writes the tables of RESULTS.md."""
+"""Computes the candidates' figures, and writes their tables."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -154,12 +154,12 @@ def unsteady(versus: Row) -> bool:
 
 
 def write_results(results: Row, path: Path) -> str:
-    """The text of RESULTS.md for the results in a JSON file."""
+    """The tables of the results in a JSON file, as Markdown."""
     recording = recording_of(path)
     assert recording is not None
     versions = recording.versions | {"executorch": results["executorch"]}
     lines = [
-        "# edgekit and its peers",
+        f"# edgekit and its peers: {recording.kind}",
         "",
         fill(INTRODUCTION.format(json=path.name, wide=100 * WIDE, images=results["images"]), 118),
         "",

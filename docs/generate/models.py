@@ -1,6 +1,5 @@
 """Tables of the models that were tried, from the benchmarks' JSON, for benchmarks/MODELS.md and a summary in docs."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,6 +8,7 @@ from benchmarks.peerlib.results import Group
 from benchmarks.rows import read_rows
 from docs.generate.figures import BENCHMARKS, day_of, recorded_rows
 from docs.generate.markdown import code, plain, table
+from docs.generate.peers import files, results_of
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import RUNTIMES
 
@@ -72,8 +72,7 @@ def tried_models() -> list[TriedModel]:
 
 
 def _of_peers() -> Iterator[TriedModel]:
-    models = json.loads((BENCHMARKS / "peers.json").read_text(encoding="utf-8"))["models"]
-    for name, model in models.items():
+    for name, model in results_of(files()[0])["models"].items():
         ours = {runtime: Group(model, runtime).ours for runtime in RUNTIMES}
         outcomes = {
             runtime: Outcome("measured", row["agreement"], row["snr_db"]) if row else Outcome("failed")

@@ -1,19 +1,20 @@
 """edgekit next to the stock tools: the tables of docs/concepts/comparison.md, from the JSON of `benchmarks.peers`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import geometric_mean, median
 from typing import Any
 
-from benchmarks.peerlib.results import FLOATS, Group, Row
+from benchmarks.peerlib.results import FLOATS, OURS, Group, Row
+from benchmarks.recording import recording_of
 from docs.generate.figures import BENCHMARKS, TIMES, recorded
 from docs.generate.markdown import code, table
 from edgekit.config.runtimes import RUNTIMES
+from edgekit.measure.latency import APART
 
-FILE = "peers.json"
-BF16_FILE = "peers_bf16.json"
-"""An earlier recording, on a processor that computes in bf16."""
+PATTERN = "peers-*.json"
+"""A file for each kind of processor."""
 THREADS = 1
 LEAST_MS = 0.1
 """Milliseconds by which the times of a kernel in two files differ, from which a table shows it."""
@@ -50,10 +51,10 @@ class Stock:
 class Peers:
     """edgekit's INT8 next to everything else that one runtime ran of one model, with one number of threads."""
 
+    file: str
+    """The recording, which stands for a kind of processor."""
     model: str
     weights: str
-    side: int
-    """Input side in pixels."""
     runtime: str
     """The title of the runtime's own project."""
     threads: int
@@ -74,25 +75,38 @@ class Peers:
     """The fastest first."""
 
 
-def peers(threads: int = THREADS, file: str = FILE) -> list[Peers]:
-    """What the benchmark measured of edgekit's INT8, in the JSON's order."""
-    models = _results(file)["models"]
-    found = (_peers(name, model, runtime, threads) for name, model in models.items() for runtime in RUNTIMES)
+def files() -> list[str]:
+    """The recordings, one for each kind of processor."""
+    return sorted(path.name for path in BENCHMARKS.glob(PATTERN))
+
+
+def kind(file: str) -> str:
+    """The kind of processor of a recording, such as "AMD, AVX-512 VNNI, bf16"."""
+    recording = recording_of(BENCHMARKS / file)
+    assert recording is not None
+    return recording.kind
+
+
+def peers(file: str, *threads: int) -> list[Peers]:
+    """What the benchmark measured of edgekit's INT8, in the JSON's order; with any number of threads by default."""
+    results = results_of(file)
+    groups = [(name, model, runtime) for name, model in results["models"].items() for runtime in RUNTIMES]
+    found = (_peers(file, *group, count) for count in threads or results["threads"] for group in groups)
     return [row for row in found if row is not None]
 
 
-def peers_of(model: str, runtime: str) -> Peers:
-    """The figures of one model on one runtime, by its name in `RUNTIMES`."""
-    title = RUNTIMES[runtime].title
-    return next(row for row in peers() if (row.model, row.runtime) == (model, title))
+def all_peers(*threads: int) -> list[Peers]:
+    """The same of every kind of processor."""
+    return [row for file in files() for row in peers(file, *threads)]
 
 
-def _results(file: str) -> dict[str, Any]:
+def results_of(file: str) -> dict[str, Any]:
+    """The JSON of a recording."""
     results: dict[str, Any] = json.loads((BENCHMARKS / file).read_text(encoding="utf-8"))
     return results
 
 
-def _peers(name: str, model: dict[str, Any], runtime: str, threads: int) -> Peers | None:
+def _peers(file: str, name: str, model: dict[str, Any], runtime: str, threads: int) -> Peers | None:
     """None where a bundle of edgekit's is missing."""
     group, key = Group(model, runtime), str(threads)
     best, ours, plain = group.fastest_float(threads), group.ours, group.named("edgekit float")
@@ -100,9 +114,9 @@ def _peers(name: str, model: dict[str, Any], runtime: str, threads: int) -> Peer
         return None
     stock = sorted(group.stock_int8(), key=lambda row: float(row["ms"][key]))
     return Peers(
+        file=file,
         model=name,
         weights=model["weights"],
-        side=model["input"][0],
         runtime=RUNTIMES[runtime].title,
         threads=threads,
         float_name=best["candidate"],
@@ -128,14 +142,17 @@ def _ratio(group: Group, other: Row, threads: int) -> Ratio:
     return Ratio(versus["ratio"], low, high)
 
 
-def ratios_table() -> str:
-    """A line for each model with one thread: how much faster edgekit's INT8 is than float and stock on each runtime."""
-    lines: dict[str, list[str]] = {}
-    for row in peers():
-        name = f"{code(row.model)} (trained)" if row.weights == "trained" else code(row.model)
-        lines.setdefault(name, [name]).append(f"{_cell(row.speedup)}, {_cell(row.stock[0].ours)}")
+def ratios_tables() -> str:
+    """A table for each kind of processor, with one thread: how much faster INT8 is than float and stock."""
     heads = ("model", *(runtime.title for runtime in RUNTIMES.values()))
-    return f"{table(heads, lines.values())}\n\n{recorded(FILE)}\n"
+    texts = []
+    for file in files():
+        lines: dict[str, list[str]] = {}
+        for row in peers(file, THREADS):
+            name = f"{code(row.model)} (trained)" if row.weights == "trained" else code(row.model)
+            lines.setdefault(name, [name]).append(f"{_cell(row.speedup)}, {_cell(row.stock[0].ours)}")
+        texts.append(f"### {kind(file)}\n\n{table(heads, lines.values())}\n\n{recorded(file)}\n")
+    return "\n".join(texts)
 
 
 def _cell(ratio: Ratio) -> str:
@@ -149,35 +166,47 @@ def means(ratios: Sequence[float]) -> str:
 
 @dataclass(frozen=True)
 class Best:
-    """The fastest files of one model on any runtime, in milliseconds."""
+    """The fastest files of one model, in milliseconds, each with the number of threads that edgekit would take."""
 
+    recipe: str
     float_ms: float
     int8_ms: float
     """edgekit's."""
     stock_ms: float
-    """INT8 of a stock tool, ExecuTorch's included."""
+    """INT8 of a stock tool."""
     size: float
-    """Bytes of edgekit's float bundle on the runtime of its fastest INT8, over those of that INT8."""
+    """Bytes of edgekit's float bundle over those of its INT8, on the runtime where that is the fastest."""
 
 
-def best_of_all(threads: int = THREADS) -> list[Best]:
-    """The fastest of each model on any runtime. Runtimes are timed one after the other, so there is no interval."""
-    key, found = str(threads), []
-    for name, model in _results(FILE)["models"].items():
-        rows = [row for row in model["rows"] if "ms" in row]
-        floats = [row["ms"][key] for row in rows if row["precision"] in FLOATS]
-        stock = [row["ms"][key] for row in rows if row["maker"] == "stock" and row["precision"] not in FLOATS]
-        own = min((row for row in peers() if row.model == name), key=lambda row: row.int8_ms)
-        found.append(Best(min(floats), own.int8_ms, min(stock), own.float_bytes / own.int8_bytes))
+def bests(file: str, runtimes: Collection[str]) -> list[Best]:
+    """The fastest of each model on these runtimes. They are timed one after the other, so there is no interval."""
+    found = []
+    for model in results_of(file)["models"].values():
+        rows = [row for row in model["rows"] if "ms" in row and row["runtime"] in runtimes]
+        floats = [_ms(row) for row in rows if row["precision"] in FLOATS]
+        stock = [_ms(row) for row in rows if row["maker"] == "stock" and row["precision"] not in FLOATS]
+        own = min((row for row in rows if row["candidate"] == OURS), key=_ms)
+        plain = next(row for row in rows if (row["runtime"], row["candidate"]) == (own["runtime"], "edgekit float"))
+        size = plain["size_bytes"] / own["size_bytes"]
+        found.append(Best(model["recipe"], min(floats), _ms(own), min(stock), size))
     return found
 
 
-def verdict(file: str = FILE) -> str:
-    """How often edgekit's INT8 wins and loses against float and stock INT8, with any number of threads."""
-    every = _of_all_threads(file)
-    against = {"float": [row.speedup for row in every], "stock INT8": [row.stock[0].ours for row in every]}
-    text = "; ".join(f"against the fastest {name}, {_score(ratios)}" for name, ratios in against.items())
-    return f"Of {len(every)} comparisons: {text}.\n"
+def _ms(row: Row) -> float:
+    """Milliseconds with one thread, or with two where that is faster by more than edgekit's limit."""
+    one, two = (float(row["ms"][str(threads)]) for threads in (1, 2))
+    return two if one > APART * two else one
+
+
+def verdicts() -> str:
+    """How often edgekit's INT8 wins and loses against float and stock INT8, on each kind of processor."""
+    lines = []
+    for file in files():
+        every = peers(file)
+        against = [row.speedup for row in every], [row.stock[0].ours for row in every]
+        lines.append((kind(file), str(len(every)), *map(_score, against)))
+    heads = ("processor", "comparisons", "against the fastest float", "against the fastest stock INT8")
+    return f"{table(heads, lines)}\n"
 
 
 def _score(ratios: Sequence[Ratio]) -> str:
@@ -185,24 +214,9 @@ def _score(ratios: Sequence[Ratio]) -> str:
     return f"faster in **{wins}**, slower in **{losses}**, open in {len(ratios) - wins - losses}"
 
 
-def bf16_means() -> str:
-    """The geometric means of the earlier recording on a processor that computes in bf16."""
-    rows = peers(THREADS, BF16_FILE)
-    lines = [
-        (
-            runtime.title,
-            means([row.speedup.ratio for row in rows if row.runtime == runtime.title]),
-            means([row.stock[0].ours.ratio for row in rows if row.runtime == runtime.title]),
-        )
-        for runtime in RUNTIMES.values()
-    ]
-    heads = ("runtime", "against the fastest float", "against the fastest stock INT8")
-    return f"{table(heads, lines)}\n\n{recorded(BF16_FILE)}\n"
-
-
 def quieter() -> str:
     """How often edgekit's INT8 has less noise than the fastest stock INT8, and by how much."""
-    differences = [row.snr_db - row.stock[0].snr_db for row in peers()]
+    differences = [row.snr_db - row.stock[0].snr_db for row in all_peers(THREADS)]
     less = sum(difference > 0 for difference in differences)
     return (
         f"Its logits have less noise than those of the fastest stock INT8 in {less} of {len(differences)} cases with "
@@ -210,17 +224,17 @@ def quieter() -> str:
     )
 
 
-def defeats(file: str = FILE) -> str:
+def defeats() -> str:
     """Where the fastest stock INT8, or the fastest float, takes less time than edgekit's INT8 or might."""
-    every = _of_all_threads(file)
-    stock = [(row, row.stock[0].ours, row.stock[0].name) for row in every if row.stock[0].ours.ratio < 1]
-    floats = [(row, row.speedup, row.float_name) for row in every if row.speedup.low <= 1]
-    lists = {"Stock INT8 is faster": stock, "Float is faster": floats}
     lines = []
-    for title, rows in lists.items():
-        settled = "; ".join(_defeat(*each) for each in rows if each[1].settled) or "nowhere"
-        unsettled = "; ".join(_maybe(row, ratio) for row, ratio, _ in rows if not ratio.settled) or "nowhere"
-        lines.append(f"- {title}: {settled}. Open: {unsettled}.")
+    for file in files():
+        every = peers(file)
+        stock = [(row, row.stock[0].ours, row.stock[0].name) for row in every if row.stock[0].ours.ratio < 1]
+        floats = [(row, row.speedup, row.float_name) for row in every if row.speedup.low <= 1]
+        for title, rows in {"stock INT8 is faster": stock, "float is faster": floats}.items():
+            settled = "; ".join(_defeat(*each) for each in rows if each[1].settled) or "nowhere"
+            unsettled = "; ".join(_maybe(row, ratio) for row, ratio, _ in rows if not ratio.settled) or "nowhere"
+            lines.append(f"- {kind(file)}: {title}: {settled}. Open: {unsettled}.")
     return "\n".join(lines) + "\n"
 
 
@@ -232,14 +246,11 @@ def _maybe(row: Peers, ratio: Ratio) -> str:
     return f"{code(row.model)}, {row.runtime}, {row.threads}: {ratio.ratio:.2f}{TIMES}"
 
 
-def _of_all_threads(file: str) -> list[Peers]:
-    return [row for threads in _results(file)["threads"] for row in peers(threads, file)]
-
-
 def profiles() -> str:
     """The kernels of edgekit's INT8 and of each stock INT8 that is faster, where they differ by a tenth of a ms."""
     tables = []
-    for name, model in _results(FILE)["models"].items():
+    models = [(file, *each) for file in files() for each in results_of(file)["models"].items()]
+    for file, name, model in models:
         for row in model["rows"]:
             if "profiles" not in row:
                 continue
@@ -247,34 +258,41 @@ def profiles() -> str:
             times = {kernel: (ours.get(kernel, 0), theirs.get(kernel, 0)) for kernel in ours | theirs}
             shown = {kernel: pair for kernel, pair in times.items() if abs(pair[0] - pair[1]) >= LEAST_MS}
             shown |= {"all kernels": (sum(ours.values()), sum(theirs.values()))}
-            heads = (f"{code(name)}, {RUNTIMES[row['runtime']].title}", "edgekit, ms", f"{stock}, ms")
+            heads = (f"{code(name)}, {RUNTIMES[row['runtime']].title}; {kind(file)}", "edgekit, ms", f"{stock}, ms")
             tables.append(table(heads, [(kernel, f"{a:.1f}", f"{b:.1f}") for kernel, (a, b) in shown.items()]) + "\n")
     return "\n".join(tables)
 
 
 def closer_to_torch() -> str:
     """The stock INT8 with less noise than edgekit's, and that with torch's answer on more images."""
-    pairs = [(row, stock) for row in peers() for stock in row.stock if not stock.name.endswith(", bf16")]
+    pairs = [(row, stock) for row in all_peers(THREADS) for stock in row.stock if not stock.name.endswith(", bf16")]
     noise = [
-        f"{code(row.model)}, {row.runtime}: {stock.snr_db:.1f} against {row.snr_db:.1f} ({stock.name})"
+        f"{_place(row)}: {stock.snr_db:.1f} against {row.snr_db:.1f} ({stock.name})"
         for row, stock in pairs
         if stock.snr_db > row.snr_db
     ]
-    best = {(row.model, row.runtime): (row, max(row.stock, key=lambda stock: stock.agreement)) for row, _ in pairs}
+    best = {_place(row): (row, max(row.stock, key=lambda stock: stock.agreement)) for row, _ in pairs}
     answers = [
-        f"{code(row.model)}, {row.runtime}: {100 * stock.agreement:.0f} against {100 * row.agreement:.0f} "
-        f"({stock.name})"
-        for row, stock in best.values()
+        f"{place}: {100 * stock.agreement:.0f} against {100 * row.agreement:.0f} ({stock.name})"
+        for place, (row, stock) in best.items()
         if stock.agreement > row.agreement
     ]
     lists = {"Less noise, dB": noise, "Torch's answer, % of images": answers}
     return "".join(f"- {title}: {'; '.join(each) or 'nowhere'}.\n" for title, each in lists.items())
 
 
+def _place(row: Peers) -> str:
+    return f"{code(row.model)}, {row.runtime}, {kind(row.file)}"
+
+
 def fastest_runtimes() -> str:
-    """A sentence on which runtime's INT8 is the fastest for how many models."""
+    """Sentences on which runtime's INT8 is the fastest for how many models, on each kind of processor."""
+    return " ".join(_fastest_runtimes(file) for file in files()) + "\n"
+
+
+def _fastest_runtimes(file: str) -> str:
     fastest: dict[str, Peers] = {}
-    for row in peers():
+    for row in peers(file, THREADS):
         if row.model not in fastest or row.int8_ms < fastest[row.model].int8_ms:
             fastest[row.model] = row
     counts = {
@@ -285,19 +303,19 @@ def fastest_runtimes() -> str:
     rest = "".join(f", on {title} for {', '.join(map(code, names))}" for title, names in others if names)
     return (
         f"With one thread, INT8 on {first} was the fastest for {len(models)} of the {len(fastest)} models of "
-        f"[the comparison](../concepts/comparison.md){rest}. {recorded(FILE)}\n"
+        f"[the comparison](../concepts/comparison.md) ({kind(file)}){rest}. {recorded(file)}"
     )
 
 
 def stock_slower_than_float(model: str) -> str:
     """A sentence with the stock tools' files of a model that take longer than the fastest float of their runtime."""
     slower = []
-    for row in peers():
+    for row in all_peers(THREADS):
         fastest: dict[str, float] = {}  # of each file, which may have been timed in bf16 too
         for stock in row.stock if row.model == model else ():
             fastest.setdefault(stock.name.removesuffix(", bf16"), stock.ms)
         slower += [
-            f"{code(name)} on {row.runtime} ({ms:.1f} against {row.float_ms:.1f} ms)"
+            f"{code(name)} on {row.runtime} ({ms:.1f} against {row.float_ms:.1f} ms; {kind(row.file)})"
             for name, ms in fastest.items()
             if ms > row.float_ms
         ]

@@ -181,24 +181,11 @@ def _recorded(*choices: str) -> str:
     return f"Accuracy: {recorded_rows(rows)}" + (f" Times, with one thread: {recorded_rows(times)}" if times else "")
 
 
-@dataclass(frozen=True)
-class BesideStock:
-    """What edgekit's INT8 and the stock tool's cost one trained network on one runtime, in percentage points."""
-
-    network: str
-    runtime: str
-    points: float
-    stock_points: float
-
-
-def beside_stock() -> list[BesideStock]:
-    """The losses of top-1 where both have one."""
+def beside_stock() -> list[tuple[Loss, Loss]]:
+    """The losses of top-1 of edgekit and of the stock tool, where both have one."""
     stock = _by_place(*STOCK.values())
-    return [
-        BesideStock(loss.network, loss.runtime, loss.points, stock[loss.network, loss.runtime].points)
-        for loss in losses()
-        if loss.metric == TOP1 and (loss.network, loss.runtime) in stock
-    ]
+    pairs = [(loss, stock.get((loss.network, loss.runtime))) for loss in losses() if loss.metric == TOP1]
+    return [(loss, theirs) for loss, theirs in pairs if theirs is not None]
 
 
 def confidence_table() -> str:

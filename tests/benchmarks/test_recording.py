@@ -10,7 +10,7 @@ from benchmarks import machine, record, recording
 from benchmarks.machine import Conditions, when_idle
 from benchmarks.recording import ROOMS, Recording, keep_recording, recording_of, recordings, renew_recording, statements
 from benchmarks.rows import keep_rows, read_rows
-from docs.generate import figures
+from docs.generate import figures, peers
 
 RECORDING = Recording(
     commit="0123456789",
@@ -121,5 +121,12 @@ def test_an_idle_machine_has_no_other_load_and_keeps_its_clock(
 
 def test_the_recordings_of_the_project_can_be_read() -> None:
     known = recordings(record.HERE)
-    assert recording_of(record.HERE / "peers_bf16.json") in known.values()
+    assert all(recording_of(record.HERE / name) in known.values() for name in peers.files())
     assert json.loads((record.HERE / recording.RECORDINGS).read_text())["files"]
+
+
+def test_the_kind_of_a_processor_is_its_maker_and_what_decides_how_much_int8_gains() -> None:
+    assert RECORDING.kind == "a, no VNNI"
+    intel = replace(RECORDING, cpu="Intel(R) Xeon(R) Processor", features=["avx2", "avx512f", "avx512_vnni"])
+    assert intel.kind == "Intel, AVX-512 VNNI"
+    assert replace(intel, features=[*recording.KERNELS[:6]]).kind == "Intel, AMX, AVX-512 VNNI, bf16"

@@ -20,11 +20,12 @@ from edgekit.config.runtimes import RUNTIMES
 from tests.benchmarks.test_recording import RECORDING
 from tests.helpers.tiny import ROOT
 
+FILE = peers.files()[0]
+
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, Any]:
-    results: dict[str, Any] = json.loads((ROOT / "benchmarks/peers.json").read_text())
-    return results
+    return peers.results_of(FILE)
 
 
 def rows_of(measured: dict[str, Any], model: str, runtime: str) -> dict[str, Any]:
@@ -32,9 +33,14 @@ def rows_of(measured: dict[str, Any], model: str, runtime: str) -> dict[str, Any
     return {row["candidate"]: row for row in rows}
 
 
+def peers_of(model: str, runtime: str) -> peers.Peers:
+    title = RUNTIMES[runtime].title
+    return next(row for row in peers.peers(FILE, 1) if (row.model, row.runtime) == (model, title))
+
+
 def test_a_row_is_set_against_the_fastest_float_of_any_precision(measured: dict[str, Any]) -> None:
     rows = rows_of(measured, "convnextv2_tiny", "openvino")
-    shown = peers.peers_of("convnextv2_tiny", "openvino")
+    shown = peers_of("convnextv2_tiny", "openvino")
     floats = [row for row in rows.values() if row["precision"] in ("float", "bf16")]
     assert shown.float_ms == min(row["ms"]["1"] for row in floats)
     assert shown.int8_ms == rows["edgekit int8"]["ms"]["1"]
@@ -46,16 +52,16 @@ def test_a_row_is_set_against_the_fastest_float_of_any_precision(measured: dict[
 def test_a_row_is_set_against_the_fastest_stock_int8_of_any_kind(measured: dict[str, Any], runtime: str) -> None:
     rows = rows_of(measured, "demo", runtime)
     stock = {name: row for name, row in rows.items() if row["maker"] == "stock" and "int8" in row["precision"]}
-    first = peers.peers_of("demo", runtime).stock[0]
+    first = peers_of("demo", runtime).stock[0]
     assert first.ms == min(row["ms"]["1"] for row in stock.values())
     assert first.snr_db == rows[first.name]["snr_db"]
     assert (runtime == "tflite") == ("dynamic" in first.name)
 
 
-@pytest.mark.parametrize("file", [peers.FILE, peers.BF16_FILE])
+@pytest.mark.parametrize("file", peers.files())
 def test_every_defeat_by_a_stock_tool_or_by_float_is_listed(file: str) -> None:
-    measured = json.loads((ROOT / "benchmarks" / file).read_text())
-    stock_line, float_line = peers.defeats(file).splitlines()
+    measured, kind = peers.results_of(file), f"- {peers.kind(file)}: "
+    stock_line, float_line = (line for line in peers.defeats().splitlines() if line.startswith(kind))
     for model in measured["models"]:
         for runtime in RUNTIMES.values():
             rows = rows_of(measured, model, runtime.name)
@@ -73,17 +79,17 @@ def test_every_defeat_by_a_stock_tool_or_by_float_is_listed(file: str) -> None:
                     assert (f"{name}{versus['ratio']:.2f}× [{low:.2f}, {high:.2f}]" in settled) == (high < 1)  # noqa: RUF001
 
 
-@pytest.mark.parametrize("file", [peers.FILE, peers.BF16_FILE])
+@pytest.mark.parametrize("file", peers.files())
 def test_the_verdict_counts_every_comparison(file: str) -> None:
-    every = re.match(r"Of (\d+) comparisons", peers.verdict(file))
-    assert every
-    for part in peers.verdict(file).split("against")[1:]:
-        assert sum(map(int, re.findall(r"\d+", re.sub("INT8", "", part))[-3:])) == int(every[1])
+    (line,) = (line for line in peers.verdicts().splitlines() if line.startswith(f"| {peers.kind(file)} |"))
+    _, _, count, *against, _ = line.split("|")
+    assert [sum(map(int, re.findall(r"\d+", cell))) for cell in against] == 2 * [int(count)]
 
 
-def test_every_network_says_how_fast_it_is_on_each_runtime() -> None:
-    lines = peers.ratios_table().splitlines()
-    for row in peers.peers():
+@pytest.mark.parametrize("file", peers.files())
+def test_every_network_says_how_fast_it_is_on_each_runtime(file: str) -> None:
+    lines = peers.ratios_tables().partition(f"### {peers.kind(file)}\n")[2].partition("### ")[0].splitlines()
+    for row in peers.peers(file, 1):
         (line,) = (line for line in lines if line.startswith(f"| `{row.model}`"))
         cells = [f"{ratio.ratio:.2f}×" for ratio in (row.speedup, row.stock[0].ours)]  # noqa: RUF001
         settled = (row.speedup.settled, row.stock[0].ours.settled)
@@ -94,25 +100,36 @@ def test_every_network_says_how_fast_it_is_on_each_runtime() -> None:
     assert [peers.Ratio(1.1, *ends).settled for ends in ((1.05, 1.2), (0.9, 1.3), (0.8, 0.9))] == [True, False, True]
 
 
-def test_headlines_are_means_over_every_network() -> None:
-    shown, rows = headlines.headlines(), peers.peers()
+def test_headlines_are_means_over_the_networks_of_each_kind() -> None:
+    shown = headlines.headlines()
     for runtime in RUNTIMES.values():
-        ratios = [row.speedup.ratio for row in rows if row.runtime == runtime.title]
-        (line,) = (line for line in shown.splitlines() if line.startswith(f"| {runtime.title} |"))
-        mean = float(np.exp(np.log(ratios).mean()))
-        assert f"| **{mean:.2f}× ({min(ratios):.2f} to {max(ratios):.2f})** |" in line  # noqa: RUF001
-    for row in rows:
-        lost = row.speedup.high < 1 or row.stock[0].ours.high < 1
-        assert (f"`{row.model}` ({row.runtime})" in " ".join(shown.split())) == lost
+        for title, convnext in (("ConvNeXt", True), ("others", False)):
+            (line,) = (line for line in shown.splitlines() if line.startswith(f"| {title} | {runtime.title} |"))
+            for file in peers.files():
+                best = peers.bests(file, [runtime.name])
+                ratios = [each.float_ms / each.int8_ms for each in best if (each.recipe == "convnextv2") == convnext]
+                mean = float(np.exp(np.log(ratios).mean()))
+                assert f"| **{mean:.2f}× ({min(ratios):.2f} to {max(ratios):.2f})**" in line  # noqa: RUF001
+    text = " ".join(shown.split())
+    every = peers.all_peers()
+    lost = {(row.model, row.runtime, row.file) for row in every if min(row.speedup.high, row.stock[0].ours.high) < 1}
+    for row in every:
+        named = f"`{row.model}` ({row.runtime}; {peers.kind(row.file)})" in text
+        assert named == ((row.model, row.runtime, row.file) in lost)
 
 
 def test_the_best_of_all_runtimes_is_set_against_executorch_too(measured: dict[str, Any]) -> None:
-    for model, best in zip(measured["models"].values(), peers.best_of_all(), strict=True):
+    def ms(row: dict[str, Any]) -> float:
+        one, two = row["ms"]["1"], row["ms"]["2"]
+        return float(two if one > 1.05 * two else one)
+
+    bests = peers.bests(FILE, [*RUNTIMES, "executorch"])
+    for model, best in zip(measured["models"].values(), bests, strict=True):
         rows = [row for row in model["rows"] if "error" not in row]
         stock = [row for row in rows if row["maker"] == "stock" and "int8" in row["precision"]]
-        assert best.stock_ms == min(row["ms"]["1"] for row in stock)
-        assert best.int8_ms == min(row["ms"]["1"] for row in rows if row["candidate"] == "edgekit int8")
-        assert best.float_ms == min(row["ms"]["1"] for row in rows if "int8" not in row["precision"])
+        assert best.stock_ms == min(map(ms, stock))
+        assert best.int8_ms == min(ms(row) for row in rows if row["candidate"] == "edgekit int8")
+        assert best.float_ms == min(ms(row) for row in rows if "int8" not in row["precision"])
 
 
 def test_a_recorded_page_says_when_and_where() -> None:
