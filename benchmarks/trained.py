@@ -12,6 +12,7 @@ measured again only with --again.
 
 import argparse
 from collections.abc import Container, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from benchmarks.recording import Recording, keep_recording, names_of_today, new_recording
@@ -78,7 +79,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"unknown {option}: {', '.join(unknown)}; valid are {', '.join(names)}")
         setattr(args, option, chosen)
     if "stock" in args.choices:
-        args.choices = list(dict.fromkeys(choice for choice in [*args.choices, *STOCK.values()] if choice != "stock"))
+        args.choices.remove("stock")
+        args.choices = list(dict.fromkeys([*args.choices, *chain(*STOCK.values())]))
     return args
 
 

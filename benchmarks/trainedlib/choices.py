@@ -13,8 +13,12 @@ SHIPPED = "shipped"
 """The recipe of the network's family as it is."""
 REPAIRED = "repaired"
 """The same, and the layers in float with which `edgekit deploy` repairs bundles that lose more than `MOST_DROP`."""
-STOCK = {"openvino": "nncf", "onnx": "ort-minmax", "tflite": "ai-edge"}
-"""The stock choice of each runtime that the tables show."""
+STOCK = {
+    "openvino": ("nncf", "nncf-transformer"),
+    "onnx": ("ort-minmax", "ort-percentile"),
+    "tflite": ("ai-edge", "ai-edge-dynamic"),
+}
+"""The settings of each runtime's stock tool, of which the tables show the best for each network."""
 MOST_DROP = 0.3
 """Largest drop of top-1 in percentage points that isn't repaired."""
 
@@ -53,10 +57,12 @@ CHOICES: Mapping[str, Choice] = {
     "float-depthwise": Choice({"quantize_depthwise": False}),
     "int8": Choice({"activations": "int8"}, runtimes=("openvino", "onnx")),
     "nncf": Choice(stock="nncf.quantize", runtimes=("openvino",)),
+    "nncf-transformer": Choice(stock="nncf.quantize TRANSFORMER", runtimes=("openvino",)),
     "nncf-accurate": Choice(stock=ACCURATE, runtimes=("openvino",)),
     "ort-minmax": Choice(stock="quantize_static", runtimes=("onnx",)),
     "ort-percentile": Choice(stock=PERCENTILE, runtimes=("onnx",)),
     "ai-edge": Choice(stock="litert-quantizer static", runtimes=("tflite",)),
+    "ai-edge-dynamic": Choice(stock="litert-quantizer dynamic", runtimes=("tflite",)),
 }
 
 

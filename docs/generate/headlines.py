@@ -23,8 +23,8 @@ def headlines() -> str:
     text = (
         f"How many times as fast: geometric means and ranges over the {count} networks of [the comparison]({PAGE}), "
         "against the fastest float and then against the fastest stock INT8 that edgekit, NNCF, ONNX Runtime's "
-        "`quantize_static`, litert-quantizer or, in the last row, ExecuTorch made. Each file has the number of threads, "
-        f"of one and two, that edgekit's rule takes. {_defeats()} {' '.join(map(recorded, files()))} To check the "
+        "`quantize_static`, litert-quantizer or, in the last row, ExecuTorch made. Each file has the number of threads "
+        f"that edgekit's rule takes, one or two. {_defeats()} {' '.join(map(recorded, files()))} To check the "
         "demo's rows in a few minutes: `python -m benchmarks.peers --models demo --json mine.json`."
     )
     losses = trained.beside_stock()

@@ -1,6 +1,7 @@
 """What INT8 costs networks with trained weights, from the JSON of `benchmarks.trained`."""
 
 from dataclasses import dataclass
+from itertools import chain
 
 from benchmarks.rows import Row, read_rows
 from benchmarks.trainedlib.choices import CHOICES, MOST_DROP, REPAIRED, SHIPPED, STOCK
@@ -10,6 +11,8 @@ from edgekit.config.runtimes import RUNTIMES
 from edgekit.report.row import TOP1
 
 FILE = "trained.json"
+MOST_LOST = 1.0
+"""Loss in percentage points up to which the fastest setting of a stock tool counts as its best."""
 THRESHOLDS = (0.5, 0.8)
 """Those that the table of confidences shows."""
 NETWORKS = {
@@ -38,6 +41,7 @@ class Loss:
     network: str
     runtime: str
     """The runtime's name in `RUNTIMES`."""
+    choice: str
     images: int
     metric: str
     float_score: float
@@ -63,13 +67,25 @@ class Loss:
     def brief(self) -> str:
         """The drop, bold if its interval doesn't contain 0, and the speed."""
         drop = f"{self.points:.2f}" if self.low <= 0 <= self.high else f"**{self.points:.2f}**"
-        return drop if self.speed is None else f"{drop}, {self.speed:.2f}{TIMES}"
+        return f"{drop}{'' if self.speed is None else f', {self.speed:.2f}{TIMES}'}{self.setting}"
+
+    @property
+    def setting(self) -> str:
+        """The setting of a stock tool in parentheses, unless it is the first of `STOCK`."""
+        stock = CHOICES[self.choice].stock
+        return "" if stock is None or self.choice == STOCK[self.runtime][0] else f" ({stock.split()[-1]})"
+
+    @property
+    def rank(self) -> tuple[bool, float, float]:
+        """What one would ship comes first: the fastest that loses at most `MOST_LOST`, or what loses least."""
+        poor = self.points > MOST_LOST
+        return poor, self.points if poor else -(self.speed or 0), -self.snr_db
 
     @property
     def whole(self) -> str:
         """The drop with its interval, the noise and the time."""
         time = "" if self.speed is None else f", {self.speed:.2f}{TIMES} ({self.ms:.2f} ms)"
-        return f"{self}, {self.snr_db:.1f} dB{time}"
+        return f"{self}, {self.snr_db:.1f} dB{time}{self.setting}"
 
 
 def losses(choice: str = SHIPPED) -> list[Loss]:
@@ -78,6 +94,7 @@ def losses(choice: str = SHIPPED) -> list[Loss]:
         Loss(
             row["network"],
             row["runtime"],
+            row["choice"],
             row["images"],
             row.get("metric", TOP1),
             row["float_top1"],
@@ -103,8 +120,8 @@ def losses_table() -> str:
     """A line for each network, with edgekit's drop and speed and the stock tool's on each runtime."""
     heads = ["network", "images", "float"]
     for name in RUNTIMES:
-        heads += [RUNTIMES[name].title, code(str(CHOICES[STOCK[name]].stock))]
-    ours, stock = _by_place(SHIPPED), _by_place(*STOCK.values())
+        heads += [RUNTIMES[name].title, code(str(CHOICES[STOCK[name][0]].stock))]
+    ours, stock = _by_place(SHIPPED), best_stock()
     rows = []
     for network in dict.fromkeys(network for network, _ in ours):
         first = next(loss for (name, _), loss in ours.items() if name == network)
@@ -114,13 +131,14 @@ def losses_table() -> str:
             cells.append(ours[place].brief if place in ours else NOTHING)
             cells.append(stock[place].brief if place in stock else _missing(place))
         rows.append(cells)
-    return f"{table(heads, rows)}\n\n{_recorded(SHIPPED, *STOCK.values())} Every figure is in `benchmarks/{FILE}`.\n"
+    recorded = _recorded(SHIPPED, *chain(*STOCK.values()))
+    return f"{table(heads, rows)}\n\n{recorded} Every figure is in `benchmarks/{FILE}`.\n"
 
 
 def details_table() -> str:
     """A line for each network and runtime: the drop, the noise and the time of edgekit, also repaired, and of stock."""
     heads = ("network", "runtime", "float", "fastest float", "edgekit", "repaired", "stock")
-    ours, stock, timings = _by_place(SHIPPED), _by_place(*STOCK.values()), _timings()
+    ours, stock, timings = _by_place(SHIPPED), best_stock(), _timings()
     repaired = {(row["network"], row["runtime"]) for row in _rows_of(REPAIRED) if row["attempts"]}
     mended = {place: loss for place, loss in _by_place(REPAIRED).items() if place in repaired}
     rows = []
@@ -130,7 +148,7 @@ def details_table() -> str:
         repair = mended[place].whole if place in mended else NOTHING
         tool = stock[place].whole if place in stock else _missing(place)
         rows.append((code(network), RUNTIMES[runtime].title, loss.score, fastest, loss.whole, repair, tool))
-    return f"{table(heads, rows)}\n\n{_recorded(SHIPPED, REPAIRED, *STOCK.values())}\n"
+    return f"{table(heads, rows)}\n\n{_recorded(SHIPPED, REPAIRED, *chain(*STOCK.values()))}\n"
 
 
 def repairs() -> str:
@@ -157,15 +175,21 @@ def repairs() -> str:
     )
 
 
-def _by_place(*choices: str) -> dict[tuple[str, str], Loss]:
-    """The losses of some choices by network and runtime; of two stock choices, the one that the tables show."""
-    return {(loss.network, loss.runtime): loss for choice in choices for loss in losses(choice)}
+def _by_place(choice: str) -> dict[tuple[str, str], Loss]:
+    """The losses of a choice by network and runtime."""
+    return {(loss.network, loss.runtime): loss for loss in losses(choice)}
+
+
+def best_stock() -> dict[tuple[str, str], Loss]:
+    """The losses of the stock tools by network and runtime, each with its best setting."""
+    every = sorted((loss for choice in chain(*STOCK.values()) for loss in losses(choice)), key=lambda loss: loss.rank)
+    return {(loss.network, loss.runtime): loss for loss in reversed(every)}
 
 
 def _missing(place: tuple[str, str]) -> str:
     """What a table says where there are no figures of the stock tool: that it failed, or nothing."""
     network, runtime = place
-    key = {"network": network, "runtime": runtime, "choice": STOCK[runtime]}
+    key = {"network": network, "runtime": runtime, "choice": STOCK[runtime][0]}
     failed = any("error" in row and key.items() <= row.items() for row in read_rows(BENCHMARKS / FILE))
     return "failed" if failed else NOTHING
 
@@ -183,7 +207,7 @@ def _recorded(*choices: str) -> str:
 
 def beside_stock() -> list[tuple[Loss, Loss]]:
     """The losses of top-1 of edgekit and of the stock tool, where both have one."""
-    stock = _by_place(*STOCK.values())
+    stock = best_stock()
     pairs = [(loss, stock.get((loss.network, loss.runtime))) for loss in losses() if loss.metric == TOP1]
     return [(loss, theirs) for loss, theirs in pairs if theirs is not None]
 

@@ -71,7 +71,7 @@ def test_what_deploy_and_a_stock_tool_make_is_measured_and_timed(
 ) -> None:
     monkeypatch.setattr(subjects, "SUBJECTS", {"tiny": Subject(TINY, "imagenet")})
     monkeypatch.setattr(measuring, "MOST_DROP", -100)
-    file, tool = tmp_path / "trained.json", STOCK["onnx"]
+    file, tool = tmp_path / "trained.json", STOCK["onnx"][0]
     command = ["--imagenet", str(photos), "--runtimes", "onnx", "--calibration", "4", "--images", "20"]
     command += ["--json", str(file), "--cache", str(tmp_path)]
     trained.main([*command, "--choices", f"{SHIPPED},{REPAIRED},{tool}"])
