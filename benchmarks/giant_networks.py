@@ -15,8 +15,7 @@ from timm.models.maxxvit import MaxxVit, MaxxVitCfg, MaxxVitStage, MaxxVitTransf
 from torch import nn
 
 from edgekit.models.checkpoint import randomize
-from edgekit.models.compat import build_vision_tower
-from edgekit.models.open_clip_source import ImageClassifier, deployable
+from edgekit.models.open_clip_source import ImageClassifier, build_vision_tower, deployable
 from edgekit.support.libraries import import_needed
 
 WIDTHS = (256, 512, 1024, 2048, 3072)

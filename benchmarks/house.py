@@ -16,9 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 291_769,
+    "tokens": 291_704,
     "tokens a line": 9.8,
-    "files": 156,
+    "files": 155,
     "lines of the longest file": 450,
     "names across walls": 519,
     "pairs of rooms in % of those that the layers allow": 75,

@@ -365,7 +365,7 @@ def test_an_exported_graph_is_loaded_without_running_its_code(monkeypatch: pytes
 def test_timm_names_a_checkpoints_filter_by_convention() -> None:
     import torch
 
-    from edgekit.models.compat import checkpoint_filter
+    from edgekit.models.timm_source import checkpoint_filter
 
     rename = checkpoint_filter("convnextv2_atto")
     assert rename is not None
@@ -374,7 +374,7 @@ def test_timm_names_a_checkpoints_filter_by_convention() -> None:
 
 
 def test_torchvision_renames_the_tensors_of_published_densenets() -> None:
-    from edgekit.models.compat import renamed_as_published
+    from edgekit.models.torchvision_source import renamed_as_published
 
     state = {"features.denseblock1.denselayer1.norm.1.weight": 1}
     assert renamed_as_published("densenet121", state) == {"features.denseblock1.denselayer1.norm1.weight": 1}
@@ -386,7 +386,7 @@ def test_open_clip_converts_a_checkpoint_before_it_loads_it() -> None:
     import torch
     from torch import nn
 
-    from edgekit.models.compat import present_layout
+    from edgekit.models.open_clip_source import present_layout
 
     class Model(nn.Module):
         logit_bias = None
@@ -404,7 +404,7 @@ def test_an_image_tower_of_open_clip_is_built_alone() -> None:
     library = pytest.importorskip("open_clip", reason="needs the open-clip extra")
     import torch
 
-    from edgekit.models.compat import build_vision_tower, keep_first_query
+    from edgekit.models.open_clip_source import build_vision_tower, keep_first_query
 
     config = library.get_model_config("coca_ViT-B-32")
     config["vision_cfg"] |= {"layers": 1, "image_size": 32}
@@ -509,7 +509,7 @@ def test_layer_normalization_of_onnx2pytorch_is_replaced() -> None:
     import torch
     from onnx import TensorProto, helper
 
-    from edgekit.models.compat import convert
+    from edgekit.models.onnx_source import convert
 
     sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in ("x", "y")]
     weights = [helper.make_tensor(name, TensorProto.FLOAT, [3], [1.0, 2.0, 3.0]) for name in ("scale", "bias")]

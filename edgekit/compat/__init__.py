@@ -1,7 +1,7 @@
 """Uses of other projects' private or experimental interfaces by the compilers of the runtimes, one module per project.
 
-What only one other room needs is in that room: `cli/compat.py` for Typer, `models/compat.py` for the libraries that
-networks come from, `compiler/torch_compat.py` and `compiler/nncf_compat.py`. Each module or function documents what is
+What only one other room needs is in that room: `cli/compat.py` for Typer, the source of each library that networks come
+from in `models`, `compiler/torch_compat.py` and `compiler/nncf_compat.py`. Each module or function documents what is
 private, which versions it was checked with, and why edgekit needs it. A canary test in tests/test_compat.py fails if
 the other project changes what edgekit relies on. This package itself imports nothing. Each module imports its projects,
 so only code that needs them imports the module.

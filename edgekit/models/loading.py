@@ -18,14 +18,13 @@ from edgekit.compiler.execution import keep_to_available_cores
 from edgekit.errors import BundleError, EdgekitError, ModelError, UsageError, WeightsError
 from edgekit.images.dataset import Dataset
 from edgekit.models.checkpoint import Checkpoint, fetch_repository, open_checkpoint, random_images, run_on_rgb_or_grey
-from edgekit.models.compat import checkpoint_filter
 from edgekit.models.description import CONFIG, IMAGENET_CLASSES, choose_labels, describe_folder
 from edgekit.models.module_source import FactorySource, ModuleSource
 from edgekit.models.network import ModelSource, Network, Rename, check_finite, classes_of_head, own_tensors
 from edgekit.models.onnx_source import OnnxSource
 from edgekit.models.open_clip_source import OpenClipSource
 from edgekit.models.options import HUB_PREFIXES, TORCHVISION, TRANSFORMERS, InferredNote, ModelArgs, ModelOptions
-from edgekit.models.timm_source import TimmSource
+from edgekit.models.timm_source import TimmSource, checkpoint_filter
 from edgekit.models.torchvision_source import TorchvisionSource, present_names, side_of_positions, torchvision_models
 from edgekit.models.transformers_source import ImageNetwork, TransformersSource
 from edgekit.models.transforms import InputOptions, read_transform, resolve_preprocessing, resolve_size

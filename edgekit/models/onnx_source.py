@@ -7,8 +7,9 @@ can't trace it. It runs once on zeros, and everything that doesn't depend on the
 
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial, reduce
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,18 +21,18 @@ from numpy.typing import NDArray
 from onnxscript import optimizer
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
+from torch.nn import functional as F
 
 from edgekit.compiler.torch_compat import trace_with_values
 from edgekit.errors import EdgekitError, ModelError, UsageError
 from edgekit.images.preprocess import CHANNELS
-from edgekit.models.compat import convert
 from edgekit.models.description import stored_names
 from edgekit.models.network import LoadedModule, ModelSource, state_sha256
 from edgekit.models.options import ONNX_SUFFIX, ModelOptions
 from edgekit.models.transforms import parse_size
 from edgekit.runtime.engine import import_runtime
 from edgekit.support.files import digest, file_sha256
-from edgekit.support.libraries import first_line, quiet
+from edgekit.support.libraries import first_line, import_needed, quiet
 
 A = torch.ops.aten
 _DEFAULTS: tuple[Any, ...] = (None, None, [1, 1], [0, 0], [1, 1], 1)
@@ -327,3 +328,29 @@ def _remove_softmax(model: onnx.ModelProto) -> bool:
 def _is_plain(node: onnx.NodeProto) -> bool:
     control_flow = any(attribute.type in _GRAPHS for attribute in node.attribute)
     return node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type) and not control_flow
+
+
+def convert(model: onnx.ModelProto) -> nn.Module:
+    """Turn a model into a module with the same inputs and outputs. The model is changed.
+
+    Checked with onnx2pytorch 0.6.0. `ConvertModel` is public. Its LayerNormalization, Max and Min are not.
+    Their three to nine operations become one of torch here, which edgekit's passes know. An unsupported operator may
+    raise any exception.
+    """
+    library, operations = (import_needed(name, "onnx-models") for name in ("onnx2pytorch", "onnx2pytorch.operations"))
+    module: nn.Module = library.ConvertModel(model).eval().requires_grad_(False)
+    for child in module.modules():
+        if isinstance(child, operations.LayerNorm):
+            child.forward = partial(_layer_norm, child.axis, child.eps)
+        elif isinstance(child, operations.Max | operations.Min):
+            child.forward = partial(_reduce, torch.maximum if isinstance(child, operations.Max) else torch.minimum)
+    return module
+
+
+def _layer_norm(axis: int, eps: float, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> tuple[Tensor]:
+    """LayerNormalization without its optional outputs, the mean and the inverse of the standard deviation."""
+    return (F.layer_norm(x, x.shape[axis:], scale, bias, eps),)
+
+
+def _reduce(operation: Callable[[Tensor, Tensor], Tensor], *inputs: Tensor) -> Tensor:
+    return reduce(operation, inputs)

@@ -1,9 +1,11 @@
 """Resolves timm's model names, and builds the models with published weights, a checkpoint file's or random ones."""
 
 import difflib
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import timm
 from timm.models import PretrainedCfg
@@ -11,7 +13,6 @@ from torch import nn
 
 from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.models.checkpoint import check_classes, fetch, hub_error, load_weights, with_random_weights
-from edgekit.models.compat import checkpoint_filter
 from edgekit.models.network import LoadedModule, ModelSource, leaving_out
 from edgekit.models.options import ModelArgs, ModelOptions
 from edgekit.models.transforms import size_of_model
@@ -164,3 +165,17 @@ def _is_restrictive(config: PretrainedCfg) -> bool:
 
 def _full_name(config: PretrainedCfg) -> str:
     return f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
+
+
+CheckpointFilter = Callable[[dict[str, Any], Any], dict[str, Any]]
+
+
+def checkpoint_filter(architecture: str) -> CheckpointFilter | None:
+    """The function that renames the tensors of an original checkpoint for this architecture, or None without one.
+
+    Checked with timm 1.0.31. timm documents no way to get it. By convention, it is a global function named
+    `checkpoint_filter_fn` in the module that defines the model. edgekit needs it because the published checkpoints of
+    ConvNeXt V2 and other models don't use the names of timm's modules.
+    """
+    module = sys.modules[timm.model_entrypoint(architecture).__module__]
+    return cast("CheckpointFilter | None", getattr(module, "checkpoint_filter_fn", None))

@@ -2,8 +2,10 @@
 
 import difflib
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -19,7 +21,6 @@ from edgekit.models.checkpoint import (
     parameters_without_memory,
     with_random_weights,
 )
-from edgekit.models.compat import renamed_as_published
 from edgekit.models.network import LoadedModule, ModelSource, Rename, State, leaving_out
 from edgekit.models.options import RESCALING, TORCHVISION, InferredNote, ModelArgs, ModelOptions
 from edgekit.models.transforms import crop_fraction, parse_size
@@ -187,3 +188,18 @@ def _notes_on_flags(options: ModelOptions, model: str) -> tuple[InferredNote, ..
             "their fine-tunes. If yours was trained from scratch, add `--model-args transform_input=False`"
         ),
     )
+
+
+def renamed_as_published(model: str, state: dict[str, Any]) -> dict[str, Any]:
+    """The tensors of a published file under the names of torchvision's present code, which renames those of DenseNets.
+
+    Checked with torchvision 0.28. It documents no way to rename without a download. By convention, the module that
+    defines such a model has a global function `_load_state_dict` for it.
+    """
+    load = getattr(sys.modules[torchvision.models.get_model_builder(model).__module__], "_load_state_dict", None)
+    if load is None:
+        return state
+    renamed: dict[str, Any] = {}
+    file = SimpleNamespace(get_state_dict=lambda **_: dict(state))
+    load(SimpleNamespace(load_state_dict=renamed.update), file, progress=False)
+    return renamed
