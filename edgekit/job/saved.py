@@ -216,12 +216,11 @@ def _exists(path: Path) -> bool:
 def steps_after(report: "Report", folder: Path) -> "Iterator[NextStep]":
     """The next commands after `edgekit deploy` or `demo`: for the bundle to ship, and for what failed."""
     from edgekit.measure.evaluation import images_left
-    from edgekit.report.row import ACCURACY_GATES
-    from edgekit.report.sentences import rows_whose_gate, steps_after_run
+    from edgekit.report.sentences import rows_whose_accuracy, steps_after_run
     from edgekit.support.run_folder import keeps_job
 
     left = None
-    unsure = rows_whose_gate(report.results, ACCURACY_GATES, "inconclusive")
+    unsure = rows_whose_accuracy(report.results, "inconclusive")
     if unsure and keeps_job(folder) and (job := continued(folder, {})).num_eval_samples:
         taken = 0 if job.calibration_data else report.calibration.count
         left = images_left(job.data, folder / str(unsure[0].bundle), taken + len(report.evaluation.unreadable))

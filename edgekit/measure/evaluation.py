@@ -23,7 +23,7 @@ from edgekit.report.answer import figure_table
 from edgekit.report.document import Reference, Unreadable, to_json
 from edgekit.report.figure import NOTHING, Count, DeviceFacts
 from edgekit.report.page import Block, Item, NextStep
-from edgekit.report.row import ACCURACY_GATES, Accuracy, Failure, Gate, Verdict
+from edgekit.report.row import Accuracy, Failure, Gate, Verdict
 from edgekit.report.sentences import (
     RANDOM,
     after_failures,
@@ -31,7 +31,7 @@ from edgekit.report.sentences import (
     more_images,
     near_chance,
     notes_of,
-    rows_whose_gate,
+    rows_whose_accuracy,
 )
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.engine import check_threads
@@ -142,7 +142,7 @@ class BundleEvaluation:
     def steps(self, data: Path | None, max_drop: float | None = None) -> Iterator[NextStep]:
         """The next commands, with the stated bound; `data` has more images than were evaluated, None if not."""
         bound = ("--max-drop", f"{max_drop:g}") if max_drop is not None else ()
-        lossy = [Path(row.bundle) for row in rows_whose_gate(self.results, ACCURACY_GATES, "fail")]
+        lossy = [Path(row.bundle) for row in rows_whose_accuracy(self.results, "fail")]
         for run in dict.fromkeys(bundle.parent for bundle in lossy):
             targets = ",".join(bundle.name.rpartition("-")[0] for bundle in lossy if bundle.parent == run)
             if keeps_job(run):
@@ -150,7 +150,7 @@ class BundleEvaluation:
                 yield NextStep("see which layers lose the accuracy", words)
             else:
                 yield NextStep(f"Deploy the model again: {run} does not say how these bundles were made.")
-        if unsure := rows_whose_gate(self.results, ACCURACY_GATES, "inconclusive"):
+        if unsure := rows_whose_accuracy(self.results, "inconclusive"):
             left = images_left(data, Path(unsure[0].bundle), 0) if data else None
             yield more_images(unsure, self.evaluation.count, left, None)
         yield from after_failures(self.results)
@@ -203,7 +203,7 @@ COLUMNS = (("", "score", 1), ("loss, points (95 %)", "loss", 0), ("agreement", "
 
 def _word(row: EvaluatedBundle) -> str:
     """The verdict, if anything was judged."""
-    judged = row.verdict != "pass" or any(gate.name in ACCURACY_GATES and gate.verdict == "pass" for gate in row.gates)
+    judged = row.verdict != "pass" or rows_whose_accuracy([row], "pass")
     return row.verdict if judged else NOTHING
 
 

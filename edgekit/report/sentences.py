@@ -425,12 +425,12 @@ def steps_after_run(
         return
     if not bundle and keeps_job and any(row.device.emulated for row in rows):
         yield NextStep("measure on a real device", (COMMAND, "deploy", str(folder), "--device", "NAME"))
-    if report.calibration.unlike_evaluation and rows_whose_gate(rows, ACCURACY_GATES, "fail"):
+    if report.calibration.unlike_evaluation and rows_whose_accuracy(rows, "fail"):
         yield NextStep(
             "Calibrate on images like those that you evaluate on: name their folder with --calibration-data."
         )
     yield from _better_int8(rows, folder, keeps_job)
-    if unsure := rows_whose_gate(rows, ACCURACY_GATES, "inconclusive"):
+    if unsure := rows_whose_accuracy(rows, "inconclusive"):
         yield more_images(unsure, report.evaluation.count, images_left, folder if keeps_job else None)
     if disturbed := rows_whose_gate(rows, ["steady-timing"], "inconclusive"):
         names = dict.fromkeys(f"{row.target}-{precision}" for row in disturbed for precision in ("float", "int8"))
@@ -441,7 +441,7 @@ def steps_after_run(
 
 def _better_int8(rows: Sequence[Row], folder: Path, keeps_job: bool) -> Iterator[NextStep]:
     """The next commands for INT8 bundles that lose too much accuracy or gain too little speed."""
-    inaccurate, slow = rows_whose_gate(rows, ACCURACY_GATES, "fail"), rows_whose_gate(rows, ["min-speedup"], "fail")
+    inaccurate, slow = rows_whose_accuracy(rows, "fail"), rows_whose_gate(rows, ["min-speedup"], "fail")
     if inaccurate and keeps_job:
         targets = ",".join(dict.fromkeys(row.target for row in inaccurate))
         words = (COMMAND, "sensitivity", str(folder), "--target", targets)
@@ -489,6 +489,11 @@ def after_failures(rows: Iterable[Any]) -> Iterator[NextStep]:
 def rows_whose_gate(rows: Sequence[Any], names: Sequence[GateName], verdict: str) -> list[Any]:
     """The rows of which a gate of one of these names has this outcome."""
     return [row for row in rows if any(gate.name in names and gate.verdict == verdict for gate in row.gates)]
+
+
+def rows_whose_accuracy(rows: Sequence[Any], verdict: str) -> list[Any]:
+    """The rows of which the gate of the accuracy, or of the agreement without labels, has this outcome."""
+    return rows_whose_gate(rows, ACCURACY_GATES, verdict)
 
 
 def _names(rows: Sequence[Row]) -> str:
