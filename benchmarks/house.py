@@ -16,11 +16,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
-    "tokens": 291_699,
+    "tokens": 291_697,
     "tokens a line": 9.8,
     "files": 155,
     "lines of the longest file": 450,
-    "names across walls": 518,
+    "names across walls": 517,
     "pairs of rooms in % of those that the layers allow": 75,
     "class names that exist twice": 0,
 }

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 from edgekit.devices.registry import LOCAL, THIS, Device
 from edgekit.errors import UsageError, did_you_mean
 from edgekit.job import MAKING, MEASURING, MOST_THREADS, Job, declarations, fields_with_defaults, kinds
-from edgekit.job.kinds import SPELLING, Duration, Number, Own, Portion, Text, own, spelled
+from edgekit.job.kinds import Duration, Number, Own, Portion, Text, own, spelled
 from edgekit.job.saved import in_memory, job_of
 from edgekit.support.child_process import interruptible, noting
 from edgekit.support.libraries import OfProcess, let_threads_sleep
@@ -143,7 +143,7 @@ def _takes(*names: str) -> Callable[[Call], Call]:
 
         @functools.wraps(function)
         def call(*arguments: Any, **options: Any) -> Any:
-            with spelled(SPELLING.get() or "parameter"):
+            with spelled("parameter"):
                 if unknown := sorted(set(options).difference(known)):
                     raise UsageError(
                         f"edgekit.{function.__name__} has no option '{unknown[0]}'",

@@ -391,8 +391,8 @@ SPELLING: ContextVar[Literal["flag", "parameter"] | None] = ContextVar("spelling
 
 @contextmanager
 def spelled(how: Literal["flag", "parameter"]) -> Iterator[None]:
-    """Name options in errors inside as this caller wrote them."""
-    spelling = SPELLING.set(how)
+    """Name options in errors inside as this caller wrote them, or one that called it."""
+    spelling = SPELLING.set(SPELLING.get() or how)
     try:
         yield
     finally:
